@@ -1,0 +1,1 @@
+"""Multi-stage objectives for optuna-agenttts."""

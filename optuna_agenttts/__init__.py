@@ -1,0 +1,36 @@
+"""Test-time compute-optimal scaling of multi-stage LLM pipelines, as an Optuna sampler."""
+
+from optuna_agenttts.cost import CostModel, FlopsCost, LatencyCost, PriceCost
+from optuna_agenttts.exceptions import (
+    AgentTTSError,
+    BudgetError,
+    MissingFactError,
+    NoEvidenceError,
+    NoTaskError,
+    TaskError,
+)
+from optuna_agenttts.recommendation import Recommendation, Tie, recommend
+from optuna_agenttts.sampler import AgentTTSSampler
+from optuna_agenttts.task import Allocation, Model, Stage, StageAllocation, Task
+
+__all__ = [
+    "AgentTTSError",
+    "AgentTTSSampler",
+    "Allocation",
+    "BudgetError",
+    "CostModel",
+    "FlopsCost",
+    "LatencyCost",
+    "MissingFactError",
+    "Model",
+    "NoEvidenceError",
+    "NoTaskError",
+    "PriceCost",
+    "Recommendation",
+    "Stage",
+    "StageAllocation",
+    "Task",
+    "TaskError",
+    "Tie",
+    "recommend",
+]

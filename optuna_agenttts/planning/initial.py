@@ -1,0 +1,87 @@
+"""The opening: the prior's best guess, then every model of every stage once (Insight 1, Eq. 5).
+
+The paper opens by comparing the models of each stage at equal cost: one stage at a time gets as
+many samples of each of its models as one sample of its largest would cost (its unit budget),
+while the other stages wait at one sample (Eq. 5). That takes one trial for each model of each
+stage. Since a trial shows a model in every stage at once, this opening varies all stages
+together, as a Latin square does: three models in each of two stages take three trials, not six.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import numpy as np
+
+from optuna_agenttts.feasible import Choice, FeasibleSet
+from optuna_agenttts.planning import Choices, Floats, Ints
+
+_MOST = 60
+"""The most samples of a small model in the opening, as in the paper's published code."""
+
+
+def unit_budget_choices(feasible: FeasibleSet) -> list[list[Choice]]:
+    """For each stage and model, the samples that the stage's unit budget buys (Eq. 5).
+
+    The unit budget of a stage is what one sample of its dearest model costs, or what the budget
+    leaves beside the cheapest allocation of the other stages, if that is less. A model that it
+    does not buy once gets one sample.
+    """
+    settings = []
+    for stage, rows in enumerate(feasible.costs):
+        firsts = [float(row[0]) for row in rows]
+        unit = min(max(firsts), feasible.budget - (feasible.cheapest_cost - min(firsts)))
+        settings.append(
+            [
+                (model, int(np.clip(np.searchsorted(row, unit, side="right"), 1, _MOST)))
+                for model, row in enumerate(rows)
+            ]
+        )
+    return settings
+
+
+def unit_budget_allocations(feasible: FeasibleSet) -> tuple[Ints, Ints]:
+    """Every feasible combination of models, each stage with what its unit budget buys.
+
+    Returns:
+        Positions of models and numbers of samples, both of shape (combinations, stages).
+    """
+    settings = unit_budget_choices(feasible)
+    chosen = [
+        feasible.project([settings[stage][model] for stage, model in enumerate(combination)])
+        for combination in feasible.model_combinations().tolist()
+    ]
+    array = np.array(chosen, dtype=np.int64)
+    return array[..., 0], array[..., 1]
+
+
+def untried_models(feasible: FeasibleSet, tried: Collection[Choices]) -> set[tuple[int, int]]:
+    """The (stage, model) pairs that no trial has used, of those that can be part of one."""
+    possible = {
+        (stage, int(model))
+        for stage, column in enumerate(feasible.model_combinations().T)
+        for model in np.unique(column)
+    }
+    return possible - {(s, choices[s][0]) for choices in tried for s in range(len(choices))}
+
+
+def opening_choice(
+    models: Ints, means: Floats, untried: Collection[tuple[int, int]]
+) -> int | None:
+    """Which allocation shows the most untried models; of equals, the best expected one.
+
+    Args:
+        models: Positions of models of the allocations to choose from.
+        means: Their expected rates.
+        untried: The (stage, model) pairs to show.
+
+    Returns:
+        A position, or None if none shows an untried model.
+    """
+    shown = np.zeros(len(models))
+    for stage, model in untried:
+        shown += models[:, stage] == model
+    if not shown.any():
+        return None
+    order: Sequence[int] = np.lexsort((-means, -shown)).tolist()
+    return int(order[0])

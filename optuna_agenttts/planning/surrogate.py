@@ -1,0 +1,334 @@
+"""What the evidence says of every allocation: a posterior over the scores.
+
+Several structures explain the scores, and the evidence weighs them by marginal likelihood: the
+chain of stages with the paper's insights, a broad chain without beliefs about signs
+(`prior.py`), and a plain Gaussian process. To each chain belongs a smooth residual for what it
+cannot explain. Amplitudes, lengths and noise are averaged over, not optimised: after three
+trials no likelihood can pick one. The weights and settings come from simulated landscapes (see
+``docs/design.md``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import numpy as np
+
+from optuna_agenttts.planning import Evidence, Floats, Ints
+from optuna_agenttts.planning.prior import Curves, Sizes, draw_curves
+from optuna_agenttts.task import Task
+
+_DRAWS = 300
+_NOISES = (0.02, 0.035, 0.06)
+_LENGTHS = (0.8, 2.0)
+_KEPT = 5
+_CAP = 120
+"""The most observations to condition on; of more, near ones are merged (see `_merge`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How scores become rates between 0 and 1, and back: ``rate = (score - low) / span``."""
+
+    low: float = 0.0
+    span: float = 1.0
+
+    @classmethod
+    def of(cls, scores: Floats) -> Scale:
+        """Scores that can be rates stay as they are; others are spread over the middle.
+
+        A score that is minimised arrives with its sign turned: a rate of errors then lies
+        between -1 and 0, and becomes a rate of successes.
+        """
+        if len(scores) == 0:
+            return cls()
+        low, high = float(scores.min()), float(scores.max())
+        if low >= 0 and high <= 1:
+            return cls()
+        if low >= -1 and high <= 0:
+            return cls(low=-1.0)
+        spread = (high - low) or abs(high) or 1.0
+        # The scores seen so far take the range from .2 to .8: what comes may be better or worse.
+        return cls(low=low - spread / 3, span=spread / 0.6)
+
+    def rates(self, scores: Floats) -> Floats:
+        """Scores as rates."""
+        return (scores - self.low) / self.span
+
+    def scores(self, rates: Floats) -> Floats:
+        """Rates as scores."""
+        return rates * self.span + self.low
+
+
+@dataclass(frozen=True, slots=True)
+class _Structure:
+    name: str
+    weight: float
+    curves: Curves | None
+    amplitudes: tuple[float, ...]
+
+    def mean_and_root(self, models: Ints, samples: Ints) -> tuple[Floats, Floats]:
+        """Prior mean of rates, and R with ``R.T @ R`` their prior covariance."""
+        if self.curves is None:
+            # A level that is known only to lie somewhere between 0 and 1.
+            return np.full(len(models), 0.5), np.full((1, len(models)), 0.3)
+        rates = self.curves.rates(models, samples)
+        mean = rates.mean(axis=0)
+        return mean, (rates - mean) / np.sqrt(len(rates) - 1)
+
+
+def _structures(
+    task: Task, rng: np.random.Generator, insights: Collection[int]
+) -> list[_Structure]:
+    chain = draw_curves(task, rng, draws=_DRAWS, insights=insights)
+    broad = draw_curves(task, rng, draws=_DRAWS, broad=True, insights=insights)
+    return [
+        _Structure("chain", 0.5, chain, (0.03, 0.08)),
+        _Structure("broad chain", 0.3, broad, (0.03, 0.08)),
+        _Structure("plain", 0.2, None, (0.12, 0.25)),
+    ]
+
+
+class _Residual:
+    """A smooth kernel over allocations: for each stage, models by size and samples by ratio.
+
+    Half the mean and half the product of the stages' kernels, so that what is seen in one stage
+    says something of allocations that differ in the others. Of a stage: 1 for the same model,
+    less the more sizes differ, times a Matern-5/2 in ln(samples).
+    """
+
+    def __init__(self, sizes: Sizes) -> None:
+        self._alike = []
+        for decades in sizes.decades:
+            alike = 0.7 * np.exp(-np.abs(decades[:, None] - decades))
+            np.fill_diagonal(alike, 1.0)
+            self._alike.append(alike)
+
+    def __call__(self, points: Points, others: Points, length: float) -> Floats:
+        """Kernel of every pair, shape (points, others)."""
+        total, product = 0.0, 1.0
+        x, other_x = np.log(points.samples), np.log(others.samples)
+        for stage, alike in enumerate(self._alike):
+            distance = np.abs(x[:, stage, None] - other_x[:, stage]) * (np.sqrt(5) / length)
+            matern = (1 + distance + distance**2 / 3) * np.exp(-distance)
+            kernel = alike[points.models[:, stage, None], others.models[:, stage]] * matern
+            total = total + kernel
+            product = product * kernel
+        return np.asarray(0.5 * total / len(self._alike) + 0.5 * product)
+
+
+@dataclass(frozen=True, slots=True)
+class _Setting:
+    """One structure with one residual and one noise, fitted."""
+
+    structure: int
+    amplitude: float
+    length: int
+    weight: float
+    whitener: Floats
+    solved: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Points:
+    """Allocations whose prior moments have been worked out: those a posterior is asked about.
+
+    Args:
+        models: Positions of models, shape (allocations, stages).
+        samples: Numbers of samples, likewise.
+        means: For each structure, the prior mean of the rates.
+        roots: For each structure, R with ``R.T @ R`` their prior covariance.
+        variances: For each structure, the diagonal of that.
+    """
+
+    models: Ints
+    samples: Ints
+    means: tuple[Floats, ...]
+    roots: tuple[Floats, ...]
+    variances: tuple[Floats, ...]
+
+    def take(self, positions: Ints) -> Points:
+        """Some of the allocations."""
+        return Points(
+            self.models[positions],
+            self.samples[positions],
+            tuple(mean[positions] for mean in self.means),
+            tuple(root[:, positions] for root in self.roots),
+            tuple(variance[positions] for variance in self.variances),
+        )
+
+    def __len__(self) -> int:
+        """The number of allocations."""
+        return len(self.models)
+
+
+class Surrogate:
+    """The structures of a task, ready to be conditioned on evidence.
+
+    Args:
+        task: The task.
+        rng: Source of randomness for the draws of the prior.
+        insights: Which of the paper's insights to believe in.
+    """
+
+    def __init__(
+        self, task: Task, rng: np.random.Generator, *, insights: Collection[int] = (1, 2, 3)
+    ) -> None:
+        """See the class."""
+        self.structures = _structures(task, rng, insights)
+        self.residual = _Residual(Sizes.of(task))
+
+    def points(self, models: Ints, samples: Ints) -> Points:
+        """Work out the prior moments of allocations; both arrays are (allocations, stages)."""
+        moments = [structure.mean_and_root(models, samples) for structure in self.structures]
+        return Points(
+            models,
+            samples,
+            tuple(mean for mean, _ in moments),
+            tuple(root for _, root in moments),
+            tuple(np.einsum("rn,rn->n", root, root) for _, root in moments),
+        )
+
+    def prior_mean(self, points: Points) -> Floats:
+        """Rates that are expected before the first trial."""
+        return np.sum([s.weight * m for s, m in zip(self.structures, points.means)], axis=0)
+
+    def fit(self, evidence: Evidence) -> Posterior:
+        """Condition on the observed scores."""
+        return Posterior(self, evidence)
+
+
+class Posterior:
+    """The rates of allocations, given the evidence. See `Surrogate.fit`."""
+
+    def __init__(self, surrogate: Surrogate, evidence: Evidence) -> None:
+        """Condition every setting, and keep those that explain the evidence best."""
+        self._surrogate = surrogate
+        self.scale = Scale.of(evidence.scores)
+        rates = self.scale.rates(evidence.scores)
+        models, samples, rates, counts = _merge(
+            evidence.models, evidence.samples, rates, evidence.shares
+        )
+        self.observed = surrogate.points(models, samples)
+        self._rates, self._counts = rates, counts
+        self._settings = self._fit()
+
+    def _fit(self) -> list[_Setting]:
+        observed, residual = self.observed, self._surrogate.residual
+        smooth = [residual(observed, observed, length) for length in _LENGTHS]
+        keys, matrices, gaps, priors = [], [], [], []
+        for index, structure in enumerate(self._surrogate.structures):
+            root = observed.roots[index]
+            chain = root.T @ root
+            settings = [(a, i, n) for a in structure.amplitudes for i in (0, 1) for n in _NOISES]
+            for amplitude, length, noise in settings:
+                keys.append((index, amplitude, length))
+                matrices.append(
+                    chain + amplitude**2 * smooth[length] + np.diag(noise**2 / self._counts)
+                )
+                gaps.append(self._rates - observed.means[index])
+                priors.append(np.log(structure.weight / len(settings)))
+        factors = np.linalg.cholesky(np.stack(matrices))
+        gap = np.stack(gaps)[..., None]
+        inverses = np.linalg.inv(factors)
+        whitened = inverses @ gap
+        solved = (inverses.transpose(0, 2, 1) @ whitened)[..., 0]
+        diagonals = np.diagonal(factors, axis1=1, axis2=2)
+        evidence = -0.5 * (whitened[..., 0] ** 2).sum(axis=1) - np.log(diagonals).sum(axis=1)
+        weights = np.exp(evidence + priors - np.max(evidence + priors))
+        weights /= weights.sum()
+        order = np.argsort(-weights, kind="stable")[:_KEPT]
+        total = weights[order].sum()
+        return [
+            _Setting(*keys[i], weights[i] / total, inverses[i], solved[i]) for i in order.tolist()
+        ]
+
+    def _cross(self, points: Points, setting: _Setting, smooth: list[Floats | None]) -> Floats:
+        observed = self.observed
+        if smooth[setting.length] is None:
+            smooth[setting.length] = self._surrogate.residual(
+                points, observed, _LENGTHS[setting.length]
+            )
+        chain = points.roots[setting.structure].T @ observed.roots[setting.structure]
+        return chain + setting.amplitude**2 * np.asarray(smooth[setting.length])
+
+    def moments(self, points: Points) -> tuple[Floats, Floats, Floats]:
+        """Means and standard deviations of rates under each kept setting.
+
+        Returns:
+            Weights of the settings, shape (settings,); means and standard deviations, both of
+            shape (settings, allocations).
+        """
+        smooth: list[Floats | None] = [None for _ in _LENGTHS]
+        means, deviations = [], []
+        for setting in self._settings:
+            cross = self._cross(points, setting, smooth)
+            explained = setting.whitener @ cross.T
+            variance = (
+                points.variances[setting.structure]
+                + setting.amplitude**2
+                - np.einsum("on,on->n", explained, explained)
+            )
+            means.append(points.means[setting.structure] + cross @ setting.solved)
+            deviations.append(np.sqrt(np.maximum(variance, 1e-10)))
+        weights = np.array([setting.weight for setting in self._settings])
+        return weights, np.stack(means), np.stack(deviations)
+
+    def mean(self, points: Points) -> Floats:
+        """Mean of rates, over all settings; cheaper than `mean_and_sd`."""
+        smooth: list[Floats | None] = [None for _ in _LENGTHS]
+        total = np.zeros(len(points))
+        for setting in self._settings:
+            cross = self._cross(points, setting, smooth)
+            total += setting.weight * (points.means[setting.structure] + cross @ setting.solved)
+        return total
+
+    def mean_and_sd(self, points: Points) -> tuple[Floats, Floats]:
+        """Mean and standard deviation of rates, over all settings."""
+        weights, means, deviations = self.moments(points)
+        mean = weights @ means
+        return mean, np.sqrt(weights @ (deviations**2 + (means - mean) ** 2))
+
+    def difference_sd(self, points: Points, reference: int) -> Floats:
+        """Standard deviation of the difference between each rate and one of them."""
+        total = np.zeros(len(points))
+        smooth: list[Floats | None] = [None for _ in _LENGTHS]
+        one = points.take(np.array([reference]))
+        weights, means, deviations = self.moments(points)
+        gaps = means - means[:, [reference]]
+        for setting, weight, sd, gap in zip(self._settings, weights, deviations, gaps):
+            explained = setting.whitener @ self._cross(points, setting, smooth).T
+            root = points.roots[setting.structure]
+            residual = self._surrogate.residual(points, one, _LENGTHS[setting.length])[:, 0]
+            shared = (
+                root.T @ root[:, reference]
+                + setting.amplitude**2 * residual
+                - explained.T @ explained[:, reference]
+            )
+            spread = sd**2 + sd[reference] ** 2 - 2 * shared
+            total += weight * (np.maximum(spread, 0.0) + (gap - weights @ gaps) ** 2)
+        deviation: Floats = np.sqrt(total)
+        return deviation
+
+
+def _merge(
+    models: Ints, samples: Ints, rates: Floats, shares: Floats
+) -> tuple[Ints, Ints, Floats, Floats]:
+    """Average the rates of equal allocations, and of near ones where there are many.
+
+    Returns:
+        Models, samples and mean rates of the groups, and how many full trials each stands for.
+    """
+    x = np.log(samples)
+    for step in (0.0, 0.1, 0.2, 0.4, 0.8, 1.6):
+        bins = samples if step == 0 else np.round(x / step).astype(np.int64)
+        _, first, group = np.unique(
+            np.concatenate([models, bins], axis=1), axis=0, return_index=True, return_inverse=True
+        )
+        if len(first) <= _CAP:
+            break
+    group = group.reshape(-1)
+    counts = np.bincount(group, weights=shares, minlength=len(first))
+    means = np.bincount(group, weights=shares * rates, minlength=len(first)) / counts
+    return models[first], samples[first], means, counts

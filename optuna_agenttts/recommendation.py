@@ -1,0 +1,189 @@
+"""The allocation to use, its interval, and what is as good for less.
+
+The best trial of a noisy study is the luckiest one. The recommendation is the allocation with the
+highest posterior mean among those that were tried, which weighs each score with those of its
+neighbours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+
+from optuna_agenttts.archive import Archive, is_maximized
+from optuna_agenttts.exceptions import NoEvidenceError, NoTaskError
+from optuna_agenttts.planning import Floats
+from optuna_agenttts.planning.surrogate import Surrogate
+from optuna_agenttts.recognition import recognise_task
+from optuna_agenttts.task import Allocation, Task
+
+_Z90 = 1.6448536269514722
+"""Half the width, in standard deviations, of the central 90 % of a normal distribution."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tie:
+    """A cheaper allocation that the evidence cannot tell from the winner.
+
+    Args:
+        allocation: The allocation.
+        value: Its expected score, in the metric's own units.
+        cost: What it costs for one instance.
+    """
+
+    allocation: Allocation
+    value: float
+    cost: float
+
+
+@dataclass(frozen=True, slots=True)
+class Recommendation:
+    """The allocation to use.
+
+    Args:
+        params: The allocation as Optuna parameters, ready for `Study.enqueue_trial`.
+        allocation: The allocation, by stage.
+        value: Its expected score, in the metric's own units: the posterior mean.
+        interval: The central 90 % of what its score can be on instances like those searched on.
+        cost: What it costs for one instance, in units of the task's cost model.
+        ties: Cheaper allocations that were tried and are statistically tied with it (the central
+            90 % of the difference contains zero), cheapest first.
+        trials: How many trials the recommendation rests on.
+    """
+
+    params: dict[str, Any]
+    allocation: Allocation
+    value: float
+    interval: tuple[float, float]
+    cost: float
+    ties: tuple[Tie, ...]
+    trials: int
+
+    def __str__(self) -> str:
+        """A sentence or two for people."""
+        low, high = self.interval
+        lines = [
+            f"{_sentence(self.allocation)}: {self.value:.3f} "
+            f"(90 % interval {low:.3f} to {high:.3f}), cost {self.cost:.4g}"
+        ]
+        lines += [
+            f"tied for less: {_sentence(tie.allocation)}: {tie.value:.3f}, cost {tie.cost:.4g}"
+            for tie in self.ties
+        ]
+        return "\n".join(lines)
+
+
+def recommend(study: Study, task: Task | None = None) -> Recommendation:
+    """Recommend an allocation from a study's trials, whatever sampler ran them.
+
+    Args:
+        study: A study of one objective.
+        task: The task that it tunes. Default: the one registered on the study, or else one
+            recognised from the names of its parameters.
+
+    Returns:
+        The recommendation.
+
+    Raises:
+        NoTaskError: The study does not say which task it tunes, or has several objectives.
+        NoEvidenceError: No trial has been completed.
+    """
+    if len(study.directions) > 1:
+        raise NoTaskError(
+            f"Study {study.study_name!r} has {len(study.directions)} objectives: recommend "
+            "needs one; see `Study.best_trials` for the Pareto front."
+        )
+    trials = study._storage.get_all_trials(study._study_id, deepcopy=False)
+    task = task or Task.registered(study) or recognise_task(trials)
+    if task is None:
+        raise NoTaskError(
+            f"Study {study.study_name!r} does not say which task it tunes: pass `task=`."
+        )
+    evidence = Archive(task, maximize=is_maximized(study.directions)).read(trials)
+    if len(evidence.scores) == 0:
+        raise NoEvidenceError(
+            f"Study {study.study_name!r} has no completed trial of task {task.name!r}: run some "
+            "trials first."
+        )
+    surrogate = Surrogate(task, np.random.default_rng(0))
+    posterior = surrogate.fit(evidence)
+    tried, first = np.unique(
+        np.stack([evidence.models, evidence.samples], axis=-1), axis=0, return_index=True
+    )
+    # In order of trial, so that of equals the first one tried wins.
+    tried = tried[np.argsort(first)]
+    points = surrogate.points(tried[..., 0], tried[..., 1])
+    costs = task.feasible.costs_of(points.models, points.samples)
+    mean, sd = posterior.mean_and_sd(points)
+    within = np.flatnonzero(costs <= task.feasible.limit)
+    candidates = within if len(within) else np.arange(len(mean))
+    best = int(candidates[np.argmax(mean[candidates])])
+    shared = _instance_variance(trials) / posterior.scale.span**2
+    sign = 1.0 if is_maximized(study.directions) else -1.0
+
+    def value(rate: float) -> float:
+        return float(sign * posterior.scale.scores(np.array([rate]))[0])
+
+    half = _Z90 * float(np.sqrt(sd[best] ** 2 + shared))
+    ends = sorted((value(mean[best] - half), value(mean[best] + half)))
+    difference = posterior.difference_sd(points, best)
+    tied = [
+        i
+        for i in candidates.tolist()
+        if costs[i] < costs[best] and mean[best] - mean[i] <= _Z90 * difference[i]
+    ]
+    allocations = [
+        task.allocation(list(zip(models, samples)))
+        for models, samples in zip(points.models.tolist(), points.samples.tolist())
+    ]
+    return Recommendation(
+        params=task.params(allocations[best]),
+        allocation=allocations[best],
+        value=value(mean[best]),
+        interval=(ends[0], ends[1]),
+        cost=float(costs[best]),
+        ties=tuple(
+            Tie(allocations[i], value(mean[i]), float(costs[i]))
+            for i in sorted(tied, key=lambda i: (costs[i], -mean[i]))
+        ),
+        trials=len(evidence.scores),
+    )
+
+
+def _instance_variance(trials: Sequence[FrozenTrial]) -> float:
+    """Variance of a mean score that comes from which instances were searched on.
+
+    All trials share their instances, so comparing them cannot show it; the outcomes of each
+    instance, averaged over the better half of the trials, can. Zero where no trial reported
+    outcomes, or reported something whose mean is not its value.
+    """
+    complete = [
+        trial
+        for trial in trials
+        if trial.state == TrialState.COMPLETE
+        and trial.values is not None
+        and len(trial.intermediate_values) >= 2
+        and abs(np.mean(list(trial.intermediate_values.values())) - trial.values[0]) < 1e-6
+    ]
+    if not complete:
+        return 0.0
+    steps = set.intersection(*(set(trial.intermediate_values) for trial in complete))
+    if len(steps) < 2:
+        return 0.0
+    values = np.array([trial.value for trial in complete])
+    better = [trial for trial, v in zip(complete, values) if v >= np.median(values)]
+    outcomes: Floats = np.array(
+        [[t.intermediate_values[s] for s in sorted(steps)] for t in better]
+    )
+    return float(outcomes.mean(axis=0).var(ddof=1) / len(steps))
+
+
+def _sentence(allocation: Allocation) -> str:
+    return ", ".join(
+        f"{stage}: {setting.samples} x {setting.model}" for stage, setting in allocation.items()
+    )

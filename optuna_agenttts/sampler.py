@@ -1,0 +1,265 @@
+"""The sampler: Optuna's protocol, and nothing else."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.samplers import BaseSampler, TPESampler
+from optuna.storages import BaseStorage
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+
+from optuna_agenttts import storage as keys
+from optuna_agenttts.archive import Archive, announce, constraint_of, is_maximized
+from optuna_agenttts.exceptions import TaskError
+from optuna_agenttts.planning import Candidate
+from optuna_agenttts.planning.numerical import NumericalPlanner
+from optuna_agenttts.recognition import recognise_task
+from optuna_agenttts.task import Task
+
+_logger = logging.getLogger(__name__)
+
+_REMEMBERED = 64
+
+
+class AgentTTSSampler(BaseSampler):
+    """Finds which model and how many samples each stage of a pipeline should get.
+
+    A drop-in for `optuna.samplers.TPESampler`:
+
+    * With a task, it proposes allocations within the task's budget: an opening that shows every
+      model of every stage, then those of largest expected improvement under a model of how
+      stages prefer models, how samples saturate, and how earlier stages move later ones
+      (arXiv 2508.00890, Insights 1 to 3).
+    * Without one, it takes the task that the objective registers (`Task.suggest` does), or
+      recognises stages by their parameters' names, ``<stage>.model`` and ``<stage>.samples``.
+    * Every other parameter, and every parameter of a study without stages or with several
+      objectives, is left to `independent_sampler`.
+
+    Nothing that matters is kept in the process: a search resumes from the study's storage, and
+    workers in other processes see what each other is trying. The sampler can be pickled, copied
+    and shared between threads.
+
+    Args:
+        task: What to tune. Default: see above.
+        llm: A language model that plans the search. Default: none, the numerical planner alone.
+        search_space: Distributions of parameters outside the task, so that they are sampled
+            jointly from the first trial on. Default: learned from the trials.
+        seed: Seed of the default `independent_sampler`. Allocations need none: they are a
+            function of the task and the trials.
+        insights: Which of the paper's insights to believe in, for ablations.
+        independent_sampler: Samples everything outside the task. Default: a `TPESampler` with
+            its current defaults.
+
+    Raises:
+        TaskError: An argument makes no sense.
+    """
+
+    def __init__(
+        self,
+        task: Task | None = None,
+        *,
+        llm: str | None = None,
+        search_space: Mapping[str, BaseDistribution] | None = None,
+        seed: int | None = None,
+        insights: Collection[int] = (1, 2, 3),
+        independent_sampler: BaseSampler | None = None,
+    ) -> None:
+        """See the class."""
+        if task is not None and not isinstance(task, Task):
+            raise TaskError(f"AgentTTSSampler: `task` is {task!r}: give a `Task` or leave it out.")
+        if not set(insights) <= {1, 2, 3}:
+            raise TaskError(f"AgentTTSSampler: `insights` is {insights!r}: give some of 1, 2, 3.")
+        if llm is not None:
+            raise NotImplementedError(
+                "AgentTTSSampler: `llm` is not supported by this version: leave it out, and the "
+                "numerical planner plans alone."
+            )
+        self._task = task
+        self._search_space = dict(search_space or {})
+        self._insights = tuple(sorted(set(insights)))
+        self._independent = independent_sampler or TPESampler(seed=seed)
+        self._forget()
+
+    def _forget(self) -> None:
+        """Start without caches; everything in them can be worked out again."""
+        self._lock = threading.RLock()
+        self._tasks: WeakKeyDictionary[BaseStorage, dict[int, tuple[Any, Task]]] = (
+            WeakKeyDictionary()
+        )
+        self._archives: WeakKeyDictionary[BaseStorage, dict[int, Archive]] = WeakKeyDictionary()
+        self._planners: OrderedDict[Task, NumericalPlanner] = OrderedDict()
+        self._given: WeakKeyDictionary[BaseStorage, OrderedDict[int, Candidate]] = (
+            WeakKeyDictionary()
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave locks and caches behind."""
+        dropped = ("_lock", "_tasks", "_archives", "_planners", "_given")
+        return {key: value for key, value in self.__dict__.items() if key not in dropped}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Undo `__getstate__`."""
+        self.__dict__.update(state)
+        self._forget()
+
+    def reseed_rng(self) -> None:
+        """Reseed the independent sampler."""
+        self._independent.reseed_rng()
+
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        """Let the independent sampler prepare."""
+        self._independent.before_trial(study, trial)
+
+    def after_trial(
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        state: TrialState,
+        values: Sequence[float] | None,
+    ) -> None:
+        """Let the independent sampler learn."""
+        self._independent.after_trial(study, trial, state, values)
+
+    def infer_relative_search_space(
+        self, study: Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        """The parameters that the independent sampler samples jointly: those outside the task."""
+        space = self._search_space or self._independent.infer_relative_search_space(study, trial)
+        task = self._task_of(study)
+        ours = _parameters(task) if task is not None else {}
+        return {name: value for name, value in space.items() if name not in ours}
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Leave parameters outside the task to the independent sampler."""
+        if not search_space:
+            return {}
+        return self._independent.sample_relative(study, trial, search_space)
+
+    def sample_independent(
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        """Hand out the trial's allocation, one parameter at a time.
+
+        Allocations are handed out here rather than in `sample_relative` because only here does
+        Optuna say which distribution was asked for: a pipeline may write its own ranges, log
+        scales or bounds that follow from what it suggested before, and each is met exactly.
+        """
+        task = self._task_of(study)
+        if task is not None and param_name in (parameters := _parameters(task)):
+            candidate = self._candidate(study, trial, task)
+            stage, is_model = parameters[param_name]
+            model, samples = candidate.choices[stage]
+            wanted = task.stages[stage].models[model].name if is_model else samples
+            value = _within(wanted, param_distribution)
+            if value is not None:
+                return value
+        return self._independent.sample_independent(study, trial, param_name, param_distribution)
+
+    def _task_of(self, study: Study) -> Task | None:
+        """The task that a study tunes, if it is one that can be planned for."""
+        if len(study.directions) > 1:
+            return None
+        with self._lock:
+            tasks = self._tasks.setdefault(study._storage, {})
+            if self._task is not None:
+                if study._study_id not in tasks:
+                    self._task.register(study)
+                    tasks[study._study_id] = (None, self._task)
+                return self._task
+            described, task = tasks.get(study._study_id, (None, None))
+            values = keys.registered(study)
+            if values is None:
+                trials = study._storage.get_all_trials(study._study_id, deepcopy=False)
+                return recognise_task(trials)
+            if task is None or values != described:
+                task = _readable(values)
+                if task is not None:
+                    tasks[study._study_id] = (values, task)
+            return task
+
+    def _candidate(self, study: Study, trial: FrozenTrial, task: Task) -> Candidate:
+        """The candidate of a trial; planned when it first asks, and again if it decides otherwise."""
+        constraint = constraint_of(task, trial)
+        with self._lock:
+            given = self._given.setdefault(study._storage, OrderedDict())
+            candidate = given.get(trial._trial_id)
+            if candidate is not None and constraint.met_by(candidate.choices):
+                return candidate
+            trials = study._storage.get_all_trials(study._study_id, deepcopy=False)
+            evidence = self._archive(study, task, trials).read(trials, trial.number)
+            candidate = self._planner(task).propose(evidence, constraint)
+            announce(study._storage, trial._trial_id, task, candidate)
+            given[trial._trial_id] = candidate
+            while len(given) > _REMEMBERED:
+                given.popitem(last=False)
+        _logger.debug("Trial %d, %s: %s", trial.number, candidate.origin, candidate.reason)
+        return candidate
+
+    def _archive(self, study: Study, task: Task, trials: Sequence[FrozenTrial]) -> Archive:
+        archives = self._archives.setdefault(study._storage, {})
+        archive = archives.get(study._study_id)
+        if archive is None or archive.task != task or archive.seen > len(trials):
+            archive = Archive(task, maximize=is_maximized(study.directions))
+            archives[study._study_id] = archive
+        return archive
+
+    def _planner(self, task: Task) -> NumericalPlanner:
+        if task not in self._planners:
+            self._planners[task] = NumericalPlanner(task, insights=self._insights)
+            while len(self._planners) > 2:
+                self._planners.popitem(last=False)
+        return self._planners[task]
+
+
+def _readable(values: Mapping[str, Any]) -> Task | None:
+    try:
+        return Task.from_dict(values)
+    except TaskError as error:
+        _logger.warning(
+            "The task registered on the study cannot be read (%s); its parameters are left to "
+            "the independent sampler. Pass `task=` to AgentTTSSampler.",
+            error,
+        )
+        return None
+
+
+def _parameters(task: Task) -> dict[str, tuple[int, bool]]:
+    """Of each of a task's parameters, the stage, and whether it is the model."""
+    names: dict[str, tuple[int, bool]] = {}
+    for index, stage in enumerate(task.stages):
+        names[stage.model_parameter] = (index, True)
+        names[stage.samples_parameter] = (index, False)
+    return names
+
+
+def _within(wanted: str | int, distribution: BaseDistribution) -> str | int | float | None:
+    """The value of a distribution that is nearest to what is wanted; None if there is none."""
+    if isinstance(distribution, CategoricalDistribution):
+        return wanted if wanted in distribution.choices else None
+    if isinstance(wanted, str):
+        return None
+    if isinstance(distribution, IntDistribution):
+        steps = round((wanted - distribution.low) / distribution.step)
+        most = (distribution.high - distribution.low) // distribution.step
+        return distribution.low + max(0, min(steps, most)) * distribution.step
+    if isinstance(distribution, FloatDistribution) and distribution.step is None:
+        return float(max(distribution.low, min(wanted, distribution.high)))
+    return None

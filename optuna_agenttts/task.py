@@ -1,0 +1,570 @@
+"""What is being tuned: a task, its stages, their models, and an allocation of compute to them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import optuna
+from optuna.study import Study
+from optuna.trial import BaseTrial
+
+from optuna_agenttts import storage
+from optuna_agenttts.cost import CostModel, FlopsCost, cost_from_dict, cost_to_dict
+from optuna_agenttts.exceptions import BudgetError, TaskError
+from optuna_agenttts.feasible import Choice, FeasibleSet
+
+_logger = logging.getLogger(__name__)
+
+
+class StageAllocation(NamedTuple):
+    """What one stage gets: a model, and how many samples of it."""
+
+    model: str
+    samples: int
+
+
+Allocation = dict[str, StageAllocation]
+"""What every stage gets, by the stage's name. Plain ``{"stage": ("model", 3)}`` is accepted
+wherever an allocation is an argument."""
+
+AllocationLike = Mapping[str, "StageAllocation | tuple[str, int] | Sequence[Any]"]
+
+
+def _check_positive(owner: str, name: str, value: float | None) -> None:
+    if value is not None and not (math.isfinite(value) and value > 0):
+        raise TaskError(f"{owner}: `{name}` is {value!r}: give a finite number above 0.")
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A language model that a stage can use.
+
+    Args:
+        name: What the server calls it, such as a model id of the Hugging Face Hub.
+        parameters: Number of parameters, as in ``7e9``; `FlopsCost` needs it.
+        input_price: USD per million input tokens; `PriceCost` needs it.
+        output_price: USD per million output tokens; `PriceCost` needs it.
+        prompt_tokens_per_second: Speed of reading a prompt; `LatencyCost` needs it.
+        generation_tokens_per_second: Speed of writing one sample; `LatencyCost` needs it.
+
+    Raises:
+        TaskError: A number is not finite and above zero (a price may be zero).
+    """
+
+    name: str
+    parameters: float | None = field(default=None, kw_only=True)
+    input_price: float | None = field(default=None, kw_only=True)
+    output_price: float | None = field(default=None, kw_only=True)
+    prompt_tokens_per_second: float | None = field(default=None, kw_only=True)
+    generation_tokens_per_second: float | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        if not isinstance(self.name, str) or not self.name:
+            raise TaskError(f"Model: `name` is {self.name!r}: give a non-empty string.")
+        owner = f"Model {self.name!r}"
+        for name in ("parameters", "prompt_tokens_per_second", "generation_tokens_per_second"):
+            _check_positive(owner, name, getattr(self, name))
+        for name in ("input_price", "output_price"):
+            price = getattr(self, name)
+            if price is not None and not (math.isfinite(price) and price >= 0):
+                raise TaskError(f"{owner}: `{name}` is {price!r}: give USD per million tokens.")
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One stage of a pipeline (the paper's subtask).
+
+    Args:
+        name: Its name, without a dot, because parameters are called ``<stage>.model`` and
+            ``<stage>.samples``.
+        models: The models to choose from, in any order, at least one.
+        prompt_tokens: Mean prompt length of one call, in tokens (Np).
+        generation_tokens: Mean length of one sample, in tokens (Nd).
+        max_samples: The most samples to consider.
+        description: What the stage does, in a sentence, for people and for the agent.
+        model_parameter: Name of the parameter that holds the model, for a pipeline that has its
+            own names. Default: ``<stage>.model``.
+        samples_parameter: Name of the parameter that holds the number of samples. Default:
+            ``<stage>.samples``.
+
+    Raises:
+        TaskError: A value makes no sense.
+    """
+
+    name: str
+    models: Sequence[Model] = field(kw_only=True)
+    prompt_tokens: float = field(kw_only=True)
+    generation_tokens: float = field(kw_only=True)
+    max_samples: int = field(default=100, kw_only=True)
+    description: str = field(default="", kw_only=True)
+    model_parameter: str = field(default="", kw_only=True)
+    samples_parameter: str = field(default="", kw_only=True)
+
+    def __post_init__(self) -> None:
+        """Check the values and fill in the names of the parameters."""
+        if not isinstance(self.name, str) or not self.name or "." in self.name:
+            raise TaskError(
+                f"Stage: `name` is {self.name!r}: give a non-empty string without a dot, because "
+                "parameters are called '<stage>.model' and '<stage>.samples'."
+            )
+        owner = f"Stage {self.name!r}"
+        models = tuple(self.models)
+        if not models or not all(isinstance(model, Model) for model in models):
+            raise TaskError(f"{owner}: `models` is {self.models!r}: give one `Model` or more.")
+        names = [model.name for model in models]
+        if len(set(names)) < len(names):
+            raise TaskError(f"{owner}: `models` names {names!r}: name each model once.")
+        _check_positive(owner, "prompt_tokens", self.prompt_tokens)
+        _check_positive(owner, "generation_tokens", self.generation_tokens)
+        if int(self.max_samples) != self.max_samples or self.max_samples < 1:
+            raise TaskError(f"{owner}: `max_samples` is {self.max_samples!r}: give 1 or more.")
+        object.__setattr__(self, "models", models)
+        object.__setattr__(self, "max_samples", int(self.max_samples))
+        object.__setattr__(self, "model_parameter", self.model_parameter or f"{self.name}.model")
+        object.__setattr__(
+            self, "samples_parameter", self.samples_parameter or f"{self.name}.samples"
+        )
+
+
+class Task:
+    """A multi-stage task and the budget for one instance of it. A value: equal by content.
+
+    Args:
+        name: The task's name.
+        stages: Its stages, in the order in which they run.
+        budget: The most that an allocation may cost per instance, in units of `cost`. Default:
+            what one sample of the dearest model in every stage costs, as in the paper.
+        cost: The cost model. Default: `FlopsCost`, Theorem 1 of the paper.
+        metric: What the objective returns, such as ``"exact match"``, for people and the agent.
+        description: What the task is about, for people and the agent.
+
+    Raises:
+        TaskError: A value makes no sense.
+        MissingFactError: The cost needs a fact that a model does not state.
+        BudgetError: Not even the cheapest allocation is within the budget.
+    """
+
+    __slots__ = (
+        "_text",
+        "budget",
+        "cost_model",
+        "description",
+        "feasible",
+        "metric",
+        "name",
+        "stages",
+    )
+
+    name: str
+    stages: tuple[Stage, ...]
+    budget: float
+    cost_model: CostModel
+    metric: str
+    description: str
+    feasible: FeasibleSet
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        stages: Sequence[Stage],
+        budget: float | None = None,
+        cost: CostModel | None = None,
+        metric: str = "",
+        description: str = "",
+    ) -> None:
+        """See the class."""
+        if not isinstance(name, str) or not name:
+            raise TaskError(f"Task: `name` is {name!r}: give a non-empty string.")
+        owner = f"Task {name!r}"
+        stages = tuple(stages)
+        if not stages or not all(isinstance(stage, Stage) for stage in stages):
+            raise TaskError(f"{owner}: `stages` is {stages!r}: give one `Stage` or more.")
+        names = [stage.name for stage in stages]
+        if len(set(names)) < len(names):
+            raise TaskError(f"{owner}: `stages` names {names!r}: name each stage once.")
+        parameters = [p for s in stages for p in (s.model_parameter, s.samples_parameter)]
+        if len(set(parameters)) < len(parameters):
+            raise TaskError(f"{owner}: its stages use the parameters {parameters!r}: none twice.")
+        cost_model: CostModel = FlopsCost() if cost is None else cost
+        if not isinstance(cost_model, CostModel):
+            raise TaskError(f"{owner}: `cost` is {cost!r}: give a `CostModel`.")
+        table = [
+            [_cost_row(owner, cost_model, stage, model) for model in stage.models]
+            for stage in stages
+        ]
+        if budget is None:
+            budget = float(sum(max(row[0] for row in rows) for rows in table))
+        if not (isinstance(budget, (int, float)) and math.isfinite(budget) and budget >= 0):
+            raise TaskError(f"{owner}: `budget` is {budget!r}: give a finite number, 0 or more.")
+        feasible = FeasibleSet(table, float(budget))
+        if not feasible.fits(feasible.complete({})):
+            raise BudgetError(
+                f"{owner}: `budget` is {budget:g}, and the cheapest allocation, one sample of the "
+                f"cheapest model everywhere, costs {feasible.cheapest_cost:g}: raise `budget`, or "
+                "add a cheaper model."
+            )
+        values = {
+            "name": name,
+            "stages": stages,
+            "budget": float(budget),
+            "cost_model": cost_model,
+            "metric": metric,
+            "description": description,
+            "feasible": feasible,
+        }
+        for key, value in values.items():
+            object.__setattr__(self, key, value)
+        object.__setattr__(self, "_text", json.dumps(self.to_dict(), sort_keys=True))
+
+    def __setattr__(self, name: str, value: object) -> None:
+        """Refuse: a task is a value."""
+        raise AttributeError(f"Task is immutable: build another one with another `{name}`.")
+
+    def __delattr__(self, name: str) -> None:
+        """Refuse: a task is a value."""
+        raise AttributeError("Task is immutable.")
+
+    def __eq__(self, other: object) -> bool:
+        """Whether the contents are the same."""
+        return isinstance(other, Task) and self._text == other._text
+
+    def __hash__(self) -> int:
+        """Hash of the contents."""
+        return hash(self._text)
+
+    def __repr__(self) -> str:
+        """Name, stages and budget."""
+        stages = ", ".join(f"{stage.name} ({len(stage.models)} models)" for stage in self.stages)
+        return (
+            f"<Task {self.name!r}: {stages}; budget {self.budget:g} {self.cost_model.unit}".rstrip()
+            + ">"
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the arguments."""
+        return _rebuild, (
+            self.name,
+            self.stages,
+            self.budget,
+            self.cost_model,
+            self.metric,
+            self.description,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Turn the task into JSON-ready values; `from_dict` undoes it."""
+        return {
+            "name": self.name,
+            "stages": [
+                {**asdict(s), "models": [asdict(m) for m in s.models]} for s in self.stages
+            ],
+            "budget": self.budget,
+            "cost": cost_to_dict(self.cost_model, self.stages),
+            "metric": self.metric,
+            "description": self.description,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Task:
+        """Undo `to_dict`.
+
+        Raises:
+            TaskError: The values do not describe a task.
+        """
+        try:
+            stages = [
+                Stage(**{**stage, "models": [Model(**model) for model in stage["models"]]})
+                for stage in values["stages"]
+            ]
+            return cls(
+                name=values["name"],
+                stages=stages,
+                budget=values["budget"],
+                cost=cost_from_dict(values["cost"]),
+                metric=values.get("metric", ""),
+                description=values.get("description", ""),
+            )
+        except (KeyError, TypeError) as error:
+            raise TaskError(
+                f"Task.from_dict: `values` do not describe a task: {error!r}"
+            ) from error
+
+    def differences(self, other: Task) -> list[str]:
+        """What another task says differently: one line for each fact, this task's first."""
+        return _differences(json.loads(self._text), json.loads(other._text))
+
+    def cost(self, allocation: AllocationLike) -> float:
+        """What an allocation costs for one instance, in units of the cost model.
+
+        Args:
+            allocation: ``{"stage": (model, samples)}`` for every stage.
+
+        Raises:
+            TaskError: A stage, model or number of samples is unknown, or a stage is missing.
+        """
+        return self.feasible.cost(self.choices(allocation))
+
+    def fits(self, allocation: AllocationLike) -> bool:
+        """Whether an allocation is within the budget."""
+        return self.feasible.fits(self.choices(allocation))
+
+    def count_allocations(self) -> int:
+        """How many allocations are within the budget."""
+        return self.feasible.count()
+
+    def allocations(self) -> Iterator[Allocation]:
+        """Walk through the allocations that are within the budget, lazily."""
+        names = [stage.name for stage in self.stages]
+        settings = [
+            [
+                [StageAllocation(model.name, samples + 1) for samples in range(stage.max_samples)]
+                for model in stage.models
+            ]
+            for stage in self.stages
+        ]
+        for setting in self.feasible.walk(settings):
+            yield dict(zip(names, setting))
+
+    def project(self, allocation: AllocationLike) -> Allocation:
+        """The allocation within the budget that is nearest to this one.
+
+        Samples are reduced first; models are replaced only where they do not fit with one
+        sample each.
+
+        Raises:
+            TaskError: A stage, model or number of samples is unknown, or a stage is missing.
+        """
+        return self.allocation(self.feasible.project(self.choices(allocation)))
+
+    def complete(self, partial: AllocationLike) -> Allocation:
+        """The cheapest allocation that contains a partial one.
+
+        Args:
+            partial: ``{"stage": (model, samples)}`` for some of the stages.
+
+        Raises:
+            TaskError: A stage, model or number of samples is unknown.
+            BudgetError: Even the cheapest completion is over the budget.
+        """
+        known = {self._stage_index(name): self._choice(name, partial[name]) for name in partial}
+        completion = self.feasible.complete(known)
+        allocation = self.allocation(completion)
+        if not self.feasible.fits(completion):
+            raise BudgetError(
+                f"`partial` is {dict(partial)!r}: its cheapest completion {allocation!r} costs "
+                f"{self.feasible.cost(completion):g}, over the budget of {self.budget:g}: lower "
+                "its samples, or raise `budget`."
+            )
+        return allocation
+
+    def choices(self, allocation: AllocationLike) -> list[Choice]:
+        """An allocation as positions of models and numbers of samples, by stage.
+
+        Raises:
+            TaskError: A stage, model or number of samples is unknown, or a stage is missing.
+        """
+        for name in allocation:
+            self._stage_index(name)
+        missing = [stage.name for stage in self.stages if stage.name not in allocation]
+        if missing:
+            raise TaskError(
+                f"`allocation` is {dict(allocation)!r}: it lacks {', '.join(missing)}; see "
+                "`Task.complete` for partial ones."
+            )
+        return [self._choice(stage.name, allocation[stage.name]) for stage in self.stages]
+
+    def allocation(self, choices: Sequence[Choice]) -> Allocation:
+        """Undo `choices`."""
+        return {
+            stage.name: StageAllocation(stage.models[model].name, int(samples))
+            for stage, (model, samples) in zip(self.stages, choices)
+        }
+
+    def params(self, allocation: AllocationLike) -> dict[str, Any]:
+        """An allocation as Optuna parameters, ready for `Study.enqueue_trial`."""
+        params: dict[str, Any] = {}
+        for stage, (model, samples) in zip(self.stages, self.choices(allocation)):
+            params[stage.model_parameter] = stage.models[model].name
+            params[stage.samples_parameter] = samples
+        return params
+
+    def choices_from_params(self, params: Mapping[str, Any]) -> dict[int, Choice]:
+        """Of each stage that a trial's parameters settle completely, what they say.
+
+        Values that are no model of the stage, or no number of samples within its range, are left
+        out: a study may hold trials of an earlier version of the task.
+        """
+        known: dict[int, Choice] = {}
+        for index, stage in enumerate(self.stages):
+            model = params.get(stage.model_parameter)
+            samples = params.get(stage.samples_parameter)
+            names = [m.name for m in stage.models]
+            if model in names and samples is not None and 1 <= samples <= stage.max_samples:
+                known[index] = (names.index(model), int(samples))
+        return known
+
+    def suggest(self, trial: BaseTrial) -> Allocation:
+        """Let a trial choose an allocation within the budget, whatever the study's sampler.
+
+        Models are suggested first. Then each stage's samples, in order, from 1 to what the budget
+        leaves beside the stages before it and one sample in each stage after it: no sampler
+        wastes a trial on samples that do not fit. The study also learns which task it tunes, so
+        that `AgentTTSSampler()` and `recommend` need not be told.
+
+        Args:
+            trial: A running trial, or an `optuna.trial.FixedTrial`.
+
+        Returns:
+            The allocation.
+
+        Raises:
+            optuna.TrialPruned: The models do not fit with one sample each, or enqueued values
+                are over the budget. Nothing has been spent.
+        """
+        study = getattr(trial, "study", None)
+        if isinstance(study, Study):
+            self.register(study)
+        models = []
+        for stage in self.stages:
+            names = [model.name for model in stage.models]
+            chosen = trial.suggest_categorical(stage.model_parameter, names)
+            models.append(names.index(chosen))
+        choices: list[Choice] = [(model, 1) for model in models]
+        if self.feasible.fits(choices):
+            for index, (stage, model) in enumerate(zip(self.stages, models)):
+                row = self.feasible.costs[index][model]
+                others = self.feasible.cost(choices) - float(row[0])
+                most = max(1, self.feasible.max_samples(index, model, others))
+                samples = trial.suggest_int(stage.samples_parameter, 1, most)
+                choices[index] = (model, min(max(1, samples), stage.max_samples))
+                if samples > most:
+                    break
+        if not self.feasible.fits(choices):
+            raise optuna.TrialPruned(
+                f"Trial {trial.number} was pruned before it ran: {self.allocation(choices)!r} "
+                f"costs {self.feasible.cost(choices):g} or more, over the budget of "
+                f"{self.budget:g}."
+            )
+        return self.allocation(choices)
+
+    def register(self, study: Study) -> None:
+        """Write on a study which task it tunes, and log what differs from an earlier one.
+
+        Done by `suggest` and by `AgentTTSSampler` themselves.
+        """
+        earlier = storage.register(study, self._text)
+        if earlier is None:
+            return
+        try:
+            changes = Task.from_dict(earlier).differences(self)
+        except TaskError as error:
+            changes = [str(error)]
+        _logger.warning(
+            "Study %r tuned another task before; its trials still count as evidence. Before and "
+            "now: %s",
+            study.study_name,
+            "; ".join(changes),
+        )
+
+    @classmethod
+    def registered(cls, study: Study) -> Task | None:
+        """The task that a study tunes, if `suggest`, a sampler or an objective registered one.
+
+        Raises:
+            TaskError: What is stored is not a task that this version can read.
+        """
+        values = storage.registered(study)
+        return None if values is None else cls.from_dict(values)
+
+    def _stage_index(self, name: str) -> int:
+        names = [stage.name for stage in self.stages]
+        if name not in names:
+            raise TaskError(f"Stage {name!r} is unknown: the task has {', '.join(names)}.")
+        return names.index(name)
+
+    def _choice(self, name: str, setting: Sequence[Any]) -> Choice:
+        stage = self.stages[self._stage_index(name)]
+        try:
+            model, samples = setting
+        except (TypeError, ValueError):
+            raise TaskError(
+                f"Stage {name!r} is given {setting!r}: give (model, samples)."
+            ) from None
+        names = [m.name for m in stage.models]
+        if model not in names:
+            raise TaskError(
+                f"Model {model!r} is unknown in stage {name!r}: it has {', '.join(names)}."
+            )
+        if isinstance(samples, bool) or not isinstance(samples, (int, np.integer)):
+            raise TaskError(f"Stage {name!r}: `samples` is {samples!r}: give an integer.")
+        if not 1 <= samples <= stage.max_samples:
+            raise TaskError(
+                f"Stage {name!r}: `samples` is {samples}: give 1 to {stage.max_samples}, or raise "
+                "the stage's `max_samples`."
+            )
+        return names.index(model), int(samples)
+
+
+def _rebuild(
+    name: str,
+    stages: Sequence[Stage],
+    budget: float,
+    cost: CostModel,
+    metric: str,
+    description: str,
+) -> Task:
+    return Task(
+        name=name, stages=stages, budget=budget, cost=cost, metric=metric, description=description
+    )
+
+
+def _cost_row(owner: str, cost: CostModel, stage: Stage, model: Model) -> Any:
+    row = np.asarray(
+        cost.stage_cost(stage, model, np.arange(1, stage.max_samples + 1)), dtype=np.float64
+    )
+    where = f"{owner}: `cost` of model {model.name!r} in stage {stage.name!r}"
+    if row.shape != (stage.max_samples,):
+        raise TaskError(
+            f"{where} has shape {row.shape} for {stage.max_samples} numbers of samples: "
+            "`stage_cost` must return one cost for each."
+        )
+    if not np.isfinite(row).all() or (row < 0).any():
+        raise TaskError(f"{where} is {row.min()} to {row.max()}: costs are finite and 0 or more.")
+    if (np.diff(row) < 0).any():
+        raise TaskError(f"{where} falls as samples are added: costs must not.")
+    row.flags.writeable = False
+    return row
+
+
+def _differences(ours: Any, theirs: Any, path: str = "") -> list[str]:
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        keys = [*ours, *(key for key in theirs if key not in ours)]
+        return [
+            line
+            for key in keys
+            for line in _differences(ours.get(key), theirs.get(key), f"{path}.{key}".lstrip("."))
+        ]
+    if isinstance(ours, list) and isinstance(theirs, list):
+        # Stages and models go by their names, so that one that was added does not make all the
+        # others look changed.
+        named = [
+            {
+                str(item["name"]): item
+                for item in items
+                if isinstance(item, dict) and "name" in item
+            }
+            for items in (ours, theirs)
+        ]
+        if len(named[0]) == len(ours) and len(named[1]) == len(theirs):
+            if list(named[0]) != list(named[1]):
+                return [f"{path}: {list(named[0])} -> {list(named[1])}"]
+            return _differences(named[0], named[1], path)
+    return [] if ours == theirs else [f"{path}: {ours!r} -> {theirs!r}"]
