@@ -196,7 +196,7 @@ class AgentTTSSampler(BaseSampler):
             return task
 
     def _candidate(self, study: Study, trial: FrozenTrial, task: Task) -> Candidate:
-        """The candidate of a trial; planned when it first asks, and again if it decides otherwise."""
+        """The candidate of a trial, planned anew where the trial has settled otherwise."""
         constraint = constraint_of(task, trial)
         with self._lock:
             given = self._given.setdefault(study._storage, OrderedDict())

@@ -169,6 +169,7 @@ class Task:
     metric: str
     description: str
     feasible: FeasibleSet
+    _text: str
 
     def __init__(
         self,
@@ -243,10 +244,8 @@ class Task:
     def __repr__(self) -> str:
         """Name, stages and budget."""
         stages = ", ".join(f"{stage.name} ({len(stage.models)} models)" for stage in self.stages)
-        return (
-            f"<Task {self.name!r}: {stages}; budget {self.budget:g} {self.cost_model.unit}".rstrip()
-            + ">"
-        )
+        budget = f"{self.budget:g} {self.cost_model.unit}".rstrip()
+        return f"<Task {self.name!r}: {stages}; budget {budget}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the arguments."""

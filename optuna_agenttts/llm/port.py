@@ -17,7 +17,7 @@ class ChatError(AgentTTSError):
 
 
 class ChatUnavailableError(ChatError):
-    """The model could not be reached, was overloaded or took too long; a later call may succeed."""
+    """The model was out of reach, overloaded or too slow; a later call may succeed."""
 
 
 class ChatRefusedError(ChatError):

@@ -28,7 +28,7 @@ def unit_budget_choices(feasible: FeasibleSet) -> list[list[Choice]]:
     does not buy once gets one sample.
     """
     settings = []
-    for stage, rows in enumerate(feasible.costs):
+    for rows in feasible.costs:
         firsts = [float(row[0]) for row in rows]
         unit = min(max(firsts), feasible.budget - (feasible.cheapest_cost - min(firsts)))
         settings.append(

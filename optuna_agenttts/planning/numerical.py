@@ -132,7 +132,8 @@ def _shortlist(posterior: Posterior, points: Points, positions: Ints, observatio
     order = np.argsort(-means, kind="stable")
     best, others = order[: size // 2], order[size // 2 :]
     spread = others[np.linspace(0, len(others) - 1, size - size // 2).astype(np.int64)]
-    return positions[np.concatenate([best, spread])]
+    chosen: Ints = positions[np.concatenate([best, spread])]
+    return chosen
 
 
 def _believing(evidence: Evidence, surrogate: Surrogate) -> Evidence:
@@ -167,7 +168,7 @@ def _normal_cdf(z: Floats) -> Floats:
         0.319381530 + t * (-0.356563782 + t * (1.781477937 + t * (-1.821255978 + t * 1.330274429)))
     )
     tail = np.exp(-0.5 * z**2) / np.sqrt(2 * np.pi) * series
-    return np.where(z >= 0, 1 - tail, tail)
+    return np.asarray(np.where(z >= 0, 1 - tail, tail))
 
 
 def _keys(models: Ints, samples: Ints) -> list[Choices]:

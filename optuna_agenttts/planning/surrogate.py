@@ -192,7 +192,10 @@ class Surrogate:
 
     def prior_mean(self, points: Points) -> Floats:
         """Rates that are expected before the first trial."""
-        return np.sum([s.weight * m for s, m in zip(self.structures, points.means)], axis=0)
+        mean: Floats = np.sum(
+            [s.weight * m for s, m in zip(self.structures, points.means)], axis=0
+        )
+        return mean
 
     def fit(self, evidence: Evidence) -> Posterior:
         """Condition on the observed scores."""
@@ -241,7 +244,15 @@ class Posterior:
         order = np.argsort(-weights, kind="stable")[:_KEPT]
         total = weights[order].sum()
         return [
-            _Setting(*keys[i], weights[i] / total, inverses[i], solved[i]) for i in order.tolist()
+            _Setting(
+                structure=keys[i][0],
+                amplitude=keys[i][1],
+                length=keys[i][2],
+                weight=float(weights[i] / total),
+                whitener=inverses[i],
+                solved=solved[i],
+            )
+            for i in order.tolist()
         ]
 
     def _cross(self, points: Points, setting: _Setting, smooth: list[Floats | None]) -> Floats:
@@ -251,7 +262,8 @@ class Posterior:
                 points, observed, _LENGTHS[setting.length]
             )
         chain = points.roots[setting.structure].T @ observed.roots[setting.structure]
-        return chain + setting.amplitude**2 * np.asarray(smooth[setting.length])
+        cross: Floats = chain + setting.amplitude**2 * np.asarray(smooth[setting.length])
+        return cross
 
     def moments(self, points: Points) -> tuple[Floats, Floats, Floats]:
         """Means and standard deviations of rates under each kept setting.
@@ -329,6 +341,6 @@ def _merge(
         if len(first) <= _CAP:
             break
     group = group.reshape(-1)
-    counts = np.bincount(group, weights=shares, minlength=len(first))
+    counts: Floats = np.bincount(group, weights=shares, minlength=len(first)).astype(np.float64)
     means = np.bincount(group, weights=shares * rates, minlength=len(first)) / counts
     return models[first], samples[first], means, counts

@@ -1,0 +1,18 @@
+"""Tiny real language models, and a two-stage task for them: the offline example."""
+
+from optuna_agenttts_integrations.playground.pipeline import (
+    make_endpoints,
+    make_objective,
+    make_pipeline,
+    make_task,
+)
+from optuna_agenttts_integrations.playground.problems import Problem, make_problems
+
+__all__ = [
+    "Problem",
+    "make_endpoints",
+    "make_objective",
+    "make_pipeline",
+    "make_problems",
+    "make_task",
+]

@@ -1,0 +1,187 @@
+"""The playground as a task, a pipeline and an objective."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from optuna_agenttts import FlopsCost, Model, Stage, Task
+from optuna_agenttts.llm import ChatRefusedError, ChatRequest, Completion, Usage
+from optuna_agenttts_integrations.aggregation import majority_vote, union
+from optuna_agenttts_integrations.endpoints import BatchingChatModel, Endpoint
+from optuna_agenttts_integrations.objective import MultiStageObjective
+from optuna_agenttts_integrations.pipeline import Pipeline, StageProgram, State
+from optuna_agenttts_integrations.playground.problems import (
+    Problem,
+    answer_prompt,
+    make_problems,
+    parse_answer,
+    parse_retrieval,
+    retrieval_prompt,
+)
+from optuna_agenttts_integrations.playground.transformer import Transformer
+from optuna_agenttts_integrations.playground.vocabulary import ANSWER, RETRIEVAL, Vocabulary
+from optuna_agenttts_integrations.store import CompletionStore
+
+WEIGHTS = Path(__file__).parent / "weights"
+RETRIEVERS = ("retriever-9k", "retriever-28k", "retriever-96k")
+ANSWERERS = ("answerer-6k", "answerer-22k", "answerer-72k")
+BUDGET = 120.0
+
+TEMPERATURE = 0.9
+
+
+@cache
+def load(name: str) -> Transformer:
+    """Load one of the playground's models."""
+    return Transformer.load(WEIGHTS / name)
+
+
+@dataclass(frozen=True, slots=True)
+class PlaygroundModel:
+    """Answers batches of chat requests with one of the playground's models.
+
+    Args:
+        name: The model's name.
+    """
+
+    name: str
+
+    def __call__(self, asked: Sequence[tuple[ChatRequest, int]]) -> list[Completion]:
+        """Generate a completion for each request and seed.
+
+        Raises:
+            ChatRefusedError: A prompt has words that the model does not know, or is too long.
+        """
+        vocabulary = RETRIEVAL if self.name in RETRIEVERS else ANSWER
+        groups: defaultdict[tuple[float, int], list[int]] = defaultdict(list)
+        for position, (request, _) in enumerate(asked):
+            groups[request.temperature, request.max_tokens].append(position)
+        completions: dict[int, Completion] = {}
+        for (temperature, max_tokens), positions in groups.items():
+            prompts = [_tokens(vocabulary, asked[position][0]) for position in positions]
+            try:
+                replies = load(self.name).generate(
+                    [(p, asked[i][1]) for p, i in zip(prompts, positions)],
+                    temperature=temperature,
+                    max_new_tokens=max_tokens,
+                    stop_token=vocabulary.end,
+                )
+            except ValueError as error:
+                raise ChatRefusedError(f"{self.name}: {error}") from error
+            for position, prompt, reply in zip(positions, prompts, replies):
+                # The token that ends a reply is generated, too.
+                usage = Usage(len(prompt), min(len(reply) + 1, max_tokens))
+                reason = "stop" if len(reply) < max_tokens else "length"
+                completions[position] = Completion(vocabulary.decode(reply), usage, reason)
+        return [completions[position] for position in range(len(asked))]
+
+
+def _tokens(vocabulary: Vocabulary, request: ChatRequest) -> list[int]:
+    try:
+        return vocabulary.encode(request.messages[-1].content)
+    except ValueError as error:
+        raise ChatRefusedError(f"{request.model}: {error}") from error
+
+
+def make_task(budget: float = BUDGET) -> Task:
+    """The task: two stages of three models; token lengths as measured on validation problems.
+
+    Args:
+        budget: Per problem, in samples of the smallest answerer.
+    """
+    return Task(
+        name="playground",
+        description="Pick the lines that belong to a concept, then do the sum they spell out.",
+        stages=[
+            Stage(
+                "retrieval",
+                models=[Model(name, parameters=load(name).parameters) for name in RETRIEVERS],
+                prompt_tokens=22,
+                generation_tokens=3.5,
+                description="Name the titles that belong to a concept; samples are united.",
+            ),
+            Stage(
+                "answer",
+                models=[Model(name, parameters=load(name).parameters) for name in ANSWERERS],
+                prompt_tokens=22,
+                generation_tokens=15,
+                description="Write the steps of the sum; samples vote on the last number.",
+            ),
+        ],
+        budget=budget,
+        cost=FlopsCost(
+            reference_parameters=load(ANSWERERS[0]).parameters,
+            reference_prompt_tokens=0,
+            reference_generation_tokens=15,
+        ),
+        metric="exact match",
+    )
+
+
+def make_pipeline() -> Pipeline:
+    """The pipeline: retrieval by union, answering by majority vote, scored by exact match."""
+    return Pipeline(
+        stages=[
+            StageProgram(
+                name="retrieval",
+                prompt=lambda state: retrieval_prompt(
+                    state.instance.titles, state.instance.concept
+                ),
+                parse=lambda text, state: parse_retrieval(text, state.instance.titles),
+                aggregate=union,
+                max_tokens=8,
+                temperature=TEMPERATURE,
+            ),
+            StageProgram(
+                name="answer",
+                prompt=_ask,
+                parse=lambda text, state: parse_answer(text),
+                aggregate=majority_vote,
+                max_tokens=20,
+                temperature=TEMPERATURE,
+            ),
+        ],
+        score=lambda state: float(state["answer"] == state.instance.answer),
+    )
+
+
+def _ask(state: State) -> str:
+    problem: Problem = state.instance
+    chosen = state["retrieval"] or ()
+    return answer_prompt([problem.contents[line] for line in chosen], problem.question)
+
+
+def make_endpoints() -> dict[str, Endpoint]:
+    """The playground's models, in process."""
+    return {
+        name: Endpoint(
+            chat=BatchingChatModel(PlaygroundModel(name)),
+            identity=f"playground:{name}",
+            concurrency=4096,
+        )
+        for name in (*RETRIEVERS, *ANSWERERS)
+    }
+
+
+def make_objective(
+    *,
+    problems: Sequence[Problem] | None = None,
+    task: Task | None = None,
+    store: CompletionStore | None = None,
+    seed: int = 0,
+    progress: bool | None = None,
+) -> MultiStageObjective:
+    """The objective: the pipeline on 50 problems of the search split, unless others are given."""
+    return MultiStageObjective(
+        make_pipeline(),
+        make_problems("search", 50) if problems is None else problems,
+        task=make_task() if task is None else task,
+        endpoints=make_endpoints(),
+        store=store,
+        seed=seed,
+        progress=progress,
+    )

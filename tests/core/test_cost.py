@@ -1,0 +1,322 @@
+"""What allocations cost."""
+
+import json
+
+import numpy as np
+import pytest
+
+from optuna_agenttts import (
+    CostModel,
+    FlopsCost,
+    LatencyCost,
+    MissingFactError,
+    Model,
+    PriceCost,
+    Stage,
+    Task,
+    TaskError,
+)
+from optuna_agenttts.cost import TableCost, cost_from_dict, cost_to_dict
+
+
+def price(cost, model, prompt, generation, samples=1):
+    stage = Stage(
+        "stage", models=[model], prompt_tokens=prompt, generation_tokens=generation
+    )
+    return float(cost.stage_cost(stage, model, np.array([samples]))[0])
+
+
+def flops(billions, prompt, generation, samples=1, **options):
+    model = Model("model", parameters=billions * 1e9)
+    return price(FlopsCost(**options), model, prompt, generation, samples)
+
+
+def task_of(*stages, **options):
+    return Task(
+        name="task",
+        stages=[
+            Stage(
+                f"stage{index}",
+                models=[Model("tiny", parameters=3e9), Model("large", parameters=size * 1e9)],
+                prompt_tokens=prompt,
+                generation_tokens=generation,
+            )
+            for index, (size, prompt, generation) in enumerate(stages)
+        ],
+        **options,
+    )
+
+
+class Steps:
+    """A user's own cost model."""
+
+    unit = "steps"
+
+    def stage_cost(self, stage, model, samples):
+        return np.sqrt(samples) * len(model.name)
+
+
+TABLE = [
+    (72, 2048, 128, 814),
+    (70, 256, 64, 115),
+    (7, 2048, 128, 77),
+    (8, 2048, 128, 89),
+    (70, 1024, 2048, 1118),
+    (3, 256, 64, 3),
+]
+
+
+@pytest.mark.parametrize(("billions", "prompt", "generation", "expected"), TABLE)
+def test_flops_of_one_sample_agree_with_table_5_of_the_paper(
+    billions, prompt, generation, expected
+):
+    """One sample costs what the paper's Table 5 says, rounded."""
+    assert round(flops(billions, prompt, generation)) == expected
+
+
+def test_flops_of_the_reference_itself_are_one():
+    """One sample of the reference model with the reference lengths is the unit."""
+    assert flops(3, 128, 64) == pytest.approx(1.0)
+
+
+def test_flops_pay_the_prompt_once_for_all_samples():
+    """Every further sample costs its generation alone."""
+    increments = np.diff([flops(72, 2048, 128, samples) for samples in range(1, 6)])
+    assert increments == pytest.approx(np.full(4, 72 / 3 * 128 / 64))
+
+
+BUDGETS = [
+    ([(72, 2048, 128), (70, 256, 64)], 928.67),
+    ([(72, 1024, 64), (70, 256, 64)], 520.67),
+    ([(70, 1024, 64), (70, 1024, 256), (70, 1024, 2048)], 1977.33),
+    ([(70, 1024, 1024), (70, 1024, 512), (70, 1024, 256)], 1767.33),
+]
+
+
+@pytest.mark.parametrize(("stages", "expected"), BUDGETS)
+def test_default_budget_is_one_sample_of_the_largest_everywhere(stages, expected):
+    """The default budgets of the paper's tasks come out."""
+    assert task_of(*stages).budget == pytest.approx(expected, abs=0.005)
+
+
+def test_default_budget_fits_its_own_allocation():
+    """The allocation that defines the default budget is within it, to the last unit."""
+    task = task_of(*BUDGETS[2][0])
+    assert task.fits({stage.name: ("large", 1) for stage in task.stages})
+
+
+@pytest.mark.parametrize("samples", [1, 2, 5])
+def test_flops_are_never_below_zero(samples):
+    """Where the formula is negative, the cost is zero."""
+    assert flops(0.5, 64, 8, samples) == 0.0
+
+
+def test_prompt_paid_for_each_sample_without_prefix_sharing():
+    """Three samples read the prompt three times: ((70/3) (3 * 256 + 3 * 64) - 128) / 64."""
+    assert flops(70, 256, 64, 3, prefix_sharing=False) == pytest.approx(
+        (70 / 3 * (3 * 256 + 3 * 64) - 128) / 64
+    )
+
+
+def test_prefix_sharing_does_not_matter_for_one_sample():
+    """One sample reads the prompt once either way."""
+    assert flops(70, 256, 64, prefix_sharing=False) == flops(70, 256, 64)
+
+
+def test_fusion_reads_the_instance_and_every_sample_and_writes_one_answer():
+    """Three samples and their fusion: prompts 256 + 256 + 192, generations 192 + 64."""
+    assert flops(70, 256, 64, 3, fusion=True) == pytest.approx(
+        (70 / 3 * (256 + 3 * 64 + 256 + 3 * 64 + 64) - 128) / 64
+    )
+
+
+def test_one_sample_costs_no_fusion():
+    """There is nothing to fuse."""
+    assert flops(70, 256, 64, fusion=True) == flops(70, 256, 64)
+
+
+def test_flops_take_another_reference():
+    """With a reference of 6e9 parameters, no prompt and one token, costs are tokens in units."""
+    assert flops(
+        12, 10, 5, 2,
+        reference_parameters=6e9, reference_prompt_tokens=0, reference_generation_tokens=1,
+    ) == pytest.approx(2 * (10 + 2 * 5))  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("reference_parameters", 0),
+        ("reference_parameters", -3e9),
+        ("reference_generation_tokens", 0),
+        ("reference_prompt_tokens", -1),
+    ],
+)
+def test_flops_refuse_a_senseless_reference(name, value):
+    """The error names the argument and its value."""
+    with pytest.raises(TaskError, match=rf"`{name}` is {value!r}"):
+        FlopsCost(**{name: value})
+
+
+PRICED = Model("priced", input_price=2.0, output_price=10.0)
+
+
+def test_price_bills_the_prompt_for_each_sample():
+    """Three requests of 1000 tokens in and 100 out, at 2 and 10 USD per million."""
+    assert price(PriceCost(), PRICED, 1000, 100, 3) == pytest.approx((3000 * 2 + 300 * 10) / 1e6)
+
+
+def test_price_bills_a_shared_prompt_once():
+    """With prefix sharing 1000 tokens in and 300 out are billed."""
+    assert price(PriceCost(prefix_sharing=True), PRICED, 1000, 100, 3) == pytest.approx(
+        (1000 * 2 + 300 * 10) / 1e6
+    )
+
+
+def test_price_of_fusion():
+    """Fusion reads 1000 + 3 * 100 tokens more and writes 100 more."""
+    assert price(PriceCost(fusion=True), PRICED, 1000, 100, 3) == pytest.approx(
+        ((3000 + 1300) * 2 + (300 + 100) * 10) / 1e6
+    )
+
+
+def test_price_of_a_free_model_is_zero():
+    """A price of zero is a statement, not a missing fact."""
+    assert price(PriceCost(), Model("free", input_price=0, output_price=0), 10, 10, 4) == 0.0
+
+
+SPEEDY = Model("speedy", prompt_tokens_per_second=1000, generation_tokens_per_second=50)
+
+
+@pytest.mark.parametrize(
+    ("options", "samples", "expected"),
+    [
+        ({}, 1, 2 + 2),
+        ({}, 3, 2 + 3 * 2),
+        ({"concurrency": 2}, 3, 2 + 2 * 2),
+        ({"concurrency": 4}, 4, 2 + 2),
+        ({"concurrency": 4}, 5, 2 + 2 * 2),
+        ({"concurrency": 2, "prefix_sharing": False}, 3, 2 * 2 + 2 * 2),
+        ({"fusion": True}, 1, 2 + 2),
+        ({"fusion": True}, 3, 2 + 3 * 2 + (2 + 0.3) + 2),
+    ],
+)
+def test_latency_by_hand(options, samples, expected):
+    """Reading 2000 tokens takes 2 s and writing 100 takes 2 s, wave by wave."""
+    assert price(LatencyCost(**options), SPEEDY, 2000, 100, samples) == pytest.approx(expected)
+
+
+def test_latency_refuses_no_concurrency():
+    """The error names the argument and its value."""
+    with pytest.raises(TaskError, match="`concurrency` is 0"):
+        LatencyCost(concurrency=0)
+
+
+@pytest.mark.parametrize(
+    ("cost", "fact", "model"),
+    [
+        (FlopsCost(), "parameters", Model("bare")),
+        (PriceCost(), "input_price", Model("bare", output_price=1)),
+        (PriceCost(), "output_price", Model("bare", input_price=1)),
+        (LatencyCost(), "prompt_tokens_per_second", Model("bare", generation_tokens_per_second=1)),
+        (LatencyCost(), "generation_tokens_per_second", Model("bare", prompt_tokens_per_second=1)),
+    ],
+)
+def test_missing_fact_is_an_error_that_names_model_and_fact(cost, fact, model):
+    """What a model does not state is not free."""
+    with pytest.raises(MissingFactError, match=rf"`{fact}` of model 'bare'"):
+        price(cost, model, 10, 10)
+
+
+@pytest.mark.parametrize(
+    "cost",
+    [
+        FlopsCost(),
+        FlopsCost(prefix_sharing=False, fusion=True, reference_parameters=1e9),
+        PriceCost(prefix_sharing=True),
+        LatencyCost(concurrency=8, fusion=True),
+    ],
+)
+def test_cost_round_trips_through_json(cost):
+    """A given cost model comes back equal."""
+    assert cost_from_dict(json.loads(json.dumps(cost_to_dict(cost, ())))) == cost
+
+
+@pytest.mark.parametrize(
+    "cost", [FlopsCost(), PriceCost(), LatencyCost(), TableCost(table={}), Steps()]
+)
+def test_costs_meet_the_protocol(cost):
+    """Given costs, tables and a user's own class are cost models."""
+    assert isinstance(cost, CostModel)
+
+
+def test_own_cost_is_stored_as_a_table():
+    """A user's own class becomes the list of what it charges, with its unit."""
+    task = task_of((70, 10, 10), (8, 5, 5), cost=Steps(), budget=30)
+    values = json.loads(json.dumps(cost_to_dict(task.cost_model, task.stages)))
+    assert (values["kind"], cost_from_dict(values).unit) == ("table", "steps")
+
+
+def test_own_cost_charges_the_same_after_the_round_trip():
+    """The table charges what the class did."""
+    task = task_of((70, 10, 10), cost=Steps(), budget=30)
+    stage = task.stages[0]
+    table = cost_from_dict(json.loads(json.dumps(cost_to_dict(task.cost_model, task.stages))))
+    samples = np.array([1, 7, 100])
+    for model in stage.models:
+        assert table.stage_cost(stage, model, samples) == pytest.approx(
+            Steps().stage_cost(stage, model, samples)
+        )
+
+
+def test_subclass_of_a_given_cost_is_stored_as_a_table():
+    """A subclass may charge otherwise, so its name alone must not be stored."""
+
+    class Double(FlopsCost):
+        def stage_cost(self, stage, model, samples):
+            return 2 * super().stage_cost(stage, model, samples)
+
+    task = task_of((70, 256, 64), cost=Double())
+    assert cost_to_dict(task.cost_model, task.stages)["kind"] == "table"
+
+
+def test_table_round_trips_again():
+    """A table that was read back is written down as the same table."""
+    task = task_of((70, 10, 10), cost=Steps(), budget=30)
+    once = json.loads(json.dumps(cost_to_dict(task.cost_model, task.stages)))
+    assert json.loads(json.dumps(cost_to_dict(cost_from_dict(once), task.stages))) == once
+
+
+@pytest.mark.parametrize("name", ["known", "unknown"])
+def test_table_names_what_it_does_not_list(name):
+    """Too many samples, or an unknown model, is a missing fact that is named."""
+    table = TableCost(table={"stage": {"known": (1.0, 2.0)}})
+    with pytest.raises(MissingFactError, match=rf"model '{name}' in stage\s+'stage'"):
+        price(table, Model(name), 1, 1, samples=3)
+
+
+def test_unknown_kind_of_cost_is_an_error():
+    """The error names the kind that was stored."""
+    with pytest.raises(TaskError, match="kind 'quantum'"):
+        cost_from_dict({"kind": "quantum"})
+
+
+@pytest.mark.parametrize(
+    ("charge", "complaint"),
+    [
+        (lambda samples: 10.0 - samples, "falls|costs are finite"),
+        (lambda samples: samples * np.nan, "costs are finite"),
+        (lambda samples: samples - 5.0, "costs are finite and 0 or more"),
+        (lambda samples: 1.0, "shape"),
+        (lambda samples: 200.0 - samples, "falls as samples are added"),
+    ],
+)
+def test_task_refuses_an_own_cost_that_breaks_the_protocol(charge, complaint):
+    """Costs that fall, are negative, not finite or of another shape are named."""
+
+    class Broken(Steps):
+        def stage_cost(self, stage, model, samples):
+            return charge(samples)
+
+    with pytest.raises(TaskError, match=complaint):
+        task_of((70, 10, 10), cost=Broken(), budget=1000)
