@@ -78,9 +78,7 @@ def main():
 
     # TPE on the same problems, until it has spent as much.
     rival_objective = make_objective(task=task, store=CompletionStore())
-    rival = optuna.create_study(
-        direction="maximize", sampler=optuna.samplers.TPESampler(seed=0)
-    )
+    rival = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=0))
     paid = spend(study)
 
     def stop_at_spend(study, trial):
@@ -103,9 +101,7 @@ def main():
     for closing in (objective, rival_objective):
         closing.close()
         closing.store.close()
-    print(
-        f"\nLook at the study:  pip install optuna-dashboard  &&  optuna-dashboard {url}\n"
-    )
+    print(f"\nLook at the study:  pip install optuna-dashboard  &&  optuna-dashboard {url}\n")
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ class Archive:
             self._unfinished.append(index)
             if trial.number == number:
                 continue
-            choices = self._announced(trial)
+            choices = self._settled(trial)
             if choices is not None:
                 pending.append(choices)
             elif (
@@ -87,7 +87,7 @@ class Archive:
         )
 
     def _add(self, trial: FrozenTrial) -> None:
-        choices = self._complete(self.task.choices_from_params(trial.params))
+        choices = self._settled(trial)
         if choices is None:
             return
         self._visited.add(choices)
@@ -112,16 +112,18 @@ class Archive:
             return float(np.mean(finite or [math.nan])), min(1.0, len(outcomes) / self._steps)
         return math.nan, 0.0
 
-    def _announced(self, trial: FrozenTrial) -> Choices | None:
-        """The allocation of a trial that is running or queued, if it is settled."""
-        announced = trial.system_attrs.get(keys.CANDIDATE)
-        if isinstance(announced, Mapping):
-            return _decode(self.task, announced)
-        params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
-        return self._complete(self.task.choices_from_params(params))
+    def _settled(self, trial: FrozenTrial) -> Choices | None:
+        """The allocation of a trial; None if a stage is not settled.
 
-    def _complete(self, choices: Mapping[int, tuple[int, int]]) -> Choices | None:
-        """An allocation of every stage, or None: a partial one is evidence of nothing."""
+        What a trial suggested counts first, then what the user enqueued. For a stage that it never
+        asked about, as pipelines with conditional stages do, what it was given stands in.
+        """
+        params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+        choices = self.task.choices_from_params(params)
+        if len(choices) < len(self.task.stages):
+            announced = trial.system_attrs.get(keys.CANDIDATE)
+            given = _decode(self.task, announced) if isinstance(announced, Mapping) else None
+            choices = {**dict(enumerate(given or ())), **choices}
         if len(choices) < len(self.task.stages):
             return None
         return tuple(choices[stage] for stage in range(len(self.task.stages)))

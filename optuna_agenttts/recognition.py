@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from optuna_agenttts.cost import TableCost
 from optuna_agenttts.task import Model, Stage, Task
@@ -18,7 +18,7 @@ _MOST_SAMPLES = 1000
 
 
 def recognise_task(trials: Sequence[FrozenTrial]) -> Task | None:
-    """Recognise stages in the newest trial that has some.
+    """Recognise stages in the newest completed or pruned trial that has some.
 
     A stage is a categorical parameter ``<stage>.model`` over strings beside an integer parameter
     ``<stage>.samples``. Sizes are read off the models' names ("Qwen2.5-7B"), as a guess that only
@@ -32,6 +32,9 @@ def recognise_task(trials: Sequence[FrozenTrial]) -> Task | None:
         A task, or None if no trial has a stage.
     """
     for trial in reversed(trials):
+        # A trial that is running, or failed, may not have suggested all of its stages.
+        if trial.state not in (TrialState.COMPLETE, TrialState.PRUNED):
+            continue
         if stages := _stages(trial.distributions):
             return _task(stages)
     return None

@@ -26,6 +26,10 @@ _Z90 = 1.6448536269514722
 """Half the width, in standard deviations, of the central 90 % of a normal distribution."""
 
 
+_SHOWN = 3
+"""How many ties are told in words; all of them are in `Recommendation.ties`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Tie:
     """A cheaper allocation that the evidence cannot tell from the winner.
@@ -73,8 +77,10 @@ class Recommendation:
         ]
         lines += [
             f"tied for less: {_sentence(tie.allocation)}: {tie.value:.3f}, cost {tie.cost:.4g}"
-            for tie in self.ties
+            for tie in self.ties[:_SHOWN]
         ]
+        if len(self.ties) > _SHOWN:
+            lines.append(f"and {len(self.ties) - _SHOWN} more ties")
         return "\n".join(lines)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
@@ -36,9 +36,17 @@ wherever an allocation is an argument."""
 AllocationLike = Mapping[str, "StageAllocation | tuple[str, int] | Sequence[Any]"]
 
 
-def _check_positive(owner: str, name: str, value: float | None) -> None:
-    if value is not None and not (math.isfinite(value) and value > 0):
+def _check_positive(owner: str, name: str, value: Any) -> None:
+    if not (_is_finite(value) and value > 0):
         raise TaskError(f"{owner}: `{name}` is {value!r}: give a finite number above 0.")
+
+
+def _is_finite(value: object) -> bool:
+    return (
+        isinstance(value, (int, float, np.integer, np.floating))
+        and not isinstance(value, bool)
+        and math.isfinite(value)
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +78,15 @@ class Model:
             raise TaskError(f"Model: `name` is {self.name!r}: give a non-empty string.")
         owner = f"Model {self.name!r}"
         for name in ("parameters", "prompt_tokens_per_second", "generation_tokens_per_second"):
-            _check_positive(owner, name, getattr(self, name))
+            if getattr(self, name) is not None:
+                _check_positive(owner, name, getattr(self, name))
+                object.__setattr__(self, name, float(getattr(self, name)))
         for name in ("input_price", "output_price"):
             price = getattr(self, name)
-            if price is not None and not (math.isfinite(price) and price >= 0):
+            if price is not None and not (_is_finite(price) and price >= 0):
                 raise TaskError(f"{owner}: `{name}` is {price!r}: give USD per million tokens.")
+            if price is not None:
+                object.__setattr__(self, name, float(price))
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +127,7 @@ class Stage:
                 "parameters are called '<stage>.model' and '<stage>.samples'."
             )
         owner = f"Stage {self.name!r}"
-        models = tuple(self.models)
+        models = tuple(self.models) if isinstance(self.models, Iterable) else ()
         if not models or not all(isinstance(model, Model) for model in models):
             raise TaskError(f"{owner}: `models` is {self.models!r}: give one `Model` or more.")
         names = [model.name for model in models]
@@ -123,9 +135,12 @@ class Stage:
             raise TaskError(f"{owner}: `models` names {names!r}: name each model once.")
         _check_positive(owner, "prompt_tokens", self.prompt_tokens)
         _check_positive(owner, "generation_tokens", self.generation_tokens)
-        if int(self.max_samples) != self.max_samples or self.max_samples < 1:
+        most = self.max_samples
+        if not _is_finite(most) or most != int(most) or most < 1:
             raise TaskError(f"{owner}: `max_samples` is {self.max_samples!r}: give 1 or more.")
         object.__setattr__(self, "models", models)
+        object.__setattr__(self, "prompt_tokens", float(self.prompt_tokens))
+        object.__setattr__(self, "generation_tokens", float(self.generation_tokens))
         object.__setattr__(self, "max_samples", int(self.max_samples))
         object.__setattr__(self, "model_parameter", self.model_parameter or f"{self.name}.model")
         object.__setattr__(
@@ -185,7 +200,7 @@ class Task:
         if not isinstance(name, str) or not name:
             raise TaskError(f"Task: `name` is {name!r}: give a non-empty string.")
         owner = f"Task {name!r}"
-        stages = tuple(stages)
+        stages = tuple(stages) if isinstance(stages, Iterable) else ()
         if not stages or not all(isinstance(stage, Stage) for stage in stages):
             raise TaskError(f"{owner}: `stages` is {stages!r}: give one `Stage` or more.")
         names = [stage.name for stage in stages]
@@ -203,7 +218,7 @@ class Task:
         ]
         if budget is None:
             budget = float(sum(max(row[0] for row in rows) for rows in table))
-        if not (isinstance(budget, (int, float)) and math.isfinite(budget) and budget >= 0):
+        if not (_is_finite(budget) and budget >= 0):
             raise TaskError(f"{owner}: `budget` is {budget!r}: give a finite number, 0 or more.")
         feasible = FeasibleSet(table, float(budget))
         if not feasible.fits(feasible.complete({})):
@@ -437,22 +452,27 @@ class Task:
             chosen = trial.suggest_categorical(stage.model_parameter, names)
             models.append(names.index(chosen))
         choices: list[Choice] = [(model, 1) for model in models]
-        if self.feasible.fits(choices):
-            for index, (stage, model) in enumerate(zip(self.stages, models)):
-                row = self.feasible.costs[index][model]
-                others = self.feasible.cost(choices) - float(row[0])
-                most = max(1, self.feasible.max_samples(index, model, others))
-                samples = trial.suggest_int(stage.samples_parameter, 1, most)
-                choices[index] = (model, min(max(1, samples), stage.max_samples))
-                if samples > most:
-                    break
         if not self.feasible.fits(choices):
-            raise optuna.TrialPruned(
-                f"Trial {trial.number} was pruned before it ran: {self.allocation(choices)!r} "
-                f"costs {self.feasible.cost(choices):g} or more, over the budget of "
-                f"{self.budget:g}."
-            )
+            raise self._over_budget(trial, choices)
+        for index, (stage, model) in enumerate(zip(self.stages, models)):
+            others = self.feasible.cost(choices) - float(self.feasible.costs[index][model][0])
+            most = max(1, self.feasible.max_samples(index, model, others))
+            samples = trial.suggest_int(stage.samples_parameter, 1, most)
+            # Samplers keep to the range; Optuna lets enqueued values pass with a warning.
+            if not 1 <= samples <= most:
+                raise optuna.TrialPruned(
+                    f"Trial {trial.number} was pruned before it ran: `{stage.samples_parameter}` "
+                    f"is {samples}, and beside the other stages the budget of {self.budget:g} "
+                    f"and `max_samples` leave 1 to {most}."
+                )
+            choices[index] = (model, samples)
         return self.allocation(choices)
+
+    def _over_budget(self, trial: BaseTrial, choices: Sequence[Choice]) -> optuna.TrialPruned:
+        return optuna.TrialPruned(
+            f"Trial {trial.number} was pruned before it ran: {self.allocation(choices)!r} costs "
+            f"{self.feasible.cost(choices):g} or more, over the budget of {self.budget:g}."
+        )
 
     def register(self, study: Study) -> None:
         """Write on a study which task it tunes, and log what differs from an earlier one.

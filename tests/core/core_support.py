@@ -75,9 +75,7 @@ def open_storage(kind, path):
     """A storage that several processes can open."""
     if kind == "sqlite":
         # SQLite locks the whole file; workers wait for each other.
-        return RDBStorage(
-            f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": 60}}
-        )
+        return RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": 60}})
     file = str(path)
     return JournalStorage(JournalFileBackend(file, lock_obj=JournalFileOpenLock(file)))
 

@@ -20,9 +20,7 @@ from optuna_agenttts.cost import TableCost, cost_from_dict, cost_to_dict
 
 
 def price(cost, model, prompt, generation, samples=1):
-    stage = Stage(
-        "stage", models=[model], prompt_tokens=prompt, generation_tokens=generation
-    )
+    stage = Stage("stage", models=[model], prompt_tokens=prompt, generation_tokens=generation)
     return float(cost.stage_cost(stage, model, np.array([samples]))[0])
 
 

@@ -63,9 +63,7 @@ def test_count_is_the_brute_force_count(feasible):
 def test_count_for_any_number_of_stages(stages, seed):
     """Stages beyond the fourth are counted too."""
     rng = np.random.default_rng((stages, seed))
-    costs = [
-        [np.cumsum(rng.random(3)) for _ in range(rng.integers(1, 3))] for _ in range(stages)
-    ]
+    costs = [[np.cumsum(rng.random(3)) for _ in range(rng.integers(1, 3))] for _ in range(stages)]
     totals = [sum(FeasibleSet(costs, 0).cost(c) for c in [choices]) for choices in
               every(FeasibleSet(costs, 0))]  # fmt: skip
     feasible = FeasibleSet(costs, float(np.quantile(totals, 0.3 + 0.15 * seed)))

@@ -29,6 +29,7 @@ from optuna.samplers import RandomSampler, TPESampler
 from optuna.trial import TrialState
 
 from optuna_agenttts import AgentTTSSampler, Model, Stage, Task, TaskError
+from optuna_agenttts.storage import register
 
 TASK = wiki_task()
 STATES = [TrialState.COMPLETE]
@@ -197,8 +198,7 @@ def test_senseless_arguments_are_named(options, message):
 def test_same_seed_same_trials():
     """Two searches with one seed are the same search, other parameters included."""
     first, second = (
-        params_of(run(AgentTTSSampler(TASK, seed=3), n_trials=20, target=mixed))
-        for _ in range(2)
+        params_of(run(AgentTTSSampler(TASK, seed=3), n_trials=20, target=mixed)) for _ in range(2)
     )
     assert first == second
 
@@ -206,7 +206,7 @@ def test_same_seed_same_trials():
 def test_other_seed_other_temperatures():
     """The seed reaches what lies outside the task."""
     first, second = (
-        [params["temperature"] for params in params_of(run(AgentTTSSampler(seed=seed), 5, None, mixed))]  # noqa: E501
+        [t.params["temperature"] for t in run(AgentTTSSampler(seed=seed), 5, None, mixed).trials]
         for seed in (1, 2)
     )
     assert first != second
@@ -280,9 +280,12 @@ def test_one_sampler_serves_several_studies():
 
 
 def test_one_sampler_serves_several_studies_in_one_storage(tmp_path):
-    """Interleaved studies in one storage are two searches."""
+    """Interleaved studies in one storage are two searches.
+
+    `TPESampler` itself refuses a second study, hence another independent sampler.
+    """
     storage = f"sqlite:///{tmp_path / 'study.db'}"
-    sampler = AgentTTSSampler()
+    sampler = AgentTTSSampler(independent_sampler=RandomSampler())
     studies = [
         optuna.create_study(
             study_name=name, storage=storage, sampler=sampler, direction="maximize"
@@ -486,9 +489,7 @@ def reporting(trial):
 @pytest.mark.parametrize("task", [TASK, None], ids=["told", "registered"])
 def test_pruners_work(pruner, task):
     """With outcomes reported and trials pruned, everything fits and nothing repeats."""
-    study = optuna.create_study(
-        direction="maximize", sampler=AgentTTSSampler(task), pruner=pruner
-    )
+    study = optuna.create_study(direction="maximize", sampler=AgentTTSSampler(task), pruner=pruner)
     study.optimize(reporting, n_trials=25)
     states = {trial.state for trial in study.trials}
     assert states == {TrialState.COMPLETE, TrialState.PRUNED}
@@ -530,7 +531,8 @@ def test_stage_that_is_always_skipped_does_not_freeze_the_others():
 
     def partial(trial):
         model = trial.suggest_categorical("answer.model", [SMALL, LARGE])
-        return score({"retrieval": ("qwen-7B", 1), "answer": (model, trial.suggest_int("answer.samples", 1, 9))})  # noqa: E501
+        samples = trial.suggest_int("answer.samples", 1, 9)
+        return score({"retrieval": ("qwen-7B", 1), "answer": (model, samples)})
 
     study = run(AgentTTSSampler(TASK), n_trials=12, target=partial)
     assert len({tuple(params.items()) for params in params_of(study)}) > 1
@@ -652,6 +654,19 @@ def test_stages_are_recognised_after_the_first_trial():
     assert set(found[1:]) == {"opening", "numerical"}
 
 
+def test_all_recognised_stages_are_planned():
+    """After the first trial, no stage's parameter is left to the independent sampler."""
+    asked = []
+
+    class Asked(RandomSampler):
+        def sample_independent(self, study, trial, param_name, param_distribution):
+            asked.append((trial.number, param_name))
+            return super().sample_independent(study, trial, param_name, param_distribution)
+
+    run(AgentTTSSampler(independent_sampler=Asked(seed=0)), n_trials=4, target=by_hand)
+    assert {number for number, _ in asked} == {0}
+
+
 def test_recognised_stages_stay_in_their_ranges_and_all_models_are_seen():
     """Ranges by hand, log scales included, are met; every model is tried."""
     study = run(AgentTTSSampler(seed=0), n_trials=10, target=by_hand)
@@ -688,7 +703,7 @@ def test_study_without_stages_is_searched_as_tpe_does(seed, task):
     "suggest",
     [
         lambda t: (t.suggest_categorical("a.model", [1, 2]), t.suggest_int("a.samples", 1, 5)),
-        lambda t: (t.suggest_categorical("a.model", ["x", "y"]), t.suggest_float("a.samples", 1, 5)),  # noqa: E501
+        lambda t: (t.suggest_categorical("a.model", ["x"]), t.suggest_float("a.samples", 1, 5)),
         lambda t: t.suggest_categorical("a.model", ["x", "y"]),
         lambda t: t.suggest_int("a.samples", 1, 5),
         lambda t: (t.suggest_categorical(".model", ["x"]), t.suggest_int(".samples", 1, 5)),
@@ -698,7 +713,9 @@ def test_study_without_stages_is_searched_as_tpe_does(seed, task):
 )
 def test_names_that_only_resemble_a_stage_are_left_to_tpe(suggest):
     """What is no stage is no obstacle."""
-    study = run(AgentTTSSampler(seed=0), n_trials=4, target=lambda t: float(suggest(t) is not None))
+    study = run(
+        AgentTTSSampler(seed=0), n_trials=4, target=lambda t: float(suggest(t) is not None)
+    )
     assert set(origins(study)) == {None}
 
 
@@ -719,10 +736,8 @@ def test_hooks_reach_the_independent_sampler():
 
 def test_unreadable_registration_leaves_the_study_to_tpe(caplog):
     """A task that this version cannot read costs quality, never a trial."""
-    from optuna_agenttts import storage
-
     study = optuna.create_study(direction="maximize", sampler=AgentTTSSampler(seed=0))
-    storage.register(study, '{"name": "from the future"}')
+    register(study, '{"name": "from the future"}')
     study.optimize(plain, n_trials=5)
     assert {trial.state for trial in study.trials} == {TrialState.COMPLETE}
     assert "cannot be read" in caplog.text

@@ -28,7 +28,7 @@ from optuna_agenttts_integrations.store import CompletionStore
 
 WEIGHTS = Path(__file__).parent / "weights"
 RETRIEVERS = ("retriever-9k", "retriever-28k", "retriever-96k")
-ANSWERERS = ("answerer-6k", "answerer-22k", "answerer-72k")
+ANSWERERS = ("answerer-13k", "answerer-22k", "answerer-72k")
 BUDGET = 120.0
 
 TEMPERATURE = 0.9

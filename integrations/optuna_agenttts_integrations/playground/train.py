@@ -36,7 +36,6 @@ from optuna_agenttts_integrations.playground.vocabulary import ANSWER, RETRIEVAL
 
 _logger = logging.getLogger(__name__)
 
-_HEAD = 16
 _QUESTIONS = 8
 _IGNORED = -100
 
@@ -47,11 +46,12 @@ class Recipe:
 
     Args:
         stage: ``"retrieval"`` or ``"answer"``.
-        width: Width of the model; heads are 16 wide, the MLP twice the width.
+        width: Width of the model; the MLP is twice as wide.
         layers: Number of layers.
         rate: Peak learning rate.
         steps: Number of steps.
         batch: Documents (retrieval) or problems (answer) in a step.
+        head: Width of a head.
     """
 
     stage: str
@@ -60,15 +60,16 @@ class Recipe:
     rate: float
     steps: int
     batch: int
+    head: int = 16
 
 
 RECIPES = {
     "retriever-9k": Recipe("retrieval", 16, 2, 0.010, 4000, 32),
     "retriever-28k": Recipe("retrieval", 32, 2, 0.010, 4000, 32),
     "retriever-96k": Recipe("retrieval", 64, 2, 0.006, 4000, 32),
-    "answerer-6k": Recipe("answer", 16, 2, 0.010, 9000, 64),
+    "answerer-13k": Recipe("answer", 24, 2, 0.008, 9000, 64, head=8),
     "answerer-22k": Recipe("answer", 32, 2, 0.006, 9000, 64),
-    "answerer-72k": Recipe("answer", 48, 3, 0.004, 6000, 64),
+    "answerer-72k": Recipe("answer", 48, 3, 0.006, 9000, 64),
 }
 
 
@@ -202,8 +203,8 @@ def train(name: str, out: Path, *, seed: int = 0, scale: float = 1.0) -> float:
         hidden_size=recipe.width,
         intermediate_size=2 * recipe.width,
         num_hidden_layers=recipe.layers,
-        num_attention_heads=recipe.width // _HEAD,
-        num_key_value_heads=recipe.width // _HEAD,
+        num_attention_heads=recipe.width // recipe.head,
+        num_key_value_heads=recipe.width // recipe.head,
         max_position_embeddings=128,
         tie_word_embeddings=True,
         bos_token_id=None,
