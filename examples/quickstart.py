@@ -61,7 +61,8 @@ def main():
         )
         setting = ", ".join(f"{s.samples} x {s.model}" for s in allocation.values())
         print(
-            f"  trial {trial.number:>2}  {trial.value:.2f}  cost {trial.user_attrs['cost']:>6.1f}  "
+            f"  trial {trial.number:>2}  {trial.value:.2f}  "
+            f"cost {trial.user_attrs['cost']:>6.1f}  "
             f"{trial.user_attrs['reused']:>4.0%} reused  {setting}"
         )
 

@@ -84,7 +84,7 @@ def measure(problems: Sequence[Problem], *, seed: int = 0) -> Grid:
     for column, model in enumerate(RETRIEVERS):
         start = [State(problem) for problem in problems]
         requests = [retrieval.request(model, state) for state in start]
-        for index, replies in enumerate(_sample(model, requests, seed)):
+        for index, replies in enumerate(sample_replies(model, requests, seed=seed)):
             for count in range(1, SAMPLES + 1):
                 result, _ = retrieval.result(replies[:count], start[index])
                 row = rows.setdefault((index, result), len(rows))
@@ -95,7 +95,7 @@ def measure(problems: Sequence[Problem], *, seed: int = 0) -> Grid:
     right = np.zeros((len(states), len(ANSWERERS), SAMPLES), dtype=bool)
     for column, model in enumerate(ANSWERERS):
         requests = [answer.request(model, state) for state in states]
-        for row, replies in enumerate(_sample(model, requests, seed)):
+        for row, replies in enumerate(sample_replies(model, requests, seed=seed)):
             parsed = [answer.parse(reply, states[row]) for reply in replies]
             truth = states[row].instance.answer
             for count in range(1, SAMPLES + 1):
@@ -115,7 +115,8 @@ def save(grid: Grid, path: Path) -> None:
     )
 
 
-def _sample(model: str, requests: Sequence[ChatRequest], seed: int) -> list[list[str]]:
+def sample_replies(model: str, requests: Sequence[ChatRequest], *, seed: int) -> list[list[str]]:
+    """The first hundred replies to each request, with the live pipeline's own seeds."""
     generate, replies = PlaygroundModel(model), []
     for start in range(0, len(requests), 20):
         part = requests[start : start + 20]

@@ -29,7 +29,7 @@ from optuna_agenttts_integrations.store import CompletionStore
 WEIGHTS = Path(__file__).parent / "weights"
 RETRIEVERS = ("retriever-9k", "retriever-28k", "retriever-96k")
 ANSWERERS = ("answerer-13k", "answerer-22k", "answerer-72k")
-BUDGET = 120.0
+BUDGET = 60.0
 
 TEMPERATURE = 0.9
 
@@ -101,14 +101,14 @@ def make_task(budget: float = BUDGET) -> Task:
                 "retrieval",
                 models=[Model(name, parameters=load(name).parameters) for name in RETRIEVERS],
                 prompt_tokens=22,
-                generation_tokens=3.5,
+                generation_tokens=3.8,
                 description="Name the titles that belong to a concept; samples are united.",
             ),
             Stage(
                 "answer",
                 models=[Model(name, parameters=load(name).parameters) for name in ANSWERERS],
-                prompt_tokens=22,
-                generation_tokens=15,
+                prompt_tokens=18.5,
+                generation_tokens=14.8,
                 description="Write the steps of the sum; samples vote on the last number.",
             ),
         ],
@@ -116,7 +116,7 @@ def make_task(budget: float = BUDGET) -> Task:
         cost=FlopsCost(
             reference_parameters=load(ANSWERERS[0]).parameters,
             reference_prompt_tokens=0,
-            reference_generation_tokens=15,
+            reference_generation_tokens=14.8,
         ),
         metric="exact match",
     )

@@ -1,0 +1,217 @@
+"""Samples, their seeds, their store, and what happens when calls fail."""
+
+import asyncio
+import multiprocessing
+import random
+import sqlite3
+import threading
+
+import pytest
+
+from optuna_agenttts.llm import (
+    ChatRefusedError,
+    ChatRequest,
+    ChatUnavailableError,
+    Completion,
+    Message,
+    Usage,
+)
+from optuna_agenttts_integrations import BatchingChatModel, CompletionStore, Endpoint, StoreError
+from optuna_agenttts_integrations.completions import Completions, request_text, sample_seed
+
+
+def request(text="hello", **options):
+    values = {"model": "m", "max_tokens": 5, "temperature": 0.7, **options}
+    return ChatRequest(messages=(Message("user", text),), **values)
+
+
+def completion(text="hi"):
+    return Completion(text, Usage(2, 1), "stop")
+
+
+class Flaky:
+    """Fails with the errors given, in turn, then answers."""
+
+    def __init__(self, *errors):
+        self.errors, self.calls = list(errors), 0
+
+    async def complete(self, request, *, seed):
+        """Answer or fail."""
+        self.calls += 1
+        if self.errors:
+            raise self.errors.pop(0)
+        return completion(str(seed))
+
+
+def draw(chat, count=1, store=None, waits=None, identity="x"):
+    async def sleep(seconds):
+        (waits if waits is not None else []).append(seconds)
+
+    completions = Completions(
+        store=store or CompletionStore(), seed=0, rng=random.Random(0), sleep=sleep
+    )
+    endpoint = Endpoint(chat=chat, identity=identity)
+    return asyncio.run(completions.sample(request(), endpoint, count)), completions
+
+
+def test_seeds_are_in_the_range_that_all_servers_accept():
+    """Seeds are 1 to 2**31 - 1 and differ by request, index and base."""
+    text = request_text(request())
+    seeds = {sample_seed(text, index, base) for index in range(500) for base in range(4)}
+    assert len(seeds) == 2000
+    assert min(seeds) >= 1
+    assert max(seeds) < 2**31
+    assert sample_seed(text, 0, 0) != sample_seed(request_text(request(max_tokens=6)), 0, 0)
+
+
+def test_seeds_do_not_depend_on_the_endpoint_but_the_store_does():
+    """Two servers are asked the same, and never mixed up."""
+    store = CompletionStore()
+    first, _ = draw(Flaky(), 3, store, identity="a")
+    second, _ = draw(Flaky(), 3, store, identity="b")
+    assert first.completions == second.completions
+    assert second.generated == 3
+
+
+def test_what_may_pass_is_tried_again():
+    """An overloaded server is asked again after a wait that grows."""
+    waits = []
+    chat = Flaky(ChatUnavailableError("busy"), ChatUnavailableError("busy"))
+    samples, completions = draw(chat, waits=waits)
+    assert (samples.failed, chat.calls, len(waits)) == (0, 3, 2)
+    assert 0 <= waits[0] <= 1
+    assert not completions.failures
+
+
+def test_what_will_not_pass_is_not_tried_again():
+    """A refused request is not repeated."""
+    chat = Flaky(ChatRefusedError("no"))
+    samples, completions = draw(chat)
+    assert (samples.failed, chat.calls) == (1, 1)
+    assert completions.failures == {"ChatRefusedError: no": 1}
+
+
+def test_attempts_are_bounded():
+    """A dead server does not hold a trial for ever."""
+    chat = Flaky(*[ChatUnavailableError("dead")] * 50)
+    samples, _ = draw(chat)
+    assert samples.failed == 1
+    assert chat.calls < 10
+
+
+def test_store_gives_back_what_it_was_given(tmp_path):
+    """Text, tokens and reason survive the disk, whatever the script they are in."""
+    path = tmp_path / "store.db"
+    store = CompletionStore(path)
+    store.put("k", {0: Completion("汉字 \n\x00é", Usage(3, 4), "length"), 7: completion()})
+    store.close()
+    again = CompletionStore(path)
+    assert again.get("k", 5) == {0: Completion("汉字 \n\x00é", Usage(3, 4), "length")}
+    assert len(again) == 2
+    again.close()
+
+
+def test_store_never_overwrites():
+    """What was measured first stays."""
+    store = CompletionStore()
+    store.put("k", {0: completion("first")})
+    store.put("k", {0: completion("second")})
+    assert store.get("k", 1)[0].text == "first"
+
+
+def test_store_serves_threads():
+    """Threads write at the same time and lose nothing."""
+    store = CompletionStore()
+
+    def write(number):
+        for index in range(50):
+            store.put(f"k{number}", {index: completion()})
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(store) == 400
+
+
+def _write(path, number):
+    store = CompletionStore(path)
+    for index in range(100):
+        store.put(f"k{number}", {index: completion()})
+    store.close()
+
+
+def test_store_serves_processes(tmp_path):
+    """Processes share a file and lose nothing."""
+    path = tmp_path / "store.db"
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=_write, args=(path, number)) for number in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    store = CompletionStore(path)
+    assert len(store) == 200
+    store.close()
+
+
+def test_what_is_no_store_is_refused(tmp_path):
+    """A file of another kind, or of another version, is named and left alone."""
+    other = tmp_path / "notes.txt"
+    other.write_text("not a database, but a text that is long enough to be read as one" * 20)
+    with pytest.raises(StoreError, match=r"notes\.txt"):
+        CompletionStore(other)
+    newer = tmp_path / "newer.db"
+    connection = sqlite3.connect(newer)
+    connection.execute("PRAGMA user_version=99")
+    connection.close()
+    with pytest.raises(StoreError, match="version 99"):
+        CompletionStore(newer)
+
+
+def test_a_closed_store_says_so():
+    """Use after closing is an error that says what to do."""
+    store = CompletionStore()
+    store.close()
+    with pytest.raises(StoreError, match="closed"):
+        store.get("k", 1)
+
+
+def test_batches_gather_what_is_asked_together():
+    """Calls of one turn of the loop are served by one call of the function."""
+    sizes = []
+
+    def generate(asked):
+        sizes.append(len(asked))
+        return [completion(str(seed)) for _, seed in asked]
+
+    async def ask():
+        chat = BatchingChatModel(generate)
+        return await asyncio.gather(*(chat.complete(request(), seed=s) for s in range(9)))
+
+    replies = asyncio.run(ask())
+    assert [reply.text for reply in replies] == [str(seed) for seed in range(9)]
+    assert sizes == [9]
+
+
+def test_batches_hand_errors_to_all_who_wait():
+    """An error of the function reaches every caller, and the next batch works."""
+    attempts = []
+
+    def generate(asked):
+        attempts.append(asked)
+        if len(attempts) == 1:
+            raise ChatRefusedError("broken")
+        return [completion() for _ in asked]
+
+    async def ask():
+        chat = BatchingChatModel(generate)
+        first = await asyncio.gather(
+            *(chat.complete(request(), seed=s) for s in range(3)), return_exceptions=True
+        )
+        return first, await chat.complete(request(), seed=4)
+
+    first, second = asyncio.run(ask())
+    assert all(isinstance(error, ChatRefusedError) for error in first)
+    assert second == completion()

@@ -1,0 +1,243 @@
+"""The objective, on real studies."""
+
+import copy
+import logging
+import pickle
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+from support import ScriptedModel, allocation, calls, make_objective, make_pipeline, make_task
+
+from optuna_agenttts import AgentTTSSampler
+from optuna_agenttts_integrations import (
+    CompletionStore,
+    Endpoint,
+    MultiStageObjective,
+    PipelineError,
+    TooManyFailuresError,
+)
+
+ATTRIBUTES = ("cost", "spend", "tokens", "naive_tokens", "reused", "failed", "malformed", "seconds")
+
+
+@pytest.fixture(autouse=True)
+def _quiet():
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+def run(objective, trials=6, **options):
+    options.setdefault("sampler", AgentTTSSampler(objective.task))
+    jobs = options.pop("n_jobs", 1)
+    study = optuna.create_study(direction="maximize", **options)
+    study.optimize(objective, n_trials=trials, n_jobs=jobs)
+    return study
+
+
+def test_value_is_the_mean_of_the_reported_outcomes():
+    """A trial's value is the mean of its intermediate values, one for each instance."""
+    objective, _ = make_objective()
+    with objective:
+        for trial in run(objective).trials:
+            assert len(trial.intermediate_values) == 20
+            assert trial.value == pytest.approx(sum(trial.intermediate_values.values()) / 20)
+
+
+def test_steps_are_the_same_instances_in_every_trial():
+    """Step i is one instance, whatever the trial: paired statistics need it."""
+    first, _ = make_objective()
+    second, _ = make_objective(concurrency=1)
+    with first, second:
+        evaluations = [o.evaluate(allocation()) for o in (first, second)]
+        assert list(first.instances) == list(second.instances)
+        assert evaluations[0].outcomes == evaluations[1].outcomes
+
+
+def test_a_repeated_allocation_makes_no_call():
+    """What was generated once is never generated again."""
+    objective, chats = make_objective()
+    with objective:
+        objective.evaluate(allocation(say=("small", 5)))
+        before = calls(chats)
+        again = objective.evaluate(allocation(say=("small", 5)))
+    assert calls(chats) == before
+    assert again.reused == 1
+    assert again.spend == 0
+
+
+def test_twenty_samples_after_five_cost_fifteen():
+    """Samples are nested: more of them pay for the difference."""
+    objective, chats = make_objective()
+    with objective:
+        objective.evaluate(allocation(find=("large", 1), say=("small", 5)))
+        before = len(chats["small"].calls)
+        objective.evaluate(allocation(find=("large", 1), say=("small", 20)))
+    assert len(chats["small"].calls) - before == 15 * 20
+
+
+def test_outcomes_do_not_depend_on_concurrency():
+    """Same seed, same outcomes, whatever runs beside what."""
+    outcomes = []
+    for concurrency in (1, 7, 64):
+        objective, _ = make_objective(concurrency=concurrency)
+        with objective:
+            outcomes.append(objective.evaluate(allocation(say=("small", 3))).outcomes)
+    assert outcomes[0] == outcomes[1] == outcomes[2]
+
+
+def test_another_seed_draws_other_samples():
+    """The seed reaches the samples."""
+    outcomes = []
+    for seed in (0, 1):
+        objective, _ = make_objective(count=60, seed=seed)
+        with objective:
+            outcomes.append(objective.evaluate(allocation()).outcomes)
+    assert outcomes[0] != outcomes[1]
+
+
+def test_parallel_trials_generate_a_sample_once():
+    """Trials that want the same samples at the same time share them."""
+    objective, chats = make_objective()
+    with objective:
+        study = optuna.create_study(direction="maximize")
+        for _ in range(4):
+            study.enqueue_trial(objective.task.params(allocation(say=("small", 7))))
+        study.optimize(objective, n_trials=4, n_jobs=4)
+    assert calls(chats) == 20 * (1 + 7)
+    assert len(set(t.value for t in study.trials)) == 1
+
+
+def test_facts_are_written_on_the_trial():
+    """Tokens, reuse and spend are numbers that the dashboard can sort by."""
+    objective, _ = make_objective()
+    with objective:
+        trial = run(objective, trials=1).trials[0]
+    assert all(isinstance(trial.user_attrs[name], (int, float)) for name in ATTRIBUTES)
+    assert trial.user_attrs["tokens"] == trial.user_attrs["naive_tokens"]
+    assert trial.user_attrs["spend"] == pytest.approx(20 * trial.user_attrs["cost"])
+
+
+def test_wilcoxon_prunes_what_is_hopeless():
+    """With `WilcoxonPruner` a bad allocation stops after some instances."""
+    # The small model is right in both stages about as often as not.
+    objective, chats = make_objective(count=100)
+    with objective:
+        study = optuna.create_study(
+            direction="maximize", pruner=optuna.pruners.WilcoxonPruner(p_threshold=0.1)
+        )
+        good = allocation(("large", 9), ("large", 9))
+        bad = allocation(("small", 1), ("small", 1))
+        for setting in (good, bad):
+            study.enqueue_trial(objective.task.params(setting))
+        study.optimize(objective, n_trials=2)
+    states = [trial.state for trial in study.trials]
+    assert states == [TrialState.COMPLETE, TrialState.PRUNED]
+    assert len(study.trials[1].intermediate_values) < 100
+    assert study.trials[1].user_attrs["spend"] < 100 * study.trials[1].user_attrs["cost"]
+
+
+def test_other_pruners_are_not_asked():
+    """Optuna's default pruner compares learning curves, which outcomes are not."""
+    objective, _ = make_objective()
+    with objective:
+        study = run(objective, trials=12, pruner=optuna.pruners.MedianPruner(n_startup_trials=1))
+    assert {trial.state for trial in study.trials} == {TrialState.COMPLETE}
+
+
+def test_a_few_failures_count_as_wrong(caplog):
+    """An instance that fails for good counts as 0, is counted apart and logged."""
+    objective, _ = make_objective(refuse=["q3."])
+    with objective, caplog.at_level(logging.WARNING):
+        evaluation = objective.evaluate(allocation(("large", 5), ("large", 5)))
+    assert evaluation.failed == 1
+    assert evaluation.outcomes["q3."] == 0
+    assert "unknown instance" in caplog.text
+
+
+def test_too_many_failures_fail_the_trial_and_keep_what_was_generated():
+    """A trial that mostly failed is not scored; what it paid for stays."""
+    objective, _ = make_objective(refuse=["q1"])
+    with objective:
+        study = optuna.create_study(direction="maximize")
+        study.enqueue_trial(objective.task.params(allocation()))
+        study.optimize(objective, n_trials=1, catch=(TooManyFailuresError,))
+        with pytest.raises(TooManyFailuresError, match="unknown instance"):
+            objective.evaluate(allocation())
+        assert study.trials[0].state == TrialState.FAIL
+        assert study.trials[0].user_attrs["failed"] == 11
+        assert len(objective.store) == 2 * 9
+
+
+def test_malformed_replies_are_counted_and_left_out():
+    """A reply that cannot be read is no failure, and no vote."""
+    chats = {name: ScriptedModel(name) for name in ("small", "large")}
+    pipeline = make_pipeline()
+    object.__setattr__(
+        pipeline.stages[0], "parse", lambda text, state: text if text == "yes" else None
+    )
+    objective = MultiStageObjective(
+        pipeline,
+        [{"id": i} for i in range(50)],
+        task=make_task(),
+        endpoints={n: Endpoint(chat=c, identity=n) for n, c in chats.items()},
+        progress=False,
+    )
+    with objective:
+        evaluation = objective.evaluate(allocation(("small", 3), ("large", 1)))
+    assert 0 < evaluation.malformed < 150
+    assert evaluation.failed == 0
+
+
+def test_held_out_instances_can_be_scored():
+    """An allocation is evaluated on other instances than the search's."""
+    objective, _ = make_objective()
+    with objective:
+        evaluation = objective.evaluate(allocation(), [{"id": "other"}, {"id": "another"}])
+    assert set(evaluation.outcomes) == {"other", "another"}
+
+
+@pytest.mark.parametrize("clone", [copy.deepcopy, lambda o: pickle.loads(pickle.dumps(o))])
+def test_copies_work(clone, tmp_path):
+    """An objective can be copied and sent to other processes, before and after its first use."""
+    # Pipelines of lambdas cannot be pickled; what cannot travel is the user's own.
+    objective, _ = make_objective(store=CompletionStore(tmp_path / "store.db"))
+    if clone is not copy.deepcopy:
+        pytest.importorskip("cloudpickle")
+    with objective:
+        before = objective.evaluate(allocation()).outcomes
+        with clone(objective) as twin:
+            assert twin.evaluate(allocation()).outcomes == before
+            assert twin.evaluate(allocation()).reused == 1
+            twin.store.close()
+
+
+def test_threads_share_an_objective():
+    """`n_jobs=4` works, and every trial is scored."""
+    objective, _ = make_objective()
+    with objective:
+        study = run(objective, trials=12, n_jobs=4)
+    assert {trial.state for trial in study.trials} == {TrialState.COMPLETE}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"count": 0}, "`instances` is empty"),
+        ({"concurrency": 0}, "`concurrency` is 0"),
+        ({"max_failed": 2}, "`max_failed` is 2"),
+        ({"chats": {"small": ScriptedModel("small")}}, "`endpoints` lacks large"),
+        ({"instance_id": lambda instance: "same"}, "two named 'same'"),
+    ],
+)
+def test_nonsense_is_refused_before_anything_is_spent(options, message):
+    """Bad arguments are named, with their values, at construction."""
+    with pytest.raises(PipelineError, match=message):
+        make_objective(**options)
+
+
+def test_stages_must_be_the_tasks():
+    """A pipeline of other stages than the task's is refused."""
+    pipeline = make_pipeline()
+    object.__setattr__(pipeline, "stages", pipeline.stages[::-1])
+    with pytest.raises(PipelineError, match="same order"):
+        MultiStageObjective(pipeline, [1], task=make_task(), endpoints={})
