@@ -17,7 +17,6 @@ from optuna.trial import FrozenTrial, TrialState
 
 from optuna_agenttts.archive import Archive, is_maximized
 from optuna_agenttts.exceptions import NoEvidenceError, NoTaskError
-from optuna_agenttts.planning import Floats
 from optuna_agenttts.planning.surrogate import Surrogate
 from optuna_agenttts.recognition import recognise_task
 from optuna_agenttts.task import Allocation, Task
@@ -129,8 +128,8 @@ def recommend(study: Study, task: Task | None = None) -> Recommendation:
     within = np.flatnonzero(costs <= task.feasible.limit)
     candidates = within if len(within) else np.arange(len(mean))
     best = int(candidates[np.argmax(mean[candidates])])
-    shared = _instance_variance(trials) / posterior.scale.span**2
     sign = 1.0 if is_maximized(study.directions) else -1.0
+    shared = _instance_variance(trials, sign) / posterior.scale.span**2
 
     def value(rate: float) -> float:
         return float(sign * posterior.scale.scores(np.array([rate]))[0])
@@ -161,32 +160,30 @@ def recommend(study: Study, task: Task | None = None) -> Recommendation:
     )
 
 
-def _instance_variance(trials: Sequence[FrozenTrial]) -> float:
-    """Variance of a mean score that comes from which instances were searched on.
+def _instance_variance(trials: Sequence[FrozenTrial], sign: float) -> float:
+    """Variance of a mean score that comes from which instances, and samples of them, were drawn.
 
-    All trials share their instances, so comparing them cannot show it; the outcomes of each
-    instance, averaged over the better half of the trials, can. Zero where no trial reported
-    outcomes, or reported something whose mean is not its value.
+    All trials share their instances, and where samples are reused those as well, so comparing
+    trials cannot show it. The spread of outcomes within a trial can: the median over the better
+    half of the trials of the squared standard error. Zero where no trial reported outcomes, or
+    reported something whose mean is not its value.
     """
     complete = [
-        trial
+        (trial.values[0], np.array(list(trial.intermediate_values.values())))
         for trial in trials
         if trial.state == TrialState.COMPLETE
         and trial.values is not None
         and len(trial.intermediate_values) >= 2
-        and abs(np.mean(list(trial.intermediate_values.values())) - trial.values[0]) < 1e-6
     ]
-    if not complete:
+    errors = [
+        (sign * value, outcomes.var(ddof=1) / len(outcomes))
+        for value, outcomes in complete
+        if abs(outcomes.mean() - value) < 1e-6
+    ]
+    if not errors:
         return 0.0
-    steps = set.intersection(*(set(trial.intermediate_values) for trial in complete))
-    if len(steps) < 2:
-        return 0.0
-    values = np.array([trial.value for trial in complete])
-    better = [trial for trial, v in zip(complete, values) if v >= np.median(values)]
-    outcomes: Floats = np.array(
-        [[t.intermediate_values[s] for s in sorted(steps)] for t in better]
-    )
-    return float(outcomes.mean(axis=0).var(ddof=1) / len(steps))
+    middle = np.median([value for value, _ in errors])
+    return float(np.median([error for value, error in errors if value >= middle]))
 
 
 def _sentence(allocation: Allocation) -> str:

@@ -51,8 +51,8 @@ def make_task(max_samples=20):
             Stage(
                 name,
                 models=models,
-                prompt_tokens=10,
-                generation_tokens=3,
+                prompt_tokens=1000,
+                generation_tokens=300,
                 max_samples=max_samples,
             )
             for name in ("find", "say")

@@ -18,7 +18,16 @@ from optuna_agenttts_integrations import (
     TooManyFailuresError,
 )
 
-ATTRIBUTES = ("cost", "spend", "tokens", "naive_tokens", "reused", "failed", "malformed", "seconds")
+ATTRIBUTES = (
+    "cost",
+    "spend",
+    "tokens",
+    "naive_tokens",
+    "reused",
+    "failed",
+    "malformed",
+    "seconds",
+)
 
 
 @pytest.fixture(autouse=True)

@@ -96,7 +96,8 @@ def test_retrieval_replies_are_read_strictly(reply, lines):
 
 
 @pytest.mark.parametrize(
-    ("reply", "answer"), [("2 * 1 = 2 ; 2 - 6 = 6 .", "6"), ("2 =", None), ("", None), (". 3", "3")]
+    ("reply", "answer"),
+    [("2 * 1 = 2 ; 2 - 6 = 6 .", "6"), ("2 =", None), ("", None), (". 3", "3")],
 )
 def test_answers_are_read_strictly(reply, answer):
     """The last word counts if it is a digit."""
@@ -163,9 +164,7 @@ def test_a_sample_does_not_depend_on_its_batch():
     asked = [(prompt, seed) for prompt in prompts for seed in (1, 2, 3)]
 
     def generate(requests):
-        return model.generate(
-            requests, temperature=0.9, max_new_tokens=20, stop_token=ANSWER.end
-        )
+        return model.generate(requests, temperature=0.9, max_new_tokens=20, stop_token=ANSWER.end)
 
     assert generate(asked) == [generate([one])[0] for one in asked]
 
@@ -173,9 +172,7 @@ def test_a_sample_does_not_depend_on_its_batch():
 def test_too_long_prompts_are_refused():
     """A prompt that leaves no room for its reply is an error, not nonsense."""
     with pytest.raises(ValueError, match="128"):
-        load(NAMES[0]).generate(
-            [([3] * 125, 1)], temperature=1, max_new_tokens=8, stop_token=1
-        )
+        load(NAMES[0]).generate([([3] * 125, 1)], temperature=1, max_new_tokens=8, stop_token=1)
 
 
 def test_declared_token_lengths_are_the_measured_ones():

@@ -105,27 +105,28 @@ def plot(out: Path) -> None:
     right.plot(budgets, best, color=_COLOURS[2], lw=2, label="best allocation")
     right.plot(budgets, once, color=_COLOURS[0], lw=2, ls="dashed", label="best, one sample each")
     right.axvline(task.budget, color="grey", lw=1, ls="dotted")
-    right.annotate("budget of the quickstart", (task.budget, 0.05), rotation=90, ha="right")
+    right.annotate("the quickstart's budget", (task.budget * 1.08, 0.03), color="grey")
     right.set(title="Both stages: what a budget buys", xlabel="cost per problem")
     right.set_ylabel("exact match")
     for axes in (left, middle):
         axes.set_xlabel("samples")
         axes.set_xticks([1, 2, 5, 10, 20, 50, 100])
-    for axes in (left, middle, right):
-        _tidy(axes)
+    _tidy(left, "lower right", 1)
+    _tidy(middle, "upper left", 2)
+    _tidy(right, "upper left", 1)
     for axes in (left, middle):
         axes.set_xticks([1, 2, 5, 10, 20, 50, 100], ["1", "2", "5", "10", "20", "50", "100"])
     figure.savefig(out, dpi=120)
     plt.close(figure)
 
 
-def _tidy(axes: Any) -> None:
+def _tidy(axes: Any, legend: str, columns: int) -> None:
     axes.set_xscale("log")
     axes.set_ylim(0, 1)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.minorticks_off()
-    axes.legend(frameon=False, fontsize=9, loc="lower right")
+    axes.legend(frameon=False, fontsize=9, loc=legend, ncols=columns)
 
 
 def main() -> None:
