@@ -113,7 +113,7 @@ def test_parallel_trials_generate_a_sample_once():
             study.enqueue_trial(objective.task.params(allocation(say=("small", 7))))
         study.optimize(objective, n_trials=4, n_jobs=4)
     assert calls(chats) == 20 * (1 + 7)
-    assert len(set(t.value for t in study.trials)) == 1
+    assert len({t.value for t in study.trials}) == 1
 
 
 def test_facts_are_written_on_the_trial():
@@ -129,7 +129,7 @@ def test_facts_are_written_on_the_trial():
 def test_wilcoxon_prunes_what_is_hopeless():
     """With `WilcoxonPruner` a bad allocation stops after some instances."""
     # The small model is right in both stages about as often as not.
-    objective, chats = make_objective(count=100)
+    objective, _ = make_objective(count=100)
     with objective:
         study = optuna.create_study(
             direction="maximize", pruner=optuna.pruners.WilcoxonPruner(p_threshold=0.1)
