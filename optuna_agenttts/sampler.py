@@ -23,7 +23,7 @@ from optuna.trial import FrozenTrial, TrialState
 from optuna_agenttts import storage as keys
 from optuna_agenttts.archive import Archive, announce, constraint_of, is_maximized
 from optuna_agenttts.exceptions import TaskError
-from optuna_agenttts.planning import Candidate
+from optuna_agenttts.planning import Candidate, Constraint, Evidence
 from optuna_agenttts.planning.numerical import NumericalPlanner
 from optuna_agenttts.recognition import recognise_task
 from optuna_agenttts.task import Task
@@ -31,6 +31,7 @@ from optuna_agenttts.task import Task
 _logger = logging.getLogger(__name__)
 
 _REMEMBERED = 64
+_ATTEMPTS = 3
 
 
 class AgentTTSSampler(BaseSampler):
@@ -203,15 +204,37 @@ class AgentTTSSampler(BaseSampler):
             candidate = given.get(trial._trial_id)
             if candidate is not None and constraint.met_by(candidate.choices):
                 return candidate
-            trials = study._storage.get_all_trials(study._study_id, deepcopy=False)
-            evidence = self._archive(study, task, trials).read(trials, trial.number)
-            candidate = self._planner(task).propose(evidence, constraint)
-            announce(study._storage, trial._trial_id, task, candidate)
+            candidate = self._plan(study, trial, task, constraint)
             given[trial._trial_id] = candidate
             while len(given) > _REMEMBERED:
                 given.popitem(last=False)
         _logger.debug("Trial %d, %s: %s", trial.number, candidate.origin, candidate.reason)
         return candidate
+
+    def _plan(
+        self, study: Study, trial: FrozenTrial, task: Task, constraint: Constraint
+    ) -> Candidate:
+        """Propose and announce; and once more where another worker took the same meanwhile."""
+        evidence = self._evidence(study, trial, task)
+        candidate = self._planner(task).propose(evidence, constraint)
+        announce(study._storage, trial._trial_id, task, candidate)
+        for _ in range(_ATTEMPTS):
+            if candidate.choices in evidence.visited or not (
+                evidence.pending or evidence.unannounced
+            ):
+                break
+            # Two workers that read at different moments can arrive at the same allocation. Both
+            # announce before they look again, so at least one of them sees it, and makes way.
+            evidence = self._evidence(study, trial, task)
+            if candidate.choices not in evidence.visited:
+                break
+            candidate = self._planner(task).propose(evidence, constraint)
+            announce(study._storage, trial._trial_id, task, candidate)
+        return candidate
+
+    def _evidence(self, study: Study, trial: FrozenTrial, task: Task) -> Evidence:
+        trials = study._storage.get_all_trials(study._study_id, deepcopy=False)
+        return self._archive(study, task, trials).read(trials, trial.number)
 
     def _archive(self, study: Study, task: Task, trials: Sequence[FrozenTrial]) -> Archive:
         archives = self._archives.setdefault(study._storage, {})
