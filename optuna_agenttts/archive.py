@@ -84,6 +84,7 @@ class Archive:
             pending=tuple(pending),
             visited=frozenset(self._visited.union(pending)),
             unannounced=unannounced,
+            sign=self._sign,
         )
 
     def _add(self, trial: FrozenTrial) -> None:

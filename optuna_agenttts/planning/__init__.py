@@ -35,6 +35,7 @@ class Evidence:
         pending: Allocations that are running, or queued by the user.
         visited: Every allocation tried or pending, whatever came of it.
         unannounced: How many trials with lower numbers are choosing an allocation right now.
+        sign: 1 if the study's values are the scores, -1 if they were turned to be maximized.
     """
 
     task: Task
@@ -45,6 +46,7 @@ class Evidence:
     pending: tuple[Choices, ...] = ()
     visited: frozenset[Choices] = frozenset()
     unannounced: int = 0
+    sign: float = 1.0
 
     @classmethod
     def empty(cls, task: Task) -> Evidence:

@@ -95,8 +95,8 @@ class NumericalPlanner:
         mean, sd = weights @ means[:, best], weights @ deviations[:, best]
         scale = posterior.scale
         reason = (
-            f"expected {scale.scores(mean):.3g} ± {sd * scale.span:.2g}, "
-            f"an improvement of {gains[best] * scale.span:.2g} over the best so far"
+            f"expected {evidence.sign * scale.scores(mean):.3g} ± {sd * scale.span:.2g}, expected "
+            f"improvement over the best so far {gains[best] * scale.span:.2g}"
         )
         return Candidate(_choices(shortlist, best), "numerical", reason)
 

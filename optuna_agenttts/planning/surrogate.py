@@ -152,7 +152,16 @@ class _Residual:
 
 @dataclass(frozen=True, slots=True)
 class _Setting:
-    """One structure with one residual and one noise, fitted."""
+    """One structure with one residual and one noise, fitted.
+
+    Args:
+        structure: Position of the structure.
+        amplitude: Standard deviation of the residual.
+        length: Position of the residual's length in `_LENGTHS`.
+        weight: Its share in the average.
+        whitener: Inverse of the Cholesky factor of the observations' covariance K.
+        solved: K^-1 times the observations less their prior mean.
+    """
 
     structure: int
     amplitude: float
@@ -273,17 +282,14 @@ class Posterior:
         weights /= weights.sum()
         order = np.argsort(-weights, kind="stable")[:_KEPT]
         total = weights[order].sum()
-        return [
-            _Setting(
-                structure=keys[i][0],
-                amplitude=keys[i][1],
-                length=keys[i][2],
-                weight=float(weights[i] / total),
-                whitener=(whitener := np.linalg.inv(factors[i])),
-                solved=whitener.T @ whitened[i, :, 0],
-            )
-            for i in order.tolist()
-        ]
+        kept = []
+        for i in order.tolist():
+            structure, amplitude, length = keys[i]
+            whitener = np.linalg.inv(factors[i])
+            solved = whitener.T @ whitened[i, :, 0]
+            weight = float(weights[i] / total)
+            kept.append(_Setting(structure, amplitude, length, weight, whitener, solved))
+        return kept
 
     def _cross(self, points: Points, setting: _Setting, smooth: list[Floats | None]) -> Floats:
         observed = self.observed

@@ -748,3 +748,14 @@ def test_sampler_leaves_no_thread_behind():
     before = threading.active_count()
     run(AgentTTSSampler(TASK), n_trials=3)
     assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("direction", ["minimize", "maximize"])
+def test_reasons_speak_of_the_studys_own_values(direction):
+    """What a trial says is expected of it has the sign of the values that people see."""
+    study = optuna.create_study(direction=direction, sampler=AgentTTSSampler(TASK))
+    study.optimize(lambda trial: score(TASK.suggest(trial)), n_trials=8)
+    reasons = [t.user_attrs["agenttts:reason"] for t in study.trials]
+    expected = [r.split()[1] for r in reasons if r.startswith("expected ")]
+    assert expected
+    assert all(float(value) > 0 for value in expected)

@@ -61,14 +61,23 @@ def make_task(max_samples=20):
     )
 
 
+def _find(state):
+    return f"find {state.instance['id']}"
+
+
+def _say(state):
+    return f"say {state.instance['id']} {state['find']}"
+
+
+def _score(state):
+    return float(state["find"] == "yes" and state["say"] == "yes")
+
+
 def make_pipeline():
     """Find, then say; right if both say yes."""
     return Pipeline(
-        stages=[
-            StageProgram(name="find", prompt=lambda s: f"find {s.instance['id']}"),
-            StageProgram(name="say", prompt=lambda s: f"say {s.instance['id']} {s['find']}"),
-        ],
-        score=lambda s: float(s["find"] == "yes" and s["say"] == "yes"),
+        stages=[StageProgram(name="find", prompt=_find), StageProgram(name="say", prompt=_say)],
+        score=_score,
     )
 
 

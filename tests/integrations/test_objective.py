@@ -208,10 +208,7 @@ def test_held_out_instances_can_be_scored():
 @pytest.mark.parametrize("clone", [copy.deepcopy, lambda o: pickle.loads(pickle.dumps(o))])
 def test_copies_work(clone, tmp_path):
     """An objective can be copied and sent to other processes, before and after its first use."""
-    # Pipelines of lambdas cannot be pickled; what cannot travel is the user's own.
     objective, _ = make_objective(store=CompletionStore(tmp_path / "store.db"))
-    if clone is not copy.deepcopy:
-        pytest.importorskip("cloudpickle")
     with objective:
         before = objective.evaluate(allocation()).outcomes
         with clone(objective) as twin:
