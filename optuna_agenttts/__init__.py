@@ -11,7 +11,8 @@ from optuna_agenttts.exceptions import (
 )
 from optuna_agenttts.recommendation import Recommendation, Tie, recommend
 from optuna_agenttts.sampler import AgentTTSSampler
-from optuna_agenttts.task import Allocation, Model, Stage, StageAllocation, Task
+from optuna_agenttts.stage import Model, Stage
+from optuna_agenttts.task import Allocation, StageAllocation, Task
 
 __all__ = [
     "AgentTTSError",

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from optuna_agenttts.exceptions import MissingFactError, TaskError
 
 if TYPE_CHECKING:
-    from optuna_agenttts.task import Model, Stage
+    from optuna_agenttts.stage import Model, Stage
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

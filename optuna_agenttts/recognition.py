@@ -10,7 +10,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, IntD
 from optuna.trial import FrozenTrial, TrialState
 
 from optuna_agenttts.cost import TableCost
-from optuna_agenttts.task import Model, Stage, Task
+from optuna_agenttts.stage import Model, Stage
+from optuna_agenttts.task import Task
 
 _SIZE = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)\s*([bm])(?![a-z])", re.IGNORECASE)
 _UNITS = {"b": 1e9, "m": 1e6}
