@@ -79,6 +79,9 @@ class BatchingChatModel:
         loop = asyncio.get_running_loop()
         futures: list[asyncio.Future[Completion]] = [loop.create_future() for _ in seeds]
         self._waiting += [(request, seed, future) for seed, future in zip(seeds, futures)]
+        if self._running is not None and self._running.get_loop() is not loop:
+            # An objective was closed, and its event loop with it; nobody waits there any more.
+            self._waiting, self._running = self._waiting[-len(seeds) :], None
         if self._running is None or self._running.done():
             self._running = loop.create_task(self._work())
         return await asyncio.gather(*futures)

@@ -110,8 +110,9 @@ class MultiStageObjective:
         self._completions = self._new_completions()
 
     def close(self) -> None:
-        """Stop the event loop. The store stays open: it may be shared."""
+        """Stop the event loop; it starts again when it is needed. The store stays open."""
         self._loop.close()
+        self._completions = self._new_completions()
 
     def __enter__(self) -> MultiStageObjective:
         """Close at the end of a ``with`` block."""

@@ -215,3 +215,23 @@ def test_batches_hand_errors_to_all_who_wait():
     first, second = asyncio.run(ask())
     assert all(isinstance(error, ChatRefusedError) for error in first)
     assert second == completion()
+
+
+def test_batches_survive_their_event_loop():
+    """A model that was cut off with its event loop answers on the next one."""
+    release = threading.Event()
+
+    def generate(asked):
+        release.wait(5)
+        return [completion(str(seed)) for _, seed in asked]
+
+    chat = BatchingChatModel(generate)
+
+    async def cut_off():
+        task = asyncio.ensure_future(chat.complete(request(), seed=1))
+        await asyncio.sleep(0.05)
+        task.cancel()
+        release.set()
+
+    asyncio.run(cut_off())
+    assert asyncio.run(chat.complete(request(), seed=2)).text == "2"

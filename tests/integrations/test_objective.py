@@ -247,3 +247,13 @@ def test_stages_must_be_the_tasks():
     object.__setattr__(pipeline, "stages", pipeline.stages[::-1])
     with pytest.raises(PipelineError, match="same order"):
         MultiStageObjective(pipeline, [1], task=make_task(), endpoints={})
+
+
+def test_a_closed_objective_can_be_used_again():
+    """Closing stops the event loop; the next trial starts another one."""
+    objective, _ = make_objective(concurrency=3)
+    outcomes = []
+    for _ in range(3):
+        outcomes.append(objective.evaluate(allocation(say=("small", 9))).outcomes)
+        objective.close()
+    assert outcomes[0] == outcomes[1] == outcomes[2]
