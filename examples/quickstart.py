@@ -39,7 +39,6 @@ def main():
     parser.add_argument("--out", type=Path, default=Path("quickstart.db"))
     arguments = parser.parse_args()
     logging.getLogger("optuna").setLevel(logging.WARNING)
-    arguments.out.unlink(missing_ok=True)
     url = f"sqlite:///{arguments.out}"
 
     task = make_task()
@@ -51,7 +50,11 @@ def main():
     storage = RDBStorage(url)
     objective = make_objective(task=task, store=CompletionStore())
     study = optuna.create_study(
-        study_name="AgentTTS", storage=storage, direction="maximize", sampler=AgentTTSSampler(task)
+        # A new name each time: what an earlier run measured stays.
+        study_name=f"quickstart {len(optuna.get_all_study_names(storage)) + 1}",
+        storage=storage,
+        direction="maximize",
+        sampler=AgentTTSSampler(task),
     )
     started = time.perf_counter()
 
