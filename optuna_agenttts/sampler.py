@@ -145,10 +145,24 @@ class AgentTTSSampler(BaseSampler):
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """Leave parameters outside the task to the independent sampler."""
+        """Leave parameters outside the task to the independent sampler.
+
+        What it leaves out (TPE says nothing during its start-up trials) is filled in by its
+        `sample_independent`, in the order in which an earlier trial suggested it: Optuna would
+        do the same one by one, so the values are those of the independent sampler alone.
+        """
         if not search_space:
             return {}
-        return self._independent.sample_relative(study, trial, search_space)
+        values = self._independent.sample_relative(study, trial, search_space)
+        fixed = trial.system_attrs.get("fixed_params", {})
+        missing = [name for name in search_space if name not in values and name not in fixed]
+        if missing:
+            order = _order_of_suggestion(study)
+            for name in sorted(missing, key=lambda name: order.get(name, len(order))):
+                values[name] = self._independent.sample_independent(
+                    study, trial, name, search_space[name]
+                )
+        return values
 
     def sample_independent(
         self,
@@ -250,6 +264,14 @@ class AgentTTSSampler(BaseSampler):
             while len(self._planners) > 2:
                 self._planners.popitem(last=False)
         return self._planners[task]
+
+
+def _order_of_suggestion(study: Study) -> dict[str, int]:
+    """Positions of parameters in the newest finished trial that has some."""
+    trials = study._storage.get_all_trials(study._study_id, deepcopy=False)
+    finished = (trial for trial in reversed(trials) if trial.state.is_finished() and trial.params)
+    newest = next(finished, None)
+    return {} if newest is None else {name: i for i, name in enumerate(newest.params)}
 
 
 def _readable(values: Mapping[str, Any]) -> Task | None:

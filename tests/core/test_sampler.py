@@ -338,6 +338,16 @@ def test_samplers_in_separate_workers_pass_over_each_others_proposals():
     assert repeats(study) == 0
 
 
+def test_trials_that_choose_at_the_same_moment_choose_differently():
+    """Workers that both see nothing announced do not propose the same."""
+    chosen = []
+    for position in (0, 1):
+        study = optuna.create_study(direction="maximize", sampler=AgentTTSSampler(TASK))
+        trials = [study.ask() for _ in range(2)]
+        chosen.append(TASK.suggest(trials[position]))
+    assert chosen[0] != chosen[1]
+
+
 def test_running_trials_count_as_if_they_scored_what_is_expected():
     """What is running keeps the next trial away, without a score of its own."""
     study = run(AgentTTSSampler(TASK), n_trials=6)

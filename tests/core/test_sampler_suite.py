@@ -2,14 +2,15 @@
 
 import pytest
 from core_support import wiki_task
-from optuna.samplers import TPESampler
 
 from optuna_agenttts import AgentTTSSampler
 
 suite = pytest.importorskip("optuna.testing.pytest_samplers")
 
 
-class TestWithoutTask(suite.BasicSamplerTestCase, suite.MultiObjectiveSamplerTestCase):
+class TestWithoutTask(
+    suite.BasicSamplerTestCase, suite.RelativeSamplerTestCase, suite.MultiObjectiveSamplerTestCase
+):
     """A sampler that was told nothing."""
 
     @pytest.fixture
@@ -18,25 +19,9 @@ class TestWithoutTask(suite.BasicSamplerTestCase, suite.MultiObjectiveSamplerTes
         return lambda: AgentTTSSampler(seed=0)
 
 
-class TestRelative(suite.RelativeSamplerTestCase):
-    """Joint sampling, with an independent sampler that needs no trials to start.
-
-    The suite asks for joint values after one trial. `TPESampler` with its defaults has none to
-    give before its tenth, so neither has a sampler that leaves them to it.
-    """
-
-    @pytest.fixture
-    def sampler(self):
-        """Make samplers."""
-
-        def make():
-            tpe = TPESampler(seed=0, n_startup_trials=0, multivariate=True)
-            return AgentTTSSampler(independent_sampler=tpe)
-
-        return make
-
-
-class TestWithTask(suite.BasicSamplerTestCase, suite.MultiObjectiveSamplerTestCase):
+class TestWithTask(
+    suite.BasicSamplerTestCase, suite.RelativeSamplerTestCase, suite.MultiObjectiveSamplerTestCase
+):
     """A sampler with a task, in studies that have none of its parameters."""
 
     @pytest.fixture
