@@ -18,7 +18,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import TypeVar
 
-from optuna_agenttts.llm import ChatError, ChatRequest, ChatUnavailableError, Completion
+from optuna_agenttts.llm import ChatError, ChatRequest, Completion, RetryPolicy
+from optuna_agenttts.llm.retry import with_retries
 from optuna_agenttts_integrations.endpoints import Endpoint, ManySampler
 from optuna_agenttts_integrations.store import CompletionStore
 
@@ -26,14 +27,13 @@ _logger = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
-_ATTEMPTS = 4
-_WAIT = 1.0
-"""Upper bound of the first wait in seconds; it doubles with each attempt (full jitter)."""
+_POLICY = RetryPolicy()
 
 
 def request_text(request: ChatRequest) -> str:
     """A request as canonical JSON: what it is known by."""
-    return json.dumps(asdict(request), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    values = {key: value for key, value in asdict(request).items() if value is not None}
+    return json.dumps(values, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
 
 def sample_seed(text: str, index: int, base: int) -> int:
@@ -154,15 +154,8 @@ class Completions:
         return {index: reply for index, reply in replies if reply is not None}
 
     async def _attempt(self, call: Callable[[], Awaitable[_T]]) -> _T | None:
-        for attempt in range(_ATTEMPTS):
-            try:
-                return await call()
-            except ChatUnavailableError as error:
-                if attempt == _ATTEMPTS - 1:
-                    self.failures[f"{type(error).__name__}: {error}"] += 1
-                    return None
-                await self._sleep(self._rng.uniform(0, _WAIT * 2**attempt))
-            except ChatError as error:
-                self.failures[f"{type(error).__name__}: {error}"] += 1
-                return None
-        return None
+        try:
+            return await with_retries(call, policy=_POLICY, rng=self._rng, sleep=self._sleep)
+        except ChatError as error:
+            self.failures[f"{type(error).__name__}: {error}"] += 1
+            return None

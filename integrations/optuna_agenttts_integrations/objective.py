@@ -6,18 +6,17 @@ import asyncio
 import logging
 import random
 import sys
-import threading
 import time
-import weakref
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 import optuna
 from optuna.pruners import WilcoxonPruner
 from tqdm import tqdm
 
 from optuna_agenttts import Task
+from optuna_agenttts.llm.loop import LoopThread
 from optuna_agenttts.task import Allocation, AllocationLike
 from optuna_agenttts_integrations.completions import Completions
 from optuna_agenttts_integrations.endpoints import Endpoints
@@ -27,7 +26,6 @@ from optuna_agenttts_integrations.pipeline import Pipeline, State
 from optuna_agenttts_integrations.store import CompletionStore
 
 _logger = logging.getLogger(__name__)
-_T = TypeVar("_T")
 
 _BLOCKS = 10
 """How often a pruner is asked within a trial: after each tenth of the instances."""
@@ -93,7 +91,7 @@ class MultiStageObjective:
         random.Random(seed).shuffle(named)
         self.instances = dict(named)
         self._steps = {name: step for step, name in enumerate(self.instances)}
-        self._loop = _LoopThread()
+        self._loop = LoopThread()
         self._completions = self._new_completions()
 
     def _new_completions(self) -> Completions:
@@ -106,7 +104,7 @@ class MultiStageObjective:
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Undo `__getstate__`."""
         self.__dict__.update(state)
-        self._loop = _LoopThread()
+        self._loop = LoopThread()
         self._completions = self._new_completions()
 
     def close(self) -> None:
@@ -310,46 +308,6 @@ class _Bar:
         reused = 1 - self._generated / max(1, self._samples)
         self._bar.set_postfix_str(f"{reused:.0%} reused, spend {self._spend:.3g}", refresh=False)
         self._bar.update()
-
-
-class _LoopThread:
-    """An event loop in a thread of its own, started when it is first needed."""
-
-    def __init__(self) -> None:
-        self._guard = threading.Lock()
-        self._loop: asyncio.AbstractEventLoop | None = None
-
-    def run(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
-        """Run a coroutine from any thread, and wait for it."""
-        with self._guard:
-            if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-                thread.start()
-                self._finalizer = weakref.finalize(self, _stop, self._loop, thread)
-            loop = self._loop
-        future = asyncio.run_coroutine_threadsafe(coroutine, loop)
-        try:
-            return future.result()
-        except BaseException:
-            # Ctrl-C in the calling thread: what is under way there must not go on spending.
-            future.cancel()
-            raise
-
-    def close(self) -> None:
-        """Stop the loop; the next run starts another one."""
-        with self._guard:
-            if self._loop is not None:
-                self._finalizer()
-                self._loop = None
-
-
-def _stop(loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join(timeout=5)
-    if not loop.is_running():
-        loop.run_until_complete(loop.shutdown_default_executor())
-        loop.close()
 
 
 def _has_pruner(trial: optuna.Trial) -> bool:

@@ -1,5 +1,7 @@
 """Language models: the port, and what implements it."""
 
+from optuna_agenttts.llm.connect import connect
+from optuna_agenttts.llm.huggingface import HuggingFaceChat
 from optuna_agenttts.llm.port import (
     ChatError,
     ChatModel,
@@ -10,6 +12,8 @@ from optuna_agenttts.llm.port import (
     Message,
     Usage,
 )
+from optuna_agenttts.llm.retry import CircuitBreaker, PatientChat, RetryPolicy
+from optuna_agenttts.llm.scripted import ScriptedChatModel
 
 __all__ = [
     "ChatError",
@@ -17,7 +21,13 @@ __all__ = [
     "ChatRefusedError",
     "ChatRequest",
     "ChatUnavailableError",
+    "CircuitBreaker",
     "Completion",
+    "HuggingFaceChat",
     "Message",
+    "PatientChat",
+    "RetryPolicy",
+    "ScriptedChatModel",
     "Usage",
+    "connect",
 ]

@@ -13,7 +13,21 @@ from optuna_agenttts.exceptions import AgentTTSError
 
 
 class ChatError(AgentTTSError):
-    """A call gave no usable completion."""
+    """A call gave no usable completion.
+
+    Args:
+        message: What happened, without secrets.
+        kind: The same in a word or two that do not vary, to be counted: ``"HTTP 429"``,
+            ``"timeout"``.
+        retry_after: Seconds after which the server asks to be called again, if it said so.
+    """
+
+    def __init__(
+        self, message: str, *, kind: str = "error", retry_after: float | None = None
+    ) -> None:
+        """See the class."""
+        super().__init__(message)
+        self.kind, self.retry_after = kind, retry_after
 
 
 class ChatUnavailableError(ChatError):
@@ -42,6 +56,8 @@ class ChatRequest:
         max_tokens: The most tokens to generate.
         temperature: Sampling temperature; 0 is greedy.
         stop: Strings that end the generation.
+        schema: A JSON schema, as JSON text, that the reply should follow. Servers that can
+            constrain generation do; from others the reply may be anything.
     """
 
     model: str
@@ -49,6 +65,7 @@ class ChatRequest:
     max_tokens: int
     temperature: float
     stop: tuple[str, ...] = ()
+    schema: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,472 @@
+"""Models behind Hugging Face Inference Providers, TGI, or any OpenAI-compatible server.
+
+Models of the Hub go through `huggingface_hub.AsyncInferenceClient`, which knows the providers,
+their routes and billing. For a URL the request is posted by ourselves, with huggingface_hub's own
+HTTP library, because with a URL the client (2.4.0) sends the user's token to every host, rewrites
+``json_schema`` to a form that only TGI reads, refuses loopback when ``HF_HUB_OFFLINE`` is set,
+waits for its pool within the timeout, and reads replies of any length.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+from weakref import WeakKeyDictionary
+
+import httpx2
+from huggingface_hub import AsyncInferenceClient
+from huggingface_hub.errors import InferenceTimeoutError, OfflineModeIsEnabled
+
+from optuna_agenttts.exceptions import AgentTTSError
+from optuna_agenttts.llm.port import (
+    ChatError,
+    ChatRefusedError,
+    ChatRequest,
+    ChatUnavailableError,
+    Completion,
+)
+from optuna_agenttts.llm.replies import completion_of, error_of, parse_completion
+from optuna_agenttts.llm.secrets import ApiKey, LostKey, key_for, one_line, redact
+
+_logger = logging.getLogger(__name__)
+
+_PROBE_TIMEOUT = 5.0
+_NO_FORMAT = {400, 415, 422, 501}
+"""What servers answer to a form of constraint that they do not know."""
+
+
+class HuggingFaceChat:
+    """A chat model on a server.
+
+    Args:
+        model: The model's id, as the Hub or the server calls it. With a `base_url` it may be
+            left out: the server is asked which model it serves.
+        base_url: Root of a TGI or OpenAI-compatible server. Default: Hugging Face's router.
+        provider: Inference provider, such as ``"groq"``. Default: Hugging Face chooses.
+        bill_to: Organization of the Hub that pays.
+        api_key: A key, or a function that returns it; only a function travels with a pickle.
+            Default: the user's Hugging Face token, for servers of Hugging Face; none for others.
+        timeout: The most seconds for one call, from sending to the last byte.
+        concurrency: The most calls at once; more wait their turn, outside the timeout.
+        max_reply_bytes: The longest reply to read.
+
+    Raises:
+        AgentTTSError: An argument makes no sense.
+    """
+
+    def __init__(
+        self,
+        model: str | None = None,
+        *,
+        base_url: str | None = None,
+        provider: str | None = None,
+        bill_to: str | None = None,
+        api_key: ApiKey = None,
+        timeout: float = 120.0,
+        concurrency: int = 32,
+        max_reply_bytes: int = 4_000_000,
+    ) -> None:
+        """See the class."""
+        if model is None and base_url is None:
+            raise AgentTTSError("HuggingFaceChat: give a `model`, a `base_url`, or both.")
+        if base_url is not None:
+            parts = urlsplit(base_url)
+            if parts.scheme not in ("http", "https") or not parts.hostname:
+                raise AgentTTSError(
+                    f"HuggingFaceChat: `base_url` is {one_line(_shown(base_url))!r}: give one "
+                    "such as 'http://127.0.0.1:8080'."
+                )
+            if parts.username or parts.password:
+                raise AgentTTSError(
+                    "HuggingFaceChat: `base_url` holds a user name or password: give the key as "
+                    "`api_key`, where it is kept out of logs and storage."
+                )
+            if provider is not None or bill_to is not None:
+                raise AgentTTSError(
+                    "HuggingFaceChat: `provider` and `bill_to` are for models of the Hub: leave "
+                    "them out beside a `base_url`."
+                )
+        if not timeout > 0 or concurrency < 1:
+            raise AgentTTSError(
+                f"HuggingFaceChat: `timeout` is {timeout!r} and `concurrency` {concurrency!r}: "
+                "both must be above 0."
+            )
+        self.model, self.base_url = model, base_url
+        self._provider, self._bill_to, self._api_key = provider, bill_to, api_key
+        self._timeout, self._concurrency = timeout, concurrency
+        self._max_reply_bytes = max_reply_bytes
+        self._forget()
+
+    def _forget(self) -> None:
+        self._clients: WeakKeyDictionary[
+            asyncio.AbstractEventLoop, tuple[httpx2.AsyncClient, asyncio.Semaphore]
+        ] = WeakKeyDictionary()
+        self._form = 0
+        """Position of the form of constraint to try first: the last one that was accepted."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave connections and keys behind."""
+        state = {k: v for k, v in self.__dict__.items() if k not in ("_clients", "_form")}
+        if isinstance(self._api_key, str):
+            state["_api_key"] = LostKey()
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Undo `__getstate__`."""
+        self.__dict__.update(state)
+        self._forget()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> HuggingFaceChat:
+        """Copy within the process; the key stays."""
+        other = type(self).__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        other._forget()
+        return other
+
+    def __repr__(self) -> str:
+        """Model and server, no key."""
+        return f"<HuggingFaceChat {self.where}>"
+
+    @property
+    def where(self) -> str:
+        """Model and server, for people."""
+        server = self._provider or "Hugging Face"
+        if self.base_url is not None:
+            server = urlsplit(self.base_url).netloc
+        return server if self.model is None else f"{self.model} at {server}"
+
+    async def complete(self, request: ChatRequest, *, seed: int) -> Completion:
+        """Generate one completion; see `ChatModel.complete`.
+
+        An empty ``request.model`` stands for the adapter's own. A schema is sent in the forms
+        that servers are known to honour, until one is not refused.
+        """
+        client, slots = self._connection()
+        forms = _forms(request.schema)
+        async with slots:
+            try:
+                return await asyncio.wait_for(
+                    self._negotiate(client, request, seed, forms), self._timeout
+                )
+            except asyncio.TimeoutError:
+                raise ChatUnavailableError(
+                    f"{self.where}: no reply within {self._timeout:g} s", kind="timeout"
+                ) from None
+
+    async def _negotiate(
+        self,
+        client: httpx2.AsyncClient,
+        request: ChatRequest,
+        seed: int,
+        forms: list[Mapping[str, Any]],
+    ) -> Completion:
+        first = min(self._form, len(forms) - 1)
+        for position in range(first, len(forms)):
+            try:
+                completion = await self._call(client, request, seed, forms[position])
+            except _FormRefusedError as error:
+                if position == len(forms) - 1:
+                    raise error.reason from None
+                _logger.debug("%s refuses %s", self.where, sorted(forms[position]))
+                continue
+            if len(forms) > 1:
+                self._form = position
+            return completion
+        raise AssertionError("unreachable")
+
+    async def _call(
+        self, client: httpx2.AsyncClient, request: ChatRequest, seed: int, form: Mapping[str, Any]
+    ) -> Completion:
+        key = key_for(self.base_url, self._api_key)
+        try:
+            if self.base_url is None:
+                completion = await self._call_hub(request, seed, form, key)
+            else:
+                completion = await self._call_url(client, request, seed, form, key)
+        except _FormRefusedError:
+            raise
+        except ChatError as error:
+            raise type(error)(
+                redact(str(error), [key]), kind=error.kind, retry_after=error.retry_after
+            ) from None
+        if key and key in completion.text:
+            # A server that echoes the request must not make us store the key.
+            text = redact(completion.text, [key])
+            completion = Completion(text, completion.usage, completion.finish_reason)
+        return completion
+
+    async def _call_url(
+        self,
+        client: httpx2.AsyncClient,
+        request: ChatRequest,
+        seed: int,
+        form: Mapping[str, Any],
+        key: str | None,
+    ) -> Completion:
+        assert self.base_url is not None
+        model = request.model or self.model
+        if model is None:
+            model = self.model = await self._served_model(client, key)
+        body = {
+            "model": model,
+            "messages": [{"role": m.role, "content": m.content} for m in request.messages],
+            "max_tokens": request.max_tokens,
+            "temperature": request.temperature,
+            "seed": seed,
+            "stream": False,
+            **({"stop": list(request.stop)} if request.stop else {}),
+            **form,
+        }
+        status, headers, content = await self._send(
+            client, "POST", chat_url(self.base_url), key, json.dumps(body).encode()
+        )
+        if status == 200:
+            return parse_completion(content, request, self.where)
+        error = error_of(status, headers, content.decode("utf-8", "replace"), self.where)
+        if form and status in _NO_FORMAT:
+            raise _FormRefusedError(error)
+        raise error
+
+    async def _send(
+        self,
+        client: httpx2.AsyncClient,
+        method: str,
+        url: str,
+        key: str | None,
+        content: bytes | None = None,
+    ) -> tuple[int, Mapping[str, str], bytes]:
+        """Send a request; returns status, headers and body.
+
+        Raises:
+            ChatUnavailableError: There is no whole reply of bearable length.
+        """
+        headers = {"accept": "application/json", "accept-encoding": "identity"}
+        if content is not None:
+            headers["content-type"] = "application/json"
+        if key:
+            headers["authorization"] = f"Bearer {key}"
+        received = bytearray()
+        try:
+            async with client.stream(method, url, content=content, headers=headers) as reply:
+                async for piece in reply.aiter_bytes():
+                    received += piece
+                    if len(received) > self._max_reply_bytes:
+                        raise ChatUnavailableError(
+                            f"{self.where}: the reply is longer than "
+                            f"{self._max_reply_bytes} bytes",
+                            kind="reply too long",
+                        )
+                return reply.status_code, reply.headers, bytes(received)
+        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+            raise ChatUnavailableError(
+                f"{self.where}: {type(error).__name__}: {one_line(str(error))}",
+                kind=type(error).__name__,
+            ) from None
+
+    async def _call_hub(
+        self, request: ChatRequest, seed: int, form: Mapping[str, Any], key: str | None
+    ) -> Completion:
+        options: dict[str, Any] = {
+            "model": request.model or self.model,
+            "max_tokens": request.max_tokens,
+            "temperature": request.temperature,
+            "seed": seed,
+            "stop": list(request.stop) or None,
+            **form,
+        }
+        try:
+            async with AsyncInferenceClient(
+                provider=self._provider,  # type: ignore[arg-type]
+                api_key=key,
+                bill_to=self._bill_to,
+                timeout=self._timeout,
+            ) as client:
+                reply = await client.chat_completion(
+                    [{"role": m.role, "content": m.content} for m in request.messages], **options
+                )
+        except OfflineModeIsEnabled:
+            raise ChatRefusedError(
+                f"{self.where}: HF_HUB_OFFLINE is set: unset it, or give the URL of a server",
+                kind="offline",
+            ) from None
+        except InferenceTimeoutError:
+            raise ChatUnavailableError(
+                f"{self.where}: no reply within {self._timeout:g} s", kind="timeout"
+            ) from None
+        except httpx2.HTTPError as error:
+            response = getattr(error, "response", None)
+            if response is None:
+                raise ChatUnavailableError(
+                    f"{self.where}: {type(error).__name__}", kind=type(error).__name__
+                ) from None
+            found = error_of(response.status_code, response.headers, response.text, self.where)
+            if form and response.status_code in _NO_FORMAT:
+                raise _FormRefusedError(found) from None
+            raise found from None
+        except json.JSONDecodeError:
+            raise ChatUnavailableError(
+                f"{self.where}: the reply is no JSON", kind="no JSON"
+            ) from None
+        except (ValueError, TypeError, AttributeError, KeyError) as error:
+            # No token, no such provider, or a reply of unexpected shape: the client says so.
+            raise ChatRefusedError(
+                f"{self.where}: {one_line(str(error))}", kind=type(error).__name__
+            ) from None
+        return completion_of(_plain(reply), request, self.where)
+
+    async def served_models(self) -> tuple[str, ...]:
+        """The names of the models that the server lists (``/v1/models``, or TGI's ``/info``).
+
+        Raises:
+            ChatUnavailableError: The server is out of reach or lists none.
+        """
+        client, _ = self._connection()
+        return await self._served_models(client, key_for(self.base_url, self._api_key))
+
+    async def healthy(self) -> bool:
+        """Whether the server says that it is well (``/health``)."""
+        if self.base_url is None:
+            return True
+        client, _ = self._connection()
+        key = key_for(self.base_url, self._api_key)
+        status, _ = await self._look(client, _root(self.base_url) + "/health", key)
+        return status == 200
+
+    async def info(self) -> Mapping[str, Any]:
+        """What TGI says of itself (``/info``); empty for other servers."""
+        if self.base_url is None:
+            return {}
+        client, _ = self._connection()
+        key = key_for(self.base_url, self._api_key)
+        _, values = await self._look(client, _root(self.base_url) + "/info", key)
+        return values if isinstance(values, Mapping) else {}
+
+    async def _served_models(self, client: httpx2.AsyncClient, key: str | None) -> tuple[str, ...]:
+        if self.base_url is None:
+            return (self.model,) if self.model else ()
+        listing = chat_url(self.base_url).removesuffix("/chat/completions") + "/models"
+        status, values = await self._look(client, listing, key)
+        data = values.get("data") if isinstance(values, Mapping) else None
+        listed = data if isinstance(data, list) else []
+        names = [m.get("id") for m in listed if isinstance(m, Mapping)]
+        if not names:
+            info_status, values = await self._look(client, _root(self.base_url) + "/info", key)
+            names = [values.get("model_id")] if isinstance(values, Mapping) else []
+            status = status or info_status
+        found = tuple(name for name in names if isinstance(name, str) and name)
+        if not found:
+            raise ChatUnavailableError(
+                f"{self.where}: the server does not say which models it serves "
+                f"({'no reply' if not status else f'HTTP {status}'})",
+                kind="no model listed",
+            )
+        return found
+
+    async def _served_model(self, client: httpx2.AsyncClient, key: str | None) -> str:
+        try:
+            return (await self._served_models(client, key))[0]
+        except ChatUnavailableError:
+            # TGI serves one model and drops this name; others will say that they do not know it.
+            return "tgi"
+
+    async def _look(
+        self, client: httpx2.AsyncClient, url: str, key: str | None
+    ) -> tuple[int, Any]:
+        """Get a small page: its status (0: out of reach) and decoded JSON (None: no JSON)."""
+        try:
+            status, _, content = await asyncio.wait_for(
+                self._send(client, "GET", url, key), _PROBE_TIMEOUT
+            )
+            return status, json.loads(content) if status == 200 else None
+        except (ChatError, asyncio.TimeoutError):
+            return 0, None
+        except (ValueError, RecursionError):
+            return 200, None
+
+    def _connection(self) -> tuple[httpx2.AsyncClient, asyncio.Semaphore]:
+        """The connections of the running event loop: they cannot be shared between loops."""
+        loop = asyncio.get_running_loop()
+        if loop not in self._clients:
+            client = httpx2.AsyncClient(
+                timeout=httpx2.Timeout(self._timeout, pool=None),
+                # Never the pool's turn to queue: the semaphore does.
+                limits=httpx2.Limits(
+                    max_connections=2 * self._concurrency,
+                    max_keepalive_connections=self._concurrency,
+                    keepalive_expiry=15.0,
+                ),
+                follow_redirects=False,
+            )
+            self._clients[loop] = client, asyncio.Semaphore(self._concurrency)
+        return self._clients[loop]
+
+    async def aclose(self) -> None:
+        """Close the connections of the running event loop."""
+        client, _ = self._clients.pop(asyncio.get_running_loop(), (None, None))
+        if client is not None:
+            await client.aclose()
+
+
+class _FormRefusedError(Exception):
+    """A server refused a request that carried a constraint."""
+
+    def __init__(self, reason: ChatError) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
+
+
+def chat_url(base_url: str) -> str:
+    """Where chat completions of a server live: ``/v1/chat/completions`` unless the URL says."""
+    parts = urlsplit(base_url)
+    path = parts.path.rstrip("/")
+    if not path.endswith("/chat/completions"):
+        path += "/chat/completions" if path.endswith("/v1") else "/v1/chat/completions"
+    return urlunsplit((parts.scheme, parts.netloc, path, parts.query, ""))
+
+
+def _root(base_url: str) -> str:
+    parts = urlsplit(base_url)
+    path = parts.path.rstrip("/").removesuffix("/chat/completions").removesuffix("/v1")
+    return urlunsplit((parts.scheme, parts.netloc, path, "", ""))
+
+
+def _forms(schema: str | None) -> list[Mapping[str, Any]]:
+    """Ways to ask for JSON that follows a schema, as servers read them; the last asks nothing.
+
+    First the form of OpenAI, vLLM, SGLang and llama.cpp's own server. Then that of TGI
+    (``value``) and of llama-cpp-python (``schema``), which accept each other's key.
+    """
+    if schema is None:
+        return [{}]
+    values = json.loads(schema)
+    openai = {"type": "json_schema", "json_schema": {"name": "reply", "schema": values}}
+    tgi = {"type": "json_object", "value": values, "schema": values}
+    return [{"response_format": openai}, {"response_format": tgi}, {}]
+
+
+def _plain(reply: Any) -> dict[str, Any]:
+    """What huggingface_hub read, as JSON-ready values; its fields may be missing."""
+    choice = (getattr(reply, "choices", None) or [None])[0]
+    message = getattr(choice, "message", None)
+    usage = getattr(reply, "usage", None)
+    return {
+        "choices": [
+            {
+                "message": {"content": getattr(message, "content", None)},
+                "finish_reason": getattr(choice, "finish_reason", None),
+            }
+        ],
+        "usage": {
+            name: getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens")
+        },
+    }
+
+
+def _shown(url: str) -> str:
+    """A URL without what may be secret."""
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.hostname or "", parts.path, "", ""))
