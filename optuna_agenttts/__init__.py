@@ -9,8 +9,11 @@ from optuna_agenttts.exceptions import (
     NoTaskError,
     TaskError,
 )
+from optuna_agenttts.llm import HuggingFaceChat, ScriptedChatModel
 from optuna_agenttts.recommendation import Recommendation, Tie, recommend
+from optuna_agenttts.rounds import Round, guidelines
 from optuna_agenttts.sampler import AgentTTSSampler
+from optuna_agenttts.spend import Spend, spend
 from optuna_agenttts.stage import Model, Stage
 from optuna_agenttts.task import Allocation, StageAllocation, Task
 
@@ -21,6 +24,7 @@ __all__ = [
     "BudgetError",
     "CostModel",
     "FlopsCost",
+    "HuggingFaceChat",
     "LatencyCost",
     "MissingFactError",
     "Model",
@@ -28,10 +32,15 @@ __all__ = [
     "NoTaskError",
     "PriceCost",
     "Recommendation",
+    "Round",
+    "ScriptedChatModel",
+    "Spend",
     "Stage",
     "StageAllocation",
     "Task",
     "TaskError",
     "Tie",
+    "guidelines",
     "recommend",
+    "spend",
 ]

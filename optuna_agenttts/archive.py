@@ -41,6 +41,9 @@ class Archive:
         self._samples: list[list[int]] = []
         self._scores: list[float] = []
         self._shares: list[float] = []
+        self._numbers: list[int] = []
+        self._origins: list[str] = []
+        self._outcomes: list[Mapping[int, float]] = []
         self._visited: set[Choices] = set()
         self._steps = 0
         self._unfinished: list[int] = []
@@ -85,6 +88,9 @@ class Archive:
             visited=frozenset(self._visited.union(pending)),
             unannounced=unannounced,
             sign=self._sign,
+            numbers=tuple(self._numbers),
+            origins=tuple(self._origins),
+            outcomes=tuple(self._outcomes),
         )
 
     def _add(self, trial: FrozenTrial) -> None:
@@ -99,6 +105,9 @@ class Archive:
         self._samples.append([samples for _, samples in choices])
         self._scores.append(value)
         self._shares.append(share)
+        self._numbers.append(trial.number)
+        self._origins.append(str(trial.user_attrs.get(keys.ORIGIN, "")))
+        self._outcomes.append(trial.intermediate_values)
 
     def _score(self, trial: FrozenTrial) -> tuple[float, float]:
         """A trial's score and the share of the instances behind it; NaN if it has none."""

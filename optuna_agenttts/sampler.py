@@ -21,11 +21,17 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from optuna_agenttts import storage as keys
+from optuna_agenttts.advice import advised, contains, generic_job, generic_slot, task_job
 from optuna_agenttts.archive import Archive, announce, constraint_of, is_maximized
+from optuna_agenttts.conductor import SIZE, Conductor, Job
+from optuna_agenttts.dashboard import save_note
 from optuna_agenttts.exceptions import TaskError
+from optuna_agenttts.experience import describe_experience, read_experience, recall
+from optuna_agenttts.llm import ChatModel, connect
 from optuna_agenttts.planning import Candidate, Constraint, Evidence
 from optuna_agenttts.planning.numerical import NumericalPlanner
 from optuna_agenttts.recognition import recognise_task
+from optuna_agenttts.rounds import Proposed, Round
 from optuna_agenttts.task import Task
 
 _logger = logging.getLogger(__name__)
@@ -54,39 +60,55 @@ class AgentTTSSampler(BaseSampler):
 
     Args:
         task: What to tune. Default: see above.
-        llm: A language model that plans the search. Default: none, the numerical planner alone.
+        llm: A language model that plans rounds: a model id of the Hub, the URL of a TGI or
+            OpenAI-compatible server (with the model after ``#`` where it serves several), or a
+            `ChatModel`. Default: what the environment variable ``OPTUNA_AGENTTTS_LLM`` names, or
+            else none: the numerical planner alone. Whatever the model does or says, no trial
+            fails of it.
         search_space: Distributions of parameters outside the task, so that they are sampled
             jointly from the first trial on. Default: learned from the trials.
         seed: Seed of the default `independent_sampler`. Allocations need none: they are a
             function of the task and the trials.
         insights: Which of the paper's insights to believe in, for ablations.
         independent_sampler: Samples everything outside the task. Default: a `TPESampler` with
-            its current defaults.
+            its current defaults, which refuses to sample a second study after the first.
+        guidelines: Whether the agent writes guidelines and sees its earlier ones, for ablations.
+        experience: Earlier studies of similar tasks, as evidence for agent and planner. They are
+            read once, here.
+        description: What is optimized, in words, for the agent in studies without a task.
+        llm_timeout: The most seconds for planning a round. Only the first round is waited for
+            as long as that; see `conductor.py`.
 
     Raises:
         TaskError: An argument makes no sense.
+        AgentTTSError: `llm` makes no sense.
     """
 
     def __init__(
         self,
         task: Task | None = None,
         *,
-        llm: str | None = None,
+        llm: str | ChatModel | None = None,
         search_space: Mapping[str, BaseDistribution] | None = None,
         seed: int | None = None,
         insights: Collection[int] = (1, 2, 3),
         independent_sampler: BaseSampler | None = None,
+        guidelines: bool = True,
+        experience: Sequence[Study] = (),
+        description: str = "",
+        llm_timeout: float = 120.0,
     ) -> None:
         """See the class."""
         if task is not None and not isinstance(task, Task):
             raise TaskError(f"AgentTTSSampler: `task` is {task!r}: give a `Task` or leave it out.")
         if not set(insights) <= {1, 2, 3}:
             raise TaskError(f"AgentTTSSampler: `insights` is {insights!r}: give some of 1, 2, 3.")
-        if llm is not None:
-            raise NotImplementedError(
-                "AgentTTSSampler: `llm` is not supported by this version: leave it out, and the "
-                "numerical planner plans alone."
-            )
+        if not llm_timeout > 0:
+            raise TaskError(f"AgentTTSSampler: `llm_timeout` is {llm_timeout!r}: give seconds.")
+        self._chat = connect(llm)
+        self._guidelines, self._description = guidelines, description
+        self._llm_timeout = llm_timeout
+        self._experience = read_experience(experience)
         self._task = task
         self._search_space = dict(search_space or {})
         self._insights = tuple(sorted(set(insights)))
@@ -104,10 +126,26 @@ class AgentTTSSampler(BaseSampler):
         self._given: WeakKeyDictionary[BaseStorage, OrderedDict[int, Candidate]] = (
             WeakKeyDictionary()
         )
+        self._advice: WeakKeyDictionary[BaseStorage, OrderedDict[int, Proposed | None]] = (
+            WeakKeyDictionary()
+        )
+        self._conductor = (
+            None
+            if self._chat is None
+            else Conductor(self._chat, timeout=self._llm_timeout, after=save_note)
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave locks and caches behind."""
-        dropped = ("_lock", "_tasks", "_archives", "_planners", "_given")
+        dropped = (
+            "_lock",
+            "_tasks",
+            "_archives",
+            "_planners",
+            "_given",
+            "_advice",
+            "_conductor",
+        )
         return {key: value for key, value in self.__dict__.items() if key not in dropped}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -120,8 +158,15 @@ class AgentTTSSampler(BaseSampler):
         self._independent.reseed_rng()
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        """Let the independent sampler prepare."""
+        """Let the independent sampler prepare, and the agent plan ahead."""
         self._independent.before_trial(study, trial)
+        if self._conductor is None or len(study.directions) > 1:
+            return
+        try:
+            self._conductor.prepare(study, trial.number, lambda: self._job(study, trial))
+        # What is raised here would leave the trial running for ever (Optuna calls this in `ask`).
+        except Exception as error:
+            _logger.warning("The agent's next round could not be prepared: %r", error)
 
     def after_trial(
         self,
@@ -153,6 +198,12 @@ class AgentTTSSampler(BaseSampler):
         """
         if not search_space:
             return {}
+        advice = self._advised_params(study, trial)
+        if advice is not None and all(
+            name in advice and contains(distribution, advice[name])
+            for name, distribution in search_space.items()
+        ):
+            return {name: advice[name] for name in search_space}
         values = self._independent.sample_relative(study, trial, search_space)
         fixed = trial.system_attrs.get("fixed_params", {})
         missing = [name for name in search_space if name not in values and name not in fixed]
@@ -186,7 +237,73 @@ class AgentTTSSampler(BaseSampler):
             value = _within(wanted, param_distribution)
             if value is not None:
                 return value
+        advice = self._advised_params(study, trial)
+        if (
+            advice is not None
+            and param_name in advice
+            and contains(param_distribution, advice[param_name])
+        ):
+            return advice[param_name]
         return self._independent.sample_independent(study, trial, param_name, param_distribution)
+
+    def _job(self, study: Study, trial: FrozenTrial) -> Job | None:
+        """What the agent's next round is planned from; None where too little is known."""
+        assert self._conductor is not None
+        task = self._task_of(study)
+        trials = study._storage.get_all_trials(study._study_id, deepcopy=False)
+        if task is None:
+            return generic_job(
+                trials,
+                self._search_space,
+                maximize=is_maximized(study.directions),
+                description=self._description,
+                guidelines=self._guidelines,
+            )
+        with self._lock:
+            evidence = self._archive(study, task, trials).read(trials, trial.number)
+            planner = self._planner(task)
+        return task_job(
+            planner,
+            evidence,
+            trials,
+            agent=self._conductor.name,
+            insights=self._insights,
+            guidelines=self._guidelines,
+            experience=describe_experience(self._experience),
+        )
+
+    def _advised_params(self, study: Study, trial: FrozenTrial) -> Mapping[str, Any] | None:
+        """What the agent proposes for a trial of a study without stages; None for nothing."""
+        if self._conductor is None or len(study.directions) > 1:
+            return None
+        with self._lock:
+            given = self._advice.setdefault(study._storage, OrderedDict())
+            if trial._trial_id in given:
+                proposed = given[trial._trial_id]
+                return None if proposed is None else proposed.params
+        proposed = self._advised(study, trial)
+        with self._lock:
+            given[trial._trial_id] = proposed
+            while len(given) > _REMEMBERED:
+                given.popitem(last=False)
+        if proposed is None:
+            return None
+        study._storage.set_trial_user_attr(trial._trial_id, keys.ORIGIN, "agent")
+        study._storage.set_trial_user_attr(trial._trial_id, keys.REASON, proposed.reason)
+        return proposed.params
+
+    def _advised(self, study: Study, trial: FrozenTrial) -> Proposed | None:
+        assert self._conductor is not None
+        if self._task_of(study) is not None:
+            return None
+        planned = self._conductor.take(study, trial.number)
+        if planned is None or not planned.candidates:
+            return None
+        trials = study._storage.get_all_trials(study._study_id, deepcopy=False)
+        slot = generic_slot(trials, trial.number, maximize=is_maximized(study.directions))
+        if slot is None or slot >= len(planned.candidates):
+            return None
+        return planned.candidates[slot]
 
     def _task_of(self, study: Study) -> Task | None:
         """The task that a study tunes, if it is one that can be planned for."""
@@ -213,12 +330,16 @@ class AgentTTSSampler(BaseSampler):
     def _candidate(self, study: Study, trial: FrozenTrial, task: Task) -> Candidate:
         """The candidate of a trial, planned anew where the trial has settled otherwise."""
         constraint = constraint_of(task, trial)
+        planned = None
+        if self._conductor is not None and not constraint:
+            # Outside the lock: other threads need not wait for an answer that is not theirs.
+            planned = self._conductor.take(study, trial.number)
         with self._lock:
             given = self._given.setdefault(study._storage, OrderedDict())
             candidate = given.get(trial._trial_id)
             if candidate is not None and constraint.met_by(candidate.choices):
                 return candidate
-            candidate = self._plan(study, trial, task, constraint)
+            candidate = self._plan(study, trial, task, constraint, planned)
             given[trial._trial_id] = candidate
             while len(given) > _REMEMBERED:
                 given.popitem(last=False)
@@ -226,11 +347,19 @@ class AgentTTSSampler(BaseSampler):
         return candidate
 
     def _plan(
-        self, study: Study, trial: FrozenTrial, task: Task, constraint: Constraint
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        task: Task,
+        constraint: Constraint,
+        planned: Round | None,
     ) -> Candidate:
         """Propose and announce; and once more where another worker took the same meanwhile."""
         evidence = self._evidence(study, trial, task)
-        candidate = self._planner(task).propose(evidence, constraint)
+        if self._conductor is None or constraint or trial.number < SIZE:
+            candidate = self._planner(task).propose(evidence, constraint)
+        else:
+            candidate = advised(self._planner(task), evidence, planned, trial.number)
         announce(study._storage, trial._trial_id, task, candidate)
         for _ in range(_ATTEMPTS):
             if candidate.choices in evidence.visited or not (
@@ -260,7 +389,9 @@ class AgentTTSSampler(BaseSampler):
 
     def _planner(self, task: Task) -> NumericalPlanner:
         if task not in self._planners:
-            self._planners[task] = NumericalPlanner(task, insights=self._insights)
+            self._planners[task] = NumericalPlanner(
+                task, insights=self._insights, experience=recall(self._experience, task)
+            )
             while len(self._planners) > 2:
                 self._planners.popitem(last=False)
         return self._planners[task]

@@ -22,6 +22,8 @@ TASK = PREFIX + "task"
 CANDIDATE = PREFIX + "candidate"
 ORIGIN = PREFIX + "origin"
 REASON = PREFIX + "reason"
+ROUND = PREFIX + "round:"
+CLAIM = PREFIX + "claim:"
 
 _CHUNK = 2045
 

@@ -6,17 +6,22 @@ import asyncio
 import concurrent.futures
 import threading
 import weakref
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 _T = TypeVar("_T")
 
 
 class LoopThread:
-    """An event loop in a daemon thread of its own, started when it is first needed."""
+    """An event loop in a daemon thread of its own, started when it is first needed.
 
-    def __init__(self) -> None:
+    Args:
+        at_end: Runs on the loop when it is stopped, to close what belongs to it.
+    """
+
+    def __init__(self, at_end: Callable[[], Coroutine[Any, Any, None]] | None = None) -> None:
         """See the class."""
+        self._at_end = at_end
         self._guard = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -25,7 +30,9 @@ class LoopThread:
         with self._guard:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
-                thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+                thread = threading.Thread(
+                    target=_run, args=(self._loop, self._at_end), daemon=True
+                )
                 thread.start()
                 self._finalizer = weakref.finalize(self, _stop, self._loop, thread)
             return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
@@ -48,12 +55,23 @@ class LoopThread:
                 self._loop = None
 
 
-def _stop(loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
-    loop.call_soon_threadsafe(_cancel_all, loop)
-    thread.join(timeout=5)
-    if not loop.is_running():
+def _run(
+    loop: asyncio.AbstractEventLoop, at_end: Callable[[], Coroutine[Any, Any, None]] | None
+) -> None:
+    try:
+        loop.run_forever()
+    finally:
+        if at_end is not None:
+            loop.run_until_complete(at_end())
         loop.run_until_complete(loop.shutdown_default_executor())
         loop.close()
+
+
+def _stop(loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
+    loop.call_soon_threadsafe(_cancel_all, loop)
+    # The garbage collector may call this on the loop's own thread.
+    if thread is not threading.current_thread():
+        thread.join(timeout=5)
 
 
 def _cancel_all(loop: asyncio.AbstractEventLoop) -> None:

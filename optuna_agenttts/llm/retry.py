@@ -184,6 +184,18 @@ class PatientChat:
         self.calls = 0
         """How many calls were made, failed ones included."""
 
+    @property
+    def where(self) -> str:
+        """Who answers, for people."""
+        name = getattr(self._chat, "where", None) or getattr(self._chat, "model", None)
+        return str(name or type(self._chat).__name__)
+
+    async def aclose(self) -> None:
+        """Close the other's connections of the running event loop, if it has any."""
+        close = getattr(self._chat, "aclose", None)
+        if close is not None:
+            await close()
+
     async def complete(self, request: ChatRequest, *, seed: int) -> Completion:
         """Generate one completion; see `ChatModel.complete`."""
 

@@ -36,6 +36,9 @@ class Evidence:
         visited: Every allocation tried or pending, whatever came of it.
         unannounced: How many trials with lower numbers are choosing an allocation right now.
         sign: 1 if the study's values are the scores, -1 if they were turned to be maximized.
+        numbers: Of each observed trial, its number.
+        origins: Of each observed trial, who proposed it; empty where nobody said.
+        outcomes: Of each observed trial, scores by instance, with its own sign; may be empty.
     """
 
     task: Task
@@ -47,12 +50,32 @@ class Evidence:
     visited: frozenset[Choices] = frozenset()
     unannounced: int = 0
     sign: float = 1.0
+    numbers: tuple[int, ...] = ()
+    origins: tuple[str, ...] = ()
+    outcomes: tuple[Mapping[int, float], ...] = ()
 
     @classmethod
     def empty(cls, task: Task) -> Evidence:
         """Nothing known yet."""
         none = np.zeros((0, len(task.stages)), dtype=np.int64)
         return cls(task, none, none, np.zeros(0), np.zeros(0))
+
+
+@dataclass(frozen=True, slots=True)
+class Recalled:
+    """Trials of earlier studies, in terms of this task. Scores are such that higher is better.
+
+    Args:
+        models: Positions of models, shape (trials, stages).
+        samples: Numbers of samples, shape (trials, stages).
+        scores: Scores, shape (trials,).
+        studies: Of each trial, which study it belongs to.
+    """
+
+    models: Ints
+    samples: Ints
+    scores: Floats
+    studies: Ints
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,12 +7,20 @@ is expected of them. It is a function of the evidence: it keeps nothing between 
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from optuna_agenttts.planning import Candidate, Choices, Constraint, Evidence, Floats, Ints
+from optuna_agenttts.planning import (
+    Candidate,
+    Choices,
+    Constraint,
+    Evidence,
+    Floats,
+    Ints,
+    Recalled,
+)
 from optuna_agenttts.planning.initial import (
     opening_choice,
     unit_budget_allocations,
@@ -27,6 +35,11 @@ _WORK = 60_000
 """Allocations times observations that one ask may weigh in full: some milliseconds."""
 
 
+_EARLIER = 0.25
+"""What a trial of an earlier study counts, in trials of this one: another data set's ranking of
+allocations is alike, not the same."""
+
+
 class NumericalPlanner:
     """Proposes allocations by their expected improvement.
 
@@ -34,17 +47,96 @@ class NumericalPlanner:
         task: The task.
         insights: Which of the paper's insights to believe in. Without Insight 1 the opening is
             the prior's best guess alone.
+        experience: Trials of earlier studies of similar tasks.
     """
 
-    def __init__(self, task: Task, *, insights: Collection[int] = (1, 2, 3)) -> None:
+    def __init__(
+        self,
+        task: Task,
+        *,
+        insights: Collection[int] = (1, 2, 3),
+        experience: Recalled | None = None,
+    ) -> None:
         """See the class."""
         self.task, self.insights = task, tuple(insights)
+        self._experience = experience
         # A fixed seed: workers that see the same trials must propose the same (`Planner`).
         rng = np.random.default_rng(0)
         self.surrogate = Surrogate(task, rng, insights=self.insights)
         self._pool = self.surrogate.points(*build_pool(task.feasible, rng, _POOL))
         self._keys = _keys(self._pool.models, self._pool.samples)
         self._opening = self.surrogate.points(*unit_budget_allocations(task.feasible))
+
+    @property
+    def pool(self) -> Points:
+        """The allocations that are weighed against each other."""
+        return self._pool
+
+    def informed(self, evidence: Evidence) -> Evidence:
+        """Evidence with earlier studies' trials beside it, each shifted to this study's level."""
+        earlier = self._experience
+        if earlier is None:
+            return evidence
+        scores = earlier.scores.copy()
+        for study in np.unique(earlier.studies) if len(evidence.scores) else ():
+            rows = earlier.studies == study
+            alone = replace(
+                evidence,
+                models=earlier.models[rows],
+                samples=earlier.samples[rows],
+                scores=scores[rows],
+                shares=np.ones(int(rows.sum())),
+                pending=(),
+            )
+            posterior = self.surrogate.fit(alone)
+            points = self.surrogate.points(evidence.models, evidence.samples)
+            expected = posterior.scale.scores(posterior.mean(points))
+            scores[rows] += float(np.median(evidence.scores - expected))
+        return replace(
+            evidence,
+            models=np.concatenate([evidence.models, earlier.models]),
+            samples=np.concatenate([evidence.samples, earlier.samples]),
+            scores=np.concatenate([evidence.scores, scores]),
+            shares=np.concatenate([evidence.shares, np.full(len(scores), _EARLIER)]),
+        )
+
+    def _untried(self, evidence: Evidence) -> set[tuple[int, int]]:
+        """The (stage, model) pairs that neither this study nor an earlier one has tried."""
+        tried = set(evidence.visited)
+        if self._experience is not None:
+            tried.update(_keys(self._experience.models, self._experience.samples))
+        return untried_models(self.task.feasible, tried)
+
+    def opens(self, evidence: Evidence) -> bool:
+        """Whether the opening still has something to show."""
+        if not evidence.visited:
+            return True
+        untried = self._untried(evidence)
+        means = np.zeros(len(self._opening))
+        return 1 in self.insights and (
+            opening_choice(self._opening.models, means, untried) is not None
+        )
+
+    def worth(self, evidence: Evidence, choices: Sequence[Choices]) -> Floats:
+        """Expected improvements of allocations, as shares of the largest in the pool."""
+        evidence = self.informed(evidence)
+        if len(evidence.scores) == 0:
+            return np.ones(len(choices))
+        posterior = self.surrogate.fit(_believing(evidence, self.surrogate))
+        array = np.array(choices, dtype=np.int64)
+        asked = self.surrogate.points(array[..., 0], array[..., 1])
+        fresh = np.flatnonzero([key not in evidence.visited for key in self._keys])
+        positions = fresh if len(fresh) else np.arange(len(self._keys))
+        positions = _shortlist(posterior, self._pool, positions, len(evidence.scores))
+        incumbents = posterior.moments(posterior.observed)[1].max(axis=1)
+
+        def gains(points: Points) -> Floats:
+            weights, means, deviations = posterior.moments(points)
+            found: Floats = weights @ _expected_improvement(means, deviations, incumbents[:, None])
+            return found
+
+        largest = float(gains(self._pool.take(positions)).max())
+        return gains(asked) / max(largest, 1e-12)
 
     def propose(self, evidence: Evidence, constraint: Constraint) -> Candidate:
         """Propose the next allocation; see `Planner.propose`."""
@@ -60,10 +152,14 @@ class NumericalPlanner:
 
     def _propose(self, evidence: Evidence, constraint: Constraint) -> Candidate:
         if not constraint and not evidence.visited:
+            if self._experience is not None:
+                posterior = self.surrogate.fit(self.informed(evidence))
+                best = int(np.argmax(posterior.mean(self._pool)))
+                return Candidate(_choices(self._pool, best), "opening", "best by earlier studies")
             best = int(np.argmax(self.surrogate.prior_mean(self._pool)))
             return Candidate(_choices(self._pool, best), "opening", "best guess before any trial")
         if not constraint and 1 in self.insights:
-            untried = untried_models(self.task.feasible, evidence.visited)
+            untried = self._untried(evidence)
             means = self.surrogate.prior_mean(self._opening)
             chosen = opening_choice(self._opening.models, means, untried)
             if chosen is not None:
@@ -82,6 +178,7 @@ class NumericalPlanner:
         fresh = np.array([key not in evidence.visited for key in keys])
         # Where everything has been tried, measuring once more is all that is left to learn.
         positions = np.flatnonzero(fresh) if fresh.any() else np.arange(len(keys))
+        evidence = self.informed(evidence)
         if len(evidence.scores) == 0:
             best = positions[int(np.argmax(self.surrogate.prior_mean(points)[positions]))]
             return Candidate(keys[best], "numerical", "best guess before any score")

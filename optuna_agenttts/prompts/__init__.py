@@ -1,0 +1,31 @@
+"""What the agent is asked: one render function for each prompt, from values to messages."""
+
+from optuna_agenttts.prompts.generic import (
+    GenericBrief,
+    GenericRow,
+    generic_schema,
+    render_generic,
+)
+from optuna_agenttts.prompts.plan import (
+    Brief,
+    ModelRow,
+    PairedRow,
+    Row,
+    plan_schema,
+    render_plan,
+)
+from optuna_agenttts.prompts.repair import render_repair
+
+__all__ = [
+    "Brief",
+    "GenericBrief",
+    "GenericRow",
+    "ModelRow",
+    "PairedRow",
+    "Row",
+    "generic_schema",
+    "plan_schema",
+    "render_generic",
+    "render_plan",
+    "render_repair",
+]
