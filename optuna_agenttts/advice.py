@@ -65,30 +65,38 @@ def advised(
         planned: The trial's round; None if it did not come in time.
         number: The trial's number.
     """
-    own = planner.propose(evidence, Constraint())
     if planned is None or planned.error:
+        own = planner.propose(evidence, Constraint())
         why = "the agent's round did not come in time" if planned is None else planned.error
         return replace(own, origin="fallback", reason=f"{own.reason} (fallback: {why})")
-    if own.origin == "opening" and planner.opens(evidence):
-        return own
-    position = number % SIZE
+    choices = _proposed(planner, evidence, planned, number)
+    if choices is None or planner.opens(evidence):
+        return planner.propose(evidence, Constraint())
+    own, worth = planner.weigh(evidence, [choices])
+    if worth[0] >= required_share(evidence):
+        reason = planned.candidates[number % SIZE].reason
+        return Candidate(choices, "agent", reason or "proposed without a reason")
+    if evidence.unannounced:
+        own = planner.propose(evidence, Constraint())
+    weak = "nothing" if worth[0] < 0.005 else f"{100 * worth[0]:.0f} % as much"
+    return replace(own, reason=f"{own.reason}; what the agent proposed promises {weak}")
+
+
+def _proposed(
+    planner: NumericalPlanner, evidence: Evidence, planned: Round, number: int
+) -> Choices | None:
+    """What the agent proposed for a trial, if that can still be tried."""
+    position, task = number % SIZE, planner.task
     if position >= len(planned.candidates):
-        return own
-    proposed = planned.candidates[position]
-    task = planner.task
-    known = task.choices_from_params(proposed.params)
+        return None
+    known = task.choices_from_params(planned.candidates[position].params)
     choices: Choices = tuple(known[i] for i in sorted(known))
-    if (
-        len(choices) < len(task.stages)
-        or not task.feasible.fits(choices)
-        or choices in evidence.visited
-    ):
-        return own
-    worth = float(planner.worth(evidence, [choices])[0])
-    if worth < required_share(evidence):
-        weak = "nothing" if worth < 0.005 else f"{100 * worth:.0f} % as much"
-        return replace(own, reason=f"{own.reason}; what the agent proposed promises {weak}")
-    return Candidate(choices, "agent", proposed.reason or "proposed without a reason")
+    usable = (
+        len(choices) == len(task.stages)
+        and task.feasible.fits(choices)
+        and choices not in evidence.visited
+    )
+    return choices if usable else None
 
 
 def task_job(

@@ -114,7 +114,6 @@ class Conductor:
     ) -> None:
         """See the class."""
         self._chat = chat if isinstance(chat, PatientChat) else PatientChat(chat, timeout=timeout)
-        self._name = name_of(chat)
         self._timeout, self._clock, self._after = timeout, clock, after
         self._loop = LoopThread(self._chat.aclose)
         self._desks: WeakKeyDictionary[BaseStorage, dict[int, _Desk]] = WeakKeyDictionary()
@@ -124,7 +123,7 @@ class Conductor:
     @property
     def name(self) -> str:
         """Who plans: model and server."""
-        return self._name
+        return name_of(self._chat)
 
     def prepare(self, study: Study, number: int, make: MakeJob) -> None:
         """Start planning the next round in the background, if it is this trial's turn.
@@ -237,6 +236,7 @@ class Conductor:
             del desk.planning[old]
 
     async def _plan(self, study: Study, desk: _Desk, target: int, job: Job, past: Past) -> Round:
+        calls, failures = self._chat.calls, Counter(self._chat.failures)
         try:
             made = await asyncio.wait_for(
                 plan(
@@ -259,15 +259,16 @@ class Conductor:
             number=target,
             guidelines=made.guidelines,
             candidates=tuple(Proposed(dict(job.params(p)), p.reason) for p in chosen),
-            model=self._name,
-            requests=made.requests,
+            model=self.name,
+            # Repeated calls count too. One model serves one study at a time, or counts for both.
+            requests=max(made.requests, self._chat.calls - calls),
             prompt_tokens=made.prompt_tokens,
             completion_tokens=made.completion_tokens,
             cost=job.price(made.prompt_tokens, made.completion_tokens),
             seconds=made.seconds,
             trials=job.trials,
             problems=made.problems,
-            failures=made.failures,
+            failures=dict(Counter(made.failures) | (self._chat.failures - failures)),
             error=made.error,
         )
         self._tell(planned)
@@ -311,7 +312,7 @@ class Conductor:
                 _logger.warning(
                     "Agent %s, round %d: %s, %d so far%s. What it does not propose the numerical "
                     "planner does; `optuna_agenttts.guidelines(study)` counts what follows.",
-                    self._name,
+                    planned.model,
                     planned.number,
                     kind,
                     now,

@@ -39,6 +39,14 @@ _NO_FORMAT = {400, 415, 422, 501}
 """What servers answer to a form of constraint that they do not know."""
 
 
+def _refuses_form(status: int, text: str) -> bool:
+    """Whether an error may be about the form of constraint.
+
+    llama-cpp-python's server (0.3.36) answers 500 to a form that it does not know.
+    """
+    return status in _NO_FORMAT or (status == 500 and "response_format" in text)
+
+
 class HuggingFaceChat:
     """A chat model on a server.
 
@@ -226,8 +234,9 @@ class HuggingFaceChat:
         )
         if status == 200:
             return parse_completion(content, request, self.where)
-        error = error_of(status, headers, content.decode("utf-8", "replace"), self.where)
-        if form and status in _NO_FORMAT:
+        text = content.decode("utf-8", "replace")
+        error = error_of(status, headers, text, self.where)
+        if form and _refuses_form(status, text):
             raise _FormRefusedError(error)
         raise error
 
@@ -304,7 +313,7 @@ class HuggingFaceChat:
                     f"{self.where}: {type(error).__name__}", kind=type(error).__name__
                 ) from None
             found = error_of(response.status_code, response.headers, response.text, self.where)
-            if form and response.status_code in _NO_FORMAT:
+            if form and _refuses_form(response.status_code, response.text):
                 raise _FormRefusedError(found) from None
             raise found from None
         except json.JSONDecodeError:

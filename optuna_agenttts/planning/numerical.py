@@ -119,24 +119,20 @@ class NumericalPlanner:
 
     def worth(self, evidence: Evidence, choices: Sequence[Choices]) -> Floats:
         """Expected improvements of allocations, as shares of the largest in the pool."""
-        evidence = self.informed(evidence)
-        if len(evidence.scores) == 0:
-            return np.ones(len(choices))
-        posterior = self.surrogate.fit(_believing(evidence, self.surrogate))
-        array = np.array(choices, dtype=np.int64)
-        asked = self.surrogate.points(array[..., 0], array[..., 1])
-        fresh = np.flatnonzero([key not in evidence.visited for key in self._keys])
-        positions = fresh if len(fresh) else np.arange(len(self._keys))
-        positions = _shortlist(posterior, self._pool, positions, len(evidence.scores))
-        incumbents = posterior.moments(posterior.observed)[1].max(axis=1)
+        return self.weigh(evidence, choices)[1]
 
-        def gains(points: Points) -> Floats:
-            weights, means, deviations = posterior.moments(points)
-            found: Floats = weights @ _expected_improvement(means, deviations, incumbents[:, None])
-            return found
+    def weigh(self, evidence: Evidence, choices: Sequence[Choices]) -> tuple[Candidate, Floats]:
+        """The next allocation after the opening, and the worth of others beside it.
 
-        largest = float(gains(self._pool.take(positions)).max())
-        return gains(asked) / max(largest, 1e-12)
+        Args:
+            evidence: What is known.
+            choices: The others.
+
+        Returns:
+            The allocation of largest expected improvement; and of each of the others, its
+            expected improvement as a share of that. Ones before the first score.
+        """
+        return self._improve(evidence, Constraint(), choices)
 
     def propose(self, evidence: Evidence, constraint: Constraint) -> Candidate:
         """Propose the next allocation; see `Planner.propose`."""
@@ -170,9 +166,12 @@ class NumericalPlanner:
                 ]
                 reason = f"first look at {', '.join(names)}, at its stage's unit budget (Eq. 5)"
                 return Candidate(_choices(self._opening, chosen), "opening", reason)
-        return self._improve(evidence, constraint)
+        return self._improve(evidence, constraint)[0]
 
-    def _improve(self, evidence: Evidence, constraint: Constraint) -> Candidate:
+    def _improve(
+        self, evidence: Evidence, constraint: Constraint, others: Sequence[Choices] = ()
+    ) -> tuple[Candidate, Floats]:
+        """See `weigh`."""
         points = self._constrained(constraint) if constraint else self._pool
         keys = _keys(points.models, points.samples) if constraint else self._keys
         fresh = np.array([key not in evidence.visited for key in keys])
@@ -181,13 +180,18 @@ class NumericalPlanner:
         evidence = self.informed(evidence)
         if len(evidence.scores) == 0:
             best = positions[int(np.argmax(self.surrogate.prior_mean(points)[positions]))]
-            return Candidate(keys[best], "numerical", "best guess before any score")
+            guess = Candidate(keys[best], "numerical", "best guess before any score")
+            return guess, np.ones(len(others))
         posterior = self.surrogate.fit(_believing(evidence, self.surrogate))
         positions = _shortlist(posterior, points, positions, len(evidence.scores))
         shortlist = points.take(positions)
+        asked = self._points(others)
+        if asked is not None:
+            shortlist = shortlist.joined(asked)
         weights, means, deviations = posterior.moments(shortlist)
         incumbents = posterior.moments(posterior.observed)[1].max(axis=1)
         gains = weights @ _expected_improvement(means, deviations, incumbents[:, None])
+        worth, gains = gains[len(positions) :], gains[: len(positions)]
         best = int(np.argmax(gains))
         mean, sd = weights @ means[:, best], weights @ deviations[:, best]
         scale = posterior.scale
@@ -195,7 +199,14 @@ class NumericalPlanner:
             f"expected {evidence.sign * scale.scores(mean):.3g} ± {sd * scale.span:.2g}, expected "
             f"improvement over the best so far {gains[best] * scale.span:.2g}"
         )
-        return Candidate(_choices(shortlist, best), "numerical", reason)
+        proposal = Candidate(_choices(shortlist, best), "numerical", reason)
+        return proposal, worth / max(float(gains[best]), 1e-12)
+
+    def _points(self, choices: Sequence[Choices]) -> Points | None:
+        if not choices:
+            return None
+        array = np.array(choices, dtype=np.int64)
+        return self.surrogate.points(array[..., 0], array[..., 1])
 
     def _constrained(self, constraint: Constraint) -> Points:
         """The pool, with what is settled put in place and what then does not fit left out.

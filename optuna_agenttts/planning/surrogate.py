@@ -199,6 +199,16 @@ class Points:
             tuple(variance[positions] for variance in self.variances),
         )
 
+    def joined(self, others: Points) -> Points:
+        """These allocations, and then others."""
+        return Points(
+            np.concatenate([self.models, others.models]),
+            np.concatenate([self.samples, others.samples]),
+            tuple(np.concatenate(pair) for pair in zip(self.means, others.means)),
+            tuple(np.concatenate(pair, axis=1) for pair in zip(self.roots, others.roots)),
+            tuple(np.concatenate(pair) for pair in zip(self.variances, others.variances)),
+        )
+
     def __len__(self) -> int:
         """The number of allocations."""
         return len(self.models)

@@ -31,7 +31,12 @@ def reply_schema(
     if guidelines:
         text = {"type": "string", "maxLength": 400}
         fields["guidelines"] = {"type": "array", "items": text, "maxItems": 8}
-    fields["candidates"] = {"type": "array", "items": candidate, "maxItems": wanted}
+    fields["candidates"] = {
+        "type": "array",
+        "items": candidate,
+        "minItems": 1,
+        "maxItems": wanted,
+    }
     schema = {
         "type": "object",
         "properties": fields,

@@ -1,0 +1,69 @@
+"""Let a language model plan the search, and read what it concluded.
+
+``python examples/llm_agent.py`` runs offline with a scripted model.
+``python examples/llm_agent.py --llm Qwen/Qwen2.5-72B-Instruct`` asks Hugging Face Inference
+Providers, and ``--llm http://127.0.0.1:8080`` a TGI or OpenAI-compatible server.
+"""
+
+import argparse
+import json
+import random
+
+import optuna
+from own_objective import my_pipeline, task
+
+from optuna_agenttts import AgentTTSSampler, ScriptedChatModel, guidelines, recommend, spend
+
+
+def script(request):
+    """Stand in for a model: the large retriever once or twice, small answerers often."""
+    script.rounds += 1
+    candidates = [
+        {
+            "allocation": {
+                "retrieval": {"model": "Qwen/Qwen2.5-72B-Instruct", "samples": 1},
+                "answer": {
+                    "model": "meta-llama/Llama-3.2-3B-Instruct",
+                    "samples": 4 + 7 * script.rounds + 3 * i,
+                },
+            },
+            "reason": "good passages let a small model peak at about a dozen samples",
+        }
+        for i in range(8)
+    ]
+    lines = [
+        "Retrieval: the 72B model is ahead of the 7B model by far more than the errors.",
+        "Answer: the 3B model saturates at 8 to 16 samples once retrieval is good.",
+    ]
+    return json.dumps({"guidelines": lines, "candidates": candidates})
+
+
+script.rounds = 0
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--llm", help="model id of the Hub, or URL of a server")
+    parser.add_argument("--trials", type=int, default=30)
+    options = parser.parse_args()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    rng = random.Random(0)
+    sampler = AgentTTSSampler(task, llm=options.llm or ScriptedChatModel(script))
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    study.optimize(lambda trial: my_pipeline(task.suggest(trial), rng), n_trials=options.trials)
+    for planned in guidelines(study)[-1:]:
+        print(f"round {planned.number}, {planned.model}, after {planned.trials} trials:")
+        for line in planned.guidelines or ("(no guidelines)",):
+            print(f"- {line}")
+        if planned.error:
+            print(f"({planned.error})")
+    for trial in study.trials:
+        attributes = trial.user_attrs
+        print(f"{trial.number:3d} {attributes['agenttts:origin']:9s} {trial.value:.2f} ", end="")
+        print(attributes["agenttts:reason"][:70])
+    print(recommend(study))
+    print(spend(study))
+
+
+if __name__ == "__main__":
+    main()

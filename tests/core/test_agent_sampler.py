@@ -1,0 +1,535 @@
+"""The sampler with a language model that plans: what is tried, kept, shared, and survived."""
+
+import copy
+import json
+import logging
+import multiprocessing
+import os
+import pickle
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+from contextlib import contextmanager
+
+import optuna
+import pytest
+from core_support import LARGE, SMALL, allocation_of, objective, open_storage, run, wiki_task
+
+from optuna_agenttts import (
+    AgentTTSError,
+    AgentTTSSampler,
+    ScriptedChatModel,
+    guidelines,
+    recommend,
+    spend,
+)
+from optuna_agenttts.conductor import LEAD, SIZE
+from optuna_agenttts.llm import ChatUnavailableError, PatientChat, RetryPolicy
+
+TASK = wiki_task()
+ORIGIN, REASON = "agenttts:origin", "agenttts:reason"
+
+
+def reply(*allocations, guidelines=("large models answer better",)):
+    """A reply that proposes allocations, each (model, samples) for both stages."""
+    candidates = [
+        {
+            "allocation": {
+                stage: {"model": model, "samples": samples}
+                for stage, (model, samples) in zip(("retrieval", "answer"), allocation)
+            },
+            "reason": f"reason {position}",
+        }
+        for position, allocation in enumerate(allocations)
+    ]
+    return json.dumps({"guidelines": list(guidelines), "candidates": candidates})
+
+
+def sensible(request):
+    """Propose plausible allocations that were never proposed before."""
+    n = sensible.counter
+    sensible.counter += 1
+    return reply(
+        *(
+            (("qwen-72B", 2), (SMALL, 36 - k)) if k < 22 else (("qwen-7B", 20 + k), (LARGE, 10))
+            for k in range(8 * n, 8 * n + 8)
+        )
+    )
+
+
+sensible.counter = 0
+
+
+@pytest.fixture(autouse=True)
+def _fresh(monkeypatch):
+    """The tests name their models themselves, and scripts start anew."""
+    sensible.counter = general_reply.counter = 0
+    monkeypatch.delenv("OPTUNA_AGENTTTS_LLM", raising=False)
+
+
+def origins(study):
+    """Who proposed each trial."""
+    return [trial.user_attrs.get(ORIGIN) for trial in study.trials]
+
+
+def quick(chat):
+    """A model that is asked again without long waits."""
+    return PatientChat(chat, policy=RetryPolicy(attempts=2, base=0.001), timeout=5)
+
+
+def test_agent_plans_from_the_first_round_on():
+    """The opening is the numerical planner's; then come the agent's candidates, in its words."""
+    study = run(AgentTTSSampler(TASK, llm=ScriptedChatModel(sensible)), n_trials=30)
+    assert "agent" not in origins(study)[:SIZE]
+    assert origins(study)[0] == "opening"
+    tried = [trial for trial in study.trials if trial.user_attrs[ORIGIN] == "agent"]
+    assert len(tried) >= 4
+    assert all(trial.user_attrs[REASON].startswith("reason ") for trial in tried)
+    assert all(TASK.fits(allocation_of(trial)) for trial in study.trials)
+    assert len({json.dumps(trial.params) for trial in study.trials}) == 30
+
+
+def test_rounds_are_asked_for_once_each():
+    """As many requests as rounds that began or were about to, with usable replies."""
+    chat = ScriptedChatModel(sensible)
+    study = run(AgentTTSSampler(TASK, llm=chat), n_trials=50)
+    assert len(chat.requests) == len(guidelines(study)) == (49 + LEAD) // SIZE
+    assert [planned.number for planned in guidelines(study)] == list(range(1, 9))
+    assert all(planned.requests == 1 for planned in guidelines(study))
+
+
+def test_archive_survives_the_process_and_its_rounds_are_not_asked_for_again(tmp_path):
+    """A resumed study keeps its guidelines, and goes on with the next round."""
+    url = f"sqlite:///{tmp_path}/s.db"
+    run(AgentTTSSampler(TASK, llm=ScriptedChatModel(sensible)), n_trials=14, storage=url)
+    chat = ScriptedChatModel(sensible)
+    study = optuna.load_study(study_name="s", storage=url, sampler=AgentTTSSampler(TASK, llm=chat))
+    before = guidelines(study)
+    assert [planned.number for planned in before] == [1, 2]
+    study.optimize(objective, n_trials=10)
+    assert guidelines(study)[:2] == before
+    assert len(chat.requests) == len(guidelines(study)) - 2
+    assert "large models answer better" in chat.requests[0].messages[1].content
+
+
+def test_guidelines_are_read_without_the_sampler():
+    """Any study object of the same storage reads them."""
+    storage = optuna.storages.InMemoryStorage()
+    run(AgentTTSSampler(TASK, llm=ScriptedChatModel(sensible)), n_trials=12, storage=storage)
+    study = optuna.load_study(study_name="s", storage=storage)
+    assert guidelines(study)[0].guidelines == ("large models answer better",)
+    assert guidelines(study)[0].model == "scripted"
+
+
+def test_agents_tokens_count_as_spend():
+    """Prompts and replies of all requests are in the search's spend."""
+    chat = ScriptedChatModel(sensible)
+    chat.model = "org/planner-7B"
+    study = run(AgentTTSSampler(TASK, llm=chat), n_trials=12)
+    found = spend(study)
+    planned = guidelines(study)
+    assert found.agent_tokens == sum(p.prompt_tokens + p.completion_tokens for p in planned) > 0
+    assert found.agent > 0
+    assert found.total == found.trials + found.agent
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "",
+        "I would rather not.",
+        "{}",
+        '{"candidates": []}',
+        reply(),
+        reply((("qwen-9000B", 1), (SMALL, 1))),
+        reply((("qwen-72B", float("nan")), (SMALL, 1))),
+        reply((("qwen-72B", 90), (LARGE, 90))),
+        '{"candidates": [' * 3000,
+        RuntimeError("boom"),
+        ChatUnavailableError("down", kind="HTTP 503"),
+    ],
+    ids=str,
+)
+def test_useless_models_cost_no_trial(bad):
+    """All trials complete within the budget, and what went wrong is on record."""
+    study = run(AgentTTSSampler(TASK, llm=quick(ScriptedChatModel(lambda _: bad))), n_trials=20)
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 20
+    assert all(TASK.fits(allocation_of(trial)) for trial in study.trials)
+    planned = guidelines(study)
+    if all(not p.candidates for p in planned):
+        assert {"fallback"} >= set(origins(study)[SIZE:])
+        assert all(p.error and (p.problems or p.failures) for p in planned)
+
+
+def test_script_that_ends_is_a_failure_like_any_other():
+    """A model that raises what it should not ends no search."""
+    study = run(AgentTTSSampler(TASK, llm=ScriptedChatModel([])), n_trials=14)
+    assert all(trial.state.name == "COMPLETE" for trial in study.trials)
+    assert guidelines(study)[0].failures == {"IndexError": 1}
+
+
+def test_each_kind_of_failure_is_logged_once(caplog):
+    """The log says what happened and how often in one line, not one per trial."""
+    chat = quick(ScriptedChatModel(lambda _: ChatUnavailableError("no way", kind="HTTP 503")))
+    with caplog.at_level(logging.WARNING):
+        run(AgentTTSSampler(TASK, llm=chat), n_trials=50)
+    lines = [record.getMessage() for record in caplog.records if "HTTP 503" in record.message]
+    assert len(lines) == 1
+    assert "HTTP 503, 2 so far" in lines[0]
+
+
+def test_one_round_of_nonsense_is_followed_by_single_requests():
+    """A model that cannot answer is asked three times once, and once a round from then on."""
+    chat = ScriptedChatModel(lambda _: "no idea")
+    study = run(AgentTTSSampler(TASK, llm=chat), n_trials=32)
+    assert [planned.requests for planned in guidelines(study)] == [3, 1, 1, 1, 1]
+
+
+def test_worst_agent_is_overruled():
+    """Proposals that the evidence speaks against are not tried."""
+    poor = [(("qwen-7B", 1), (SMALL, 1 + n)) for n in range(8)]
+    study = run(AgentTTSSampler(TASK, llm=ScriptedChatModel(lambda _: reply(*poor))), n_trials=30)
+    alone = run(AgentTTSSampler(TASK), n_trials=30)
+    assert origins(study).count("agent") <= 2
+    assert recommend(study).value >= recommend(alone).value - 0.02
+
+
+def test_enqueued_trials_keep_what_the_user_chose():
+    """Settled parameters win over the agent's proposals."""
+    study = optuna.create_study(
+        direction="maximize", sampler=AgentTTSSampler(TASK, llm=ScriptedChatModel(sensible))
+    )
+    for _ in range(14):
+        study.enqueue_trial({"retrieval.model": "qwen-7B"})
+    study.optimize(objective, n_trials=14)
+    assert {trial.params["retrieval.model"] for trial in study.trials} == {"qwen-7B"}
+
+
+def test_environment_names_the_model(monkeypatch):
+    """`OPTUNA_AGENTTTS_LLM` is used where `llm` is not given; a dead server costs no trial."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    monkeypatch.setenv("OPTUNA_AGENTTTS_LLM", f"http://127.0.0.1:{port}/v1#tiny")
+    sampler = AgentTTSSampler(TASK, llm_timeout=0.5)
+    study = run(sampler, n_trials=8)
+    assert guidelines(study)[0].model == f"tiny at 127.0.0.1:{port}"
+    assert all(trial.state.name == "COMPLETE" for trial in study.trials)
+
+
+def test_arguments_that_make_no_sense_are_refused():
+    """Before any trial."""
+    with pytest.raises(AgentTTSError, match="llm"):
+        AgentTTSSampler(llm=3)
+    with pytest.raises(AgentTTSError, match="llm_timeout"):
+        AgentTTSSampler(llm_timeout=0)
+    with pytest.raises(AgentTTSError, match="experience"):
+        AgentTTSSampler(experience=[optuna.create_study(directions=["minimize", "maximize"])])
+
+
+def test_copies_of_a_used_sampler_go_on():
+    """Pickled and deep-copied samplers plan in the same study."""
+    chat = quick(ScriptedChatModel([sensible(None) for _ in range(9)]))
+    sampler = AgentTTSSampler(TASK, llm=chat)
+    study = run(sampler, n_trials=8)
+    for other in (pickle.loads(pickle.dumps(sampler)), copy.deepcopy(sampler)):
+        study.sampler = other
+        study.optimize(objective, n_trials=6)
+    assert all(trial.state.name == "COMPLETE" for trial in study.trials)
+    assert len(guidelines(study)) == 3
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_insight_that_is_off_is_not_told(number):
+    """Ablations reach the prompt."""
+    chat = ScriptedChatModel(sensible)
+    rest = tuple({1, 2, 3} - {number})
+    run(AgentTTSSampler(TASK, llm=chat, insights=rest), n_trials=20)
+    prompts = "\n".join(m.content for request in chat.requests for m in request.messages)
+    assert f"Insight {number}" not in prompts
+    assert all(f"Insight {other}" in prompts for other in rest)
+
+
+def test_without_guidelines_none_are_asked_for_or_shown():
+    """LLM_ZS: candidates from the history alone."""
+    chat = ScriptedChatModel(sensible)
+    run(AgentTTSSampler(TASK, llm=chat, guidelines=False), n_trials=20)
+    assert all("uidelines" not in request.messages[1].content for request in chat.requests)
+    assert all("guidelines" not in json.loads(r.schema)["properties"] for r in chat.requests)
+
+
+def test_experience_is_told_and_used():
+    """Earlier studies reach the prompt, and the first trial is the best of them."""
+    earlier = run(AgentTTSSampler(TASK), n_trials=20)
+    chat = ScriptedChatModel(sensible)
+    study = run(AgentTTSSampler(TASK, llm=chat, experience=[earlier]), n_trials=8)
+    assert "<experience>" in chat.requests[0].messages[1].content
+    assert study.trials[0].value >= sorted(trial.value for trial in earlier.trials)[-4]
+
+
+def test_agent_works_beside_a_bracket_pruner():
+    """Hyperband hands samplers a study that has few of a study's methods."""
+
+    def target(trial):
+        value = objective(trial)
+        for step in range(4):
+            trial.report(value, step)
+            if trial.should_prune():
+                raise optuna.TrialPruned
+        return value
+
+    study = optuna.create_study(
+        direction="maximize",
+        sampler=AgentTTSSampler(TASK, llm=ScriptedChatModel(sensible)),
+        pruner=optuna.pruners.HyperbandPruner(max_resource=4),
+    )
+    study.optimize(target, n_trials=20)
+    assert all(trial.state.is_finished() for trial in study.trials)
+    assert guidelines(study)
+
+
+# Studies without stages.
+
+
+def general(trial):
+    """Floats, logs, steps, categoricals and a condition."""
+    kind = trial.suggest_categorical("kind", ["a", None, 2, True])
+    x = trial.suggest_float("x", -5, 5)
+    rate = trial.suggest_float("rate", 1e-5, 1e-1, log=True)
+    n = trial.suggest_int("n", 2, 20, step=3)
+    extra = trial.suggest_float("extra", 0, 1, step=0.25) if kind == "a" else 0.0
+    return (x - 1) ** 2 + abs(n - 8) / 10 + extra + rate
+
+
+def general_reply(request):
+    """Propose good values of everything."""
+    n = general_reply.counter
+    general_reply.counter += 1
+    candidates = [
+        {
+            "params": {"kind": None, "x": 1.0 + 0.001 * (8 * n + i), "rate": 0.001, "n": 8},
+            "reason": "near the best",
+        }
+        for i in range(4)
+    ]
+    return json.dumps({"guidelines": ["x near 1"], "candidates": candidates})
+
+
+general_reply.counter = 0
+
+
+def test_agent_searches_any_space():
+    """In studies without stages the agent proposes values of whatever is suggested."""
+    chat = ScriptedChatModel(general_reply)
+    sampler = AgentTTSSampler(llm=chat, seed=0, description="a bowl")
+    study = optuna.create_study(sampler=sampler)
+    study.optimize(general, n_trials=30)
+    tried = [trial for trial in study.trials if trial.user_attrs.get(ORIGIN) == "agent"]
+    assert len(tried) >= 8
+    assert all(abs(trial.params["x"] - 1) < 0.2 for trial in tried)
+    assert all(trial.params["n"] == 8 and trial.params["kind"] is None for trial in tried)
+    assert "a bowl" in chat.requests[0].messages[1].content
+    assert guidelines(study)[0].guidelines == ("x near 1",)
+
+
+def test_bad_agent_keeps_one_trial_a_round_in_any_space():
+    """Where there is no posterior to weigh proposals by, results do."""
+
+    def worst(request):
+        n = worst.counter = getattr(worst, "counter", 0) + 1
+        values = [{"kind": "a", "x": -5.0, "rate": 0.1, "n": 20, "extra": 1.0}] * 4
+        for i, params in enumerate(values):
+            values[i] = {**params, "x": -5 + 0.001 * (4 * n + i)}
+        return json.dumps({"candidates": [{"params": v, "reason": "bad"} for v in values]})
+
+    study = optuna.create_study(sampler=AgentTTSSampler(llm=ScriptedChatModel(worst), seed=0))
+    study.optimize(general, n_trials=60)
+    late = [t for t in study.trials[24:] if t.user_attrs.get(ORIGIN) == "agent"]
+    assert len(late) == 6
+
+
+def test_several_objectives_are_left_to_the_independent_sampler():
+    """No request is made for what the agent does not understand."""
+    chat = ScriptedChatModel([])
+    study = optuna.create_study(
+        directions=["minimize", "minimize"], sampler=AgentTTSSampler(llm=chat, seed=0)
+    )
+    study.optimize(lambda t: (t.suggest_float("x", 0, 1), t.suggest_float("y", 0, 1)), n_trials=15)
+    assert chat.requests == []
+
+
+# Workers.
+
+
+def test_threads_share_one_plan():
+    """With n_jobs=4 no round is asked for twice and no allocation is tried twice."""
+    chat = ScriptedChatModel(sensible)
+    study = optuna.create_study(
+        direction="maximize", sampler=AgentTTSSampler(TASK, llm=chat, llm_timeout=20)
+    )
+
+    def slow(trial):
+        value = objective(trial)
+        time.sleep(0.03)
+        return value
+
+    study.optimize(slow, n_trials=40, n_jobs=4)
+    numbers = [planned.number for planned in guidelines(study)]
+    assert len(numbers) == len(set(numbers)) == len(chat.requests)
+    assert len({json.dumps(trial.params) for trial in study.trials}) >= 39
+    assert origins(study).count("agent") >= 4
+
+
+def planner_at_work(kind, path, n_trials, delay, started=None):
+    """Run some trials of a shared study with an agent; for another process to call."""
+    optuna.logging.set_verbosity(optuna.logging.CRITICAL)
+    storage = optuna.storages.RDBStorage(path) if kind == "rdb" else open_storage(kind, path)
+
+    def script(request):
+        if started is not None:
+            started.set()
+        return sensible(request)
+
+    chat = ScriptedChatModel(script, delay=delay)
+    if started is not None:
+        # Signal before the delay: the caller kills this process while it plans.
+        chat = ScriptedChatModel(script, delay=0)
+        chat.complete = _signalling(started, delay)
+    sampler = AgentTTSSampler(TASK, llm=chat, llm_timeout=3.0)
+    study = optuna.load_study(study_name="s", storage=storage, sampler=sampler)
+
+    def target(trial):
+        value = objective(trial)
+        time.sleep(0.02)
+        return value
+
+    study.optimize(target, n_trials=n_trials)
+
+
+def _signalling(started, delay):
+    import asyncio
+
+    async def complete(request, *, seed):
+        started.set()
+        await asyncio.sleep(delay)
+        raise AssertionError("unreachable")
+
+    return complete
+
+
+@contextmanager
+def postgresql():
+    """A throw-away PostgreSQL server on loopback; skips where none is installed."""
+    found = shutil.which("initdb") or shutil.which(
+        "initdb", path=os.pathsep.join(f"/usr/lib/postgresql/{v}/bin" for v in range(18, 12, -1))
+    )
+    if found is None or shutil.which("runuser") is None or os.getuid() != 0:
+        pytest.skip("needs PostgreSQL, and root to start it as its user")
+    pytest.importorskip("psycopg")
+    tools = os.path.dirname(found)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    folder = tempfile.mkdtemp()
+    shutil.chown(folder, "postgres", "postgres")
+    as_user = ["runuser", "-u", "postgres", "--"]
+    data = f"{folder}/data"
+    options = f"-p {port} -h 127.0.0.1 -k {folder} -c fsync=off"
+    quiet = {"check": True, "cwd": "/", "stdout": subprocess.DEVNULL}
+    subprocess.run(
+        [*as_user, f"{tools}/initdb", "-D", data, "-U", "postgres", "--auth=trust", "--no-sync"],
+        **quiet,
+    )
+    control = [*as_user, f"{tools}/pg_ctl", "-D", data]
+    subprocess.run([*control, "-w", "-l", f"{folder}/log", "-o", options, "start"], **quiet)
+    try:
+        yield f"postgresql+psycopg://postgres@127.0.0.1:{port}/postgres"
+    finally:
+        subprocess.run([*control, "-m", "immediate", "stop"], **quiet)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _four_processes(kind, path, storage):
+    optuna.create_study(study_name="s", storage=storage, direction="maximize")
+    spawn = multiprocessing.get_context("spawn")
+    workers = [spawn.Process(target=planner_at_work, args=(kind, path, 8, 0.05)) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(120)
+    assert [worker.exitcode for worker in workers] == [0] * 4
+    study = optuna.load_study(study_name="s", storage=storage)
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 32
+    assert all(TASK.fits(allocation_of(trial)) for trial in study.trials)
+    planned = guidelines(study)
+    assert [p.number for p in planned][:4] == [1, 2, 3, 4]
+    # Each process writes what it asked for: a round that two had planned would have been claimed
+    # again by another trial.
+    assert origins(study).count("agent") >= 2
+    repeats = 32 - len({json.dumps(trial.params) for trial in study.trials})
+    assert repeats <= 2
+    storage.engine.dispose()
+
+
+def test_processes_share_one_plan_on_one_sqlite_file(tmp_path):
+    """Four processes on one file."""
+    _four_processes("sqlite", tmp_path / "s.db", open_storage("sqlite", tmp_path / "s.db"))
+
+
+def test_processes_share_one_plan_on_postgresql():
+    """Four processes on one server."""
+    with postgresql() as url:
+        _four_processes("rdb", url, optuna.storages.RDBStorage(url))
+
+
+def test_killed_planner_is_replaced(tmp_path):
+    """After `kill -9` of the worker that plans, others finish, and plan its round or the next."""
+    path = tmp_path / "s.db"
+    storage = open_storage("sqlite", path)
+    optuna.create_study(study_name="s", storage=storage, direction="maximize")
+    spawn = multiprocessing.get_context("spawn")
+    started = spawn.Event()
+    victim = spawn.Process(target=planner_at_work, args=("sqlite", path, 40, 60.0, started))
+    victim.start()
+    assert started.wait(60)
+    os.kill(victim.pid, signal.SIGKILL)
+    victim.join()
+    heir = spawn.Process(target=planner_at_work, args=("sqlite", path, 16, 0.0))
+    heir.start()
+    heir.join(120)
+    assert heir.exitcode == 0
+    study = optuna.load_study(study_name="s", storage=storage)
+    done = [trial for trial in study.trials if trial.state.name == "COMPLETE"]
+    assert len(done) >= 16
+    assert any(planned.candidates for planned in guidelines(study))
+
+
+def test_slow_model_does_not_hold_up_later_rounds():
+    """Once a first round is there, an unanswered request delays no trial for long."""
+    gate = threading.Event()
+    first = sensible(None)
+
+    class Stuck(ScriptedChatModel):
+        async def complete(self, request, *, seed):
+            self.requests.append(request)
+            if len(self.requests) == 1:
+                self.requests.pop()
+                return await super().complete(request, seed=seed)
+            import asyncio
+
+            while not gate.is_set():
+                await asyncio.sleep(0.01)
+            raise ChatUnavailableError("late", kind="late")
+
+    study = optuna.create_study(
+        direction="maximize", sampler=AgentTTSSampler(TASK, llm=Stuck([first]), llm_timeout=600)
+    )
+    study.optimize(objective, n_trials=30)
+    gate.set()
+    assert len(study.trials) == 30
+    assert "agent" in origins(study)[SIZE : 2 * SIZE]
+    assert set(origins(study)[2 * SIZE :]) == {"fallback"}

@@ -1,0 +1,7 @@
+"""Set-up that the tests of language models share."""
+
+import sys
+from pathlib import Path
+
+# Helpers live beside the tests.
+sys.path.insert(0, str(Path(__file__).parent))

@@ -1,0 +1,123 @@
+"""A real server that is not ours: `transformers serve` over a tiny model with random weights."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from urllib.request import urlopen
+
+import optuna
+import pytest
+
+from optuna_agenttts import AgentTTSSampler, HuggingFaceChat, guidelines
+from optuna_agenttts.llm import ChatRequest, Message
+from optuna_agenttts.llm.loop import LoopThread
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "core"))
+from core_support import allocation_of, objective, wiki_task
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+pytest.importorskip("uvicorn")
+tokenizers = pytest.importorskip("tokenizers")
+
+TASK = wiki_task()
+
+
+def write_model(folder):
+    """Write a Llama of two layers with random weights, and a tokenizer of bytes."""
+    level = tokenizers.pre_tokenizers.ByteLevel
+    words = ["<unk>", "<s>", "</s>", *sorted(level.alphabet())]
+    model = tokenizers.models.BPE(
+        vocab={word: i for i, word in enumerate(words)}, merges=[], unk_token="<unk>"
+    )
+    tokenizer = tokenizers.Tokenizer(model)
+    tokenizer.pre_tokenizer = level(add_prefix_space=False)
+    tokenizer.decoder = tokenizers.decoders.ByteLevel()
+    fast = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )
+    fast.chat_template = (
+        "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}assistant:"
+    )
+    fast.save_pretrained(folder)
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=len(words),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=32768,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    llama = transformers.LlamaForCausalLM(config)
+    llama.generation_config.do_sample = True
+    llama.generation_config.top_k = 0
+    llama.save_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """Start the server; yields its URL and the model's name."""
+    folder = tmp_path_factory.mktemp("served")
+    write_model(folder / "tiny")
+    (folder / "home" / "hub").mkdir(parents=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = Path(sys.executable).with_name("transformers")
+    model = str(folder / "tiny")
+    options = ["--host", "127.0.0.1", "--port", str(port), "--device", "cpu"]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "home")}
+    with open(folder / "log", "w") as log:
+        process = subprocess.Popen(
+            [command, "serve", model, *options], env=environment, stdout=log, stderr=log
+        )
+        try:
+            for _ in range(240):
+                try:
+                    urlopen(f"http://127.0.0.1:{port}/health", timeout=1).close()
+                    break
+                except OSError:
+                    assert process.poll() is None, (folder / "log").read_text()[-2000:]
+                    time.sleep(0.5)
+            yield f"http://127.0.0.1:{port}", model
+        finally:
+            process.terminate()
+            process.wait(20)
+
+
+def test_completion_from_a_real_server(server):
+    """Text, usage and finish reason come through, and the token bound is kept."""
+    url, model = server
+    chat = HuggingFaceChat(model, base_url=url, timeout=60)
+    loop = LoopThread(chat.aclose)
+    request = ChatRequest(
+        model="", messages=(Message("user", "Say something."),), max_tokens=12, temperature=0.7
+    )
+    completion = loop.run(chat.complete(request, seed=1))
+    loop.close()
+    assert completion.text
+    assert 0 < completion.usage.completion_tokens <= 12
+    assert completion.usage.prompt_tokens > 10
+
+
+def test_search_with_a_real_server(server, monkeypatch):
+    """It connects and is asked; a model this small proposes nothing, and no trial is lost."""
+    url, model = server
+    monkeypatch.delenv("OPTUNA_AGENTTTS_LLM", raising=False)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    sampler = AgentTTSSampler(TASK, llm=f"{url}#{model}", llm_timeout=100)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    study.optimize(objective, n_trials=14)
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 14
+    assert all(TASK.fits(allocation_of(trial)) for trial in study.trials)
+    planned = guidelines(study)
+    assert [p.number for p in planned] == [1, 2]
+    assert planned[0].completion_tokens > 0
+    assert planned[0].candidates or planned[0].problems

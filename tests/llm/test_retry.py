@@ -1,0 +1,499 @@
+"""When calls are repeated, when a server is left alone, and for how long."""
+
+import asyncio
+import random
+import time
+from collections import Counter
+from datetime import datetime, timezone
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from llm_support import AdversarialServer, ask
+
+from optuna_agenttts.llm import (
+    ChatError,
+    ChatRefusedError,
+    ChatUnavailableError,
+    CircuitBreaker,
+    Completion,
+    HuggingFaceChat,
+    PatientChat,
+    RetryPolicy,
+    ScriptedChatModel,
+    Usage,
+)
+from optuna_agenttts.llm.replies import error_of, retry_after
+from optuna_agenttts.llm.retry import with_retries
+
+BUSY = ChatUnavailableError("busy", kind="HTTP 503")
+NO = ChatRefusedError("no", kind="HTTP 401")
+
+
+class Clock:
+    """Time that passes only by waiting."""
+
+    def __init__(self):
+        self.now, self.waits = 1000.0, []
+
+    def __call__(self):
+        return self.now
+
+    async def sleep(self, seconds):
+        """Let time pass."""
+        self.waits.append(seconds)
+        self.now += seconds
+
+
+# How long to wait.
+
+
+@pytest.mark.parametrize("attempt", [1, 2, 3, 4, 5, 6, 7])
+def test_waits_are_drawn_from_zero_to_a_bound_that_doubles(attempt):
+    """Waits have full jitter: all of the range is used, so that callers spread out."""
+    policy = RetryPolicy(attempts=10, base=0.5, longest=10)
+    bound = min(10, 0.5 * 2 ** (attempt - 1))
+    waits = [policy.wait(BUSY, attempt, random.Random(seed)) for seed in range(500)]
+    assert all(0 <= wait <= bound for wait in waits)
+    assert min(waits) < 0.1 * bound
+    assert max(waits) > 0.9 * bound
+    assert sum(waits) / 500 == pytest.approx(bound / 2, rel=0.15)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [NO, ChatError("?"), ValueError("?"), asyncio.CancelledError(), KeyboardInterrupt()],
+)
+def test_only_what_may_pass_is_waited_for(error):
+    """A refusal, a bug and Ctrl-C are not repeated."""
+    assert RetryPolicy().wait(error, 1, random.Random(0)) is None
+
+
+def test_attempts_run_out():
+    """The last of the attempts is not followed by a wait."""
+    policy = RetryPolicy(attempts=3)
+    waits = [policy.wait(BUSY, attempt, random.Random(0)) is None for attempt in (1, 2, 3, 4)]
+    assert waits == [False, False, True, True]
+    assert RetryPolicy(attempts=1).wait(BUSY, 1, random.Random(0)) is None
+
+
+@pytest.mark.parametrize(("asked", "expected"), [(0.0, 0.0), (7.5, 7.5), (30.0, 30.0), (31, None)])
+def test_what_a_server_asks_for_is_honoured(asked, expected):
+    """A server's own wait goes before ours; one that is too long is not worth waiting for."""
+    error = ChatUnavailableError("busy", retry_after=asked)
+    policy = RetryPolicy(base=1, longest=30)
+    assert policy.wait(error, 1, random.Random(0)) == expected
+    assert policy.wait(error, policy.attempts, random.Random(0)) is None
+
+
+def test_the_same_randomness_gives_the_same_waits():
+    """Waits can be repeated."""
+    policy = RetryPolicy()
+    assert policy.wait(BUSY, 3, random.Random(5)) == policy.wait(BUSY, 3, random.Random(5))
+
+
+# Repeating.
+
+
+def repeat(outcomes, policy=None, failures=None):
+    """Call what gives the outcomes in turn; returns what came of it, the calls and the waits."""
+    clock, calls, left = Clock(), [], list(outcomes)
+
+    async def call():
+        calls.append(clock.now)
+        outcome = left.pop(0)
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
+
+    async def work():
+        policy_ = policy or RetryPolicy()
+        options = {"policy": policy_, "rng": random.Random(0), "sleep": clock.sleep}
+        try:
+            return await with_retries(call, failures=failures, **options)
+        except Exception as error:
+            return error
+
+    return asyncio.run(work()), len(calls), clock.waits
+
+
+def test_a_call_that_succeeds_is_made_once():
+    """Success, even an empty one, is not repeated."""
+    for outcome in ("text", "", None, 0, False):
+        failures = Counter()
+        assert repeat([outcome], failures=failures) == (outcome, 1, [])
+        assert not failures
+
+
+def test_failures_are_waited_out_and_counted_by_kind():
+    """Each failure counts once, and each wait comes between two calls."""
+    failures = Counter()
+    slow = ChatUnavailableError("slow", kind="timeout", retry_after=3)
+    outcome, calls, waits = repeat([BUSY, slow, BUSY, "text"], failures=failures)
+    assert (outcome, calls, len(waits)) == ("text", 4, 3)
+    assert 0 <= waits[0] <= 1
+    assert waits[1] == 3
+    assert 0 <= waits[2] <= 4
+    assert failures == {"HTTP 503": 2, "timeout": 1}
+
+
+def test_the_last_error_is_raised():
+    """What is raised in the end is what the server said last, itself and not wrapped."""
+    last = ChatUnavailableError("last")
+    failures = Counter()
+    outcome, calls, waits = repeat([BUSY, BUSY, BUSY, last, "late"], failures=failures)
+    assert outcome is last
+    assert (calls, len(waits)) == (4, 3)
+    assert failures.total() == 4
+
+
+@pytest.mark.parametrize("error", [NO, ValueError("bug"), ChatError("?")])
+def test_what_will_not_pass_is_raised_at_once(error):
+    """A refusal or a bug costs one call, also after failures that might have passed."""
+    assert repeat([error, "late"]) == (error, 1, [])
+    assert repeat([BUSY, error, "late"])[:2] == (error, 2)
+
+
+def test_only_failed_calls_are_counted():
+    """A bug in the program is no failure of the server."""
+    failures = Counter()
+    repeat([BUSY, ValueError("bug")], failures=failures)
+    assert failures == {"HTTP 503": 1}
+
+
+def test_repeating_can_be_cancelled():
+    """A caller that gives up while waiting is obeyed, and nothing is called any more."""
+    calls = []
+
+    async def call():
+        calls.append(1)
+        raise BUSY
+
+    async def work():
+        policy = RetryPolicy(attempts=100, base=1000, longest=1000)
+        task = asyncio.ensure_future(with_retries(call, policy=policy, rng=random.Random(0)))
+        await asyncio.sleep(0.05)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(work())
+    assert len(calls) == 1
+
+
+# Leaving a server alone.
+
+
+def refusal(breaker):
+    """For how long a breaker refuses calls; None if it does not."""
+    try:
+        breaker.check()
+    except ChatUnavailableError as error:
+        return error.retry_after if error.kind == "left alone" else None
+    return None
+
+
+def broken(clock, **options):
+    """A breaker that has just seen as many failures as it bears."""
+    breaker = CircuitBreaker(threshold=3, pause=10, longest=35, clock=clock, **options)
+    for _ in range(3):
+        assert refusal(breaker) is None
+        breaker.record(BUSY)
+    return breaker
+
+
+def test_a_server_that_fails_in_a_row_is_left_alone():
+    """After as many failures as it bears a breaker refuses, until the pause is over."""
+    clock = Clock()
+    breaker = broken(clock)
+    assert refusal(breaker) == 10
+    clock.now += 9.5
+    assert refusal(breaker) == 0.5
+    clock.now += 0.5
+    assert refusal(breaker) is None
+
+
+def test_failures_between_successes_do_not_add_up():
+    """Only failures in a row count."""
+    breaker = CircuitBreaker(threshold=2, clock=Clock())
+    for _ in range(10):
+        breaker.record(BUSY)
+        breaker.record(None)
+        assert refusal(breaker) is None
+
+
+def test_a_refusal_for_good_counts_at_once():
+    """A wrong key is not tried on a hundred requests."""
+    breaker = CircuitBreaker(threshold=4, pause=10, clock=Clock())
+    breaker.record(NO)
+    assert refusal(breaker) == 10
+
+
+def test_pauses_double_up_to_a_bound():
+    """A server that stays down is asked ever more rarely: one call after each pause."""
+    clock = Clock()
+    breaker = broken(clock)
+    pauses = [refusal(breaker)]
+    for _ in range(4):
+        clock.now += pauses[-1]
+        assert refusal(breaker) is None
+        breaker.record(BUSY)
+        pauses.append(refusal(breaker))
+    assert pauses == [10, 20, 35, 35, 35]
+
+
+def test_a_success_closes_the_breaker():
+    """A server that is back is trusted as before."""
+    clock = Clock()
+    breaker = broken(clock)
+    clock.now += 10
+    breaker.record(BUSY)
+    clock.now += 20
+    breaker.record(None)
+    for _ in range(2):
+        breaker.record(BUSY)
+        assert refusal(breaker) is None
+    breaker.record(BUSY)
+    assert refusal(breaker) == 10
+
+
+def test_calls_that_fail_together_lengthen_the_pause_once():
+    """Many calls that were under way when a server went down are one breakdown, not many."""
+    breaker = CircuitBreaker(threshold=4, pause=10, longest=600, clock=Clock())
+    for _ in range(32):
+        breaker.record(BUSY)
+    assert refusal(breaker) == 10
+
+
+# Both together.
+
+
+def patient(chat, clock, **options):
+    """A patient chat model in the time of a clock."""
+    return PatientChat(
+        chat,
+        breaker=CircuitBreaker(clock=clock),
+        rng=random.Random(0),
+        sleep=clock.sleep,
+        **options,
+    )
+
+
+def complete(chat):
+    """Call once; returns the completion or the error."""
+
+    async def work():
+        try:
+            return await chat.complete(ask(), seed=1)
+        except ChatError as error:
+            return error
+
+    return asyncio.run(work())
+
+
+def test_patience_gets_a_completion_from_a_flaky_model():
+    """What may pass is tried again with the same request and seed, and counted."""
+    seen = []
+
+    class Flaky:
+        async def complete(self, request, *, seed):
+            seen.append((request, seed))
+            if len(seen) < 3:
+                raise BUSY
+            return Completion("text", Usage(1, 1))
+
+    chat = patient(Flaky(), Clock())
+    assert complete(chat).text == "text"
+    assert seen == [(ask(), 1)] * 3
+    assert (chat.calls, chat.failures) == (3, {"HTTP 503": 2})
+
+
+def test_a_refusal_is_neither_repeated_nor_asked_for_again():
+    """A wrong key costs one call, however many completions are wanted."""
+    inner = ScriptedChatModel(lambda request: NO)
+    chat = patient(inner, Clock())
+    assert complete(chat) is NO
+    for _ in range(20):
+        complete(chat)
+    assert chat.calls == len(inner.requests) <= 2
+    assert chat.failures["HTTP 401"] == chat.calls
+
+
+def test_a_dead_server_is_asked_a_bounded_number_of_times():
+    """A search of a thousand steps on a dead server makes few calls and waits little."""
+    inner, clock = ScriptedChatModel(lambda request: BUSY), Clock()
+    chat = patient(inner, clock)
+    for _ in range(1000):
+        assert isinstance(complete(chat), ChatUnavailableError)
+        clock.now += 1
+    hours = (clock.now - 1000) / 3600
+    assert chat.calls == len(inner.requests)
+    # Four to notice, then one after each of the pauses: 30 s, 60 s, ... at most 600 s.
+    assert chat.calls <= 4 + 5 + 6 * hours
+    assert sum(clock.waits) < 200
+
+
+def test_a_server_that_comes_back_is_used_again():
+    """After a breakdown no more than a pause is lost."""
+    down = [True]
+    inner, clock = ScriptedChatModel(lambda request: BUSY if down[0] else "text"), Clock()
+    chat = patient(inner, clock)
+    for _ in range(10):
+        complete(chat)
+        clock.now += 1
+    down[0] = False
+    clock.now += 600
+    replies = [complete(chat) for _ in range(20)]
+    assert [r for r in replies if not isinstance(r, Completion)] == []
+
+
+def test_a_bug_does_not_count_against_the_server():
+    """What is no chat error passes through, and the breaker does not hear of it."""
+    chat = patient(ScriptedChatModel(lambda request: ValueError("bug")), Clock())
+    for _ in range(10):
+        with pytest.raises(ValueError, match="bug"):
+            complete(chat)
+    assert chat.calls == 10
+    assert not chat.failures
+
+
+def test_one_completion_is_within_one_timeout():
+    """All attempts and waits together end in time, with a named error."""
+
+    async def slow(seconds):
+        await asyncio.sleep(10)
+
+    for inner, sleep in [
+        (ScriptedChatModel(lambda request: "late", delay=10), asyncio.sleep),
+        (ScriptedChatModel(lambda request: BUSY), slow),
+    ]:
+        chat = PatientChat(inner, sleep=sleep, timeout=0.1)
+        started = time.monotonic()
+        error = complete(chat)
+        assert time.monotonic() - started < 1
+        assert type(error) is ChatUnavailableError
+        assert error.kind == "timeout"
+        assert "0.1 s" in str(error)
+        assert chat.failures["timeout"] == 1
+
+
+def test_timeouts_open_the_breaker():
+    """A server that hangs is left alone as one that fails is."""
+    inner = ScriptedChatModel(lambda request: "late", delay=10)
+    chat = PatientChat(inner, timeout=0.02)
+    for _ in range(10):
+        assert isinstance(complete(chat), ChatUnavailableError)
+    assert chat.calls == 4
+
+
+def test_a_server_of_flesh_and_blood_is_spared():
+    """The bound holds for requests that arrive at a real server."""
+    with AdversarialServer("status_503") as server:
+        inner, clock = HuggingFaceChat("m", base_url=server.url), Clock()
+        chat = patient(inner, clock)
+
+        async def work():
+            for _ in range(50):
+                with pytest.raises(ChatUnavailableError):
+                    await chat.complete(ask(), seed=1)
+                clock.now += 1
+            await inner.aclose()
+
+        asyncio.run(work())
+        assert len(server.requests) == chat.calls <= 8
+
+
+# What servers ask for.
+
+NOW = datetime(2026, 7, 1, 12, 0, 0, tzinfo=timezone.utc)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("7", 7),
+        (" 7 ", 7),
+        ("0", 0),
+        ("1.5", 1.5),
+        ("-3", 0),
+        ("-inf", 0),
+        ("Wed, 01 Jul 2026 12:01:30 GMT", 90),
+        ("Wed, 01 Jul 2026 14:01:30 +0200", 90),
+        ("Wed, 01 Jul 2026 12:01:30", 90),
+        ("Wed, 01 Jul 2026 11:00:00 GMT", 0),
+        ("Wed, 01 Jul 2026 12:01:30 -0000", 90),
+        ("", None),
+        ("  ", None),
+        ("soon", None),
+        ("in 7 seconds", None),
+        ("inf", None),
+        ("1e999", None),
+        ("nan", None),
+        ("Wed, 99 Jul 2026 12:01:30 GMT", None),
+        ("Mon, 01 Jan 99999999999999999999 00:00:00 GMT", None),
+        ("Mon, 99999999999999999999 Jan 2026 00:00:00 GMT", None),
+        ("Wed, 01 Jul 2026 12:01:30 +99999999999999999999", None),
+    ],
+)
+def test_the_wait_that_a_header_asks_for_is_read(value, expected):
+    """Seconds and dates are read, the past is now, and what is neither is nothing."""
+    assert retry_after({"Retry-After": value}, NOW) == expected
+    assert retry_after({"x": "y", "retry-after": value}, NOW) == expected
+
+
+def test_no_header_asks_for_nothing():
+    """Most servers do not say."""
+    assert retry_after({}, NOW) is None
+    assert retry_after({"x-retry-after": "7"}, NOW) is None
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.one_of(
+        st.text(max_size=40),
+        st.floats().map(str),
+        st.integers().map(str),
+        st.builds(
+            "{}, {} {} {} {}:{}:{} {}".format,
+            st.sampled_from(["Mon", "x", ""]),
+            st.integers(),
+            st.sampled_from(["Jan", "feb", "x"]),
+            st.integers(),
+            st.integers(),
+            st.integers(),
+            st.integers(),
+            st.one_of(st.sampled_from(["GMT", "EST", ""]), st.integers().map(str)),
+        ),
+    )
+)
+def test_whatever_a_header_holds_is_a_wait_or_nothing(value):
+    """No server can make reading its header fail, or ask for what is no number of seconds."""
+    wait = retry_after({"retry-after": value})
+    assert wait is None or 0 <= wait < float("inf")
+
+
+@pytest.mark.parametrize("status", [408, 409, 424, 425, 429, 500, 502, 503, 504, 529, 599])
+def test_statuses_that_may_pass(status):
+    """Overload and breakdowns are worth another call."""
+    error = error_of(status, {"retry-after": "2"}, "text", "m at h")
+    assert type(error) is ChatUnavailableError
+    assert (error.kind, error.retry_after) == (f"HTTP {status}", 2)
+
+
+@pytest.mark.parametrize(
+    "status", [204, 301, 307, 400, 401, 402, 403, 404, 405, 410, 413, 422, 451]
+)
+def test_statuses_that_will_not_pass(status):
+    """What is wrong with the request stays wrong."""
+    error = error_of(status, {"retry-after": "2"}, "text", "m at h")
+    assert type(error) is ChatRefusedError
+    assert error.kind == f"HTTP {status}"
+
+
+def test_messages_of_servers_are_shortened_to_a_line():
+    """Pages of HTML and control characters do not get into logs."""
+    error = error_of(500, {}, "<p>\x1b[31m\r\nbroken\u202e</p>\n" + "x" * 10_000, "m at h")
+    assert str(error).startswith("m at h: HTTP 500: <p>")
+    assert str(error).isprintable()
+    assert len(str(error)) < 300
+    assert str(error_of(500, {}, " \n ", "m at h")) == "m at h: HTTP 500"
