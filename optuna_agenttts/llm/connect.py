@@ -31,7 +31,7 @@ def connect(llm: str | ChatModel | None) -> ChatModel | None:
         if llm is None:
             return None
     if not isinstance(llm, str):
-        if not isinstance(llm, ChatModel):
+        if isinstance(llm, type) or not isinstance(llm, ChatModel):
             raise AgentTTSError(
                 f"`llm` is of type {type(llm).__name__}: give a model id of the Hub, the URL of a "
                 "server, or a `ChatModel`."

@@ -14,7 +14,7 @@ import json
 import logging
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import SplitResult, urlsplit, urlunsplit
 from weakref import WeakKeyDictionary
 
 import httpx2
@@ -30,7 +30,7 @@ from optuna_agenttts.llm.port import (
     Completion,
 )
 from optuna_agenttts.llm.replies import completion_of, error_of, parse_completion
-from optuna_agenttts.llm.secrets import ApiKey, LostKey, key_for, one_line, redact
+from optuna_agenttts.llm.secrets import ApiKey, LostKey, key_for, one_line, redact, redact_bytes
 
 _logger = logging.getLogger(__name__)
 
@@ -81,9 +81,14 @@ class HuggingFaceChat:
         """See the class."""
         if model is None and base_url is None:
             raise AgentTTSError("HuggingFaceChat: give a `model`, a `base_url`, or both.")
+        if model is not None and "://" in model:
+            raise AgentTTSError(
+                f"HuggingFaceChat: `model` is {one_line(_shown(model))!r}: give a URL as "
+                "`base_url`, where the rules for keys hold."
+            )
         if base_url is not None:
-            parts = urlsplit(base_url)
-            if parts.scheme not in ("http", "https") or not parts.hostname:
+            parts = _split(base_url)
+            if parts is None:
                 raise AgentTTSError(
                     f"HuggingFaceChat: `base_url` is {one_line(_shown(base_url))!r}: give one "
                     "such as 'http://127.0.0.1:8080'."
@@ -153,9 +158,10 @@ class HuggingFaceChat:
         An empty ``request.model`` stands for the adapter's own. A schema is sent in the forms
         that servers are known to honour, until one is not refused.
         """
-        client, slots = self._connection()
         forms = _forms(request.schema)
-        async with slots:
+        async with self._connection()[1]:
+            # Not before: connections may be closed while calls wait for their turn.
+            client, _ = self._connection()
             try:
                 return await asyncio.wait_for(
                     self._negotiate(client, request, seed, forms), self._timeout
@@ -201,10 +207,13 @@ class HuggingFaceChat:
             raise type(error)(
                 redact(str(error), [key]), kind=error.kind, retry_after=error.retry_after
             ) from None
-        if key and key in completion.text:
-            # A server that echoes the request must not make us store the key.
-            text = redact(completion.text, [key])
-            completion = Completion(text, completion.usage, completion.finish_reason)
+        # A server that echoes the request must not make us store the key.
+        if key and (key in completion.text or key in completion.finish_reason):
+            return Completion(
+                redact(completion.text, [key]),
+                completion.usage,
+                redact(completion.finish_reason, [key]),
+            )
         return completion
 
     async def _call_url(
@@ -269,7 +278,7 @@ class HuggingFaceChat:
                             f"{self._max_reply_bytes} bytes",
                             kind="reply too long",
                         )
-                return reply.status_code, reply.headers, bytes(received)
+                return reply.status_code, reply.headers, redact_bytes(bytes(received), key)
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             raise ChatUnavailableError(
                 f"{self.where}: {type(error).__name__}: {one_line(str(error))}",
@@ -279,6 +288,10 @@ class HuggingFaceChat:
     async def _call_hub(
         self, request: ChatRequest, seed: int, form: Mapping[str, Any], key: str | None
     ) -> Completion:
+        if "://" in request.model:
+            raise ChatRefusedError(
+                "the request names a URL as its model: give it as `base_url`", kind="URL as model"
+            )
         options: dict[str, Any] = {
             "model": request.model or self.model,
             "max_tokens": request.max_tokens,
@@ -312,8 +325,9 @@ class HuggingFaceChat:
                 raise ChatUnavailableError(
                     f"{self.where}: {type(error).__name__}", kind=type(error).__name__
                 ) from None
-            found = error_of(response.status_code, response.headers, response.text, self.where)
-            if form and _refuses_form(response.status_code, response.text):
+            text = redact(response.text, [key])
+            found = error_of(response.status_code, response.headers, text, self.where)
+            if form and _refuses_form(response.status_code, text):
                 raise _FormRefusedError(found) from None
             raise found from None
         except json.JSONDecodeError:
@@ -323,7 +337,11 @@ class HuggingFaceChat:
         except (ValueError, TypeError, AttributeError, KeyError) as error:
             # No token, no such provider, or a reply of unexpected shape: the client says so.
             raise ChatRefusedError(
-                f"{self.where}: {one_line(str(error))}", kind=type(error).__name__
+                f"{self.where}: {one_line(redact(str(error), [key]))}", kind=type(error).__name__
+            ) from None
+        except (OSError, RuntimeError) as error:
+            raise ChatUnavailableError(
+                f"{self.where}: {type(error).__name__}", kind=type(error).__name__
             ) from None
         return completion_of(_plain(reply), request, self.where)
 
@@ -366,7 +384,7 @@ class HuggingFaceChat:
             info_status, values = await self._look(client, _root(self.base_url) + "/info", key)
             names = [values.get("model_id")] if isinstance(values, Mapping) else []
             status = status or info_status
-        found = tuple(name for name in names if isinstance(name, str) and name)
+        found = tuple(redact(name, [key]) for name in names if isinstance(name, str) and name)
         if not found:
             raise ChatUnavailableError(
                 f"{self.where}: the server does not say which models it serves "
@@ -409,6 +427,8 @@ class HuggingFaceChat:
                     keepalive_expiry=15.0,
                 ),
                 follow_redirects=False,
+                # What runs on this machine is not reached through a proxy.
+                trust_env=not _is_loopback(self.base_url),
             )
             self._clients[loop] = client, asyncio.Semaphore(self._concurrency)
         return self._clients[loop]
@@ -475,7 +495,25 @@ def _plain(reply: Any) -> dict[str, Any]:
     }
 
 
+def _split(url: str) -> SplitResult | None:
+    """The parts of a sound URL of a server; None if it is none."""
+    try:
+        parts = urlsplit(url)
+        sound = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return None
+    return parts if sound and not any(c.isspace() for c in url) else None
+
+
+def _is_loopback(url: str | None) -> bool:
+    host = "" if url is None else urlsplit(url).hostname or ""
+    return host in ("localhost", "::1") or host.startswith("127.")
+
+
 def _shown(url: str) -> str:
     """A URL without what may be secret."""
-    parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.hostname or "", parts.path, "", ""))
+    try:
+        parts = urlsplit(url)
+        return urlunsplit((parts.scheme, parts.hostname or "", parts.path, "", ""))
+    except ValueError:
+        return "no URL"

@@ -28,6 +28,10 @@ from optuna_agenttts.llm.port import (
 _T = TypeVar("_T")
 
 
+class LeftAloneError(ChatUnavailableError):
+    """The server was not asked, because it failed before; see `CircuitBreaker`."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
     """How often to call, and how long to wait between.
@@ -52,6 +56,8 @@ class RetryPolicy:
             rng: Source of randomness.
         """
         if not isinstance(error, ChatUnavailableError) or attempt >= self.attempts:
+            return None
+        if isinstance(error, LeftAloneError):
             return None
         if error.retry_after is not None:
             # A server that asks for more than the longest wait is not worth waiting for.
@@ -131,11 +137,11 @@ class CircuitBreaker:
         """Pass, or refuse at once.
 
         Raises:
-            ChatUnavailableError: The server failed too often to be asked now.
+            LeftAloneError: The server failed too often to be asked now.
         """
         rest = self._until - self._clock()
         if rest > 0:
-            raise ChatUnavailableError(
+            raise LeftAloneError(
                 f"not asked: the server failed before, and is left alone for {rest:.0f} s",
                 kind="left alone",
                 retry_after=rest,
@@ -145,6 +151,9 @@ class CircuitBreaker:
         """Take note of how a call ended; None for well."""
         if error is None:
             self._failures, self._next = 0, self._pause
+            return
+        if self._until > self._clock():
+            # It was under way when the pause began: the same breakdown, told once more.
             return
         self._failures += 1
         # What was refused for good (a wrong key, an unknown model) is refused again.

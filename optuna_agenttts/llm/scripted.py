@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 
+from optuna_agenttts.exceptions import AgentTTSError
 from optuna_agenttts.llm.port import ChatRequest, Completion, Usage
 
 Reply = str | Completion | Exception
@@ -20,6 +21,9 @@ class ScriptedChatModel:
         delay: Seconds that each reply takes.
         sleep: Waits for some seconds.
 
+    Raises:
+        AgentTTSError: The script is a single string.
+
     Attributes:
         requests: What was asked so far.
     """
@@ -34,6 +38,8 @@ class ScriptedChatModel:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         """See the class."""
+        if isinstance(script, str):
+            raise AgentTTSError("ScriptedChatModel: `script` is a string: give a list of replies.")
         self._function = script if callable(script) else None
         self._replies = [] if callable(script) else list(script)
         self._delay, self._sleep = delay, sleep
