@@ -1,5 +1,6 @@
 """Test-time compute-optimal scaling of multi-stage LLM pipelines, as an Optuna sampler."""
 
+from optuna_agenttts.callbacks import StopAtSpend
 from optuna_agenttts.cost import CostModel, FlopsCost, LatencyCost, PriceCost
 from optuna_agenttts.exceptions import (
     AgentTTSError,
@@ -37,6 +38,7 @@ __all__ = [
     "Spend",
     "Stage",
     "StageAllocation",
+    "StopAtSpend",
     "Task",
     "TaskError",
     "Tie",

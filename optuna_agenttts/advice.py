@@ -108,6 +108,7 @@ def task_job(
     insights: tuple[int, ...],
     guidelines: bool,
     experience: tuple[str, ...] = (),
+    limit: float | None = None,
 ) -> Job | None:
     """What a round of a task is planned from; None before the first score."""
     task = planner.task
@@ -130,7 +131,7 @@ def task_job(
         choose=choose,
         params=lambda proposal: task.params(task.allocation(proposal.choices)),
         price=lambda prompt, generated: price_of(task, agent, prompt, generated),
-        spent=lambda rounds: str(spend_of(task, trials, rounds)),
+        spent=lambda rounds: str(spend_of(task, trials, rounds, limit)),
         experience=experience,
     )
 

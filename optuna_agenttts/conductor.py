@@ -152,6 +152,9 @@ class Conductor:
                 return
             job = make()
             if job is None:
+                if number == ticket:
+                    # Nothing is known yet: whoever comes next need not wait for this trial.
+                    claim(study._storage, study._study_id, target, number, 0.0)
                 return
             claim(study._storage, study._study_id, target, number, now)
             self._start(study, desk, target, job, read_rounds(attributes))

@@ -11,7 +11,7 @@ from optuna.study import Study
 
 from optuna_agenttts.exceptions import AgentTTSError
 from optuna_agenttts.rounds import Round, guidelines
-from optuna_agenttts.spend import spend_of
+from optuna_agenttts.spend import spend
 from optuna_agenttts.task import Task
 
 _logger = logging.getLogger(__name__)
@@ -108,8 +108,7 @@ def _spend(study: Study, rounds: Sequence[Round]) -> str:
     if task is None:
         tokens = sum(planned.prompt_tokens + planned.completion_tokens for planned in rounds)
         return f"{tokens} tokens on planning."
-    trials = study._storage.get_all_trials(study._study_id, deepcopy=False)
-    return str(spend_of(task, trials, rounds))
+    return str(spend(study, task))
 
 
 def _plain(text: str) -> str:

@@ -32,6 +32,7 @@ from optuna_agenttts.planning import Candidate, Constraint, Evidence
 from optuna_agenttts.planning.numerical import NumericalPlanner
 from optuna_agenttts.recognition import recognise_task
 from optuna_agenttts.rounds import Proposed, Round
+from optuna_agenttts.spend import read_limit
 from optuna_agenttts.task import Task
 
 _logger = logging.getLogger(__name__)
@@ -270,6 +271,7 @@ class AgentTTSSampler(BaseSampler):
             insights=self._insights,
             guidelines=self._guidelines,
             experience=describe_experience(self._experience),
+            limit=read_limit(study._storage.get_study_system_attrs(study._study_id)),
         )
 
     def _advised_params(self, study: Study, trial: FrozenTrial) -> Mapping[str, Any] | None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
+from optuna_agenttts import storage as keys
 from optuna_agenttts.exceptions import NoTaskError, TaskError
 from optuna_agenttts.recognition import size_in_name
-from optuna_agenttts.rounds import Round, guidelines
+from optuna_agenttts.rounds import Round, read_rounds
 from optuna_agenttts.stage import Model, Stage
 from optuna_agenttts.task import Task
 
@@ -29,6 +31,7 @@ class Spend:
         agent_tokens: Those tokens, prompts included.
         requests: The agent's requests.
         unit: The unit.
+        limit: At which total the search is to stop, as `StopAtSpend` was told; None if nobody did.
     """
 
     trials: float
@@ -37,6 +40,7 @@ class Spend:
     agent_tokens: int
     requests: int
     unit: str
+    limit: float | None = None
 
     @property
     def total(self) -> float:
@@ -46,10 +50,13 @@ class Spend:
     def __str__(self) -> str:
         """A sentence for people and for the agent."""
         over = "" if self.whole else " for one instance of each"
-        text = f"Spent so far: {self.trials:.4g} {self.unit} on trials{over}".rstrip()
+        text = f"Spent so far: {self.trials:.5g} {self.unit} on trials{over}".rstrip()
         if self.requests:
             text += f"; {self.agent_tokens} tokens on planning"
             text += f" ({self.agent:.4g} {self.unit})".replace(" )", ")") if self.agent else ""
+        if self.limit is not None:
+            left = max(0.0, self.limit - self.total)
+            text += f"; {left:.5g} of {self.limit:.5g} are left"
         return text + "."
 
 
@@ -69,10 +76,22 @@ def spend(study: Study, task: Task | None = None) -> Spend:
             f"Study {study.study_name!r} does not say which task it tunes: pass `task=`."
         )
     trials = study._storage.get_all_trials(study._study_id, deepcopy=False)
-    return spend_of(task, trials, guidelines(study))
+    attributes = study._storage.get_study_system_attrs(study._study_id)
+    return spend_of(task, trials, read_rounds(attributes), read_limit(attributes))
 
 
-def spend_of(task: Task, trials: Sequence[FrozenTrial], rounds: Sequence[Round]) -> Spend:
+def read_limit(attributes: Mapping[str, Any]) -> float | None:
+    """The limit of a search's spend, from its study's system attributes."""
+    limit = attributes.get(keys.LIMIT)
+    return float(limit) if isinstance(limit, (int, float)) else None
+
+
+def spend_of(
+    task: Task,
+    trials: Sequence[FrozenTrial],
+    rounds: Sequence[Round],
+    limit: float | None = None,
+) -> Spend:
     """What trials and rounds have spent; see `spend`."""
     said = [trial.user_attrs.get("spend") for trial in trials]
     stated = [float(value) for value in said if isinstance(value, (int, float))]
@@ -89,6 +108,7 @@ def spend_of(task: Task, trials: Sequence[FrozenTrial], rounds: Sequence[Round])
         agent_tokens=sum(p.prompt_tokens + p.completion_tokens for p in rounds),
         requests=sum(planned.requests for planned in rounds),
         unit=task.cost_model.unit,
+        limit=limit,
     )
 
 

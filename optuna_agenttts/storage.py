@@ -24,6 +24,7 @@ ORIGIN = PREFIX + "origin"
 REASON = PREFIX + "reason"
 ROUND = PREFIX + "round:"
 CLAIM = PREFIX + "claim:"
+LIMIT = PREFIX + "limit"
 
 _CHUNK = 2045
 

