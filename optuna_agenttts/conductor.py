@@ -207,8 +207,9 @@ class Conductor:
         if future is not None:
             try:
                 return future.result(timeout=bound)
-            # The future's own exceptions are in its round; what is left is time, or the end.
-            except (concurrent.futures.TimeoutError, concurrent.futures.CancelledError):
+            # Out of time, cancelled at the end, or a flaw in planning: no plan, no harm.
+            except (Exception, concurrent.futures.CancelledError):
+                _logger.debug("No plan for round %d", index, exc_info=True)
                 return None
         deadline = self._clock() + bound
         while self._clock() < deadline:

@@ -283,7 +283,12 @@ class AgentTTSSampler(BaseSampler):
             if trial._trial_id in given:
                 proposed = given[trial._trial_id]
                 return None if proposed is None else proposed.params
-        proposed = self._advised(study, trial)
+        try:
+            proposed = self._advised(study, trial)
+        # A round that another version wrote, for example: no trial may fail of advice.
+        except Exception as error:
+            _logger.warning("Round %d cannot be used: %r", trial.number // SIZE, error)
+            proposed = None
         with self._lock:
             given[trial._trial_id] = proposed
             while len(given) > _REMEMBERED:
@@ -358,10 +363,15 @@ class AgentTTSSampler(BaseSampler):
     ) -> Candidate:
         """Propose and announce; and once more where another worker took the same meanwhile."""
         evidence = self._evidence(study, trial, task)
-        if self._conductor is None or constraint or trial.number < SIZE:
+        candidate = None
+        if self._conductor is not None and not constraint and trial.number >= SIZE:
+            try:
+                candidate = advised(self._planner(task), evidence, planned, trial.number)
+            # A round that another version wrote, for example: no trial may fail of advice.
+            except Exception as error:
+                _logger.warning("Round %d cannot be used: %r", trial.number // SIZE, error)
+        if candidate is None:
             candidate = self._planner(task).propose(evidence, constraint)
-        else:
-            candidate = advised(self._planner(task), evidence, planned, trial.number)
         announce(study._storage, trial._trial_id, task, candidate)
         for _ in range(_ATTEMPTS):
             if candidate.choices in evidence.visited or not (

@@ -375,9 +375,10 @@ def _instruction(brief: Brief, *, later: bool) -> str:
 
 
 def _answer(brief: Brief) -> str:
+    cheapest = brief.task.allocation(brief.task.feasible.complete({}))
     stages = ", ".join(
-        f'{quote(stage.name)}: {{"model": {quote(stage.models[-1].name)}, "samples": 2}}'
-        for stage in brief.task.stages
+        f'{quote(stage)}: {{"model": {quote(setting.model)}, "samples": {setting.samples}}}'
+        for stage, setting in cheapest.items()
     )
     guidelines = '"guidelines": ["..."], ' if brief.guidelines else ""
     return (

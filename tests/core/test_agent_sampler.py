@@ -28,6 +28,7 @@ from optuna_agenttts import (
     recommend,
     spend,
 )
+from optuna_agenttts import storage as keys
 from optuna_agenttts.conductor import LEAD, SIZE
 from optuna_agenttts.llm import ChatUnavailableError, PatientChat, RetryPolicy
 
@@ -311,6 +312,18 @@ def test_agent_works_beside_a_bracket_pruner():
     study.optimize(target, n_trials=20)
     assert all(trial.state.is_finished() for trial in study.trials)
     assert guidelines(study)
+
+
+def test_rounds_that_make_no_sense_are_passed_over():
+    """What another version, or a bad disk, left under a round's key costs no trial."""
+    storage = optuna.storages.InMemoryStorage()
+    study = run(AgentTTSSampler(TASK), n_trials=6, storage=storage)
+    odd = {"params": {"retrieval.model": "qwen-7B", "retrieval.samples": "many"}, "reason": 3}
+    for number, values in ((1, {"number": 1, "candidates": [odd] * 6}), (2, {"colour": "red"})):
+        keys.write_study_value(storage, study._study_id, f"{keys.ROUND}{number}", values)
+    study.sampler = AgentTTSSampler(TASK, llm=ScriptedChatModel(sensible))
+    study.optimize(objective, n_trials=12)
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 18
 
 
 # Studies without stages.

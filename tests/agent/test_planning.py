@@ -1,0 +1,237 @@
+"""Asking, asking again, and what the computed evidence says."""
+
+import asyncio
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from agent_support import TASK, evidence_of, planner_of, score
+from core_support import run
+
+from optuna_agenttts import AgentTTSSampler, ScriptedChatModel, guidelines
+from optuna_agenttts.advice import required_share
+from optuna_agenttts.dashboard import HEADING, note, save_note
+from optuna_agenttts.experience import read_experience, recall
+from optuna_agenttts.llm import ChatRefusedError, Completion, Usage
+from optuna_agenttts.planning.agent import Past, TaskQuestions, plan
+from optuna_agenttts.planning.facts import Facts, fit_facts
+from optuna_agenttts.planning.numerical import NumericalPlanner
+from optuna_agenttts.rounds import Proposed, Round, write_round
+from optuna_agenttts.spend import price_of
+
+EVIDENCE = evidence_of(TASK, score, 12)
+QUESTIONS = TaskQuestions(
+    planner_of(TASK), EVIDENCE, insights=(1, 2, 3), guidelines=True, wanted=8
+)
+
+
+def reply(*samples, lines=("a guideline",)):
+    """A reply that proposes numbers of samples in the answering stage."""
+    candidates = [
+        {
+            "allocation": {
+                "retrieval": {"model": "qwen-7B", "samples": 2},
+                "answer": {"model": "small-3B", "samples": n},
+            },
+            "reason": "r",
+        }
+        for n in samples
+    ]
+    return json.dumps({"guidelines": list(lines), "candidates": candidates})
+
+
+def ask(script, past=None):
+    """Plan a round of six; returns the plan and the model."""
+    chat = ScriptedChatModel(script)
+    return asyncio.run(plan(chat, QUESTIONS, past or Past(), wanted=6, seed=1)), chat
+
+
+def test_one_request_is_enough_where_enough_can_be_used():
+    """Half a round of proposals is not sent back."""
+    made, chat = ask([Completion(reply(1, 2, 3), Usage(100, 20))])
+    assert len(chat.requests) == made.requests == 1
+    assert (made.prompt_tokens, made.completion_tokens) == (100, 20)
+    assert len(made.proposals) == 3
+    assert made.error == ""
+
+
+def test_reasons_go_back_and_proposals_add_up():
+    """The next request carries the reply and what was wrong with it."""
+    made, chat = ask([reply(1, 0, lines=["kept"]), reply(1, 2, 3, lines=[])])
+    second = chat.requests[1].messages
+    assert [m.role for m in second] == ["system", "user", "assistant", "user"]
+    assert "is 0" in second[-1].content
+    assert [p.choices[1][1] for p in made.proposals] == [1, 2, 3]
+    assert made.problems == {"out of range": 1, "duplicate": 1}
+    assert made.guidelines == ("kept",)
+
+
+def test_at_most_two_requests_follow_the_first():
+    """And only one is made after a round of nothing."""
+    made, chat = ask(["nothing"] * 9)
+    assert len(chat.requests) == 3
+    assert made.error
+    assert made.proposals == ()
+    _, chat = ask(["nothing"] * 9, Past(failed=True))
+    assert len(chat.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("failure", "kind"),
+    [
+        (ChatRefusedError("no", kind="HTTP 401"), "HTTP 401"),
+        (ZeroDivisionError("x"), "ZeroDivisionError"),
+    ],
+)
+def test_failures_are_told_not_raised(failure, kind):
+    """What was proposed before the failure is kept."""
+    made, _ = ask([reply(1), failure])
+    assert made.failures == {kind: 1}
+    assert len(made.proposals) == 1
+    assert made.error == ""
+    made, _ = ask([failure])
+    assert made.error
+
+
+def test_first_and_latest_guidelines_are_shown():
+    """The paper's choice: the first, and the latest two."""
+    past = Past(guidelines=tuple((n, (f"g{n}",) if n != 3 else ()) for n in range(1, 7)))
+    assert [number for number, _ in past.shown()] == [1, 5, 6]
+    assert [number for number, _ in Past(guidelines=past.guidelines[:1]).shown()] == [1]
+
+
+# Computed evidence.
+
+
+def test_facts_agree_with_the_landscape():
+    """Without noise, models are ranked as they are, and companions fit and use their model."""
+    evidence = evidence_of(TASK, score, 40)
+    facts = fit_facts(planner_of(TASK), evidence)
+    truth = {}
+    for choices in TASK.feasible:
+        value = score(TASK.allocation(choices))
+        for stage, (model, _) in enumerate(choices):
+            truth[stage, model] = max(truth.get((stage, model), 0), value)
+    for fact in facts.models:
+        assert fact.expected == pytest.approx(truth[fact.stage, fact.model], abs=0.04)
+        assert fact.companion[fact.stage][0] == fact.model
+        assert TASK.feasible.fits(fact.companion)
+        assert fact.behind >= 0
+        low, high = fact.saturation_range
+        assert 1 <= low <= fact.saturation <= high <= 100
+    assert min(fact.behind for fact in facts.models) == 0
+
+
+def test_facts_of_a_minimized_study_are_the_same_with_the_sign_turned():
+    """Saturation and distances do not depend on the direction."""
+    up = fit_facts(planner_of(TASK), evidence_of(TASK, score, 20))
+    down = fit_facts(planner_of(TASK), evidence_of(TASK, score, 20, direction="minimize"))
+    for a, b in zip(up.models, down.models):
+        assert a.expected == pytest.approx(-b.expected, abs=0.05)
+    assert fit_facts(planner_of(TASK), evidence_of(TASK, score, 0)) == Facts()
+
+
+def test_paired_facts_are_means_over_shared_instances():
+    """Difference and standard error are those of the outcomes, better trial first."""
+    evidence = evidence_of(TASK, score, 12, instances=30)
+    facts = fit_facts(planner_of(TASK), evidence)
+    assert facts.paired
+    rows = {number: row for row, number in enumerate(evidence.numbers)}
+    for pair in facts.paired:
+        first, second = (evidence.outcomes[rows[number]] for number in pair.numbers)
+        gaps = np.array([first[step] - second[step] for step in range(30)])
+        assert pair.difference == pytest.approx(gaps.mean())
+        assert pair.error == pytest.approx(gaps.std(ddof=1) / np.sqrt(30))
+        assert evidence.scores[rows[pair.numbers[0]]] >= evidence.scores[rows[pair.numbers[1]]]
+    few = evidence_of(TASK, score, 12, instances=4)
+    assert fit_facts(planner_of(TASK), few).paired == ()
+
+
+def test_agents_that_did_well_need_to_promise_less():
+    """The required share falls with good trials of the agent's and rises with bad ones."""
+    shares = []
+    for good in range(5):
+        agent = [1.0] * good + [0.0] * (4 - good)
+        scores = np.array([0.5] * 4 + agent)
+        origins = ("numerical",) * 4 + ("agent",) * 4
+        shares.append(required_share(replace(EVIDENCE, scores=scores, origins=origins)))
+    assert shares == sorted(shares, reverse=True)
+    assert shares[0] > 0.1 > shares[-1]
+    unknown = replace(EVIDENCE, scores=np.array([0.5]), origins=("numerical",))
+    assert required_share(unknown) == pytest.approx(0.1)
+
+
+# Experience.
+
+
+def test_only_stages_and_models_of_the_task_are_recalled():
+    """Trials of other models, and of other parameters, are left out; the sign is turned."""
+    study = run(AgentTTSSampler(TASK), n_trials=8)
+    study.add_trial(study.trials[0])
+    (experience,) = read_experience([study])
+    odd = replace(
+        experience, params=({"x": 1}, *experience.params), values=(9.0, *experience.values)
+    )
+    recalled = recall([replace(odd, maximize=False)], TASK)
+    assert len(recalled.scores) == 9
+    assert recalled.scores.tolist() == [-value for value in experience.values]
+    assert recall([replace(experience, params=(), values=())], TASK) is None
+
+
+def test_level_of_an_earlier_study_does_not_matter():
+    """Once there is a score of its own, a constant added to all earlier ones is taken off."""
+    earlier = recall(read_experience([run(AgentTTSSampler(TASK), n_trials=12)]), TASK)
+    evidence = evidence_of(TASK, lambda a: score(a) / 2, 6)
+    low = NumericalPlanner(TASK, experience=earlier).informed(evidence)
+    shifted = replace(earlier, scores=earlier.scores + 0.05)
+    high = NumericalPlanner(TASK, experience=shifted).informed(evidence)
+    assert high.scores == pytest.approx(low.scores, abs=0.02)
+    assert (low.shares[6:] < 1).all()
+
+
+# Archive, note, spend.
+
+
+def test_rounds_come_back_as_they_were(tmp_path):
+    """Long and foreign texts too, on disk."""
+    study = run(AgentTTSSampler(TASK), n_trials=1, storage=f"sqlite:///{tmp_path}/s.db")
+    rounds = [
+        Round(
+            number=number,
+            guidelines=("é漢字 " * 3000,),
+            candidates=(Proposed({"retrieval.model": "qwen-7B"}, "r"),),
+            model="m",
+            problems={"duplicate": 2},
+            cost=1.5,
+        )
+        for number in (2, 1, 10)
+    ]
+    for planned in rounds:
+        write_round(study._storage, study._study_id, planned)
+    assert guidelines(study) == tuple(sorted(rounds, key=lambda r: r.number))
+
+
+def test_note_shows_the_latest_first_and_keeps_what_the_user_wrote():
+    """Nothing that a model says acts on Markdown."""
+    dashboard = pytest.importorskip("optuna_dashboard")
+    study = run(AgentTTSSampler(TASK), n_trials=1)
+    assert not save_note(study)
+    dashboard.save_note(study, "My own words.")
+    for number, text in ((1, "old one"), (2, "[x](http://y) ![i](www.z) <b> | # `c`")):
+        planned = Round(number=number, guidelines=(text,), model="m")
+        write_round(study._storage, study._study_id, planned)
+        assert save_note(study)
+    body = dashboard.get_note(study)
+    assert body.startswith(f"My own words.\n\n{HEADING}")
+    assert body.count(HEADING) == 1
+    assert body.index("Round 2, after") < body.index("old one")
+    assert r"\[x\]\(http\://y\) \!\[i\]\(www\.z\) \<b\> \| \# \`c\`" in note(study)
+
+
+def test_agent_is_priced_like_a_stage():
+    """By a size in its name for FLOPs; nobody can tell without one."""
+    known = price_of(TASK, "org/Qwen2.5-72B-Instruct at host", 2048, 128)
+    assert known == pytest.approx(814, abs=1)
+    assert price_of(TASK, "mystery", 2048, 128) is None
+    assert price_of(TASK, "qwen-7B", 0, 0) == 0

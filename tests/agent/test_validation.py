@@ -1,0 +1,205 @@
+"""Replies to proposals: what is read, what is mended, what is named, and that nothing raises."""
+
+import json
+
+import pytest
+from agent_support import TASK
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+from optuna_agenttts.planning.validation import read_params, read_plan
+
+BIG, SMALL = ("qwen-72B", 1), ("small-3B", 3)
+
+
+def item(retrieval=BIG, answer=SMALL, **changes):
+    """A candidate."""
+    setting = {
+        stage: {"model": model, "samples": samples}
+        for stage, (model, samples) in (("retrieval", retrieval), ("answer", answer))
+    }
+    return {"allocation": setting, "reason": "why", **changes}
+
+
+def said(*items, **changes):
+    """A reply as text."""
+    return json.dumps({"guidelines": ["g"], "candidates": list(items), **changes})
+
+
+GOOD = said(item())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        GOOD,
+        f"```json\n{GOOD}\n```",
+        f"Sure, here it is:\n{GOOD}\nGood luck!",
+        f"<think>maybe {{1}} or {{2}}</think>{GOOD}",
+        GOOD.replace('"why"}', '"why",}'),
+        GOOD.replace('"', "'"),
+        GOOD[:-2],
+        json.dumps([{"note": 1}, json.loads(GOOD)]),
+        said(item(retrieval=("QWEN-72b ", 1))),
+        said(item(retrieval=("qwen-72B", 1.0), answer=("small-3B", "3"))),
+    ],
+    ids=range(10),
+)
+def test_what_is_meant_is_read(text):
+    """Fences, chatter, thoughts, commas, quotes, truncation, case, and harmless types."""
+    reply = read_plan(text, TASK, ())
+    assert [proposal.choices for proposal in reply.proposals] == [((1, 1), (0, 3))]
+    assert reply.proposals[0].reason == "why"
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("", "no JSON"),
+        ("no idea", "no JSON"),
+        ("[1, 2]", "no JSON"),
+        ("{" * 50_000, "no JSON"),
+        ("{}", "no candidates"),
+        ('{"candidates": {}}', "no candidates"),
+        ('{"candidates": [3]}', "wrong type"),
+        (said(item(allocation=[])), "wrong type"),
+        (said(item(allocation={"search": {}})), "unknown stage"),
+        (
+            said(item(allocation={"retrieval": {"model": "qwen-7B", "samples": 1}})),
+            "missing stage",
+        ),
+        (said(item(allocation={"retrieval": 1, "answer": 2})), "wrong type"),
+        (said(item(retrieval=("qwen-9B", 1))), "unknown model"),
+        (said(item(retrieval=(None, 1))), "unknown model"),
+        *(
+            (said(item(answer=("small-3B", bad))), "wrong type")
+            for bad in (None, True, 1.5, "x", [])
+        ),
+        (said(item(answer=("small-3B", float("nan")))), "wrong type"),
+        (said(item(answer=("small-3B", float("inf")))), "wrong type"),
+        (said(item(answer=("small-3B", 10**12))), "wrong type"),
+        (said(item(answer=("small-3B", 0))), "out of range"),
+        (said(item(answer=("small-3B", -2))), "out of range"),
+        (said(item(retrieval=BIG, answer=("large-70B", 1))), "over budget"),
+    ],
+    ids=range(24),
+)
+def test_what_cannot_be_used_is_named(text, kind):
+    """Each reply has no proposal and one problem, of the right kind."""
+    reply = read_plan(text, TASK, ())
+    assert reply.proposals == ()
+    assert [problem.kind for problem in reply.problems] == [kind]
+    assert len(reply.problems[0].text) < 400
+
+
+def test_samples_are_reduced_to_fit_and_models_are_kept():
+    """Too many samples are all that is wrong: fewer are tried."""
+    reply = read_plan(said(item(("qwen-72B", 90), ("small-3B", 500))), TASK, ())
+    (proposal,) = reply.proposals
+    assert [model for model, _ in proposal.choices] == [1, 0]
+    assert TASK.feasible.fits(proposal.choices)
+
+
+def test_repeats_are_named():
+    """What was tried, is running, or stands twice in the reply is no proposal."""
+    taken = ((1, 1), (0, 3))
+    reply = read_plan(
+        said(item(), item(answer=("small-3B", 4)), item(answer=("small-3B", 4))), TASK, {taken}
+    )
+    assert [proposal.choices for proposal in reply.proposals] == [((1, 1), (0, 4))]
+    assert [problem.kind for problem in reply.problems] == ["duplicate", "duplicate"]
+
+
+def test_texts_are_bounded_and_printable():
+    """Guidelines and reasons are kept short, on one line, without control characters."""
+    text = said(item(reason="a\nb\x00\x1b[31m" + "c" * 10_000), guidelines=["x\n" * 900] * 9 + [3])
+    reply = read_plan(text, TASK, ())
+    assert len(reply.guidelines) == 8
+    assert all(len(line) <= 400 and line.isprintable() for line in reply.guidelines)
+    assert len(reply.proposals[0].reason) <= 300
+    assert reply.proposals[0].reason.isprintable()
+
+
+SPACE = {
+    "rate": FloatDistribution(1e-5, 0.1, log=True),
+    "x": FloatDistribution(0, 1, step=0.25),
+    "n": IntDistribution(2, 20, step=3),
+    "kind": CategoricalDistribution(["a", None, True, 2, 2.5]),
+}
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(
+                [
+                    "candidates",
+                    "allocation",
+                    "params",
+                    "retrieval",
+                    "answer",
+                    "model",
+                    "samples",
+                    "n",
+                    "x",
+                    "rate",
+                    "kind",
+                    "reason",
+                    "guidelines",
+                ]
+            )
+            | st.text(max_size=4),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=20,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text() | JSON.map(lambda value: json.dumps(value)))
+def test_no_text_raises(text):
+    """Whatever comes, what is proposed is feasible and of exact types."""
+    for proposal in read_plan(text, TASK, ()).proposals:
+        assert TASK.feasible.fits(proposal.choices)
+    for proposal in read_params(text, SPACE, tuple(SPACE), ()).proposals:
+        check(proposal.params)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.fixed_dictionaries({name: JSON | st.floats(-1, 21) | st.integers(0, 21) for name in SPACE})
+)
+def test_values_are_within_their_distributions(params):
+    """Every value that is accepted is one that Optuna accepts, of its exact type."""
+    reply = read_params(json.dumps({"candidates": [{"params": params}]}), SPACE, (), ())
+    assert len(reply.proposals) + len(reply.problems) == 1
+    for proposal in reply.proposals:
+        check(proposal.params)
+
+
+def check(params):
+    """Values of `SPACE`."""
+    for name, value in params.items():
+        distribution = SPACE[name]
+        assert distribution._contains(distribution.to_internal_repr(value))
+        if not isinstance(distribution, CategoricalDistribution):
+            assert type(value) is (int if name == "n" else float)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.sampled_from(["qwen-7B", "qwen-72B"]),
+    st.sampled_from(["small-3B", "large-70B"]),
+    st.integers(-3, 10**8),
+    st.integers(-3, 10**8),
+)
+def test_any_numbers_of_samples_end_within_the_budget(first, second, n, m):
+    """A proposal fits, or there is a problem; never both, never neither."""
+    reply = read_plan(said(item((first, n), (second, m))), TASK, ())
+    assert len(reply.proposals) + len(reply.problems) == 1
+    for proposal in reply.proposals:
+        assert TASK.feasible.fits(proposal.choices)
+        assert all(type(samples) is int for _, samples in proposal.choices)
