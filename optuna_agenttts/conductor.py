@@ -230,7 +230,7 @@ class Conductor:
     ) -> None:
         past = Past(
             guidelines=tuple((planned.number, planned.guidelines) for planned in earlier),
-            failed=bool(earlier) and bool(earlier[-1].error),
+            reasks=_reasks(earlier),
             spent=job.spent(earlier),
             experience=job.experience,
         )
@@ -304,7 +304,12 @@ class Conductor:
                 _logger.debug("After round %d", planned.number, exc_info=True)
 
     def _tell(self, planned: Round) -> None:
-        """Log what went wrong: one line for each kind, and again at each power of ten."""
+        """Log what went wrong: one line for each kind, and again at each power of ten.
+
+        A warning where nothing came of the round; else, say of a repeated proposal, for those who
+        ask for more.
+        """
+        level = logging.WARNING if planned.error else logging.INFO
         counts = Counter(planned.failures) + Counter(planned.problems)
         if planned.error and not counts:
             counts["nothing proposed"] = 1
@@ -313,7 +318,8 @@ class Conductor:
             self._told[kind] = now
             if before == 0 or len(str(before)) < len(str(now)):
                 detail = f" ({planned.error})" if planned.error else ""
-                _logger.warning(
+                _logger.log(
+                    level,
                     "Agent %s, round %d: %s, %d so far%s. What it does not propose the numerical "
                     "planner does; `optuna_agenttts.guidelines(study)` counts what follows.",
                     planned.model,
@@ -336,6 +342,18 @@ def name_of(chat: ChatModel) -> str:
         if isinstance(name, str) and name:
             return one_line(name)
     return type(chat).__name__
+
+
+def _reasks(earlier: Sequence[Round]) -> int:
+    """How many requests may follow the next round's first one.
+
+    None after a round that came to nothing; and over a search two, and one more for every third
+    round, so that 50 trials never take more than 12 requests of a server that answers.
+    """
+    if earlier and earlier[-1].error:
+        return 0
+    made = sum(max(0, planned.requests - 1) for planned in earlier)
+    return max(0, 2 + len(earlier) // 3 - made)
 
 
 def _nothing(kind: str, error: str) -> Plan:

@@ -278,6 +278,11 @@ class HuggingFaceChat:
                             kind="reply too long",
                         )
                 return reply.status_code, reply.headers, redact_bytes(bytes(received), key)
+        except httpx2.TimeoutException as error:
+            raise ChatUnavailableError(
+                f"{self.where}: no reply within {self._timeout:g} s ({type(error).__name__})",
+                kind="timeout",
+            ) from None
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             raise ChatUnavailableError(
                 f"{self.where}: {type(error).__name__}: {one_line(str(error))}",

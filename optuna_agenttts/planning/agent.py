@@ -42,13 +42,13 @@ class Past:
 
     Args:
         guidelines: Guidelines by round; the first and the latest two are shown.
-        failed: Whether the latest round had nothing to use: then one request must do.
+        reasks: How many requests may follow the first where its reply cannot be used.
         spent: What the search has spent so far, in words.
         experience: Lines on earlier studies.
     """
 
     guidelines: tuple[tuple[int, tuple[str, ...]], ...] = ()
-    failed: bool = False
+    reasks: int = _REASKS
     spent: str = ""
     experience: tuple[str, ...] = ()
 
@@ -114,7 +114,7 @@ async def plan(
     failures: Counter[str] = Counter()
     tokens = Counter[str]()
     requests, error = 0, ""
-    for attempt in range(1 if past.failed else 1 + _REASKS):
+    for attempt in range(1 + min(past.reasks, _REASKS)):
         request = ChatRequest(
             model="",
             messages=messages,

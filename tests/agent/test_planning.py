@@ -68,12 +68,12 @@ def test_reasons_go_back_and_proposals_add_up():
 
 
 def test_at_most_two_requests_follow_the_first():
-    """And only one is made after a round of nothing."""
+    """And none where none may."""
     made, chat = ask(["nothing"] * 9)
     assert len(chat.requests) == 3
     assert made.error
     assert made.proposals == ()
-    _, chat = ask(["nothing"] * 9, Past(failed=True))
+    _, chat = ask(["nothing"] * 9, Past(reasks=0))
     assert len(chat.requests) == 1
 
 

@@ -211,6 +211,16 @@ def test_one_round_of_nonsense_is_followed_by_single_requests():
     assert [planned.requests for planned in guidelines(study)] == [3, 1, 1, 1, 1]
 
 
+def test_requests_are_bounded_whatever_is_replied():
+    """Fifty trials take at most twelve requests, also where every reply wants another."""
+    chat = ScriptedChatModel(
+        lambda _: reply((("qwen-7B", 1 + len(chat.requests)), (LARGE, 20)), (("?", 1), (SMALL, 1)))
+    )
+    study = run(AgentTTSSampler(TASK, llm=chat), n_trials=50)
+    assert len(chat.requests) == 12
+    assert all(planned.candidates for planned in guidelines(study))
+
+
 def test_worst_agent_is_overruled():
     """Proposals that the evidence speaks against are not tried."""
     poor = [(("qwen-7B", 1), (SMALL, 1 + n)) for n in range(8)]

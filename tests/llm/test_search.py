@@ -140,7 +140,11 @@ def test_no_server_costs_a_trial(name, caplog):
     assert not any(TOKEN in text for text in texts)
     assert TOKEN.encode() not in pickle.dumps(sampler)
     kinds = {kind for r in guidelines(study) for kind in (*r.problems, *r.failures)}
-    lines = [r for r in caplog.records if r.levelno >= logging.WARNING and "Agent" in r.message]
+    lines = [
+        r
+        for r in caplog.records
+        if r.levelno >= logging.INFO and f"Agent m at {server.url.partition('//')[2]}" in r.message
+    ]
     counted = [line.getMessage().partition(": ")[2].partition(",")[0] for line in lines]
     assert set(counted) == kinds
     assert all(counted.count(kind) <= 2 for kind in kinds)
