@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import optuna
@@ -91,7 +92,7 @@ class MultiStageObjective:
         random.Random(seed).shuffle(named)
         self.instances = dict(named)
         self._steps = {name: step for step, name in enumerate(self.instances)}
-        self._loop = LoopThread()
+        self._loop = LoopThread(partial(_close_chats, self.endpoints))
         self._completions = self._new_completions()
 
     def _new_completions(self) -> Completions:
@@ -104,7 +105,7 @@ class MultiStageObjective:
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Undo `__getstate__`."""
         self.__dict__.update(state)
-        self._loop = LoopThread()
+        self._loop = LoopThread(partial(_close_chats, self.endpoints))
         self._completions = self._new_completions()
 
     def close(self) -> None:
@@ -308,6 +309,14 @@ class _Bar:
         reused = 1 - self._generated / max(1, self._samples)
         self._bar.set_postfix_str(f"{reused:.0%} reused, spend {self._spend:.3g}", refresh=False)
         self._bar.update()
+
+
+async def _close_chats(endpoints: Endpoints) -> None:
+    """Close the connections that chat models hold on the event loop that ends."""
+    for endpoint in endpoints.values():
+        close = getattr(endpoint.chat, "aclose", None)
+        if close is not None:
+            await close()
 
 
 def _has_pruner(trial: optuna.Trial) -> bool:

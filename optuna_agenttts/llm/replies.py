@@ -78,7 +78,8 @@ def completion_of(values: Any, request: ChatRequest, where: str) -> Completion:
     first = choices[0] if isinstance(choices, list) and choices else None
     message = first.get("message") if isinstance(first, Mapping) else None
     text = message.get("content") if isinstance(message, Mapping) else None
-    if not isinstance(first, Mapping) or not isinstance(text, str) or not text.strip():
+    # An empty text is a completion: a model may have nothing to say.
+    if not isinstance(first, Mapping) or not isinstance(text, str):
         raise ChatUnavailableError(f"{where}: the reply has no text", kind="no text in reply")
     reason = first.get("finish_reason")
     usage = values.get("usage")

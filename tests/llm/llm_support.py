@@ -287,7 +287,7 @@ BEHAVIOURS: dict[str, Behaviour] = {
 }
 """What a server may do to a chat completion, by name."""
 
-ANSWERING = frozenset({"good", "echo_auth", "nan", "huge_usage", "odd_usage"})
+ANSWERING = frozenset({"good", "echo_auth", "nan", "huge_usage", "odd_usage", "blank_content"})
 """The behaviours that give a usable completion."""
 
 REFUSING = frozenset(

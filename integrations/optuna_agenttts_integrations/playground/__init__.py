@@ -7,8 +7,11 @@ from optuna_agenttts_integrations.playground.pipeline import (
     make_task,
 )
 from optuna_agenttts_integrations.playground.problems import Problem, make_problems
+from optuna_agenttts_integrations.playground.server import Faults, PlaygroundServer
 
 __all__ = [
+    "Faults",
+    "PlaygroundServer",
     "Problem",
     "make_endpoints",
     "make_objective",

@@ -1,0 +1,55 @@
+"""Tune a pipeline whose models are served over HTTP: TGI, or any OpenAI-compatible server.
+
+Runs offline: the playground's tiny models are served on loopback, each by a stand-in for TGI of its
+own. Point `urls` at your servers instead.
+"""
+
+import argparse
+import contextlib
+
+import optuna
+
+from optuna_agenttts import AgentTTSSampler, HuggingFaceChat, recommend
+from optuna_agenttts_integrations import Endpoint, MultiStageObjective
+from optuna_agenttts_integrations.playground import (
+    PlaygroundServer,
+    make_pipeline,
+    make_problems,
+    make_task,
+)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--trials", type=int, default=8)
+    options = parser.parse_args()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    task = make_task()
+    names = [model.name for stage in task.stages for model in stage.models]
+    with contextlib.ExitStack() as stack:
+        servers = [stack.enter_context(PlaygroundServer([name], dialect="tgi")) for name in names]
+        urls = {name: server.url for name, server in zip(names, servers)}
+        endpoints = {
+            name: Endpoint(
+                chat=HuggingFaceChat(name, base_url=url, concurrency=64),
+                identity=f"my servers: {name}",
+                concurrency=64,
+            )
+            for name, url in urls.items()
+        }
+        objective = stack.enter_context(
+            MultiStageObjective(
+                make_pipeline(), make_problems("search", 20), task=task, endpoints=endpoints
+            )
+        )
+        study = optuna.create_study(direction="maximize", sampler=AgentTTSSampler(task))
+        study.optimize(objective, n_trials=options.trials)
+        requests = sum(server.served["/v1/chat/completions"] for server in servers)
+    for trial in study.trials:
+        print(f"{trial.number:2d}  {trial.value:.2f}  {trial.params}")
+    print(f"{requests} requests for {options.trials} trials")
+    print(recommend(study))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,283 @@
+"""The playground behind HTTP: TGI's contract, the same scores as in process, and bad days."""
+
+import json
+import threading
+import time
+from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+import pytest
+
+from optuna_agenttts.llm import ChatRequest, HuggingFaceChat
+from optuna_agenttts.llm.loop import LoopThread
+from optuna_agenttts_integrations import MultiStageObjective
+from optuna_agenttts_integrations.endpoints import Endpoint
+from optuna_agenttts_integrations.exceptions import PipelineError
+from optuna_agenttts_integrations.playground import (
+    Faults,
+    PlaygroundServer,
+    make_objective,
+    make_pipeline,
+    make_problems,
+    make_task,
+)
+
+SPECIFICATION = Path(__file__).parents[3] / "shared" / "data" / "tgi-openapi.json"
+PROBLEMS = make_problems("search", 50)[:12]
+SMALL, MIDDLE = "answerer-13k", "answerer-22k"
+ALLOCATION = {"retrieval": ("retriever-28k", 3), "answer": (SMALL, 4)}
+
+
+def fetch(url, body=None):
+    """Get or post; returns status and decoded JSON."""
+    data = None if body is None else json.dumps(body).encode()
+    request = Request(url, data=data, headers={"content-type": "application/json"})
+    try:
+        with urlopen(request, timeout=20) as reply:
+            content, status = reply.read(), reply.status
+    except HTTPError as error:
+        with error:
+            content, status = error.read(), error.code
+    return status, json.loads(content) if content else None
+
+
+def prompt_of_answerer():
+    """A prompt that the answering models know."""
+    objective = make_objective(problems=PROBLEMS[:1])
+    seen = []
+
+    class Recording:
+        async def complete(self, request, *, seed):
+            seen.append(request)
+            return await objective.endpoints[request.model].chat.complete(request, seed=seed)
+
+    endpoints = {
+        name: Endpoint(chat=Recording(), identity=f"recording {name}")
+        for name in objective.endpoints
+    }
+    with MultiStageObjective(
+        make_pipeline(), PROBLEMS[:1], task=make_task(), endpoints=endpoints
+    ) as recording:
+        recording.evaluate(ALLOCATION)
+    return next(request for request in seen if request.model == SMALL)
+
+
+def served(urls, timeout=20.0):
+    """An objective over servers; `urls` by model's name."""
+    endpoints = {
+        name: Endpoint(
+            chat=HuggingFaceChat(name, base_url=urls[name], timeout=timeout),
+            identity=f"test {name}",
+            concurrency=16,
+        )
+        for stage in make_task().stages
+        for name in (model.name for model in stage.models)
+    }
+    return MultiStageObjective(make_pipeline(), PROBLEMS, task=make_task(), endpoints=endpoints)
+
+
+def outcomes(objective):
+    """Outcomes by problem, and how many instances failed."""
+    evaluation = objective.evaluate(ALLOCATION)
+    return {name: result.outcome for name, result in evaluation.results.items()}
+
+
+@pytest.fixture(scope="module")
+def expected():
+    """Outcomes in process."""
+    with make_objective(problems=PROBLEMS) as objective:
+        return outcomes(objective)
+
+
+def test_openai_dialect_gives_the_scores_of_the_process(expected):
+    """One server, six models by name, the same seeds."""
+    with PlaygroundServer() as server:
+        names = dict.fromkeys(server.models, server.url)
+        with served(names) as objective:
+            assert outcomes(objective) == expected
+
+
+def test_tgi_dialect_gives_the_scores_of_the_process(expected):
+    """One server for each model."""
+    servers = {name: PlaygroundServer([name], dialect="tgi") for name in PlaygroundServer().models}
+    for server in servers.values():
+        server.start()
+    with served({name: server.url for name, server in servers.items()}) as objective:
+        assert outcomes(objective) == expected
+    for server in servers.values():
+        server.__exit__()
+
+
+def test_faults_and_restarts_cost_no_instance(expected):
+    """With a fifth of the requests going wrong, and two restarts, the scores are the same."""
+    with PlaygroundServer(faults=Faults(rate=0.2, seed=3)) as server:
+
+        def restart():
+            for _ in range(2):
+                time.sleep(0.4)
+                server.stop()
+                time.sleep(0.2)
+                server.start()
+
+        trouble = threading.Thread(target=restart)
+        trouble.start()
+        with served(dict.fromkeys(server.models, server.url)) as objective:
+            found = objective.evaluate(ALLOCATION)
+        trouble.join()
+        assert {name: result.outcome for name, result in found.results.items()} == expected
+        assert sum(count for what, count in server.served.items() if "fault" in what) > 3
+
+
+def resolved(schema, schemas):
+    """A schema with its reference followed."""
+    while "$ref" in schema:
+        schema = schemas[schema["$ref"].rpartition("/")[2]]
+    return schema
+
+
+def check(value, schema, schemas, where="reply"):
+    """Hold a JSON value to a schema of OpenAPI 3.0: types, required fields, enumerations."""
+    schema = resolved(schema, schemas)
+    if value is None:
+        assert schema.get("nullable"), f"{where} is null"
+        return
+    for name in ("allOf", "oneOf"):
+        if name in schema:
+            options = [resolved(option, schemas) for option in schema[name]]
+            fitting = [o for o in options if set(o.get("required", ())) <= set(value)]
+            assert fitting, f"{where} fits none of {name}"
+            return
+    kinds = {
+        "object": dict,
+        "array": list,
+        "string": str,
+        "integer": int,
+        "number": (int, float),
+        "boolean": bool,
+    }
+    if "type" in schema:
+        assert isinstance(value, kinds[schema["type"]]), f"{where} is no {schema['type']}"
+    assert value in schema.get("enum", [value]), f"{where} is {value!r}"
+    for name in schema.get("required", ()):
+        assert name in value, f"{where} lacks {name}"
+    if isinstance(value, dict):
+        for name, inner in schema.get("properties", {}).items():
+            if name in value:
+                check(value[name], inner, schemas, f"{where}.{name}")
+    if isinstance(value, list):
+        for item in value:
+            check(item, schema.get("items", {}), schemas, f"{where}[]")
+
+
+@pytest.mark.skipif(not SPECIFICATION.exists(), reason="needs TGI's specification")
+def test_replies_and_errors_keep_to_the_specification_of_tgi():
+    """Every route's reply has the types and required fields that TGI's has."""
+    schemas = json.loads(SPECIFICATION.read_text())["components"]["schemas"]
+    request = prompt_of_answerer()
+    content = request.messages[-1].content
+    message = {"role": "user", "content": content}
+    with PlaygroundServer([SMALL], dialect="tgi") as server:
+        url = server.url
+        chat = {"messages": [message], "max_tokens": 20, "temperature": 0.9, "seed": 5}
+        status, reply = fetch(f"{url}/v1/chat/completions", chat)
+        assert status == 200
+        check(reply, schemas["ChatCompletion"], schemas)
+        usage = reply["usage"]
+        assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
+        parameters = {
+            "max_new_tokens": 20,
+            "temperature": 0.9,
+            "do_sample": True,
+            "seed": 5,
+            "details": True,
+        }
+        status, generated = fetch(f"{url}/generate", {"inputs": content, "parameters": parameters})
+        assert status == 200
+        check(generated, schemas["GenerateResponse"], schemas)
+        assert generated["generated_text"] == reply["choices"][0]["message"]["content"]
+        check(fetch(f"{url}/info")[1], schemas["Info"], schemas)
+        check(fetch(f"{url}/v1/models")[1]["data"][0], schemas["ModelInfo"], schemas)
+        assert fetch(f"{url}/health") == (200, None)
+        for wrong in (
+            {"top_p": 1.0},
+            {"temperature": -1},
+            {"max_tokens": 0},
+            {"max_tokens": 1000},
+            {"stop": ["a"] * 5},
+            {"messages": []},
+            {"seed": 0},
+            {"response_format": {"type": "json_schema", "json_schema": {}}},
+            {"messages": [{"role": "user", "content": "words that nobody taught it"}]},
+        ):
+            status, error = fetch(f"{url}/v1/chat/completions", {**chat, **wrong})
+            assert status == 422, wrong
+            check(error, schemas["ErrorResponse"], schemas)
+
+
+def test_adapter_finds_its_way():
+    """What is served is read; forms of constraint that are not known are stepped over."""
+    request = prompt_of_answerer()
+    with PlaygroundServer([SMALL], dialect="tgi") as server:
+        chat = HuggingFaceChat(base_url=server.url, timeout=10)
+        loop = LoopThread(chat.aclose)
+        assert loop.run(chat.healthy())
+        assert loop.run(chat.served_models()) == (SMALL,)
+        assert loop.run(chat.info())["max_total_tokens"] == 128
+        constrained = ChatRequest(
+            model="",
+            messages=request.messages,
+            max_tokens=20,
+            temperature=0.9,
+            schema='{"type":"object","properties":{}}',
+        )
+        first = loop.run(chat.complete(constrained, seed=7))
+        before = server.served["/v1/chat/completions"]
+        assert loop.run(chat.complete(constrained, seed=7)) == first
+        assert (before, server.served["/v1/chat/completions"]) == (2, 3)
+        assert chat.model == SMALL
+        loop.close()
+
+
+def test_unknown_models_are_refused_where_they_are_told_apart():
+    """By name in the OpenAI dialect; TGI serves what it serves."""
+    request = prompt_of_answerer()
+    message = {"role": "user", "content": request.messages[-1].content}
+    body = {"model": "other", "messages": [message], "max_tokens": 5}
+    with PlaygroundServer([SMALL, MIDDLE]) as server:
+        assert fetch(f"{server.url}/v1/chat/completions", body)[0] == 404
+        assert fetch(f"{server.url}/info")[0] == 404
+    with PlaygroundServer([SMALL], dialect="tgi") as server:
+        assert fetch(f"{server.url}/v1/chat/completions", body)[0] == 200
+
+
+def test_arguments_that_make_no_sense_are_refused():
+    """Before a port is taken."""
+    for wrong in (
+        lambda: PlaygroundServer(["gpt"]),
+        lambda: PlaygroundServer([]),
+        lambda: PlaygroundServer([SMALL, MIDDLE], dialect="tgi"),
+        lambda: Faults(rate=2),
+        lambda: Faults(kinds=["meteor"]),
+    ):
+        with pytest.raises(PipelineError):
+            wrong()
+
+
+def test_parallel_requests_are_served_together():
+    """Sixty-four callers at once get the replies that each gets alone."""
+    request = prompt_of_answerer()
+    with PlaygroundServer([SMALL]) as server:
+        chat = HuggingFaceChat(SMALL, base_url=server.url, timeout=30, concurrency=64)
+
+        async def many():
+            import asyncio
+
+            calls = (chat.complete(request, seed=seed) for seed in range(1, 65))
+            return [completion.text for completion in await asyncio.gather(*calls)]
+
+        loop = LoopThread(chat.aclose)
+        together = loop.run(many())
+        alone = [loop.run(chat.complete(request, seed=seed)).text for seed in (1, 17, 64)]
+        loop.close()
+    assert [together[0], together[16], together[63]] == alone
