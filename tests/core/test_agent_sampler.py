@@ -1,5 +1,6 @@
 """The sampler with a language model that plans: what is tried, kept, shared, and survived."""
 
+import asyncio
 import copy
 import json
 import logging
@@ -428,6 +429,50 @@ def test_threads_share_one_plan():
     assert origins(study).count("agent") >= 4
 
 
+class Gated(ScriptedChatModel):
+    """A model that answers when it is told to."""
+
+    def __init__(self, script):
+        super().__init__(script)
+        self.gate = threading.Event()
+
+    async def complete(self, request, *, seed):
+        reply = await super().complete(request, seed=seed)
+        while not self.gate.is_set():
+            await asyncio.sleep(0.005)
+        return reply
+
+
+def test_round_that_is_being_planned_is_asked_for_by_nobody_else():
+    """Neither by the same worker nor by another, until the claim has expired."""
+    storage = optuna.storages.InMemoryStorage()
+    first, second = Gated(sensible), Gated(sensible)
+    study = optuna.create_study(
+        study_name="s",
+        storage=storage,
+        direction="maximize",
+        sampler=AgentTTSSampler(TASK, llm=first),
+    )
+    other = optuna.load_study(
+        study_name="s", storage=storage, sampler=AgentTTSSampler(TASK, llm=second, llm_timeout=60)
+    )
+    study.optimize(objective, n_trials=LEAD)
+    for worker in (study, other, study):
+        # Trials 3 to 5 belong to round 0, and to the planning of round 1.
+        trial = worker.ask()
+        worker.tell(trial, objective(trial))
+    deadline = time.monotonic() + 10
+    while not first.requests and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert (len(first.requests), len(second.requests)) == (1, 0)
+    first.gate.set()
+    second.gate.set()
+    trial = other.ask()
+    TASK.suggest(trial)
+    assert guidelines(other)[0].candidates
+    assert (len(first.requests), len(second.requests)) == (1, 0)
+
+
 def planner_at_work(kind, path, n_trials, delay, started=None):
     """Run some trials of a shared study with an agent; for another process to call."""
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
@@ -455,8 +500,6 @@ def planner_at_work(kind, path, n_trials, delay, started=None):
 
 
 def _signalling(started, delay):
-    import asyncio
-
     async def complete(request, *, seed):
         started.set()
         await asyncio.sleep(delay)
@@ -562,8 +605,6 @@ def test_slow_model_does_not_hold_up_later_rounds():
             if len(self.requests) == 1:
                 self.requests.pop()
                 return await super().complete(request, seed=seed)
-            import asyncio
-
             while not gate.is_set():
                 await asyncio.sleep(0.01)
             raise ChatUnavailableError("late", kind="late")
