@@ -7,7 +7,14 @@ import pickle
 import optuna
 import pytest
 from optuna.trial import TrialState
-from support import ScriptedModel, allocation, calls, make_objective, make_pipeline, make_task
+from pipeline_support import (
+    ScriptedModel,
+    allocation,
+    calls,
+    make_objective,
+    make_pipeline,
+    make_task,
+)
 
 from optuna_agenttts import AgentTTSSampler
 from optuna_agenttts_integrations import (
