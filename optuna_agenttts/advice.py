@@ -118,7 +118,7 @@ def task_job(
     def choose(proposals: Sequence[Proposal]) -> Sequence[Proposal]:
         if len(proposals) <= SIZE:
             return proposals
-        worth = planner.worth(evidence, [proposal.choices for proposal in proposals])
+        _, worth = planner.weigh(evidence, [proposal.choices for proposal in proposals])
         # The posterior says which to drop; the order stays the agent's. In the posterior's order
         # an agent that knows the playground's grid took 12.2 trials to its best allocation, in
         # its own 7.2 (means of 20 seeds): what the posterior doubts waits until it is ruled out.

@@ -15,7 +15,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import timezone
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -146,7 +146,7 @@ class Conductor:
                 return
             now, ticket = self._clock(), target * SIZE - LEAD
             at = claimed_at(attributes, target)
-            if at is not None and now - at < self._timeout + _GRACE:
+            if self._is_fresh(at):
                 return
             if at is None and number != ticket and self._about_to_claim(study, ticket, now):
                 return
@@ -175,19 +175,21 @@ class Conductor:
             future = desk.planning.get(index)
         attributes = study._storage.get_study_system_attrs(study._study_id)
         found = read_round(attributes, index)
-        if found is None and index not in desk.waited:
-            at = claimed_at(attributes, index)
-            fresh = at is not None and self._clock() - at < self._timeout + _GRACE
-            if future is not None or fresh:
-                first = not read_rounds(attributes)
-                bound = self._timeout if first else self._patience(study)
-                found = self._wait(study, index, future, bound)
-                if found is None:
-                    desk.waited.add(index)
+        coming = future is not None or self._is_fresh(claimed_at(attributes, index))
+        if found is None and coming and index not in desk.waited:
+            first = not read_rounds(attributes)
+            bound = self._timeout if first else self._patience(study)
+            found = self._wait(study, index, future, bound)
+            if found is None:
+                desk.waited.add(index)
         if found is not None:
             with desk.lock:
                 desk.rounds[index] = found
         return found
+
+    def _is_fresh(self, claimed: float | None) -> bool:
+        """Whether whoever claimed a round then may still be planning it."""
+        return claimed is not None and self._clock() - claimed < self._timeout + _GRACE
 
     def _patience(self, study: Study) -> float:
         trials = study._storage.get_all_trials(
@@ -357,7 +359,7 @@ def _reasks(earlier: Sequence[Round]) -> int:
 
 
 def _nothing(kind: str, error: str) -> Plan:
-    return replace(Plan(), failures={kind: 1}, error=error, requests=1)
+    return Plan(failures={kind: 1}, error=error, requests=1)
 
 
 def _began(trial: FrozenTrial, now: float) -> float:

@@ -17,13 +17,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from optuna_agenttts.archive import Archive, is_maximized
 from optuna_agenttts.exceptions import NoEvidenceError, NoTaskError
-from optuna_agenttts.planning.surrogate import Surrogate
+from optuna_agenttts.planning.surrogate import Z90, Surrogate
 from optuna_agenttts.recognition import recognise_task
 from optuna_agenttts.task import Allocation, Task
-
-_Z90 = 1.6448536269514722
-"""Half the width, in standard deviations, of the central 90 % of a normal distribution."""
-
 
 _SHOWN = 3
 """How many ties are told in words; all of them are in `Recommendation.ties`."""
@@ -134,13 +130,13 @@ def recommend(study: Study, task: Task | None = None) -> Recommendation:
     def value(rate: float) -> float:
         return float(sign * posterior.scale.scores(np.array([rate]))[0])
 
-    half = _Z90 * float(np.sqrt(sd[best] ** 2 + shared))
+    half = Z90 * float(np.sqrt(sd[best] ** 2 + shared))
     ends = sorted((value(mean[best] - half), value(mean[best] + half)))
     difference = posterior.difference_sd(points, best)
     tied = [
         i
         for i in candidates.tolist()
-        if costs[i] < costs[best] and mean[best] - mean[i] <= _Z90 * difference[i]
+        if costs[i] < costs[best] and mean[best] - mean[i] <= Z90 * difference[i]
     ]
     allocations = [
         task.allocation(list(zip(models, samples)))

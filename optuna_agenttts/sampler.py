@@ -6,7 +6,7 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 from optuna.distributions import (
@@ -36,6 +36,9 @@ from optuna_agenttts.spend import read_limit
 from optuna_agenttts.task import Task
 
 _logger = logging.getLogger(__name__)
+
+_K = TypeVar("_K")
+_V = TypeVar("_V")
 
 _REMEMBERED = 64
 _ATTEMPTS = 3
@@ -290,9 +293,7 @@ class AgentTTSSampler(BaseSampler):
             _logger.warning("Round %d cannot be used: %r", trial.number // SIZE, error)
             proposed = None
         with self._lock:
-            given[trial._trial_id] = proposed
-            while len(given) > _REMEMBERED:
-                given.popitem(last=False)
+            _remember(given, trial._trial_id, proposed)
         if proposed is None:
             return None
         study._storage.set_trial_user_attr(trial._trial_id, keys.ORIGIN, "agent")
@@ -347,9 +348,7 @@ class AgentTTSSampler(BaseSampler):
             if candidate is not None and constraint.met_by(candidate.choices):
                 return candidate
             candidate = self._plan(study, trial, task, constraint, planned)
-            given[trial._trial_id] = candidate
-            while len(given) > _REMEMBERED:
-                given.popitem(last=False)
+            _remember(given, trial._trial_id, candidate)
         _logger.debug("Trial %d, %s: %s", trial.number, candidate.origin, candidate.reason)
         return candidate
 
@@ -401,12 +400,18 @@ class AgentTTSSampler(BaseSampler):
 
     def _planner(self, task: Task) -> NumericalPlanner:
         if task not in self._planners:
-            self._planners[task] = NumericalPlanner(
+            planner = NumericalPlanner(
                 task, insights=self._insights, experience=recall(self._experience, task)
             )
-            while len(self._planners) > 2:
-                self._planners.popitem(last=False)
+            _remember(self._planners, task, planner, most=2)
         return self._planners[task]
+
+
+def _remember(known: OrderedDict[_K, _V], key: _K, value: _V, most: int = _REMEMBERED) -> None:
+    """Keep a value, and drop the oldest of too many."""
+    known[key] = value
+    while len(known) > most:
+        known.popitem(last=False)
 
 
 def _order_of_suggestion(study: Study) -> dict[str, int]:

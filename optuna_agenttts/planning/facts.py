@@ -14,10 +14,9 @@ import numpy as np
 
 from optuna_agenttts.planning import Choices, Evidence, Floats, Ints
 from optuna_agenttts.planning.numerical import NumericalPlanner
-from optuna_agenttts.planning.surrogate import Points, Posterior
+from optuna_agenttts.planning.surrogate import Z90, Points, Posterior
 
 _GRID = 16
-_Z90 = 1.6448536269514722
 _NEARLY = 0.1
 """Samples saturate where all but this share of what they can gain has been gained."""
 
@@ -140,7 +139,7 @@ def _saturation(
     along = planner.surrogate.points(np.repeat(point.models, len(grid), axis=0), samples)
     curve = posterior.mean(along)
     at, peak = _knee(curve), int(np.argmax(curve))
-    close = curve[peak] - curve <= _Z90 * posterior.difference_sd(along, peak) + 1e-12
+    close = curve[peak] - curve <= Z90 * posterior.difference_sd(along, peak) + 1e-12
     alike = np.flatnonzero(close)
     sd = posterior.difference_sd(along, 0)[at]
     interval = (int(grid[min(alike[0], at)]), int(grid[max(alike[-1], at)]))

@@ -92,13 +92,7 @@ class NumericalPlanner:
             points = self.surrogate.points(evidence.models, evidence.samples)
             expected = posterior.scale.scores(posterior.mean(points))
             scores[rows] += float(np.median(evidence.scores - expected))
-        return replace(
-            evidence,
-            models=np.concatenate([evidence.models, earlier.models]),
-            samples=np.concatenate([evidence.samples, earlier.samples]),
-            scores=np.concatenate([evidence.scores, scores]),
-            shares=np.concatenate([evidence.shares, np.full(len(scores), _EARLIER)]),
-        )
+        return _with_rows(evidence, earlier.models, earlier.samples, scores, share=_EARLIER)
 
     def _untried(self, evidence: Evidence) -> set[tuple[int, int]]:
         """The (stage, model) pairs that neither this study nor an earlier one has tried."""
@@ -116,10 +110,6 @@ class NumericalPlanner:
         return 1 in self.insights and (
             opening_choice(self._opening.models, means, untried) is not None
         )
-
-    def worth(self, evidence: Evidence, choices: Sequence[Choices]) -> Floats:
-        """Expected improvements of allocations, as shares of the largest in the pool."""
-        return self.weigh(evidence, choices)[1]
 
     def weigh(self, evidence: Evidence, choices: Sequence[Choices]) -> tuple[Candidate, Floats]:
         """The next allocation after the opening, and the worth of others beside it.
@@ -185,9 +175,8 @@ class NumericalPlanner:
         posterior = self.surrogate.fit(_believing(evidence, self.surrogate))
         positions = _shortlist(posterior, points, positions, len(evidence.scores))
         shortlist = points.take(positions)
-        asked = self._points(others)
-        if asked is not None:
-            shortlist = shortlist.joined(asked)
+        if others:
+            shortlist = shortlist.joined(self.surrogate.points_of(others))
         weights, means, deviations = posterior.moments(shortlist)
         incumbents = posterior.moments(posterior.observed)[1].max(axis=1)
         gains = weights @ _expected_improvement(means, deviations, incumbents[:, None])
@@ -201,12 +190,6 @@ class NumericalPlanner:
         )
         proposal = Candidate(_choices(shortlist, best), "numerical", reason)
         return proposal, worth / max(float(gains[best]), 1e-12)
-
-    def _points(self, choices: Sequence[Choices]) -> Points | None:
-        if not choices:
-            return None
-        array = np.array(choices, dtype=np.int64)
-        return self.surrogate.points(array[..., 0], array[..., 1])
 
     def _constrained(self, constraint: Constraint) -> Points:
         """The pool, with what is settled put in place and what then does not fit left out.
@@ -248,17 +231,23 @@ def _believing(evidence: Evidence, surrogate: Surrogate) -> Evidence:
     """Count pending trials as if they had scored what is expected of them."""
     if not evidence.pending:
         return evidence
-    array = np.array(evidence.pending, dtype=np.int64)
-    pending = surrogate.points(array[..., 0], array[..., 1])
+    pending = surrogate.points_of(evidence.pending)
     posterior = surrogate.fit(replace(evidence, pending=()))
     expected = posterior.scale.scores(posterior.mean_and_sd(pending)[0])
+    believed = _with_rows(evidence, pending.models, pending.samples, expected, share=1.0)
+    return replace(believed, pending=())
+
+
+def _with_rows(
+    evidence: Evidence, models: Ints, samples: Ints, scores: Floats, *, share: float
+) -> Evidence:
+    """Evidence with more observations, each of which counts for a share of a trial."""
     return replace(
         evidence,
-        models=np.concatenate([evidence.models, pending.models]),
-        samples=np.concatenate([evidence.samples, pending.samples]),
-        scores=np.concatenate([evidence.scores, expected]),
-        shares=np.concatenate([evidence.shares, np.ones(len(expected))]),
-        pending=(),
+        models=np.concatenate([evidence.models, models]),
+        samples=np.concatenate([evidence.samples, samples]),
+        scores=np.concatenate([evidence.scores, scores]),
+        shares=np.concatenate([evidence.shares, np.full(len(scores), share)]),
     )
 
 

@@ -10,12 +10,12 @@ trials no likelihood can pick one. The weights and settings come from simulated 
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from optuna_agenttts.planning import Evidence, Floats, Ints
+from optuna_agenttts.planning import Choices, Evidence, Floats, Ints
 from optuna_agenttts.planning.pool import build_pool
 from optuna_agenttts.planning.prior import Curves, Sizes, draw_curves
 from optuna_agenttts.task import Task
@@ -25,6 +25,8 @@ _DIRECTIONS = 24
 _NOISES = (0.02, 0.035, 0.06)
 _LENGTHS = (0.8, 2.0)
 _KEPT = 5
+Z90 = 1.6448536269514722
+"""Half the width, in standard deviations, of the central 90 % of a normal distribution."""
 _CAP = 64
 """The most observations to condition on; of more, near ones are merged (see `_merge`)."""
 
@@ -240,6 +242,11 @@ class Surrogate:
             tuple(root for _, root in moments),
             tuple(np.einsum("rn,rn->n", root, root) for _, root in moments),
         )
+
+    def points_of(self, choices: Sequence[Choices]) -> Points:
+        """The same of allocations that are written as choices."""
+        array = np.array(choices, dtype=np.int64).reshape(len(choices), -1, 2)
+        return self.points(array[..., 0], array[..., 1])
 
     def prior_mean(self, points: Points) -> Floats:
         """Rates that are expected before the first trial."""
