@@ -5,11 +5,13 @@ from optuna_agenttts.cost import CostModel, FlopsCost, LatencyCost, PriceCost
 from optuna_agenttts.exceptions import (
     AgentTTSError,
     BudgetError,
+    CheckError,
     MissingFactError,
     NoEvidenceError,
     NoTaskError,
     TaskError,
 )
+from optuna_agenttts.hub import Hub, describe_model
 from optuna_agenttts.llm import HuggingFaceChat, ScriptedChatModel
 from optuna_agenttts.recommendation import Recommendation, Tie, recommend
 from optuna_agenttts.rounds import Round, guidelines
@@ -23,8 +25,10 @@ __all__ = [
     "AgentTTSSampler",
     "Allocation",
     "BudgetError",
+    "CheckError",
     "CostModel",
     "FlopsCost",
+    "Hub",
     "HuggingFaceChat",
     "LatencyCost",
     "MissingFactError",
@@ -42,6 +46,7 @@ __all__ = [
     "Task",
     "TaskError",
     "Tie",
+    "describe_model",
     "guidelines",
     "recommend",
     "spend",

@@ -248,6 +248,36 @@ class TableCost:
         return np.asarray(row, dtype=np.float64)[samples - 1]
 
 
+def cost_row(owner: str, cost: CostModel, stage: Stage, model: Model) -> Floats:
+    """What 1, 2, ... samples of a model cost in a stage, checked.
+
+    Args:
+        owner: Whose costs they are, for errors.
+        cost: The cost model.
+        stage: The stage.
+        model: One of its models.
+
+    Raises:
+        TaskError: There is not one cost for each number of samples, or costs are not finite, below
+            zero, or fall.
+    """
+    row = np.asarray(
+        cost.stage_cost(stage, model, np.arange(1, stage.max_samples + 1)), dtype=np.float64
+    )
+    where = f"{owner}: `cost` of model {model.name!r} in stage {stage.name!r}"
+    if row.shape != (stage.max_samples,):
+        raise TaskError(
+            f"{where} has shape {row.shape} for {stage.max_samples} numbers of samples: "
+            "`stage_cost` must return one cost for each."
+        )
+    if not np.isfinite(row).all() or (row < 0).any():
+        raise TaskError(f"{where} is {row.min()} to {row.max()}: costs are finite and 0 or more.")
+    if (np.diff(row) < 0).any():
+        raise TaskError(f"{where} falls as samples are added: costs must not.")
+    row.flags.writeable = False
+    return row
+
+
 _KINDS: Mapping[str, type[Any]] = {
     cost.kind: cost for cost in (FlopsCost, PriceCost, LatencyCost, TableCost)
 }

@@ -6,6 +6,7 @@
         * `BudgetError`: nothing, or not what was asked for, fits the budget.
     * `NoTaskError` (also a `ValueError`): a study does not say which task it tunes.
     * `NoEvidenceError` (also a `ValueError`): a study has nothing to recommend from.
+    * `CheckError`: a check before a search found what would make it fail.
 
 Every message names the argument, its value and the remedy.
 """
@@ -35,3 +36,7 @@ class NoTaskError(AgentTTSError, ValueError):
 
 class NoEvidenceError(AgentTTSError, ValueError):
     """A study has no finished trial to recommend from."""
+
+
+class CheckError(AgentTTSError):
+    """A check before a search found what would make it fail."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -10,11 +9,9 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, IntD
 from optuna.trial import FrozenTrial, TrialState
 
 from optuna_agenttts.cost import TableCost
-from optuna_agenttts.stage import Model, Stage
+from optuna_agenttts.stage import Model, Stage, size_in_name
 from optuna_agenttts.task import Task
 
-_SIZE = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)\s*([bm])(?![a-z])", re.IGNORECASE)
-_UNITS = {"b": 1e9, "m": 1e6}
 _MOST_SAMPLES = 1000
 
 
@@ -39,12 +36,6 @@ def recognise_task(trials: Sequence[FrozenTrial]) -> Task | None:
         if stages := _stages(trial.distributions):
             return _task(stages)
     return None
-
-
-def size_in_name(name: str) -> float | None:
-    """The number of parameters that a model's name tells, or None: 7e9 for "Qwen2.5-7B"."""
-    found = _SIZE.findall(name.replace("-", " ").replace("_", " ").replace("/", " "))
-    return float(found[-1][0]) * _UNITS[found[-1][1].lower()] if found else None
 
 
 def _stages(distributions: Mapping[str, BaseDistribution]) -> list[Stage]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,15 @@ from typing import Any
 import numpy as np
 
 from optuna_agenttts.exceptions import TaskError
+
+_SIZE = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)\s*([bm])(?![a-z])", re.IGNORECASE)
+_UNITS = {"b": 1e9, "m": 1e6}
+
+
+def size_in_name(name: str) -> float | None:
+    """The number of parameters that a model's name tells, or None: 7e9 for "Qwen2.5-7B"."""
+    found = _SIZE.findall(name.replace("-", " ").replace("_", " ").replace("/", " "))
+    return float(found[-1][0]) * _UNITS[found[-1][1].lower()] if found else None
 
 
 def _check_positive(owner: str, name: str, value: Any) -> None:

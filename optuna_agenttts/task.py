@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import optuna
@@ -14,9 +14,11 @@ from optuna.study import Study
 from optuna.trial import BaseTrial
 
 from optuna_agenttts import storage
-from optuna_agenttts.cost import CostModel, FlopsCost, cost_from_dict, cost_to_dict
+from optuna_agenttts.cost import CostModel, FlopsCost, cost_from_dict, cost_row, cost_to_dict
+from optuna_agenttts.differences import differences
 from optuna_agenttts.exceptions import BudgetError, TaskError
 from optuna_agenttts.feasible import Choice, FeasibleSet
+from optuna_agenttts.hub import Hub, describe_stages
 from optuna_agenttts.stage import Model, Stage, is_finite
 
 _logger = logging.getLogger(__name__)
@@ -34,6 +36,13 @@ Allocation = dict[str, StageAllocation]
 wherever an allocation is an argument."""
 
 AllocationLike = Mapping[str, "StageAllocation | tuple[str, int] | Sequence[Any]"]
+
+
+class DataPipeline(Protocol):
+    """A pipeline that can tell its token lengths from data."""
+
+    def lengths(self, instances: Sequence[Any]) -> Mapping[str, tuple[float, float]]:
+        """For each stage that asks a model, the mean tokens of a prompt and of a sample."""
 
 
 class Task:
@@ -55,7 +64,6 @@ class Task:
     """
 
     __slots__ = (
-        "_text",
         "budget",
         "cost_model",
         "description",
@@ -63,6 +71,7 @@ class Task:
         "metric",
         "name",
         "stages",
+        "text",
     )
 
     name: str
@@ -72,7 +81,7 @@ class Task:
     metric: str
     description: str
     feasible: FeasibleSet
-    _text: str
+    text: str
 
     def __init__(
         self,
@@ -101,7 +110,7 @@ class Task:
         if not isinstance(cost_model, CostModel):
             raise TaskError(f"{owner}: `cost` is {cost!r}: give a `CostModel`.")
         table = [
-            [_cost_row(owner, cost_model, stage, model) for model in stage.models]
+            [cost_row(owner, cost_model, stage, model) for model in stage.models]
             for stage in stages
         ]
         if budget is None:
@@ -126,7 +135,7 @@ class Task:
         }
         for key, value in values.items():
             object.__setattr__(self, key, value)
-        object.__setattr__(self, "_text", json.dumps(self.to_dict(), sort_keys=True))
+        object.__setattr__(self, "text", json.dumps(self.to_dict(), sort_keys=True))
 
     def __setattr__(self, name: str, value: object) -> None:
         """Refuse: a task is a value."""
@@ -138,11 +147,11 @@ class Task:
 
     def __eq__(self, other: object) -> bool:
         """Whether the contents are the same."""
-        return isinstance(other, Task) and self._text == other._text
+        return isinstance(other, Task) and self.text == other.text
 
     def __hash__(self) -> int:
         """Hash of the contents."""
-        return hash(self._text)
+        return hash(self.text)
 
     def __repr__(self) -> str:
         """Name, stages and budget."""
@@ -199,9 +208,57 @@ class Task:
                 f"Task.from_dict: `values` do not describe a task: {error!r}"
             ) from error
 
+    @classmethod
+    def from_pipeline(
+        cls,
+        pipeline: DataPipeline,
+        instances: Sequence[Any],
+        *,
+        models: Mapping[str, Sequence[str | Model]],
+        name: str,
+        hub: Hub | None = None,
+        max_samples: int = 100,
+        budget: float | None = None,
+        cost: CostModel | None = None,
+        metric: str = "",
+        description: str = "",
+    ) -> Task:
+        """Describe the task that a pipeline and its data already tell.
+
+        Token lengths come from the data, as far as prompts can be written without any reply, and
+        are replaced by measured ones after the first trials of a search. Sizes and prices of
+        models come from a local folder, from the Hub where `hub` is given, or, of sizes, from the
+        models' names ("Qwen2.5-7B").
+
+        Args:
+            pipeline: The pipeline, such as a `Pipeline` of the integrations.
+            instances: Instances of its data.
+            models: For each of its stages that ask a model, the models to choose from.
+            name: See `Task`.
+            hub: Where to look facts up. Default: nothing is looked up online.
+            max_samples: The most samples to consider in each stage.
+            budget: See `Task`.
+            cost: See `Task`.
+            metric: See `Task`.
+            description: See `Task`.
+
+        Raises:
+            TaskError: `models` lacks a stage or names one that the pipeline has not.
+            MissingFactError: The cost needs a fact that nobody tells.
+            BudgetError: Not even the cheapest allocation is within the budget.
+        """
+        return cls(
+            name=name,
+            stages=describe_stages(pipeline.lengths(instances), models, hub, max_samples),
+            budget=budget,
+            cost=cost,
+            metric=metric,
+            description=description,
+        )
+
     def differences(self, other: Task) -> list[str]:
         """What another task says differently: one line for each fact, this task's first."""
-        return _differences(json.loads(self._text), json.loads(other._text))
+        return differences(json.loads(self.text), json.loads(other.text))
 
     def cost(self, allocation: AllocationLike) -> float:
         """What an allocation costs for one instance, in units of the cost model.
@@ -367,7 +424,7 @@ class Task:
 
         Done by `suggest` and by `AgentTTSSampler` themselves.
         """
-        earlier = storage.register(study, self._text)
+        earlier = storage.register(study, self.text)
         if earlier is None:
             return
         try:
@@ -431,47 +488,3 @@ def _rebuild(
     return Task(
         name=name, stages=stages, budget=budget, cost=cost, metric=metric, description=description
     )
-
-
-def _cost_row(owner: str, cost: CostModel, stage: Stage, model: Model) -> Any:
-    row = np.asarray(
-        cost.stage_cost(stage, model, np.arange(1, stage.max_samples + 1)), dtype=np.float64
-    )
-    where = f"{owner}: `cost` of model {model.name!r} in stage {stage.name!r}"
-    if row.shape != (stage.max_samples,):
-        raise TaskError(
-            f"{where} has shape {row.shape} for {stage.max_samples} numbers of samples: "
-            "`stage_cost` must return one cost for each."
-        )
-    if not np.isfinite(row).all() or (row < 0).any():
-        raise TaskError(f"{where} is {row.min()} to {row.max()}: costs are finite and 0 or more.")
-    if (np.diff(row) < 0).any():
-        raise TaskError(f"{where} falls as samples are added: costs must not.")
-    row.flags.writeable = False
-    return row
-
-
-def _differences(ours: Any, theirs: Any, path: str = "") -> list[str]:
-    if isinstance(ours, dict) and isinstance(theirs, dict):
-        keys = [*ours, *(key for key in theirs if key not in ours)]
-        return [
-            line
-            for key in keys
-            for line in _differences(ours.get(key), theirs.get(key), f"{path}.{key}".lstrip("."))
-        ]
-    if isinstance(ours, list) and isinstance(theirs, list):
-        # Stages and models go by their names, so that one that was added does not make all the
-        # others look changed.
-        named = [
-            {
-                str(item["name"]): item
-                for item in items
-                if isinstance(item, dict) and "name" in item
-            }
-            for items in (ours, theirs)
-        ]
-        if len(named[0]) == len(ours) and len(named[1]) == len(theirs):
-            if list(named[0]) != list(named[1]):
-                return [f"{path}: {list(named[0])} -> {list(named[1])}"]
-            return _differences(named[0], named[1], path)
-    return [] if ours == theirs else [f"{path}: {ours!r} -> {theirs!r}"]

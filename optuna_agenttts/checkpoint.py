@@ -1,0 +1,224 @@
+"""Facts about a model from the folder of its checkpoint; nothing is loaded, nothing is run."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from optuna_agenttts.exceptions import AgentTTSError
+from optuna_agenttts.llm.secrets import one_line
+
+_logger = logging.getLogger(__name__)
+
+_LONGEST_HEADER = 100_000_000
+"""Bytes; the limit of the safetensors format itself."""
+_MOST_AXES = 64
+_LONGEST_JSON = 50_000_000
+
+PACKED = frozenset({"I16", "I32", "U8", "U16", "U32"})
+"""Dtypes that hold several quantised weights in one element (GPTQ, AWQ, bitsandbytes, MLX)."""
+_DENSE = ("llama", "mistral", "qwen2", "qwen3")
+_DIMENSIONS = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What is known of a model; None is unknown.
+
+    Args:
+        parameters: Number of parameters, as in ``7e9``. All of them: a mixture of experts uses
+            fewer for each token.
+        input_price: USD per million input tokens.
+        output_price: USD per million output tokens.
+        context_length: The longest prompt and generation together, in tokens.
+        source: Where size and prices come from, in words.
+    """
+
+    parameters: float | None = None
+    input_price: float | None = None
+    output_price: float | None = None
+    context_length: int | None = None
+    source: str = "nothing found"
+
+
+def local_facts(folder: str | os.PathLike[str]) -> Facts:
+    """Read facts off a checkpoint's folder; nothing is loaded, nothing is run.
+
+    The size is the sum of the shapes in the headers of the safetensors files. Without these, or
+    if they hold quantised weights, it follows from config.json for dense decoders of type llama,
+    mistral, qwen2 or qwen3.
+
+    Args:
+        folder: A folder with config.json, ``*.safetensors``, or both, as the Hub lays it out.
+
+    Returns:
+        Size and context length, as far as the folder tells them.
+
+    Raises:
+        AgentTTSError: There is no such folder, or one of these files is damaged.
+    """
+    path = Path(folder)
+    if not path.is_dir():
+        raise AgentTTSError(f"`folder` is {str(folder)!r}: give the folder of a checkpoint.")
+    config = _read_json(path / "config.json") if (path / "config.json").is_file() else {}
+    parameters, source = _dense_parameters(config), "config.json"
+    stored, packed = _stored(path)
+    quantised = packed or "quantization_config" in config
+    if stored is not None and not (packed if parameters is None else quantised):
+        parameters, source = stored, "safetensors header"
+    elif packed and parameters is None:
+        _logger.warning("%s: no size: the weights are packed; state `parameters`", path)
+    return Facts(
+        parameters=parameters,
+        context_length=as_length(config.get("max_position_embeddings")),
+        source="nothing found" if parameters is None else source,
+    )
+
+
+def is_checkpoint(name: str) -> bool:
+    """Whether a name is that of a folder with a checkpoint."""
+    return os.path.isdir(name) and (
+        Path(name, "config.json").is_file() or any(Path(name).glob("*.safetensors"))
+    )
+
+
+def _damaged(file: Path, reason: str) -> AgentTTSError:
+    return AgentTTSError(
+        f"{file} is damaged ({reason}): download the checkpoint again, with `git lfs pull` if it "
+        "was cloned."
+    )
+
+
+def _read_json(file: Path, *, header: bool = False) -> dict[str, Any]:
+    """The JSON object that is a file, or a safetensors file's header.
+
+    The header follows its length in 8 bytes, little-endian.
+    """
+    try:
+        with file.open("rb") as stream:
+            length = _LONGEST_JSON
+            if header:
+                size = os.fstat(stream.fileno()).st_size
+                length = int.from_bytes(stream.read(8), "little")
+                if not 0 < length <= min(size - 8, _LONGEST_HEADER):
+                    raise _damaged(file, f"a header of {length} bytes in a file of {size}")
+            values = json.loads(stream.read(length))
+    except OSError as error:
+        raise AgentTTSError(
+            f"{file} cannot be read ({type(error).__name__}): check its permissions."
+        ) from None
+    except (ValueError, RecursionError):
+        raise _damaged(file, "no JSON") from None
+    if not isinstance(values, dict):
+        raise _damaged(file, "no JSON object")
+    return values
+
+
+def _stored(folder: Path) -> tuple[float | None, bool]:
+    """How many elements the weights' files hold, and whether some are packed."""
+    index = folder / "model.safetensors.index.json"
+    whole = folder / "model.safetensors"
+    if index.is_file():
+        # Beside the shards there may be the same weights under other names.
+        names = as_mapping(_read_json(index).get("weight_map")).values()
+        if not names or not all(isinstance(n, str) and n == Path(n).name for n in names):
+            raise _damaged(index, "no `weight_map` of files beside it")
+        files = sorted({folder / name for name in names})
+    elif whole.is_file():
+        files = [whole]
+    else:
+        files = sorted(f for f in folder.glob("*.safetensors") if f.name[:8] != "adapter_")
+    missing = [file.name for file in files if not file.is_file()]
+    if missing:
+        _logger.warning("%s: %s is missing, so that sizes stored are unknown", folder, missing[0])
+        return None, False
+    sizes: dict[str, int] = {}
+    dtypes: set[str] = set()
+    for file in files:
+        for name, (dtype, size) in _tensors(file).items():
+            sizes[name] = size
+            dtypes.add(dtype)
+    return as_number(sum(sizes.values())), not PACKED.isdisjoint(dtypes)
+
+
+def _tensors(file: Path) -> dict[str, tuple[str, int]]:
+    """Dtype and number of elements of each tensor, from a safetensors file's header."""
+    tensors = {}
+    for name, tensor in _read_json(file, header=True).items():
+        if name == "__metadata__":
+            continue
+        dtype, shape = as_mapping(tensor).get("dtype"), as_mapping(tensor).get("shape")
+        if (
+            not isinstance(dtype, str)
+            or not isinstance(shape, list)
+            or len(shape) > _MOST_AXES
+            or not all(type(n) is int and 0 <= n < 2**63 for n in shape)
+        ):
+            raise _damaged(file, f"tensor {one_line(repr(name), 80)} has no dtype or shape")
+        tensors[name] = dtype, math.prod(shape)
+    return tensors
+
+
+def _dense_parameters(config: Mapping[str, Any]) -> float | None:
+    """Number of parameters of a dense decoder, from its dimensions; None for other models.
+
+    Embedding, layers (attention, gated MLP, two norms), last norm, and the output matrix unless
+    it is the embedding. Equal to the number in transformers 5.24 for all four types.
+    """
+    kind = config.get("model_type")
+    known = [n for n in (config.get(d) for d in _DIMENSIONS) if type(n) is int and n > 0]
+    if kind not in _DENSE or len(known) < len(_DIMENSIONS):
+        return None
+    vocabulary, hidden, inner, layers, heads = known
+    # Defaults of transformers; for the other types it has been 8 or 32.
+    key_heads = config.get("num_key_value_heads", heads if kind == "llama" else None)
+    width = config.get("head_dim") or (128 if kind == "qwen3" else hidden // heads)
+    if not all(type(n) is int and n > 0 for n in (key_heads, width)):
+        return None
+    queries, keys = heads * width, key_heads * width
+    layer = 2 * hidden * (queries + keys) + 3 * hidden * inner + 2 * hidden
+    if kind == "qwen2":
+        layer += queries + 2 * keys
+    elif kind != "mistral" and config.get("attention_bias") is True:
+        layer += queries + 2 * keys + hidden
+    if kind == "llama" and config.get("mlp_bias") is True:
+        layer += 2 * inner + hidden
+    if kind == "qwen3":
+        layer += 2 * width
+    matrices = 1 if config.get("tie_word_embeddings") is True else 2
+    return as_number(matrices * vocabulary * hidden + layers * layer + hidden)
+
+
+def as_mapping(value: object) -> Mapping[str, Any]:
+    """A mapping as it is; an empty one for anything else."""
+    return value if isinstance(value, Mapping) else {}
+
+
+def as_number(value: object, least: float | None = None) -> float | None:
+    """A finite number above 0, or at least `least`; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    fits = number > 0 if least is None else number >= least
+    return number if fits and math.isfinite(number) else None
+
+
+def as_length(value: object) -> int | None:
+    """A whole number of 1 or more; None for anything else."""
+    number = as_number(value)
+    return None if number is None or number < 1 else int(number)

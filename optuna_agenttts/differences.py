@@ -1,0 +1,38 @@
+"""What differs between two descriptions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def differences(ours: Any, theirs: Any, path: str = "") -> list[str]:
+    """One line for each value that differs between two JSON-ready values, ours first.
+
+    Args:
+        ours: The one.
+        theirs: The other.
+        path: Where they stand, for the lines.
+    """
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        keys = [*ours, *(key for key in theirs if key not in ours)]
+        return [
+            line
+            for key in keys
+            for line in differences(ours.get(key), theirs.get(key), f"{path}.{key}".lstrip("."))
+        ]
+    if isinstance(ours, list) and isinstance(theirs, list):
+        # Stages and models go by their names, so that one that was added does not make all the
+        # others look changed.
+        named = [
+            {
+                str(item["name"]): item
+                for item in items
+                if isinstance(item, dict) and "name" in item
+            }
+            for items in (ours, theirs)
+        ]
+        if len(named[0]) == len(ours) and len(named[1]) == len(theirs):
+            if list(named[0]) != list(named[1]):
+                return [f"{path}: {list(named[0])} -> {list(named[1])}"]
+            return differences(named[0], named[1], path)
+    return [] if ours == theirs else [f"{path}: {ours!r} -> {theirs!r}"]
