@@ -1,6 +1,8 @@
 """Language models: the port, and what implements it."""
 
 from optuna_agenttts.llm.connect import connect
+from optuna_agenttts.llm.doctor import examine
+from optuna_agenttts.llm.findings import Finding, Report
 from optuna_agenttts.llm.huggingface import HuggingFaceChat
 from optuna_agenttts.llm.port import (
     ChatError,
@@ -23,11 +25,14 @@ __all__ = [
     "ChatUnavailableError",
     "CircuitBreaker",
     "Completion",
+    "Finding",
     "HuggingFaceChat",
     "Message",
     "PatientChat",
+    "Report",
     "RetryPolicy",
     "ScriptedChatModel",
     "Usage",
     "connect",
+    "examine",
 ]

@@ -13,21 +13,23 @@ import asyncio
 import json
 import logging
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
-from weakref import WeakKeyDictionary
 
 import httpx2
 from huggingface_hub import AsyncInferenceClient
 from huggingface_hub.errors import InferenceTimeoutError, OfflineModeIsEnabled
 
 from optuna_agenttts.exceptions import AgentTTSError
+from optuna_agenttts.llm.connections import Connections
 from optuna_agenttts.llm.port import (
     ChatError,
     ChatRefusedError,
     ChatRequest,
     ChatUnavailableError,
     Completion,
+    Message,
 )
 from optuna_agenttts.llm.replies import completion_of, error_of, parse_completion
 from optuna_agenttts.llm.secrets import ApiKey, LostKey, key_for, one_line, redact, redact_bytes
@@ -114,15 +116,18 @@ class HuggingFaceChat:
         self._forget()
 
     def _forget(self) -> None:
-        self._clients: WeakKeyDictionary[
-            asyncio.AbstractEventLoop, tuple[httpx2.AsyncClient, asyncio.Semaphore]
-        ] = WeakKeyDictionary()
+        self._connections = Connections(
+            concurrency=self._concurrency,
+            timeout=self._timeout,
+            # What runs on this machine is not reached through a proxy.
+            trust_env=not is_loopback(self.base_url),
+        )
         self._form = 0
         """Position of the form of constraint to try first: the last one that was accepted."""
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave connections and keys behind."""
-        state = {k: v for k, v in self.__dict__.items() if k not in ("_clients", "_form")}
+        state = {k: v for k, v in self.__dict__.items() if k not in ("_connections", "_form")}
         if isinstance(self._api_key, str):
             state["_api_key"] = LostKey()
         return state
@@ -158,9 +163,7 @@ class HuggingFaceChat:
         that servers are known to honour, until one is not refused.
         """
         forms = schema_forms(request.schema)
-        async with self._connection()[1]:
-            # Not before: connections may be closed while calls wait for their turn.
-            client, _ = self._connection()
+        async with self._connections.lane() as client:
             try:
                 return await asyncio.wait_for(
                     self._negotiate(client, request, seed, forms), self._timeout
@@ -229,7 +232,6 @@ class HuggingFaceChat:
             model = self.model = await self._served_model(client, key)
         body = {
             "model": model,
-            "messages": [{"role": m.role, "content": m.content} for m in request.messages],
             "max_tokens": request.max_tokens,
             "temperature": request.temperature,
             "seed": seed,
@@ -238,7 +240,7 @@ class HuggingFaceChat:
             **form,
         }
         status, headers, content = await self._send(
-            client, "POST", chat_url(self.base_url), key, json.dumps(body).encode()
+            client, "POST", chat_url(self.base_url), key, _encoded(body, request.messages)
         )
         if status == 200:
             return parse_completion(content, request, self.where)
@@ -268,7 +270,9 @@ class HuggingFaceChat:
             headers["authorization"] = f"Bearer {key}"
         received = bytearray()
         try:
-            async with client.stream(method, url, content=content, headers=headers) as reply:
+            async with client.stream(
+                method, _parsed(url), content=content, headers=headers
+            ) as reply:
                 async for piece in reply.aiter_bytes():
                     received += piece
                     if len(received) > self._max_reply_bytes:
@@ -281,7 +285,8 @@ class HuggingFaceChat:
         except httpx2.TimeoutException as error:
             raise ChatUnavailableError(
                 f"{self.where}: no reply within {self._timeout:g} s ({type(error).__name__})",
-                kind="timeout",
+                # One tells of a host that is away, the other of a reply that is slow.
+                kind="ConnectTimeout" if isinstance(error, httpx2.ConnectTimeout) else "timeout",
             ) from None
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             raise ChatUnavailableError(
@@ -355,35 +360,51 @@ class HuggingFaceChat:
         Raises:
             ChatUnavailableError: The server is out of reach or lists none.
         """
-        client, _ = self._connection()
-        return await self._served_models(client, key_for(self.base_url, self._api_key))
+        async with self._connections.lane() as client:
+            return await self._served_models(client, key_for(self.base_url, self._api_key))
 
     async def healthy(self) -> bool:
         """Whether the server says that it is well (``/health``)."""
         if self.base_url is None:
             return True
-        client, _ = self._connection()
         key = key_for(self.base_url, self._api_key)
-        status, _ = await self._look(client, server_root(self.base_url) + "/health", key)
+        async with self._connections.lane() as client:
+            status, _ = await self._look(client, server_root(self.base_url) + "/health", key)
         return status == 200
 
     async def info(self) -> Mapping[str, Any]:
         """What TGI says of itself (``/info``); empty for other servers."""
         if self.base_url is None:
             return {}
-        client, _ = self._connection()
         key = key_for(self.base_url, self._api_key)
-        _, values = await self._look(client, server_root(self.base_url) + "/info", key)
+        async with self._connections.lane() as client:
+            _, values = await self._look(client, server_root(self.base_url) + "/info", key)
         return values if isinstance(values, Mapping) else {}
+
+    async def listing(self) -> tuple[int, tuple[Mapping[str, Any], ...]]:
+        """The entries of ``/v1/models`` as the server sends them, behind its HTTP status.
+
+        The status is 0 where no reply came, and for the Hub, which is not asked.
+        """
+        async with self._connections.lane() as client:
+            return await self._listing(client, key_for(self.base_url, self._api_key))
+
+    async def _listing(
+        self, client: httpx2.AsyncClient, key: str | None
+    ) -> tuple[int, tuple[Mapping[str, Any], ...]]:
+        if self.base_url is None:
+            return 0, ()
+        url = chat_url(self.base_url).removesuffix("/chat/completions") + "/models"
+        status, values = await self._look(client, url, key)
+        data = values.get("data") if isinstance(values, Mapping) else None
+        entries = data if isinstance(data, list) else []
+        return status, tuple(entry for entry in entries if isinstance(entry, Mapping))
 
     async def _served_models(self, client: httpx2.AsyncClient, key: str | None) -> tuple[str, ...]:
         if self.base_url is None:
             return (self.model,) if self.model else ()
-        listing = chat_url(self.base_url).removesuffix("/chat/completions") + "/models"
-        status, values = await self._look(client, listing, key)
-        data = values.get("data") if isinstance(values, Mapping) else None
-        listed = data if isinstance(data, list) else []
-        names = [m.get("id") for m in listed if isinstance(m, Mapping)]
+        status, entries = await self._listing(client, key)
+        names = [entry.get("id") for entry in entries]
         if not names:
             info_status, values = await self._look(
                 client, server_root(self.base_url) + "/info", key
@@ -420,30 +441,25 @@ class HuggingFaceChat:
         except (ValueError, RecursionError):
             return 200, None
 
-    def _connection(self) -> tuple[httpx2.AsyncClient, asyncio.Semaphore]:
-        """The connections of the running event loop: they cannot be shared between loops."""
-        loop = asyncio.get_running_loop()
-        if loop not in self._clients:
-            client = httpx2.AsyncClient(
-                timeout=httpx2.Timeout(self._timeout, pool=None),
-                # Never the pool's turn to queue: the semaphore does.
-                limits=httpx2.Limits(
-                    max_connections=2 * self._concurrency,
-                    max_keepalive_connections=self._concurrency,
-                    keepalive_expiry=15.0,
-                ),
-                follow_redirects=False,
-                # What runs on this machine is not reached through a proxy.
-                trust_env=not is_loopback(self.base_url),
-            )
-            self._clients[loop] = client, asyncio.Semaphore(self._concurrency)
-        return self._clients[loop]
-
     async def aclose(self) -> None:
         """Close the connections of the running event loop."""
-        client, _ = self._clients.pop(asyncio.get_running_loop(), (None, None))
-        if client is not None:
-            await client.aclose()
+        await self._connections.aclose()
+
+
+def _encoded(body: Mapping[str, Any], messages: tuple[Message, ...]) -> bytes:
+    return f'{json.dumps(body)[:-1]}, "messages": {_messages_json(messages)}}}'.encode()
+
+
+@lru_cache(maxsize=256)
+def _messages_json(messages: tuple[Message, ...]) -> str:
+    """Many samples are asked of the same messages, which may be long."""
+    return json.dumps([{"role": m.role, "content": m.content} for m in messages])
+
+
+@lru_cache(maxsize=256)
+def _parsed(url: str) -> httpx2.URL:
+    """Parsing takes a twentieth of a call to a near server, and the URL is always the same."""
+    return httpx2.URL(url)
 
 
 class _FormRefusedError(Exception):

@@ -28,6 +28,13 @@ from optuna_agenttts.llm.port import (
 _T = TypeVar("_T")
 
 
+_AWAY = frozenset(
+    {"HTTP 429", "HTTP 502", "HTTP 503", "HTTP 504", "ConnectError", "ConnectTimeout"}
+)
+"""Kinds of failure that tell of the server rather than of the request: it sheds load, or it is
+starting."""
+
+
 class LeftAloneError(ChatUnavailableError):
     """The server was not asked, because it failed before; see `CircuitBreaker`."""
 
@@ -41,28 +48,44 @@ class RetryPolicy:
         base: Upper bound of the first wait, in seconds; it doubles with each attempt, and each
             wait is drawn from zero to the bound (full jitter), so that callers spread out.
         longest: Upper bound of every wait, in seconds, also of what a server asks for.
+        patience: For how many seconds, waits added up, a server that sheds load or is out of
+            reach is asked again beyond `attempts`.
     """
 
     attempts: int = 4
     base: float = 1.0
     longest: float = 30.0
+    patience: float = 0.0
 
-    def wait(self, error: BaseException, attempt: int, rng: random.Random) -> float | None:
+    def wait(
+        self, error: BaseException, attempt: int, rng: random.Random, waited: float = 0.0
+    ) -> float | None:
         """Seconds to wait before the next call; None if there should be none.
 
         Args:
             error: What the last call raised.
             attempt: How many calls have failed, 1 or more.
             rng: Source of randomness.
+            waited: Seconds waited so far.
         """
-        if not isinstance(error, ChatUnavailableError) or attempt >= self.attempts:
+        if not isinstance(error, ChatUnavailableError) or isinstance(error, LeftAloneError):
             return None
-        if isinstance(error, LeftAloneError):
+        patient = error.kind in _AWAY and waited < self.patience
+        if attempt >= self.attempts and not patient:
             return None
         if error.retry_after is not None:
             # A server that asks for more than the longest wait is not worth waiting for.
-            return error.retry_after if error.retry_after <= self.longest else None
-        return rng.uniform(0, min(self.longest, self.base * 2 ** (attempt - 1)))
+            bound = max(self.longest, self.patience - waited if patient else 0.0)
+            if error.retry_after > bound:
+                return None
+            if attempt < self.attempts:
+                return error.retry_after
+        # Not 2 ** attempt: a patient caller's thousandth attempt would overflow.
+        wait = rng.uniform(0, min(self.longest, self.base * 2.0 ** min(attempt - 1, 30)))
+        if attempt < self.attempts:
+            return wait
+        # Waits of nothing ("Retry-After: 0") would never use up the patience.
+        return max(error.retry_after or 0.0, min(wait, self.patience - waited)) or None
 
 
 async def with_retries(
@@ -86,6 +109,12 @@ async def with_retries(
         ChatError: What the last call raised.
     """
     waits: list[float] = []
+    # Nearly all calls succeed at once, and tenacity takes a tenth of a call to a near server.
+    first: list[Exception] = []
+    try:
+        return await call()
+    except Exception as error:
+        first.append(error)
 
     def again(state: tenacity.RetryCallState) -> bool:
         error = state.outcome.exception() if state.outcome is not None else None
@@ -93,7 +122,7 @@ async def with_retries(
             return False
         if failures is not None and isinstance(error, ChatError):
             failures[error.kind] += 1
-        wait = policy.wait(error, state.attempt_number, rng)
+        wait = policy.wait(error, state.attempt_number, rng, sum(waits))
         if wait is not None:
             waits.append(wait)
         return wait is not None
@@ -103,6 +132,8 @@ async def with_retries(
     )
 
     async def attempt() -> _T:
+        if first:
+            raise first.pop()
         return await call()
 
     return await retrying(attempt)

@@ -1,12 +1,7 @@
 """A real server that is not ours: `transformers serve` over a tiny model with random weights."""
 
-import os
-import socket
-import subprocess
 import sys
-import time
 from pathlib import Path
-from urllib.request import urlopen
 
 import optuna
 import pytest
@@ -15,8 +10,10 @@ from optuna_agenttts import AgentTTSSampler, HuggingFaceChat, guidelines
 from optuna_agenttts.llm import ChatRequest, Message
 from optuna_agenttts.llm.loop import LoopThread
 
+sys.path.insert(0, str(Path(__file__).parent.parent))
 sys.path.insert(0, str(Path(__file__).parent.parent / "core"))
 from core_support import allocation_of, objective, wiki_task
+from real_server_support import transformers_serve
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -66,30 +63,9 @@ def server(tmp_path_factory):
     """Start the server; yields its URL and the model's name."""
     folder = tmp_path_factory.mktemp("served")
     write_model(folder / "tiny")
-    (folder / "home" / "hub").mkdir(parents=True)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = Path(sys.executable).with_name("transformers")
     model = str(folder / "tiny")
-    options = ["--host", "127.0.0.1", "--port", str(port), "--device", "cpu"]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "home")}
-    with open(folder / "log", "w") as log:
-        process = subprocess.Popen(
-            [command, "serve", model, *options], env=environment, stdout=log, stderr=log
-        )
-        try:
-            for _ in range(240):
-                try:
-                    urlopen(f"http://127.0.0.1:{port}/health", timeout=1).close()
-                    break
-                except OSError:
-                    assert process.poll() is None, (folder / "log").read_text()[-2000:]
-                    time.sleep(0.5)
-            yield f"http://127.0.0.1:{port}", model
-        finally:
-            process.terminate()
-            process.wait(20)
+    with transformers_serve(folder, model) as url:
+        yield url, model
 
 
 def test_completion_from_a_real_server(server):

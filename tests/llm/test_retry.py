@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import socket
 import time
 from collections import Counter
 from datetime import datetime, timezone
@@ -25,6 +26,7 @@ from optuna_agenttts.llm import (
 )
 from optuna_agenttts.llm.replies import error_of, retry_after
 from optuna_agenttts.llm.retry import with_retries
+from optuna_agenttts_integrations.serving import LoopbackServer
 
 BUSY = ChatUnavailableError("busy", kind="HTTP 503")
 NO = ChatRefusedError("no", kind="HTTP 401")
@@ -497,3 +499,154 @@ def test_messages_of_servers_are_shortened_to_a_line():
     assert str(error).isprintable()
     assert len(str(error)) < 300
     assert str(error_of(500, {}, " \n ", "m at h")) == "m at h: HTTP 500"
+
+
+# Patience.
+
+AWAY = ["HTTP 429", "HTTP 502", "HTTP 503", "HTTP 504", "ConnectError", "ConnectTimeout"]
+
+
+def away(kind="HTTP 503", retry_after=None):
+    """A failure that tells of a server that is away."""
+    return ChatUnavailableError("away", kind=kind, retry_after=retry_after)
+
+
+@pytest.mark.parametrize("kind", AWAY)
+def test_a_server_that_is_away_is_waited_for(kind):
+    """Beyond the attempts calls go on until the waits add up to the patience, and no longer."""
+    policy = RetryPolicy(attempts=3, base=1, longest=15, patience=600)
+    outcome, calls, waits = repeat([away(kind)] * 1000, policy)
+    assert outcome.kind == kind
+    assert sum(waits) == pytest.approx(600)
+    assert max(waits) <= 15
+    assert calls == len(waits) + 1
+    assert 600 / 15 <= calls < 4 * 600 / 15
+    assert repeat([away(kind)] * 30 + ["back"], policy)[0] == "back"
+
+
+@pytest.mark.parametrize("kind", ["timeout", "HTTP 500", "HTTP 424", "no JSON", "error"])
+def test_other_failures_stop_at_the_attempts(kind):
+    """What may be the request's own fault is not repeated for minutes."""
+    policy = RetryPolicy(attempts=3, patience=600)
+    outcome, calls, waits = repeat([ChatUnavailableError("?", kind=kind)] * 9, policy)
+    assert (calls, len(waits)) == (3, 2)
+    # Nor after the server was away for longer.
+    outcome, calls, _ = repeat(
+        [away()] * 8 + [ChatUnavailableError("?", kind=kind), "late"], policy
+    )
+    assert outcome.kind == kind
+    assert calls == 9
+
+
+@pytest.mark.parametrize("retry_after", [None, 0.0, 7.5, 30.0, 31.0])
+@pytest.mark.parametrize("error", [*(away(kind) for kind in AWAY), NO, ChatUnavailableError("?")])
+def test_without_patience_nothing_changes(error, retry_after):
+    """The same waits as those of a policy that knows no patience, whatever was waited."""
+    error.retry_after = retry_after
+    policy = RetryPolicy(attempts=4, base=2, longest=30)
+    for attempt in range(1, 8):
+        expected = None
+        if error is not NO and attempt < 4:
+            bound = min(30, 2 * 2 ** (attempt - 1))
+            expected = random.Random(attempt).uniform(0, bound)
+            if retry_after is not None:
+                expected = retry_after if retry_after <= 30 else None
+        for waited in (0.0, 1e9):
+            assert policy.wait(error, attempt, random.Random(attempt), waited) == expected
+    error.retry_after = None
+
+
+def test_a_server_may_ask_for_more_than_the_longest_wait():
+    """Its wish is granted within the patience that is left, exactly, and else not."""
+    policy = RetryPolicy(attempts=2, base=1, longest=10, patience=100)
+    for attempt in (1, 2, 50):
+        assert policy.wait(away(retry_after=80), attempt, random.Random(0), 20) == 80
+        assert policy.wait(away(retry_after=80.1), attempt, random.Random(0), 20) is None
+    slow = ChatUnavailableError("slow", kind="timeout", retry_after=80)
+    assert policy.wait(slow, 1, random.Random(0)) is None
+    assert repeat([away(retry_after=45)] * 9, policy)[1:] == (3, [45, 45])
+    waits = repeat([away(retry_after=4)] * 90, policy)[2]
+    assert all(wait >= 4 for wait in waits)
+    assert 100 <= sum(waits) <= 104
+
+
+def test_a_server_that_asks_for_no_wait_is_not_hammered():
+    """A wait of zero uses up the patience as well, by the policy's own waits."""
+    policy = RetryPolicy(attempts=3, base=1, longest=15, patience=100)
+    _, calls, waits = repeat([away("HTTP 429", 0.0)] * 10_000, policy)
+    assert waits[:2] == [0, 0]
+    assert sum(waits) == pytest.approx(100)
+    assert calls < 100
+
+
+def test_a_policy_without_waits_has_no_patience():
+    """Patience is counted in waits: where there are none it would never end."""
+    policy = RetryPolicy(attempts=3, base=0, patience=100)
+    assert repeat([away()] * 100, policy)[1:] == (3, [0, 0])
+
+
+def test_thousands_of_attempts_do_not_overflow():
+    """The bound of waits stops doubling where it no longer matters."""
+    policy = RetryPolicy(attempts=10**6, base=1e-3, longest=0.01, patience=50)
+    for attempt in (1000, 5000, 10**5):
+        assert 0 <= policy.wait(away(), attempt, random.Random(0), 1) <= 0.01
+    assert repeat([away()] * 3000 + ["back"], policy)[:2] == ("back", 3001)
+
+
+@given(
+    st.lists(st.sampled_from([None, 0.0, 0.3, 5.0, 40.0]), min_size=1, max_size=5),
+    st.floats(0, 50),
+    st.floats(0.1, 20),
+    st.floats(1e-3, 5),
+)
+@settings(max_examples=60, deadline=None)
+def test_patience_ends(asked, patience, longest, base):
+    """Whatever a server asks for, waits end at the patience, give or take one."""
+    policy = RetryPolicy(attempts=2, base=base, longest=longest, patience=patience)
+    errors = [away(retry_after=seconds) for seconds in asked]
+    rng, waited = random.Random(0), 0.0
+    for attempt in range(1, 20_000):
+        wait = policy.wait(errors[attempt % len(errors)], attempt, rng, waited)
+        if wait is None:
+            break
+        waited += wait
+    else:
+        pytest.fail("no end")
+    assert waited <= patience + 2 * longest
+
+
+def test_a_server_that_is_down_for_seconds_loses_no_call():
+    """Nobody listens at first, then a real server does: each call is answered."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = LoopbackServer({"m": ScriptedChatModel(lambda request: "fine")}, port=port)
+    chat = HuggingFaceChat("m", base_url=f"http://127.0.0.1:{port}", timeout=5)
+    failures = Counter()
+
+    async def work():
+        policy = RetryPolicy(attempts=2, base=0.1, longest=0.5, patience=30)
+        calls = (
+            with_retries(
+                lambda seed=seed: chat.complete(ask(model="m"), seed=seed),
+                policy=policy,
+                rng=random.Random(seed),
+                failures=failures,
+            )
+            for seed in range(1, 21)
+        )
+        late = asyncio.get_running_loop().run_in_executor(
+            None, lambda: time.sleep(2) or server.start()
+        )
+        replies = await asyncio.gather(*calls)
+        await late
+        await chat.aclose()
+        return replies
+
+    try:
+        replies = asyncio.run(work())
+    finally:
+        server.__exit__()
+    assert [reply.text for reply in replies] == ["fine"] * 20
+    assert set(failures) == {"ConnectError"}
+    assert failures["ConnectError"] > 2 * 20
