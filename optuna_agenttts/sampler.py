@@ -28,6 +28,7 @@ from optuna_agenttts.dashboard import save_note
 from optuna_agenttts.exceptions import TaskError
 from optuna_agenttts.experience import describe_experience, read_experience, recall
 from optuna_agenttts.llm import ChatModel, connect
+from optuna_agenttts.measured import task_in_force
 from optuna_agenttts.planning import Candidate, Constraint, Evidence
 from optuna_agenttts.planning.numerical import NumericalPlanner
 from optuna_agenttts.recognition import recognise_task
@@ -320,10 +321,11 @@ class AgentTTSSampler(BaseSampler):
         with self._lock:
             tasks = self._tasks.setdefault(study._storage, {})
             if self._task is not None:
+                given = task_in_force(study, self._task)
                 if study._study_id not in tasks:
-                    self._task.register(study)
-                    tasks[study._study_id] = (None, self._task)
-                return self._task
+                    given.register(study)
+                    tasks[study._study_id] = (None, given)
+                return given
             described, task = tasks.get(study._study_id, (None, None))
             values = keys.registered(study)
             if values is None:

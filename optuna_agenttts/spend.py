@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,10 +12,12 @@ from optuna.trial import FrozenTrial
 
 from optuna_agenttts import storage as keys
 from optuna_agenttts.exceptions import NoTaskError, TaskError
-from optuna_agenttts.recognition import size_in_name
 from optuna_agenttts.rounds import Round, read_rounds
-from optuna_agenttts.stage import Model, Stage
+from optuna_agenttts.stage import Model, Stage, size_in_name
 from optuna_agenttts.task import Task
+
+_LEAST = 1e-9
+"""Stands in for no tokens at all, which a stage does not allow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +112,43 @@ def spend_of(
         unit=task.cost_model.unit,
         limit=limit,
     )
+
+
+def cost_of_samples(
+    task: Task,
+    stage: str,
+    model: str,
+    samples: int,
+    *,
+    prompt_tokens: float,
+    generation_tokens: float,
+) -> float:
+    """What samples cost with the lengths that they really had, in units of the task's cost model.
+
+    Args:
+        task: The task.
+        stage: Name of the stage.
+        model: Name of one of its models.
+        samples: How many samples of one prompt, 1 or more.
+        prompt_tokens: Length of the prompt.
+        generation_tokens: Mean length of a sample.
+
+    Raises:
+        TaskError: The task has no such stage, or the stage no such model.
+    """
+    found = task.stages[task._stage_index(stage)]
+    costing = found.models[task._choice(stage, (model, 1))[0]]
+    measured = replace(
+        found,
+        prompt_tokens=max(prompt_tokens, _LEAST),
+        generation_tokens=max(generation_tokens, _LEAST),
+        max_samples=max(samples, found.max_samples),
+    )
+    cost = task.cost_model
+    if getattr(cost, "fusion", False) and is_dataclass(cost) and not isinstance(cost, type):
+        # A call that fuses is a sample of its own here.
+        cost = replace(cost, fusion=False)
+    return float(cost.stage_cost(measured, costing, np.array([samples]))[0])
 
 
 def price_of(task: Task, name: str, prompt_tokens: int, completion_tokens: int) -> float | None:

@@ -78,6 +78,11 @@ def register(study: Study, text: str) -> Mapping[str, Any] | None:
     return earlier if earlier != now else None
 
 
+def last_registered(study: Study) -> str | None:
+    """The description that this process registered last, as canonical JSON, without reading."""
+    return _registered.get(study)
+
+
 def registered(study: Study) -> Mapping[str, Any] | None:
     """The description of the task that a study tunes, or None."""
     attributes = study._storage.get_study_system_attrs(study._study_id)
