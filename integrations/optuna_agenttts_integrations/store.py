@@ -2,25 +2,96 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
+import os
 import sqlite3
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from optuna_agenttts.llm import Completion, Usage
 from optuna_agenttts_integrations.exceptions import StoreError
 
-_VERSION = 1
-_SCHEMA = """
+_logger = logging.getLogger(__name__)
+
+_ATTEMPTS = 100
+_VERSION = 2
+_SCHEMA = (
+    """
 CREATE TABLE IF NOT EXISTS completions (
     key TEXT NOT NULL,
     sample INTEGER NOT NULL,
     value TEXT NOT NULL,
     PRIMARY KEY (key, sample)
 ) WITHOUT ROWID
-"""
+""",
+    # Version 2: what was asked, so that a store can be inspected and exported.
+    """
+CREATE TABLE IF NOT EXISTS requests (
+    key TEXT PRIMARY KEY,
+    endpoint TEXT NOT NULL,
+    seed INTEGER NOT NULL,
+    model TEXT NOT NULL,
+    request TEXT NOT NULL,
+    at REAL NOT NULL
+) WITHOUT ROWID
+""",
+)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What completions answer.
+
+    Args:
+        endpoint: Identity of the endpoint that was asked.
+        seed: The objective's seed.
+        request: The request as canonical JSON.
+    """
+
+    endpoint: str
+    seed: int
+    request: str
+
+    @cached_property
+    def key(self) -> str:
+        """What the store knows it by."""
+        identity = f"{self.endpoint}\n{self.seed}\n{self.request}"
+        return hashlib.sha256(identity.encode()).hexdigest()
+
+    @cached_property
+    def model(self) -> str:
+        """The model that was asked for."""
+        return str(json.loads(self.request).get("model", ""))
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """What a store holds of one model at one endpoint.
+
+    Args:
+        endpoint: Identity of the endpoint; empty for what a store of version 1 left undescribed.
+        model: The model.
+        requests: Different requests.
+        samples: Samples of them.
+        prompt_tokens: Tokens of the samples' prompts, each counted as often as it was sent.
+        generated_tokens: Tokens of the samples.
+        oldest: When the first of the requests was made, in seconds since 1970.
+    """
+
+    endpoint: str
+    model: str
+    requests: int
+    samples: int
+    prompt_tokens: int
+    generated_tokens: int
+    oldest: float
 
 
 class CompletionStore:
@@ -31,13 +102,17 @@ class CompletionStore:
 
     Args:
         path: The file, or ``":memory:"`` for a store that ends with the process.
+        clock: Seconds since 1970.
 
     Raises:
-        StoreError: The file is no store, or one of another version.
+        StoreError: The file is no store, or one of a later version.
     """
 
-    def __init__(self, path: str | Path = ":memory:") -> None:
+    def __init__(
+        self, path: str | Path = ":memory:", *, clock: Callable[[], float] = time.time
+    ) -> None:
         self.path = str(path)
+        self._clock = clock
         self._open()
 
     def _open(self) -> None:
@@ -46,17 +121,25 @@ class CompletionStore:
         try:
             connection = sqlite3.connect(self.path, timeout=60, check_same_thread=False)
             self._connection = connection
-            connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute("PRAGMA synchronous=NORMAL")
             (version,) = connection.execute("PRAGMA user_version").fetchone()
-            if version not in (0, _VERSION):
+            if version > _VERSION:
                 connection.close()
                 raise StoreError(
                     f"`path` is {self.path!r}: the store has version {version}, and this is "
                     f"version {_VERSION}: use another file, or the package that wrote it."
                 )
-            with connection:
-                connection.execute(_SCHEMA)
+            tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+            if version == 0 and tables and "completions" not in tables:
+                connection.close()
+                raise StoreError(
+                    f"`path` is {self.path!r}: it is a database of something else: give a file "
+                    "of its own, or one that does not exist yet."
+                )
+            _write_ahead(connection)
+            connection.execute("PRAGMA synchronous=NORMAL")
+            if version < _VERSION:
+                for table in _SCHEMA:
+                    connection.execute(table)
                 connection.execute(f"PRAGMA user_version={_VERSION}")
         except sqlite3.Error as error:
             if self._connection is not None:
@@ -68,11 +151,11 @@ class CompletionStore:
 
     def __getstate__(self) -> dict[str, Any]:
         """Keep the path: another process opens the file for itself."""
-        return {"path": self.path}
+        return {"path": self.path, "_clock": self._clock}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Undo `__getstate__`; a store in memory comes back empty."""
-        self.path = state["path"]
+        self.__dict__.update(state)
         self._open()
 
     def get(self, key: str, count: int) -> dict[int, Completion]:
@@ -82,12 +165,36 @@ class CompletionStore:
         )
         return {int(sample): _decode(value) for sample, value in rows}
 
-    def put(self, key: str, completions: Mapping[int, Completion]) -> None:
+    def put(self, asked: Asked, completions: Mapping[int, Completion]) -> None:
         """Keep completions of a request by sample index; those that are there already stay."""
+        self._put(asked, completions, self._clock())
+
+    def _put(self, asked: Asked, completions: Mapping[int, Completion], at: float) -> None:
+        if not completions:
+            return
+        key = asked.key
         rows = [(key, sample, _encode(value)) for sample, value in completions.items()]
+        about = (key, asked.endpoint, asked.seed, asked.model, asked.request, at)
         try:
             with self._lock, self._usable() as connection:
+                connection.execute(
+                    "INSERT OR IGNORE INTO requests VALUES (?, ?, ?, ?, ?, ?)", about
+                )
                 connection.executemany("INSERT OR IGNORE INTO completions VALUES (?, ?, ?)", rows)
+        except sqlite3.Error as error:
+            raise self._trouble("written", error) from error
+
+    def check(self) -> None:
+        """Write something and take it back.
+
+        Raises:
+            StoreError: The store cannot be written.
+        """
+        probe = ("probe", -1, "x" * 65_536)
+        try:
+            with self._lock, self._usable() as connection:
+                connection.execute("INSERT OR REPLACE INTO completions VALUES (?, ?, ?)", probe)
+                connection.execute("DELETE FROM completions WHERE key = 'probe'")
         except sqlite3.Error as error:
             raise self._trouble("written", error) from error
 
@@ -95,6 +202,155 @@ class CompletionStore:
         """The number of completions."""
         ((count,),) = self._execute("SELECT count(*) FROM completions", ())
         return int(count)
+
+    def holdings(self) -> list[Holding]:
+        """What the store holds, by endpoint and model."""
+        rows = self._execute(
+            "SELECT coalesce(endpoint, ''), coalesce(model, ''), count(DISTINCT c.key), count(*), "
+            "sum(json_extract(value, '$[1]')), sum(json_extract(value, '$[2]')), "
+            "coalesce(min(at), 0) FROM completions c LEFT JOIN requests r ON c.key = r.key "
+            "GROUP BY 1, 2 ORDER BY 1, 2",
+            (),
+        )
+        return [Holding(*row) for row in rows]
+
+    def export(self, path: str | Path) -> int:
+        """Write everything to a file, a line of JSON for each request.
+
+        A line has ``endpoint``, ``seed``, ``at`` (when it was first asked, in seconds since 1970),
+        ``request`` and ``samples``: for each index, the text, the tokens of prompt and reply, and
+        why it ended.
+
+        Args:
+            path: The file; what it held is lost.
+
+        Returns:
+            The number of lines. What a store of version 1 left undescribed is not written.
+
+        Raises:
+            StoreError: The file cannot be written, or is the store itself.
+        """
+        if (
+            os.path.exists(path)
+            and os.path.exists(self.path)
+            and os.path.samefile(path, self.path)
+        ):
+            raise StoreError(f"`path` is {str(path)!r}, the store itself: give another file.")
+        count = 0
+        try:
+            with open(path, "w", encoding="utf-8") as file:
+                for line in self._lines():
+                    file.write(_json(line) + "\n")
+                    count += 1
+        except OSError as error:
+            raise StoreError(
+                f"`path` is {str(path)!r}: it cannot be written ({error}): give another file, or "
+                "make room."
+            ) from error
+        return count
+
+    def _lines(self) -> Iterator[dict[str, Any]]:
+        for (key,) in self._execute("SELECT key FROM requests ORDER BY at, key", ()):
+            about = self._execute(
+                "SELECT endpoint, seed, request, at FROM requests WHERE key = ?", (key,)
+            )
+            rows = self._execute("SELECT sample, value FROM completions WHERE key = ?", (key,))
+            # Another process may have pruned it meanwhile.
+            for endpoint, seed, request, at in about if rows else ():
+                yield {
+                    "endpoint": endpoint,
+                    "seed": seed,
+                    "at": at,
+                    "request": json.loads(request),
+                    "samples": {str(sample): json.loads(value) for sample, value in rows},
+                }
+
+    def load(self, path: str | Path) -> int:
+        """Add what `export` wrote; what is there already stays.
+
+        Returns:
+            The number of lines.
+
+        Raises:
+            StoreError: The file cannot be read, or a line is not what `export` writes.
+        """
+        count = 0
+        try:
+            # Bytes, so that a line that is no UTF-8 has a number, too.
+            with open(path, "rb") as file:
+                for number, line in enumerate(file, 1):
+                    try:
+                        asked, samples, at = _read_line(line)
+                    except (ValueError, LookupError, TypeError, AttributeError) as error:
+                        raise StoreError(
+                            f"`path` is {str(path)!r}: line {number} is not what `export` writes "
+                            f"({error!r}): the lines before it are loaded."
+                        ) from error
+                    self._put(asked, samples, self._clock() if at is None else at)
+                    count += 1
+        except OSError as error:
+            raise StoreError(
+                f"`path` is {str(path)!r}: it cannot be read ({error}): give what `export` wrote."
+            ) from error
+        return count
+
+    def prune(
+        self,
+        *,
+        model: str | None = None,
+        endpoint: str | None = None,
+        older_than: float | None = None,
+        keep: int = 0,
+    ) -> int:
+        """Forget completions, and give the room back.
+
+        Args:
+            model: Only those of this model.
+            endpoint: Only those of this endpoint; empty for what a store of version 1 left
+                undescribed.
+            older_than: Only requests that were first made so many seconds ago or earlier, as far
+                as that is known.
+            keep: How many samples of each request to keep.
+
+        Returns:
+            How many completions were forgotten.
+        """
+        where = ["1"]
+        values: list[Any] = []
+        for column, value in (("model", model), ("endpoint", endpoint)):
+            if value is not None:
+                where.append(f"coalesce({column}, '') = ?")
+                values.append(value)
+        if older_than is not None:
+            where.append("at <= ?")
+            values.append(self._clock() - older_than)
+        chosen = (
+            "SELECT c.key FROM completions c LEFT JOIN requests r ON c.key = r.key "
+            f"WHERE {' AND '.join(where)}"
+        )
+        try:
+            with self._lock:
+                with self._usable() as connection:
+                    gone = connection.execute(
+                        f"DELETE FROM completions WHERE sample >= ? AND key IN ({chosen})",
+                        (keep, *values),
+                    ).rowcount
+                    connection.execute(
+                        "DELETE FROM requests WHERE key NOT IN (SELECT key FROM completions)"
+                    )
+                self._shrink()
+        except sqlite3.Error as error:
+            raise self._trouble("written", error) from error
+        return int(gone)
+
+    def _shrink(self) -> None:
+        try:
+            self._usable().execute("VACUUM")
+            # Until then the smaller file is in the log beside it, which takes room of its own.
+            self._usable().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        except sqlite3.Error as error:
+            # It needs room itself. What was forgotten makes room for completions all the same.
+            _logger.warning("The store %r keeps its size for now: %s", self.path, error)
 
     def close(self) -> None:
         """Close the file. The store cannot be used afterwards."""
@@ -127,17 +383,67 @@ class CompletionStore:
         )
 
 
+def _write_ahead(connection: sqlite3.Connection) -> None:
+    """Switch a file to write-ahead logging, which stays with it."""
+    for _ in range(_ATTEMPTS):
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError:
+            # SQLite does not wait for others that have the file open at this moment, as it does
+            # for a transaction. A file that can only be read fails in that, too.
+            connection.execute("BEGIN EXCLUSIVE")
+            connection.execute("COMMIT")
+    connection.execute("PRAGMA journal_mode=WAL")
+
+
+def canonical_json(values: Mapping[str, Any]) -> str:
+    """Values as JSON text that is the same for equal values."""
+    return _json(values, sort_keys=True, separators=(",", ":"))
+
+
+def _json(values: Any, **options: Any) -> str:
+    text = json.dumps(values, ensure_ascii=False, **options)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        # Half of a surrogate pair: a reply that was cut off may end in one.
+        return json.dumps(values, **options)
+    return text
+
+
 def _encode(completion: Completion) -> str:
     usage = completion.usage
     values = [
         completion.text,
-        usage.prompt_tokens,
-        usage.completion_tokens,
-        completion.finish_reason,
+        # Models in process may count in numpy's integers.
+        int(usage.prompt_tokens),
+        int(usage.completion_tokens),
+        str(completion.finish_reason),
     ]
-    return json.dumps(values, ensure_ascii=False)
+    return _json(values)
 
 
 def _decode(value: str) -> Completion:
     text, prompt, generated, reason = json.loads(value)
     return Completion(text, Usage(prompt, generated), reason)
+
+
+def _read_line(line: bytes) -> tuple[Asked, dict[int, Completion], float | None]:
+    """A line of an export: what was asked, the samples, and when."""
+    try:
+        values = json.loads(line.decode())
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    at = values.get("at")
+    asked = Asked(
+        str(values["endpoint"]), int(values["seed"]), canonical_json(dict(values["request"]))
+    )
+    samples = {}
+    for name, (text, prompt, generated, reason) in values["samples"].items():
+        index = int(name)
+        whole = all(type(number) is int and number >= 0 for number in (index, prompt, generated))
+        if not (whole and isinstance(text, str) and isinstance(reason, str)):
+            raise ValueError(f"sample {name!r} is no completion")
+        samples[index] = Completion(text, Usage(prompt, generated), reason)
+    return asked, samples, None if at is None else float(at)

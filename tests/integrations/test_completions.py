@@ -18,11 +18,16 @@ from optuna_agenttts.llm import (
 )
 from optuna_agenttts_integrations import BatchingChatModel, CompletionStore, Endpoint, StoreError
 from optuna_agenttts_integrations.completions import Completions, request_text, sample_seed
+from optuna_agenttts_integrations.store import Asked
 
 
 def request(text="hello", **options):
     values = {"model": "m", "max_tokens": 5, "temperature": 0.7, **options}
     return ChatRequest(messages=(Message("user", text),), **values)
+
+
+def asked(text="hello"):
+    return Asked("x", 0, request_text(request(text)))
 
 
 def completion(text="hi"):
@@ -103,10 +108,10 @@ def test_store_gives_back_what_it_was_given(tmp_path):
     """Text, tokens and reason survive the disk, whatever the script they are in."""
     path = tmp_path / "store.db"
     store = CompletionStore(path)
-    store.put("k", {0: Completion("汉字 \n\x00é", Usage(3, 4), "length"), 7: completion()})
+    store.put(asked(), {0: Completion("汉字 \n\x00é", Usage(3, 4), "length"), 7: completion()})
     store.close()
     again = CompletionStore(path)
-    assert again.get("k", 5) == {0: Completion("汉字 \n\x00é", Usage(3, 4), "length")}
+    assert again.get(asked().key, 5) == {0: Completion("汉字 \n\x00é", Usage(3, 4), "length")}
     assert len(again) == 2
     again.close()
 
@@ -114,9 +119,9 @@ def test_store_gives_back_what_it_was_given(tmp_path):
 def test_store_never_overwrites():
     """What was measured first stays."""
     store = CompletionStore()
-    store.put("k", {0: completion("first")})
-    store.put("k", {0: completion("second")})
-    assert store.get("k", 1)[0].text == "first"
+    store.put(asked(), {0: completion("first")})
+    store.put(asked(), {0: completion("second")})
+    assert store.get(asked().key, 1)[0].text == "first"
 
 
 def test_store_serves_threads():
@@ -125,7 +130,7 @@ def test_store_serves_threads():
 
     def write(number):
         for index in range(50):
-            store.put(f"k{number}", {index: completion()})
+            store.put(asked(f"{number}"), {index: completion()})
 
     threads = [threading.Thread(target=write, args=(number,)) for number in range(8)]
     for thread in threads:
@@ -138,7 +143,7 @@ def test_store_serves_threads():
 def _write(path, number):
     store = CompletionStore(path)
     for index in range(100):
-        store.put(f"k{number}", {index: completion()})
+        store.put(asked(f"{number}"), {index: completion()})
     store.close()
 
 

@@ -1,0 +1,761 @@
+"""The completion store: versions, transport, pruning, disks that are full, and replay."""
+
+import json
+import logging
+import multiprocessing
+import os
+import resource
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import threading
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pytest
+from pipeline_support import allocation, calls, make_objective
+
+from optuna_agenttts import AgentTTSSampler
+from optuna_agenttts.llm import Completion, Usage
+from optuna_agenttts_integrations import CompletionStore, StoreError
+from optuna_agenttts_integrations.store import Asked, Holding, canonical_json
+
+FORK = pytest.mark.skipif(
+    "fork" not in multiprocessing.get_all_start_methods(), reason="limits are set in a fork"
+)
+
+
+def asked(number=0, model="m", endpoint="e", seed=0):
+    """A request that its arguments decide."""
+    return Asked(endpoint, seed, canonical_json({"model": model, "n": number}))
+
+
+def said(text="hi", prompt=2, generated=1):
+    """A completion."""
+    return Completion(text, Usage(prompt, generated), "stop")
+
+
+def contents(path):
+    """Everything that a store's file holds, by table."""
+    connection = sqlite3.connect(path)
+    rows = [
+        sorted(connection.execute(f"SELECT * FROM {table}"))
+        for table in ("completions", "requests")
+    ]
+    connection.close()
+    return rows
+
+
+def size(path):
+    """Bytes of a store and its log."""
+    return sum(f.stat().st_size for f in Path(path).parent.glob(f"{Path(path).name}*"))
+
+
+class Clock:
+    """Seconds that a test sets."""
+
+    def __init__(self, now=0.0):
+        self.now = now
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def filled(tmp_path):
+    """A store of three models at two endpoints, a request each day, three samples of each."""
+    clock = Clock()
+    store = CompletionStore(tmp_path / "filled.db", clock=clock)
+    for day, (model, endpoint) in enumerate([("a", "x"), ("b", "x"), ("b", "y")]):
+        clock.now = day * 86_400.0
+        store.put(asked(day, model, endpoint), {i: said(f"{day} {i}") for i in range(3)})
+    yield store
+    store.close()
+
+
+# Versions.
+
+
+def first_version(path, values):
+    """A store as version 1 wrote it."""
+    connection = sqlite3.connect(path)
+    connection.execute(
+        "CREATE TABLE completions (key TEXT NOT NULL, sample INTEGER NOT NULL, value TEXT NOT "
+        "NULL, PRIMARY KEY (key, sample)) WITHOUT ROWID"
+    )
+    connection.executemany("INSERT INTO completions VALUES (?, ?, ?)", values)
+    connection.execute("PRAGMA user_version=1")
+    connection.commit()
+    connection.close()
+
+
+def test_a_store_of_version_1_serves_on_and_is_upgraded(tmp_path):
+    """Its completions are found by their requests; what is new is described beside them."""
+    path = tmp_path / "old.db"
+    key = asked(1).key
+    first_version(path, [(key, 0, '["old", 3, 4, "stop"]'), ("other", 0, '["?", 1, 1, "stop"]')])
+    store = CompletionStore(path)
+    assert store.get(asked(1).key, 5) == {0: Completion("old", Usage(3, 4))}
+    assert store.holdings() == [Holding("", "", 2, 2, 4, 5, 0)]
+    store.put(asked(1), {1: said()})
+    assert [(h.endpoint, h.model, h.samples) for h in store.holdings()] == [
+        ("", "", 1),
+        ("e", "m", 2),
+    ]
+    store.close()
+    connection = sqlite3.connect(path)
+    assert connection.execute("PRAGMA user_version").fetchone() == (2,)
+    connection.close()
+    again = CompletionStore(path)
+    assert len(again) == 3
+    again.close()
+
+
+def test_keys_are_those_of_version_1():
+    """A change of keys would make every store useless without a word."""
+    assert Asked("hf", 7, '{"model":"m"}').key == (
+        "5fc58bbc17d9ae9f3341d471474bd95e07e9e818809d9e5deb2606c0a175ffd3"
+    )
+
+
+def test_what_version_1_left_undescribed_can_be_pruned(tmp_path):
+    """By its empty endpoint, or with everything; not by an age that nobody knows."""
+    path = tmp_path / "old.db"
+    first_version(path, [("one", 0, '["?", 1, 1, "stop"]')])
+    store = CompletionStore(path)
+    store.put(asked(), {0: said()})
+    assert store.prune(older_than=1e12) == 0
+    assert store.prune(endpoint="e", older_than=0) == 1
+    assert store.prune(endpoint="") == 1
+    store.close()
+    first_version(tmp_path / "two.db", [("one", 0, '["?", 1, 1, "stop"]')])
+    store = CompletionStore(tmp_path / "two.db")
+    assert store.prune() == 1
+    store.close()
+
+
+def test_a_later_version_is_refused_and_left_alone(tmp_path):
+    """The message names both versions; not a byte is changed."""
+    path = tmp_path / "newer.db"
+    connection = sqlite3.connect(path)
+    connection.execute("CREATE TABLE other (x)")
+    connection.execute("PRAGMA user_version=99")
+    connection.commit()
+    connection.close()
+    before = path.read_bytes()
+    with pytest.raises(StoreError, match=r"version 99.*version 2"):
+        CompletionStore(path)
+    assert path.read_bytes() == before
+
+
+def test_another_database_is_refused_and_left_alone(tmp_path):
+    """A study's storage is easily given in place of a store."""
+    path = tmp_path / "study.db"
+    storage = optuna.storages.RDBStorage(f"sqlite:///{path}")
+    optuna.create_study(storage=storage)
+    storage.engine.dispose()
+    before = path.read_bytes()
+    with pytest.raises(StoreError, match="something else"):
+        CompletionStore(path)
+    assert path.read_bytes() == before
+
+
+def _open_and_put(path, barrier, number, failures):
+    barrier.wait()
+    try:
+        store = CompletionStore(path)
+        store.put(asked(number), {0: said()})
+        store.close()
+    except BaseException as error:
+        failures.put(repr(error))
+
+
+@FORK
+@pytest.mark.parametrize("old", [False, True])
+def test_processes_may_open_at_the_same_moment(tmp_path, old):
+    """Whoever comes first makes the tables, or upgrades them; nobody fails."""
+    path = tmp_path / "store.db"
+    if old:
+        first_version(path, [("one", 0, '["?", 1, 1, "stop"]')])
+    context = multiprocessing.get_context("fork")
+    barrier, failures = context.Barrier(4), context.Queue()
+    workers = [
+        context.Process(target=_open_and_put, args=(path, barrier, number, failures))
+        for number in range(4)
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert failures.empty()
+    store = CompletionStore(path)
+    assert len(store) == 4 + old
+    store.close()
+
+
+def test_opening_waits_for_who_reads(tmp_path):
+    """The switch to another kind of log, which SQLite refuses at once, is tried again."""
+    path = tmp_path / "old.db"
+    first_version(path, [("one", 0, '["?", 1, 1, "stop"]')])
+    reader = sqlite3.connect(path, check_same_thread=False)
+    reader.execute("BEGIN")
+    reader.execute("SELECT * FROM completions").fetchall()
+    timer = threading.Timer(0.3, reader.rollback)
+    timer.start()
+    store = CompletionStore(path)
+    timer.join()
+    reader.close()
+    assert store._execute("PRAGMA journal_mode", ()) == [("wal",)]
+    assert len(store) == 1
+    store.close()
+
+
+# Values.
+
+
+@pytest.mark.parametrize("text", ["", "\ud83d", "a\udc00b", "\x00\r\n\u2028", "汉字 é", '"]'])
+def test_any_text_survives(tmp_path, text):
+    """In replies and in requests, on disk and in exports; halves of surrogate pairs too."""
+    store = CompletionStore(tmp_path / "store.db")
+    store.put(asked(text), {0: said(text)})
+    store.export(tmp_path / "all.jsonl")
+    other = CompletionStore()
+    other.load(tmp_path / "all.jsonl")
+    for kept in (store, other):
+        assert kept.get(asked(text).key, 1) == {0: said(text)}
+        kept.close()
+
+
+def test_counts_of_numpy_are_numbers_too():
+    """A model in process may count tokens with numpy."""
+    store = CompletionStore()
+    store.put(asked(), {0: said(prompt=np.int64(3), generated=np.int32(4))})
+    assert store.get(asked().key, 1)[0].usage == Usage(3, 4)
+    store.close()
+
+
+def test_nothing_is_kept_of_a_request_without_completions():
+    """A call that gave nothing leaves no trace that would be counted or exported."""
+    store = CompletionStore()
+    store.put(asked(), {})
+    assert store._execute("SELECT * FROM requests", ()) == []
+    store.close()
+
+
+def test_holdings_count(filled):
+    """By endpoint and model: requests, samples, tokens and the first time."""
+    filled.put(asked(0, "a", "x"), {7: said(prompt=100, generated=50)})
+    filled.put(asked(9, "a", "x"), {0: said()})
+    assert filled.holdings() == [
+        Holding("x", "a", 2, 5, 108, 54, 0.0),
+        Holding("x", "b", 1, 3, 6, 3, 86_400.0),
+        Holding("y", "b", 1, 3, 6, 3, 2 * 86_400.0),
+    ]
+    assert len(filled) == 11
+
+
+def test_only_samples_below_the_count_are_given(filled):
+    """As many as a trial wants, from the first on."""
+    key = asked(0, "a", "x").key
+    assert [sorted(filled.get(key, count)) for count in (0, 1, 3, 9)] == [
+        [],
+        [0],
+        [0, 1, 2],
+        [0, 1, 2],
+    ]
+    assert filled.get("unknown", 9) == {}
+
+
+def test_check_leaves_nothing_behind(filled):
+    """Writing is tried out, and taken back."""
+    before = contents(filled.path)
+    filled.check()
+    assert contents(filled.path) == before
+
+
+# Exports.
+
+
+def test_an_export_makes_an_equal_store(filled, tmp_path):
+    """Completions, requests and times are the same, and so is its own export."""
+    one, two = tmp_path / "one.jsonl", tmp_path / "two.jsonl"
+    assert filled.export(one) == 3
+    other = CompletionStore(tmp_path / "other.db", clock=Clock(1e9))
+    assert other.load(one) == 3
+    assert contents(other.path) == contents(filled.path)
+    assert other.holdings() == filled.holdings()
+    other.export(two)
+    assert two.read_bytes() == one.read_bytes()
+    assert other.load(one) == 3
+    assert contents(other.path) == contents(filled.path)
+    other.close()
+
+
+def test_loading_keeps_what_is_there(filled, tmp_path):
+    """A sample that both have stays as the store has it; others are added."""
+    filled.export(tmp_path / "all.jsonl")
+    other = CompletionStore()
+    other.put(asked(0, "a", "x"), {0: said("mine")})
+    other.load(tmp_path / "all.jsonl")
+    found = other.get(asked(0, "a", "x").key, 3)
+    assert [found[i].text for i in range(3)] == ["mine", "0 1", "0 2"]
+    other.close()
+
+
+def test_an_export_without_times_is_loaded_as_of_now(filled, tmp_path):
+    """Times are no necessity."""
+    path = tmp_path / "all.jsonl"
+    filled.export(path)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps({**line, "at": None}) + "\n" for line in lines))
+    other = CompletionStore(clock=Clock(5.0))
+    other.load(path)
+    assert {held.oldest for held in other.holdings()} == {5.0}
+    other.close()
+
+
+SAMPLE = ["hi", 1, 1, "stop"]
+LINE = {"endpoint": "e", "seed": 0, "request": {"model": "m"}, "samples": {"0": SAMPLE}}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"3",
+        b"\xff\xfe",
+        b'{"a":' * 100_000,
+        *(
+            json.dumps({**LINE, **changes}).encode()
+            for changes in (
+                {"seed": "x"},
+                {"request": 3},
+                {"samples": []},
+                {"samples": {"x": SAMPLE}},
+                {"samples": {"-1": SAMPLE}},
+                {"samples": {"0": "hi!!"}},
+                {"samples": {"0": ["hi", 1, 1]}},
+                {"samples": {"0": [3, 1, 1, "stop"]}},
+                {"samples": {"0": ["hi", -1, 1, "stop"]}},
+                {"samples": {"0": ["hi", 1, 1.5, "stop"]}},
+                {"samples": {"0": ["hi", 1, True, "stop"]}},
+                {"at": "yesterday"},
+            )
+        ),
+        json.dumps({key: LINE[key] for key in LINE if key != "seed"}).encode(),
+    ],
+)
+def test_a_broken_line_names_its_number(tmp_path, line):
+    """What came before it is loaded."""
+    path = tmp_path / "broken.jsonl"
+    path.write_bytes(json.dumps(LINE).encode() + b"\n" + line + b"\n")
+    store = CompletionStore()
+    with pytest.raises(StoreError, match=r"broken\.jsonl': line 2 is not"):
+        store.load(path)
+    assert len(store) == 1
+    store.close()
+
+
+def test_files_that_cannot_be_used_are_named(filled, tmp_path):
+    """An export that is not there, one that cannot be written, and the store itself."""
+    before = contents(filled.path)
+    with pytest.raises(StoreError, match=r"nothing\.jsonl.*cannot be read"):
+        filled.load(tmp_path / "nothing.jsonl")
+    with pytest.raises(StoreError, match="cannot be written"):
+        filled.export(tmp_path)
+    with pytest.raises(StoreError, match="the store itself"):
+        filled.export(filled.path)
+    assert contents(filled.path) == before
+
+
+# Pruning.
+
+
+@pytest.mark.parametrize(
+    ("options", "left"),
+    [
+        ({}, []),
+        ({"model": "a"}, [1, 2]),
+        ({"model": "b"}, [0]),
+        ({"endpoint": "x"}, [2]),
+        ({"model": "b", "endpoint": "x"}, [0, 2]),
+        ({"model": "a", "endpoint": "y"}, [0, 1, 2]),
+        ({"older_than": 86_400.0}, [2]),
+        ({"older_than": 2 * 86_400.0}, [1, 2]),
+        ({"older_than": 3 * 86_400.0}, [0, 1, 2]),
+        ({"older_than": 0.0, "model": "b"}, [0]),
+        ({"keep": 3}, [0, 1, 2]),
+    ],
+)
+def test_pruning_forgets_what_is_named(filled, options, left):
+    """By model, endpoint and age, all of which must fit; the rest stays whole."""
+    # The clock stands at the last request, two days after the first.
+    assert filled.prune(**options) == 9 - 3 * len(left)
+    completions, requests = contents(filled.path)
+    keys = {
+        asked(day, model, endpoint).key: day
+        for day, (model, endpoint) in enumerate([("a", "x"), ("b", "x"), ("b", "y")])
+    }
+    assert sorted(keys[row[0]] for row in requests) == left
+    assert sorted(keys[row[0]] for row in completions) == sorted(left * 3)
+
+
+def test_pruning_can_keep_some_samples(filled):
+    """The first ones, by index, of each request that is named."""
+    assert filled.prune(model="b", keep=1) == 4
+    assert filled.get(asked(1, "b", "x").key, 9) == {0: said("1 0")}
+    assert len(filled.get(asked(0, "a", "x").key, 9)) == 3
+    assert filled.prune(keep=1) == 2
+    assert len(filled) == 3
+
+
+def test_pruning_gives_room_back(tmp_path):
+    """File and log shrink at once, not when the store is closed."""
+    path = tmp_path / "store.db"
+    store = CompletionStore(path)
+    for number in range(200):
+        store.put(asked(number, "ab"[number % 2]), {0: said("x" * 10_000)})
+    full = size(path)
+    assert store.prune(model="a") == 100
+    assert path.stat().st_size < 1.4e6
+    assert size(path) < 0.5 * full
+    assert len(store) == 100
+    store.close()
+
+
+def test_pruning_without_room_to_shrink_still_makes_room(tmp_path, caplog):
+    """Where the file cannot be written anew, what was forgotten is forgotten, and said."""
+    path = tmp_path / "store.db"
+    store = CompletionStore(path)
+    for number in range(100):
+        store.put(asked(number), {0: said("x" * 10_000)})
+    blocker = sqlite3.connect(path)
+    blocker.execute("PRAGMA journal_mode").fetchone()
+    store._connection.execute("PRAGMA busy_timeout=10")
+    # Writers wait for it, readers do not; it begins after the rows are gone.
+    store._connection.set_trace_callback(
+        lambda sql: blocker.execute("BEGIN IMMEDIATE") if sql == "VACUUM" else None
+    )
+    with caplog.at_level(logging.WARNING):
+        assert store.prune() == 100
+    assert "keeps its size" in caplog.text
+    blocker.close()
+    store._connection.set_trace_callback(None)
+    before = path.stat().st_size
+    for number in range(50):
+        store.put(asked(number), {0: said("x" * 10_000)})
+    assert path.stat().st_size == before
+    store.close()
+
+
+def _put_many(path, number):
+    store = CompletionStore(path)
+    for index in range(60):
+        store.put(asked(index, f"m{number}"), {0: said("x" * 500)})
+    store.close()
+
+
+def test_others_write_while_one_prunes(tmp_path):
+    """Two processes write; what is pruned is another model's, and nothing else is lost."""
+    path = tmp_path / "store.db"
+    store = CompletionStore(path)
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=_put_many, args=(path, number)) for number in range(2)]
+    for worker in workers:
+        worker.start()
+    forgotten, rounds = 0, 0
+    while any(worker.is_alive() for worker in workers):
+        store.put(asked(rounds, "scrap"), {i: said() for i in range(5)})
+        forgotten += store.prune(model="scrap")
+        rounds += 1
+    for worker in workers:
+        worker.join()
+        assert worker.exitcode == 0
+    assert forgotten == 5 * rounds
+    assert [(h.model, h.requests, h.samples) for h in store.holdings()] == [
+        ("m0", 60, 60),
+        ("m1", 60, 60),
+    ]
+    store.close()
+
+
+def test_threads_put_get_and_prune(tmp_path):
+    """Eight threads use one store at the same time; nothing fails, nothing is lost."""
+    store = CompletionStore(tmp_path / "store.db")
+    errors = []
+
+    def work(number):
+        try:
+            for index in range(40):
+                store.put(asked(index, f"m{number}"), {0: said(f"{number}")})
+                store.put(asked(index, "scrap"), {number: said()})
+                assert store.get(asked(index, f"m{number}").key, 1)[0].text == f"{number}"
+                if index % 20 == 0:
+                    store.prune(model="scrap")
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    store.prune(model="scrap")
+    assert len(store) == 320
+    store.close()
+
+
+def test_memory_stays_flat(tmp_path):
+    """Twenty thousand requests are put and read in the memory of a few."""
+    store = CompletionStore(tmp_path / "store.db")
+
+    def work(start, count):
+        for number in range(start, start + count):
+            request = asked(number)
+            store.put(request, {0: said("x" * 200)})
+            assert store.get(request.key, 1)
+
+    work(0, 100)
+    tracemalloc.start()
+    before, _ = tracemalloc.get_traced_memory()
+    work(100, 20_000)
+    after, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert after - before < 100_000
+    assert peak - before < 300_000
+    store.close()
+
+
+# Files that cannot be written.
+
+
+def _fill_up(path, results):
+    """Write until files may not grow, then until they may again; in a process of its own."""
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    store = CompletionStore(path)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, unlimited[1]))
+    written, message = 0, ""
+    try:
+        for number in range(1000):
+            store.put(asked(number), {0: said("x" * 5000)})
+            written += 1
+    except StoreError as error:
+        message = str(error)
+    with pytest.raises(StoreError):
+        store.check()
+    kept = all(store.get(asked(number).key, 1) for number in range(written))
+    half = store.get(asked(written).key, 1)
+    resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+    store.check()
+    for number in range(written, written + 100):
+        store.put(asked(number), {0: said("x" * 5000)})
+    results.put((written, message, kept, half, len(store)))
+    store.close()
+
+
+@FORK
+def test_a_full_disk_keeps_what_is_there(tmp_path):
+    """Writing fails with a remedy, what was written stays, and it works again after room is made.
+
+    A limit on the size of files stands in for the disk.
+    """
+    context = multiprocessing.get_context("fork")
+    results = context.Queue()
+    worker = context.Process(target=_fill_up, args=(tmp_path / "store.db", results))
+    worker.start()
+    written, message, kept, half, total = results.get(timeout=60)
+    worker.join()
+    assert 10 < written < 100
+    assert "cannot be written" in message
+    assert "make room" in message
+    assert kept
+    assert half == {}
+    assert total == written + 100
+    store = CompletionStore(tmp_path / "store.db")
+    assert len(store) == total
+    store.close()
+
+
+def _search(objective, trials, storage=None):
+    study = optuna.create_study(
+        direction="maximize",
+        sampler=AgentTTSSampler(objective.task, seed=0),
+        storage=storage,
+        study_name="s",
+        load_if_exists=True,
+    )
+    study.optimize(objective, n_trials=trials)
+    return study
+
+
+def _search_on_a_full_disk(path, results):
+    store = CompletionStore(path)
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    objective, chats = make_objective(store=store)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, unlimited[1]))
+    storage = optuna.storages.InMemoryStorage()
+    try:
+        _search(objective, 20, storage)
+        message = ""
+    except StoreError as error:
+        message = str(error)
+    resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+    lost = calls(chats) - len(store)
+    study = _search(objective, 3, storage)
+    again = calls(chats) - sum(len(set(chat.calls)) for chat in chats.values())
+    objective.close()
+    store.close()
+    results.put((message, [trial.state.name for trial in study.trials], lost, again))
+
+
+@FORK
+def test_a_search_goes_on_after_room_is_made(tmp_path):
+    """The trial that met a full disk fails; the next ones reuse what was written before."""
+    context = multiprocessing.get_context("fork")
+    results = context.Queue()
+    path = tmp_path / "store.db"
+    worker = context.Process(target=_search_on_a_full_disk, args=(path, results))
+    worker.start()
+    message, states, lost, again = results.get(timeout=60)
+    worker.join()
+    assert "cannot be written" in message
+    assert states.count("FAIL") == 1
+    assert states[-3:] == ["COMPLETE"] * 3
+    # Asked for twice is at most what was under way when the disk was full.
+    assert 0 <= again <= lost
+
+
+READ_ONLY = """
+import os, sys
+from optuna_agenttts_integrations import CompletionStore, StoreError
+from optuna_agenttts_integrations.store import Asked
+from optuna_agenttts.llm import Completion, Usage
+if os.getuid() == 0:
+    os.setgid(65534), os.setuid(65534)
+asked = Asked("e", 0, '{"model":"m","n":0}')
+try:
+    store = CompletionStore(sys.argv[1])
+except StoreError as error:
+    print("opening:", error)
+    raise SystemExit
+print("samples:", len(store.get(asked.key, 1)))
+for attempt in (store.check, lambda: store.put(asked, {1: Completion("x", Usage(1, 1))})):
+    try:
+        attempt()
+    except StoreError as error:
+        print("writing:", error)
+store.close()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "setuid"), reason="permissions are those of POSIX")
+@pytest.mark.parametrize("folder_mode", [0o777, 0o555])
+def test_a_file_that_cannot_be_written_is_named(folder_mode):
+    """It is refused when it is opened, or read and refused when it is written."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "store.db")
+        store = CompletionStore(path)
+        store.put(asked(), {0: said()})
+        store.close()
+        path.chmod(0o444)
+        Path(folder).chmod(folder_mode)
+        before = path.read_bytes()
+        done = subprocess.run(
+            [sys.executable, "-c", READ_ONLY, str(path)],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            timeout=60,
+        )
+        Path(folder).chmod(0o755)
+        assert path.read_bytes() == before
+    assert done.returncode == 0, done.stderr
+    assert str(path) in done.stdout
+    lines = done.stdout.splitlines()
+    if lines[0].startswith("opening:"):
+        assert "give a file that can be written" in lines[0]
+    else:
+        assert lines[0] == "samples: 1"
+        assert len([line for line in lines if "cannot be written" in line]) == 2
+
+
+@pytest.mark.parametrize("name", [".", "missing/store.db"])
+def test_a_path_that_is_no_file_is_named(tmp_path, name):
+    """A folder, and a file in a folder that does not exist."""
+    path = tmp_path / name
+    with pytest.raises(StoreError, match="cannot be opened as a completion store") as caught:
+        CompletionStore(path)
+    assert str(path) in str(caught.value)
+
+
+# Replay.
+
+
+class Raises:
+    """A model that must not be asked."""
+
+    async def complete(self, request, *, seed):
+        """Fail."""
+        raise AssertionError("asked")
+
+
+MUTE = {"small": Raises(), "large": Raises()}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The store of a finished search, its values and parameters."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    path = tmp_path_factory.mktemp("finished") / "store.db"
+    objective, _ = make_objective(store=CompletionStore(path))
+    with objective:
+        study = _search(objective, 8)
+        objective.store.close()
+    return path, [(trial.value, trial.params) for trial in study.trials]
+
+
+@pytest.mark.parametrize("replay", [True, False])
+def test_a_finished_search_runs_again_without_a_request(finished, replay):
+    """Same sampler and seed: the same trials and values from the store alone."""
+    path, trials = finished
+    objective, _ = make_objective(store=CompletionStore(path), chats=MUTE, replay=replay)
+    with objective:
+        study = _search(objective, 8)
+        objective.store.close()
+    assert [(trial.value, trial.params) for trial in study.trials] == trials
+    assert {trial.user_attrs["spend"] for trial in study.trials} == {0}
+    assert {trial.user_attrs["reused"] for trial in study.trials} == {1}
+
+
+def test_a_search_runs_again_from_an_export(finished, tmp_path):
+    """What was exported on one machine is replayed on another."""
+    path, trials = finished
+    with_all = CompletionStore(path)
+    with_all.export(tmp_path / "all.jsonl")
+    with_all.close()
+    store = CompletionStore()
+    store.load(tmp_path / "all.jsonl")
+    objective, _ = make_objective(store=store, chats=MUTE, replay=True)
+    with objective:
+        study = _search(objective, 8)
+        assert [(trial.value, trial.params) for trial in study.trials] == trials
+    store.close()
+
+
+def test_a_replay_says_what_is_missing(finished):
+    """Other instances, seeds or endpoints lead to requests that the store has not."""
+    path, _ = finished
+    for options in ({"count": 21}, {"seed": 1}):
+        objective, _ = make_objective(
+            store=CompletionStore(path), chats=MUTE, replay=True, **options
+        )
+        with objective, pytest.raises(StoreError, match="instances, seed and endpoints") as caught:
+            objective.evaluate(allocation())
+        assert str(path) in str(caught.value)
+        objective.store.close()
