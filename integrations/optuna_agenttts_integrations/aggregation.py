@@ -69,3 +69,27 @@ def best_of(score: Callable[[Any], float]) -> Aggregation:
         return max(samples, key=score)
 
     return choose
+
+
+def medoid(similarity: Callable[[Any, Any], float]) -> Aggregation:
+    """The sample that is most like all the others: a vote for what has no equal, such as prose.
+
+    Args:
+        similarity: How alike two samples are; the larger, the more.
+
+    Returns:
+        An aggregation; of equals, the first sample wins.
+    """
+
+    def choose(samples: Sequence[Any]) -> Any:
+        if len(samples) < 3:
+            return samples[0]
+        likeness = [0.0] * len(samples)
+        for i, one in enumerate(samples):
+            for j in range(i):
+                alike = similarity(one, samples[j])
+                likeness[i] += alike
+                likeness[j] += alike
+        return samples[max(range(len(samples)), key=lambda i: (likeness[i], -i))]
+
+    return choose

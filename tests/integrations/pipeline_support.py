@@ -1,8 +1,9 @@
 """A two-stage pipeline over a scripted model that is a function of request and seed."""
 
 import threading
+from collections import Counter
 
-from optuna_agenttts import Model, Stage, Task
+from optuna_agenttts import Model, PriceCost, Stage, Task
 from optuna_agenttts.llm import ChatRefusedError, Completion, Usage
 from optuna_agenttts_integrations import (
     CompletionStore,
@@ -107,3 +108,54 @@ def allocation(find=("large", 1), say=("small", 1)):
 def calls(chats):
     """How many calls all models have seen."""
     return sum(len(chat.calls) for chat in chats.values())
+
+
+class Replies:
+    """Answers with what a function makes of a request and of how often it was made before.
+
+    The function returns a text, or an error to raise. A word is a token.
+    """
+
+    def __init__(self, answer):
+        self.answer, self.requests, self._counts = answer, [], Counter()
+
+    async def complete(self, request, *, seed):
+        """Answer, or fail."""
+        number = self._counts[request]
+        self._counts[request] += 1
+        self.requests.append(request)
+        text = self.answer(request, number)
+        if isinstance(text, BaseException):
+            raise text
+        words = sum(len(message.content.split()) for message in request.messages)
+        return Completion(text, Usage(words, len(text.split())))
+
+
+def objective_of(pipeline, chats, instances=("q",), **options):
+    """An objective over a pipeline, each of whose stages has all the models.
+
+    A token of a prompt costs 1, one of a reply 2.
+    """
+    prices = {"parameters": 1e9, "input_price": 1e6, "output_price": 2e6}
+    prompt_tokens = options.pop("prompt_tokens", 20)
+    task = Task(
+        name="any",
+        stages=[
+            Stage(
+                program.name,
+                models=[Model(name, **prices) for name in chats],
+                prompt_tokens=prompt_tokens,
+                generation_tokens=10,
+                max_samples=100,
+            )
+            for program in pipeline.programs
+        ],
+        budget=1e9,
+        cost=PriceCost(),
+    )
+    places = {
+        name: chat if isinstance(chat, Endpoint) else Endpoint(chat=chat, identity=name)
+        for name, chat in chats.items()
+    }
+    options.setdefault("progress", False)
+    return MultiStageObjective(pipeline, list(instances), task=task, endpoints=places, **options)
