@@ -4,36 +4,61 @@ from optuna_agenttts_integrations.aggregation import (
     best_of,
     id_vote,
     majority_vote,
+    medoid,
     normalized_vote,
     union,
 )
-from optuna_agenttts_integrations.endpoints import BatchingChatModel, Endpoint
-from optuna_agenttts_integrations.evaluation import Evaluation, InstanceResult
+from optuna_agenttts_integrations.endpoints import (
+    BatchingChatModel,
+    Endpoint,
+    connect_endpoints,
+)
+from optuna_agenttts_integrations.evaluation import (
+    Comparison,
+    Evaluation,
+    InstanceResult,
+    StageUsage,
+)
 from optuna_agenttts_integrations.exceptions import (
+    DataError,
     PipelineError,
+    SandboxError,
     StoreError,
     TooManyFailuresError,
 )
+from optuna_agenttts_integrations.fusion import LLMFusion
 from optuna_agenttts_integrations.objective import MultiStageObjective
-from optuna_agenttts_integrations.pipeline import Pipeline, StageProgram, State
+from optuna_agenttts_integrations.pipeline import Pipeline, StageProgram, State, Step
+from optuna_agenttts_integrations.replicas import ReplicatedChatModel
+from optuna_agenttts_integrations.serving import LoopbackServer
 from optuna_agenttts_integrations.store import CompletionStore
 
 __all__ = [
     "BatchingChatModel",
+    "Comparison",
     "CompletionStore",
+    "DataError",
     "Endpoint",
     "Evaluation",
     "InstanceResult",
+    "LLMFusion",
+    "LoopbackServer",
     "MultiStageObjective",
     "Pipeline",
     "PipelineError",
+    "ReplicatedChatModel",
+    "SandboxError",
     "StageProgram",
+    "StageUsage",
     "State",
+    "Step",
     "StoreError",
     "TooManyFailuresError",
     "best_of",
+    "connect_endpoints",
     "id_vote",
     "majority_vote",
+    "medoid",
     "normalized_vote",
     "union",
 ]

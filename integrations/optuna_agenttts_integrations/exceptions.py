@@ -3,6 +3,8 @@
 * `PipelineError` (also a `ValueError`): pipeline, instances and endpoints do not fit together.
 * `StoreError`: a completion store cannot be read or written.
 * `TooManyFailuresError`: too many instances of a trial failed for its score to mean anything.
+* `DataError` (also a `ValueError`): records of a data set are not what a loader expects.
+* `SandboxError`: code cannot be run inside a sandbox here.
 """
 
 from __future__ import annotations
@@ -20,3 +22,11 @@ class StoreError(AgentTTSError):
 
 class TooManyFailuresError(AgentTTSError):
     """Too many instances of a trial failed for its score to mean anything."""
+
+
+class DataError(AgentTTSError, ValueError):
+    """Records of a data set are not what a loader expects."""
+
+
+class SandboxError(AgentTTSError):
+    """Code cannot be run inside a sandbox here, so it is not run at all."""

@@ -9,21 +9,30 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
+from importlib.util import find_spec
 from typing import Any
 
 import optuna
 from optuna.pruners import WilcoxonPruner
+from optuna.study import Study
 from tqdm import tqdm
 
 from optuna_agenttts import Task
-from optuna_agenttts.llm.loop import LoopThread
+from optuna_agenttts.llm import Report
+from optuna_agenttts.llm.loop import LoopThread, together
+from optuna_agenttts.measured import task_in_force
 from optuna_agenttts.task import Allocation, AllocationLike
+from optuna_agenttts_integrations.check import check_data, check_servers
 from optuna_agenttts_integrations.completions import Completions
 from optuna_agenttts_integrations.endpoints import Endpoints
 from optuna_agenttts_integrations.evaluation import Evaluation, InstanceResult
 from optuna_agenttts_integrations.exceptions import PipelineError, TooManyFailuresError
-from optuna_agenttts_integrations.pipeline import Pipeline, State
+from optuna_agenttts_integrations.instances import InstanceId, named_instances, refuse_overlap
+from optuna_agenttts_integrations.lengths import mean_lengths, measure
+from optuna_agenttts_integrations.pipeline import Pipeline
+from optuna_agenttts_integrations.run import run_instance
 from optuna_agenttts_integrations.store import CompletionStore
 
 _logger = logging.getLogger(__name__)
@@ -44,17 +53,22 @@ class MultiStageObjective:
     and samples are reused wherever the same request comes up again (`completions.py`).
 
     Args:
-        pipeline: What to run; its stages must be the task's.
+        pipeline: What to run; its stages that ask models must be the task's.
         instances: What to run it on.
         task: What is tuned.
-        endpoints: Where each of the task's models is served.
+        endpoints: Where each of the task's models is served; see `connect_endpoints`.
         store: Where completions are kept. Default: in memory.
         instance_id: Names an instance; names must be unique. Default: its attribute or key
             ``id``, or else its position.
         concurrency: How many instances may be under way at once; each endpoint bounds its
             requests besides.
         seed: Of the samples and of the order of instances.
-        max_failed: The largest share of instances that may fail, 0 to 1, before the trial fails.
+        max_failed: The largest share of instances, 0 to 1, that may fail before the trial fails.
+            Those of which no reply could be read do not count: that is what the score is for.
+        measure_after: After so many finished trials the task's token lengths are replaced by what
+            those trials measured, where they differ by more than a tenth; so are its costs, and
+            its budget if that is the default one. None keeps what is declared.
+        replay: Whether to take every sample from the store and ask no server at all.
         progress: Whether to show a progress bar for each trial. Default: on a terminal.
         clock: Seconds, as from `time.monotonic`.
 
@@ -70,33 +84,47 @@ class MultiStageObjective:
         task: Task,
         endpoints: Endpoints,
         store: CompletionStore | None = None,
-        instance_id: Callable[[Any], str] | None = None,
+        instance_id: InstanceId | None = None,
         concurrency: int = 64,
         seed: int = 0,
         max_failed: float = 0.1,
+        measure_after: int | None = 3,
+        replay: bool = False,
         progress: bool | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """See the class."""
         _check(pipeline, task, endpoints)
         if concurrency < 1:
             raise PipelineError(f"`concurrency` is {concurrency!r}: give 1 or more.")
         if not 0 <= max_failed <= 1:
             raise PipelineError(f"`max_failed` is {max_failed!r}: give a share from 0 to 1.")
+        if measure_after is not None and measure_after < 1:
+            raise PipelineError(f"`measure_after` is {measure_after!r}: give 1 or more, or None.")
         self.pipeline, self.task, self.endpoints = pipeline, task, endpoints
         self.store = store if store is not None else CompletionStore()
         self._instance_id = instance_id
         self._concurrency, self._seed, self._max_failed = concurrency, seed, max_failed
+        self._measure_after, self._replay = measure_after, replay
         self._progress = sys.stderr.isatty() if progress is None else progress
         self._clock = clock
-        named = list(self._named(instances).items())
+        named = list(named_instances(instances, instance_id).items())
         random.Random(seed).shuffle(named)
         self.instances = dict(named)
         self._steps = {name: step for step, name in enumerate(self.instances)}
-        self._loop = LoopThread(partial(_close_chats, self.endpoints))
+        self._start()
+
+    def _start(self) -> None:
+        self._loop = LoopThread(partial(close_chats, self.endpoints))
         self._completions = self._new_completions()
 
     def _new_completions(self) -> Completions:
-        return Completions(store=self.store, seed=self._seed, rng=random.Random(self._seed))
+        return Completions(
+            store=self.store,
+            seed=self._seed,
+            rng=random.Random(self._seed),
+            replay=self._replay,
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the loop behind; another process starts its own."""
@@ -105,8 +133,7 @@ class MultiStageObjective:
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Undo `__getstate__`."""
         self.__dict__.update(state)
-        self._loop = LoopThread(partial(_close_chats, self.endpoints))
-        self._completions = self._new_completions()
+        self._start()
 
     def close(self) -> None:
         """Stop the event loop; it starts again when it is needed. The store stays open."""
@@ -121,26 +148,42 @@ class MultiStageObjective:
         """Close."""
         self.close()
 
+    def check(self) -> Report:
+        """Examine data, store and servers before anything is spent on a search.
+
+        Servers are asked a handful of requests for a token or a few each.
+
+        Returns:
+            What was found, to be printed as a table; `Report.raise_for_errors` stops a script.
+        """
+        data = check_data(self.pipeline, self.instances, self.task, self.store)
+        servers = check_servers(self.pipeline, self.instances, self.task, self.endpoints)
+        return data + self._loop.run(servers)
+
     def __call__(self, trial: optuna.Trial) -> float:
         """Score the allocation that a trial suggests.
 
         Writes onto the trial, as user attributes: ``cost`` (of the allocation, per instance),
         ``spend`` (cost of what was really generated, over all instances), ``tokens``
-        (generated), ``naive_tokens`` (without reuse), ``reused`` (share of samples), ``failed``
-        (instances), ``malformed`` (replies) and ``seconds``.
+        (generated), ``naive_tokens`` (without reuse), ``reused`` (share of calls), ``failed``
+        (instances), ``malformed`` (replies), ``lengths`` (for each stage, tokens of a prompt and
+        of a sample), ``seconds``, and the pipeline's further metrics under their names.
 
         Raises:
             optuna.TrialPruned: The allocation is over the budget, or the pruner says so.
             TooManyFailuresError: More than `max_failed` of the instances failed.
+            PipelineError: The pruner needs a package that is missing.
         """
-        allocation = self.task.suggest(trial)
+        _check_pruner(trial)
+        task = self._task_in_force(trial)
+        allocation = task.suggest(trial)
         started = self._clock()
         results: dict[str, InstanceResult] = {}
         pruned = False
         try:
             with self._bar(len(self.instances), f"trial {trial.number}") as bar:
                 for block in self._blocks(trial):
-                    found = self._loop.run(self._run(allocation, block, bar))
+                    found = self._loop.run(self._run(task, allocation, block, bar))
                     for name in block:
                         results[name] = found[name]
                         trial.report(found[name].outcome, step=self._steps[name])
@@ -151,7 +194,7 @@ class MultiStageObjective:
         finally:
             evaluation = Evaluation(results, self._clock() - started)
             if results:
-                self._describe(trial, allocation, evaluation)
+                self._describe(trial, task.cost(allocation), evaluation)
         self._check_failures(evaluation)
         if pruned:
             raise optuna.TrialPruned(
@@ -161,41 +204,54 @@ class MultiStageObjective:
         return evaluation.mean
 
     def evaluate(
-        self, allocation: AllocationLike, instances: Sequence[Any] | None = None
+        self,
+        allocation: AllocationLike,
+        instances: Sequence[Any] | None = None,
+        *,
+        baseline: AllocationLike | None = None,
     ) -> Evaluation:
         """Score an allocation outside any trial, for example on held-out instances.
 
         Args:
             allocation: ``{"stage": (model, samples)}``; it may be over the budget.
-            instances: What to run it on. Default: the objective's own instances.
+            instances: What to run it on, none of which the search has seen. Default: the
+                objective's own instances.
+            baseline: Another allocation to run on the same instances and to compare with.
 
         Raises:
             TaskError: The allocation does not fit the task.
-            PipelineError: There are no instances, or two of one name.
+            PipelineError: There are no instances, two of one name, or some that the search has
+                seen.
             TooManyFailuresError: More than `max_failed` of the instances failed.
         """
+        named = self.instances
+        if instances is not None:
+            named = named_instances(instances, self._instance_id)
+            refuse_overlap(self.instances, named)
+        evaluation = self._evaluate(allocation, named, "evaluate")
+        if baseline is None:
+            return evaluation
+        other = self._evaluate(baseline, named, "baseline")
+        return replace(evaluation, comparison=evaluation.against(other))
+
+    def _evaluate(
+        self, allocation: AllocationLike, named: Mapping[str, Any], title: str
+    ) -> Evaluation:
         checked = self.task.allocation(self.task.choices(allocation))
-        named = self.instances if instances is None else self._named(instances)
         started = self._clock()
-        with self._bar(len(named), "evaluate") as bar:
-            results = self._loop.run(self._run(checked, named, bar))
+        with self._bar(len(named), title) as bar:
+            results = self._loop.run(self._run(self.task, checked, named, bar))
         evaluation = Evaluation(results, self._clock() - started)
         self._check_failures(evaluation)
         return evaluation
 
-    def _named(self, instances: Sequence[Any]) -> dict[str, Any]:
-        if len(instances) == 0:
-            raise PipelineError("`instances` is empty: give one instance or more.")
-        named: dict[str, Any] = {}
-        for position, instance in enumerate(instances):
-            own = (self._instance_id or _own_id)(instance)
-            name = str(position if own is None else own)
-            if name in named:
-                raise PipelineError(
-                    f"`instances` has two named {name!r}: name each once, or give `instance_id`."
-                )
-            named[name] = instance
-        return named
+    def _task_in_force(self, trial: optuna.Trial) -> Task:
+        """The task with the lengths that the study has measured, once it has."""
+        study = getattr(trial, "study", None)
+        if self._measure_after is None or not isinstance(study, Study):
+            return self.task
+        task = task_in_force(study, self.task, fresh=True)
+        return measure(study, self.task, self._measure_after) if task is self.task else task
 
     def _blocks(self, trial: optuna.Trial) -> Iterator[dict[str, Any]]:
         """The instances all at once, or in parts between which a pruner is asked."""
@@ -205,80 +261,48 @@ class MultiStageObjective:
             yield dict(named[start : start + size])
 
     async def _run(
-        self, allocation: Allocation, instances: Mapping[str, Any], bar: _Bar
+        self, task: Task, allocation: Allocation, instances: Mapping[str, Any], bar: _Bar
     ) -> dict[str, InstanceResult]:
         slots = asyncio.Semaphore(self._concurrency)
 
         async def one(name: str, instance: Any) -> tuple[str, InstanceResult]:
             async with slots:
-                result = await self._instance(allocation, instance)
+                result = await run_instance(
+                    self.pipeline,
+                    instance,
+                    allocation,
+                    task=task,
+                    completions=self._completions,
+                    endpoints=self.endpoints,
+                )
             bar.add(result)
             return name, result
 
-        tasks = [asyncio.ensure_future(one(name, item)) for name, item in instances.items()]
-        try:
-            return dict(await asyncio.gather(*tasks))
-        finally:
-            # Where one instance raised, or the trial was interrupted, the others must stop.
-            for task in tasks:
-                task.cancel()
-
-    async def _instance(self, allocation: Allocation, instance: Any) -> InstanceResult:
-        state = State(instance)
-        failed, spend = False, 0.0
-        malformed = samples = generated = prompt = written = naive = 0
-        for program in self.pipeline.stages:
-            model, count = allocation[program.name]
-            drawn = await self._completions.sample(
-                program.request(model, state), self.endpoints[model], count
-            )
-            samples += count
-            generated += drawn.generated
-            prompt += drawn.prompt_tokens
-            written += drawn.generated_tokens
-            naive += drawn.naive_tokens
-            spend += self._stage_cost(program.name, model, count) * drawn.generated / count
-            if not drawn.completions:
-                failed = True
-                break
-            result, unread = program.result([c.text for c in drawn.completions], state)
-            malformed += unread
-            state = state.after(program.name, result)
-        outcome = 0.0 if failed else float(self.pipeline.score(state))
-        return InstanceResult(
-            outcome, failed, malformed, samples, generated, prompt, written, naive, spend
-        )
-
-    def _stage_cost(self, stage: str, model: str, samples: int) -> float:
-        names = [s.name for s in self.task.stages]
-        index = names.index(stage)
-        models = [m.name for m in self.task.stages[index].models]
-        return float(self.task.feasible.costs[index][models.index(model)][samples - 1])
+        return dict(await together(one(name, item) for name, item in instances.items()))
 
     def _check_failures(self, evaluation: Evaluation) -> None:
-        failed, total = evaluation.failed, len(evaluation.results)
+        total = len(evaluation.results)
+        failed = sum(r.failed and not r.unreadable for r in evaluation.results.values())
         if not failed:
             return
         causes = self._completions.failures.most_common(3)
         listed = "; ".join(f"{count} x {cause}" for cause, count in causes)
         if failed > self._max_failed * total:
             raise TooManyFailuresError(
-                f"{failed} of {total} instances failed, more than `max_failed` "
+                f"{failed} of {total} instances could not be run, more than `max_failed` "
                 f"({self._max_failed:g}) allows, so their score would mean nothing. Commonest "
                 f"causes so far: {listed}. What was generated is in the store."
             )
         _logger.warning(
-            "%d of %d instances failed and count as 0. Commonest causes so far: %s",
+            "%d of %d instances could not be run and count as 0. Commonest causes so far: %s",
             failed,
             total,
             listed,
         )
 
-    def _describe(
-        self, trial: optuna.Trial, allocation: Allocation, evaluation: Evaluation
-    ) -> None:
+    def _describe(self, trial: optuna.Trial, cost: float, evaluation: Evaluation) -> None:
         facts = {
-            "cost": self.task.cost(allocation),
+            "cost": cost,
             "spend": evaluation.spend,
             "tokens": evaluation.generated_tokens,
             "naive_tokens": evaluation.naive_tokens,
@@ -286,6 +310,8 @@ class MultiStageObjective:
             "failed": evaluation.failed,
             "malformed": evaluation.malformed,
             "seconds": round(evaluation.seconds, 3),
+            "lengths": mean_lengths(evaluation.results, self.pipeline),
+            **{name: round(value, 6) for name, value in evaluation.metrics.items()},
         }
         for name, value in facts.items():
             trial.set_user_attr(name, value)
@@ -300,18 +326,18 @@ class _Bar:
     """A progress bar that shows instances, reuse and cost."""
 
     def __init__(self, bar: Any) -> None:
-        self._bar, self._samples, self._generated, self._spend = bar, 0, 0, 0.0
+        self._bar, self._calls, self._generated, self._spend = bar, 0.0, 0.0, 0.0
 
     def add(self, result: InstanceResult) -> None:
-        self._samples += result.samples
-        self._generated += result.generated
-        self._spend += result.spend
-        reused = 1 - self._generated / max(1, self._samples)
+        self._calls += result.total("calls")
+        self._generated += result.total("generated")
+        self._spend += result.total("spend")
+        reused = 1 - self._generated / max(1.0, self._calls)
         self._bar.set_postfix_str(f"{reused:.0%} reused, spend {self._spend:.3g}", refresh=False)
         self._bar.update()
 
 
-async def _close_chats(endpoints: Endpoints) -> None:
+async def close_chats(endpoints: Endpoints) -> None:
     """Close the connections that chat models hold on the event loop that ends."""
     for endpoint in endpoints.values():
         close = getattr(endpoint.chat, "aclose", None)
@@ -324,23 +350,45 @@ def _has_pruner(trial: optuna.Trial) -> bool:
     return study is not None and isinstance(study.pruner, WilcoxonPruner)
 
 
-def _own_id(instance: Any) -> Any:
-    if isinstance(instance, Mapping):
-        return instance.get("id")
-    return getattr(instance, "id", None)
+def _check_pruner(trial: optuna.Trial) -> None:
+    # Optuna would say so only when it prunes: after money was spent.
+    if _has_pruner(trial) and find_spec("scipy") is None:
+        raise PipelineError(
+            "`WilcoxonPruner` needs scipy, which is not installed: "
+            "pip install 'optuna-agenttts[prune]', or leave the pruner out."
+        )
 
 
 def _check(pipeline: Pipeline, task: Task, endpoints: Endpoints) -> None:
-    programs = [program.name for program in pipeline.stages]
+    programs = [program.name for program in pipeline.programs]
     stages = [stage.name for stage in task.stages]
     if programs != stages:
         raise PipelineError(
-            f"`pipeline` runs the stages {programs!r} and `task` has {stages!r}: give each stage "
-            "one program, in the same order."
+            f"`pipeline` asks models in the stages {programs!r} and `task` has {stages!r}: give "
+            "each stage one program, in the same order."
         )
+    reserved = [name for name in pipeline.metrics if name in _RESERVED]
+    if reserved:
+        raise PipelineError(f"`metrics` of the pipeline has {reserved!r}: give other names.")
     models = {model.name for stage in task.stages for model in stage.models}
     if missing := sorted(models - set(endpoints)):
         raise PipelineError(
             f"`endpoints` lacks {', '.join(missing)}: say where each of the task's models is "
             "served."
         )
+
+
+_RESERVED = frozenset(
+    {
+        "cost",
+        "spend",
+        "tokens",
+        "naive_tokens",
+        "reused",
+        "failed",
+        "malformed",
+        "seconds",
+        "lengths",
+    }
+)
+"""User attributes that every trial has."""

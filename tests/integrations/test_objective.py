@@ -17,6 +17,7 @@ from pipeline_support import (
 )
 
 from optuna_agenttts import AgentTTSSampler
+from optuna_agenttts.measured import with_lengths
 from optuna_agenttts_integrations import (
     CompletionStore,
     Endpoint,
@@ -128,9 +129,17 @@ def test_facts_are_written_on_the_trial():
     objective, _ = make_objective()
     with objective:
         trial = run(objective, trials=1).trials[0]
-    assert all(isinstance(trial.user_attrs[name], (int, float)) for name in ATTRIBUTES)
-    assert trial.user_attrs["tokens"] == trial.user_attrs["naive_tokens"]
-    assert trial.user_attrs["spend"] == pytest.approx(20 * trial.user_attrs["cost"])
+    attributes = trial.user_attrs
+    assert all(isinstance(attributes[name], (int, float)) for name in ATTRIBUTES)
+    assert attributes["tokens"] == attributes["naive_tokens"]
+    # The scripted model says what it used: prompts of 10 tokens and replies of 3.
+    assert attributes["lengths"] == {"find": [10, 3], "say": [10, 3]}
+    measured = with_lengths(objective.task, attributes["lengths"])
+    used = trial.params
+    allocation = {
+        stage: (used[f"{stage}.model"], used[f"{stage}.samples"]) for stage in ("find", "say")
+    }
+    assert attributes["spend"] == pytest.approx(20 * measured.cost(allocation))
 
 
 def test_wilcoxon_prunes_what_is_hopeless():

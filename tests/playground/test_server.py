@@ -1,5 +1,6 @@
 """The playground behind HTTP: TGI's contract, the same scores as in process, and bad days."""
 
+import contextlib
 import json
 import threading
 import time
@@ -7,8 +8,10 @@ from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
+import optuna
 import pytest
 
+from optuna_agenttts import AgentTTSSampler
 from optuna_agenttts.llm import ChatRequest, HuggingFaceChat
 from optuna_agenttts.llm.loop import LoopThread
 from optuna_agenttts_integrations import MultiStageObjective
@@ -74,13 +77,64 @@ def served(urls, timeout=20.0):
         for stage in make_task().stages
         for name in (model.name for model in stage.models)
     }
-    return MultiStageObjective(make_pipeline(), PROBLEMS, task=make_task(), endpoints=endpoints)
+    return MultiStageObjective(
+        make_pipeline(), PROBLEMS, task=make_task(), endpoints=endpoints, measure_after=None
+    )
 
 
 def outcomes(objective):
     """Outcomes by problem, and how many instances failed."""
     evaluation = objective.evaluate(ALLOCATION)
     return {name: result.outcome for name, result in evaluation.results.items()}
+
+
+def searched(objective):
+    """What a search of five trials tries, and what each scores."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study(direction="maximize", sampler=AgentTTSSampler())
+    study.optimize(objective, n_trials=5)
+    assert {trial.state.name for trial in study.trials} == {"COMPLETE"}
+    return [(trial.params, trial.value) for trial in study.trials]
+
+
+@pytest.fixture(scope="module")
+def quiet_search():
+    """A search in process."""
+    with make_objective(problems=PROBLEMS) as objective:
+        return searched(objective)
+
+
+def test_a_search_is_the_same_through_both_dialects(quiet_search):
+    """The same allocations and the very same scores, in process and over HTTP."""
+    with PlaygroundServer() as server:
+        with served(dict.fromkeys(server.models, server.url)) as objective:
+            assert searched(objective) == quiet_search
+        with contextlib.ExitStack() as stack:
+            urls = {
+                name: stack.enter_context(PlaygroundServer([name], dialect="tgi")).url
+                for name in server.models
+            }
+            with served(urls) as objective:
+                assert searched(objective) == quiet_search
+
+
+def test_a_search_survives_faults_and_restarts(quiet_search):
+    """A fifth of the requests go wrong and the server is killed twice: not one score differs."""
+    with PlaygroundServer(faults=Faults(rate=0.2, seed=5)) as server:
+
+        def restart():
+            for _ in range(2):
+                time.sleep(1.0)
+                server.stop()
+                time.sleep(0.5)
+                server.start()
+
+        trouble = threading.Thread(target=restart)
+        trouble.start()
+        with served(dict.fromkeys(server.models, server.url)) as objective:
+            assert searched(objective) == quiet_search
+        trouble.join()
+        assert sum(count for what, count in server.served.items() if "fault" in what) > 20
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,7 @@ from optuna_agenttts_integrations.playground.grid import (
     PROBLEMS,
     SAMPLES,
     Grid,
+    joined,
     load_grid,
     sample_replies,
 )
@@ -38,7 +39,7 @@ _STYLES = (("solid", RETRIEVERS[2], 3), ("dashed", RETRIEVERS[1], 5), ("dotted",
 
 def retrieval_scores() -> NDArray[np.float64]:
     """F1 of the retrieved lines by retriever and number of samples, shape (3, samples)."""
-    program = make_pipeline().stages[0]
+    program = make_pipeline().programs[0]
     problems = make_problems("test", PROBLEMS)
     scores = np.zeros((len(RETRIEVERS), SAMPLES))
     for row, model in enumerate(RETRIEVERS):
@@ -47,7 +48,7 @@ def retrieval_scores() -> NDArray[np.float64]:
         for state, replies in zip(states, sample_replies(model, requests, seed=0)):
             gold = set(state.instance.relevant)
             for count in range(1, SAMPLES + 1):
-                found = set(program.result(replies[:count], state)[0] or ())
+                found = set(joined(program, replies[:count], state) or ())
                 scores[row, count - 1] += 2 * len(found & gold) / (len(found) + len(gold))
     return scores / len(problems)
 

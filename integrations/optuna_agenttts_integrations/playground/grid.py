@@ -15,13 +15,15 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from optuna_agenttts.llm import ChatRequest
 from optuna_agenttts_integrations.completions import request_text, sample_seed
-from optuna_agenttts_integrations.pipeline import State
+from optuna_agenttts_integrations.fusion import LLMFusion
+from optuna_agenttts_integrations.pipeline import StageProgram, State
 from optuna_agenttts_integrations.playground.pipeline import (
     ANSWERERS,
     RETRIEVERS,
@@ -77,7 +79,7 @@ def measure(problems: Sequence[Problem], *, seed: int = 0) -> Grid:
         problems: The problems.
         seed: As the objective's.
     """
-    retrieval, answer = make_pipeline().stages
+    retrieval, answer = make_pipeline().programs
     sets = np.zeros((len(problems), len(RETRIEVERS), SAMPLES), dtype=np.int32)
     states: list[State] = []
     rows: dict[tuple[int, object], int] = {}
@@ -86,7 +88,7 @@ def measure(problems: Sequence[Problem], *, seed: int = 0) -> Grid:
         requests = [retrieval.request(model, state) for state in start]
         for index, replies in enumerate(sample_replies(model, requests, seed=seed)):
             for count in range(1, SAMPLES + 1):
-                result, _ = retrieval.result(replies[:count], start[index])
+                result = joined(retrieval, replies[:count], start[index])
                 row = rows.setdefault((index, result), len(rows))
                 if row == len(states):
                     states.append(start[index].after("retrieval", result))
@@ -96,13 +98,20 @@ def measure(problems: Sequence[Problem], *, seed: int = 0) -> Grid:
     for column, model in enumerate(ANSWERERS):
         requests = [answer.request(model, state) for state in states]
         for row, replies in enumerate(sample_replies(model, requests, seed=seed)):
-            parsed = [answer.parse(reply, states[row]) for reply in replies]
             truth = states[row].instance.answer
             for count in range(1, SAMPLES + 1):
-                votes = [vote for vote in parsed[:count] if vote is not None]
-                right[row, column, count - 1] = bool(votes) and answer.aggregate(votes) == truth
+                found = joined(answer, replies[:count], states[row])
+                right[row, column, count - 1] = found == truth
         _logger.info("%s done", model)
     return Grid(sets, right)
+
+
+def joined(program: StageProgram, replies: Sequence[str], state: State) -> Any:
+    """The result of a stage that joins its samples without asking a model."""
+    assert not isinstance(program.aggregate, LLMFusion)
+    samples = [program.parse(reply, state) for reply in replies]
+    readable = [sample for sample in samples if sample is not None]
+    return program.aggregate(readable) if readable else None
 
 
 def save(grid: Grid, path: Path) -> None:

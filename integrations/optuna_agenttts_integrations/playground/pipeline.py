@@ -183,5 +183,7 @@ def make_objective(
         endpoints=make_endpoints(),
         store=store,
         seed=seed,
+        # The task declares what validation problems measured already.
+        measure_after=None,
         progress=progress,
     )

@@ -1,0 +1,473 @@
+"""Embedders: over HTTP on this machine, through a store, and the one that counts words."""
+
+import asyncio
+import copy
+import json
+import math
+import pickle
+import random
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import httpx2
+import huggingface_hub.constants
+import numpy as np
+import pytest
+from huggingface_hub.errors import HfHubHTTPError, InferenceTimeoutError, OfflineModeIsEnabled
+
+from optuna_agenttts import AgentTTSError
+from optuna_agenttts.llm import ChatRefusedError, ChatUnavailableError, RetryPolicy
+from optuna_agenttts_integrations import CompletionStore, embeddings
+from optuna_agenttts_integrations.embeddings import (
+    Embedder,
+    HashingEmbedder,
+    HuggingFaceEmbedder,
+    StoredEmbedder,
+)
+from optuna_agenttts_integrations.exceptions import StoreError
+from optuna_agenttts_integrations.metrics import cosine
+
+KEY = "a-key.of-my_own/server+77"
+TOKEN = "hf_TheTokenOfTheUser123456"
+
+
+def numbers(text):
+    """The vector that the test server gives a text."""
+    return [float(len(text)), float(sum(map(ord, text)) % 97), 1.0]
+
+
+def good(body, headers):
+    """Answer in OpenAI's form, the last text first."""
+    data = [{"index": i, "embedding": numbers(text)} for i, text in enumerate(body["input"])]
+    return 200, {"object": "list", "data": data[::-1], "model": body["model"]}
+
+
+class Server:
+    """Answers embeddings by a list of behaviours, of which the last one stays."""
+
+    def __init__(self, *behaviours):
+        self.behaviours = list(behaviours or (good,))
+        self.requests = []
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self):
+                body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+                headers = {name.lower(): value for name, value in self.headers.items()}
+                server.requests.append((self.path, headers, body))
+                behave = (
+                    server.behaviours.pop(0)
+                    if len(server.behaviours) > 1
+                    else server.behaviours[0]
+                )
+                status, reply, *more = behave(body, headers)
+                content = reply if isinstance(reply, bytes) else json.dumps(reply).encode()
+                self.send_response(status)
+                for name, value in more[0].items() if more else ():
+                    self.send_header(name, value)
+                self.send_header("content-length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            def log_message(self, *arguments):
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        # Clients that give up are part of the tests.
+        self._server.handle_error = lambda request, address: None
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error):
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
+def embed(embedder, *texts):
+    return asyncio.run(embedder.embed(texts))
+
+
+@pytest.fixture(autouse=True)
+def _users_token(monkeypatch, tmp_path):
+    """The user is logged in at Hugging Face."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(tmp_path / "none"))
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+
+
+def test_texts_come_back_in_their_order_and_in_batches():
+    """Vectors are in the order of the texts, whatever the order of replies and batches."""
+    texts = [f"text {'x' * (i % 7)} {i}" for i in range(70)]
+    with Server() as server:
+        found = embed(HuggingFaceEmbedder("m", base_url=server.url), *texts)
+    assert found == [numbers(text) for text in texts]
+    assert sorted(len(body["input"]) for _, _, body in server.requests) == [6, 32, 32]
+    assert {body["model"] for _, _, body in server.requests} == {"m"}
+
+
+def test_nothing_is_asked_for_no_texts():
+    """No text, no request."""
+    with Server() as server:
+        assert embed(HuggingFaceEmbedder("m", base_url=server.url)) == []
+    assert server.requests == []
+
+
+@pytest.mark.parametrize(
+    ("ending", "path"),
+    [
+        ("", "/v1/embeddings"),
+        ("/", "/v1/embeddings"),
+        ("/v1", "/v1/embeddings"),
+        ("/v1/embeddings", "/v1/embeddings"),
+        ("/there", "/there/v1/embeddings"),
+        ("/v1?version=2", "/v1/embeddings?version=2"),
+    ],
+)
+def test_the_url_may_end_anywhere(ending, path):
+    """Root, /v1 and the full path mean the same place; a query stays."""
+    with Server() as server:
+        embed(HuggingFaceEmbedder("m", base_url=server.url + ending), "a")
+    assert server.requests[0][0] == path
+
+
+def test_the_users_token_stays_at_home(monkeypatch):
+    """A server that is not Hugging Face's gets no token, and no proxy sees what is local."""
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    with Server() as server:
+        embed(HuggingFaceEmbedder("m", base_url=server.url), "a")
+    assert "authorization" not in server.requests[0][1]
+    assert TOKEN not in str(server.requests)
+
+
+def test_a_key_is_sent_and_never_shown():
+    """A key goes into the header; errors, texts and pickles do not hold it."""
+
+    def echo(body, headers):
+        return 403, {"error": f"no access with {headers['authorization']}"}
+
+    with Server(echo) as server:
+        embedder = HuggingFaceEmbedder("m", base_url=server.url, api_key=KEY)
+        with pytest.raises(ChatRefusedError) as caught:
+            embed(embedder, "a")
+        assert server.requests[0][1]["authorization"] == f"Bearer {KEY}"
+        assert KEY not in str(caught.value) + repr(embedder) + embedder.identity
+        assert caught.value.kind == "HTTP 403"
+        assert KEY.encode() not in pickle.dumps(embedder)
+        with pytest.raises(ChatRefusedError, match="left behind"):
+            embed(pickle.loads(pickle.dumps(embedder)), "a")
+        assert len(server.requests) == 1
+        server.behaviours = [good]
+        assert embed(copy.deepcopy(embedder), "a") == [numbers("a")]
+        assert server.requests[1][1]["authorization"] == f"Bearer {KEY}"
+
+
+def test_a_key_that_an_error_cuts_is_not_shown_either():
+    """The key is taken out of a reply before the reply is shortened for a message."""
+
+    def echo(body, headers):
+        return 403, b"x" * 180 + headers["authorization"].split()[1].encode()
+
+    with Server(echo) as server, pytest.raises(ChatRefusedError) as caught:
+        embed(HuggingFaceEmbedder("m", base_url=server.url, api_key=KEY), "a")
+    assert KEY[:8] not in str(caught.value)
+
+
+def test_redirects_are_not_followed():
+    """A redirect could take key and texts elsewhere."""
+    with (
+        Server() as elsewhere,
+        Server(lambda body, headers: (307, b"", {"location": elsewhere.url})) as server,
+    ):
+        with pytest.raises(ChatRefusedError, match="307"):
+            embed(HuggingFaceEmbedder("m", base_url=server.url, api_key=KEY), "a")
+        assert elsewhere.requests == []
+
+
+def entries(*vectors):
+    return {"data": [{"embedding": vector} for vector in vectors]}
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        b"",
+        b"<html>",
+        b"[" * 100_000,
+        [],
+        {},
+        {"data": None},
+        {"data": [1, 2]},
+        {"data": [{"vector": [1.0]}, {"vector": [1.0]}]},
+        entries([1.0]),
+        entries([1.0], [2.0], [3.0]),
+        entries([1.0, 2.0], [1.0]),
+        entries([], []),
+        entries([1.0], ["2"]),
+        entries([1.0], [True]),
+        entries([1.0], [None]),
+        entries([1.0], [[2.0]]),
+        entries([1.0], "AAAA"),
+        b'{"data": [{"embedding": [NaN]}, {"embedding": [1.0]}]}',
+        b'{"data": [{"embedding": [1e999]}, {"embedding": [1.0]}]}',
+        b'{"data": [{"embedding": [1' + b"0" * 400 + b']}, {"embedding": [1.0]}]}',
+        {"data": [{"index": 0, "embedding": [1.0]}, {"index": 0, "embedding": [2.0]}]},
+        {"data": [{"index": 1, "embedding": [1.0]}, {"index": 2, "embedding": [2.0]}]},
+        {"data": [{"index": False, "embedding": [1.0]}, {"index": True, "embedding": [2.0]}]},
+        {"data": [{"index": "a", "embedding": [1.0]}, {"index": None, "embedding": [2.0]}]},
+    ],
+)
+def test_bad_replies_are_named_errors(reply):
+    """What holds no vectors of finite numbers, one for each text, is worth another call."""
+    with (
+        Server(lambda body, headers: (200, reply)) as server,
+        pytest.raises(ChatUnavailableError) as caught,
+    ):
+        embed(HuggingFaceEmbedder("m", base_url=server.url), "a", "b")
+    assert caught.value.kind == "no embeddings"
+
+
+def test_batches_of_different_lengths_are_refused():
+    """Vectors of two lengths cannot be compared, even from two replies."""
+    replies = [entries([1.0]), entries([1.0, 2.0])]
+    with (
+        Server(*[lambda body, headers, reply=reply: (200, reply) for reply in replies]) as server,
+        pytest.raises(ChatUnavailableError, match="different lengths"),
+    ):
+        embed(HuggingFaceEmbedder("m", base_url=server.url, batch=1), "a", "b")
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        *((status, ChatRefusedError) for status in (400, 401, 413)),
+        *((status, ChatUnavailableError) for status in (429, 500, 503)),
+    ],
+)
+def test_statuses_are_errors_of_the_port(status, error):
+    """What is worth repeating is told from what is not."""
+    with (
+        Server(lambda body, headers: (status, {"error": "no"}, {"retry-after": "3"})) as server,
+        pytest.raises(error) as caught,
+    ):
+        embed(HuggingFaceEmbedder("m", base_url=server.url), "a")
+    assert caught.value.kind == f"HTTP {status}"
+    assert caught.value.retry_after == (3 if error is ChatUnavailableError else None)
+
+
+def test_long_late_and_missing_replies(monkeypatch):
+    """Replies are bounded in length and time, and a server may be away."""
+    monkeypatch.setattr(embeddings, "_MOST_BYTES", 1000)
+    with Server(lambda body, headers: (200, b" " * 2000)) as server:
+        with pytest.raises(ChatUnavailableError, match="longer than 1000 bytes"):
+            embed(HuggingFaceEmbedder("m", base_url=server.url), "a")
+        waiting = threading.Event()
+        server.behaviours = [lambda body, headers: (waiting.wait(5), good(body, headers))[1]]
+        with pytest.raises(ChatUnavailableError, match=r"no reply within 0.1 s"):
+            embed(HuggingFaceEmbedder("m", base_url=server.url, timeout=0.1), "a")
+        waiting.set()
+    with pytest.raises(ChatUnavailableError, match="Connect"):
+        embed(HuggingFaceEmbedder("m", base_url=server.url), "a")
+
+
+def test_texts_may_be_cut():
+    """A server that refuses long texts gets the beginning, and its vectors are others."""
+    with Server() as server:
+        cut = HuggingFaceEmbedder("m", base_url=server.url, max_characters=3)
+        assert embed(cut, "abcdef") == [numbers("abc")]
+        assert cut.identity != HuggingFaceEmbedder("m", base_url=server.url).identity
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"model": ""}, "`model` is ''"),
+        ({"model": "http://u:secret@127.0.0.1"}, "give a URL|URL as `base_url`"),
+        ({"base_url": "nowhere"}, "`base_url` is"),
+        ({"base_url": "http://u:secret@127.0.0.1"}, "user name or password"),
+        ({"timeout": 0}, "`timeout` is 0"),
+        ({"concurrency": 0}, "`concurrency` 0"),
+        ({"batch": 0}, "`batch` 0"),
+        ({"max_characters": 0}, "`max_characters` is 0"),
+    ],
+)
+def test_nonsense_is_refused(options, message):
+    """Arguments are named with their values, secrets left out."""
+    with pytest.raises(AgentTTSError, match=message) as caught:
+        HuggingFaceEmbedder(**{"model": "m", **options})
+    assert "secret" not in str(caught.value)
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """Put a stand-in in the place of huggingface_hub's client; what it is to do goes in a list."""
+
+    class FakeClient:
+        made, asked, script = [], [], []
+
+        def __init__(self, **options):
+            self.made.append(options)
+
+        async def __aenter__(self):
+            return self
+
+        async def __aexit__(self, *_):
+            pass
+
+        async def feature_extraction(self, text, *, model):
+            self.asked.append((model, text))
+            outcome = self.script.pop(0)
+            if isinstance(outcome, BaseException):
+                raise outcome
+            return outcome
+
+    monkeypatch.setattr(embeddings, "AsyncInferenceClient", FakeClient)
+    return FakeClient
+
+
+def http_error(status):
+    request = httpx2.Request("POST", "https://router.huggingface.co/hf-inference")
+    response = httpx2.Response(status, text=f"you sent {TOKEN}", request=request)
+    return HfHubHTTPError(f"{status} for url", response=response)
+
+
+def test_models_of_the_hub_are_called_with_the_users_token(hub):
+    """Without a URL huggingface_hub extracts the features."""
+    hub.script[:] = [np.array([[1, 2], [3, 4]], dtype="float32")]
+    assert embed(HuggingFaceEmbedder("o/m", timeout=7), "a", "b") == [[1, 2], [3, 4]]
+    assert hub.made == [{"api_key": TOKEN, "timeout": 7}]
+    assert hub.asked == [("o/m", ["a", "b"])]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "error"),
+    [
+        (OfflineModeIsEnabled("no"), ChatRefusedError),
+        (InferenceTimeoutError("no"), ChatUnavailableError),
+        (http_error(503), ChatUnavailableError),
+        (http_error(404), ChatRefusedError),
+        (ValueError(f"bad token {TOKEN}"), ChatRefusedError),
+        (json.JSONDecodeError("no", "", 0), ChatUnavailableError),
+        (OSError("no"), ChatUnavailableError),
+        (np.zeros((1, 5, 3)), ChatRefusedError),
+        (np.zeros((2, 3)), ChatUnavailableError),
+        (np.zeros(3), ChatUnavailableError),
+        (np.array([[math.nan]]), ChatUnavailableError),
+    ],
+)
+def test_troubles_of_the_hub_are_errors_of_the_port(hub, outcome, error):
+    """Whatever the client raises or returns is named, without the token."""
+    hub.script[:] = [outcome]
+    with pytest.raises(error) as caught:
+        embed(HuggingFaceEmbedder("o/m"), "a")
+    assert TOKEN not in str(caught.value)
+
+
+def stored(server, store, **options):
+    return StoredEmbedder(HuggingFaceEmbedder("m", base_url=server.url), store, **options)
+
+
+def test_what_is_stored_is_not_asked_for_again(tmp_path):
+    """A second run asks nothing; equal texts are sent once; new ones alone are sent later."""
+    path = tmp_path / "store.db"
+    with Server() as server:
+        store = CompletionStore(path)
+        first = embed(stored(server, store), "a", "bb", "a")
+        store.close()
+        assert [body["input"] for _, _, body in server.requests] == [["a", "bb"]]
+        store = CompletionStore(path)
+        assert embed(stored(server, store, replay=True), "a", "bb", "a") == first
+        assert len(server.requests) == 1
+        assert embed(stored(server, store), "bb", "ccc") == [numbers("bb"), numbers("ccc")]
+        assert server.requests[1][2]["input"] == ["ccc"]
+        held = [(h.model, h.samples, h.prompt_tokens) for h in store.holdings()]
+        # A token is four characters, rounded for each text: 0.25, 0.5 and 0.75.
+        assert held == [("m", 3, 1)]
+        store.close()
+    assert first == [numbers("a"), numbers("bb"), numbers("a")]
+
+
+def test_vectors_survive_the_store_to_the_last_digit():
+    """What is stored is what came, for any double."""
+    rng = random.Random(1)
+    vector = [rng.uniform(-1, 1) * 10 ** rng.randint(-300, 300) for _ in range(200)]
+    with Server(lambda body, headers: (200, entries(vector))) as server:
+        store = CompletionStore()
+        assert embed(stored(server, store), "a") == [vector]
+        assert embed(stored(server, store), "a") == [vector]
+
+
+def test_servers_and_models_have_vectors_of_their_own():
+    """Two embedders never share vectors."""
+    store = CompletionStore()
+    with Server() as server:
+        for embedder in (
+            HuggingFaceEmbedder("m", base_url=server.url),
+            HuggingFaceEmbedder("n", base_url=server.url),
+            HuggingFaceEmbedder("m", base_url=server.url + "/other"),
+        ):
+            embed(StoredEmbedder(embedder, store), "a")
+    assert len(server.requests) == 3
+
+
+def test_a_busy_server_is_asked_again():
+    """Failures that may pass are repeated, as the policy says, others are not."""
+    waits = []
+
+    async def sleep(seconds):
+        waits.append(seconds)
+
+    options = {"policy": RetryPolicy(attempts=3), "sleep": sleep}
+    with Server(
+        lambda body, headers: (503, b""), lambda body, headers: (503, b""), good
+    ) as server:
+        assert embed(stored(server, CompletionStore(), **options), "a") == [numbers("a")]
+        assert (len(server.requests), len(waits)) == (3, 2)
+        server.behaviours = [lambda body, headers: (401, b"")]
+        with pytest.raises(ChatRefusedError):
+            embed(stored(server, CompletionStore(), **options), "a")
+        assert len(server.requests) == 4
+
+
+def test_a_replay_asks_nobody():
+    """What the store lacks is an error then."""
+    with Server() as server, pytest.raises(StoreError, match="lacks the vectors of 1 texts"):
+        embed(stored(server, CompletionStore(), replay=True), "a")
+    assert server.requests == []
+
+
+def test_half_a_surrogate_pair_is_a_text_too():
+    """JSON may hold what UTF-8 cannot."""
+    with Server() as server:
+        assert len(embed(stored(server, CompletionStore()), "a\ud800b")) == 1
+
+
+def test_counted_words_are_unit_vectors_alike_by_words():
+    """The stand-in sees words and parts of identifiers, in any case, and nothing else."""
+    embedder = HashingEmbedder()
+    one, other, third, none = embed(
+        embedder, "word count of HTTP pages", "wordCount(http_pages) = OF", "1234 5678", " ;-"
+    )
+    assert math.hypot(*one) == pytest.approx(1)
+    assert cosine(one, other) == pytest.approx(1)
+    assert cosine(one, third) == 0
+    assert none == [0.0] * 256
+    assert len(embed(HashingEmbedder(7), "a")[0]) == 7
+    with pytest.raises(AgentTTSError, match="`dimensions` is 0"):
+        HashingEmbedder(0)
+
+
+def test_all_of_them_are_embedders():
+    """The protocol is what callers need."""
+    hashing = HashingEmbedder()
+    for embedder in (
+        hashing,
+        HuggingFaceEmbedder("m"),
+        StoredEmbedder(hashing, CompletionStore()),
+    ):
+        assert isinstance(embedder, Embedder)
+        assert embedder.identity

@@ -1,0 +1,302 @@
+"""Where models live: places, names on the wire, identities, shared slots."""
+
+import asyncio
+import pickle
+
+import pytest
+from pipeline_support import Replies, objective_of
+
+from optuna_agenttts import AgentTTSError, Model, Stage, Task
+from optuna_agenttts.llm import (
+    ChatRequest,
+    Completion,
+    HuggingFaceChat,
+    Message,
+    PatientChat,
+    Usage,
+)
+from optuna_agenttts_integrations import Endpoint, Pipeline, PipelineError, StageProgram
+from optuna_agenttts_integrations.endpoints import RenamedChatModel, connect_endpoints
+from optuna_agenttts_integrations.replicas import ReplicatedChatModel
+from optuna_agenttts_integrations.serving import LoopbackServer
+
+URL = "http://127.0.0.1:8080"
+OTHER = "http://127.0.0.1:8081"
+
+
+def one(place, **options):
+    """The endpoint of model ``m`` at a place."""
+    return connect_endpoints(["m"], place, **options)["m"]
+
+
+class Recording(LoopbackServer):
+    """A server that keeps the requests' bodies, and counts what it works on at once."""
+
+    def __init__(self, chats, **options):
+        super().__init__(chats, **options)
+        self.bodies, self.now, self.most = [], 0, 0
+
+    async def _chat(self, values):
+        self.bodies.append(values)
+        self.now += 1
+        self.most = max(self.most, self.now)
+        try:
+            return await super()._chat(values)
+        finally:
+            self.now -= 1
+
+
+class Slow(Replies):
+    """Answers after a moment."""
+
+    async def complete(self, request, *, seed):
+        """Answer."""
+        await asyncio.sleep(0.01)
+        return await super().complete(request, seed=seed)
+
+
+# Places.
+
+
+def test_inference_providers():
+    """The default is Hugging Face's choice of a provider; one can be named."""
+    for place, provider in (("hf", None), ("hf:groq", "groq"), ("hf:", None)):
+        endpoint = one(place, bill_to="us", timeout=7)
+        chat = endpoint.chat
+        assert isinstance(chat, HuggingFaceChat)
+        assert (chat.model, chat._provider, chat.base_url) == ("m", provider, None)
+        assert (chat._bill_to, chat._timeout) == ("us", 7)
+        assert endpoint.concurrency == 8
+    identities = [one(place).identity for place in ("hf", "hf:groq", "hf:")]
+    assert identities == ["m at hf", "m at hf:groq", "m at hf"]
+    assert one("hf").shared == one("hf:").shared != one("hf:groq").shared
+    assert connect_endpoints("m")["m"].identity == "m at hf"
+
+
+def test_a_url():
+    """A server that knows the model by its own name is asked as it is."""
+    endpoint = one(URL, api_key="secret-key", timeout=3)
+    assert isinstance(endpoint.chat, HuggingFaceChat)
+    assert (endpoint.chat.model, endpoint.chat.base_url) == ("m", URL)
+    assert endpoint.concurrency == 64
+    assert "secret-key" not in f"{endpoint}"
+    assert isinstance(one(f"{URL}#m").chat, HuggingFaceChat)
+    assert one(f"{URL}#m").identity == endpoint.identity
+
+
+def test_several_urls_share_the_load():
+    """They are replicas, each with as many requests as one; one twice is one."""
+    endpoint = one([URL, OTHER, URL], concurrency=5)
+    assert isinstance(endpoint.chat, ReplicatedChatModel)
+    assert [chat.base_url for chat in endpoint.chat.replicas] == [URL, OTHER]
+    assert endpoint.concurrency == 10
+    assert one((OTHER, URL)).identity == endpoint.identity
+    assert isinstance(one([URL]).chat, HuggingFaceChat)
+    assert one([URL]).identity == one(URL).identity
+
+
+def test_what_is_ready_is_taken_as_it_is():
+    """Chat models and endpoints need no server; a mapping names a place for each model."""
+    chat, ready = Replies(str), Endpoint(chat=Replies(str), identity="mine")
+    found = connect_endpoints(
+        ["a", "b", "c", "a"], {"a": chat, "b": ready, "c": [URL, OTHER], "d": None}
+    )
+    assert list(found) == ["a", "b", "c"]
+    assert found["a"].chat is chat
+    assert found["a"].concurrency == 32
+    assert found["b"] is ready
+    assert one(chat, concurrency=3).concurrency == 3
+
+
+def test_a_task_names_its_models():
+    """Each is connected once, whatever the number of its stages."""
+    models = [Model(name, parameters=1e9) for name in ("a", "b")]
+    stages = [
+        Stage(name, models=models, prompt_tokens=5, generation_tokens=5) for name in ("s", "t")
+    ]
+    found = connect_endpoints(Task(name="t", stages=stages, budget=1e9), URL)
+    assert list(found) == ["a", "b"]
+    assert found["a"].shared == found["b"].shared
+    assert found["a"].identity != found["b"].identity
+
+
+def test_a_model_without_a_place_is_named():
+    """All that are missing are."""
+    with pytest.raises(PipelineError, match="`places` lacks a, c: say where"):
+        connect_endpoints(["c", "b", "a"], {"b": URL})
+
+
+@pytest.mark.parametrize("place", [None, 7, [], (), [URL, 5], {"m": None}, b"http", Replies])
+def test_what_is_no_place_is_refused(place):
+    """The error names the model and says what a place is."""
+    with pytest.raises(PipelineError, match=r"for 'm': give 'hf', the URL of a server"):
+        connect_endpoints(["m"], place if isinstance(place, dict) else {"m": place})
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "localhost:8080",
+        "HF",
+        "ftp://host",
+        "http://",
+        "http://host:99999999",
+        "http://host:port",
+        "http://user:pass-word-9@host",
+        [URL, "hf"],
+    ],
+)
+def test_what_is_no_url_is_refused(place):
+    """Before anything is asked, and without showing a password."""
+    with pytest.raises(AgentTTSError, match="`base_url`") as caught:
+        one(place)
+    assert "pass-word-9" not in str(caught.value)
+
+
+@pytest.mark.parametrize("place", ["hf", URL, [URL, OTHER], Replies(str)])
+def test_no_requests_at_once_are_too_few(place):
+    """Zero does not stand for the default."""
+    with pytest.raises(PipelineError, match="`concurrency` is 0"):
+        one(place, concurrency=0)
+
+
+# Identities.
+
+
+def test_identities_tell_servers_apart_and_hold_no_secrets():
+    """Host, port and path count; user names, passwords and query strings do not."""
+    places = [
+        URL,
+        OTHER,
+        "http://127.0.0.2:8080",
+        "http://host",
+        "https://host",
+        "http://host:8080/gateway/one",
+        "http://host:8080/gateway/two",
+        [URL, OTHER],
+        f"{URL}#x",
+        f"{URL}#y",
+        [f"{URL}#x", OTHER],
+        [URL, f"{OTHER}#x"],
+        "hf",
+        "hf:groq",
+    ]
+    identities = [one(place).identity for place in places]
+    assert len(set(identities)) == len(places)
+    assert one(URL).identity != connect_endpoints(["n"], URL)["n"].identity
+    hidden = one("http://host:8080/v1?key=hidden-word&x=1#m")
+    assert hidden.identity == "m at host:8080"
+    assert "hidden-word" not in f"{hidden.identity} {hidden.server} {hidden.shared}"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://host:80",
+        "http://host/",
+        "http://HOST/v1",
+        "http://host/v1/",
+        "http://host/v1/chat/completions",
+    ],
+)
+def test_one_server_has_one_identity(url):
+    """However its URL is written: completions are found again, and slots are shared."""
+    assert one(url).identity == one("http://host").identity
+    assert one(url).shared == one("http://host").shared
+
+
+def test_chat_models_at_servers_are_known_by_them():
+    """A ready-made chat model has the identity that its URL would have."""
+
+    def at(url):
+        return HuggingFaceChat("m", base_url=url)
+
+    assert one(at(URL)).identity == one(URL).identity != one(at(OTHER)).identity
+    assert one(at(URL)).shared == one(URL).shared
+    assert one(PatientChat(at(URL))).identity == one(URL).identity
+    assert one(RenamedChatModel(at(URL), "x")).identity == one(f"{URL}#x").identity
+    assert one(ReplicatedChatModel([at(URL), at(OTHER)])).identity == one([URL, OTHER]).identity
+    assert one(HuggingFaceChat("m", provider="groq")).identity == one("hf:groq").identity
+    mixed = ReplicatedChatModel([at(URL), Replies(str)])
+    assert one(mixed).identity == "ReplicatedChatModel:m"
+    assert one(Replies(str)).identity == "Replies:m"
+
+
+# On the wire.
+
+
+def ask(endpoint):
+    """Ask for a model by the task's name."""
+    request = ChatRequest(
+        model="m", messages=(Message("user", "hi"),), max_tokens=5, temperature=0.7
+    )
+
+    async def work():
+        reply = await endpoint.chat.complete(request, seed=5)
+        await endpoint.chat.aclose()
+        return reply.text
+
+    return asyncio.run(work())
+
+
+def test_a_server_is_asked_by_the_name_that_it_knows():
+    """What follows ``#`` is the model's name there, also in a pickle, also of replicas."""
+    chat = Replies(lambda *_: "fine")
+    with (
+        Recording({"org/there-v2": chat}) as server,
+        Recording({"m": Replies(lambda *_: "fine too")}) as plain,
+    ):
+        renamed = one(f"{server.url}#org/there-v2")
+        assert ask(renamed) == "fine"
+        assert ask(pickle.loads(pickle.dumps(renamed))) == "fine"
+        both = one([f"{server.url}#org/there-v2", plain.url])
+        assert ask(both) == "fine"
+        server.stop()
+        assert ask(both) == "fine too"
+    assert [body["model"] for body in server.bodies] == ["org/there-v2"] * 3
+    assert {body["seed"] for body in server.bodies + plain.bodies} == {5}
+    assert [body["model"] for body in plain.bodies] == ["m"]
+
+
+def test_models_of_one_server_share_its_slots():
+    """Three models with four slots never have more than four requests under way together."""
+    names = ("a", "b", "c")
+    stages = [
+        StageProgram(name=name, prompt=lambda state, n=name: f"{n} {state.instance}")
+        for name in names
+    ]
+    pipeline = Pipeline(stages=stages, score=lambda state: 1.0)
+    allocation = {name: (name, 5) for name in names}
+    with Recording({name: Slow(lambda *_: "fine") for name in names}) as server:
+        for concurrency in (4, 9):
+            server.most = 0
+            found = connect_endpoints(names, server.url, concurrency=concurrency)
+            with objective_of(pipeline, found, range(20)) as objective:
+                evaluation = objective.evaluate(allocation)
+            assert evaluation.failed == 0
+            assert server.most == concurrency
+
+
+def test_endpoints_by_themselves_have_slots_of_their_own():
+    """Chat models in process do not wait for each other."""
+    most = now = 0
+
+    class Counting:
+        async def complete(self, request, *, seed):
+            nonlocal most, now
+            now += 1
+            most = max(most, now)
+            await asyncio.sleep(0.01)
+            now -= 1
+            return Completion("fine", Usage(1, 1))
+
+    stages = [
+        StageProgram(name=name, prompt=lambda state, n=name: f"{n} {state.instance}")
+        for name in ("s", "t")
+    ]
+    pipeline = Pipeline(stages=stages, score=lambda state: 1.0)
+    found = connect_endpoints(["a", "b"], {"a": Counting(), "b": Counting()}, concurrency=3)
+    # Some instances are in the second stage while others are in the first.
+    with objective_of(pipeline, found, range(24)) as objective:
+        objective.evaluate({"s": ("a", 2), "t": ("b", 2)})
+    assert 3 < most <= 6

@@ -1,0 +1,273 @@
+"""Intervals, comparisons and totals of evaluations, against known values and simulation."""
+
+import itertools
+import tracemalloc
+
+import numpy as np
+import pytest
+from pipeline_support import allocation, make_objective
+
+from optuna_agenttts_integrations import Evaluation, InstanceResult, PipelineError
+from optuna_agenttts_integrations.evaluation import Comparison, StageUsage
+
+
+def evaluation(outcomes, **options):
+    """An evaluation of instances 0, 1, ... with these outcomes."""
+    results = {str(i): InstanceResult(float(v), False) for i, v in enumerate(outcomes)}
+    return Evaluation(results, 1.0, **options)
+
+
+def compared(gaps):
+    """The comparison of two evaluations whose outcomes differ by these."""
+    return evaluation(np.asarray(gaps)).against(evaluation([0] * len(gaps)))
+
+
+def exact(gaps):
+    """The paired permutation test by brute force."""
+    seen = abs(sum(gaps))
+    sums = [
+        abs(sum(sign * gap for sign, gap in zip(signs, gaps)))
+        for signs in itertools.product((-1, 1), repeat=len(gaps))
+    ]
+    return sum(total >= seen - 1e-9 for total in sums) / len(sums)
+
+
+# Intervals.
+
+
+@pytest.mark.parametrize(
+    ("right", "count", "low", "high"),
+    [
+        # Newcombe 1998, Statistics in Medicine 17, table I, method 3.
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+        (8, 10, 0.4902, 0.9433),
+        (20, 20, 0.8389, 1.0),
+        (1, 1, 0.2065, 1.0),
+        (0, 1, 0.0, 0.7935),
+    ],
+)
+def test_shares_have_wilsons_interval(right, count, low, high):
+    """Of outcomes that are all 0 or 1; none and all of them included."""
+    interval = evaluation([1] * right + [0] * (count - right)).interval
+    assert interval == pytest.approx((low, high), abs=6e-5)
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda rng: rng.beta(4, 2, 60),
+        lambda rng: rng.integers(0, 5, 80) / 4,
+        lambda rng: (rng.random(150) < 0.7) * 1.0,
+    ],
+)
+def test_intervals_cover_the_mean_95_times_of_100(draw):
+    """Of outcomes on a scale, in steps, and of 0 or 1."""
+    rng = np.random.default_rng(1)
+    truth = np.concatenate([draw(rng) for _ in range(2000)]).mean()
+    rounds = 200
+    covered = 0
+    for _ in range(rounds):
+        low, high = evaluation(draw(rng)).interval
+        covered += low <= truth <= high
+    # Three standard errors of a share of 200 are 4.6 %; percentiles of few are a little narrow.
+    assert 0.895 <= covered / rounds <= 0.995
+
+
+@pytest.mark.parametrize("values", [[0.3], [0.3] * 9, [2.0], [-1.0] * 4])
+def test_outcomes_without_spread_have_no_interval_but_themselves(values):
+    """A bootstrap of equal values knows nothing else."""
+    assert evaluation(values).interval == pytest.approx((values[0], values[0]))
+
+
+def test_intervals_hold_the_mean_and_repeat():
+    """The same evaluation says the same, and in any order of instances about the same."""
+    values = np.random.default_rng(0).random(30)
+    one = evaluation(values)
+    low, high = one.interval
+    assert low < one.mean < high
+    assert one.interval == one.interval
+    assert evaluation(values[::-1]).interval == pytest.approx((low, high), abs=0.01)
+
+
+def test_many_instances_take_bounded_memory():
+    """Resampling is done in parts."""
+    values = np.random.default_rng(0).random(20_000)
+    tracemalloc.start()
+    one = evaluation(values)
+    tracemalloc.reset_peak()
+    before, _ = tracemalloc.get_traced_memory()
+    _ = compared(values[:4000])
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak - before < 1e8
+    assert one.mean == pytest.approx(0.5, abs=0.01)
+
+
+# Comparisons.
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 6, 10])
+@pytest.mark.parametrize("kind", ["scale", "steps", "binary"])
+def test_few_instances_are_compared_exactly(count, kind):
+    """The p-value is that of all ways to swap outcomes."""
+    rng = np.random.default_rng(count)
+    for _ in range(5):
+        gaps = {
+            "scale": rng.normal(0.3, 1, count),
+            "steps": rng.integers(-3, 4, count) / 10,
+            "binary": rng.integers(-1, 2, count) * 1.0,
+        }[kind]
+        assert compared(gaps).p_value == pytest.approx(exact(gaps.tolist()))
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1e-3, 1e6 / 3, 1e12 / 7])
+def test_the_scale_of_outcomes_does_not_matter(scale):
+    """Ties of sums are ties in any unit."""
+    gaps = np.array([-3, 3, 2, -3, -1, 3, -2, -3]) / 10
+    assert compared(gaps).p_value == 0.6875
+    assert compared(gaps * scale).p_value == compared(gaps).p_value
+    many = np.tile(gaps, 5)
+    assert compared(many * scale).p_value == compared(many).p_value
+
+
+def test_sampled_p_values_are_close_to_exact_ones():
+    """Beyond 14 differing instances the test is sampled; the binomial tells what it should be."""
+    # 15 of 20 differing instances in favour: twice the upper tail of Bin(20, 1/2).
+    p_value = compared([1.0] * 15 + [-1.0] * 5 + [0.0] * 30).p_value
+    assert p_value == pytest.approx(0.0414, abs=0.006)
+    # 8 of 9, by the exact way.
+    assert compared([1.0] * 8 + [-1.0]).p_value == pytest.approx(20 / 512)
+
+
+@pytest.mark.parametrize("count", [8, 24])
+def test_p_values_are_uniform_where_there_is_no_difference(count):
+    """Exact and sampled ones; checked at the quartiles and in the tail."""
+    rng = np.random.default_rng(count)
+    rounds = 400
+    found = np.array([compared(rng.normal(0, 1, count)).p_value for _ in range(rounds)])
+    for level in (0.05, 0.25, 0.5, 0.75):
+        error = 3.5 * (level * (1 - level) / rounds) ** 0.5
+        assert abs((found <= level).mean() - level) <= error + 1 / 2 ** (count - 1)
+
+
+def test_a_real_difference_is_found():
+    """Of a tenth, with a spread of a fifth, on 100 instances."""
+    gaps = np.random.default_rng(0).normal(0.1, 0.2, 100)
+    comparison = compared(gaps)
+    assert comparison.p_value < 0.001
+    assert comparison.interval[0] > 0
+    assert comparison.difference == pytest.approx(gaps.mean())
+
+
+@pytest.mark.parametrize("count", [5, 40])
+def test_comparing_the_other_way_round_only_changes_signs(count):
+    """Difference and interval change their sign, the p-value stays."""
+    rng = np.random.default_rng(count)
+    one, other = (evaluation(rng.random(count)) for _ in range(2))
+    there, back = one.against(other), other.against(one)
+    assert back.difference == pytest.approx(-there.difference)
+    assert back.interval == pytest.approx((-there.interval[1], -there.interval[0]))
+    assert back.p_value == there.p_value
+    assert back.instances == count
+
+
+def test_the_order_of_instances_does_not_matter():
+    """Instances are paired by name; what was evaluated first changes nothing."""
+    rng = np.random.default_rng(0)
+    one, other = (evaluation(rng.random(30)) for _ in range(2))
+    turned = Evaluation(dict(reversed(one.results.items())), 1.0)
+    assert turned.against(other) == one.against(other)
+
+
+@pytest.mark.parametrize("values", [[0.5], [1, 0, 1], np.linspace(0, 1, 50)])
+def test_no_difference_has_a_p_value_of_1(values):
+    """And an interval of nothing."""
+    comparison = evaluation(values).against(evaluation(values))
+    assert comparison == Comparison(0.0, (0.0, 0.0), 1.0, len(values))
+
+
+def test_one_instance_proves_nothing():
+    """Whatever it says, chance would say it as often."""
+    assert compared([0.9]).p_value == 1
+
+
+def test_intervals_of_differences_cover_the_truth():
+    """About 95 of 100 on 60 instances."""
+    rng = np.random.default_rng(3)
+    rounds, covered = 150, 0
+    for _ in range(rounds):
+        low, high = compared(rng.normal(0.1, 0.3, 60)).interval
+        covered += low <= 0.1 <= high
+    assert 0.89 <= covered / rounds <= 0.995
+
+
+def test_other_instances_are_not_compared():
+    """Neither fewer nor others."""
+    for other in (evaluation([1]), Evaluation({"x": InstanceResult(1.0, False)}, 1.0)):
+        with pytest.raises(PipelineError, match="other instances"):
+            evaluation([1, 0]).against(other)
+
+
+def test_texts_tell_interval_failures_and_comparison():
+    """As people read them."""
+    one = evaluation([1] * 8 + [0] * 2)
+    assert str(one) == "0.800 (0.490 to 0.943) on 10 instances"
+    results = {**one.results, "9": InstanceResult(0.0, True)}
+    both = Evaluation(results, 1.0, one.against(evaluation([0] * 10)))
+    assert "10 instances, 1 of them failed; +0.800 (" in str(both)
+    assert str(both).endswith("p = 0.0078")
+
+
+# Totals.
+
+
+def test_metrics_are_means_and_failures_count_as_zero():
+    """Also where a metric is missing from an instance."""
+    results = {
+        "a": InstanceResult(1.0, False, {}, {"f1": 0.5, "em": 1.0}),
+        "b": InstanceResult(0.0, False, {}, {"f1": 0.25, "em": 0.0}),
+        "c": InstanceResult(0.0, True),
+        "d": InstanceResult(1.0, False, {}, {"em": 1.0}),
+    }
+    assert Evaluation(results, 1.0).metrics == {"f1": 0.1875, "em": 0.5}
+    assert Evaluation(results, 1.0).failed == 1
+    assert evaluation([1]).metrics == {}
+
+
+def test_totals_are_sums_over_instances_and_stages():
+    """Of tokens, malformed replies, spend, and the share that was reused."""
+    usage = StageUsage(
+        samples=4,
+        calls=5,
+        generated=2,
+        malformed=1,
+        prompt_tokens=10,
+        generated_tokens=6,
+        naive_tokens=15,
+        spend=0.5,
+    )
+    results = {
+        name: InstanceResult(1.0, False, {"one": usage, "two": StageUsage()}) for name in "abc"
+    }
+    total = Evaluation(results, 1.0)
+    assert (total.malformed, total.prompt_tokens, total.generated_tokens) == (3, 30, 18)
+    assert (total.naive_tokens, total.spend) == (45, 1.5)
+    assert total.reused == pytest.approx(0.6)
+    assert evaluation([1]).reused == 1
+
+
+def test_an_objective_compares_on_held_out_instances():
+    """The better allocation is told from the worse one, on instances of neither's search."""
+    objective, _ = make_objective()
+    with objective:
+        found = objective.evaluate(
+            allocation(("large", 9), ("large", 9)),
+            [{"id": f"new{i}."} for i in range(60)],
+            baseline=allocation(("small", 1), ("small", 1)),
+        )
+    assert found.comparison.instances == 60
+    assert found.comparison.p_value < 0.01
+    assert found.comparison.interval[0] > 0
