@@ -1,0 +1,322 @@
+"""Task automation: TaskBench (arXiv 2311.18760), its daily-life APIs and its two other domains.
+
+Three stages, as in AgentTTS (section 5.1): break a request down into steps, choose tools, write
+their calls. Prompts are our own.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from optuna_agenttts import Model, Stage, Task
+from optuna_agenttts.llm import Message
+from optuna_agenttts_integrations.aggregation import Aggregation, medoid, normalized_vote
+from optuna_agenttts_integrations.exceptions import DataError
+from optuna_agenttts_integrations.fusion import LLMFusion
+from optuna_agenttts_integrations.metrics import argument_f1, argument_name_f1, node_f1, rouge_l
+from optuna_agenttts_integrations.pipeline import Pipeline, StageProgram, State
+from optuna_agenttts_integrations.tasks.answering import conversation
+from optuna_agenttts_integrations.tasks.benchmark import LLAMA, Benchmark
+from optuna_agenttts_integrations.tasks.records import Source, read_records, split_instances
+from optuna_agenttts_integrations.tasks.tool_calls import (
+    Tool,
+    ToolChoice,
+    ToolPlan,
+    by_key,
+    compared,
+    parse_choice,
+    parse_plan,
+    parse_steps,
+)
+from optuna_agenttts_integrations.tasks.tool_requests import (
+    ToolRequest,
+    read_requests,
+    read_tools,
+)
+
+__all__ = ["Domain", "Tool", "ToolRequest", "task_bench"]
+
+Domain = Literal["dailylife", "multimedia", "huggingface"]
+"""TaskBench's domains. Arguments have names in the first only."""
+
+_DECOMPOSE = "You break a user's request down into steps, each of which one tool can take."
+_SELECT = "You choose, from a list of tools, those that a user's request needs."
+_PREDICT = "You write the tool calls that carry out a user's request, with all their arguments."
+
+_NAMED = (
+    "The keys of `arguments` are names of the tool's parameters. Write dates as YYYY-MM-DD. Reply "
+    "with JSON and nothing else, in a form such as\n"
+    '{"calls": [{"tool": "name of a tool", "arguments": {"name of a parameter": "value"}}]}'
+)
+_PLAIN = (
+    "`arguments` are values in the order in which the tool takes them: texts and names of files "
+    'from the request, or "<node-0>" for what the first call gives, "<node-1>" for what the '
+    "second gives, and so on. Reply with JSON and nothing else, in a form such as\n"
+    '{"calls": [{"tool": "name of a tool", "arguments": ["value"]}, '
+    '{"tool": "name of another", "arguments": ["<node-0>", "value"]}]}'
+)
+
+
+def task_bench(
+    source: Source,
+    *,
+    tools: str | Path | Mapping[str, Any],
+    domain: Domain = "dailylife",
+    search: int = 50,
+    seed: int = 0,
+    split: str = "test",
+    metric: str = "argument F1",
+    fusion: bool = True,
+    skip_unusable: bool = False,
+    decomposers: Sequence[Model] = LLAMA[1:],
+    selectors: Sequence[Model] = LLAMA[1:],
+    predictors: Sequence[Model] = LLAMA[1:],
+    budget: float | None = None,
+) -> Benchmark:
+    """TaskBench (Shen et al., 2023), ready to be searched on.
+
+    Args:
+        source: TaskBench's ``data.json`` of the domain, records of its form, or a configuration
+            of the Hub's data set, such as ``"hf:microsoft/Taskbench:dailylifeapis"``.
+        tools: TaskBench's ``tool_desc.json`` of the domain, or what it holds.
+        domain: The domain: whether arguments have names.
+        search: How many requests to search on; the others are held out.
+        seed: Of the split.
+        split: Split of a data set of the Hub.
+        metric: What is maximized: ``"argument F1"``, ``"argument name F1"``, ``"node F1"`` or
+            ``"ROUGE-L"``.
+        fusion: Whether samples are fused by the model, as in the paper, or voted on.
+        skip_unusable: Whether to leave out records that are malformed or call tools that are not
+            in the list, as some of TaskBench's do, instead of refusing the source.
+        decomposers: Models of the first stage.
+        selectors: Models of the second stage.
+        predictors: Models of the third stage.
+        budget: Of the task. Default: one sample of the largest model in each stage (1977.33).
+
+    Raises:
+        DataError: Records or tools are not of that form.
+    """
+    if domain not in get_args(Domain):
+        raise DataError(f"`domain` is {domain!r}: there are {', '.join(get_args(Domain))}.")
+    named = domain == "dailylife"
+    listed = read_tools(tools, named=named)
+    scores = _scores(by_key(listed), named)
+    if metric not in scores:
+        raise DataError(f"`metric` is {metric!r}: there are {', '.join(scores)}.")
+    requests = read_requests(
+        read_records(source, split=split), listed, named=named, skip_unusable=skip_unusable
+    )
+    searched, held_out = split_instances(
+        requests, search=search, seed=seed, content=lambda instance: instance.request
+    )
+    joined = "fused by the model." if fusion else "voted on."
+    return Benchmark(
+        task=Task(
+            name=f"TaskBench, {domain}",
+            description="Break a request down into steps, choose tools, write their calls.",
+            stages=[
+                Stage(
+                    "decomposition",
+                    models=decomposers,
+                    prompt_tokens=1024,
+                    generation_tokens=64,
+                    description=f"Break the request down into steps; samples are {joined}",
+                ),
+                Stage(
+                    "selection",
+                    models=selectors,
+                    prompt_tokens=1024,
+                    generation_tokens=256,
+                    description=f"Choose tools for the steps; samples are {joined}",
+                ),
+                Stage(
+                    "parameters",
+                    models=predictors,
+                    prompt_tokens=1024,
+                    generation_tokens=2048,
+                    description=f"Write the calls with all arguments; samples are {joined}",
+                ),
+            ],
+            budget=budget,
+            metric=metric,
+        ),
+        pipeline=Pipeline(
+            stages=[
+                StageProgram(
+                    name="decomposition",
+                    prompt=_ask_steps,
+                    parse=lambda text, state: parse_steps(text),
+                    aggregate=_join(medoid(_alike), fusion),
+                    max_tokens=512,
+                    temperature=0.5,
+                    required=True,
+                ),
+                StageProgram(
+                    name="selection",
+                    prompt=_ask_tools,
+                    parse=lambda text, state: parse_choice(text, listed),
+                    aggregate=_join(normalized_vote(lambda choice: choice.names), fusion),
+                    max_tokens=512,
+                    temperature=0.5,
+                    required=True,
+                ),
+                StageProgram(
+                    name="parameters",
+                    prompt=partial(_ask_calls, named=named),
+                    parse=lambda text, state: parse_plan(text, listed, named=named),
+                    aggregate=_join(medoid(partial(_same_calls, by_key(listed), named)), fusion),
+                    max_tokens=2048,
+                    temperature=0.5,
+                    required=True,
+                ),
+            ],
+            score=scores[metric],
+            metrics={**scores, "unknown tools": _unknown},
+        ),
+        search=searched,
+        held_out=held_out,
+        marks={"decomposition": _DECOMPOSE, "selection": _SELECT, "parameters": _PREDICT},
+        subject=lambda instance: f"Request: {instance.request}",
+        simulate=partial(_simulate, named=named),
+    )
+
+
+def _join(vote: Aggregation, fusion: bool) -> Aggregation | LLMFusion:
+    return LLMFusion(temperature=0.3, fallback=vote) if fusion else vote
+
+
+def _alike(one: Sequence[str], other: Sequence[str]) -> float:
+    return rouge_l("\n".join(one), "\n".join(other))
+
+
+def _same_calls(tools: Mapping[str, Tool], named: bool, one: ToolPlan, other: ToolPlan) -> float:
+    return argument_f1(
+        compared(one.calls, tools, named=named), compared(other.calls, tools, named=named)
+    )
+
+
+def _scores(tools: Mapping[str, Tool], named: bool) -> dict[str, Callable[[State], float]]:
+    def calls(state: State) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        gold: ToolRequest = state.instance
+        return (
+            compared(_plan(state).calls, tools, named=named),
+            compared(gold.calls, tools, named=named),
+        )
+
+    return {
+        "argument F1": lambda state: argument_f1(*calls(state)),
+        "argument name F1": lambda state: argument_name_f1(*calls(state)),
+        "node F1": lambda state: node_f1(
+            _choice(state).names, [call.tool for call in state.instance.calls]
+        ),
+        "ROUGE-L": lambda state: _alike(_steps(state), state.instance.steps),
+    }
+
+
+def _unknown(state: State) -> float:
+    return float(_choice(state).unknown + _plan(state).unknown)
+
+
+def _steps(state: State) -> tuple[str, ...]:
+    steps: tuple[str, ...] | None = state["decomposition"]
+    return steps or ()
+
+
+def _choice(state: State) -> ToolChoice:
+    return state["selection"] or ToolChoice(())
+
+
+def _plan(state: State) -> ToolPlan:
+    return state["parameters"] or ToolPlan(())
+
+
+def _ask_steps(state: State) -> tuple[Message, ...]:
+    return conversation(
+        _DECOMPOSE,
+        f"Request: {state.instance.request}\n\n"
+        "Write the steps in order, as few as the request needs, each with the details that it "
+        "needs. Reply with JSON and nothing else, in a form such as\n"
+        '{"steps": ["Step 1: what is done first", "Step 2: what is done then"]}',
+    )
+
+
+def _ask_tools(state: State) -> tuple[Message, ...]:
+    gold: ToolRequest = state.instance
+    return conversation(
+        _SELECT,
+        f"Tools:\n{_listed(gold.tools)}\n\n{_so_far(state)}\n\n"
+        "Choose the tools that the steps need, and no others, by their names in the list. Reply "
+        "with JSON and nothing else, in a form such as\n"
+        '{"tools": ["name of a tool", "name of another"]}',
+    )
+
+
+def _ask_calls(state: State, *, named: bool) -> tuple[Message, ...]:
+    gold: ToolRequest = state.instance
+    chosen = [tool for tool in gold.tools if tool.name in _choice(state).names]
+    return conversation(
+        _PREDICT,
+        f"Tools:\n{_listed(chosen, detailed=True)}\n\n{_so_far(state)}\n\n"
+        f"Write one call after the other, of the tools above. {_NAMED if named else _PLAIN}",
+    )
+
+
+def _so_far(state: State) -> str:
+    steps = "\n".join(_steps(state)) or "(none)"
+    return f"Request: {state.instance.request}\n\nSteps:\n{steps}"
+
+
+def _listed(tools: Sequence[Tool], detailed: bool = False) -> str:
+    lines = []
+    for tool in tools:
+        lines.append(f"- {tool.name}: {tool.description}")
+        if tool.inputs or tool.outputs:
+            takes, gives = (", ".join(kinds) or "nothing" for kinds in (tool.inputs, tool.outputs))
+            lines[-1] += f" (takes {takes}; gives {gives})"
+        if detailed:
+            lines += [f"    {p.name} ({p.type}): {p.description}" for p in tool.parameters]
+    return "\n".join(lines) or "(none was chosen)"
+
+
+def _simulate(
+    stage: str,
+    instance: ToolRequest,
+    prompt: str,
+    right: bool,
+    rng: random.Random,
+    *,
+    named: bool,
+) -> str:
+    if stage == "decomposition":
+        steps = list(instance.steps)
+        if not right:
+            steps[rng.randrange(len(steps))] = f"Ask somebody else {rng.randint(1, 4)}"
+            steps = steps[1:] if len(steps) > 1 and rng.random() < 0.5 else steps
+        return json.dumps({"steps": steps})
+    if stage == "selection":
+        names = list(dict.fromkeys(call.tool for call in instance.calls))
+        if not right:
+            others = [tool.name for tool in instance.tools if tool.name not in names]
+            names[rng.randrange(len(names))] = rng.choice(others or ["no such tool"])
+        return json.dumps({"tools": names})
+    calls: list[dict[str, Any]] = [
+        {
+            "tool": call.tool,
+            "arguments": dict(call.arguments) if named else [value for _, value in call.arguments],
+        }
+        for call in instance.calls
+    ]
+    # Nobody calls tools that he is not shown.
+    unseen = [call for call in calls if f"- {call['tool']}:" not in prompt]
+    if unseen or not right:
+        call = rng.choice(unseen or calls)
+        call["tool"] = "no such tool" if unseen or not call["arguments"] else call["tool"]
+        keys = list(call["arguments"]) if named else list(range(len(call["arguments"])))
+        if keys:
+            call["arguments"][rng.choice(keys)] = f"who knows {rng.randint(1, 4)}"
+    return json.dumps({"calls": calls})

@@ -1,0 +1,230 @@
+"""Records of data sets: what is read, and what is refused with a reason."""
+
+import json
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from optuna_agenttts_integrations.exceptions import DataError
+from optuna_agenttts_integrations.tasks.records import (
+    field,
+    read_records,
+    sample_path,
+    split_instances,
+    texts,
+)
+
+RECORDS = [
+    {"question": "who?", "answers": ["M\u00e4rta \u4e2d\u2028\U0001f600"]},
+    {"question": "b"},
+]
+
+
+def write(folder, name, content):
+    """A file with a content, text or bytes."""
+    path = folder / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8"))
+    return path
+
+
+@pytest.mark.parametrize("escaped", [True, False])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_json_in_all_its_forms_reads_the_same(tmp_path, mark, escaped):
+    """A list, an object around one, JSON lines with blank ones; with a byte order mark or not."""
+    one, *_ = lines = [json.dumps(record, ensure_ascii=escaped) for record in RECORDS]
+    whole = f"[{', '.join(lines)}]"
+    for name, content in (
+        ("a.json", whole),
+        ("b.json", f'{{"version": 1, "tags": ["x"], "data": {whole}}}'),
+        ("c.jsonl", "\n\n".join(lines) + "\n\n"),
+        ("d.json", "\r\n".join(lines)),
+    ):
+        assert read_records(write(tmp_path, name, mark + content)) == RECORDS
+    # One record is an object as well as a line.
+    for name in ("e.json", "e.jsonl"):
+        assert read_records(str(write(tmp_path, name, mark + one))) == RECORDS[:1]
+    nested = '{"id": 1, "nodes": [{"a": 1}]}'
+    assert read_records(write(tmp_path, "f.jsonl", nested)) == [json.loads(nested)]
+    columns = '{"question": ["a"], "answer": ["b"], "nodes": []}'
+    assert read_records(write(tmp_path, "g.json", columns)) == [json.loads(columns)]
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_csv_keeps_quotes_and_line_breaks(tmp_path, mark):
+    """In quoted fields both are part of the text, and no other character ends a row."""
+    content = 'name,text\n"a ""b""","one,\ntwo"\nc,d\u2028e\x85f\n\n'
+    expected = [{"name": 'a "b"', "text": "one,\ntwo"}, {"name": "c", "text": "d\u2028e\x85f"}]
+    for ends in ("\n", "\r\n"):
+        path = write(tmp_path, "a.CSV", mark + content.replace("\n", ends))
+        assert read_records(path) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("a.json", "", "holds no records"),
+        ("a.json", "[]", "holds no records"),
+        ("a.json", "{}", None),
+        ("a.json", '{"data": []}', "holds no records"),
+        ("a.json", "[1, 2]", "record 0 is a int"),
+        ("a.json", '[{"a": 1}, null]', "record 1 is a NoneType"),
+        ("a.json", '"text"', "record 0 is a str"),
+        ("a.json", '[{"a": 1}', "no JSON"),
+        ("a.json", "[" * 100_000, "no JSON"),
+        ("a.jsonl", '{"a": 1}\n\n{"a": ', "line 3 is no JSON"),
+        ("a.jsonl", "[" * 100_000, "line 1 is no JSON"),
+        ("a.jsonl", "\n\n", "holds no records"),
+        ("a.json", b"\xff\xfe{}", "cannot be read"),
+        ("a.json", '[{"a": 1}, {"a": "\\ud83d"}]', "record 1 holds half a character"),
+        ("a.csv", "", "holds no records"),
+        ("a.csv", "a,b\n", "holds no records"),
+        ("a.csv", "a,b\n1,2\n3\n", "line 3 has not as many fields"),
+        ("a.csv", "a,b\n1,2,3\n", "line 2 has not as many fields"),
+        ("a.csv", 'a,b\n"1,2\n', "unexpected end"),
+        ("a.csv", "a,b\n1," + "x" * 200_000 + "\n", "field larger"),
+    ],
+)
+def test_files_that_hold_no_records_are_refused(tmp_path, name, content, says):
+    """The message names the file and what is wrong with it."""
+    path = write(tmp_path, name, content)
+    if says is None:
+        assert read_records(path) == [{}]
+        return
+    with pytest.raises(DataError, match=says) as caught:
+        read_records(path)
+    assert str(path) in str(caught.value)
+
+
+def test_sources_that_are_nothing_to_read_are_refused(tmp_path):
+    """Missing files, folders, impossible names, and values of other kinds."""
+    for source in (tmp_path, tmp_path / "none.json", "a\0b", ""):
+        with pytest.raises(DataError, match="cannot be read"):
+            read_records(source)
+    for source in (None, 7, b"a.json", {"question": "a"}):
+        with pytest.raises(DataError, match="give a file or a list"):
+            read_records(source)
+    for source in ([], (), iter(())):
+        with pytest.raises(DataError, match="no records"):
+            read_records(source)
+    with pytest.raises(DataError, match="record 0 is a list"):
+        read_records([["a"]])
+    assert read_records(iter(RECORDS)) == RECORDS
+
+
+def test_fields_are_found_under_any_of_their_names():
+    """Of the right type and not blank; otherwise the message says what is there instead."""
+    record = {"a": None, "b": "x", "c": 3, "d": " ", "e": [], "n": float("nan")}
+    assert field(record, 4, ("a", "b"), str) == "x"
+    assert field(record, 4, "e", list) == []
+    for names, says in (
+        ("z", "Record 4 has no str in 'z': it has the fields a, b"),
+        ("c", "'c' is 3"),
+        (("d", "n"), "'d' is ' ' and 'n' is nan"),
+    ):
+        with pytest.raises(DataError, match=says):
+            field(record, 4, names, str)
+
+
+def test_texts_are_stripped_and_named_once():
+    """A text alone is a list of one; empty ones and repetitions go."""
+    assert texts({"a": " x "}, 0, "a") == ("x",)
+    assert texts({"a": ["x", " x", "", "y"]}, 0, ("b", "a")) == ("x", "y")
+    for value in ("", [], [""], [" ", "\n"], ["x", None], [1], 1, float("nan"), None, {"a": "b"}):
+        with pytest.raises(DataError, match="has no text in 'a'"):
+            texts({"a": value}, 0, "a")
+
+
+def test_splits_are_seeded_disjoint_and_without_twins():
+    """Both parts together are all different instances, the first of each kind."""
+    instances = [(n % 10, n) for n in range(25)]
+    search, held_out = split_instances(instances, search=4, seed=3, content=lambda pair: pair[0])
+    assert len(search) == 4
+    assert sorted(search + held_out) == [(n, n) for n in range(10)]
+    again = split_instances(instances, search=4, seed=3, content=lambda pair: pair[0])
+    other = split_instances(instances, search=4, seed=4, content=lambda pair: pair[0])
+    assert again == (search, held_out) != other
+    assert split_instances("ab", search=2, seed=0)[1] == ()
+    for wrong in (0, -1, 11, 2.5, None):
+        with pytest.raises(DataError, match="10 different instances"):
+            split_instances(instances, search=wrong, seed=0, content=lambda pair: pair[0])
+
+
+def test_samples_are_there_and_others_are_not():
+    """By their names in the package's folder, and nowhere else."""
+    for name in ("hotpot_qa.json", "two_wiki.json"):
+        assert len(read_records(sample_path(name))) == 16
+    for name in ("none.json", "../records.py", ""):
+        with pytest.raises(DataError, match=r"there are .*two_wiki\.json"):
+            sample_path(name)
+
+
+HUB = """
+import json, sys
+from optuna_agenttts_integrations.exceptions import DataError
+from optuna_agenttts_integrations.tasks import hotpot_qa
+from optuna_agenttts_integrations.tasks.records import read_records
+
+plain, folder = sys.argv[1:]
+records = read_records(f"hf:{folder}", split="validation")
+for record, own in zip(records, json.load(open(plain)), strict=True):
+    assert record["id"] == own["_id"]
+    facts = record["supporting_facts"]
+    pairs = [list(pair) for pair in zip(facts["title"], facts["sent_id"])]
+    assert pairs == own["supporting_facts"]
+assert read_records(f"hf:{folder}:default", split="validation") == records
+assert read_records(f"hf:{folder}", split="train") == records[:3]
+assert hotpot_qa(f"hf:{folder}", search=8).search == hotpot_qa(plain, search=8).search
+for source, split in ((folder, "other"), (folder + ":other", "train"), (folder + "-not", "train")):
+    try:
+        read_records("hf:" + source, split=split)
+    except DataError as error:
+        assert "cannot be loaded" in str(error), error
+    else:
+        raise SystemExit("no error")
+"""
+
+
+@pytest.mark.skipif(find_spec("datasets") is None, reason="datasets is not installed")
+def test_data_sets_of_the_hub_read_as_the_files_do(tmp_path):
+    """With the real library, in the Hub's form of HotpotQA, from local files and offline."""
+    plain = sample_path("hotpot_qa.json")
+    lines = []
+    for record in json.loads(plain.read_text()):
+        facts, context = zip(*record["supporting_facts"]), zip(*record["context"])
+        there = {name: record[name] for name in ("question", "answer", "type", "level")}
+        there["id"] = record["_id"]
+        there["supporting_facts"] = dict(zip(("title", "sent_id"), map(list, facts)))
+        there["context"] = dict(zip(("title", "sentences"), map(list, context)))
+        lines.append(json.dumps(there))
+    folder = tmp_path / "hotpot"
+    folder.mkdir()
+    write(folder, "validation.jsonl", "\n".join(lines))
+    write(folder, "train.jsonl", "\n".join(lines[:3]))
+    home = {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
+    ran = subprocess.run(
+        [sys.executable, "-c", HUB, str(plain), str(folder)],
+        env={**os.environ, **home},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert ran.returncode == 0, ran.stderr[-2000:]
+
+
+def test_without_the_library_the_message_says_how_to_get_it(monkeypatch):
+    """And that a file would do."""
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(DataError, match=r"pip install 'optuna-agenttts\[datasets\]', or give a"):
+        read_records("hf:hotpotqa/hotpot_qa:distractor")
+
+
+def test_real_records_read():
+    """The paper's own file: a hundred questions."""
+    path = Path(__file__).parents[3] / "shared" / "data" / "2wiki_100.json"
+    if not path.exists():
+        pytest.skip("the paper's file is not here")
+    assert len(read_records(path)) == 100

@@ -1,0 +1,622 @@
+"""Task automation: data in its forms, what replies are read as, metrics, and whole runs."""
+
+import json
+import random
+from contextlib import ExitStack
+from pathlib import Path
+
+import optuna
+import pytest
+
+import optuna_agenttts_integrations.tasks
+from optuna_agenttts import AgentTTSSampler, Model, recommend
+from optuna_agenttts.llm import ScriptedChatModel
+from optuna_agenttts_integrations.exceptions import DataError
+from optuna_agenttts_integrations.fusion import LLMFusion
+from optuna_agenttts_integrations.pipeline import State
+from optuna_agenttts_integrations.serving import LoopbackServer
+from optuna_agenttts_integrations.simulation import simulated_models
+from optuna_agenttts_integrations.tasks.task_automation import ToolRequest, task_bench
+from optuna_agenttts_integrations.tasks.tool_calls import (
+    ToolCall,
+    ToolChoice,
+    ToolPlan,
+    parse_choice,
+    parse_plan,
+    parse_steps,
+)
+
+SAMPLES = Path(optuna_agenttts_integrations.tasks.__file__).parent / "samples"
+TOOLS = SAMPLES / "task_bench_tools.json"
+MEDIA_TOOLS = SAMPLES / "task_bench_multimedia_tools.json"
+REAL_TOOLS = Path(__file__).parents[3] / "shared" / "data" / "taskbench_dailylife_tools.json"
+SCORES = ("argument F1", "argument name F1", "node F1", "ROUGE-L")
+ONE = [Model("planner-8B", parameters=8e9)]
+ONE_MODEL = {"decomposers": ONE, "selectors": ONE, "predictors": ONE}
+
+
+@pytest.fixture(autouse=True)
+def _quiet():
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+def daily(source=SAMPLES / "task_bench.json", **options):
+    return task_bench(source, **{"tools": TOOLS, "search": 8, **options})
+
+
+def media(source=SAMPLES / "task_bench_multimedia.json", **options):
+    return task_bench(
+        source, **{"tools": MEDIA_TOOLS, "search": 6, "domain": "multimedia", **options}
+    )
+
+
+def record(**changes):
+    """A record of the daily-life form."""
+    return {
+        "id": "one",
+        "instruction": "Heat the study.",
+        "task_steps": ["Heat the study"],
+        "task_nodes": [
+            {
+                "task": "set_heating",
+                "arguments": [
+                    {"name": "room", "value": "study"},
+                    {"name": "degrees", "value": 19},
+                ],
+            }
+        ],
+        **changes,
+    }
+
+
+def clip(*nodes, **changes):
+    """A record of the multimedia form."""
+    return {
+        "id": "one",
+        "instruction": "Do it.",
+        "task_steps": ["Do it"],
+        "task_nodes": [{"task": task, "arguments": arguments} for task, arguments in nodes],
+        **changes,
+    }
+
+
+def everything(benchmark):
+    return (*benchmark.search, *benchmark.held_out)
+
+
+def allocated(benchmark, samples=1):
+    return {stage.name: (stage.models[0].name, samples) for stage in benchmark.task.stages}
+
+
+def scores_of(benchmark, instance, steps=(), choice=(), calls=()):
+    """All metrics of results that are given."""
+    results = {"decomposition": steps, "selection": choice, "parameters": calls}
+    return {
+        name: score(State(instance, results)) for name, score in benchmark.pipeline.metrics.items()
+    }
+
+
+def test_own_samples_load():
+    """16 requests of one to three calls, one tool that asks for nothing, 6 of multimedia."""
+    requests = everything(daily())
+    assert len({request.id for request in requests}) == 16
+    assert {len(request.calls) for request in requests} == {1, 2, 3}
+    assert all(len(request.steps) == len(request.calls) for request in requests)
+    assert any(not call.arguments for request in requests for call in request.calls)
+    assert len(everything(media())) == 6
+    named = json.loads(TOOLS.read_text("utf-8"))["nodes"]
+    for request in requests:
+        for call in request.calls:
+            tool = next(tool for tool in named if tool["id"] == call.tool)
+            assert {name for name, _ in call.arguments} == {p["name"] for p in tool["parameters"]}
+
+
+@pytest.mark.skipif(not REAL_TOOLS.exists(), reason="TaskBench's tool list is not there")
+def test_taskbenchs_own_tool_list_is_read_and_shown():
+    """40 tools; every prompt renders, and names what its stage needs."""
+    gold = {"task": "get_weather", "arguments": [{"name": "location", "value": "Oslo"}]}
+    benchmark = daily([record(task_nodes=[gold])], tools=REAL_TOOLS, search=1)
+    (request,) = benchmark.search
+    assert len(request.tools) == 40
+    state = State(
+        request,
+        {
+            "decomposition": ("Step 1: look", "Step 2: go"),
+            "selection": ToolChoice(("get_weather",)),
+        },
+    )
+    prompts = {
+        program.name: "\n".join(message.content for message in program.messages(state))
+        for program in benchmark.pipeline.programs
+    }
+    for name, prompt in prompts.items():
+        assert benchmark.subject(request) in prompt
+        assert [stage for stage, mark in benchmark.marks.items() if mark in prompt] == [name]
+    assert all(f"- {tool.name}: " in prompts["selection"] for tool in request.tools)
+    assert "Step 1: look\nStep 2: go" in prompts["selection"]
+    assert "location (string): " in prompts["parameters"]
+    assert "book_flight" not in prompts["parameters"]
+
+
+def test_prompts_render_before_anything_is_known():
+    """As the estimate of lengths, and results of stages that failed, have them."""
+    lengths = daily().pipeline.lengths(daily().search)
+    assert lengths["decomposition"][1] == 256
+    assert all(prompt > 50 for prompt, _ in lengths.values())
+
+
+def test_the_default_budget_is_the_papers():
+    """One sample of Llama-3.1-70B in each stage: 1977.33 with the paper's lengths."""
+    task = daily().task
+    assert task.budget == pytest.approx(1977.33, abs=0.005)
+    assert [len(stage.models) for stage in task.stages] == [2, 2, 2]
+    assert daily(budget=900).task.budget == 900
+
+
+def test_names_and_encodings_of_fields_make_no_difference():
+    """TaskBench's file, the Hub's form and mixtures of both are the same instances."""
+    plain = json.loads((SAMPLES / "task_bench.json").read_text("utf-8"))
+    hub = [
+        {
+            "id": item["id"],
+            "user_request": item["instruction"],
+            "tool_steps": json.dumps(item["task_steps"]),
+            "tool_nodes": json.dumps(item["task_nodes"]),
+            "tool_links": json.dumps(item["task_links"]),
+            "sampled_nodes": "[]",
+        }
+        for item in plain
+    ]
+    mixed = [{**item, "task_nodes": json.dumps(item["task_nodes"])} for item in plain]
+    assert daily(plain).search == daily(hub).search == daily(mixed).search
+
+
+def test_json_lines_are_read(tmp_path):
+    """TaskBench's own file has one record a line."""
+    plain = json.loads((SAMPLES / "task_bench.json").read_text("utf-8"))
+    path = tmp_path / "data.json"
+    path.write_text("".join(json.dumps(item) + "\n" for item in plain), "utf-8")
+    assert daily(path).search == daily().search
+
+
+def test_arguments_are_read_in_all_their_forms():
+    """Numbers, a text alone, objects as values, nothing; an object instead of pairs."""
+    (request,) = media([clip(("Clip Cutter", ["a.mp4", 2]))], search=1).search
+    assert request.calls == (ToolCall("Clip Cutter", (("", "a.mp4"), ("", 2))),)
+    (request,) = media([clip(("text_shortener", "a long text"))], search=1).search
+    assert request.calls == (ToolCall("Text Shortener", (("", "a long text"),)),)
+    for arguments in (
+        [{"name": "room", "value": {"floor": 2}}, {"name": "degrees", "value": 1}],
+        {"room": {"floor": 2}, "degrees": 1},
+    ):
+        node = {"task": "set heating", "arguments": arguments}
+        (request,) = daily([record(task_nodes=[node])], search=1).search
+        assert request.calls[0] == ToolCall(
+            "set_heating", (("degrees", 1), ("room", {"floor": 2}))
+        )
+    (request,) = daily([record(task_nodes=[{"task": "lock_front_door"}])], search=1).search
+    assert request.calls == (ToolCall("lock_front_door"),)
+
+
+def test_ids_that_come_up_twice_are_told_apart():
+    """Requests differ, so that both can be held out."""
+    pair = [record(), record(instruction="Heat the study again.")]
+    assert {request.id for request in everything(daily(pair, search=1))} == {"one", "one#1"}
+
+
+NODE = {"task": "set_heating", "arguments": []}
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"instruction": None}, "no str in 'instruction' or 'user_request'"),
+        ({"task_steps": None}, "no list, or JSON of one, in 'task_steps' or 'tool_steps'"),
+        ({"task_steps": []}, "'task_steps'"),
+        ({"task_steps": [{"step": 1}]}, "`task_steps` holds something that is no text"),
+        ({"task_steps": "[nonsense"}, "`task_steps` is no JSON"),
+        ({"task_nodes": {}}, "'task_nodes' or 'tool_nodes'"),
+        ({"task_nodes": ["set_heating"]}, r"`task_nodes\[0\]` has no text in 'task'"),
+        ({"task_nodes": [NODE, {**NODE, "task": "fly"}]}, r"`task_nodes\[1\]` calls 'fly'"),
+        ({"task_nodes": [{**NODE, "arguments": 3}]}, "neither an object nor a list"),
+        ({"task_nodes": [{**NODE, "arguments": ["study"]}]}, "check `domain`"),
+        ({"task_nodes": [{**NODE, "arguments": {"": 1}}]}, "a name that is no text"),
+        ({"task_nodes": [{**NODE, "arguments": {"a": json.loads("[" * 9 + "]" * 9)}}]}, "deep"),
+    ],
+)
+def test_malformed_records_are_refused_or_left_out(changes, says, caplog):
+    """The message names the record, the field and the remedy; on demand they are skipped."""
+    bad = [record(instruction="Another."), {**record(), **changes}]
+    with pytest.raises(DataError, match=r"Record 1.*skip_unusable=True") as caught:
+        daily(bad, search=1)
+    assert caught.match(says)
+    assert len(everything(daily(bad, search=1, skip_unusable=True))) == 1
+    assert "1 of 2 records cannot be used" in caplog.text
+    with pytest.raises(DataError, match=r"no record that can be used. The first: Record 0"):
+        daily(bad[1:], search=1, skip_unusable=True)
+
+
+def test_malformed_plain_arguments_are_refused():
+    """Where arguments have no names, objects and lists are none."""
+    for value in ({"name": "a", "value": "b"}, ["a"], None):
+        with pytest.raises(DataError, match="no list of texts and numbers"):
+            media([clip(("Text Shortener", [value]))], search=1)
+
+
+def test_malformed_tool_lists_are_refused(tmp_path):
+    """Files that are missing or no JSON, lists of another form or domain, and names twice."""
+    tool = {"id": "a", "desc": "b", "parameters": []}
+    typed = {"id": "a", "desc": "b", "input-type": "text", "output-type": []}
+    (tmp_path / "bad.json").write_text("{", "utf-8")
+    for tools, says in (
+        (tmp_path / "none.json", "cannot be read as JSON"),
+        (tmp_path / "bad.json", "cannot be read as JSON"),
+        ({}, "no list in 'nodes'"),
+        ({"nodes": []}, "no list in 'nodes'"),
+        ({"nodes": [{"id": "a"}]}, "node 0 is malformed"),
+        ({"nodes": [tool, {**tool, "desc": 1}]}, "node 1 is malformed"),
+        ({"nodes": [{**tool, "parameters": ["room"]}]}, "node 0 is malformed"),
+        ({"nodes": [tool, {**tool, "id": "A"}]}, "two tools named 'A'"),
+        ({"nodes": [tool, tool]}, "two tools named 'a'"),
+        (MEDIA_TOOLS, "choose the `domain`"),
+    ):
+        with pytest.raises(DataError, match=says):
+            daily(tools=tools)
+    with pytest.raises(DataError, match="node 0 is malformed"):
+        media(tools={"nodes": [typed]})
+
+
+def test_other_arguments_are_refused():
+    """The message names the argument and what there is."""
+    with pytest.raises(DataError, match="`metric` is 'unknown tools': there are argument F1"):
+        daily(metric="unknown tools")
+    with pytest.raises(DataError, match="`domain` is 'kitchen'"):
+        daily(domain="kitchen")
+    with pytest.raises(DataError, match="`search` is 17"):
+        daily(search=17)
+
+
+FOUR = [
+    # request, gold steps, gold calls
+    ("Heat the study.", ["Heat the study"], [("set_heating", {"room": "study", "degrees": 19})]),
+    (
+        "Water the hall and lock up.",
+        ["Water the hall plants", "Lock the door"],
+        [("water_plants", {"room": "hall", "litres": 1}), ("lock_front_door", {})],
+    ),
+    ("Renew Rivers.", ["Renew Rivers"], [("renew_library_loan", {"title": "Rivers"})]),
+    (
+        "Heat the attic.",
+        ["Heat the attic to 12 degrees"],
+        [("set_heating", {"room": "attic", "degrees": 12})],
+    ),
+]
+REPLIES = {
+    # heat the study now please: all 3 gold words among 5. One of two values, both names.
+    "Heat the study.": (
+        ["Heat the study now please"],
+        ["set_heating"],
+        [{"tool": "set_heating", "arguments": {"degrees": "19", "room": "kitchen"}}],
+    ),
+    # The longest common subsequence is "water the hall plants", 4 of 7 words on both sides.
+    # The call without arguments is one of three arguments of the gold calls.
+    "Water the hall and lock up.": (
+        ["Lock the door", "Water the hall plants"],
+        ["lock_front_door", "water_plants"],
+        [{"tool": "lock_front_door", "arguments": {}}],
+    ),
+    # No word in common. One unknown tool chosen, one called; one argument too many.
+    "Renew Rivers.": (
+        ["Extend the loan"],
+        ["extend_loan", "Renew library loan"],
+        [
+            {"tool": "extend_loan", "arguments": {"title": "Rivers"}},
+            {"tool": "renew_library_loan", "arguments": {"title": "Rivers", "weeks": 4}},
+        ],
+    ),
+    # All right, and one tool too many: 1 of 2 tools, 2 of 3 arguments.
+    "Heat the attic.": (
+        ["Heat the attic to 12 degrees"],
+        ["set_heating", "lock_front_door"],
+        [
+            {"tool": "set_heating", "arguments": {"room": "attic", "degrees": 12}},
+            {"tool": "lock_front_door"},
+        ],
+    ),
+}
+EXPECTED = {
+    "Heat the study.": (2 * 1 / 4, 1, 1, 2 * 3 / 8, 0),
+    "Water the hall and lock up.": (2 * 1 / 4, 2 * 1 / 4, 1, 2 * 4 / 14, 0),
+    "Renew Rivers.": (2 * 1 / 3, 2 * 1 / 3, 1, 0, 2),
+    "Heat the attic.": (2 * 2 / 5, 2 * 2 / 5, 2 * 1 / 3, 1, 0),
+}
+
+
+def four(**options):
+    records = [
+        {
+            "id": request,
+            "instruction": request,
+            "task_steps": steps,
+            "task_nodes": [
+                {
+                    "task": tool,
+                    "arguments": [{"name": n, "value": v} for n, v in arguments.items()],
+                }
+                for tool, arguments in calls
+            ],
+        }
+        for request, steps, calls in FOUR
+    ]
+    return daily(records, search=4, **ONE_MODEL, **options)
+
+
+def scripted(benchmark, replies):
+    """A model that says what is written for a request and a stage."""
+
+    def reply(request):
+        prompt = "\n".join(message.content for message in request.messages)
+        (stage,) = (s for s, mark in enumerate(benchmark.marks.values()) if mark in prompt)
+        (name,) = (name for name in replies if f"Request: {name}" in prompt)
+        said = replies[name][stage]
+        return said if isinstance(said, str) else json.dumps({_KEYS[stage]: said})
+
+    return ScriptedChatModel(reply)
+
+
+_KEYS = ("steps", "tools", "calls")
+
+
+@pytest.mark.parametrize("metric", SCORES)
+def test_metrics_are_those_computed_by_hand(metric):
+    """Four requests, each with a reply that is right in part."""
+    benchmark = four(metric=metric)
+    with benchmark.objective(scripted(benchmark, REPLIES), progress=False) as objective:
+        evaluation = objective.evaluate(allocated(benchmark, 3))
+    for name, expected in EXPECTED.items():
+        result = evaluation.results[name]
+        assert not result.failed
+        found = [result.metrics[score] for score in (*SCORES, "unknown tools")]
+        assert found == pytest.approx(expected)
+        assert result.outcome == result.metrics[metric]
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2])
+@pytest.mark.parametrize(
+    "nonsense",
+    ["I cannot help with that.", '{"answer": []}', '{"%s": "x"}', '{"%s": [7]}', "[" * 3000, ""],
+)
+def test_malformed_plans_score_zero_and_count_as_failed(stage, nonsense):
+    """Whatever stage they are in; the other requests are scored as ever."""
+    text = nonsense.replace("%s", _KEYS[stage])
+    replies = {name: list(said) for name, said in REPLIES.items()}
+    replies["Heat the study."][stage] = text
+    benchmark = four()
+    with benchmark.objective(
+        scripted(benchmark, replies), progress=False, max_failed=0.25
+    ) as objective:
+        evaluation = objective.evaluate(allocated(benchmark, 2))
+    assert {name for name, r in evaluation.results.items() if r.failed} == {"Heat the study."}
+    assert evaluation.results["Heat the study."].outcome == 0
+    assert evaluation.results["Heat the study."].total("malformed") == 2
+    assert evaluation.results["Heat the attic."].outcome == pytest.approx(0.8)
+
+
+def test_replies_are_read_from_what_surrounds_them():
+    """Fences, prose, thoughts, a list alone and an end that is missing."""
+    steps = ("Look", "Go [on]")
+    for text in (
+        '{"steps": ["Look", " Go [on] "]}',
+        '```json\n{"steps": ["Look", "Go [on]"]}\n```',
+        'Sure [1]: {"steps": ["Look", "Go [on]"]} I hope this helps.',
+        '<think>{"steps": ["no"]}</think>["Look", "Go [on]"]',
+        'Here they are: ["Look", "Go [on]"]',
+        '{"steps": ["Look", "Go [on]"',
+        "{'steps': ['Look', 'Go [on]',]}",
+    ):
+        assert parse_steps(text) == steps
+    for text in (
+        '{"steps": [["Look"]]}',
+        '{"steps": [{"step": "Look"}]}',
+        json.dumps({"steps": ["x" * 1001]}),
+        json.dumps({"steps": ["x"] * 65}),
+        '{"a":' * 100_000,
+        "7",
+    ):
+        assert parse_steps(text) is None
+
+
+def test_calls_are_checked_one_by_one():
+    """One call of another form spoils the plan; an unknown tool does not."""
+    (request,) = four().search[:1]
+    good = {"tool": "set_heating", "arguments": {"room": "x"}}
+    for bad in (
+        "set_heating",
+        {"arguments": {}},
+        {"tool": 3, "arguments": {}},
+        {"tool": "set_heating", "arguments": "x"},
+        {"tool": "set_heating", "arguments": ["x"]},
+        {"tool": "set_heating", "arguments": {"room": json.loads("[" * 20 + "]" * 20)}},
+    ):
+        text = json.dumps({"calls": [good, bad]})
+        assert parse_plan(text, request.tools, named=True) is None
+    alone = f"Here it is: {json.dumps([good])} Done."
+    assert len(parse_plan(alone, request.tools, named=True).calls) == 1
+    pairs = {"tool": "SET HEATING", "arguments": [{"name": "room", "value": "x"}]}
+    text = json.dumps([good, pairs, {"tool": "fly", "arguments": {}}])
+    plan = parse_plan(text, request.tools, named=True)
+    assert plan == ToolPlan((ToolCall("set_heating", (("room", "x"),)),) * 2)
+    assert plan.unknown == 1
+    for bad in ([None], [["x"]], {"text": "x"}):
+        text = json.dumps({"calls": [{"tool": "set_heating", "arguments": bad}]})
+        assert parse_plan(text, request.tools, named=False) is None
+
+
+def test_choices_are_sets_in_the_order_of_the_list():
+    """However a reply orders, spells and repeats them; unknown ones are counted."""
+    tools = four().search[0].tools
+    found = parse_choice(
+        '{"tools": ["lock front door", "fly", "Water_Plants", "lock_front_door", "swim"]}', tools
+    )
+    assert found == parse_choice('["water_plants", "lock_front_door"]', tools)
+    assert found.names == ("water_plants", "lock_front_door")
+    assert found.unknown == 2
+
+
+def test_the_order_of_arguments_makes_no_difference():
+    """Neither to samples, of which equal ones are not fused, nor to scores."""
+    benchmark = four()
+    request = next(r for r in benchmark.search if r.id == "Heat the attic.")
+    texts = [
+        '{"calls": [{"tool": "set_heating", "arguments": {"room": "attic", "degrees": 12}}]}',
+        '{"calls": [{"arguments": {"degrees": 12, "room": "attic"}, "tool": "set_heating"}]}',
+    ]
+    one, other = (parse_plan(text, request.tools, named=True) for text in texts)
+    assert one == other
+    assert scores_of(benchmark, request, calls=one)["argument F1"] == 1
+
+
+def test_references_are_to_tools_whatever_the_order_of_calls():
+    """The same plan with its calls in another order, and with a call that is dropped, scores 1."""
+    benchmark = media()
+    request = next(r for r in benchmark.search if len(r.calls) == 4)
+    tools = [call.tool for call in request.calls]
+    order = [2, 0, 3, 1]
+    texts = []
+    for extra in ([], [{"tool": "Juggler", "arguments": ["<node-3>"]}]):
+        calls = list(extra)
+        for index in order:
+            arguments = [
+                f"<node-{order.index(int(value[6:-1])) + len(extra)}>"
+                if value.startswith("<node-")
+                else value
+                for _, value in request.calls[index].arguments
+            ]
+            calls.append({"tool": tools[index], "arguments": arguments})
+        texts.append(json.dumps({"calls": calls}))
+    for text, unknown in zip(texts, (0, 1)):
+        plan = parse_plan(text, request.tools, named=False)
+        assert [call.tool for call in plan.calls] == [tools[index] for index in order]
+        scores = scores_of(benchmark, request, calls=plan, choice=ToolChoice(()))
+        assert scores["argument F1"] == scores["argument name F1"] == 1
+        assert scores["unknown tools"] == unknown
+    wrong = parse_plan(texts[0].replace("<node-3>", "<node-2>"), request.tools, named=False)
+    assert scores_of(benchmark, request, calls=wrong)["argument F1"] < 1
+
+
+def test_values_without_names_are_named_by_their_kind():
+    """A wrong file of the right kind has its name right; a reference has its tool's output."""
+    benchmark = media([clip(("Clip Cutter", ["a.mp4", "the end"]))], search=1)
+    (request,) = benchmark.search
+
+    def scored(*arguments):
+        plan = ToolPlan((ToolCall("Clip Cutter", tuple(("", value) for value in arguments)),))
+        found = scores_of(benchmark, request, calls=plan)
+        return found["argument F1"], found["argument name F1"]
+
+    assert scored("the end", "a.mp4") == (1, 1)
+    assert scored("b.MOV", "the end") == (0.5, 1)
+    assert scored("b.wav", "the end") == (0.5, 0.5)
+    sharp = ToolCall("Photo Sharpener", (("", "a.png"),))
+    told = ToolCall("Text Shortener", (("", "<node-0>"),))
+    text = ToolCall("Text Shortener", (("", "a text"),))
+    nodes = [("Photo Describer", ["a.png"]), ("Text Shortener", ["<node-0>"])]
+    (chain,) = media([clip(*nodes)], search=1).search
+    for calls, expected in (
+        ((ToolCall("Photo Describer", (("", "b.png"),)), text), 1),
+        ((sharp, told), 0),
+        ((sharp, text), 0.5),
+    ):
+        found = scores_of(benchmark, chain, calls=ToolPlan(calls))
+        assert found["argument name F1"] == expected
+    # A reference to the call itself is left out, one to no call is a text.
+    assert scored("a.mp4", "<node-0>") == (pytest.approx(2 / 3), pytest.approx(2 / 3))
+    assert scored("a.mp4", "<node-7>") == (0.5, 1)
+
+
+@pytest.mark.parametrize("make", [daily, media])
+@pytest.mark.parametrize("fusion", [True, False])
+def test_models_of_known_competence_score_accordingly(make, fusion):
+    """Right in every stage, all scores are 1; wrong in every stage, none is."""
+    benchmark = make(fusion=fusion, search=6)
+    stages = benchmark.marks
+    for competence in (1, 0):
+        chats = simulated_models(
+            benchmark,
+            {m.name: dict.fromkeys(stages, competence) for m in benchmark.task.stages[0].models},
+        )
+        with benchmark.objective(chats, progress=False) as objective:
+            results = objective.evaluate(allocated(benchmark, 3)).results.values()
+        assert not any(result.failed for result in results)
+        for result in results:
+            found = [result.metrics[score] for score in SCORES]
+            if competence:
+                assert found == [1, 1, 1, 1]
+                assert result.metrics["unknown tools"] == 0
+            else:
+                assert max(found[0], found[2], found[3]) < 1
+                assert result.outcome < 1
+
+
+def test_wrong_replies_of_simulated_models_can_be_read():
+    """Every one, of every stage; and what is not shown is not called."""
+    for benchmark, named in ((daily(search=16), True), (media(), False)):
+        for request in benchmark.search:
+            for seed in range(20):
+                steps, choice, plan = (
+                    benchmark.simulate(stage, request, "", False, random.Random(seed))
+                    for stage in benchmark.marks
+                )
+                assert parse_steps(steps)
+                assert parse_choice(choice, request.tools) is not None
+                assert parse_plan(plan, request.tools, named=named) is not None
+            unseen = benchmark.simulate("parameters", request, "", True, random.Random(0))
+            assert parse_plan(unseen, request.tools, named=named).unknown == 1
+
+
+def test_what_joins_samples():
+    """Fusion falls back on the medoid of steps and calls, and on the most frequent choice."""
+    programs = four().pipeline.programs
+    assert all(isinstance(program.aggregate, LLMFusion) for program in programs)
+    assert {program.aggregate.temperature for program in programs} == {0.3}
+    fallbacks = [program.aggregate.fallback for program in programs]
+    votes = [program.aggregate for program in four(fusion=False).pipeline.programs]
+    call = ToolCall("set_heating", (("degrees", 1), ("room", "a")))
+    near = ToolPlan((call, ToolCall("lock_front_door")))
+    for steps, choice, plan in (fallbacks, votes):
+        assert steps([("no",), ("Heat it", "now"), ("Heat it", "then")]) == ("Heat it", "now")
+        a, b = ToolChoice(("a",)), ToolChoice(("b",), 1)
+        assert choice([a, b, ToolChoice(("b",))]) is b
+        assert plan([ToolPlan(()), near, ToolPlan((call,))]) is near
+
+
+@pytest.mark.parametrize("dialect", ["openai", "tgi"])
+def test_behind_servers_it_scores_as_in_process(dialect):
+    """Both dialects: the same outcomes, sample by sample."""
+    benchmark = daily(search=5, **ONE_MODEL)
+    chats = simulated_models(benchmark)
+    with benchmark.objective(chats, progress=False) as objective:
+        expected = objective.evaluate(allocated(benchmark, 3)).outcomes
+    with ExitStack() as stack:
+        server = stack.enter_context(LoopbackServer(chats, dialect=dialect))
+        objective = stack.enter_context(benchmark.objective(server.url, progress=False))
+        assert objective.evaluate(allocated(benchmark, 3)).outcomes == expected
+        assert server.served["/v1/chat/completions"] >= 5 * 3
+    assert 0 < sum(expected.values()) < 5
+
+
+def test_a_study_runs_through():
+    """Six trials of the sampler, and a winner that is scored on what was held out."""
+    benchmark = daily()
+    with benchmark.objective(simulated_models(benchmark), progress=False) as objective:
+        study = optuna.create_study(
+            direction="maximize", sampler=AgentTTSSampler(benchmark.task, seed=1)
+        )
+        study.optimize(objective, n_trials=6)
+        winner = recommend(study, benchmark.task).allocation
+        evaluation = objective.evaluate(winner, benchmark.held_out)
+    assert len(study.trials) == 6
+    assert all(0 <= trial.value <= 1 for trial in study.trials)
+    assert {*SCORES, "unknown tools"} <= set(study.trials[0].user_attrs)
+    assert 0 < evaluation.mean <= 1
+    assert isinstance(benchmark.held_out[0], ToolRequest)
