@@ -1,0 +1,62 @@
+"""Your own pipeline over your own JSON lines: plain code, a tool, a stage for some questions only.
+
+Runs offline with stand-ins for models; ``--places hf`` or ``--places URL`` asks real ones.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import optuna
+from stand_ins import calculate, stand_ins
+
+from optuna_agenttts import AgentTTSSampler, Model, PriceCost, Task, recommend
+from optuna_agenttts_integrations import MultiStageObjective, Pipeline, StageProgram, Step
+from optuna_agenttts_integrations import connect_endpoints as connect
+
+MODELS = [  # prices in USD per million tokens: yours may be others
+    Model("Qwen/Qwen2.5-1.5B-Instruct", input_price=0.02, output_price=0.06),
+    Model("Qwen/Qwen2.5-7B-Instruct", input_price=0.10, output_price=0.30),
+]
+PIPELINE = Pipeline(
+    stages=[
+        Step(name="question", run=lambda state: " ".join(state.instance["question"].split())),
+        StageProgram(
+            name="formula",
+            prompt=lambda s: f"{s['question']}\nWrite the sum that answers this, or 'none'.",
+            max_tokens=32,
+        ),
+        Step(name="value", run=lambda state: calculate(state["formula"])),  # the tool
+        StageProgram(
+            name="answer",
+            prompt=lambda s: f"{s['question']}\nAnswer with one word or number.",
+            when=lambda state: state["value"] is None,  # only where there was nothing to reckon
+            max_tokens=16,
+        ),
+    ],
+    score=lambda s: float((s["value"] or s["answer"] or "").lower() == s.instance["answer"]),
+)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, default=Path(__file__).parent / "questions.jsonl")
+    parser.add_argument("--places", help="'hf', or the URL of a server; default: stand-ins")
+    options = parser.parse_args()
+    questions = [json.loads(line) for line in options.data.read_text().splitlines()]
+    search, held_out = questions[:40], questions[40:]
+    choices = {"formula": MODELS, "answer": MODELS}
+    cost, budget = PriceCost(), 2e-5  # USD for a question
+    told = {"models": choices, "name": "sums", "cost": cost, "budget": budget}
+    task = Task.from_pipeline(PIPELINE, search, **told)
+    places = connect(task, options.places or stand_ins(questions, task))
+    with MultiStageObjective(PIPELINE, search, task=task, endpoints=places) as objective:
+        print(objective.check())
+        study = optuna.create_study(direction="maximize", sampler=AgentTTSSampler())
+        study.optimize(objective, n_trials=12)
+        print(best := recommend(study))
+        print(objective.evaluate(best.allocation, held_out, baseline=task.complete({})))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,194 @@
+"""Samples per second through the objective's machinery, beside a bare asyncio client; and memory.
+
+    python tests/benchmarks/throughput.py [--samples 3000] [--rounds 7]
+
+Both ask the same loopback server, in turns, 64 requests at a time. The server runs in a process of
+its own and answers at once, which is the worst case: a server that has to think hides the rest.
+Memory is the resident set while 100,000 samples go through, of a model in process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import httpx2
+
+from optuna_agenttts.llm import ChatRequest, Completion, Message, Usage
+from optuna_agenttts_integrations import CompletionStore, Endpoint, connect_endpoints
+from optuna_agenttts_integrations.completions import Completions
+from optuna_agenttts_integrations.pipeline import State
+from optuna_agenttts_integrations.playground import PlaygroundServer, make_problems
+from optuna_agenttts_integrations.playground.pipeline import make_pipeline
+from optuna_agenttts_integrations.serving import LoopbackServer
+
+CONCURRENCY = 64
+PER_REQUEST = 20
+WORDS = 1500
+"""About 2,000 tokens: a prompt of the paper's retrieval stage."""
+
+
+class Instant:
+    """Answers at once."""
+
+    async def complete(self, request, *, seed):
+        """Say something short."""
+        return Completion("Answer: 42", Usage(2000, 4))
+
+
+def instant_requests(count):
+    """Prompts of a retrieval stage."""
+    return [
+        ChatRequest(
+            model="instant",
+            messages=(Message("user", f"{'word ' * WORDS}{number}"),),
+            max_tokens=64,
+            temperature=0.7,
+        )
+        for number in range(count)
+    ]
+
+
+def playground_requests(count):
+    """Prompts of the playground's first stage."""
+    program = make_pipeline().programs[0]
+    problems = make_problems("search", count)
+    return [program.request("retriever-9k", State(problem)) for problem in problems]
+
+
+async def bare(url, requests):
+    """Samples per second of a client that does nothing else."""
+    bodies = iter(
+        [
+            {
+                "model": request.model,
+                "messages": [{"role": "user", "content": request.messages[0].content}],
+                "max_tokens": request.max_tokens,
+                "temperature": request.temperature,
+                "seed": index + 1,
+            }
+            for request in requests
+            for index in range(PER_REQUEST)
+        ]
+    )
+
+    async def work(client):
+        for body in bodies:
+            reply = await client.post(f"{url}/v1/chat/completions", json=body)
+            assert json.loads(reply.content)["choices"]
+
+    limits = httpx2.Limits(max_connections=CONCURRENCY)
+    async with httpx2.AsyncClient(limits=limits, timeout=60) as client:
+        started = time.perf_counter()
+        await asyncio.gather(*(work(client) for _ in range(CONCURRENCY)))
+        return len(requests) * PER_REQUEST / (time.perf_counter() - started)
+
+
+async def ours(url, requests, path):
+    """Samples per second through seeds, retries, validation and a store on disk."""
+    endpoint = connect_endpoints([requests[0].model], url, concurrency=CONCURRENCY)
+    endpoint = endpoint[requests[0].model]
+    store = CompletionStore(path)
+    completions = Completions(store=store, seed=0, rng=random.Random(0))
+    started = time.perf_counter()
+    drawn = await asyncio.gather(
+        *(completions.sample(request, endpoint, PER_REQUEST) for request in requests)
+    )
+    seconds = time.perf_counter() - started
+    assert all(found.generated == PER_REQUEST for found in drawn)
+    await endpoint.chat.aclose()
+    store.close()
+    return len(requests) * PER_REQUEST / seconds
+
+
+def resident():
+    """This process's resident set, in MB."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * 4096 / 1e6
+
+
+async def memory(path, samples):
+    """The resident set while so many samples go through."""
+    store = CompletionStore(path)
+    completions = Completions(store=store, seed=0, rng=random.Random(0))
+    endpoint = Endpoint(chat=Instant(), identity="instant", concurrency=CONCURRENCY)
+    batch = 50
+    for start in range(0, samples // PER_REQUEST, batch):
+        requests = [
+            ChatRequest(
+                model="instant",
+                messages=(Message("user", f"{'word ' * 50}{start + number}"),),
+                max_tokens=64,
+                temperature=0.7,
+            )
+            for number in range(batch)
+        ]
+        await asyncio.gather(
+            *(completions.sample(request, endpoint, PER_REQUEST) for request in requests)
+        )
+        done = (start + batch) * PER_REQUEST
+        if done % (samples // 5) == 0:
+            print(f"  {done:>7,} samples  {resident():6.1f} MB")
+    store.close()
+
+
+def compare(name, requests, rounds, folder):
+    """Measure both in turns, against a server in a process of its own."""
+    serve = subprocess.Popen(
+        [sys.executable, __file__, "--serve", name], stdout=subprocess.PIPE, text=True
+    )
+    url = serve.stdout.readline().strip()
+    rates = []
+    try:
+        for number in range(rounds):
+            pair = (
+                asyncio.run(bare(url, requests)),
+                asyncio.run(ours(url, requests, folder / f"{name}-{number}.db")),
+            )
+            # The first round warms up the server and the imports.
+            rates += [pair] if number else []
+    finally:
+        serve.kill()
+        serve.wait()
+    ratios = sorted(mine / theirs for theirs, mine in rates)
+    print(
+        f"{name}: bare {statistics.median(r[0] for r in rates):.0f}/s, objective "
+        f"{statistics.median(r[1] for r in rates):.0f}/s, ratio "
+        f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
+    )
+
+
+def main():
+    """Run all of it, or serve."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--samples", type=int, default=3000)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--serve", choices=("instant", "playground"))
+    options = parser.parse_args()
+    if options.serve:
+        server = (
+            LoopbackServer({"instant": Instant()})
+            if options.serve == "instant"
+            else PlaygroundServer(["retriever-9k"])
+        )
+        with server:
+            print(server.url, flush=True)
+            server.wait()
+    count = options.samples // PER_REQUEST
+    with tempfile.TemporaryDirectory() as folder:
+        compare("instant", instant_requests(count), options.rounds, Path(folder))
+        compare("playground", playground_requests(count), options.rounds, Path(folder))
+        print("memory")
+        asyncio.run(memory(Path(folder) / "memory.db", 100_000))
+
+
+if __name__ == "__main__":
+    main()
