@@ -1,7 +1,4 @@
-"""Your own pipeline over your own JSON lines: plain code, a tool, a stage for some questions only.
-
-Runs offline with stand-ins for models; ``--places hf`` or ``--places URL`` asks real ones.
-"""
+"""A pipeline of your own over your own JSON lines: plain code, a tool, a stage for some only."""
 
 import argparse
 import json
@@ -41,14 +38,13 @@ PIPELINE = Pipeline(
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=Path(__file__).parent / "questions.jsonl")
-    parser.add_argument("--places", help="'hf', or the URL of a server; default: stand-ins")
+    parser.add_argument("--places", help="'hf' or a URL; default: offline, with stand-ins")
     options = parser.parse_args()
     questions = [json.loads(line) for line in options.data.read_text().splitlines()]
     search, held_out = questions[:40], questions[40:]
-    choices = {"formula": MODELS, "answer": MODELS}
-    cost, budget = PriceCost(), 2e-5  # USD for a question
-    told = {"models": choices, "name": "sums", "cost": cost, "budget": budget}
-    task = Task.from_pipeline(PIPELINE, search, **told)
+    models = {"formula": MODELS, "answer": MODELS}
+    usd = {"cost": PriceCost(), "budget": 2e-5}  # for one question
+    task = Task.from_pipeline(PIPELINE, search, models=models, name="sums", **usd)
     places = connect(task, options.places or stand_ins(questions, task))
     with MultiStageObjective(PIPELINE, search, task=task, endpoints=places) as objective:
         print(objective.check())

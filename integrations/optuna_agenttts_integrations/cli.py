@@ -15,12 +15,15 @@ import optuna
 from optuna_agenttts import AgentTTSError, guidelines, recommend, spend
 from optuna_agenttts.llm import Report, examine
 from optuna_agenttts.llm.loop import LoopThread
+from optuna_agenttts.llm.secrets import one_line
 from optuna_agenttts_integrations.check import chats_of
 from optuna_agenttts_integrations.endpoints import connect_endpoints
 from optuna_agenttts_integrations.objective import MultiStageObjective, close_chats
 from optuna_agenttts_integrations.store import CompletionStore
 
 _DAY = 86_400.0
+_INTERRUPTED = 130
+"""What shells give a program that Ctrl-C ended: 128 and the number of the signal."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,11 +34,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _add_doctor(commands)
     _add_store(commands)
     options = parser.parse_args(arguments)
+    # Optuna announces every study that it opens.
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
         return int(options.run(options))
     except AgentTTSError as error:
         print(f"agenttts: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return _INTERRUPTED
 
 
 def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -46,8 +53,13 @@ def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 
 def _report(options: argparse.Namespace) -> int:
-    # Old studies are read with whatever Optuna wrote them.
-    names = optuna.get_all_study_names(options.storage)
+    try:
+        names = optuna.get_all_study_names(options.storage)
+    # Each kind of storage, and each database, has errors of its own.
+    except Exception as error:
+        raise AgentTTSError(
+            f"`storage` is {options.storage!r}: it cannot be read ({one_line(str(error))})."
+        ) from error
     if not names:
         print(f"agenttts: {options.storage} holds no study", file=sys.stderr)
         return 1
@@ -118,13 +130,16 @@ def _check_servers(place: str, models: Sequence[str], concurrency: int | None) -
 def _objective(name: str) -> MultiStageObjective:
     module, _, attribute = name.partition(":")
     # The user's own modules, as `python -m` would find them.
-    sys.path.insert(0, str(Path.cwd()))
+    folder = str(Path.cwd())
+    sys.path.insert(0, folder)
     try:
         found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise AgentTTSError(
             f"{name!r} cannot be imported ({error}): give 'module:name' of an objective."
         ) from error
+    finally:
+        sys.path.remove(folder)
     objective = (
         found() if callable(found) and not isinstance(found, MultiStageObjective) else found
     )
