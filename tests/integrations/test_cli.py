@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import optuna
@@ -166,6 +167,8 @@ def _start(*arguments):
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ,
+        # Whoever runs the tests in a shell's background has it ignored.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
 
 

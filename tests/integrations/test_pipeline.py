@@ -8,6 +8,7 @@ import sys
 import textwrap
 import threading
 import time
+from functools import partial
 
 import optuna
 import pytest
@@ -554,7 +555,13 @@ def test_an_interrupted_search_exits_at_once_and_is_taken_up_again(tmp_path):
         command = [sys.executable, str(script), server.url, str(tmp_path)]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         first = subprocess.Popen(
-            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            command,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            # Whoever runs the tests in a shell's background has it ignored.
+            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
         )
         try:
             assert enough.wait(30), first.communicate(timeout=5)
