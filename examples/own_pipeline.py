@@ -40,8 +40,10 @@ def main():
     parser.add_argument("--data", type=Path, default=Path(__file__).parent / "questions.jsonl")
     parser.add_argument("--places", help="'hf' or a URL; default: offline, with stand-ins")
     options = parser.parse_args()
-    questions = [json.loads(line) for line in options.data.read_text().splitlines()]
-    search, held_out = questions[:40], questions[40:]
+    lines = options.data.read_text(encoding="utf-8").split("\n")
+    questions = [json.loads(line) for line in lines if line]
+    some = 2 * len(questions) // 3
+    search, held_out = questions[:some], questions[some:]  # the winner is scored on others
     models = {"formula": MODELS, "answer": MODELS}
     usd = {"cost": PriceCost(), "budget": 2e-5}  # for one question
     task = Task.from_pipeline(PIPELINE, search, models=models, name="sums", **usd)

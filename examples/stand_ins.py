@@ -25,8 +25,11 @@ def calculate(formula):
         return SIGNS[type(node.op)](value(node.left), value(node.right))
 
     try:
-        return f"{value(ast.parse(formula or '', mode='eval').body):g}"
-    except (SyntaxError, KeyError, AttributeError, ArithmeticError, RecursionError):
+        return f"{value(ast.parse(formula or '', mode='eval').body):.12g}"
+    # Models write anything: no Python, half of a surrogate pair, thousands of brackets.
+    except (ValueError, SyntaxError, LookupError, AttributeError, ArithmeticError):
+        return None
+    except (RecursionError, MemoryError):
         return None
 
 

@@ -13,7 +13,7 @@ import json
 import logging
 import re
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
@@ -95,21 +95,36 @@ def describe_stages(
 ) -> list[Stage]:
     """Stages of known token lengths, with their models described; see `Task.from_pipeline`.
 
+    A model of several stages is looked up once.
+
     Raises:
-        TaskError: `models` lacks a stage or names one that is unknown.
+        TaskError: `models` lacks a stage or names one that is unknown, or has no list for one.
     """
-    if set(models) != set(lengths):
+    if not isinstance(models, Mapping) or set(models) != set(lengths):
+        given = list(models) if isinstance(models, Mapping) else models
         raise TaskError(
-            f"`models` is given for {sorted(models)} and the pipeline asks models in "
-            f"{sorted(lengths)}: give each of these its models."
+            f"`models` is given for {given!r} and the pipeline asks models in {list(lengths)!r}: "
+            "give each of these its models."
         )
+    described: dict[str, Model] = {}
+
+    def described_model(model: str | Model) -> Model:
+        if isinstance(model, Model):
+            return model
+        # What is no name is refused there.
+        if not isinstance(model, str) or model not in described:
+            described[model] = describe_model(model, hub=hub)
+        return described[model]
+
+    for stage, choices in models.items():
+        if isinstance(choices, str) or not isinstance(choices, Iterable):
+            raise TaskError(
+                f"`models` has {choices!r} for stage {stage!r}: give a list of models or names."
+            )
     return [
         Stage(
             stage,
-            models=[
-                model if isinstance(model, Model) else describe_model(model, hub=hub)
-                for model in models[stage]
-            ],
+            models=[described_model(model) for model in models[stage]],
             prompt_tokens=prompt,
             generation_tokens=generation,
             max_samples=max_samples,

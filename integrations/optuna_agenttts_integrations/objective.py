@@ -22,6 +22,7 @@ from tqdm import tqdm
 from optuna_agenttts import Task
 from optuna_agenttts.llm import Report
 from optuna_agenttts.llm.loop import LoopThread, together
+from optuna_agenttts.llm.port import close_chat
 from optuna_agenttts.measured import task_in_force
 from optuna_agenttts.task import Allocation, AllocationLike
 from optuna_agenttts_integrations.check import check_data, check_servers
@@ -340,9 +341,7 @@ class _Bar:
 async def close_chats(endpoints: Endpoints) -> None:
     """Close the connections that chat models hold on the event loop that ends."""
     for endpoint in endpoints.values():
-        close = getattr(endpoint.chat, "aclose", None)
-        if close is not None:
-            await close()
+        await close_chat(endpoint.chat)
 
 
 def _has_pruner(trial: optuna.Trial) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from inspect import iscoroutinefunction
+from inspect import iscoroutine, iscoroutinefunction
 from typing import Any
 
 from optuna_agenttts.llm import ChatRequest, Message
@@ -176,15 +176,27 @@ class Pipeline:
     def start(self, instance: Any) -> State:
         """The state before the first stage that asks a model.
 
-        Plain steps before it are run; coroutine functions are not, and leave None.
+        Plain steps before it are run; coroutine functions are not, and leave None. So do steps
+        that fail as their `fails_on` expects, and those that raise after such a None.
         """
-        state = State(instance)
+        state, complete = State(instance), True
         for stage in self.stages:
             if isinstance(stage, StageProgram):
                 break
             result = None
-            if not iscoroutinefunction(stage.run):
-                result = stage.run(state) if stage.when(state) else stage.otherwise(state)
+            try:
+                if iscoroutinefunction(stage.run):
+                    complete = False
+                else:
+                    result = stage.run(state) if stage.when(state) else stage.otherwise(state)
+            except Exception as error:
+                if complete and not isinstance(error, stage.fails_on):
+                    raise
+                complete = False
+            if iscoroutine(result):
+                # Of a callable that only calls a coroutine function: it has not begun.
+                result.close()
+                result, complete = None, False
             state = state.after(stage.name, result)
         return state
 
@@ -195,8 +207,9 @@ class Pipeline:
 
         Prompts of the first such stage are written and counted. Later ones depend on results that
         nobody has yet: they are written as if all stages had been skipped, and half of
-        each earlier stage's longest reply is added. A reply is taken to be half as long as it may
-        be. A search replaces all of these by what it measures in its first trials.
+        each earlier stage's longest reply is added; one that cannot be written like that adds
+        nothing of its own. A reply is taken to be half as long as it may be. A search replaces
+        all of these by what it measures in its first trials.
 
         Args:
             instances: Instances of the data.
@@ -222,7 +235,9 @@ class Pipeline:
                 found[stage.name] = (max(1.0, mean + earlier), max(1.0, stage.max_tokens / 2))
                 earlier += stage.max_tokens / 2
             states = [
-                state if stage.name in state.results else state.after(stage.name, None)
+                state
+                if stage.name in state.results
+                else state.after(stage.name, _otherwise(stage, state))
                 for state in states
             ]
         return found
@@ -231,6 +246,15 @@ class Pipeline:
 def estimated_tokens(text: str) -> float:
     """About how many tokens a text has."""
     return len(text) / CHARACTERS_PER_TOKEN
+
+
+def _otherwise(stage: StageProgram | Step, state: State) -> Any:
+    """The result of a stage that is skipped; None where that needs earlier results."""
+    try:
+        return stage.otherwise(state)
+    # The user's code, whose input is made up here.
+    except Exception:
+        return None
 
 
 def _written(program: StageProgram, state: State, count: TokenCounter) -> float | None:

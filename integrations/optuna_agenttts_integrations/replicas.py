@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from optuna_agenttts.llm import ChatModel, ChatRequest, ChatUnavailableError, Completion
+from optuna_agenttts.llm.port import close_chat
 from optuna_agenttts_integrations.exceptions import PipelineError
 
 _PAUSE = 1.0
@@ -88,6 +89,4 @@ class ReplicatedChatModel:
     async def aclose(self) -> None:
         """Close the replicas' connections of the running event loop."""
         for replica in self.replicas:
-            close = getattr(replica, "aclose", None)
-            if close is not None:
-                await close()
+            await close_chat(replica)

@@ -1,23 +1,33 @@
 """The command line: what it prints, and how it says no."""
 
+import asyncio
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
-import time
+import textwrap
+import threading
 from functools import partial
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import optuna
 import pytest
-from pipeline_support import allocation, make_objective
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from pipeline_support import allocation, make_objective, make_task
 
 from optuna_agenttts import AgentTTSSampler
 from optuna_agenttts.llm import Completion, Usage
+from optuna_agenttts.rounds import Round, write_round
 from optuna_agenttts_integrations import CompletionStore, LoopbackServer
 from optuna_agenttts_integrations.cli import main
+from optuna_agenttts_integrations.playground import PlaygroundServer
 
-ROOT = Path(__file__).parents[2]
+KEY = "hf_" + "secret" * 5
 
 
 class Echo:
@@ -28,104 +38,452 @@ class Echo:
         return Completion("OK", Usage(5, 1))
 
 
-@pytest.fixture
-def studied(tmp_path):
-    """A study in SQLite and the store of its completions."""
+class Slow:
+    """Does not answer in time."""
+
+    def __init__(self):
+        self.asked = threading.Event()
+
+    async def complete(self, request, *, seed):
+        """Wait."""
+        self.asked.set()
+        await asyncio.sleep(30)
+
+
+@pytest.fixture(autouse=True)
+def _alone(monkeypatch):
+    """Keep Optuna's log as it is, and a key at hand that nobody may see."""
+    verbosity = optuna.logging.get_verbosity()
+    monkeypatch.setenv("HF_TOKEN", KEY)
+    yield
+    assert optuna.logging.get_verbosity() == verbosity
+
+
+@pytest.fixture(scope="module")
+def studied(tmp_path_factory):
+    """A storage with the studies "older", of one trial, and "mine", and the latter's store."""
+    folder = tmp_path_factory.mktemp("studied")
+    storage, path = f"sqlite:///{folder}/study.db", folder / "store.db"
+    verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    storage = f"sqlite:///{tmp_path}/study.db"
-    path = tmp_path / "store.db"
     store = CompletionStore(path)
-    objective, _ = make_objective(count=6, store=store)
+    objective, _ = make_objective(count=3, store=store)
     with objective:
-        study = optuna.create_study(
-            study_name="mine", storage=storage, direction="maximize", sampler=AgentTTSSampler()
-        )
-        study.optimize(objective, n_trials=4)
+        for name, trials in (("older", 1), ("mine", 3)):
+            study = optuna.create_study(
+                study_name=name, storage=storage, direction="maximize", sampler=AgentTTSSampler()
+            )
+            study.optimize(objective, n_trials=trials)
     store.close()
+    optuna.logging.set_verbosity(verbosity)
     return storage, path
 
 
+@pytest.fixture
+def refused(capsys):
+    """Run a command that is to fail; returns the one line that says why."""
+
+    def run(*arguments, code=1):
+        assert main([str(argument) for argument in arguments]) == code
+        said = capsys.readouterr()
+        assert said.out == ""
+        assert said.err.startswith("agenttts: ")
+        assert said.err.count("\n") == 1
+        assert KEY not in said.err
+        return said.err
+
+    return run
+
+
+def new_study(path, **options):
+    """A study in a file of its own; returns it and its URL."""
+    url = f"sqlite:///{path}"
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study(storage=url, **{"direction": "maximize", **options})
+    optuna.logging.set_verbosity(verbosity)
+    return study, url
+
+
+def unused():
+    """The URL of a port where nobody listens."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{free.getsockname()[1]}"
+
+
+def start(*arguments, stdout=subprocess.PIPE, cwd=None, **variables):
+    """The command line in a process of its own."""
+    path = os.pathsep.join(filter(None, sys.path))
+    return subprocess.Popen(
+        [sys.executable, "-m", "optuna_agenttts_integrations.cli", *arguments],
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": path, **variables},
+        # Whoever runs the tests in a shell's background has it ignored.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+    )
+
+
+# Reports.
+
+
 def test_report_says_what_to_use_and_what_was_spent(studied, capsys):
-    """The newest study's, unless another one is named."""
+    """Of the newest study, without a word of Optuna's log."""
     storage, _ = studied
     assert main(["report", storage]) == 0
     said = capsys.readouterr()
-    assert "Study 'mine': 4 finished trials of 4" in said.out
+    assert "Study 'mine': 3 finished trials of 3" in said.out
     assert "90 % interval" in said.out
     assert "Spent so far" in said.out
+    assert "guidelines" not in said.out
     assert said.err == ""
+
+
+def test_report_on_another_study_of_the_storage(studied, capsys):
+    """The one that is named."""
+    assert main(["report", studied[0], "--study", "older"]) == 0
+    assert "Study 'older': 1 finished trials of 1" in capsys.readouterr().out
+
+
+def test_files_of_storages_are_storages(studied, tmp_path, capsys):
+    """An SQLite database by its path, and a journal, which has no URL."""
+    assert main(["report", studied[0].removeprefix("sqlite:///")]) == 0
+    assert "Study 'mine'" in capsys.readouterr().out
+    journal = tmp_path / "journal.log"
+    study = optuna.create_study(
+        study_name="journaled", storage=JournalStorage(JournalFileBackend(str(journal)))
+    )
+    task = make_task()
+    study.optimize(lambda trial: float(len(task.suggest(trial))), n_trials=2)
+    assert main(["report", str(journal)]) == 0
+    assert "Study 'journaled': 2 finished trials of 2" in capsys.readouterr().out
+
+
+def test_report_shows_the_last_guidelines_there_are(tmp_path, capsys):
+    """A round that failed has none; those of the rounds before it stay."""
+    study, url = new_study(tmp_path / "study.db")
+    task = make_task()
+    study.optimize(lambda trial: float(len(task.suggest(trial))), n_trials=1)
+    for number, lines in enumerate([("Old.",), ("Sample more.", "Für wenig Geld."), ()]):
+        planned = Round(number=number, guidelines=lines, prompt_tokens=90, requests=1)
+        write_round(study._storage, study._study_id, planned)
+    assert main(["report", url]) == 0
+    said = capsys.readouterr().out
+    assert "guidelines\n  - Sample more.\n  - Für wenig Geld.\n" in said
+    assert "Old." not in said
+    assert "270 tokens on planning" in said
+    # A terminal that lacks a letter shows how it is written.
+    process = start("report", url, PYTHONIOENCODING="ascii")
+    out, error = process.communicate(timeout=60)
+    assert (process.returncode, error) == (0, "")
+    assert r"F\xfcr wenig Geld." in out
+
+
+def test_a_study_that_describes_no_task_is_recognised_by_its_parameters(tmp_path, capsys):
+    """What it spent is not known then."""
+    study, url = new_study(tmp_path / "study.db")
+
+    def objective(trial):
+        trial.suggest_categorical("answer.model", ["a-1B", "b-7B"])
+        return trial.suggest_int("answer.samples", 1, 9) / 9
+
+    study.optimize(objective, n_trials=3)
+    assert main(["report", url]) == 0
+    said = capsys.readouterr().out
+    assert "answer: " in said
+    assert "Spent" not in said
+
+
+def test_a_study_that_is_not_there_is_named_beside_those_that_are(studied, refused):
+    """So that a slip of the pen is seen."""
+    assert "no study 'other'" in (said := refused("report", studied[0], "--study", "other"))
+    assert "there are older, mine" in said
+
+
+def test_a_storage_that_is_missing_is_not_made(tmp_path, refused):
+    """Optuna would make an empty database of it."""
+    for path in (tmp_path / "no.db", tmp_path / "nowhere" / "no.db"):
+        assert "No such file" in refused("report", f"sqlite:///{path}")
+        assert "URL of a storage" in refused("report", path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_databases_without_studies_are_left_as_they_are(studied, tmp_path, refused):
+    """An empty storage, a store that was mistaken for one, and what is no database."""
+    store = CompletionStore(tmp_path / "store.db")
+    store.close()
+    (tmp_path / "notes.txt").write_text("no database at all " * 50)
+    study, url = new_study(tmp_path / "empty.db")
+    optuna.delete_study(study_name=study.study_name, storage=url)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    assert "holds no study" in refused("report", url)
+    assert "holds no study" in refused("report", f"sqlite:///{tmp_path}/store.db")
+    assert "not a database" in refused("report", f"sqlite:///{tmp_path}/notes.txt")
+    assert "holds no study" in refused("report", tmp_path / "notes.txt")
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    "storage",
+    [
+        "nonsense",
+        "user:password@host",
+        "redis://user:password@host",
+        "postgresql+nodriver://user:password@host/db?sslpassword=password",
+        "postgresql://user:password@127.0.0.1:1/db?connect_timeout=5&application_name=password",
+        "postgresql://user:password@host:port/db",
+    ],
+)
+def test_a_storage_that_cannot_be_opened_is_told_without_its_password(refused, storage):
+    """One line, whatever the driver raises."""
+    said = refused("report", storage)
+    assert "cannot be read" in said
+    assert "password" not in said
+
+
+def test_a_study_without_evidence_or_task_says_so(tmp_path, refused):
+    """Nothing is printed of a report that cannot be completed."""
+    study, url = new_study(tmp_path / "fresh.db", study_name="fresh")
+    make_task().register(study)
+    assert "no completed trial" in refused("report", url)
+    study, url = new_study(tmp_path / "other.db", study_name="other")
+    study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=2)
+    assert "does not say which task" in (said := refused("report", url))
+    assert "recommend(study, task=...)" in said
+    study, url = new_study(
+        tmp_path / "two.db", study_name="two", direction=None, directions=["minimize"] * 2
+    )
+    assert "2 objectives" in refused("report", url)
+
+
+# The doctor, at servers.
+
+
+@pytest.mark.parametrize("dialect", ["tgi", "openai"])
+def test_doctor_examines_servers(dialect, capsys):
+    """A table of findings; exit code 1 where something must be mended first."""
+    with LoopbackServer({"small": Echo()}, dialect=dialect) as server:
+        assert main(["doctor", server.url, "small"]) == 0
+        said = capsys.readouterr()
+        assert "one token" in said.out
+        assert "WARN" not in said.out
+        assert said.err == ""
+        assert main(["doctor", server.url, "another"]) == 1
+        assert "another" in capsys.readouterr().out
+        assert main(["doctor", f"{server.url}#small", "another"]) == 0
+        capsys.readouterr()
+
+
+def test_doctor_finds_the_playground_well(capsys):
+    """Each model has its rows; it is asked in the only words that it knows."""
+    names = ["answerer-13k", "answerer-22k"]
+    with PlaygroundServer(names) as server:
+        assert main(["doctor", server.url, *names, "--prompt", "2 + 3 ?", "--timeout", "9"]) == 0
+        said = capsys.readouterr().out
+        assert all(said.count(f"\n{name} ") == 1 for name in names)
+        assert "a prompt of 4 tokens" in said
+        assert main(["doctor", server.url, *names, "--prompt", "2 " * 200]) == 1
+        assert "Shorten the prompt" in capsys.readouterr().out
+
+
+def test_a_dead_server_is_asked_once(capsys):
+    """The remedy is in the table, and further models are not waited for."""
+    assert main(["doctor", unused(), "one", "two"]) == 1
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Is the server running" in said
+    assert "two reachable FAIL not asked: out of reach, as one was there" in said
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--study", "other"], "no study 'other'; there are mine"),
-        (None, "holds no study"),
+        (["http://127.0.0.1:1"], "name the models"),
+        (["hf"], "name the models"),
+        (["hf:groq"], "name the models"),
+        (["http://127.0.0.1:1", "m", "--concurrency", "0"], "`concurrency` is 0"),
+        (["http://127.0.0.1:1", "m", "--timeout", "0"], "`timeout` is 0"),
+        (["localhost:1", "m"], "`base_url` is 'localhost:1'"),
+        (["http://", "m"], "`base_url` is 'http://'"),
+        (["http://user:password@127.0.0.1:1", "m"], "holds a user name or password"),
+        (["http://127.0.0.1:1", "m", "--api-key-env", "password"], "`--api-key-env`"),
+        (["http://127.0.0.1:1", ""], "name the models"),
     ],
 )
-def test_reports_that_cannot_be_given_say_why(studied, tmp_path, capsys, arguments, message):
-    """On standard error, with exit code 1."""
-    storage, _ = studied
-    if arguments is None:
-        storage, arguments = f"sqlite:///{tmp_path}/empty.db", []
-    assert main(["report", storage, *arguments]) == 1
-    assert message in capsys.readouterr().err
+def test_what_cannot_be_examined_says_why(refused, arguments, message):
+    """One line that names what to change, and no secret."""
+    said = refused("doctor", *arguments)
+    assert message in said
+    assert "password@" not in said
+    assert "'password'" not in said
 
 
-def test_a_storage_that_cannot_be_opened_is_no_traceback(tmp_path, capsys):
-    """Nor is a study without a finished trial."""
-    assert main(["report", f"sqlite:///{tmp_path}/no/such/folder/x.db"]) == 1
-    assert "cannot be read" in capsys.readouterr().err
-    assert main(["report", "nonsense"]) == 1
-    assert "cannot be read" in capsys.readouterr().err
-    storage = f"sqlite:///{tmp_path}/fresh.db"
-    optuna.create_study(storage=storage, study_name="fresh")
-    assert main(["report", storage]) == 1
-    assert "fresh" in capsys.readouterr().err
+class Forgetful(BaseHTTPRequestHandler):
+    """Refuses every request, and repeats the key that it was sent."""
+
+    def do_GET(self):
+        key = self.headers.get("authorization", "none")
+        self.server.keys.add(key)
+        body = json.dumps({"error": f"the key {key} is wrong"}).encode()
+        self.send_response(401)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_POST = do_GET
+
+    def log_message(self, *arguments):
+        pass
 
 
-def test_doctor_examines_servers(capsys):
-    """A table of findings; exit code 1 where something must be mended first."""
-    with LoopbackServer({"small": Echo()}) as server:
-        url = server.url
-        assert main(["doctor", url, "small"]) == 0
-        assert "one token" in capsys.readouterr().out
-        assert main(["doctor", url, "another"]) == 1
-        assert "another" in capsys.readouterr().out
-    assert main(["doctor", url, "small"]) == 1
+@pytest.mark.parametrize("named", [True, False])
+def test_keys_are_sent_where_they_belong_and_never_shown(named, monkeypatch, capsys):
+    """A server gets the key of the variable that is named, or none, and not Hugging Face's."""
+    monkeypatch.setenv("MY_KEY", "correct horse battery")
+    server = HTTPServer(("127.0.0.1", 0), Forgetful)
+    server.keys = set()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        url = f"http://127.0.0.1:{server.server_port}"
+        assert main(["doctor", url, "m", *(["--api-key-env", "MY_KEY"] if named else [])]) == 1
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+    assert server.keys == {"Bearer correct horse battery" if named else "none"}
+    said = capsys.readouterr()
+    assert "Check that a key is set" in said.out
+    assert "correct horse" not in said.out + said.err
+    assert KEY not in said.out + said.err
+
+
+# The doctor, at objectives.
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    """Write a module into the current folder; returns its name, which no other test uses."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    names = []
+
+    def write(text, name=None):
+        names.append(name or f"cli_{tmp_path.name}_{len(names)}".replace("-", "_"))
+        (tmp_path / f"{names[-1]}.py").write_text(textwrap.dedent(text))
+        return names[-1]
+
+    yield write
+    for name in names:
+        sys.modules.pop(name, None)
+
+
+BUILD = """
+    from pipeline_support import make_objective
+
+    def build():
+        return make_objective(count=2)[0]
+
+    class Kept:
+        objective = build()
+
+    objective, number = build(), 7
+"""
+
+
+def test_doctor_examines_objectives(module, capsys):
+    """By name, as an object or a function that makes one; the path is as before."""
+    name, before = module(BUILD), list(sys.path)
+    for attribute in ("build", "objective", "Kept.objective"):
+        assert main(["doctor", f"{name}:{attribute}"]) == 0
+        said = capsys.readouterr()
+        assert "writable" in said.out
+        assert said.err == ""
+        assert sys.path == before
+
+
+def test_modules_of_this_folder_are_found_while_an_objective_is_checked(module, capsys):
+    """A prompt may import something only when it is written; another folder's are not found."""
+    module("WORDS = 'from elsewhere'", "cli_lazily")
+    name = module(
+        """
+        from pipeline_support import Replies, objective_of
+        from optuna_agenttts_integrations import Pipeline, StageProgram
+
+        def prompt(state):
+            import cli_lazily
+            return f"{state.instance} {cli_lazily.WORDS} " + "word " * 10
+
+        def build():
+            pipeline = Pipeline(
+                stages=[StageProgram(name="s", prompt=prompt)], score=lambda state: 1.0
+            )
+            return objective_of(pipeline, {"m": Replies(lambda request, number: "OK")})
+        """
+    )
+    assert main(["doctor", f"{name}:build"]) == 0
+    assert "1 written" in capsys.readouterr().out
+    assert str(Path.cwd()) not in sys.path
+
+
+def test_an_objective_that_would_fail_is_exit_code_1(module, capsys):
+    """The table says what to mend."""
+    name = module(
+        f"""
+        from pipeline_support import objective_of, make_pipeline
+        from optuna_agenttts_integrations import connect_endpoints
+
+        def build():
+            return objective_of(
+                make_pipeline(), connect_endpoints(["m"], {unused()!r}), [{{"id": "q"}}]
+            )
+        """
+    )
+    assert main(["doctor", f"{name}:build"]) == 1
     assert "Is the server running" in " ".join(capsys.readouterr().out.split())
 
 
-def test_doctor_examines_objectives(tmp_path, monkeypatch, capsys):
-    """By name, as an object or a function that makes one."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(Path(__file__).parent))
-    (tmp_path / "examined.py").write_text(
-        "from pipeline_support import make_objective\n"
-        "def build():\n    return make_objective(count=2)[0]\n"
-        "objective = build()\nnumber = 7\n"
-    )
-    before = list(sys.path)
-    for name in ("examined:build", "examined:objective"):
-        assert main(["doctor", name]) == 0
-        assert "writable" in capsys.readouterr().out
-    for name, message in (
-        ("examined:number", "of type int"),
-        ("examined:missing", "cannot be imported"),
-        ("no_such_module:x", "cannot be imported"),
-        ("examined", "cannot be imported"),
-    ):
-        assert main(["doctor", name]) == 1
-        assert message in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("text", "what", "message"),
+    [
+        (BUILD, "{}:number", "is of type int"),
+        (BUILD, "{}:missing", "has no attribute 'missing'"),
+        (BUILD, "{}:build.missing", "has no attribute 'missing'"),
+        (BUILD, "{}", "'module:name'"),
+        (BUILD, "{}:", "'module:name'"),
+        (BUILD, "{}.py:objective", "without '.py'"),
+        (BUILD, "./{}:objective", "'module:name'"),
+        (BUILD, "no_such_module:objective", "No module named 'no_such_module'"),
+        (BUILD, "{}.inner:objective", "is not a package"),
+        ("import no_such_module", "{}:x", "{}.py, line 1"),
+        ("\n1 / 0", "{}:x", "raised ZeroDivisionError: division by zero (in "),
+        ("\n1 / 0", "{}:x", "{}.py, line 2)"),
+        ("def f(:", "{}:x", "raised SyntaxError"),
+        ("raise SystemExit('usage')", "{}:x", "raised SystemExit: usage"),
+        ("def build():\n    raise OSError('no\\ndata')", "{}:build", "raised OSError: no data"),
+        ("def build(path): pass", "{}:build", "'path'"),
+        (f"def build(): raise ValueError('{KEY}')", "{}:build", "raised ValueError: [hidden]"),
+    ],
+)
+def test_objectives_that_cannot_be_had_say_why(module, refused, text, what, message):
+    """One line with the place in the user's code, and the path is as before."""
+    name, before = module(text), list(sys.path)
+    assert message.format(name) in refused("doctor", what.format(name))
     assert sys.path == before
 
 
-def test_doctor_wants_models_where_servers_are_meant(capsys):
-    """A place alone does not say what to check."""
-    assert main(["doctor", "http://127.0.0.1:1"]) == 1
-    assert "name the models" in capsys.readouterr().err
-    assert main(["doctor", "http://127.0.0.1:1", "m", "--concurrency", "0"]) == 1
-    assert "concurrency" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    "option", ["--concurrency=3", "--prompt=x", "--timeout=3", "--bill-to=me"]
+)
+def test_options_for_servers_are_refused_at_objectives(module, refused, option):
+    """They would do nothing."""
+    said = refused("doctor", f"{module(BUILD)}:objective", option)
+    assert option.split("=")[0] in said
+
+
+# Stores.
 
 
 def test_store_is_shown_exported_loaded_and_pruned(studied, tmp_path, capsys):
@@ -137,69 +495,193 @@ def test_store_is_shown_exported_loaded_and_pruned(studied, tmp_path, capsys):
     assert "generated" in shown
     lines, copy = tmp_path / "all.jsonl", tmp_path / "copy.db"
     assert main(["store", "export", str(lines), "--path", str(path)]) == 0
+    assert f"{len(lines.read_text().splitlines())} requests" in capsys.readouterr().out
     assert main(["store", "load", str(lines), "--path", str(copy)]) == 0
     capsys.readouterr()
     assert main(["store", "show", "--path", str(copy)]) == 0
     assert capsys.readouterr().out == shown
-    assert main(["store", "prune", "--path", str(copy)]) == 1
-    assert "--all" in capsys.readouterr().err
     assert main(["store", "prune", "--model", "small", "--path", str(copy)]) == 0
+    capsys.readouterr()
+    assert main(["store", "show", "--path", str(copy)]) == 0
+    said = capsys.readouterr().out
+    assert "scripted:small" not in said
+    assert "scripted:large" in said
     assert main(["store", "prune", "--all", "--path", str(copy)]) == 0
     assert "0 are left" in capsys.readouterr().out
 
 
-def test_stores_that_are_none_are_left_alone(tmp_path, capsys):
-    """A file that is missing, or of another kind."""
-    assert main(["store", "show", "--path", str(tmp_path / "missing.db")]) == 1
-    assert "no such file" in capsys.readouterr().err
-    text = tmp_path / "notes.txt"
+@pytest.fixture
+def filled(tmp_path):
+    """A store of two requests of three samples each, of one model."""
+    lines = [
+        {
+            "endpoint": "here",
+            "seed": 0,
+            "at": at,
+            "request": {"model": "m", "n": at},
+            "samples": {str(i): ["text", 3, 1, "stop"] for i in range(3)},
+        }
+        for at in (1e9, 1e300)
+    ]
+    file, path = tmp_path / "lines.jsonl", tmp_path / "filled.db"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert main(["store", "load", str(file), "--path", str(path)]) == 0
+    return path
+
+
+def count(path):
+    """How many completions a store holds."""
+    store = CompletionStore(path)
+    held = len(store)
+    store.close()
+    return held
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        [],
+        ["--keep=0"],
+        ["--keep=-1"],
+        ["--keep=-1", "--model=m"],
+        ["--older-than-days=0"],
+        ["--older-than-days=-3"],
+        ["--older-than-days=nan"],
+        ["--older-than-days=inf"],
+    ],
+)
+def test_nothing_is_forgotten_by_mistake(filled, capsys, refused, options):
+    """Without a bound, or with one that bounds nothing, all would be forgotten."""
+    capsys.readouterr()
+    refused("store", "prune", *options, "--path", filled)
+    assert count(filled) == 6
+
+
+@pytest.mark.parametrize(
+    ("options", "left"),
+    [
+        (["--keep=2"], 4),
+        (["--older-than-days=30"], 3),
+        (["--older-than-days=30", "--keep=1"], 4),
+        (["--endpoint="], 6),
+        (["--model=other"], 6),
+        (["--endpoint=here", "--model=m"], 0),
+        (["--all"], 0),
+    ],
+)
+def test_what_is_forgotten_is_what_was_said(filled, capsys, options, left):
+    """Bounds narrow it down together; an empty endpoint is one, too."""
+    assert main(["store", "prune", *options, "--path", str(filled)]) == 0
+    assert f"{left} are left" in capsys.readouterr().out
+    assert count(filled) == left
+
+
+def test_dates_that_no_calendar_has_are_shown_all_the_same(tmp_path, filled, capsys):
+    """What was loaded may say anything."""
+    assert main(["store", "prune", "--older-than-days=30", "--path", str(filled)]) == 0
+    capsys.readouterr()
+    assert main(["store", "show", "--path", str(filled)]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split() == ["here", "m", *"1393?"]
+
+
+def test_stores_that_are_none_are_left_alone(studied, tmp_path, refused):
+    """A file that is missing, or of another kind, for every action."""
+    text, study = tmp_path / "notes.txt", studied[0].removeprefix("sqlite:///")
     text.write_text("notes, and no database at all " * 50)
-    assert main(["store", "show", "--path", str(text)]) == 1
-    assert "notes.txt" in capsys.readouterr().err
-    assert main(["store", "load", str(text), "--path", str(tmp_path / "new.db")]) == 1
-    assert "line 1" in capsys.readouterr().err
+    before, new = text.read_bytes(), tmp_path / "new.jsonl"
+    for action in (["show"], ["export", new], ["prune", "--all"]):
+        missing = tmp_path / "missing.db"
+        assert "no such file" in refused("store", *action, "--path", missing)
+        assert "notes.txt" in refused("store", *action, "--path", text)
+        assert "something else" in refused("store", *action, "--path", study)
+        assert "cannot be opened" in refused("store", *action, "--path", tmp_path)
+    assert text.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [text]
 
 
-def _start(*arguments):
-    return subprocess.Popen(
-        [sys.executable, "-m", "optuna_agenttts_integrations.cli", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ,
-        # Whoever runs the tests in a shell's background has it ignored.
-        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
-    )
+def test_files_that_cannot_be_loaded_or_written_say_why(studied, tmp_path, refused):
+    """Nothing is made of a file that is missing, and the store is not overwritten by itself."""
+    _, path = studied
+    new = tmp_path / "new.db"
+    assert "no such file" in refused("store", "load", tmp_path / "missing", "--path", new)
+    assert not new.exists()
+    text = tmp_path / "notes.txt"
+    text.write_text("notes")
+    assert "line 1" in refused("store", "load", text, "--path", new)
+    assert "cannot be read" in refused("store", "load", tmp_path, "--path", new)
+    nowhere = tmp_path / "nowhere" / "all.jsonl"
+    assert "cannot be written" in refused("store", "export", nowhere, "--path", path)
+    assert "the store itself" in refused("store", "export", path, "--path", path)
 
 
-def test_the_module_runs_as_a_program():
-    """Help is printed; a command is required."""
-    process = _start("--help")
-    assert "doctor" in process.communicate(timeout=60)[0]
-    assert process.returncode == 0
-    process = _start()
-    assert "required" in process.communicate(timeout=60)[1]
-    assert process.returncode == 2
+# The program.
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        ([], 2),
+        (["--help"], 0),
+        (["report"], 2),
+        (["doctor"], 2),
+        (["doctor", "--help"], 0),
+        (["doctor", "http://127.0.0.1:1", "m", "--concurrency", "many"], 2),
+        (["store"], 2),
+        (["store", "show"], 2),
+        (["store", "prune", "--help"], 0),
+        (["unknown"], 2),
+    ],
+)
+def test_what_is_no_command_is_told_with_the_usage(arguments, code, capsys):
+    """As programs do: help on standard output, usage on standard error."""
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert end.value.code == code
+    said = capsys.readouterr()
+    assert (said.err if code else said.out).startswith("usage: agenttts")
+    assert (said.out if code else said.err) == ""
+
+
+def test_the_installed_program_is_this_one():
+    """Where the package is installed, `agenttts` runs it."""
+    found = [e for e in entry_points(group="console_scripts") if e.name == "agenttts"]
+    if not found:
+        pytest.skip("runs from the sources")
+    assert found[0].load() is main
+
+
+def test_the_module_runs_as_a_program(studied, tmp_path):
+    """From any folder, with the exit code of what was found."""
+    process = start("report", studied[0], cwd=tmp_path)
+    out, error = process.communicate(timeout=60)
+    assert (process.returncode, error) == (0, "")
+    assert "Study 'mine'" in out
+    process = start("report", "sqlite:///no.db", cwd=tmp_path)
+    out, error = process.communicate(timeout=60)
+    assert (process.returncode, out) == (1, "")
+    assert error.startswith("agenttts: ")
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(studied):
+    """As with `agenttts report ... | head`."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    process = start("report", studied[0], stdout=writing)
+    os.close(writing)
+    _, error = process.communicate(timeout=60)
+    assert error == ""
 
 
 def test_interrupting_is_no_traceback():
-    """Ctrl-C while a server is being examined."""
-
-    class Slow(Echo):
-        async def complete(self, request, *, seed):
-            import asyncio
-
-            await asyncio.sleep(30)
-
-    with LoopbackServer({"slow": Slow()}) as server:
-        process = _start("doctor", server.url, "slow")
-        deadline = time.monotonic() + 30
-        while not server.served["/v1/chat/completions"] and time.monotonic() < deadline:
-            time.sleep(0.05)
+    """Ctrl-C while a server is being examined ends at once."""
+    slow = Slow()
+    with LoopbackServer({"slow": slow}) as server:
+        process = start("doctor", server.url, "slow")
+        assert slow.asked.wait(30)
         process.send_signal(signal.SIGINT)
-        _, error = process.communicate(timeout=20)
-    assert process.returncode == 130
-    assert "Traceback" not in error
+        out, error = process.communicate(timeout=20)
+    assert (process.returncode, out) == (130, "")
+    assert error == "agenttts: interrupted\n"
 
 
 def test_evaluations_of_a_replayed_store_ask_nobody(studied):
@@ -207,7 +689,7 @@ def test_evaluations_of_a_replayed_store_ask_nobody(studied):
     storage, path = studied
     trial = optuna.load_study(study_name="mine", storage=storage).trials[0]
     store = CompletionStore(path)
-    objective, chats = make_objective(count=6, store=store, replay=True)
+    objective, chats = make_objective(count=3, store=store, replay=True)
     params = trial.params
     with objective:
         found = objective.evaluate(

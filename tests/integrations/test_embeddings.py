@@ -17,7 +17,7 @@ from huggingface_hub.errors import HfHubHTTPError, InferenceTimeoutError, Offlin
 
 from optuna_agenttts import AgentTTSError
 from optuna_agenttts.llm import ChatRefusedError, ChatUnavailableError, RetryPolicy
-from optuna_agenttts_integrations import CompletionStore, embeddings
+from optuna_agenttts_integrations import CompletionStore, huggingface_embedder
 from optuna_agenttts_integrations.embeddings import (
     Embedder,
     HashingEmbedder,
@@ -261,7 +261,7 @@ def test_statuses_are_errors_of_the_port(status, error):
 
 def test_long_late_and_missing_replies(monkeypatch):
     """Replies are bounded in length and time, and a server may be away."""
-    monkeypatch.setattr(embeddings, "_MOST_BYTES", 1000)
+    monkeypatch.setattr(huggingface_embedder, "_MOST_BYTES", 1000)
     with Server(lambda body, headers: (200, b" " * 2000)) as server:
         with pytest.raises(ChatUnavailableError, match="longer than 1000 bytes"):
             embed(HuggingFaceEmbedder("m", base_url=server.url), "a")
@@ -325,7 +325,7 @@ def hub(monkeypatch):
                 raise outcome
             return outcome
 
-    monkeypatch.setattr(embeddings, "AsyncInferenceClient", FakeClient)
+    monkeypatch.setattr(huggingface_embedder, "AsyncInferenceClient", FakeClient)
     return FakeClient
 
 

@@ -1,6 +1,8 @@
 """Examples run offline, from anywhere, and say what they recommend."""
 
+import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -8,29 +10,34 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-ROOT = EXAMPLES.parent
 
 pytestmark = pytest.mark.skipif(not EXAMPLES.exists(), reason="needs the examples")
+FAMILIES = (
+    runpy.run_path(str(EXAMPLES / "paper_tasks.py"))["FAMILIES"] if EXAMPLES.exists() else ()
+)
 
 
 def run(folder, *arguments):
     """Run an example in a folder of its own; returns what it prints."""
     name, *rest = arguments
+    path = os.pathsep.join(filter(None, sys.path))
     done = subprocess.run(
         [sys.executable, str(EXAMPLES / name), *rest],
         cwd=folder,
         capture_output=True,
         text=True,
         timeout=120,
-        env={**os.environ, "OPTUNA_AGENTTTS_LLM": ""},
+        env={**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1"},
     )
     assert done.returncode == 0, done.stderr[-2000:]
+    assert "Traceback" not in done.stderr
+    assert "Warning" not in done.stderr
+    # Nothing is left behind that nobody asked for.
+    assert not list(folder.glob("*.db"))
     return done.stdout
 
 
-@pytest.mark.parametrize(
-    "family", ["two_wiki", "hotpot_qa", "cwq", "web_qsp", "task_bench", "chat_dev"]
-)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_each_data_set_runs_end_to_end(tmp_path, family):
     """Search on one half of the sample, score on the other, over HTTP."""
     said = run(tmp_path, "paper_tasks.py", family, "--trials", "3")
@@ -38,9 +45,60 @@ def test_each_data_set_runs_end_to_end(tmp_path, family):
     assert "Held out" in said
 
 
+def test_every_family_of_the_paper_has_its_data_sets():
+    """All six."""
+    names = {"two_wiki", "hotpot_qa", "cwq", "web_qsp", "task_bench", "chat_dev"}
+    assert set(FAMILIES) == names
+
+
 def test_a_pipeline_of_ones_own_takes_sixty_lines(tmp_path):
     """As the README says; it checks, searches, recommends and scores."""
     said = run(tmp_path, "own_pipeline.py")
     assert "prompts" in said
+    assert "FAIL" not in said
+    assert "WARN" not in said
+    assert "90 % interval" in said
+    assert "on 20 instances" in said
     assert "against the baseline" in said
     assert len((EXAMPLES / "own_pipeline.py").read_text().splitlines()) <= 60
+
+
+def test_other_questions_will_do(tmp_path):
+    """A small file of one's own, with letters of other alphabets and an empty last line."""
+    questions = [
+        {"question": f"\u2028{n} Ämter haben je 500000 €. Wie viele zusammen?", "answer": str(n)}
+        for n in range(6)
+    ]
+    lines = "\n".join(json.dumps(question, ensure_ascii=False) for question in questions)
+    (tmp_path / "own.jsonl").write_text(f"{lines}\n\n", encoding="utf-8")
+    said = run(tmp_path, "own_pipeline.py", "--data", "own.jsonl")
+    assert "4 written" in said
+    assert "on 2 instances" in said
+
+
+@pytest.mark.parametrize(
+    ("formula", "value"),
+    [
+        ("3 * 4 + 1", "13"),
+        ("(7 - 9) / 4", "-0.5"),
+        ("2500000 * 4", "10000000"),
+        ("", None),
+        (None, None),
+        ("none", None),
+        ("3 / 0", None),
+        ("3 * x", None),
+        ("9 ** 9 ** 9", None),
+        ("__import__('os')", None),
+        ("3 * 4 = 12", None),
+        ("1\0", None),
+        ("\ud800", None),
+        ("(" * 10_000, None),
+        ("-" * 100_000 + "1", None),
+        ("9" * 5_000, None),
+        ("9" * 400 + " * 2", None),
+    ],
+)
+def test_the_pocket_calculator_takes_sums_only(formula, value):
+    """Whatever a model writes, it does not raise, and runs nothing else."""
+    calculate = runpy.run_path(str(EXAMPLES / "stand_ins.py"))["calculate"]
+    assert calculate(formula) == value

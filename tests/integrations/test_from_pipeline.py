@@ -1,11 +1,39 @@
 """Tasks derived from a pipeline and its data."""
 
+import asyncio
 import json
+import threading
+import warnings
+from collections import Counter
+from contextlib import contextmanager
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import optuna
 import pytest
 
-from optuna_agenttts import FlopsCost, MissingFactError, Model, PriceCost, Stage, Task, TaskError
-from optuna_agenttts_integrations import Pipeline, PipelineError, StageProgram, Step
+from optuna_agenttts import (
+    AgentTTSSampler,
+    BudgetError,
+    FlopsCost,
+    MissingFactError,
+    Model,
+    PriceCost,
+    Stage,
+    Task,
+    TaskError,
+    recommend,
+)
+from optuna_agenttts.hub import Hub
+from optuna_agenttts.llm import Completion, Usage
+from optuna_agenttts_integrations import (
+    Endpoint,
+    MultiStageObjective,
+    Pipeline,
+    PipelineError,
+    StageProgram,
+    Step,
+)
 
 INSTANCES = [{"text": "a" * 400}, {"text": "b" * 800}]
 NAMES = {"find": ["org/small-1B", "org/large-10B"], "say": ["org/small-1B"]}
@@ -81,6 +109,78 @@ def test_models_are_taken_as_they_are_given(tmp_path):
     assert task.stages[0].models[0].parameters == 100 * 64 + 2 * layer + 64
 
 
+class Pages(BaseHTTPRequestHandler):
+    """A stand-in for the Hub and its router: a model of 8e9 parameters at 0.3 and 0.6 USD."""
+
+    MODEL = "org/priced"
+    OFFER = {"provider": "groq", "status": "live", "pricing": {"input": 0.3, "output": 0.6}}
+    CONTENT = {
+        f"/api/models/{MODEL}": {"safetensors": {"total": 8e9, "parameters": {"BF16": 8e9}}},
+        "/v1/models": {"data": [{"id": MODEL, "providers": [OFFER]}]},
+    }
+
+    def do_GET(self):
+        path = self.path.partition("?")[0]
+        self.server.seen[path] += 1
+        body = json.dumps(self.CONTENT.get(path, {})).encode()
+        self.send_response(200 if path in self.CONTENT else 404)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *arguments):
+        pass
+
+
+@contextmanager
+def online():
+    """A Hub on loopback, and how often each of its pages was asked for."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Pages)
+    server.seen = Counter()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        url = f"http://127.0.0.1:{server.server_port}"
+        yield Hub(endpoint=url, router=url), server.seen
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def test_prices_and_sizes_come_from_the_hub_once_for_each_model():
+    """Where one is given; a model of two stages is looked up once."""
+    with online() as (hub, seen):
+        models = {"find": [Pages.MODEL], "say": [Pages.MODEL]}
+        priced = derive(models=models, hub=hub, cost=PriceCost())
+        assert set(seen.values()) == {1}
+        given = Model(Pages.MODEL, input_price=9, output_price=9)
+        mixed = derive(models={**models, "say": [given]}, hub=hub, cost=PriceCost())
+    found = Model(Pages.MODEL, parameters=8e9, input_price=0.3, output_price=0.6)
+    assert [stage.models for stage in priced.stages] == [(found,), (found,)]
+    find, say = priced.stages
+    one = find.prompt_tokens * 0.3 + find.generation_tokens * 0.6
+    other = say.prompt_tokens * 0.3 + say.generation_tokens * 0.6
+    assert priced.cost({"find": found_one(), "say": found_one()}) == pytest.approx(
+        (one + other) / 1e6
+    )
+    # What is stated is taken as it is stated.
+    assert mixed.stages[1].models == (given,)
+
+
+def found_one():
+    """One sample of the Hub's model."""
+    return (Pages.MODEL, 1)
+
+
+def test_what_the_hub_does_not_know_is_an_error_that_says_so():
+    """The size is guessed from the name; a price is not."""
+    with online() as (hub, _):
+        assert derive(hub=hub).stages[0].models[0].parameters == 1e9
+        with pytest.raises(MissingFactError, match=r"Model\('org/small-1B', input_price=\.\.\.\)"):
+            derive(hub=hub, cost=PriceCost())
+
+
 def test_a_fact_that_nobody_tells_is_an_error():
     """It names the model and the remedy, before anything is spent."""
     with pytest.raises(MissingFactError, match=r"input_price.*org/small-1B"):
@@ -89,11 +189,34 @@ def test_a_fact_that_nobody_tells_is_an_error():
         derive(models={"find": ["nameless"], "say": ["nameless"]})
 
 
-@pytest.mark.parametrize("models", [{"find": ["a-1B"]}, {**NAMES, "other": ["a-1B"]}])
+def test_a_budget_below_the_cheapest_allocation_is_refused():
+    """As for any task."""
+    with pytest.raises(BudgetError, match="raise `budget`"):
+        derive(models={"find": ["org/large-10B"], "say": ["org/small-1B"]}, budget=1)
+
+
+@pytest.mark.parametrize(
+    "models", [{"find": ["a-1B"]}, {**NAMES, "other": ["a-1B"]}, {}, ["find"]]
+)
 def test_stages_and_models_must_agree(models):
     """Both lists are named."""
-    with pytest.raises(TaskError, match=r"asks models in \['find', 'say'\]"):
+    with pytest.raises(TaskError, match=r"asks models in \['find', 'say'\]") as caught:
         derive(models=models)
+    assert f"given for {list(models)!r}" in str(caught.value)
+
+
+@pytest.mark.parametrize("choices", ["a-1B", Model("a", parameters=1e9), None])
+def test_a_stage_has_a_list_of_models(choices):
+    """A name alone is not taken for the names of its letters."""
+    with pytest.raises(TaskError, match="'say': give a list"):
+        derive(models={**NAMES, "say": choices})
+
+
+@pytest.mark.parametrize("choices", [[], [3], [""], ["a-1B", "a-1B"], [["a-1B"]]])
+def test_models_that_make_no_sense_are_refused(choices):
+    """No raw TypeError."""
+    with pytest.raises(TaskError):
+        derive(models={**NAMES, "say": choices})
 
 
 def test_plain_steps_before_the_first_stage_are_run():
@@ -109,6 +232,104 @@ def test_plain_steps_before_the_first_stage_are_run():
     ]
     counted = Pipeline(stages=stages, score=lambda state: 1.0).lengths(INSTANCES)
     assert counted == {"find": (len("x" * 40 + "None") / 4, 5)}
+
+
+async def _fetch(state, url=""):
+    raise AssertionError
+
+
+class Tool:
+    """A callable object whose call is a coroutine."""
+
+    async def __call__(self, state):
+        raise AssertionError
+
+
+@pytest.mark.parametrize("run", [_fetch, partial(_fetch, url="x"), lambda s: _fetch(s), Tool()])
+def test_no_form_of_coroutine_step_is_run(run):
+    """Nor begun and left behind; a step that needs its result leaves None, too."""
+    stages = [
+        Step(name="page", run=run),
+        Step(name="title", run=lambda state: state["page"].title()),
+        Step(name="tidy", run=lambda state: "tidy"),
+        StageProgram(name="find", prompt=lambda s: f"{s['title']} {s['tidy']}"),
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        state = Pipeline(stages=stages, score=lambda state: 1.0).start({"text": "x"})
+    assert state.results == {"page": None, "title": None, "tidy": "tidy"}
+
+
+def test_bugs_of_leading_steps_are_heard_and_failures_of_tools_are_not():
+    """What `fails_on` names may happen to an instance; the rest can be counted."""
+
+    def look(state):
+        if state.instance["text"].startswith("b"):
+            raise TimeoutError
+        return state.instance["text"]
+
+    def lengths(**options):
+        stages = [
+            Step(name="look", run=look, **options),
+            Step(name="tidy", run=lambda state: state["look"].strip()),
+            StageProgram(name="find", prompt=lambda s: s["tidy"] + "!" * 4, max_tokens=10),
+        ]
+        return Pipeline(stages=stages, score=lambda state: 1.0).lengths(INSTANCES)
+
+    assert lengths(fails_on=(OSError,)) == {"find": (101, 5)}
+    assert lengths(when=lambda s: s.instance["text"][0] == "a", otherwise=lambda s: "") == {
+        "find": ((101 + 1) / 2, 5)
+    }
+    with pytest.raises(TimeoutError):
+        lengths()
+
+
+def test_later_prompts_are_written_as_if_stages_had_been_skipped():
+    """With what `otherwise` gives, as far as that needs no results."""
+    stages = [
+        StageProgram(name="find", prompt=str, otherwise=lambda s: "o" * 20, max_tokens=100),
+        Step(name="look", run=lambda s: "no", otherwise=lambda s: s["find"][:8]),
+        Step(name="miss", run=lambda s: "no", otherwise=lambda s: s["find"].missing),
+        StageProgram(
+            name="say", prompt=lambda s: s["find"] + s["look"] + str(s["miss"]), max_tokens=40
+        ),
+    ]
+    lengths = Pipeline(stages=stages, score=lambda state: 1.0).lengths(INSTANCES)
+    assert lengths["say"] == (len("o" * 28 + "None") / 4 + 50, 20)
+
+
+class Wordy:
+    """Uses more tokens than data alone can tell."""
+
+    async def complete(self, request, *, seed):
+        """Answer."""
+        await asyncio.sleep(0)
+        return Completion("yes" if seed % 3 else "no", Usage(1000, 30))
+
+
+def test_a_search_follows_what_it_measures():
+    """From the fourth trial on, costs and the default budget are those of measured lengths."""
+    task = derive()
+    endpoints = {
+        model.name: Endpoint(chat=Wordy(), identity=model.name) for model in task.stages[0].models
+    }
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study(direction="maximize", sampler=AgentTTSSampler(seed=0))
+    with MultiStageObjective(pipeline(), INSTANCES, task=task, endpoints=endpoints) as objective:
+        study.optimize(objective, n_trials=5)
+    optuna.logging.set_verbosity(verbosity)
+    followed = Task.registered(study)
+    assert [(s.prompt_tokens, s.generation_tokens) for s in followed.stages] == [(1000, 30)] * 2
+    assert followed.budget > task.budget
+    assert [s.models for s in followed.stages] == [s.models for s in task.stages]
+    best = recommend(study)
+    assert best.cost == pytest.approx(followed.cost(best.allocation))
+    first, last = study.trials[0], study.trials[-1]
+    for trial, meant in ((first, task), (last, followed)):
+        choices = meant.choices_from_params(trial.params)
+        chosen = meant.allocation([choices[i] for i in sorted(choices)])
+        assert trial.user_attrs["cost"] == pytest.approx(meant.cost(chosen))
 
 
 def test_no_instances_tell_nothing():
