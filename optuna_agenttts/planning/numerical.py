@@ -87,6 +87,7 @@ class NumericalPlanner:
                 scores=scores[rows],
                 shares=np.ones(int(rows.sum())),
                 pending=(),
+                outcomes=(),
             )
             posterior = self.surrogate.fit(alone)
             points = self.surrogate.points(evidence.models, evidence.samples)
@@ -177,9 +178,8 @@ class NumericalPlanner:
         shortlist = points.take(positions)
         if others:
             shortlist = shortlist.joined(self.surrogate.points_of(others))
-        weights, means, deviations = posterior.moments(shortlist)
-        incumbents = posterior.moments(posterior.observed)[1].max(axis=1)
-        gains = weights @ _expected_improvement(means, deviations, incumbents[:, None])
+        weights, ahead, deviations, means = posterior.gains(shortlist)
+        gains = weights @ _expected_improvement(ahead, deviations)
         worth, gains = gains[len(positions) :], gains[: len(positions)]
         best = int(np.argmax(gains))
         mean, sd = weights @ means[:, best], weights @ deviations[:, best]
@@ -251,8 +251,8 @@ def _with_rows(
     )
 
 
-def _expected_improvement(means: Floats, deviations: Floats, incumbents: Floats) -> Floats:
-    z = (means - incumbents) / deviations
+def _expected_improvement(ahead: Floats, deviations: Floats) -> Floats:
+    z = ahead / deviations
     density = np.exp(-0.5 * z**2) / np.sqrt(2 * np.pi)
     gains: Floats = deviations * (z * _normal_cdf(z) + density)
     return gains

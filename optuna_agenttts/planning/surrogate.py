@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from optuna_agenttts.planning import Choices, Evidence, Floats, Ints
+from optuna_agenttts.planning.noise import Outcomes
 from optuna_agenttts.planning.pool import build_pool
 from optuna_agenttts.planning.prior import Curves, Sizes, draw_curves
 from optuna_agenttts.task import Task
@@ -23,6 +24,10 @@ from optuna_agenttts.task import Task
 _DRAWS = 400
 _DIRECTIONS = 24
 _NOISES = (0.02, 0.035, 0.06)
+"""Standard deviations of the noise to average over, for trials that report no outcomes."""
+_FACTORS = (0.8, 1.25, 1.0)
+"""What the covariance that outcomes tell of is multiplied by, beside each of these."""
+_JITTER = 1e-6
 _LENGTHS = (0.8, 2.0)
 _KEPT = 5
 Z90 = 1.6448536269514722
@@ -268,25 +273,32 @@ class Posterior:
         self._surrogate = surrogate
         self.scale = Scale.of(evidence.scores)
         rates = self.scale.rates(evidence.scores)
-        models, samples, rates, counts = _merge(
+        models, samples, rates, counts, group = _merge(
             evidence.models, evidence.samples, rates, evidence.shares
         )
         self.observed = surrogate.points(models, samples)
         self._rates, self._counts = rates, counts
+        self._outcomes = Outcomes.of(evidence, group, len(rates))
         self._settings = self._fit()
 
     def _fit(self) -> list[_Setting]:
         observed, residual = self.observed, self._surrogate.residual
         smooth = [residual(observed, observed, length) for length in _LENGTHS]
         keys, matrices, gaps, priors = [], [], [], []
+        told = self._outcomes.told
+        errors = self._outcomes.covariance(smooth[-1]) / self.scale.span / self.scale.span
+        guesses = list(zip(_NOISES, _FACTORS))[: 2 if told.all() else None]
         for index, structure in enumerate(self._surrogate.structures):
             root = observed.roots[index]
             chain = root.T @ root
-            settings = [(a, i, n) for a in structure.amplitudes for i in (0, 1) for n in _NOISES]
-            for amplitude, length, noise in settings:
+            settings = [(a, i, g) for a in structure.amplitudes for i in (0, 1) for g in guesses]
+            for amplitude, length, (noise, factor) in settings:
                 keys.append((index, amplitude, length))
                 matrices.append(
-                    chain + amplitude**2 * smooth[length] + np.diag(noise**2 / self._counts)
+                    chain
+                    + amplitude**2 * smooth[length]
+                    + factor * errors
+                    + np.diag(np.where(told, _JITTER, noise**2 / self._counts))
                 )
                 gaps.append(self._rates - observed.means[index])
                 priors.append(np.log(structure.weight / len(settings)))
@@ -340,6 +352,39 @@ class Posterior:
         weights = np.array([setting.weight for setting in self._settings])
         return weights, np.stack(means), np.stack(deviations)
 
+    def gains(self, points: Points) -> tuple[Floats, Floats, Floats, Floats]:
+        """How far allocations may be ahead of the best posterior mean among the observed.
+
+        Returns:
+            Weights of the settings, shape (settings,); and of each setting and allocation, shape
+            (settings, allocations), mean and standard deviation of the difference from the best
+            observed, and mean of the rate. What both have in common, such as the instances' luck,
+            is no part of the difference.
+        """
+        smooth: list[Floats | None] = [None for _ in _LENGTHS]
+        seen: list[Floats | None] = [None for _ in _LENGTHS]
+        means, deviations, values = [], [], []
+        for setting in self._settings:
+            cross = self._cross(points, setting, smooth)
+            own = self._cross(self.observed, setting, seen)
+            fitted = self.observed.means[setting.structure] + own @ setting.solved
+            best = int(np.argmax(fitted))
+            explained = setting.whitener @ cross.T
+            held = setting.whitener @ own[best]
+            variance = (
+                points.variances[setting.structure]
+                + setting.amplitude**2
+                - np.einsum("on,on->n", explained, explained)
+            )
+            kept = own[best, best] - held @ held
+            shared = cross[:, best] - explained.T @ held
+            mean = points.means[setting.structure] + cross @ setting.solved
+            values.append(mean)
+            means.append(mean - fitted[best])
+            deviations.append(np.sqrt(np.maximum(variance + kept - 2 * shared, 1e-10)))
+        weights = np.array([setting.weight for setting in self._settings])
+        return weights, np.stack(means), np.stack(deviations), np.stack(values)
+
     def mean(self, points: Points) -> Floats:
         """Mean of rates, over all settings; cheaper than `mean_and_sd`."""
         total = np.zeros(len(points))
@@ -384,7 +429,7 @@ class Posterior:
 
 def _merge(
     models: Ints, samples: Ints, rates: Floats, shares: Floats
-) -> tuple[Ints, Ints, Floats, Floats]:
+) -> tuple[Ints, Ints, Floats, Floats, Ints]:
     """Average the rates of equal allocations, and of near ones where there are many.
 
     Returns:
@@ -402,4 +447,4 @@ def _merge(
             break
     counts: Floats = np.bincount(group, weights=shares, minlength=len(first)).astype(np.float64)
     means = np.bincount(group, weights=shares * rates, minlength=len(first)) / counts
-    return models[first], samples[first], means, counts
+    return models[first], samples[first], means, counts, group

@@ -1,0 +1,153 @@
+"""What outcomes say of the noise in scores, and what the planner makes of it."""
+
+from dataclasses import replace
+
+import numpy as np
+import optuna
+import pytest
+from core_support import wiki_task
+
+from optuna_agenttts import recommend
+from optuna_agenttts.planning import Evidence
+from optuna_agenttts.planning.noise import Outcomes
+from optuna_agenttts.planning.surrogate import Surrogate
+
+TASK = wiki_task()
+RNG = np.random.default_rng
+
+
+def evidence(table, samples=None):
+    """Trials of one combination of models with these outcomes; NaN where not seen."""
+    count = len(table)
+    outcomes = tuple({i: float(v) for i, v in enumerate(row) if not np.isnan(v)} for row in table)
+    numbers = np.arange(1, count + 1) if samples is None else np.array(samples)
+    return replace(
+        Evidence.empty(TASK),
+        models=np.zeros((count, 2), dtype=np.int64),
+        samples=np.column_stack([numbers, np.ones(count, dtype=np.int64)]),
+        scores=np.array([np.mean(list(row.values())) for row in outcomes]),
+        shares=np.array([len(row) / table.shape[1] for row in outcomes]),
+        outcomes=outcomes,
+    )
+
+
+def covariance(table, alike=None):
+    """Of trials that each are a group."""
+    count = len(table)
+    found = Outcomes.of(evidence(table), np.arange(count), count)
+    return found.covariance(np.eye(count) if alike is None else alike)
+
+
+def drawn(trials, instances, shared, rng):
+    """Outcomes 0 or 1 with a difficulty of the instances in common."""
+    common = rng.normal(size=instances)
+    own = rng.normal(size=(trials, instances))
+    latent = np.sqrt(shared) * common + np.sqrt(1 - shared) * own
+    return (latent > 0).astype(float)
+
+
+def test_variances_are_those_of_means():
+    """Of independent outcomes: p (1 - p) / n, within what fifty instances can tell."""
+    found = covariance(drawn(12, 200, 0.0, RNG(0)))
+    assert np.diag(found).mean() == pytest.approx(0.25 / 200, rel=0.1)
+    assert np.abs(found[np.triu_indices(12, 1)]).mean() < 0.15 * 0.25 / 200
+
+
+@pytest.mark.parametrize("shared", [0.2, 0.5, 0.8])
+def test_what_trials_have_in_common_is_found(shared):
+    """The correlation of two trials' means is that of their outcomes."""
+    found = covariance(drawn(12, 400, shared, RNG(1)))
+    correlations = found[np.triu_indices(12, 1)] / found[0, 0]
+    # Two normal variables of correlation r agree in sign with arcsine law.
+    assert correlations.mean() == pytest.approx(2 / np.pi * np.arcsin(shared), abs=0.1)
+
+
+def test_covariances_can_be_factored():
+    """Whatever was seen, and of partial trials too."""
+    rng = RNG(2)
+    for _ in range(50):
+        trials, instances = int(rng.integers(1, 20)), int(rng.integers(2, 40))
+        table = drawn(trials, instances, rng.uniform(), rng)
+        gone = rng.random(table.shape) < 0.5 * rng.random()
+        gone[:, :2] = False
+        table[gone] = np.nan
+        gaps = np.abs(np.subtract.outer(np.arange(trials), np.arange(trials)))
+        found = covariance(table, np.exp(-gaps / 5))
+        assert np.allclose(found, found.T)
+        assert np.linalg.eigvalsh(found).min() > -1e-12
+
+
+def test_equal_outcomes_do_not_look_certain():
+    """Fifty successes of fifty are no proof of a rate of one."""
+    table = drawn(4, 50, 0.3, RNG(3))
+    table[0] = 1.0
+    found = covariance(table)
+    assert 0 < found[0, 0] < found[1, 1]
+
+
+def test_trials_that_report_nothing_tell_nothing():
+    """Nor do outcomes of which the score is no mean, or that are no finite numbers."""
+    table = drawn(3, 30, 0.3, RNG(4))
+    said = evidence(table)
+    assert not Outcomes.of(replace(said, outcomes=()), np.arange(3), 3).covariance(np.eye(3)).any()
+    other = replace(said, scores=said.scores + 0.2)
+    assert not Outcomes.of(other, np.arange(3), 3).told.any()
+    huge = replace(said, outcomes=({0: 1e300, 1: 1e300},) * 3, scores=np.full(3, 1e300))
+    assert not Outcomes.of(huge, np.arange(3), 3).told.any()
+
+
+def test_a_partial_trial_shares_the_luck_of_what_it_saw():
+    """Stopped after easy instances it is not taken for better than it is."""
+    rng = RNG(5)
+    hard = np.sort(rng.normal(size=60))
+    latent = 0.9 * hard + 0.45 * rng.normal(size=(9, 60))
+    table = (latent > 0).astype(float)
+    # All nine are as good as each other; the last one saw the easier half only.
+    table[8, :30] = np.nan
+    said = evidence(table, samples=[1, 2, 3, 4, 6, 8, 12, 16, 24])
+    surrogate = Surrogate(TASK, RNG(0))
+
+    def expected(of):
+        points = surrogate.points(of.models[8:], of.samples[8:])
+        return float(surrogate.fit(of).mean(points)[0])
+
+    others = float(said.scores[:8].mean())
+    assert said.scores[8] > others + 0.15
+    assert expected(said) - others < 0.6 * (expected(replace(said, outcomes=())) - others)
+
+
+def search(seed, trials=25, instances=50):
+    """A search among equals: every allocation's true score is .6."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    rng = RNG(seed)
+    difficulty = rng.normal(size=instances)
+
+    def objective(trial):
+        TASK.suggest(trial)
+        latent = 0.6 * difficulty + 0.8 * rng.normal(size=instances)
+        outcomes = (latent < 0.2533).astype(float)
+        for step, outcome in enumerate(outcomes.tolist()):
+            trial.report(outcome, step)
+        return float(outcomes.mean())
+
+    study = optuna.create_study(
+        direction="maximize", sampler=optuna.samplers.RandomSampler(seed=seed)
+    )
+    study.optimize(objective, n_trials=trials)
+    return study
+
+
+def test_the_winner_of_many_equals_is_not_overrated():
+    """What is expected of it lies nearer to the truth than its score, and the interval covers."""
+    found = [(study := search(seed), recommend(study)) for seed in range(12)]
+    luckiest = np.mean([study.best_value for study, _ in found])
+    expected = np.mean([best.value for _, best in found])
+    assert abs(expected - 0.6) < 0.5 * abs(luckiest - 0.6)
+    covered = sum(best.interval[0] <= 0.6 <= best.interval[1] for _, best in found)
+    assert covered >= 9
+
+
+def test_recommending_twice_says_the_same():
+    """The resampling of instances has a fixed seed."""
+    study = search(0)
+    assert recommend(study) == recommend(study)
