@@ -1,6 +1,6 @@
 """Test-time compute-optimal scaling of multi-stage LLM pipelines, as an Optuna sampler."""
 
-from optuna_agenttts.callbacks import StopAtSpend
+from optuna_agenttts.callbacks import StopAtSpend, StopWhenSettled
 from optuna_agenttts.cost import CostModel, FlopsCost, LatencyCost, PriceCost
 from optuna_agenttts.exceptions import (
     AgentTTSError,
@@ -43,6 +43,7 @@ __all__ = [
     "Stage",
     "StageAllocation",
     "StopAtSpend",
+    "StopWhenSettled",
     "Task",
     "TaskError",
     "Tie",

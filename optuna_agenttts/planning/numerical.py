@@ -123,7 +123,18 @@ class NumericalPlanner:
             The allocation of largest expected improvement; and of each of the others, its
             expected improvement as a share of that. Ones before the first score.
         """
-        return self._improve(evidence, Constraint(), choices)
+        proposal, worth, _ = self._improve(evidence, Constraint(), choices)
+        return proposal, worth
+
+    def outlook(self, evidence: Evidence) -> tuple[Candidate, float]:
+        """The next allocation after the opening, and by how much it is expected to improve.
+
+        Returns:
+            The allocation; and its expected improvement over the best posterior mean so far, in
+            units of the scores (infinite before any).
+        """
+        proposal, _, gain = self._improve(evidence, Constraint())
+        return proposal, gain
 
     def propose(self, evidence: Evidence, constraint: Constraint) -> Candidate:
         """Propose the next allocation; see `Planner.propose`."""
@@ -161,8 +172,8 @@ class NumericalPlanner:
 
     def _improve(
         self, evidence: Evidence, constraint: Constraint, others: Sequence[Choices] = ()
-    ) -> tuple[Candidate, Floats]:
-        """See `weigh`."""
+    ) -> tuple[Candidate, Floats, float]:
+        """See `weigh` and `outlook`."""
         points = self._constrained(constraint) if constraint else self._pool
         keys = _keys(points.models, points.samples) if constraint else self._keys
         fresh = np.array([key not in evidence.visited for key in keys])
@@ -172,7 +183,7 @@ class NumericalPlanner:
         if len(evidence.scores) == 0:
             best = positions[int(np.argmax(self.surrogate.prior_mean(points)[positions]))]
             guess = Candidate(keys[best], "numerical", "best guess before any score")
-            return guess, np.ones(len(others))
+            return guess, np.ones(len(others)), float("inf")
         posterior = self.surrogate.fit(_believing(evidence, self.surrogate))
         positions = _shortlist(posterior, points, positions, len(evidence.scores))
         shortlist = points.take(positions)
@@ -189,7 +200,8 @@ class NumericalPlanner:
             f"improvement over the best so far {gains[best] * scale.span:.2g}"
         )
         proposal = Candidate(_choices(shortlist, best), "numerical", reason)
-        return proposal, worth / max(float(gains[best]), 1e-12)
+        gain = float(gains[best])
+        return proposal, worth / max(gain, 1e-12), gain * scale.span
 
     def _constrained(self, constraint: Constraint) -> Points:
         """The pool, with what is settled put in place and what then does not fit left out.
