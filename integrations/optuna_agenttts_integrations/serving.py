@@ -26,6 +26,16 @@ from optuna_agenttts.llm import (
 )
 from optuna_agenttts.llm.loop import LoopThread
 from optuna_agenttts_integrations.exceptions import PipelineError
+from optuna_agenttts_integrations.serving_bodies import (
+    chat_body,
+    json_object,
+    messages_of,
+    positive_integer,
+    schema_of,
+    stops_of,
+    temperature_of,
+    texts_of,
+)
 from optuna_agenttts_integrations.serving_http import (
     FAULTS,
     SLOW_SECONDS,
@@ -37,17 +47,9 @@ from optuna_agenttts_integrations.serving_http import (
     Manner,
     RefusedError,
     ServerLimits,
-    chat_body,
     converse,
     count_words,
     fault_error,
-    json_object,
-    messages_of,
-    positive_integer,
-    schema_of,
-    stops_of,
-    temperature_of,
-    texts_of,
 )
 
 _logger = logging.getLogger(__name__)

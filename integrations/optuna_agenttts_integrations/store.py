@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import os
 import sqlite3
@@ -11,12 +9,21 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from optuna_agenttts.llm import Completion, Usage
+from optuna_agenttts.llm import Completion
 from optuna_agenttts_integrations.exceptions import StoreError
+from optuna_agenttts_integrations.store_texts import (
+    Asked,
+    canonical_json,
+    completion_text,
+    export_line,
+    read_completion,
+    read_line,
+)
+
+__all__ = ["Asked", "CompletionStore", "Holding", "canonical_json"]
 
 _logger = logging.getLogger(__name__)
 
@@ -43,32 +50,6 @@ CREATE TABLE IF NOT EXISTS requests (
 ) WITHOUT ROWID
 """,
 )
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What completions answer.
-
-    Args:
-        endpoint: Identity of the endpoint that was asked.
-        seed: The objective's seed.
-        request: The request as canonical JSON.
-    """
-
-    endpoint: str
-    seed: int
-    request: str
-
-    @cached_property
-    def key(self) -> str:
-        """What the store knows it by."""
-        identity = f"{self.endpoint}\n{self.seed}\n{self.request}"
-        return hashlib.sha256(identity.encode()).hexdigest()
-
-    @cached_property
-    def model(self) -> str:
-        """The model that was asked for."""
-        return str(json.loads(self.request).get("model", ""))
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +144,7 @@ class CompletionStore:
         rows = self._execute(
             "SELECT sample, value FROM completions WHERE key = ? AND sample < ?", (key, count)
         )
-        return {int(sample): _decode(value) for sample, value in rows}
+        return {int(sample): read_completion(value) for sample, value in rows}
 
     def put(self, asked: Asked, completions: Mapping[int, Completion]) -> None:
         """Keep completions of a request by sample index; those that are there already stay."""
@@ -173,7 +154,7 @@ class CompletionStore:
         if not completions:
             return
         key = asked.key
-        rows = [(key, sample, _encode(value)) for sample, value in completions.items()]
+        rows = [(key, sample, completion_text(value)) for sample, value in completions.items()]
         about = (key, asked.endpoint, asked.seed, asked.model, asked.request, at)
         try:
             with self._lock, self._usable() as connection:
@@ -240,7 +221,7 @@ class CompletionStore:
         try:
             with open(path, "w", encoding="utf-8") as file:
                 for line in self._lines():
-                    file.write(_json(line) + "\n")
+                    file.write(line + "\n")
                     count += 1
         except OSError as error:
             raise StoreError(
@@ -249,7 +230,7 @@ class CompletionStore:
             ) from error
         return count
 
-    def _lines(self) -> Iterator[dict[str, Any]]:
+    def _lines(self) -> Iterator[str]:
         for (key,) in self._execute("SELECT key FROM requests ORDER BY at, key", ()):
             about = self._execute(
                 "SELECT endpoint, seed, request, at FROM requests WHERE key = ?", (key,)
@@ -257,13 +238,7 @@ class CompletionStore:
             rows = self._execute("SELECT sample, value FROM completions WHERE key = ?", (key,))
             # Another process may have pruned it meanwhile.
             for endpoint, seed, request, at in about if rows else ():
-                yield {
-                    "endpoint": endpoint,
-                    "seed": seed,
-                    "at": at,
-                    "request": json.loads(request),
-                    "samples": {str(sample): json.loads(value) for sample, value in rows},
-                }
+                yield export_line(Asked(endpoint, seed, request), dict(rows), at)
 
     def load(self, path: str | Path) -> int:
         """Add what `export` wrote; what is there already stays.
@@ -280,7 +255,7 @@ class CompletionStore:
             with open(path, "rb") as file:
                 for number, line in enumerate(file, 1):
                     try:
-                        asked, samples, at = _read_line(line)
+                        asked, samples, at = read_line(line)
                     except (ValueError, LookupError, TypeError, AttributeError) as error:
                         raise StoreError(
                             f"`path` is {str(path)!r}: line {number} is not what `export` writes "
@@ -395,55 +370,3 @@ def _write_ahead(connection: sqlite3.Connection) -> None:
             connection.execute("BEGIN EXCLUSIVE")
             connection.execute("COMMIT")
     connection.execute("PRAGMA journal_mode=WAL")
-
-
-def canonical_json(values: Mapping[str, Any]) -> str:
-    """Values as JSON text that is the same for equal values."""
-    return _json(values, sort_keys=True, separators=(",", ":"))
-
-
-def _json(values: Any, **options: Any) -> str:
-    text = json.dumps(values, ensure_ascii=False, **options)
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        # Half of a surrogate pair: a reply that was cut off may end in one.
-        return json.dumps(values, **options)
-    return text
-
-
-def _encode(completion: Completion) -> str:
-    usage = completion.usage
-    values = [
-        completion.text,
-        # Models in process may count in numpy's integers.
-        int(usage.prompt_tokens),
-        int(usage.completion_tokens),
-        str(completion.finish_reason),
-    ]
-    return _json(values)
-
-
-def _decode(value: str) -> Completion:
-    text, prompt, generated, reason = json.loads(value)
-    return Completion(text, Usage(prompt, generated), reason)
-
-
-def _read_line(line: bytes) -> tuple[Asked, dict[int, Completion], float | None]:
-    """A line of an export: what was asked, the samples, and when."""
-    try:
-        values = json.loads(line.decode())
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
-    at = values.get("at")
-    asked = Asked(
-        str(values["endpoint"]), int(values["seed"]), canonical_json(dict(values["request"]))
-    )
-    samples = {}
-    for name, (text, prompt, generated, reason) in values["samples"].items():
-        index = int(name)
-        whole = all(type(number) is int and number >= 0 for number in (index, prompt, generated))
-        if not (whole and isinstance(text, str) and isinstance(reason, str)):
-            raise ValueError(f"sample {name!r} is no completion")
-        samples[index] = Completion(text, Usage(prompt, generated), reason)
-    return asked, samples, None if at is None else float(at)

@@ -1,15 +1,18 @@
-"""HTTP connections to one server, each lent to one call at a time."""
+"""HTTP connections to one server, each lent to one call at a time, and one request on them."""
 
 from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from functools import lru_cache
 from weakref import WeakKeyDictionary
 
 import httpx2
+
+from optuna_agenttts.llm.port import ChatUnavailableError
+from optuna_agenttts.llm.secrets import one_line, redact_bytes
 
 _KEPT = 15.0
 """Seconds that an idle connection is kept."""
@@ -81,6 +84,63 @@ class _Lanes:
         self.slots = asyncio.Semaphore(concurrency)
         self.idle: list[httpx2.AsyncClient] = []
         self.all: list[httpx2.AsyncClient] = []
+
+
+async def exchange(
+    client: httpx2.AsyncClient,
+    method: str,
+    url: str,
+    *,
+    key: str | None,
+    content: bytes | None,
+    most: int,
+    where: str,
+) -> tuple[int, Mapping[str, str], bytes]:
+    """Send a request, with JSON if any, and read the reply.
+
+    Args:
+        client: Of the server.
+        method: The method.
+        url: The URL.
+        key: The key to send; the reply is without it.
+        content: The body.
+        most: The longest reply to read, in bytes.
+        where: Who answers, for messages.
+
+    Returns:
+        Status, headers and body.
+
+    Raises:
+        ChatUnavailableError: There is no whole reply of bearable length.
+        httpx2.TimeoutException: It came too late.
+    """
+    headers = {"accept": "application/json", "accept-encoding": "identity"}
+    if content is not None:
+        headers["content-type"] = "application/json"
+    if key:
+        headers["authorization"] = f"Bearer {key}"
+    received = bytearray()
+    try:
+        async with client.stream(method, _parsed(url), content=content, headers=headers) as reply:
+            async for piece in reply.aiter_bytes():
+                received += piece
+                if len(received) > most:
+                    raise ChatUnavailableError(
+                        f"{where}: the reply is longer than {most} bytes", kind="reply too long"
+                    )
+            return reply.status_code, reply.headers, redact_bytes(bytes(received), key)
+    except httpx2.TimeoutException:
+        raise
+    except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+        raise ChatUnavailableError(
+            f"{where}: {type(error).__name__}: {one_line(str(error))}", kind=type(error).__name__
+        ) from None
+
+
+@lru_cache(maxsize=256)
+def _parsed(url: str) -> httpx2.URL:
+    """Parsing takes a twentieth of a call to a near server, and the URL is always the same."""
+    return httpx2.URL(url)
 
 
 @lru_cache(maxsize=2)

@@ -19,10 +19,9 @@ from urllib.parse import urlsplit
 
 import httpx2
 from huggingface_hub import AsyncInferenceClient
-from huggingface_hub.errors import InferenceTimeoutError, OfflineModeIsEnabled
 
 from optuna_agenttts.exceptions import AgentTTSError
-from optuna_agenttts.llm.connections import Connections
+from optuna_agenttts.llm.connections import Connections, exchange
 from optuna_agenttts.llm.port import (
     ChatError,
     ChatRefusedError,
@@ -31,16 +30,22 @@ from optuna_agenttts.llm.port import (
     Completion,
     Message,
 )
-from optuna_agenttts.llm.replies import completion_of, error_of, parse_completion
-from optuna_agenttts.llm.secrets import ApiKey, LostKey, key_for, one_line, redact, redact_bytes
+from optuna_agenttts.llm.replies import (
+    HUB_ERRORS,
+    completion_of,
+    error_of,
+    hub_error,
+    parse_completion,
+)
+from optuna_agenttts.llm.secrets import ApiKey, LostKey, key_for, one_line, redact
 from optuna_agenttts.llm.wire import (
     chat_url,
+    check_base_url,
     is_loopback,
     refuses_form,
     schema_forms,
     server_root,
     shown_url,
-    split_url,
 )
 
 _logger = logging.getLogger(__name__)
@@ -88,17 +93,7 @@ class HuggingFaceChat:
                 "`base_url`, where the rules for keys hold."
             )
         if base_url is not None:
-            parts = split_url(base_url)
-            if parts is None:
-                raise AgentTTSError(
-                    f"HuggingFaceChat: `base_url` is {one_line(shown_url(base_url))!r}: give one "
-                    "such as 'http://127.0.0.1:8080'."
-                )
-            if parts.username or parts.password:
-                raise AgentTTSError(
-                    "HuggingFaceChat: `base_url` holds a user name or password: give the key as "
-                    "`api_key`, where it is kept out of logs and storage."
-                )
+            check_base_url("HuggingFaceChat", base_url)
             if provider is not None or bill_to is not None:
                 raise AgentTTSError(
                     "HuggingFaceChat: `provider` and `bill_to` are for models of the Hub: leave "
@@ -263,35 +258,21 @@ class HuggingFaceChat:
         Raises:
             ChatUnavailableError: There is no whole reply of bearable length.
         """
-        headers = {"accept": "application/json", "accept-encoding": "identity"}
-        if content is not None:
-            headers["content-type"] = "application/json"
-        if key:
-            headers["authorization"] = f"Bearer {key}"
-        received = bytearray()
         try:
-            async with client.stream(
-                method, _parsed(url), content=content, headers=headers
-            ) as reply:
-                async for piece in reply.aiter_bytes():
-                    received += piece
-                    if len(received) > self._max_reply_bytes:
-                        raise ChatUnavailableError(
-                            f"{self.where}: the reply is longer than "
-                            f"{self._max_reply_bytes} bytes",
-                            kind="reply too long",
-                        )
-                return reply.status_code, reply.headers, redact_bytes(bytes(received), key)
+            return await exchange(
+                client,
+                method,
+                url,
+                key=key,
+                content=content,
+                most=self._max_reply_bytes,
+                where=self.where,
+            )
         except httpx2.TimeoutException as error:
             raise ChatUnavailableError(
                 f"{self.where}: no reply within {self._timeout:g} s ({type(error).__name__})",
                 # One tells of a host that is away, the other of a reply that is slow.
                 kind="ConnectTimeout" if isinstance(error, httpx2.ConnectTimeout) else "timeout",
-            ) from None
-        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-            raise ChatUnavailableError(
-                f"{self.where}: {type(error).__name__}: {one_line(str(error))}",
-                kind=type(error).__name__,
             ) from None
 
     async def _call_hub(
@@ -319,39 +300,16 @@ class HuggingFaceChat:
                 reply = await client.chat_completion(
                     [{"role": m.role, "content": m.content} for m in request.messages], **options
                 )
-        except OfflineModeIsEnabled:
-            raise ChatRefusedError(
-                f"{self.where}: HF_HUB_OFFLINE is set: unset it, or give the URL of a server",
-                kind="offline",
-            ) from None
-        except InferenceTimeoutError:
-            raise ChatUnavailableError(
-                f"{self.where}: no reply within {self._timeout:g} s", kind="timeout"
-            ) from None
-        except httpx2.HTTPError as error:
-            response = getattr(error, "response", None)
-            if response is None:
-                raise ChatUnavailableError(
-                    f"{self.where}: {type(error).__name__}", kind=type(error).__name__
-                ) from None
-            text = redact(response.text, [key])
-            found = error_of(response.status_code, response.headers, text, self.where)
-            if form and refuses_form(response.status_code, text):
-                raise _FormRefusedError(found) from None
-            raise found from None
         except json.JSONDecodeError:
             raise ChatUnavailableError(
                 f"{self.where}: the reply is no JSON", kind="no JSON"
             ) from None
-        except (ValueError, TypeError, AttributeError, KeyError) as error:
-            # No token, no such provider, or a reply of unexpected shape: the client says so.
-            raise ChatRefusedError(
-                f"{self.where}: {one_line(redact(str(error), [key]))}", kind=type(error).__name__
-            ) from None
-        except (OSError, RuntimeError) as error:
-            raise ChatUnavailableError(
-                f"{self.where}: {type(error).__name__}", kind=type(error).__name__
-            ) from None
+        except HUB_ERRORS as error:
+            found = hub_error(error, key=key, where=self.where, timeout=self._timeout)
+            response = getattr(error, "response", None)
+            if form and response is not None and refuses_form(response.status_code, response.text):
+                raise _FormRefusedError(found) from None
+            raise found from None
         return completion_of(_plain(reply), request, self.where)
 
     async def served_models(self) -> tuple[str, ...]:
@@ -454,12 +412,6 @@ def _encoded(body: Mapping[str, Any], messages: tuple[Message, ...]) -> bytes:
 def _messages_json(messages: tuple[Message, ...]) -> str:
     """Many samples are asked of the same messages, which may be long."""
     return json.dumps([{"role": m.role, "content": m.content} for m in messages])
-
-
-@lru_cache(maxsize=256)
-def _parsed(url: str) -> httpx2.URL:
-    """Parsing takes a twentieth of a call to a near server, and the URL is always the same."""
-    return httpx2.URL(url)
 
 
 class _FormRefusedError(Exception):

@@ -107,3 +107,10 @@ class ChatModel(Protocol):
             ChatUnavailableError: A later call may succeed.
             ChatRefusedError: Repeating the call is no use.
         """
+
+
+async def close_chat(chat: ChatModel) -> None:
+    """Close the connections that a chat model holds on the running event loop, if it has any."""
+    close = getattr(chat, "aclose", None)
+    if close is not None:
+        await close()

@@ -1,4 +1,4 @@
-"""What servers answer: status, headers and body to a completion or a named error."""
+"""What servers answer, and what `huggingface_hub` raises: to a completion or a named error."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from typing import Any
 
+import httpx2
+from huggingface_hub.errors import InferenceTimeoutError, OfflineModeIsEnabled
+
 from optuna_agenttts.llm.port import (
     ChatError,
     ChatRefusedError,
@@ -16,9 +19,20 @@ from optuna_agenttts.llm.port import (
     Completion,
     Usage,
 )
-from optuna_agenttts.llm.secrets import one_line
+from optuna_agenttts.llm.secrets import one_line, redact
 
 _WORTH_REPEATING = {408, 409, 424, 425, 429}
+
+HUB_ERRORS = (
+    httpx2.HTTPError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    KeyError,
+    OSError,
+    RuntimeError,
+)
+"""What `huggingface_hub`'s client raises where a call gives nothing."""
 
 
 def retry_after(headers: Mapping[str, str], now: datetime | None = None) -> float | None:
@@ -54,6 +68,35 @@ def error_of(status: int, headers: Mapping[str, str], text: str, where: str) -> 
     if status in _WORTH_REPEATING or status >= 500:
         return ChatUnavailableError(message, kind=kind, retry_after=retry_after(headers))
     return ChatRefusedError(message, kind=kind)
+
+
+def hub_error(error: Exception, *, key: str | None, where: str, timeout: float) -> ChatError:
+    """The error that one of `HUB_ERRORS` means.
+
+    Args:
+        error: What the client raised.
+        key: The key that was sent.
+        where: Who answers, for the message.
+        timeout: The most seconds that the call might take.
+    """
+    if isinstance(error, OfflineModeIsEnabled):
+        return ChatRefusedError(
+            f"{where}: HF_HUB_OFFLINE is set: unset it, or give the URL of a server",
+            kind="offline",
+        )
+    if isinstance(error, InferenceTimeoutError):
+        return ChatUnavailableError(f"{where}: no reply within {timeout:g} s", kind="timeout")
+    kind = type(error).__name__
+    if isinstance(error, httpx2.HTTPError):
+        response = getattr(error, "response", None)
+        if response is None:
+            return ChatUnavailableError(f"{where}: {kind}", kind=kind)
+        text = redact(response.text, [key])
+        return error_of(response.status_code, response.headers, text, where)
+    if isinstance(error, (ValueError, TypeError, AttributeError, KeyError)):
+        # No token, no such provider, or a reply of unexpected shape: the client says so.
+        return ChatRefusedError(f"{where}: {one_line(redact(str(error), [key]))}", kind=kind)
+    return ChatUnavailableError(f"{where}: {kind}", kind=kind)
 
 
 def parse_completion(body: bytes, request: ChatRequest, where: str) -> Completion:

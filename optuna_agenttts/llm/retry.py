@@ -23,6 +23,7 @@ from optuna_agenttts.llm.port import (
     ChatRequest,
     ChatUnavailableError,
     Completion,
+    close_chat,
 )
 
 _T = TypeVar("_T")
@@ -232,9 +233,7 @@ class PatientChat:
 
     async def aclose(self) -> None:
         """Close the other's connections of the running event loop, if it has any."""
-        close = getattr(self._chat, "aclose", None)
-        if close is not None:
-            await close()
+        await close_chat(self._chat)
 
     async def complete(self, request: ChatRequest, *, seed: int) -> Completion:
         """Generate one completion; see `ChatModel.complete`."""

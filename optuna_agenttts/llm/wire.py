@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
+from optuna_agenttts.exceptions import AgentTTSError
+from optuna_agenttts.llm.secrets import one_line
+
 _NO_FORMAT = {400, 415, 422, 501}
 """What servers answer to a form of constraint that they do not know."""
 
@@ -57,6 +60,29 @@ def split_url(url: str) -> SplitResult | None:
     except ValueError:
         return None
     return parts if sound and not any(c.isspace() for c in url) else None
+
+
+def check_base_url(who: str, url: str) -> None:
+    """See to it that a URL is that of a server, without a key in it.
+
+    Args:
+        who: Whose argument ``base_url`` it is, for the message.
+        url: The URL.
+
+    Raises:
+        AgentTTSError: It is not.
+    """
+    parts = split_url(url)
+    if parts is None:
+        raise AgentTTSError(
+            f"{who}: `base_url` is {one_line(shown_url(url))!r}: give one such as "
+            "'http://127.0.0.1:8080'."
+        )
+    if parts.username or parts.password:
+        raise AgentTTSError(
+            f"{who}: `base_url` holds a user name or password: give the key as `api_key`, where "
+            "it is kept out of logs and storage."
+        )
 
 
 def is_loopback(url: str | None) -> bool:

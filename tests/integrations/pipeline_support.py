@@ -1,5 +1,7 @@
-"""A two-stage pipeline over a scripted model that is a function of request and seed."""
+"""Pipelines over models that say what they are told to, and what tests around them need."""
 
+import asyncio
+import socket
 import threading
 from collections import Counter
 
@@ -131,6 +133,22 @@ class Replies:
         return Completion(text, Usage(words, len(text.split())))
 
 
+class Slow(Replies):
+    """Answers after some seconds; counts what it works on at once."""
+
+    def __init__(self, answer, seconds=0.01):
+        super().__init__(answer)
+        self.seconds, self.now, self.most = seconds, 0, 0
+
+    async def complete(self, request, *, seed):
+        """Answer, or fail."""
+        self.now += 1
+        self.most = max(self.most, self.now)
+        await asyncio.sleep(self.seconds)
+        self.now -= 1
+        return await super().complete(request, seed=seed)
+
+
 def objective_of(pipeline, chats, instances=("q",), **options):
     """An objective over a pipeline, each of whose stages has all the models.
 
@@ -159,3 +177,29 @@ def objective_of(pipeline, chats, instances=("q",), **options):
     }
     options.setdefault("progress", False)
     return MultiStageObjective(pipeline, list(instances), task=task, endpoints=places, **options)
+
+
+class Clock:
+    """Seconds that a test sets."""
+
+    def __init__(self, now=0.0):
+        self.now = now
+
+    def __call__(self):
+        return self.now
+
+
+def unused():
+    """The URL of a port where nobody listens."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{free.getsockname()[1]}"
+
+
+def side_by_side(workers):
+    """Start threads or processes, and wait until all have ended well."""
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert all(getattr(worker, "exitcode", 0) == 0 for worker in workers)

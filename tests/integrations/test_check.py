@@ -1,11 +1,10 @@
 """`MultiStageObjective.check`: what would make a search fail is found before it is spent on."""
 
 import json
-import socket
 import sqlite3
 
 import pytest
-from pipeline_support import Replies, objective_of
+from pipeline_support import Replies, objective_of, unused
 
 from optuna_agenttts.exceptions import CheckError
 from optuna_agenttts.llm import HuggingFaceChat, PatientChat
@@ -49,13 +48,6 @@ def checked(*stages, places=None, models=("m",), **options):
 def levels(findings):
     """The findings that are not all right."""
     return {key: finding.level for key, finding in findings.items() if finding.level != "ok"}
-
-
-def unused():
-    """The URL of a port where nobody listens."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{free.getsockname()[1]}"
 
 
 # What is well.

@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import textwrap
@@ -18,7 +17,7 @@ import optuna
 import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
-from pipeline_support import allocation, make_objective, make_task
+from pipeline_support import allocation, make_objective, make_task, unused
 
 from optuna_agenttts import AgentTTSSampler
 from optuna_agenttts.llm import Completion, Usage
@@ -103,13 +102,6 @@ def new_study(path, **options):
     study = optuna.create_study(storage=url, **{"direction": "maximize", **options})
     optuna.logging.set_verbosity(verbosity)
     return study, url
-
-
-def unused():
-    """The URL of a port where nobody listens."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{free.getsockname()[1]}"
 
 
 def start(*arguments, stdout=subprocess.PIPE, cwd=None, **variables):

@@ -7,6 +7,7 @@ import sqlite3
 import threading
 
 import pytest
+from pipeline_support import side_by_side
 
 from optuna_agenttts.llm import (
     ChatRefusedError,
@@ -133,10 +134,7 @@ def test_store_serves_threads():
             store.put(asked(f"{number}"), {index: completion()})
 
     threads = [threading.Thread(target=write, args=(number,)) for number in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    side_by_side(threads)
     assert len(store) == 400
 
 
@@ -152,10 +150,7 @@ def test_store_serves_processes(tmp_path):
     path = tmp_path / "store.db"
     context = multiprocessing.get_context("spawn")
     workers = [context.Process(target=_write, args=(path, number)) for number in range(2)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
+    side_by_side(workers)
     store = CompletionStore(path)
     assert len(store) == 200
     store.close()

@@ -4,16 +4,14 @@ import asyncio
 import pickle
 
 import pytest
-from pipeline_support import Replies, objective_of
+from pipeline_support import Replies, Slow, objective_of
 
 from optuna_agenttts import AgentTTSError, Model, Stage, Task
 from optuna_agenttts.llm import (
     ChatRequest,
-    Completion,
     HuggingFaceChat,
     Message,
     PatientChat,
-    Usage,
 )
 from optuna_agenttts_integrations import Endpoint, Pipeline, PipelineError, StageProgram
 from optuna_agenttts_integrations.endpoints import RenamedChatModel, connect_endpoints
@@ -44,15 +42,6 @@ class Recording(LoopbackServer):
             return await super()._chat(values)
         finally:
             self.now -= 1
-
-
-class Slow(Replies):
-    """Answers after a moment."""
-
-    async def complete(self, request, *, seed):
-        """Answer."""
-        await asyncio.sleep(0.01)
-        return await super().complete(request, seed=seed)
 
 
 # Places.
@@ -279,24 +268,14 @@ def test_models_of_one_server_share_its_slots():
 
 def test_endpoints_by_themselves_have_slots_of_their_own():
     """Chat models in process do not wait for each other."""
-    most = now = 0
-
-    class Counting:
-        async def complete(self, request, *, seed):
-            nonlocal most, now
-            now += 1
-            most = max(most, now)
-            await asyncio.sleep(0.01)
-            now -= 1
-            return Completion("fine", Usage(1, 1))
-
+    chat = Slow(lambda *_: "fine")
     stages = [
         StageProgram(name=name, prompt=lambda state, n=name: f"{n} {state.instance}")
         for name in ("s", "t")
     ]
     pipeline = Pipeline(stages=stages, score=lambda state: 1.0)
-    found = connect_endpoints(["a", "b"], {"a": Counting(), "b": Counting()}, concurrency=3)
+    found = connect_endpoints(["a", "b"], dict.fromkeys("ab", chat), concurrency=3)
     # Some instances are in the second stage while others are in the first.
     with objective_of(pipeline, found, range(24)) as objective:
         objective.evaluate({"s": ("a", 2), "t": ("b", 2)})
-    assert 3 < most <= 6
+    assert 3 < chat.most <= 6

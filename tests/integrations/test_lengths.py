@@ -6,7 +6,7 @@ import threading
 
 import optuna
 import pytest
-from pipeline_support import MODELS, allocation, make_pipeline
+from pipeline_support import MODELS, allocation, make_pipeline, side_by_side
 
 from optuna_agenttts import AgentTTSSampler, Model, PriceCost, Stage, Task, recommend
 from optuna_agenttts.llm import ChatRefusedError, Completion, Usage
@@ -389,11 +389,7 @@ def test_workers_agree(storage):
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(2)
     workers = [context.Process(target=_work, args=(storage, barrier)) for _ in range(2)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-        assert worker.exitcode == 0
+    side_by_side(workers)
     task = declare(budget=300.0)
     measured = with_lengths(task, MEASURED)
     study = optuna.load_study(study_name="s", storage=storage)
@@ -419,8 +415,5 @@ def test_workers_that_measure_at_the_same_moment_measure_the_same():
         found.append(measure(study, task, 3))
 
     threads = [threading.Thread(target=look) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    side_by_side(threads)
     assert found == [with_lengths(task, MEASURED)] * 4

@@ -13,7 +13,7 @@ from functools import partial
 import optuna
 import pytest
 from optuna.trial import TrialState
-from pipeline_support import Replies, objective_of
+from pipeline_support import Replies, Slow, objective_of
 
 from optuna_agenttts.llm import ChatRefusedError, Message
 from optuna_agenttts.measured import with_lengths
@@ -112,25 +112,16 @@ def test_a_malformed_reply_is_asked_for_once_more_with_the_conversation_so_far()
 
 def test_repairs_are_made_side_by_side():
     """Many malformed replies take no longer than one."""
-    most = now = 0
-
-    class Slow(Replies):
-        async def complete(self, request, *, seed):
-            nonlocal most, now
-            now += 1
-            most = max(most, now)
-            await asyncio.sleep(0.05)
-            now -= 1
-            return await super().complete(request, seed=seed)
 
     def answer(request, number):
         return f"bad {number}" if len(request.messages) == 1 else "yes"
 
+    chat = Slow(answer, 0.05)
     started = time.monotonic()
     stage = asks("s", parse=yes, repair=again, required=True)
-    evaluation, states, _ = run([stage], chat=Slow(answer), samples=20)
+    evaluation, states, _ = run([stage], chat=chat, samples=20)
     assert states[0]["s"] == "yes"
-    assert most == 20
+    assert chat.most == 20
     assert time.monotonic() - started < 0.9
     assert evaluation.results["0"].stages["s"].calls == 40
 

@@ -8,7 +8,7 @@ import threading
 import time
 
 import pytest
-from pipeline_support import Replies, objective_of
+from pipeline_support import Clock, Replies, objective_of
 
 from optuna_agenttts.llm import (
     ChatRefusedError,
@@ -46,16 +46,6 @@ class Server:
         if self.error is not None:
             raise self.error
         return Completion(f"seed {seed}", Usage(1, 1))
-
-
-class Clock:
-    """Time that passes by hand."""
-
-    def __init__(self):
-        self.now = 100.0
-
-    def __call__(self):
-        return self.now
 
 
 def ask(chat, count=1):

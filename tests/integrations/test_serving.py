@@ -9,6 +9,7 @@ import threading
 import time
 
 import pytest
+from pipeline_support import side_by_side
 
 from optuna_agenttts.llm import (
     ChatError,
@@ -182,10 +183,7 @@ def test_more_requests_at_once_than_allowed_are_answered_429():
             threading.Thread(target=lambda: found.append(call(server, CHAT, BODY)[0]))
             for _ in range(5)
         ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        side_by_side(threads)
         assert sorted(found) == [200, 200, 429, 429, 429]
         assert call(server, CHAT, BODY)[0] == 200
 

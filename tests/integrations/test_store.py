@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import optuna
 import pytest
-from pipeline_support import allocation, calls, make_objective
+from pipeline_support import Clock, allocation, calls, make_objective, side_by_side
 
 from optuna_agenttts import AgentTTSSampler
 from optuna_agenttts.llm import Completion, Usage
@@ -52,16 +52,6 @@ def contents(path):
 def size(path):
     """Bytes of a store and its log."""
     return sum(f.stat().st_size for f in Path(path).parent.glob(f"{Path(path).name}*"))
-
-
-class Clock:
-    """Seconds that a test sets."""
-
-    def __init__(self, now=0.0):
-        self.now = now
-
-    def __call__(self):
-        return self.now
 
 
 @pytest.fixture
@@ -186,10 +176,7 @@ def test_processes_may_open_at_the_same_moment(tmp_path, old):
         context.Process(target=_open_and_put, args=(path, barrier, number, failures))
         for number in range(4)
     ]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
+    side_by_side(workers)
     assert failures.empty()
     store = CompletionStore(path)
     assert len(store) == 4 + old
@@ -501,10 +488,7 @@ def test_threads_put_get_and_prune(tmp_path):
             errors.append(error)
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    side_by_side(threads)
     assert not errors
     store.prune(model="scrap")
     assert len(store) == 320

@@ -88,6 +88,25 @@ def outcomes(objective):
     return {name: result.outcome for name, result in evaluation.results.items()}
 
 
+@contextlib.contextmanager
+def restarted(server, *, up, down):
+    """Restart a server twice meanwhile: after so many seconds, and for so many."""
+
+    def restart():
+        for _ in range(2):
+            time.sleep(up)
+            server.stop()
+            time.sleep(down)
+            server.start()
+
+    trouble = threading.Thread(target=restart)
+    trouble.start()
+    try:
+        yield
+    finally:
+        trouble.join()
+
+
 def searched(objective):
     """What a search of five trials tries, and what each scores."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -121,19 +140,9 @@ def test_a_search_is_the_same_through_both_dialects(quiet_search):
 def test_a_search_survives_faults_and_restarts(quiet_search):
     """A fifth of the requests go wrong and the server is killed twice: not one score differs."""
     with PlaygroundServer(faults=Faults(rate=0.2, seed=5)) as server:
-
-        def restart():
-            for _ in range(2):
-                time.sleep(1.0)
-                server.stop()
-                time.sleep(0.5)
-                server.start()
-
-        trouble = threading.Thread(target=restart)
-        trouble.start()
-        with served(dict.fromkeys(server.models, server.url)) as objective:
+        places = dict.fromkeys(server.models, server.url)
+        with restarted(server, up=1.0, down=0.5), served(places) as objective:
             assert searched(objective) == quiet_search
-        trouble.join()
         assert sum(count for what, count in server.served.items() if "fault" in what) > 20
 
 
@@ -166,19 +175,9 @@ def test_tgi_dialect_gives_the_scores_of_the_process(expected):
 def test_faults_and_restarts_cost_no_instance(expected):
     """With a fifth of the requests going wrong, and two restarts, the scores are the same."""
     with PlaygroundServer(faults=Faults(rate=0.2, seed=3)) as server:
-
-        def restart():
-            for _ in range(2):
-                time.sleep(0.4)
-                server.stop()
-                time.sleep(0.2)
-                server.start()
-
-        trouble = threading.Thread(target=restart)
-        trouble.start()
-        with served(dict.fromkeys(server.models, server.url)) as objective:
+        places = dict.fromkeys(server.models, server.url)
+        with restarted(server, up=0.4, down=0.2), served(places) as objective:
             found = objective.evaluate(ALLOCATION)
-        trouble.join()
         assert {name: result.outcome for name, result in found.results.items()} == expected
         assert sum(count for what, count in server.served.items() if "fault" in what) > 3
 

@@ -2,35 +2,25 @@
 
 import json
 import random
-from contextlib import ExitStack
 from pathlib import Path
 
 import optuna
 import pytest
+from tasks_support import allocated, as_competent, everything
 
-import optuna_agenttts_integrations.tasks
 from optuna_agenttts import AgentTTSSampler, Model, recommend
 from optuna_agenttts.llm import Completion, Usage
 from optuna_agenttts_integrations.exceptions import DataError
 from optuna_agenttts_integrations.pipeline import State
-from optuna_agenttts_integrations.serving import LoopbackServer
 from optuna_agenttts_integrations.simulation import simulated_models
 from optuna_agenttts_integrations.tasks.kg_qa import cwq, triple_benchmark, web_qsp
+from optuna_agenttts_integrations.tasks.records import sample_path
 
-SAMPLES = Path(optuna_agenttts_integrations.tasks.__file__).parent / "samples"
+CWQ, WEB_QSP = sample_path("cwq.json"), sample_path("web_qsp.json")
 PAPER = Path(__file__).parents[3] / "shared" / "data" / "cwq_100.json"
-OWN = [(cwq, SAMPLES / "cwq.json"), (web_qsp, SAMPLES / "web_qsp.json")]
+OWN = [(cwq, CWQ), (web_qsp, WEB_QSP)]
 READER, WRITER = Model("reader-7B", parameters=7e9), Model("writer-8B", parameters=8e9)
 ONE_MODEL_EACH = {"retrievers": [READER], "answerers": [WRITER]}
-
-
-@pytest.fixture(autouse=True)
-def _quiet():
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-
-
-def everything(benchmark):
-    return (*benchmark.search, *benchmark.held_out)
 
 
 def gold_of(question):
@@ -82,31 +72,6 @@ def only(record, **options):
     """The one question that a record makes."""
     benchmark = triple_benchmark("test", [record], search=1, **options)
     return benchmark.search[0]
-
-
-def allocated(benchmark, samples=1):
-    return {stage.name: (stage.models[0].name, samples) for stage in benchmark.task.stages}
-
-
-class Served:
-    """A benchmark's models on loopback, one server for all or one for each."""
-
-    def __init__(self, benchmark, chats, dialect):
-        self._benchmark, self._chats, self._dialect = benchmark, chats, dialect
-
-    def __enter__(self):
-        self._stack = ExitStack()
-        if self._dialect == "tgi":
-            places = {
-                name: self._stack.enter_context(LoopbackServer({name: chat}, dialect="tgi")).url
-                for name, chat in self._chats.items()
-            }
-        else:
-            places = self._stack.enter_context(LoopbackServer(self._chats)).url
-        return self._stack.enter_context(self._benchmark.objective(places))
-
-    def __exit__(self, *error):
-        self._stack.close()
 
 
 @pytest.mark.parametrize(("make", "path"), OWN)
@@ -239,9 +204,9 @@ def test_search_and_held_out_share_no_question(make, path):
 
 def test_default_budgets_are_the_papers():
     """One sample of the largest model in each stage: 520.67 for CWQ, 474 for WebQSP."""
-    assert round(cwq(SAMPLES / "cwq.json", search=8).task.budget, 2) == 520.67
-    assert round(web_qsp(SAMPLES / "web_qsp.json", search=8).task.budget, 2) == 474.00
-    assert cwq(SAMPLES / "cwq.json", search=8, budget=300).task.budget == 300
+    assert round(cwq(CWQ, search=8).task.budget, 2) == 520.67
+    assert round(web_qsp(WEB_QSP, search=8).task.budget, 2) == 474.00
+    assert cwq(CWQ, search=8, budget=300).task.budget == 300
 
 
 CHAIN = [("a", "r", "b"), ("b", "r", "c"), ("c", "r", "d"), ("d", "r", "e"), ("e", "r", "f")]
@@ -373,6 +338,17 @@ def test_a_record_lacks_a_column():
         cwq([listed(), record], search=1)
 
 
+def test_a_data_set_of_the_hub_is_asked_for_as_told(data_sets):
+    """Name, split and revision reach the library."""
+    data_sets.records = [graphed(CHAIN, ["a"], ["c"])]
+    cwq("hf:a/b", search=1)
+    web_qsp("hf:a/b:c", search=1, split="train", revision="v1")
+    assert data_sets.asked == [
+        ("a/b", None, {"split": "test", "revision": None}),
+        ("a/b", "c", {"split": "train", "revision": "v1"}),
+    ]
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
@@ -386,15 +362,12 @@ def test_bad_options_are_refused(options, says):
         only(listed(), **options)
 
 
-@pytest.mark.parametrize("dialect", ["openai", "tgi"])
 @pytest.mark.parametrize(("make", "path"), OWN)
 @pytest.mark.parametrize("competence", [1.0, 0.0])
-def test_known_competence_is_what_is_measured(make, path, dialect, competence):
+def test_known_competence_is_what_is_measured(served, make, path, competence):
     """Models that are always right make 1 in every score, models that never are make 0."""
     benchmark = make(path, search=16, **ONE_MODEL_EACH)
-    stages = dict.fromkeys(("retrieval", "answer"), competence)
-    chats = simulated_models(benchmark, {READER.name: stages, WRITER.name: stages})
-    with Served(benchmark, chats, dialect) as objective:
+    with benchmark.objective(served(as_competent(benchmark, competence))) as objective:
         found = objective.evaluate(allocated(benchmark, 2))
     assert found.mean == found.metrics["exact match"] == competence
     assert found.metrics["token F1"] == competence
@@ -426,8 +399,7 @@ class Script:
         return Completion(text, Usage(50, 5))
 
 
-@pytest.mark.parametrize("dialect", ["openai", "tgi"])
-def test_scripted_replies_score_what_was_counted_by_hand(dialect):
+def test_scripted_replies_score_what_was_counted_by_hand(served):
     """Four questions: every metric is the mean of what one works out on paper."""
     a, b, c, d = (["x", "r", name] for name in "abcd")
     told = {"gt_triples": [a, b], "2hop_triples": [a, a, b, c, d]}
@@ -459,7 +431,8 @@ def test_scripted_replies_score_what_was_counted_by_hand(dialect):
     }
     benchmark = triple_benchmark("test", records, search=4, **ONE_MODEL_EACH)
     script = Script(replies, benchmark.search)
-    with Served(benchmark, {READER.name: script, WRITER.name: script}, dialect) as objective:
+    places = served({READER.name: script, WRITER.name: script})
+    with benchmark.objective(places) as objective:
         found = objective.evaluate(allocated(benchmark))
     assert found.outcomes == {"1": 1, "2": 0, "3": 0, "4": 0}
     assert found.metrics == pytest.approx(
@@ -478,7 +451,7 @@ def test_scripted_replies_score_what_was_counted_by_hand(dialect):
 @pytest.mark.parametrize("metric", ["exact match", "token F1", "answer contained"])
 def test_the_outcome_is_the_metric_that_was_chosen(metric):
     """Whatever is maximized is also what the task says it is."""
-    benchmark = cwq(SAMPLES / "cwq.json", search=8, metric=metric, fusion=False)
+    benchmark = cwq(CWQ, search=8, metric=metric, fusion=False)
     with benchmark.objective(simulated_models(benchmark)) as objective:
         found = objective.evaluate(allocated(benchmark, 3))
     assert benchmark.task.metric == metric

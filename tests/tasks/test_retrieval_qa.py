@@ -3,12 +3,11 @@
 import contextlib
 import json
 import logging
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import optuna
 import pytest
+from tasks_support import as_competent, everything
 
 from optuna_agenttts import AgentTTSSampler, Model
 from optuna_agenttts.llm import Completion, ScriptedChatModel, Usage
@@ -27,8 +26,6 @@ SMALL = {
     "answerers": [Model("sayer", parameters=3e9)],
 }
 ONCE = {"retrieval": ("finder", 1), "answer": ("sayer", 1)}
-
-optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 def record(question="Who?", passages="abcd", gold="b", answers=("x",)):
@@ -51,23 +48,6 @@ def only(source, **options):
     """The one question of a source."""
     (question,) = hotpot_qa(source, search=1, **options).search
     return question
-
-
-@pytest.fixture(params=["openai", "tgi"])
-def served(request):
-    """Serves chat models over HTTP in a dialect: from models to their places."""
-    with contextlib.ExitStack() as stack:
-
-        def serve(chats):
-            if request.param == "openai":
-                server = stack.enter_context(LoopbackServer(chats))
-                return dict.fromkeys(chats, server.url)
-            return {
-                name: stack.enter_context(LoopbackServer({name: chat}, dialect="tgi")).url
-                for name, chat in chats.items()
-            }
-
-        yield serve
 
 
 class Counting:
@@ -99,7 +79,7 @@ def test_the_papers_files_keep_all_that_they_say(source):
     """Passages in their order, gold ones by number, every accepted answer once."""
     records = {r["question"]: r for r in read_records(source)}
     benchmark = two_wiki(source, search=10)
-    questions = benchmark.search + benchmark.held_out
+    questions = everything(benchmark)
     assert {q.question for q in questions} == set(records)
     assert len({q.id for q in questions}) == len(records)
     for q in questions:
@@ -116,7 +96,7 @@ def test_hotpots_own_form_is_filled_up_with_other_questions_paragraphs():
     for candidates, count in ((100, 64), (20, 20), (3, 4)):
         benchmark = hotpot_qa(HOTPOT, search=8, candidates=candidates)
         other = hotpot_qa(HOTPOT, search=8, candidates=candidates, seed=1)
-        both = [{q.question: q for q in b.search + b.held_out} for b in (benchmark, other)]
+        both = [{q.question: q for q in everything(b)} for b in (benchmark, other)]
         assert both[0] == both[1]
         assert benchmark.search != other.search
         for own in read_records(HOTPOT):
@@ -196,18 +176,12 @@ def test_settings_that_make_no_sense_are_refused():
         two_wiki(WIKI, search=8, threshold=2)
 
 
-def test_a_data_set_of_the_hub_is_asked_for_as_told(monkeypatch):
+def test_a_data_set_of_the_hub_is_asked_for_as_told(data_sets):
     """Name, configuration, split and revision reach the library."""
-    asked = []
-
-    def load_dataset(*names, **options):
-        asked.append((*names, options))
-        return QUESTIONS
-
-    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
+    data_sets.records = QUESTIONS
     hotpot_qa("hf:a/b:c", search=1)
     two_wiki("hf:a/b", search=1, split="test", revision="v1")
-    assert asked == [
+    assert data_sets.asked == [
         ("a/b", "c", {"split": "validation", "revision": None}),
         ("a/b", None, {"split": "test", "revision": "v1"}),
     ]
@@ -341,9 +315,7 @@ def test_perfect_models_are_right_and_hopeless_ones_wrong(served, make, path):
     """Exact match and retrieval F1 of 1 through HTTP; of 0, and below 1."""
     for competence in (1.0, 0.0):
         benchmark = make(path, search=16, **SMALL)
-        chances = {"retrieval": competence, "answer": competence}
-        chats = simulated_models(benchmark, {"finder": chances, "sayer": chances})
-        with benchmark.objective(served(chats)) as objective:
+        with benchmark.objective(served(as_competent(benchmark, competence))) as objective:
             evaluation = objective.evaluate(ONCE)
         assert evaluation.failed == evaluation.malformed == 0
         assert evaluation.mean == evaluation.metrics["exact match"] == competence
@@ -355,8 +327,7 @@ def test_perfect_models_are_right_and_hopeless_ones_wrong(served, make, path):
 def test_the_papers_file_runs_end_to_end():
     """A hundred real questions: perfect models are right on every one, in either stage."""
     benchmark = two_wiki(REAL, search=100, **SMALL)
-    chances = {"retrieval": 1.0, "answer": 1.0}
-    chats = simulated_models(benchmark, {"finder": chances, "sayer": chances})
+    chats = as_competent(benchmark, 1.0)
     with LoopbackServer(chats) as server, benchmark.objective(server.url) as objective:
         evaluation = objective.evaluate(ONCE)
         found = {f.check: f.level for f in objective.check().findings if f.subject == "retrieval"}
@@ -384,9 +355,7 @@ def test_held_out_questions_are_scored_and_those_seen_are_refused():
     options = {"search": 8, **SMALL}
     for make, path in ((two_wiki, WIKI), (hotpot_qa, HOTPOT)):
         benchmark = make(path, **options)
-        chances = {"retrieval": 1.0, "answer": 1.0}
-        chats = simulated_models(benchmark, {"finder": chances, "sayer": chances})
-        with benchmark.objective(chats) as objective:
+        with benchmark.objective(as_competent(benchmark, 1.0)) as objective:
             evaluation = objective.evaluate(ONCE, benchmark.held_out, baseline=ONCE)
             assert (len(evaluation.results), evaluation.mean) == (8, 1)
             assert evaluation.comparison.difference == 0

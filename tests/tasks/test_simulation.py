@@ -4,6 +4,7 @@ import asyncio
 import math
 
 import pytest
+from tasks_support import everything
 
 from optuna_agenttts import Model
 from optuna_agenttts.llm import ChatRefusedError, ChatRequest, Message
@@ -71,7 +72,7 @@ def test_nobody_answers_from_passages_that_are_not_shown():
     known = set()
     for name in ("one", "other"):
         found = []
-        for instance in BENCHMARK.search + BENCHMARK.held_out:
+        for instance in everything(BENCHMARK):
             state = State(instance, {"retrieval": Selection(())})
             text = say(model(1.0, name), SAY.request("m", state), 1).text
             found.append(parse_answer(text, state) in instance.answers)

@@ -4,14 +4,13 @@ import asyncio
 import json
 import math
 import time
-from pathlib import Path
 
 import optuna
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tasks_support import as_competent, everything
 
-import optuna_agenttts_integrations.tasks
 from optuna_agenttts import AgentTTSSampler
 from optuna_agenttts.llm import ChatUnavailableError, Completion, Message, Usage
 from optuna_agenttts_integrations import CompletionStore, DataError, TooManyFailuresError
@@ -26,7 +25,6 @@ from optuna_agenttts_integrations.metrics import cosine
 from optuna_agenttts_integrations.pipeline import State
 from optuna_agenttts_integrations.sandbox import Finished, Limits, Sandbox
 from optuna_agenttts_integrations.serving import LoopbackServer
-from optuna_agenttts_integrations.simulation import simulated_models
 from optuna_agenttts_integrations.tasks.programs import (
     Program,
     Run,
@@ -38,13 +36,14 @@ from optuna_agenttts_integrations.tasks.programs import (
     program_text,
     says_unchanged,
 )
+from optuna_agenttts_integrations.tasks.records import sample_path
 from optuna_agenttts_integrations.tasks.software_development import (
     Software,
     chat_dev,
     program_so_far,
 )
 
-SAMPLE = Path(optuna_agenttts_integrations.tasks.__file__).parent / "samples" / "software.csv"
+SAMPLE = sample_path("software.csv")
 BOX = Sandbox(limits=Limits(seconds=20))
 MISSING = BOX.missing()
 sandboxed = pytest.mark.skipif(MISSING is not None, reason=f"no sandbox here: {MISSING}")
@@ -52,11 +51,6 @@ sandboxed = pytest.mark.skipif(MISSING is not None, reason=f"no sandbox here: {M
 LARGE = "meta-llama/Llama-3.1-70B-Instruct"
 ONE_EACH = dict.fromkeys(("coding", "static_review", "dynamic_test"), (LARGE, 1))
 RECORDS = [{"Name": "Sum", "Description": "Adds two numbers.", "Category": "Tools"}]
-
-
-@pytest.fixture(autouse=True)
-def _quiet():
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 def main_py(source):
@@ -359,7 +353,7 @@ def test_requirements_are_read_from_files(tmp_path, suffix):
         }[suffix]
     )
     benchmark = chat_dev(path, search=2)
-    found = sorted((*benchmark.search, *benchmark.held_out), key=lambda item: item.description)
+    found = sorted(everything(benchmark), key=lambda item: item.description)
     assert [item.description for item in found] == ["Does 0, ok", "Does 1, ok", "Does 2, ok"]
     assert len({item.id for item in found}) == 3
     assert found[0] == Software("A", "Does 0, ok", "C")
@@ -481,18 +475,12 @@ def test_samples_are_fused_or_the_first_complete_one_counts():
 # From end to end, with simulated models.
 
 
-def competence(benchmark, value):
-    stages = [stage.name for stage in benchmark.task.stages]
-    names = [model.name for model in benchmark.task.stages[0].models]
-    return simulated_models(benchmark, {name: dict.fromkeys(stages, value) for name in names})
-
-
 def test_what_models_can_do_shows_in_the_score():
     """Models that are always right score 1, models that never are score 0."""
     benchmark = chat_dev(SAMPLE, search=6, embedder=HashingEmbedder(), metric="quality")
     found = []
     for value in (1.0, 0.0):
-        with benchmark.objective(competence(benchmark, value), progress=False) as objective:
+        with benchmark.objective(as_competent(benchmark, value), progress=False) as objective:
             found.append(objective.evaluate(dict.fromkeys(ONE_EACH, (LARGE, 3))))
     assert [evaluation.metrics["completeness"] for evaluation in found] == [1, 0]
     assert [evaluation.malformed for evaluation in found] == [0, 0]
@@ -512,7 +500,7 @@ def test_a_study_runs_and_its_repetition_asks_nobody(tmp_path):
         store = CompletionStore(tmp_path / "store.db")
         plan = chat_dev(SAMPLE, search=4)
         with LoopbackServer(
-            competence(plan, 0.6), embed=lambda texts: asyncio.run(count(texts))
+            as_competent(plan, 0.6), embed=lambda texts: asyncio.run(count(texts))
         ) as server:
             # The port is part of what completions are known by.
             address = f"{server.url}"
@@ -629,7 +617,7 @@ def test_simulated_programs_do_as_they_claim():
     """Right programs run, wrong ones fail or are not complete."""
     benchmark = chat_dev(SAMPLE, search=2, sandbox=BOX, metric="quality")
     for value in (1.0, 0.0):
-        with benchmark.objective(competence(benchmark, value), progress=False) as objective:
+        with benchmark.objective(as_competent(benchmark, value), progress=False) as objective:
             assert objective.evaluate(ONE_EACH).mean == value
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import optuna
 import pytest
+from tasks_support import allocated, as_competent, everything
 
-import optuna_agenttts_integrations.tasks
 from optuna_agenttts import AgentTTSSampler, Model, recommend
 from optuna_agenttts.llm import ScriptedChatModel
 from optuna_agenttts_integrations.exceptions import DataError
@@ -16,6 +16,7 @@ from optuna_agenttts_integrations.fusion import LLMFusion
 from optuna_agenttts_integrations.pipeline import State
 from optuna_agenttts_integrations.serving import LoopbackServer
 from optuna_agenttts_integrations.simulation import simulated_models
+from optuna_agenttts_integrations.tasks.records import sample_path
 from optuna_agenttts_integrations.tasks.task_automation import ToolRequest, task_bench
 from optuna_agenttts_integrations.tasks.tool_calls import (
     ToolCall,
@@ -26,25 +27,20 @@ from optuna_agenttts_integrations.tasks.tool_calls import (
     parse_steps,
 )
 
-SAMPLES = Path(optuna_agenttts_integrations.tasks.__file__).parent / "samples"
-TOOLS = SAMPLES / "task_bench_tools.json"
-MEDIA_TOOLS = SAMPLES / "task_bench_multimedia_tools.json"
+DAILY, MEDIA = sample_path("task_bench.json"), sample_path("task_bench_multimedia.json")
+TOOLS = sample_path("task_bench_tools.json")
+MEDIA_TOOLS = sample_path("task_bench_multimedia_tools.json")
 REAL_TOOLS = Path(__file__).parents[3] / "shared" / "data" / "taskbench_dailylife_tools.json"
 SCORES = ("argument F1", "argument name F1", "node F1", "ROUGE-L")
 ONE = [Model("planner-8B", parameters=8e9)]
 ONE_MODEL = {"decomposers": ONE, "selectors": ONE, "predictors": ONE}
 
 
-@pytest.fixture(autouse=True)
-def _quiet():
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-
-
-def daily(source=SAMPLES / "task_bench.json", **options):
+def daily(source=DAILY, **options):
     return task_bench(source, **{"tools": TOOLS, "search": 8, **options})
 
 
-def media(source=SAMPLES / "task_bench_multimedia.json", **options):
+def media(source=MEDIA, **options):
     return task_bench(
         source, **{"tools": MEDIA_TOOLS, "search": 6, "domain": "multimedia", **options}
     )
@@ -78,14 +74,6 @@ def clip(*nodes, **changes):
         "task_nodes": [{"task": task, "arguments": arguments} for task, arguments in nodes],
         **changes,
     }
-
-
-def everything(benchmark):
-    return (*benchmark.search, *benchmark.held_out)
-
-
-def allocated(benchmark, samples=1):
-    return {stage.name: (stage.models[0].name, samples) for stage in benchmark.task.stages}
 
 
 def scores_of(benchmark, instance, steps=(), choice=(), calls=()):
@@ -155,7 +143,7 @@ def test_the_default_budget_is_the_papers():
 
 def test_names_and_encodings_of_fields_make_no_difference():
     """TaskBench's file, the Hub's form and mixtures of both are the same instances."""
-    plain = json.loads((SAMPLES / "task_bench.json").read_text("utf-8"))
+    plain = json.loads(DAILY.read_text("utf-8"))
     hub = [
         {
             "id": item["id"],
@@ -173,7 +161,7 @@ def test_names_and_encodings_of_fields_make_no_difference():
 
 def test_json_lines_are_read(tmp_path):
     """TaskBench's own file has one record a line."""
-    plain = json.loads((SAMPLES / "task_bench.json").read_text("utf-8"))
+    plain = json.loads(DAILY.read_text("utf-8"))
     path = tmp_path / "data.json"
     path.write_text("".join(json.dumps(item) + "\n" for item in plain), "utf-8")
     assert daily(path).search == daily().search
@@ -539,12 +527,8 @@ def test_values_without_names_are_named_by_their_kind():
 def test_models_of_known_competence_score_accordingly(make, fusion):
     """Right in every stage, all scores are 1; wrong in every stage, none is."""
     benchmark = make(fusion=fusion, search=6)
-    stages = benchmark.marks
     for competence in (1, 0):
-        chats = simulated_models(
-            benchmark,
-            {m.name: dict.fromkeys(stages, competence) for m in benchmark.task.stages[0].models},
-        )
+        chats = as_competent(benchmark, competence)
         with benchmark.objective(chats, progress=False) as objective:
             results = objective.evaluate(allocated(benchmark, 3)).results.values()
         assert not any(result.failed for result in results)

@@ -6,43 +6,31 @@ hundred, then answer from them. Prompts are our own.
 
 from __future__ import annotations
 
-import math
 import random
 import reprlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 from optuna_agenttts import Model, Stage, Task
 from optuna_agenttts.llm import Message
 from optuna_agenttts_integrations.exceptions import DataError
-from optuna_agenttts_integrations.metrics import set_f1
-from optuna_agenttts_integrations.pipeline import Pipeline, StageProgram, State
-from optuna_agenttts_integrations.tasks.answering import (
-    METRICS,
-    conversation,
-    join_answers,
-    parse_answer,
-)
+from optuna_agenttts_integrations.pipeline import State
+from optuna_agenttts_integrations.tasks.answering import conversation
 from optuna_agenttts_integrations.tasks.benchmark import LLAMA, QWEN, Benchmark
+from optuna_agenttts_integrations.tasks.candidates import candidate_pipeline, chosen, simulate
+from optuna_agenttts_integrations.tasks.graphs import Triple, paths_and_nearest
 from optuna_agenttts_integrations.tasks.records import (
     Record,
     Source,
     field,
+    on_one_line,
     read_records,
     split_instances,
     texts,
 )
-from optuna_agenttts_integrations.tasks.retrieval_qa import answer_score
-from optuna_agenttts_integrations.tasks.selection import (
-    Selection,
-    numbered,
-    parse_selection,
-    selection_vote,
-    simulated_selection,
-)
-
-Triple = tuple[str, str, str]
+from optuna_agenttts_integrations.tasks.selection import numbered
 
 _RETRIEVE = (
     "You choose facts of a knowledge graph that lead from a question to its answer. Each fact is "
@@ -50,8 +38,6 @@ _RETRIEVE = (
 )
 _ANSWER = "You answer a question from facts of a knowledge graph that were chosen for it."
 _IDS = ("ID", "QuestionId", "id")
-_HOPS = 4
-"""The longest path from question to answer whose triples count as gold, in triples."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +96,7 @@ def triple_benchmark(
     search: int = 50,
     seed: int = 0,
     split: str = "test",
+    revision: str | None = None,
     candidates: int = 100,
     metric: str = "exact match",
     fusion: bool = True,
@@ -136,6 +123,7 @@ def triple_benchmark(
         search: How many questions to search on; the others are held out.
         seed: Of the split and of the order of triples, which depends on the question's id besides.
         split: Split of a data set of the Hub.
+        revision: Its revision, a tag or commit. Default: the newest.
         candidates: The most triples to show beside the gold ones, 1 or more.
         metric: What is maximized: ``"exact match"``, ``"token F1"`` or ``"answer contained"``.
         fusion: Whether answers are fused by the model, as in the paper, or voted on.
@@ -148,11 +136,17 @@ def triple_benchmark(
     Raises:
         DataError: The records are not of that form, or an argument makes no sense.
     """
-    if metric not in METRICS:
-        raise DataError(f"`metric` is {metric!r}: there are {', '.join(METRICS)}.")
+    pipeline = candidate_pipeline(
+        _candidates,
+        ask_candidates=_ask_triples,
+        ask_answer=_ask_answer,
+        metric=metric,
+        fusion=fusion,
+        threshold=threshold,
+    )
     if candidates < 1:
         raise DataError(f"`candidates` is {candidates!r}: give 1 or more.")
-    records = read_records(source, split=split)
+    records = read_records(source, split=split, revision=revision)
     questions = [_question(record, n, candidates, seed) for n, record in enumerate(records)]
     searched, held_out = split_instances(
         questions, search=search, seed=seed, content=lambda question: question.question
@@ -182,45 +176,17 @@ def triple_benchmark(
             budget=budget,
             metric=metric,
         ),
-        pipeline=Pipeline(
-            stages=[
-                StageProgram(
-                    name="retrieval",
-                    prompt=_ask_triples,
-                    parse=lambda text, state: parse_selection(text, len(state.instance.triples)),
-                    aggregate=selection_vote(threshold),
-                    max_tokens=512,
-                    temperature=0.9,
-                ),
-                StageProgram(
-                    name="answer",
-                    prompt=_ask_answer,
-                    parse=parse_answer,
-                    aggregate=join_answers(fusion),
-                    max_tokens=512,
-                    temperature=0.7,
-                ),
-            ],
-            score=answer_score(metric),
-            metrics={
-                **{other: answer_score(other) for other in METRICS},
-                "retrieval F1": lambda state: set_f1(
-                    _chosen(state).ids, cast(TripleQuestion, state.instance).gold
-                ),
-                "ids out of range": lambda state: float(_chosen(state).out_of_range),
-                "ids repeated": lambda state: float(_chosen(state).repeated),
-            },
-        ),
+        pipeline=pipeline,
         search=searched,
         held_out=held_out,
         marks={"retrieval": _RETRIEVE, "answer": _ANSWER},
         subject=lambda instance: f"Question: {instance.question}",
-        simulate=_simulate,
+        simulate=partial(simulate, candidates=_candidates),
     )
 
 
-def _chosen(state: State) -> Selection:
-    return state["retrieval"] or Selection(())
+def _candidates(question: TripleQuestion) -> tuple[str, ...]:
+    return question.triples
 
 
 def _ask_triples(state: State) -> tuple[Message, ...]:
@@ -237,8 +203,7 @@ def _ask_triples(state: State) -> tuple[Message, ...]:
 
 def _ask_answer(state: State) -> tuple[Message, ...]:
     question: TripleQuestion = state.instance
-    shown = [question.triples[number - 1] for number in _chosen(state).ids]
-    given = "\n".join(shown) or "(none was chosen)"
+    given = "\n".join(chosen(state, question.triples)) or "(none was chosen)"
     return conversation(
         _ANSWER,
         f"Facts, written (head, relation, tail):\n{given}\n\nQuestion: {question.question}\n\n"
@@ -283,49 +248,7 @@ def _from_graph(record: Record, number: int) -> tuple[list[Triple], list[Triple]
     """Gold triples and others, nearest first, of a question's part of the graph."""
     triples = _triples(record, number, "graph")
     asked, answers = (_entities(record, number, name) for name in ("q_entity", "a_entity"))
-    links: dict[str, list[Triple]] = {}
-    for triple in triples:
-        for entity in {triple[0], triple[2]}:
-            links.setdefault(entity, []).append(triple)
-    away = _distances(links, asked)
-    nearest = sorted(
-        triples, key=lambda triple: min(away.get(end, math.inf) for end in (triple[0], triple[2]))
-    )
-    gold = {triple for entity in asked for triple in _on_shortest_paths(links, entity, answers)}
-    return [triple for triple in triples if triple in gold], nearest
-
-
-def _distances(links: Mapping[str, Sequence[Triple]], starts: Iterable[str]) -> dict[str, int]:
-    """Hops to each entity from the nearest of some others."""
-    away = dict.fromkeys((entity for entity in starts if entity in links), 0)
-    reached = list(away)
-    for entity in reached:
-        for head, _, tail in links[entity]:
-            for other in (head, tail):
-                if other not in away:
-                    away[other] = away[entity] + 1
-                    reached.append(other)
-    return away
-
-
-def _on_shortest_paths(
-    links: Mapping[str, Sequence[Triple]], start: str, ends: Iterable[str]
-) -> set[Triple]:
-    """All triples on all shortest paths from one entity to each of some others."""
-    away = _distances(links, [start])
-    levels: list[set[str]] = [set() for _ in range(_HOPS + 1)]
-    for entity in ends:
-        if away.get(entity, math.inf) <= _HOPS:
-            levels[away[entity]].add(entity)
-    found: set[Triple] = set()
-    for hops in range(_HOPS, 0, -1):
-        for entity in levels[hops]:
-            for triple in links[entity]:
-                other = triple[0] if triple[2] == entity else triple[2]
-                if away[other] == hops - 1:
-                    found.add(triple)
-                    levels[hops - 1].add(other)
-    return found
+    return paths_and_nearest(triples, asked, answers)
 
 
 def _triples(record: Record, number: int, name: str) -> list[Triple]:
@@ -351,7 +274,7 @@ def _triples(record: Record, number: int, name: str) -> list[Triple]:
                 f"Record {number}: `{name}[{index}]` is {reprlib.repr(value)}: give three texts, "
                 "[head, relation, tail]."
             )
-    return [cast(Triple, tuple(map(_tidy, value))) for value in values]
+    return [cast(Triple, tuple(map(on_one_line, value))) for value in values]
 
 
 def _entities(record: Record, number: int, name: str) -> list[str]:
@@ -361,12 +284,7 @@ def _entities(record: Record, number: int, name: str) -> list[str]:
             f"Record {number}: `{name}` is {reprlib.repr(values)}: give a list of entities as "
             "`graph` names them; it may be empty."
         )
-    return [_tidy(value) for value in values]
-
-
-def _tidy(text: str) -> str:
-    """A name on one line: a few have line ends or runs of blanks in them."""
-    return " ".join(text.split())
+    return [on_one_line(value) for value in values]
 
 
 def _answers(record: Record, number: int) -> tuple[str, ...]:
@@ -396,14 +314,3 @@ def _parsed_answers(record: Record, number: int) -> list[Any]:
             "objects with `Answers`, each a list of objects with `EntityName` or "
             "`AnswerArgument`; or `answer` with the answers themselves."
         ) from None
-
-
-def _simulate(
-    stage: str, instance: TripleQuestion, prompt: str, right: bool, rng: random.Random
-) -> str:
-    if stage == "retrieval":
-        return simulated_selection(instance.gold, len(instance.triples), right, rng)
-    # Nobody answers from triples that he does not see.
-    if right and all(instance.triples[number - 1] in prompt for number in instance.gold):
-        return f"Answer: {instance.answers[0]}"
-    return f"Answer: nobody knows {rng.randint(1, 4)}"

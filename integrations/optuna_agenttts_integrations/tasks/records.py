@@ -196,6 +196,11 @@ def texts(record: Record, number: int, names: str | Iterable[str]) -> tuple[str,
     raise _lacks(record, number, "text", names)
 
 
+def on_one_line(text: str) -> str:
+    """A text on one line, so that no part of it passes for another one of a list."""
+    return " ".join(text.split())
+
+
 def _lacks(record: Record, number: int, what: str, names: Sequence[str]) -> DataError:
     wanted = " or ".join(repr(name) for name in names)
     found = [f"{name!r} is {reprlib.repr(record[name])}" for name in names if name in record]

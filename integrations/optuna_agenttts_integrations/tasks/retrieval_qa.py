@@ -10,35 +10,26 @@ import logging
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from functools import partial
+from typing import Any
 
 from optuna_agenttts import Model, Stage, Task
 from optuna_agenttts.llm import Message
 from optuna_agenttts_integrations.exceptions import DataError
-from optuna_agenttts_integrations.metrics import set_f1
-from optuna_agenttts_integrations.pipeline import Pipeline, Score, StageProgram, State
-from optuna_agenttts_integrations.tasks.answering import (
-    METRICS,
-    conversation,
-    join_answers,
-    parse_answer,
-)
+from optuna_agenttts_integrations.pipeline import State
+from optuna_agenttts_integrations.tasks.answering import conversation
 from optuna_agenttts_integrations.tasks.benchmark import LLAMA, QWEN, Benchmark
+from optuna_agenttts_integrations.tasks.candidates import candidate_pipeline, chosen, simulate
 from optuna_agenttts_integrations.tasks.records import (
     Record,
     Source,
     field,
+    on_one_line,
     read_records,
     split_instances,
     texts,
 )
-from optuna_agenttts_integrations.tasks.selection import (
-    Selection,
-    numbered,
-    parse_selection,
-    selection_vote,
-    simulated_selection,
-)
+from optuna_agenttts_integrations.tasks.selection import numbered
 
 _logger = logging.getLogger(__name__)
 
@@ -140,8 +131,14 @@ def passage_benchmark(
         DataError: The records are not of that form, or there is no such metric.
         ValueError: The threshold is out of range.
     """
-    if metric not in METRICS:
-        raise DataError(f"`metric` is {metric!r}: there are {', '.join(METRICS)}.")
+    pipeline = candidate_pipeline(
+        _candidates,
+        ask_candidates=_ask_passages,
+        ask_answer=_ask_answer,
+        metric=metric,
+        fusion=fusion,
+        threshold=threshold,
+    )
     records = read_records(source, split=split, revision=revision)
     questions = _questions(records, candidates)
     searched, held_out = split_instances(
@@ -171,56 +168,17 @@ def passage_benchmark(
             budget=budget,
             metric=metric,
         ),
-        pipeline=Pipeline(
-            stages=[
-                StageProgram(
-                    name="retrieval",
-                    prompt=_ask_passages,
-                    parse=lambda text, state: parse_selection(text, len(state.instance.passages)),
-                    aggregate=selection_vote(threshold),
-                    max_tokens=512,
-                    temperature=0.9,
-                ),
-                StageProgram(
-                    name="answer",
-                    prompt=_ask_answer,
-                    parse=parse_answer,
-                    aggregate=join_answers(fusion),
-                    max_tokens=512,
-                    temperature=0.7,
-                ),
-            ],
-            score=answer_score(metric),
-            metrics={
-                **{other: answer_score(other) for other in METRICS},
-                "retrieval F1": lambda state: set_f1(
-                    _chosen(state).ids, cast(PassageQuestion, state.instance).gold
-                ),
-                "ids out of range": lambda state: float(_chosen(state).out_of_range),
-                "ids repeated": lambda state: float(_chosen(state).repeated),
-            },
-        ),
+        pipeline=pipeline,
         search=searched,
         held_out=held_out,
         marks={"retrieval": _RETRIEVE, "answer": _ANSWER},
         subject=lambda instance: f"Question: {instance.question}",
-        simulate=_simulate,
+        simulate=partial(simulate, candidates=_candidates, known=_KNOWN),
     )
 
 
-def answer_score(metric: str) -> Score:
-    """The score of the answer that a pipeline ends with; 0 where there is none."""
-    compare = METRICS[metric]
-
-    def score(state: State) -> float:
-        answer = state["answer"]
-        return 0.0 if answer is None else compare(answer, state.instance.answers)
-
-    return score
-
-
-def _chosen(state: State) -> Selection:
-    return state["retrieval"] or Selection(())
+def _candidates(question: PassageQuestion) -> tuple[str, ...]:
+    return question.passages
 
 
 def _ask_passages(state: State) -> tuple[Message, ...]:
@@ -235,7 +193,7 @@ def _ask_passages(state: State) -> tuple[Message, ...]:
 
 def _ask_answer(state: State) -> tuple[Message, ...]:
     question: PassageQuestion = state.instance
-    shown = [question.passages[number - 1] for number in _chosen(state).ids]
+    shown = chosen(state, question.passages)
     given = "\n".join(f"- {text}" for text in shown) or "(none was chosen)"
     return conversation(
         _ANSWER,
@@ -258,7 +216,7 @@ def _questions(records: Sequence[Record], candidates: int) -> list[PassageQuesti
     questions: list[PassageQuestion] = []
     named: dict[str, str] = {}
     for number, (record, paragraphs) in enumerate(zip(records, read)):
-        question = _line(field(record, number, "question", str))
+        question = on_one_line(field(record, number, "question", str))
         passages = paragraphs.shown
         if paragraphs.few and len(passages) < candidates:
             passages = _filled(passages, pool, candidates, random.Random(question))
@@ -280,11 +238,6 @@ def _questions(records: Sequence[Record], candidates: int) -> list[PassageQuesti
 def _name(record: Record, number: int) -> str:
     own = record.get("id", record.get("_id"))
     return str(number if own is None or own == "" else own)
-
-
-def _line(text: str) -> str:
-    """A text on one line, so that no part of it passes for another passage."""
-    return " ".join(text.split())
 
 
 def _filled(
@@ -346,7 +299,7 @@ def _paragraphs(record: Record, number: int) -> _Paragraphs:
 def _passages(record: Record, number: int, name: str) -> tuple[str, ...]:
     if isinstance(record.get(name), str):
         raise DataError(f"Record {number}: {name!r} is one text: give a list of passages.")
-    return tuple(dict.fromkeys(map(_line, texts(record, number, name))))
+    return tuple(dict.fromkeys(map(on_one_line, texts(record, number, name))))
 
 
 def _titled(context: Any, number: int) -> list[tuple[str, str]]:
@@ -358,7 +311,7 @@ def _titled(context: Any, number: int) -> list[tuple[str, str]]:
             else [(title, sentences) for title, sentences in context]
         )
         titled = [
-            (title, _line(sentences if isinstance(sentences, str) else " ".join(sentences)))
+            (title, on_one_line(sentences if isinstance(sentences, str) else " ".join(sentences)))
             for title, sentences in pairs
         ]
     except (KeyError, TypeError, ValueError):
@@ -367,15 +320,3 @@ def _titled(context: Any, number: int) -> list[tuple[str, str]]:
             "`title` and `sentences`; nor has the record `ctxs_candidate`."
         ) from None
     return [(title, text) for title, text in titled if text and isinstance(title, str)]
-
-
-def _simulate(
-    stage: str, instance: PassageQuestion, prompt: str, right: bool, rng: random.Random
-) -> str:
-    if stage == "retrieval":
-        return simulated_selection(instance.gold, len(instance.passages), right, rng)
-    # Few answers are known from elsewhere than the passages that give them.
-    seen = all(instance.passages[number - 1] in prompt for number in instance.gold)
-    if right and (seen or random.Random(instance.question).random() < _KNOWN):
-        return f"Answer: {instance.answers[0]}"
-    return f"Answer: nobody knows {rng.randint(1, 4)}"
