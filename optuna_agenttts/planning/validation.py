@@ -7,14 +7,10 @@ case, samples that are a little over the budget.
 
 from __future__ import annotations
 
-import json
-import math
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import json_repair
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
@@ -24,16 +20,18 @@ from optuna.distributions import (
 
 from optuna_agenttts.llm.secrets import one_line
 from optuna_agenttts.planning import Choices
+from optuna_agenttts.planning.reading import (
+    Problem,
+    read_float,
+    read_integer,
+    read_model,
+    read_object,
+    short,
+)
 from optuna_agenttts.task import Task
 
-_LONGEST = 60_000
-"""Characters of a reply that are read: some ten times what an honest one needs."""
-_BRACKETS = 1000
-"""Opening brackets in a reply that is mended: 50,000 of them take json-repair three seconds."""
 _GUIDELINES, _GUIDELINE, _REASON = 8, 400, 300
 _CANDIDATES = 32
-_THOUGHTS = re.compile(r"<think>.*?</think>", re.DOTALL | re.IGNORECASE)
-_INTEGER = re.compile(r"[+-]?\d{1,9}(?:\.0+)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,19 +41,6 @@ class Proposal:
     reason: str
     choices: Choices = ()
     params: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """Something that cannot be used.
-
-    Args:
-        kind: What it is in fixed words, to be counted: ``"no JSON"``, ``"unknown model"``.
-        text: What it is in this case, to be sent back.
-    """
-
-    kind: str
-    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +60,7 @@ def read_plan(text: str, task: Task, taken: Collection[Choices]) -> Reply:
         task: The task.
         taken: Allocations that were tried, are running, or have been proposed already.
     """
-    values, problem = _decode(text)
+    values, problem = read_object(text)
     if problem is not None:
         return Reply(problems=(problem,))
     proposals: list[Proposal] = []
@@ -117,7 +102,7 @@ def read_params(
         optional: Parameters that a candidate may leave out.
         taken: Parameters that were tried, or are running.
     """
-    values, problem = _decode(text)
+    values, problem = read_object(text)
     if problem is not None:
         return Reply(problems=(problem,))
     proposals: list[Proposal] = []
@@ -133,13 +118,13 @@ def read_params(
         wrong = None
         for name in raw:
             if name not in space:
-                wrong = Problem("unknown parameter", f"{label}: no parameter {_short(name)}")
+                wrong = Problem("unknown parameter", f"{label}: no parameter {short(name)}")
         for name, distribution in space.items():
             if name not in raw:
                 if name not in optional:
-                    wrong = Problem("missing parameter", f"{label} lacks {_short(name)}")
+                    wrong = Problem("missing parameter", f"{label} lacks {short(name)}")
                 continue
-            value = _value(raw[name], distribution, f"{label}: {_short(name)}")
+            value = _value(raw[name], distribution, f"{label}: {short(name)}")
             if isinstance(value, Problem):
                 wrong = value
             else:
@@ -152,35 +137,6 @@ def read_params(
             known.append(params)
             proposals.append(Proposal(_reason(item), params=params))
     return Reply(_guidelines(values), tuple(proposals), tuple(problems))
-
-
-def _decode(text: str) -> tuple[Mapping[str, Any], Problem | None]:
-    """The JSON object in a text, or why there is none."""
-    text = _THOUGHTS.sub("", text[-_LONGEST:] if "</think>" in text else text[:_LONGEST]).strip()
-    values: Any = None
-    start, end = text.find("{"), text.rfind("}")
-    try:
-        values = json.loads(text)
-    except (ValueError, RecursionError):
-        if start < 0:
-            return {}, Problem("no JSON", "the reply holds no JSON object")
-        try:
-            values = json.loads(text[start : end + 1])
-        except (ValueError, RecursionError):
-            if text.count("{") + text.count("[") > _BRACKETS:
-                return {}, Problem("no JSON", "the reply is no JSON, and too deep to be mended")
-            try:
-                values = json_repair.loads(text[start:])
-            # A library that reads arbitrary text may fail in any way.
-            except Exception as error:
-                return {}, Problem("no JSON", f"the reply is no JSON ({type(error).__name__})")
-    if isinstance(values, list):
-        # Several objects: the answer is the last that looks like one.
-        objects = [v for v in values if isinstance(v, Mapping) and "candidates" in v]
-        values = objects[-1] if objects else None
-    if not isinstance(values, Mapping):
-        return {}, Problem("no JSON", "the reply is no JSON object")
-    return values, None
 
 
 def _candidates(
@@ -210,13 +166,6 @@ def _reason(item: Mapping[str, Any]) -> str:
     return one_line(reason, _REASON) if isinstance(reason, str) and reason.strip() else ""
 
 
-def _short(value: Any) -> str:
-    try:
-        return one_line(json.dumps(value, ensure_ascii=False, default=str), 80)
-    except (ValueError, RecursionError):
-        return "a value that cannot be shown"
-
-
 def _choices(raw: Any, task: Task, label: str) -> Choices | Problem:
     """An allocation as choices; samples may still be over the stage's most or the budget."""
     if not isinstance(raw, Mapping):
@@ -224,35 +173,35 @@ def _choices(raw: Any, task: Task, label: str) -> Choices | Problem:
     names = [stage.name for stage in task.stages]
     for name in raw:
         if name not in names:
-            return Problem("unknown stage", f"{label}: there is no stage {_short(name)}")
+            return Problem("unknown stage", f"{label}: there is no stage {short(name)}")
     choices = []
     for stage in task.stages:
         if stage.name not in raw:
-            return Problem("missing stage", f"{label} lacks stage {_short(stage.name)}")
+            return Problem("missing stage", f"{label} lacks stage {short(stage.name)}")
         setting = raw[stage.name]
         if not isinstance(setting, Mapping):
             return Problem(
-                "wrong type", f"{label}: stage {_short(stage.name)} needs `model` and `samples`"
+                "wrong type", f"{label}: stage {short(stage.name)} needs `model` and `samples`"
             )
-        model = _model(setting.get("model"), [m.name for m in stage.models])
+        model = read_model(setting.get("model"), [m.name for m in stage.models])
         if model is None:
-            options = ", ".join(_short(m.name) for m in stage.models)
+            options = ", ".join(short(m.name) for m in stage.models)
             return Problem(
                 "unknown model",
-                f"{label}: stage {_short(stage.name)} has no model "
-                f"{_short(setting.get('model'))}; it has {options}",
+                f"{label}: stage {short(stage.name)} has no model "
+                f"{short(setting.get('model'))}; it has {options}",
             )
-        samples = _integer(setting.get("samples"))
+        samples = read_integer(setting.get("samples"))
         if samples is None:
             return Problem(
                 "wrong type",
-                f"{label}: `samples` of stage {_short(stage.name)} is "
-                f"{_short(setting.get('samples'))}, no integer",
+                f"{label}: `samples` of stage {short(stage.name)} is "
+                f"{short(setting.get('samples'))}, no integer",
             )
         if samples < 1:
             return Problem(
                 "out of range",
-                f"{label}: `samples` of stage {_short(stage.name)} is {samples}; it is 1 to "
+                f"{label}: `samples` of stage {short(stage.name)} is {samples}; it is 1 to "
                 f"{stage.max_samples}",
             )
         choices.append((model, min(samples, stage.max_samples)))
@@ -274,54 +223,27 @@ def _fitted(choices: Choices, task: Task, label: str) -> Choices | Problem:
     return tuple(feasible.project(choices))
 
 
-def _model(name: Any, names: Sequence[str]) -> int | None:
-    if not isinstance(name, str):
-        return None
-    if name in names:
-        return names.index(name)
-    plain = name.strip().casefold()
-    alike = [i for i, known in enumerate(names) if known.casefold() == plain]
-    # Models leave out the organization: "Llama-3B" for "meta/Llama-3B".
-    alike = alike or [
-        i for i, known in enumerate(names) if known.casefold().rpartition("/")[2] == plain
-    ]
-    return alike[0] if len(alike) == 1 else None
-
-
-def _integer(value: Any) -> int | None:
-    """An integer, also one that is written ``4.0`` or ``"4"``."""
-    if isinstance(value, bool):
-        return None
-    if isinstance(value, int):
-        return value if abs(value) < 10**9 else None
-    if isinstance(value, float):
-        return int(value) if math.isfinite(value) and value == int(value) else None
-    if isinstance(value, str) and _INTEGER.fullmatch(value.strip()):
-        return int(float(value))
-    return None
-
-
 def _value(value: Any, distribution: BaseDistribution, label: str) -> Any:
     """A value that a distribution contains, of its exact type; or the problem."""
     if isinstance(distribution, CategoricalDistribution):
         same = [c for c in distribution.choices if type(c) is type(value) and c == value]
         # Choices that are no strings arrive as what JSON makes of them.
-        alike = same or [c for c in distribution.choices if _short(c) == _short(value)]
+        alike = same or [c for c in distribution.choices if short(c) == short(value)]
         if alike:
             return alike[0]
-        return Problem("unknown choice", f"{label} is {_short(value)}, none of its choices")
+        return Problem("unknown choice", f"{label} is {short(value)}, none of its choices")
     if isinstance(distribution, IntDistribution):
-        number = _integer(value)
+        number = read_integer(value)
         if number is None:
-            return Problem("wrong type", f"{label} is {_short(value)}, no integer")
+            return Problem("wrong type", f"{label} is {short(value)}, no integer")
         step, low = distribution.step, distribution.low
         if distribution.low <= number <= distribution.high:
             return low + round((number - low) / step) * step if step != 1 else number
         return Problem("out of range", f"{label} is {number}; it is {low} to {distribution.high}")
     if isinstance(distribution, FloatDistribution):
-        real = _float(value)
+        real = read_float(value)
         if real is None:
-            return Problem("wrong type", f"{label} is {_short(value)}, no number")
+            return Problem("wrong type", f"{label} is {short(value)}, no number")
         if not distribution.low <= real <= distribution.high:
             return Problem(
                 "out of range",
@@ -332,13 +254,3 @@ def _value(value: Any, distribution: BaseDistribution, label: str) -> Any:
         steps = round((real - distribution.low) / distribution.step)
         return min(distribution.high, distribution.low + steps * distribution.step)
     return Problem("wrong type", f"{label} is of a kind that cannot be proposed")
-
-
-def _float(value: Any) -> float | None:
-    if isinstance(value, bool):
-        return None
-    try:
-        number = float(value) if isinstance(value, (int, float, str)) else math.nan
-    except (ValueError, OverflowError):
-        return None
-    return number if math.isfinite(number) else None
