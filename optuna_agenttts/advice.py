@@ -24,6 +24,7 @@ from optuna_agenttts.planning.agent import TaskQuestions
 from optuna_agenttts.planning.generic import GenericEvidence, GenericQuestions
 from optuna_agenttts.planning.numerical import NumericalPlanner
 from optuna_agenttts.planning.validation import Proposal
+from optuna_agenttts.prompts import TABLES
 from optuna_agenttts.rounds import Round
 from optuna_agenttts.spend import price_of, spend_of
 
@@ -107,6 +108,7 @@ def task_job(
     agent: str,
     insights: tuple[int, ...],
     guidelines: bool,
+    tables: tuple[str, ...] = TABLES,
     experience: tuple[str, ...] = (),
     limit: float | None = None,
 ) -> Job | None:
@@ -127,7 +129,12 @@ def task_job(
 
     return Job(
         questions=TaskQuestions(
-            planner, evidence, insights=insights, guidelines=guidelines, wanted=_WANTED
+            planner,
+            evidence,
+            insights=insights,
+            tables=tables,
+            guidelines=guidelines,
+            wanted=_WANTED,
         ),
         trials=len(evidence.scores),
         wanted=SIZE,

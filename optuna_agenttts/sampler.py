@@ -9,12 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
+from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, TPESampler
 from optuna.storages import BaseStorage
 from optuna.study import Study
@@ -31,9 +26,11 @@ from optuna_agenttts.llm import ChatModel, connect
 from optuna_agenttts.measured import task_in_force
 from optuna_agenttts.planning import Candidate, Constraint, Evidence
 from optuna_agenttts.planning.numerical import NumericalPlanner
+from optuna_agenttts.prompts import TABLES
 from optuna_agenttts.recognition import recognise_task
 from optuna_agenttts.rounds import Proposed, Round
 from optuna_agenttts.spend import read_limit
+from optuna_agenttts.suggestions import nearest_in, order_of_suggestion, parameters_of
 from optuna_agenttts.task import Task
 
 _logger = logging.getLogger(__name__)
@@ -78,6 +75,8 @@ class AgentTTSSampler(BaseSampler):
         independent_sampler: Samples everything outside the task. Default: a `TPESampler` with
             its current defaults, which refuses to sample a second study after the first.
         guidelines: Whether the agent writes guidelines and sees its earlier ones, for ablations.
+        tables: Which tables of computed evidence the agent sees, for ablations: how far each
+            model is behind, where samples saturate (not without Insight 2), and paired trials.
         experience: Earlier studies of similar tasks, as evidence for agent and planner. They are
             read once, here.
         description: What is optimized, in words, for the agent in studies without a task.
@@ -99,6 +98,7 @@ class AgentTTSSampler(BaseSampler):
         insights: Collection[int] = (1, 2, 3),
         independent_sampler: BaseSampler | None = None,
         guidelines: bool = True,
+        tables: Collection[str] = TABLES,
         experience: Sequence[Study] = (),
         description: str = "",
         llm_timeout: float = 120.0,
@@ -108,6 +108,12 @@ class AgentTTSSampler(BaseSampler):
             raise TaskError(f"AgentTTSSampler: `task` is {task!r}: give a `Task` or leave it out.")
         if not set(insights) <= {1, 2, 3}:
             raise TaskError(f"AgentTTSSampler: `insights` is {insights!r}: give some of 1, 2, 3.")
+        # A string is a collection too, of letters.
+        if isinstance(tables, str) or not set(tables) <= set(TABLES):
+            raise TaskError(
+                f"AgentTTSSampler: `tables` is {tables!r}: give some of "
+                f"{', '.join(map(repr, TABLES))}, in a tuple or list."
+            )
         if not llm_timeout > 0:
             raise TaskError(f"AgentTTSSampler: `llm_timeout` is {llm_timeout!r}: give seconds.")
         self._chat = connect(llm)
@@ -117,6 +123,7 @@ class AgentTTSSampler(BaseSampler):
         self._task = task
         self._search_space = dict(search_space or {})
         self._insights = tuple(sorted(set(insights)))
+        self._tables = tuple(name for name in TABLES if name in tables)
         self._independent = independent_sampler or TPESampler(seed=seed)
         self._forget()
 
@@ -189,7 +196,7 @@ class AgentTTSSampler(BaseSampler):
         """The parameters that the independent sampler samples jointly: those outside the task."""
         space = self._search_space or self._independent.infer_relative_search_space(study, trial)
         task = self._task_of(study)
-        ours = _parameters(task) if task is not None else {}
+        ours = parameters_of(task) if task is not None else {}
         return {name: value for name, value in space.items() if name not in ours}
 
     def sample_relative(
@@ -213,7 +220,7 @@ class AgentTTSSampler(BaseSampler):
         fixed = trial.system_attrs.get("fixed_params", {})
         missing = [name for name in search_space if name not in values and name not in fixed]
         if missing:
-            order = _order_of_suggestion(study)
+            order = order_of_suggestion(study)
             for name in sorted(missing, key=lambda name: order.get(name, len(order))):
                 values[name] = self._independent.sample_independent(
                     study, trial, name, search_space[name]
@@ -234,12 +241,12 @@ class AgentTTSSampler(BaseSampler):
         scales or bounds that follow from what it suggested before, and each is met exactly.
         """
         task = self._task_of(study)
-        if task is not None and param_name in (parameters := _parameters(task)):
+        if task is not None and param_name in (parameters := parameters_of(task)):
             candidate = self._candidate(study, trial, task)
             stage, is_model = parameters[param_name]
             model, samples = candidate.choices[stage]
             wanted = task.stages[stage].models[model].name if is_model else samples
-            value = _within(wanted, param_distribution)
+            value = nearest_in(wanted, param_distribution)
             if value is not None:
                 return value
         advice = self._advised_params(study, trial)
@@ -274,6 +281,7 @@ class AgentTTSSampler(BaseSampler):
             agent=self._conductor.name,
             insights=self._insights,
             guidelines=self._guidelines,
+            tables=self._tables,
             experience=describe_experience(self._experience),
             limit=read_limit(study._storage.get_study_system_attrs(study._study_id)),
         )
@@ -416,14 +424,6 @@ def _remember(known: OrderedDict[_K, _V], key: _K, value: _V, most: int = _REMEM
         known.popitem(last=False)
 
 
-def _order_of_suggestion(study: Study) -> dict[str, int]:
-    """Positions of parameters in the newest finished trial that has some."""
-    trials = study._storage.get_all_trials(study._study_id, deepcopy=False)
-    finished = (trial for trial in reversed(trials) if trial.state.is_finished() and trial.params)
-    newest = next(finished, None)
-    return {} if newest is None else {name: i for i, name in enumerate(newest.params)}
-
-
 def _readable(values: Mapping[str, Any]) -> Task | None:
     try:
         return Task.from_dict(values)
@@ -434,27 +434,3 @@ def _readable(values: Mapping[str, Any]) -> Task | None:
             error,
         )
         return None
-
-
-def _parameters(task: Task) -> dict[str, tuple[int, bool]]:
-    """Of each of a task's parameters, the stage, and whether it is the model."""
-    names: dict[str, tuple[int, bool]] = {}
-    for index, stage in enumerate(task.stages):
-        names[stage.model_parameter] = (index, True)
-        names[stage.samples_parameter] = (index, False)
-    return names
-
-
-def _within(wanted: str | int, distribution: BaseDistribution) -> str | int | float | None:
-    """The value of a distribution that is nearest to what is wanted; None if there is none."""
-    if isinstance(distribution, CategoricalDistribution):
-        return wanted if wanted in distribution.choices else None
-    if isinstance(wanted, str):
-        return None
-    if isinstance(distribution, IntDistribution):
-        steps = round((wanted - distribution.low) / distribution.step)
-        most = (distribution.high - distribution.low) // distribution.step
-        return distribution.low + max(0, min(steps, most)) * distribution.step
-    if isinstance(distribution, FloatDistribution) and distribution.step is None:
-        return float(max(distribution.low, min(wanted, distribution.high)))
-    return None

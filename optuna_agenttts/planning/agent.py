@@ -21,6 +21,7 @@ from optuna_agenttts.planning.facts import Facts, fit_facts
 from optuna_agenttts.planning.numerical import NumericalPlanner
 from optuna_agenttts.planning.validation import Proposal, Reply, read_plan
 from optuna_agenttts.prompts import (
+    TABLES,
     Brief,
     ModelRow,
     PairedRow,
@@ -174,6 +175,7 @@ class TaskQuestions:
         insights: The insights to state.
         guidelines: Whether to ask for guidelines.
         wanted: How many candidates to ask for.
+        tables: The tables of computed evidence to show.
     """
 
     def __init__(
@@ -184,10 +186,12 @@ class TaskQuestions:
         insights: tuple[int, ...],
         guidelines: bool,
         wanted: int,
+        tables: tuple[str, ...] = TABLES,
     ) -> None:
         """See the class."""
         self._planner, self._evidence = planner, evidence
         self._insights, self._guidelines, self._wanted = insights, guidelines, wanted
+        self._tables = tables
 
     def messages(self, past: Past) -> tuple[Message, ...]:
         """The prompt."""
@@ -210,6 +214,7 @@ class TaskQuestions:
             task=task,
             maximize=evidence.sign > 0,
             insights=self._insights,
+            tables=self._tables,
             guidelines=self._guidelines,
             wanted=self._wanted,
             history=_history(evidence),

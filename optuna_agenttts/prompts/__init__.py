@@ -6,17 +6,12 @@ from optuna_agenttts.prompts.generic import (
     generic_schema,
     render_generic,
 )
-from optuna_agenttts.prompts.plan import (
-    Brief,
-    ModelRow,
-    PairedRow,
-    Row,
-    plan_schema,
-    render_plan,
-)
+from optuna_agenttts.prompts.plan import Brief, Row, plan_schema, render_plan
 from optuna_agenttts.prompts.repair import render_repair
+from optuna_agenttts.prompts.tables import TABLES, ModelRow, PairedRow
 
 __all__ = [
+    "TABLES",
     "Brief",
     "GenericBrief",
     "GenericRow",

@@ -9,6 +9,14 @@ from optuna_agenttts.llm.port import Message
 from optuna_agenttts.prompts.data import block, quote, sections, table
 from optuna_agenttts.prompts.insights import insights_text
 from optuna_agenttts.prompts.schema import reply_schema
+from optuna_agenttts.prompts.tables import (
+    TABLES,
+    ModelRow,
+    PairedRow,
+    line_of,
+    shown_tables,
+    tables_text,
+)
 from optuna_agenttts.task import Allocation, Task
 
 SYSTEM = (
@@ -44,36 +52,6 @@ class Row:
     why: str
 
 
-@dataclass(frozen=True, slots=True)
-class ModelRow:
-    """Fitted facts of a model in a stage, in the study's units; see `planning.facts`."""
-
-    stage: str
-    model: str
-    trials: int
-    expected: float
-    behind: float
-    behind_sd: float
-    companion: Allocation
-    saturation: int
-    saturation_range: tuple[int, int]
-    gain: float
-    gain_sd: float
-
-
-@dataclass(frozen=True, slots=True)
-class PairedRow:
-    """Two trials that differ in a stage's model, compared on the same instances."""
-
-    stage: str
-    better: str
-    other: str
-    numbers: tuple[int, int]
-    difference: float
-    error: float
-    instances: int
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Brief:
     """Everything that the prompt says.
@@ -82,6 +60,7 @@ class Brief:
         task: The task.
         maximize: Whether higher values are better.
         insights: The insights to state.
+        tables: The tables of computed evidence to show, some of `TABLES`.
         guidelines: Whether to ask for guidelines, and to show earlier ones.
         wanted: How many candidates to ask for.
         history: Trials to show.
@@ -97,6 +76,7 @@ class Brief:
     task: Task
     maximize: bool = True
     insights: tuple[int, ...] = (1, 2, 3)
+    tables: tuple[str, ...] = TABLES
     guidelines: bool = True
     wanted: int = 8
     history: tuple[Row, ...] = ()
@@ -120,10 +100,8 @@ def render_plan(brief: Brief) -> tuple[Message, ...]:
             insights_text(brief.insights),
             block("experience", brief.experience),
             block("history", _history(brief)),
-            block("running", [_line(allocation) for allocation in brief.running]),
-            block("models", _models(brief)),
-            block("saturation", _saturation(brief)),
-            block("paired", _paired(brief)),
+            block("running", [line_of(allocation) for allocation in brief.running]),
+            *tables_text(shown_tables(brief.tables, brief.insights), brief.facts, brief.paired),
             block("guidelines", _earlier(brief)) if brief.guidelines else "",
             _instruction(brief, later=later),
             _answer(brief),
@@ -217,7 +195,7 @@ def _costs(task: Task) -> str:
         allocation = task.allocation(choices)
         cost = feasible.cost(choices)
         fits = "fits" if feasible.fits(choices) else "does not fit"
-        examples.append(f"{_line(allocation)} costs {cost:.4g}: {fits}")
+        examples.append(f"{line_of(allocation)} costs {cost:.4g}: {fits}")
     return sections([_rule(task), block("costs", [*table(header, rows), *examples])])
 
 
@@ -251,20 +229,13 @@ def _examples(task: Task) -> list[list[tuple[int, int]]]:
     return found
 
 
-def _line(allocation: Allocation) -> str:
-    return ", ".join(
-        f"{quote(stage)}: {quote(setting.model)} x {setting.samples}"
-        for stage, setting in allocation.items()
-    )
-
-
 def _history(brief: Brief) -> list[str]:
     if not brief.history:
         return []
     rows = [
         (
             str(row.number),
-            _line(row.allocation),
+            line_of(row.allocation),
             f"{row.value:.4g}" + (f" ± {row.error:.2g}" if row.error is not None else ""),
             f"{row.cost:.4g}",
             row.why,
@@ -273,63 +244,6 @@ def _history(brief: Brief) -> list[str]:
     ]
     shown = f"{len(rows)} of {brief.trials} trials; ± is the standard error over instances"
     return [shown, *table(("trial", "allocation", "value", "cost", "shown because"), rows)]
-
-
-def _models(brief: Brief) -> list[str]:
-    if not brief.facts:
-        return []
-    rows = [
-        (
-            quote(fact.stage),
-            quote(fact.model),
-            str(fact.trials),
-            f"{fact.expected:.3g}",
-            f"{fact.behind:.2g} ± {fact.behind_sd:.2g}" if fact.behind > 0 else "the best",
-            _line(fact.companion),
-        )
-        for fact in brief.facts
-    ]
-    head = ("stage", "model", "trials", "expected at its best", "behind the best", "its best")
-    note = "What a statistical fit to all trials says (± is one standard deviation):"
-    return [note, *table(head, rows)]
-
-
-def _saturation(brief: Brief) -> list[str]:
-    if not brief.facts or 2 not in brief.insights:
-        return []
-    rows = [
-        (
-            quote(fact.stage),
-            quote(fact.model),
-            f"{fact.saturation} ({fact.saturation_range[0]} to {fact.saturation_range[1]})",
-            f"{fact.gain:.2g} ± {fact.gain_sd:.2g}",
-        )
-        for fact in brief.facts
-    ]
-    head = ("stage", "model", "samples at saturation (range)", "gain over one sample")
-    note = (
-        "The same fit, on samples beside the best rest; the range holds those that cannot be told "
-        "from the peak:"
-    )
-    return [note, *table(head, rows)]
-
-
-def _paired(brief: Brief) -> list[str]:
-    if not brief.paired:
-        return []
-    rows = [
-        (
-            quote(pair.stage),
-            f"{quote(pair.better)} (trial {pair.numbers[0]})",
-            f"{quote(pair.other)} (trial {pair.numbers[1]})",
-            f"{pair.difference:.2g} ± {pair.error:.2g}",
-            str(pair.instances),
-        )
-        for pair in brief.paired
-    ]
-    head = ("stage", "best trial with", "against best trial with", "difference", "instances")
-    note = "On the same instances; the trials may differ in other stages too:"
-    return [note, *table(head, rows)]
 
 
 def _earlier(brief: Brief) -> list[str]:

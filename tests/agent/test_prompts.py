@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from optuna_agenttts.llm import Message
 from optuna_agenttts.planning.agent import Past, TaskQuestions
 from optuna_agenttts.planning.validation import read_params, read_plan
 from optuna_agenttts.prompts import (
+    TABLES,
     Brief,
     GenericBrief,
     GenericRow,
@@ -124,6 +126,15 @@ def test_insight_that_is_off_leaves_no_trace(number):
         assert f"Insight {number}" not in text
         assert all(f"Insight {other}" in text for other in rest)
         assert ("<saturation>" in text) == (2 in rest)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_each_table_can_be_left_out_alone(name):
+    """What is left of the prompt stays as it was, to the letter."""
+    whole = render_plan(LATER)[1].content
+    rest = tuple(other for other in TABLES if other != name)
+    without = render_plan(replace(LATER, tables=rest))[1].content
+    assert re.sub(f"<{name}>.*</{name}>\n\n", "", whole, flags=re.DOTALL) == without != whole
 
 
 def hostile_task():

@@ -25,6 +25,7 @@ from optuna_agenttts import (
     AgentTTSSampler,
     ScriptedChatModel,
     StopAtSpend,
+    TaskError,
     guidelines,
     recommend,
     spend,
@@ -260,6 +261,9 @@ def test_arguments_that_make_no_sense_are_refused():
         AgentTTSSampler(llm=3)
     with pytest.raises(AgentTTSError, match="llm_timeout"):
         AgentTTSSampler(llm_timeout=0)
+    for tables in ("models", ("model",), [1]):
+        with pytest.raises(TaskError, match=r"`tables` is .*'models', 'saturation', 'paired'"):
+            AgentTTSSampler(tables=tables)
     with pytest.raises(AgentTTSError, match="experience"):
         AgentTTSSampler(experience=[optuna.create_study(directions=["minimize", "maximize"])])
 
@@ -285,6 +289,24 @@ def test_insight_that_is_off_is_not_told(number):
     prompts = "\n".join(m.content for request in chat.requests for m in request.messages)
     assert f"Insight {number}" not in prompts
     assert all(f"Insight {other}" in prompts for other in rest)
+
+
+@pytest.mark.parametrize("tables", [(), ("paired",), ["saturation", "models"]])
+def test_only_the_wanted_tables_are_told(tables):
+    """Prompts hold these tables of computed evidence, and no other."""
+    chat = ScriptedChatModel(sensible)
+
+    def target(trial):
+        value = objective(trial)
+        for step in range(6):
+            trial.report(value, step)
+        return value
+
+    run(AgentTTSSampler(TASK, llm=chat, tables=tables), n_trials=14, target=target)
+    for request in chat.requests:
+        text = request.messages[1].content
+        told = [name for name in ("models", "saturation", "paired") if f"<{name}>" in text]
+        assert sorted(told) == sorted(tables)
 
 
 def test_without_guidelines_none_are_asked_for_or_shown():
