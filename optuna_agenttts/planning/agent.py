@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -17,6 +18,8 @@ import numpy as np
 from optuna_agenttts.llm.port import ChatError, ChatModel, ChatRequest, Message
 from optuna_agenttts.llm.secrets import one_line
 from optuna_agenttts.planning import Evidence
+from optuna_agenttts.planning.agreement import Verdict, check_claims, contradictions
+from optuna_agenttts.planning.claims import Claim
 from optuna_agenttts.planning.facts import Facts, fit_facts
 from optuna_agenttts.planning.numerical import NumericalPlanner
 from optuna_agenttts.planning.validation import Proposal, Reply, read_plan
@@ -26,15 +29,19 @@ from optuna_agenttts.prompts import (
     ModelRow,
     PairedRow,
     Row,
+    claims_asked,
     plan_schema,
     render_plan,
     render_repair,
+    shown_tables,
 )
 
 _REASKS = 2
 _MAX_TOKENS = 4096
 _TEMPERATURE = 0.7
 _BEST, _RECENT = 10, 8
+_TABLE_OF = {"models": "models", "samples": "saturation"}
+"""Which table tells what the fit says of an aspect of a claim."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,12 +53,14 @@ class Past:
         reasks: How many requests may follow the first where its reply cannot be used.
         spent: What the search has spent so far, in words.
         experience: Lines on earlier studies.
+        claims: The latest claims there are.
     """
 
     guidelines: tuple[tuple[int, tuple[str, ...]], ...] = ()
     reasks: int = _REASKS
     spent: str = ""
     experience: tuple[str, ...] = ()
+    claims: tuple[Claim, ...] = ()
 
     def shown(self) -> tuple[tuple[int, tuple[str, ...]], ...]:
         """The first guidelines and the latest two."""
@@ -72,6 +81,8 @@ class Plan:
     failures: Mapping[str, int] = field(default_factory=dict)
     error: str = ""
     seconds: float = 0.0
+    claims: tuple[Claim, ...] = ()
+    verdicts: tuple[Verdict, ...] = ()
 
 
 class Questions(Protocol):
@@ -85,6 +96,9 @@ class Questions(Protocol):
 
     def read(self, text: str, found: Sequence[Proposal]) -> Reply:
         """Read a reply; `found` are the proposals of earlier replies to the same prompt."""
+
+    def check(self, claims: Sequence[Claim]) -> tuple[Verdict, ...]:
+        """Compare claims with what the prompt rests on."""
 
 
 async def plan(
@@ -110,6 +124,7 @@ async def plan(
     asked = messages = questions.messages(past)
     schema = questions.schema()
     guidelines: tuple[str, ...] = ()
+    claims: tuple[Claim, ...] = ()
     proposals: list[Proposal] = []
     problems: Counter[str] = Counter()
     failures: Counter[str] = Counter()
@@ -139,8 +154,11 @@ async def plan(
         tokens["prompt"] += completion.usage.prompt_tokens
         tokens["completion"] += completion.usage.completion_tokens
         guidelines = reply.guidelines or guidelines
+        claims = reply.claims or claims
         proposals += reply.proposals
         problems.update(problem.kind for problem in reply.problems)
+        if reply.unusable_claims:
+            problems["unusable claim"] += reply.unusable_claims
         error = ""
         if 2 * len(proposals) >= wanted:
             break
@@ -163,6 +181,8 @@ async def plan(
         failures=dict(failures),
         error="" if proposals else error or "the reply proposes nothing",
         seconds=clock() - started,
+        claims=claims,
+        verdicts=questions.check(claims),
     )
 
 
@@ -192,6 +212,12 @@ class TaskQuestions:
         self._planner, self._evidence = planner, evidence
         self._insights, self._guidelines, self._wanted = insights, guidelines, wanted
         self._tables = tables
+        self._claims = claims_asked(insights, guidelines=guidelines)
+
+    @cached_property
+    def _facts(self) -> Facts:
+        """Fitted once: claims are held against what the prompt shows."""
+        return fit_facts(self._planner, self._evidence)
 
     def messages(self, past: Past) -> tuple[Message, ...]:
         """The prompt."""
@@ -199,17 +225,27 @@ class TaskQuestions:
 
     def schema(self) -> str:
         """The JSON schema of the reply."""
-        return plan_schema(self._evidence.task, wanted=self._wanted, guidelines=self._guidelines)
+        return plan_schema(
+            self._evidence.task,
+            wanted=self._wanted,
+            guidelines=self._guidelines,
+            insights=self._insights,
+        )
 
     def read(self, text: str, found: Sequence[Proposal]) -> Reply:
         """Read a reply."""
         taken = {*self._evidence.visited, *(proposal.choices for proposal in found)}
-        return read_plan(text, self._evidence.task, taken)
+        return read_plan(text, self._evidence.task, taken, self._claims)
+
+    def check(self, claims: Sequence[Claim]) -> tuple[Verdict, ...]:
+        """Compare claims with the fit."""
+        return check_claims(claims, self._facts, self._evidence.task) if claims else ()
 
     def brief(self, past: Past) -> Brief:
         """Everything that the prompt says."""
         evidence, task = self._evidence, self._evidence.task
-        facts = fit_facts(self._planner, evidence)
+        facts = self._facts
+        shown = shown_tables(self._tables, self._insights)
         return Brief(
             task=task,
             maximize=evidence.sign > 0,
@@ -223,6 +259,13 @@ class TaskQuestions:
             facts=_model_rows(evidence, facts),
             paired=_paired_rows(evidence, facts),
             earlier=past.shown(),
+            # Held against the fit of now: trials since then may have refuted what was open. A
+            # table that is left out must not come back in sentences.
+            contradicted=tuple(
+                verdict.text
+                for verdict in contradictions(self.check(past.claims if self._claims else ()))
+                if _TABLE_OF[verdict.aspect] in shown
+            ),
             spent=past.spent,
             experience=past.experience,
         )

@@ -38,6 +38,7 @@ class ModelFact:
             central 90 % of the difference holds zero.
         gain: How much better that number of samples is than one.
         gain_sd: Standard deviation of that difference.
+        most: The most samples that fit the budget beside that allocation.
     """
 
     stage: int
@@ -51,6 +52,12 @@ class ModelFact:
     saturation_range: tuple[int, int]
     gain: float
     gain_sd: float
+    most: int
+
+    @property
+    def excluded(self) -> bool:
+        """Whether it is surely not the best: zero is outside the central 90 % of `behind`."""
+        return self.behind > Z90 * self.behind_sd
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +112,8 @@ def fit_facts(planner: NumericalPlanner, evidence: Evidence) -> Facts:
     facts = []
     for (stage, model), holder, sd in zip(pairs, holders, behind_sd):
         point = pool.take(np.array([holder]))
-        number, interval, gain, gain_sd = _saturation(planner, posterior, point, stage)
+        most = _most_samples(planner, point, stage)
+        number, interval, gain, gain_sd = _saturation(planner, posterior, point, stage, most)
         facts.append(
             ModelFact(
                 stage=stage,
@@ -119,20 +127,25 @@ def fit_facts(planner: NumericalPlanner, evidence: Evidence) -> Facts:
                 saturation_range=interval,
                 gain=gain * span,
                 gain_sd=gain_sd * span,
+                most=most,
             )
         )
     return Facts(tuple(facts), tuple(_paired(evidence)))
 
 
-def _saturation(
-    planner: NumericalPlanner, posterior: Posterior, point: Points, stage: int
-) -> tuple[int, tuple[int, int], float, float]:
-    """Vary one stage's samples: where they saturate, the range of that, the gain and its sd."""
+def _most_samples(planner: NumericalPlanner, point: Points, stage: int) -> int:
+    """The most samples of one stage beside the rest of an allocation."""
     feasible = planner.task.feasible
     choices = list(zip(point.models[0].tolist(), point.samples[0].tolist()))
-    model = choices[stage][0]
-    others = feasible.cost(choices) - float(feasible.costs[stage][model][choices[stage][1] - 1])
-    most = max(1, feasible.max_samples(stage, model, others))
+    model, samples = choices[stage]
+    others = feasible.cost(choices) - float(feasible.costs[stage][model][samples - 1])
+    return max(1, feasible.max_samples(stage, model, others))
+
+
+def _saturation(
+    planner: NumericalPlanner, posterior: Posterior, point: Points, stage: int, most: int
+) -> tuple[int, tuple[int, int], float, float]:
+    """Vary one stage's samples: where they saturate, the range of that, the gain and its sd."""
     grid: Ints = np.unique(np.geomspace(1, most, _GRID).round().astype(np.int64))
     samples = np.repeat(point.samples, len(grid), axis=0)
     samples[:, stage] = grid

@@ -11,6 +11,8 @@ from optuna.distributions import BaseDistribution
 
 from optuna_agenttts.llm.port import Message
 from optuna_agenttts.planning.agent import Past
+from optuna_agenttts.planning.agreement import Verdict
+from optuna_agenttts.planning.claims import Claim
 from optuna_agenttts.planning.validation import Proposal, Reply, read_params
 from optuna_agenttts.prompts import GenericBrief, GenericRow, generic_schema, render_generic
 
@@ -86,6 +88,10 @@ class GenericQuestions:
         evidence = self._evidence
         taken = [*evidence.params, *evidence.running, *(proposal.params for proposal in found)]
         return read_params(text, evidence.space, evidence.conditional, taken)
+
+    def check(self, claims: Sequence[Claim]) -> tuple[Verdict, ...]:
+        """Nothing: there is no fit that claims could be held against, and none are asked for."""
+        return ()
 
 
 def _history(evidence: GenericEvidence) -> tuple[GenericRow, ...]:

@@ -20,6 +20,7 @@ from optuna.distributions import (
 
 from optuna_agenttts.llm.secrets import one_line
 from optuna_agenttts.planning import Choices
+from optuna_agenttts.planning.claims import Claim, read_claims
 from optuna_agenttts.planning.reading import (
     Problem,
     read_float,
@@ -45,20 +46,33 @@ class Proposal:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A reply, read and checked."""
+    """A reply, read and checked.
+
+    Args:
+        guidelines: What the agent concluded.
+        proposals: What can be used of its candidates.
+        problems: What cannot be used, to be sent back.
+        claims: What can be used of its claims.
+        unusable_claims: How much of them cannot be used, which is not sent back.
+    """
 
     guidelines: tuple[str, ...] = ()
     proposals: tuple[Proposal, ...] = ()
     problems: tuple[Problem, ...] = ()
+    claims: tuple[Claim, ...] = ()
+    unusable_claims: int = 0
 
 
-def read_plan(text: str, task: Task, taken: Collection[Choices]) -> Reply:
+def read_plan(
+    text: str, task: Task, taken: Collection[Choices], claims: Collection[str] = ()
+) -> Reply:
     """Read a reply about a task.
 
     Args:
         text: The reply.
         task: The task.
         taken: Allocations that were tried, are running, or have been proposed already.
+        claims: What claims were asked to say; see `prompts.claims_asked`.
     """
     values, problem = read_object(text)
     if problem is not None:
@@ -85,7 +99,10 @@ def read_plan(text: str, task: Task, taken: Collection[Choices]) -> Reply:
         else:
             seen.add(fitted)
             proposals.append(Proposal(_reason(item), choices=fitted))
-    return Reply(_guidelines(values), tuple(proposals), tuple(problems))
+    claimed, unusable = read_claims(
+        values.get("claims") if claims else None, task, samples="samples" in claims
+    )
+    return Reply(_guidelines(values), tuple(proposals), tuple(problems), claimed, unusable)
 
 
 def read_params(

@@ -1,5 +1,6 @@
 """What the agent is asked: one render function for each prompt, from values to messages."""
 
+from optuna_agenttts.prompts.claims import claims_asked
 from optuna_agenttts.prompts.generic import (
     GenericBrief,
     GenericRow,
@@ -8,7 +9,7 @@ from optuna_agenttts.prompts.generic import (
 )
 from optuna_agenttts.prompts.plan import Brief, Row, plan_schema, render_plan
 from optuna_agenttts.prompts.repair import render_repair
-from optuna_agenttts.prompts.tables import TABLES, ModelRow, PairedRow
+from optuna_agenttts.prompts.tables import TABLES, ModelRow, PairedRow, shown_tables
 
 __all__ = [
     "TABLES",
@@ -18,9 +19,11 @@ __all__ = [
     "ModelRow",
     "PairedRow",
     "Row",
+    "claims_asked",
     "generic_schema",
     "plan_schema",
     "render_generic",
     "render_plan",
     "render_repair",
+    "shown_tables",
 ]

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from optuna_agenttts.cost import FlopsCost, LatencyCost, PriceCost
 from optuna_agenttts.llm.port import Message
+from optuna_agenttts.prompts.claims import (
+    claims_answer,
+    claims_asked,
+    claims_schema,
+    claims_step,
+    contradicted_text,
+)
 from optuna_agenttts.prompts.data import block, quote, sections, table
 from optuna_agenttts.prompts.insights import insights_text
 from optuna_agenttts.prompts.schema import reply_schema
@@ -69,6 +77,7 @@ class Brief:
         facts: Fitted facts of each model in each stage.
         paired: Paired comparisons.
         earlier: Guidelines of earlier rounds, by round: the first and the latest.
+        contradicted: Which of the agent's latest claims the fit contradicts, as sentences.
         spent: What the search has spent so far, as a line of words; may be empty.
         experience: Lines on earlier studies; may be empty.
     """
@@ -85,6 +94,7 @@ class Brief:
     facts: tuple[ModelRow, ...] = ()
     paired: tuple[PairedRow, ...] = ()
     earlier: tuple[tuple[int, tuple[str, ...]], ...] = ()
+    contradicted: tuple[str, ...] = ()
     spent: str = ""
     experience: tuple[str, ...] = ()
 
@@ -103,6 +113,7 @@ def render_plan(brief: Brief) -> tuple[Message, ...]:
             block("running", [line_of(allocation) for allocation in brief.running]),
             *tables_text(shown_tables(brief.tables, brief.insights), brief.facts, brief.paired),
             block("guidelines", _earlier(brief)) if brief.guidelines else "",
+            contradicted_text(brief.contradicted) if brief.guidelines else "",
             _instruction(brief, later=later),
             _answer(brief),
         ]
@@ -110,8 +121,11 @@ def render_plan(brief: Brief) -> tuple[Message, ...]:
     return Message("system", SYSTEM), Message("user", text)
 
 
-def plan_schema(task: Task, *, wanted: int, guidelines: bool) -> str:
+def plan_schema(
+    task: Task, *, wanted: int, guidelines: bool, insights: Collection[int] = (1, 2, 3)
+) -> str:
     """The JSON schema of the reply, as JSON text."""
+    claims = claims_schema(task, claims_asked(insights, guidelines=guidelines))
     stages = {
         stage.name: {
             "type": "object",
@@ -124,7 +138,9 @@ def plan_schema(task: Task, *, wanted: int, guidelines: bool) -> str:
         }
         for stage in task.stages
     }
-    return reply_schema(stages, wanted=wanted, guidelines=guidelines, name="allocation")
+    return reply_schema(
+        stages, wanted=wanted, guidelines=guidelines, name="allocation", claims=claims
+    )
 
 
 def _task(task: Task, *, maximize: bool) -> str:
@@ -278,6 +294,7 @@ def _instruction(brief: Brief, *, later: bool) -> str:
             "- whether the best trials differ by less than their errors: if so, explore what has "
             "been tried least instead of refining."
         )
+    steps.append(claims_step(claims_asked(brief.insights, guidelines=brief.guidelines)))
     steps.append(
         f"Propose {brief.wanted} candidates, best first"
         + (", that follow the guidelines" if brief.guidelines else "")
@@ -285,7 +302,7 @@ def _instruction(brief: Brief, *, later: bool) -> str:
         "Aim most of them at what may beat the best so far, one or two at what would change your "
         "mind."
     )
-    return "\n".join(steps)
+    return "\n".join(step for step in steps if step)
 
 
 def _answer(brief: Brief) -> str:
@@ -295,8 +312,10 @@ def _answer(brief: Brief) -> str:
         for stage, setting in cheapest.items()
     )
     guidelines = '"guidelines": ["..."], ' if brief.guidelines else ""
+    asked = claims_asked(brief.insights, guidelines=brief.guidelines)
+    claims = claims_answer(brief.task, asked)
     return (
         "Answer in this form:\n"
-        f'{{{guidelines}"candidates": [{{"allocation": {{{stages}}}, '
+        f'{{{guidelines}{claims}"candidates": [{{"allocation": {{{stages}}}, '
         '"reason": "one sentence"}]}'
     )

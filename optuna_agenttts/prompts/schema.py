@@ -7,7 +7,13 @@ from typing import Any
 
 
 def reply_schema(
-    properties: dict[str, Any], *, wanted: int, guidelines: bool, name: str, strict: bool = True
+    properties: dict[str, Any],
+    *,
+    wanted: int,
+    guidelines: bool,
+    name: str,
+    strict: bool = True,
+    claims: dict[str, Any] | None = None,
 ) -> str:
     """The schema of a reply, as JSON text.
 
@@ -17,6 +23,7 @@ def reply_schema(
         guidelines: Whether the reply holds guidelines too.
         name: ``"allocation"`` or ``"params"``.
         strict: Whether every property is required, and no other allowed.
+        claims: The schema of claims, if the reply holds some.
     """
     inner: dict[str, Any] = {"type": "object", "properties": properties}
     if strict:
@@ -31,6 +38,8 @@ def reply_schema(
     if guidelines:
         text = {"type": "string", "maxLength": 400}
         fields["guidelines"] = {"type": "array", "items": text, "maxItems": 8}
+    if claims is not None:
+        fields["claims"] = claims
     fields["candidates"] = {
         "type": "array",
         "items": candidate,

@@ -55,6 +55,7 @@ LATER = Brief(
     facts=FACTS,
     paired=PAIRED,
     earlier=((1, ("first <conclusion>",)), (3, ("second", "third"))),
+    contradicted=("answer: <claimed>, but is not.",),
     spent="Spent so far: 1200 reference samples on trials; 800 are left.",
     experience=('study "older": 20 trials, higher is better; its best:',),
 )
@@ -162,6 +163,7 @@ def test_data_cannot_leave_its_block():
         history=(Row(0, running, 0.5, 0.1, 1.0, "best"),),
         running=(running,),
         earlier=((1, (HOSTILE,)),),
+        contradicted=(HOSTILE,),
         experience=(),
     )
     space = {HOSTILE: CategoricalDistribution([HOSTILE, "b"])}
@@ -207,13 +209,16 @@ def test_costs_in_the_text_are_those_of_the_task():
 def test_example_of_an_answer_can_be_read():
     """What the prompt shows as an answer is one, and names what the schema requires."""
     text = render_plan(Brief(task=TASK))[1].content
-    reply = read_plan(text[text.rindex('{"guidelines"') :], TASK, ())
+    reply = read_plan(text[text.rindex('{"guidelines"') :], TASK, (), ("models", "samples"))
     assert reply.problems == ()
+    assert (len(reply.claims), reply.unusable_claims) == (1, 0)
     values = json.loads(text[text.rindex('{"guidelines"') :])
     schema = json.loads(plan_schema(TASK, wanted=8, guidelines=True))
     assert set(values) == set(schema["required"]) == set(schema["properties"])
     item = schema["properties"]["candidates"]["items"]
     assert set(values["candidates"][0]) == set(item["required"])
+    claim = schema["properties"]["claims"]["items"]
+    assert set(values["claims"][0]) == set(claim["required"]) == set(claim["properties"])
     inner = item["properties"]["allocation"]
     assert set(values["candidates"][0]["allocation"]) == set(inner["required"])
     generic = render_generic(GENERIC)[1].content
