@@ -13,6 +13,8 @@ from optuna_agenttts.exceptions import (
 )
 from optuna_agenttts.hub import Hub, describe_model
 from optuna_agenttts.llm import HuggingFaceChat, ScriptedChatModel
+from optuna_agenttts.planning.agreement import Verdict
+from optuna_agenttts.planning.claims import Claim
 from optuna_agenttts.recommendation import Recommendation, Tie, recommend
 from optuna_agenttts.rounds import Round, guidelines
 from optuna_agenttts.sampler import AgentTTSSampler
@@ -26,6 +28,7 @@ __all__ = [
     "Allocation",
     "BudgetError",
     "CheckError",
+    "Claim",
     "CostModel",
     "FlopsCost",
     "Hub",
@@ -47,6 +50,7 @@ __all__ = [
     "Task",
     "TaskError",
     "Tie",
+    "Verdict",
     "describe_model",
     "guidelines",
     "recommend",

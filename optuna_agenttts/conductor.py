@@ -235,6 +235,7 @@ class Conductor:
             reasks=_reasks(earlier),
             spent=job.spent(earlier),
             experience=job.experience,
+            claims=next((planned.claims for planned in reversed(earlier) if planned.claims), ()),
         )
         future = self._loop.submit(self._plan(study, desk, target, job, past))
         desk.planning[target] = future
@@ -276,6 +277,8 @@ class Conductor:
             problems=made.problems,
             failures=dict(Counter(made.failures) | (self._chat.failures - failures)),
             error=made.error,
+            claims=made.claims,
+            verdicts=made.verdicts,
         )
         self._tell(planned)
         desk.unsaved.append(planned)

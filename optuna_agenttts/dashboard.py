@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from optuna.study import Study
 
 from optuna_agenttts.exceptions import AgentTTSError
+from optuna_agenttts.planning.agreement import contradictions, summary
 from optuna_agenttts.rounds import Round, guidelines
 from optuna_agenttts.spend import spend
 from optuna_agenttts.task import Task
@@ -70,6 +71,10 @@ def note(study: Study) -> str:
             f"Round {latest.number}, after {latest.trials} trials, by {_plain(latest.model)}:"
         )
         parts.append(_bullets(latest.guidelines))
+        if latest.verdicts:
+            parts.append(_plain(summary(latest.verdicts)))
+        if refuted := contradictions(latest.verdicts):
+            parts.append(_bullets([verdict.text for verdict in refuted]))
     else:
         parts.append("None yet.")
     parts += ["### Rounds", _table(rounds)]

@@ -6,14 +6,19 @@ grows with the number of trials. `guidelines` reads all of them, with any sample
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, TypeVar
 
 from optuna.storages import BaseStorage
 from optuna.study import Study
 
 from optuna_agenttts import storage as keys
+from optuna_agenttts.planning.agreement import Verdict
+from optuna_agenttts.planning.claims import Claim
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +47,8 @@ class Round:
         problems: What was wrong with replies, and how often.
         failures: Which calls failed, and how often.
         error: Why there is nothing to use; empty if there is.
+        claims: What the agent concluded of each stage, in names and numbers.
+        verdicts: What the fit to the same trials says of these claims.
     """
 
     number: int
@@ -57,17 +64,35 @@ class Round:
     problems: Mapping[str, int] = field(default_factory=dict)
     failures: Mapping[str, int] = field(default_factory=dict)
     error: str = ""
+    claims: tuple[Claim, ...] = ()
+    verdicts: tuple[Verdict, ...] = ()
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Round:
-        """Undo `dataclasses.asdict`.
+        """Undo `dataclasses.asdict`. What other versions add to a round is passed over.
 
         Raises:
-            TypeError: The values describe no round of this version.
+            TypeError: The values describe no round that this version could use.
         """
-        candidates = tuple(Proposed(**item) for item in values.get("candidates", ()))
-        guidelines = tuple(values.get("guidelines", ()))
-        return cls(**{**values, "candidates": candidates, "guidelines": guidelines})
+        known = {part.name for part in fields(cls)}
+        return cls(
+            **{
+                **{name: value for name, value in values.items() if name in known},
+                "candidates": tuple(Proposed(**item) for item in values.get("candidates", ())),
+                "guidelines": tuple(values.get("guidelines", ())),
+                "claims": _readable(Claim.from_dict, values.get("claims")),
+                "verdicts": _readable(Verdict.from_dict, values.get("verdicts")),
+            }
+        )
+
+
+def _readable(read: Callable[[Any], _T], items: Any) -> tuple[_T, ...]:
+    """What can be read of a list; the rest of its round is usable without the others."""
+    found = []
+    for item in items if isinstance(items, (list, tuple)) else ():
+        with suppress(TypeError):
+            found.append(read(item))
+    return tuple(found)
 
 
 def guidelines(study: Study) -> tuple[Round, ...]:

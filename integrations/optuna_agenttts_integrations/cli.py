@@ -27,6 +27,7 @@ from optuna_agenttts import AgentTTSError, NoTaskError, Task, guidelines, recomm
 from optuna_agenttts.llm import ChatRequest, Finding, Message, Report, examine
 from optuna_agenttts.llm.loop import LoopThread
 from optuna_agenttts.llm.secrets import one_line, redact
+from optuna_agenttts.planning.agreement import contradictions, summary
 from optuna_agenttts_integrations.check import chats_of
 from optuna_agenttts_integrations.endpoints import connect_endpoints
 from optuna_agenttts_integrations.objective import MultiStageObjective, close_chats
@@ -142,10 +143,14 @@ def _report(options: argparse.Namespace) -> int:
     # Of a task that was recognised from parameters' names nobody knows what it costs.
     if Task.registered(study) is not None:
         print(f"\n{spend(study)}")
-    if written := [planned.guidelines for planned in guidelines(study) if planned.guidelines]:
+    if written := [planned for planned in guidelines(study) if planned.guidelines]:
         print("\nThe agent's last guidelines")
-        for line in written[-1]:
+        for line in written[-1].guidelines:
             print(f"  - {line}")
+        if checked := summary(written[-1].verdicts):
+            print(f"  {checked}")
+        for verdict in contradictions(written[-1].verdicts):
+            print(f"  - {verdict.text}")
     return 0
 
 

@@ -314,7 +314,8 @@ def test_without_guidelines_none_are_asked_for_or_shown():
     chat = ScriptedChatModel(sensible)
     run(AgentTTSSampler(TASK, llm=chat, guidelines=False), n_trials=20)
     assert all("uidelines" not in request.messages[1].content for request in chat.requests)
-    assert all("guidelines" not in json.loads(r.schema)["properties"] for r in chat.requests)
+    assert all("laims" not in request.messages[1].content for request in chat.requests)
+    assert all(set(json.loads(r.schema)["properties"]) == {"candidates"} for r in chat.requests)
 
 
 def test_experience_is_told_and_used():

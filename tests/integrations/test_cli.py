@@ -19,7 +19,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from pipeline_support import allocation, make_objective, make_task, unused
 
-from optuna_agenttts import AgentTTSSampler
+from optuna_agenttts import AgentTTSSampler, Verdict
 from optuna_agenttts.llm import Completion, Usage
 from optuna_agenttts.rounds import Round, write_round
 from optuna_agenttts_integrations import CompletionStore, LoopbackServer
@@ -167,11 +167,33 @@ def test_report_shows_the_last_guidelines_there_are(tmp_path, capsys):
     assert "guidelines\n  - Sample more.\n  - Für wenig Geld.\n" in said
     assert "Old." not in said
     assert "270 tokens on planning" in said
+    assert "claim" not in said
     # A terminal that lacks a letter shows how it is written.
     process = start("report", url, PYTHONIOENCODING="ascii")
     out, error = process.communicate(timeout=60)
     assert (process.returncode, error) == (0, "")
     assert r"F\xfcr wenig Geld." in out
+
+
+def test_report_says_which_claims_of_the_agent_the_fit_contradicts(tmp_path, capsys):
+    """Below the guidelines that they sum up: how many hold, and each that does not."""
+    study, url = new_study(tmp_path / "study.db")
+    task = make_task()
+    study.optimize(lambda trial: float(len(task.suggest(trial))), n_trials=1)
+    verdicts = (
+        Verdict("answer", "models", "agrees", "answer: right."),
+        Verdict("answer", "samples", "contradicts", "answer: wrong."),
+    )
+    planned = Round(number=1, guidelines=("Sample more.",), verdicts=verdicts)
+    write_round(study._storage, study._study_id, planned)
+    assert main(["report", url]) == 0
+    said = capsys.readouterr().out
+    assert (
+        "  - Sample more.\n"
+        "  Of 2 claims the fit agrees with 1, contradicts 1 and leaves 0 open.\n"
+        "  - answer: wrong.\n"
+    ) in said
+    assert "right." not in said
 
 
 def test_a_study_that_describes_no_task_is_recognised_by_its_parameters(tmp_path, capsys):

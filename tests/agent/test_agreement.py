@@ -1,0 +1,411 @@
+"""Claims of the agent: what is read of them, what the fit says of them, and who is told."""
+
+import asyncio
+import json
+from dataclasses import asdict, replace
+
+import pytest
+from agent_support import TASK, evidence_of, planner_of, score
+from core_support import run
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from optuna_agenttts import AgentTTSSampler, Claim, ScriptedChatModel, Verdict, guidelines
+from optuna_agenttts import storage as keys
+from optuna_agenttts.dashboard import note
+from optuna_agenttts.planning.agent import Past, TaskQuestions, plan
+from optuna_agenttts.planning.agreement import check_claims, contradictions, summary
+from optuna_agenttts.planning.facts import Facts, ModelFact, fit_facts
+from optuna_agenttts.planning.validation import read_plan
+from optuna_agenttts.rounds import Round, write_round
+
+BOTH = ("models", "samples")
+BIG, SMALL = "large-70B", "small-3B"
+WRONG = Claim("retrieval", ("qwen-7B",))
+PLANNER = planner_of(TASK)
+EVIDENCE = evidence_of(TASK, score, 40)
+FACTS = fit_facts(PLANNER, EVIDENCE)
+
+
+def fact(model, behind=0.0, behind_sd=0.0, *, at=7, alike=(3, 20), most=100, stage=1):
+    """What the fit says of a model of the answering stage."""
+    best = ((1, 1), (model, 1))
+    return ModelFact(stage, model, 3, 0.5, behind, behind_sd, best, at, alike, 0.1, 0.02, most)
+
+
+def outcome(aspect, claim, *facts, task=TASK):
+    """The verdict on one aspect of one claim: outcome and text; None if there is none."""
+    found = check_claims([claim], Facts(tuple(facts)), task)
+    return next(((v.outcome, v.text) for v in found if v.aspect == aspect), None)
+
+
+# Models.
+
+
+def test_claim_that_names_the_fitted_best_agrees_where_the_fit_excludes_the_other():
+    """And one that names only what the fit excludes contradicts, with its figures."""
+    facts = (fact(0, 0.12, 0.03), fact(1))
+    assert outcome("models", Claim("answer", (BIG,)), *facts) == (
+        "agrees",
+        "answer: the best was claimed to be large-70B, beside small-3B (0.12 ± 0.03 behind).",
+    )
+    assert outcome("models", Claim("answer", (SMALL,)), *facts) == (
+        "contradicts",
+        "answer: the best was claimed to be small-3B (0.12 ± 0.03 behind), but is large-70B.",
+    )
+
+
+def test_nothing_is_settled_within_the_error_of_the_fit():
+    """Either model may be claimed while the difference is less than 1.64 standard deviations."""
+    facts = (fact(0, 0.04, 0.03), fact(1))
+    for model in (SMALL, BIG):
+        said, text = outcome("models", Claim("answer", (model,)), *facts)
+        assert said == "open"
+        assert "large-70B and small-3B (0.04 ± 0.03 behind)" in text
+
+
+def test_claim_that_leaves_no_model_out_says_nothing():
+    """However sure the fit is; and what it has not weighed it does not exclude."""
+    both = Claim("answer", (BIG, SMALL))
+    assert outcome("models", both, fact(0, 0.5, 0.01), fact(1))[0] == "open"
+    assert outcome("models", Claim("answer", (BIG,)), fact(1))[0] == "open"
+
+
+def test_claims_agree_with_the_truth_of_a_landscape_without_noise():
+    """After 40 trials, with what is best in truth; and with nothing else."""
+    true = [Claim("retrieval", ("qwen-72B",)), Claim("answer", (SMALL,))]
+    false = [Claim("retrieval", ("qwen-7B",)), Claim("answer", (BIG,))]
+    assert not contradictions(check_claims(true, FACTS, TASK))
+    assert all(verdict.outcome != "agrees" for verdict in check_claims(false, FACTS, TASK))
+    assert [v.outcome for v in check_claims(true[:1], FACTS, TASK)] == ["agrees"]
+    assert [v.outcome for v in check_claims(false[:1], FACTS, TASK)] == ["contradicts"]
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.floats(0, 1), min_size=2, max_size=2),
+    st.floats(0, 1),
+    st.sets(st.sampled_from([BIG, SMALL]), min_size=1),
+)
+def test_a_claim_and_its_opposite_never_both_agree(gaps, sd, named):
+    """Nor are both contradicted: one of the models is the best."""
+    facts = tuple(fact(m, gap - min(gaps), sd) for m, gap in enumerate(gaps))
+    said = outcome("models", Claim("answer", tuple(sorted(named))), *facts)[0]
+    rest = {BIG, SMALL} - named
+    if rest:
+        other = outcome("models", Claim("answer", tuple(rest)), *facts)[0]
+        assert {said, other} in ({"agrees", "contradicts"}, {"open"})
+    else:
+        assert said == "open"
+
+
+# Samples.
+
+
+@pytest.mark.parametrize(
+    ("claimed", "changes", "said"),
+    [
+        ((5, 10), {}, "agrees"),
+        ((7, 7), {}, "agrees"),
+        ((3, 30), {}, "agrees"),
+        ((30, 60), {}, "contradicts"),
+        ((1, 2), {}, "contradicts"),
+        # Touches the range, but not the number at which the fit has it saturate.
+        ((15, 60), {}, "open"),
+        # More than half of 1 to 100 by ratio.
+        ((2, 30), {}, "open"),
+        ((1, 100), {}, "open"),
+        # The fit cannot tell anything from the peak.
+        ((5, 10), {"alike": (1, 100)}, "open"),
+        # More than fits: no trial can tell.
+        ((5, 10), {"at": 1, "alike": (1, 1), "most": 3}, "open"),
+        # The most that fits counts, not the most of the stage.
+        ((2, 90), {"at": 2, "alike": (2, 3), "most": 3}, "agrees"),
+        ((1, 90), {"at": 2, "alike": (2, 3), "most": 3}, "open"),
+    ],
+)
+def test_claims_about_samples_are_held_against_the_saturation(claimed, changes, said):
+    """Contradicted outside its range; borne out around it, unless claim or fit say little."""
+    found, text = outcome("samples", Claim("answer", (BIG,), claimed), fact(1, **changes))
+    assert found == said
+    if said == "contradicts":
+        low, high = claimed
+        assert f"claimed to saturate at {low} to {high} samples, but does at 7 (3 to 20)" in text
+
+
+def test_nothing_is_said_where_nothing_can_be():
+    """Before the first score, of one model, of one sample, of foreign names, of no claim."""
+    claim = Claim("answer", (BIG,), (5, 10))
+    assert check_claims([claim], Facts(), TASK) == ()
+    assert fit_facts(PLANNER, evidence_of(TASK, score, 0)) == Facts()
+    assert outcome("samples", claim, fact(1, most=1)) is None
+    assert outcome("samples", replace(claim, samples=None), fact(1)) is None
+    for foreign in (replace(claim, stage="search"), replace(claim, models=("gone",))):
+        assert check_claims([foreign], Facts((fact(0, 1, 0.1), fact(1))), TASK) == ()
+    assert check_claims([], Facts((fact(1),)), TASK) == ()
+    assert summary(()) == ""
+
+
+def test_figures_are_in_the_units_of_the_study():
+    """A verdict says how far a model is behind as the fit to values in percent says it."""
+    facts = fit_facts(PLANNER, evidence_of(TASK, lambda a: 100 * score(a), 20))
+    (verdict,) = check_claims([WRONG], facts, TASK)
+    behind = next(f for f in facts.models if (f.stage, f.model) == (0, 0))
+    assert behind.behind > 1
+    assert f"({behind.behind:.2g} ± {behind.behind_sd:.2g} behind)" in verdict.text
+
+
+# Replies.
+
+CANDIDATE = {
+    "allocation": {
+        "retrieval": {"model": "qwen-7B", "samples": 2},
+        "answer": {"model": SMALL, "samples": 3},
+    },
+    "reason": "r",
+}
+
+
+def said(claims, *samples):
+    """A reply that claims something and proposes numbers of samples."""
+    items = [json.loads(json.dumps(CANDIDATE)) for _ in samples or (3,)]
+    for item, number in zip(items, samples):
+        item["allocation"]["answer"]["samples"] = number
+    return json.dumps({"guidelines": ["g"], "claims": claims, "candidates": items})
+
+
+GOOD = {"stage": "answer", "models": [BIG], "samples": [2, 8]}
+
+
+@pytest.mark.parametrize(
+    ("claims", "read", "unusable"),
+    [
+        (None, [], 0),
+        ([], [], 0),
+        ([GOOD], [Claim("answer", (BIG,), (2, 8))], 0),
+        ([{**GOOD, "models": ["LARGE-70b", BIG]}], [Claim("answer", (BIG,), (2, 8))], 0),
+        ([{"stage": "answer", "models": [BIG]}], [Claim("answer", (BIG,))], 0),
+        ([{**GOOD, "samples": [2.0, "8"]}], [Claim("answer", (BIG,), (2, 8))], 0),
+        *(
+            ([{**GOOD, "samples": bad}], [Claim("answer", (BIG,))], 1)
+            for bad in ([8, 2], [0, 8], [2, 101], [2], [1, 2, 3], 4, "2 to 8", [True, 3], {})
+        ),
+        *(
+            ([{**GOOD, "models": bad}], [], 1)
+            for bad in (
+                [],
+                BIG,
+                ["gpt"],
+                [BIG, "gpt"],
+                [BIG, None],
+                None,
+                ["qwen-72B"],
+                [BIG] * 99,
+            )
+        ),
+        *(([{**GOOD, "stage": bad}], [], 1) for bad in ("search", None, 3, ["answer"])),
+        ([GOOD, {**GOOD, "models": [SMALL]}], [Claim("answer", (BIG,), (2, 8))], 1),
+        ({"answer": GOOD}, [], 1),
+        ("large models win", [], 1),
+        ([1, None, []], [], 3),
+    ],
+    ids=str,
+)
+def test_what_can_be_used_of_claims_is_read_and_the_rest_is_counted(claims, read, unusable):
+    """The candidates beside them are read in any case, and nothing is to be sent back."""
+    reply = read_plan(said(claims), TASK, (), BOTH)
+    assert (list(reply.claims), reply.unusable_claims) == (read, unusable)
+    assert len(reply.proposals) == 1
+    assert reply.problems == ()
+
+
+def test_what_was_not_asked_for_is_passed_over():
+    """Claims without guidelines or insights, and samples without Insight 2."""
+    assert read_plan(said([GOOD]), TASK, ()).claims == ()
+    (claim,) = read_plan(said([GOOD]), TASK, (), ("models",)).claims
+    assert claim == Claim("answer", (BIG,))
+
+
+GARBAGE = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.sampled_from(["answer", "retrieval", BIG, SMALL, "qwen-72B", "9" * 30])
+    | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.sampled_from(["stage", "models", "samples"]), inner, max_size=3)
+    ),
+    max_leaves=20,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(GARBAGE | st.lists(GARBAGE))
+@example([{"stage": "answer", "models": [BIG], "samples": [10**400, 1]}])
+def test_garbage_in_claims_never_raises_nor_costs_a_proposal(claims):
+    """What is read of it is of the task's names and ranges, can be checked, kept and read back."""
+    reply = read_plan(said(claims), TASK, (), BOTH)
+    assert len(reply.proposals) == 1
+    assert len(reply.claims) <= len(TASK.stages)
+    stages = {stage.name: stage for stage in TASK.stages}
+    for claim in reply.claims:
+        stage = stages[claim.stage]
+        assert set(claim.models) <= {model.name for model in stage.models}
+        low, high = claim.samples or (1, 1)
+        assert 1 <= low <= high <= stage.max_samples
+    verdicts = check_claims(reply.claims, FACTS, TASK)
+    planned = Round(number=1, claims=reply.claims, verdicts=verdicts)
+    assert Round.from_dict(json.loads(json.dumps(asdict(planned)))) == planned
+
+
+def ask(script, past=None, **options):
+    """Plan a round; returns the plan and the model."""
+    chat = ScriptedChatModel(script)
+    options = {"insights": (1, 2, 3), "guidelines": True, "wanted": 8, **options}
+    questions = TaskQuestions(PLANNER, EVIDENCE, **options)
+    return asyncio.run(plan(chat, questions, past or Past(), wanted=6, seed=1)), chat
+
+
+def test_useless_claims_are_no_reason_to_ask_again():
+    """They are counted; and what is sent back for want of candidates does not name them."""
+    made, chat = ask([said([{"stage": "search"}], 1, 2, 3)])
+    assert len(chat.requests) == 1
+    assert made.problems == {"unusable claim": 1}
+    made, chat = ask([said("<x>", 1, 0), said([GOOD], 2, 3)])
+    assert len(chat.requests) == 2
+    assert "claim" not in chat.requests[1].messages[-1].content
+    assert made.claims == (Claim("answer", (BIG,), (2, 8)),)
+    assert [verdict.aspect for verdict in made.verdicts] == ["models", "samples"]
+
+
+def test_facts_are_fitted_once_a_round(monkeypatch):
+    """Claims are held against the very facts that the prompt shows."""
+    fits = []
+
+    def counted(planner, evidence):
+        fits.append(evidence)
+        return fit_facts(planner, evidence)
+
+    monkeypatch.setattr("optuna_agenttts.planning.agent.fit_facts", counted)
+    made, _ = ask([said([GOOD], 1, 2, 3)], Past(claims=(Claim("answer", (SMALL,)),)))
+    assert made.verdicts
+    assert len(fits) == 1
+
+
+def test_contradicted_claims_come_back_in_the_next_prompt():
+    """As the fit of now sees them, in the words of the verdict; others do not."""
+    claims = (WRONG, Claim("answer", (BIG, SMALL)))
+    (verdict,) = contradictions(check_claims(claims, FACTS, TASK))
+    _, chat = ask([said([], 1, 2, 3)], Past(claims=claims))
+    text = chat.requests[0].messages[1].content
+    block = text.partition("<contradicted>")[2].partition("</contradicted>")[0]
+    assert block.splitlines()[2:] == [json.dumps(verdict.text, ensure_ascii=False)]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"guidelines": False},
+        {"insights": ()},
+        {"tables": ("saturation", "paired")},
+        {"tables": ()},
+    ],
+    ids=str,
+)
+def test_what_is_left_out_does_not_come_back_as_a_contradiction(options):
+    """Neither without guidelines or insights nor without the table that has the same figures."""
+    _, chat = ask([said([], 1, 2, 3)], Past(claims=(WRONG,)), **options)
+    assert "contradicted" not in chat.requests[0].messages[1].content
+
+
+@pytest.mark.parametrize(
+    ("options", "asked"),
+    [
+        ({}, {"stage", "models", "samples"}),
+        ({"insights": (2,)}, {"stage", "models", "samples"}),
+        ({"insights": (1, 3)}, {"stage", "models"}),
+        ({"insights": (3,)}, None),
+        ({"insights": ()}, None),
+        ({"guidelines": False}, None),
+    ],
+    ids=str,
+)
+def test_claims_are_asked_for_with_guidelines_and_the_insights_that_they_are_about(options, asked):
+    """In prompt and schema alike; what was not asked for is not kept."""
+    made, chat = ask([said([GOOD], 1, 2, 3)], **options)
+    (request,) = chat.requests
+    properties = json.loads(request.schema)["properties"]
+    assert ("claims" in properties) == ("laims" in request.messages[1].content) == bool(asked)
+    if asked:
+        assert set(properties["claims"]["items"]["required"]) == asked
+    assert bool(made.claims) == bool(asked)
+
+
+# Rounds, note.
+
+
+def test_old_rounds_are_still_read_and_additions_are_passed_over():
+    """A round without claims, one with more than this version knows, one with broken claims."""
+    study = run(AgentTTSSampler(TASK), n_trials=1)
+    old = asdict(Round(number=1, guidelines=("g",)))
+    del old["claims"], old["verdicts"]
+    good = asdict(Claim("answer", (BIG,), (2, 8)))
+    broken = [
+        3,
+        None,
+        {},
+        {**good, "models": "x"},
+        {**good, "samples": ["a", 2]},
+        {**good, "new": 1},
+    ]
+    kept = [
+        old,
+        {**old, "number": 2, "colour": "red"},
+        {**old, "number": 3, "claims": broken, "verdicts": [{"outcome": "maybe"}, 4]},
+        {**old, "number": 4, "claims": 7, "verdicts": "x"},
+    ]
+    for values in kept:
+        key = f"{keys.ROUND}{values['number']}"
+        keys.write_study_value(study._storage, study._study_id, key, values)
+    plain = [Round(number=number, guidelines=("g",)) for number in range(1, 5)]
+    plain[2] = replace(plain[2], claims=(Claim("answer", (BIG,), (2, 8)),))
+    assert list(guidelines(study)) == plain
+
+
+def test_note_counts_the_claims_and_shows_the_contradicted_ones_escaped():
+    """Nothing in them acts on Markdown."""
+    study = run(AgentTTSSampler(TASK), n_trials=1)
+    hostile = "[x](http://y) <b> | # `c`"
+    verdicts = (
+        Verdict("answer", "models", "contradicts", hostile),
+        Verdict("answer", "samples", "open", "an open one"),
+        Verdict("retrieval", "models", "agrees", "a good one"),
+    )
+    planned = Round(number=1, guidelines=("g",), verdicts=verdicts)
+    write_round(study._storage, study._study_id, planned)
+    assert guidelines(study) == (planned,)
+    text = note(study)
+    assert "Of 3 claims the fit agrees with 1, contradicts 1 and leaves 1 open." in text
+    assert r"- \[x\]\(http\://y\) \<b\> \| \# \`c\`" in text
+    assert "an open one" not in text
+
+
+def test_claims_are_kept_checked_and_held_against_later_trials():
+    """A search keeps claims and verdicts with its rounds, and tells what it has refuted."""
+
+    def script(request):
+        script.rounds += 1
+        claims = [{"stage": "retrieval", "models": ["qwen-7B"], "samples": [1, 2]}]
+        return said(claims, *range(script.rounds, script.rounds + 8))
+
+    script.rounds = 0
+    chat = ScriptedChatModel(script)
+    study = run(AgentTTSSampler(TASK, llm=chat), n_trials=20)
+    rounds = guidelines(study)
+    assert all(planned.claims == (replace(WRONG, samples=(1, 2)),) for planned in rounds)
+    assert all(v.stage == "retrieval" for planned in rounds for v in planned.verdicts)
+    assert contradictions(rounds[-1].verdicts)
+    assert "<contradicted>" in chat.requests[-1].messages[1].content
+    assert "<contradicted>" not in chat.requests[0].messages[1].content
