@@ -8,7 +8,7 @@
 from dataclasses import replace
 
 import numpy as np
-from feasible_draws import draw_uniform
+from feasible_draws import UNIFORM, draw_pool
 from mechanism import draw_mechanism, with_curves
 
 from optuna_agenttts import Model, Stage, Task
@@ -24,8 +24,6 @@ VIOLATIONS = (
     "small with many win",
 )
 
-_UNIFORM = 3000
-
 
 def draw(family, rng, index):
     """Draw a landscape's name, task and mechanism; the kind follows from the index."""
@@ -38,10 +36,13 @@ def cycle(family):
     return {"calibrated": len(_TASKS), "violating": len(VIOLATIONS)}.get(family, 1)
 
 
-def _make_task(name, stages, budget=None):
-    """A task of (prompt tokens, generation tokens, sizes in 1e9 parameters) by stage."""
+def _make_task(stages, budget=None):
+    """A task of (prompt tokens, generation tokens, sizes in 1e9 parameters) by stage.
+
+    Its name says nothing: agents read it, and the landscape's own name would give its kind away.
+    """
     return Task(
-        name=name,
+        name="pipeline",
         stages=[
             Stage(
                 f"stage{position + 1}",
@@ -106,13 +107,13 @@ def _calibrated(rng, index):
     name = list(_TASKS)[index % len(_TASKS)]
     stages, budget, facts, levels = _TASKS[name]
     # The budgets are printed with two decimals; the last allocation that spends all must fit.
-    task = _make_task(name, stages, budget + 0.01)
-    pool = _pool(task)
+    task = _make_task(stages, budget + 0.01)
+    pool = draw_pool(task)
 
     def as_published(truth):
         at = int(np.argmax(truth))
         models, samples = pool[0][at], pool[1][at]
-        spread = 0.06 < truth.max() - np.median(truth[:_UNIFORM]) < 0.25
+        spread = 0.06 < truth.max() - np.median(truth[:UNIFORM]) < 0.25
         sizes = [stages[i][2][m] for i, m in enumerate(models)]
         if facts is None:
             mixed = len(set(sizes)) > 1
@@ -130,28 +131,28 @@ def _calibrated(rng, index):
 _SIZES = (0.5, 1.5, 3, 7, 8, 14, 32, 70, 72, 120)
 
 
-def _random_task(rng, name, tightness=None):
+def _random_task(rng, tightness=None):
     stages = []
     for _ in range(rng.choice([2, 3, 4], p=[0.45, 0.35, 0.2])):
         sizes = np.sort(rng.choice(_SIZES, rng.integers(2, 5), replace=False))
         prompt, generation = np.exp(rng.uniform(np.log([64, 16]), np.log([4096, 1024])))
         stages.append((round(prompt), round(generation), tuple(sizes.tolist())))
-    default = _make_task(name, stages)
+    default = _make_task(stages)
     factor = np.exp(rng.uniform(np.log(0.4), np.log(4))) if tightness is None else tightness
     budget = max(default.budget * factor, 1.3 * default.feasible.cheapest_cost + 5)
-    return _make_task(name, stages, budget)
+    return _make_task(stages, budget)
 
 
 def _random(rng, index):
-    task = _random_task(rng, f"random {index}")
-    mechanism = _draw(rng, task, _pool(task), _spread)
+    task = _random_task(rng)
+    mechanism = _draw(rng, task, draw_pool(task), _spread)
     return "random", task, mechanism
 
 
 def _violating(rng, index):
     kind = VIOLATIONS[index % len(VIOLATIONS)]
     many = kind == "small with many win"
-    task = _random_task(rng, f"{kind} {index}", tightness=0.2 if many else None)
+    task = _random_task(rng, tightness=0.2 if many else None)
     if many:
         hundred = sum(
             min(float(row[-1]) for row in rows) for rows in task.feasible.costs
@@ -160,11 +161,11 @@ def _violating(rng, index):
             (s.prompt_tokens, s.generation_tokens, tuple(m.parameters / 1e9 for m in s.models))
             for s in task.stages
         ]
-        task = _make_task(task.name, stages, hundred * rng.uniform(0.9, 1.5))
+        task = _make_task(stages, hundred * rng.uniform(0.9, 1.5))
     true_sizes = _sizes(task)
     if kind == "misdeclared":
         task = _misdeclared(rng, task)
-    pool = _pool(task)
+    pool = draw_pool(task)
 
     def change(mechanism):
         return _violate(rng, kind, true_sizes, mechanism)
@@ -259,9 +260,9 @@ def _misdeclared(rng, task):
             )
         )
     share = task.budget / _default_budget(task)
-    declared = _make_task(task.name, stages)
+    declared = _make_task(stages)
     budget = max(declared.budget * share, 1.3 * declared.feasible.cheapest_cost + 5)
-    return _make_task(task.name, stages, budget)
+    return _make_task(stages, budget)
 
 
 def _default_budget(task):
@@ -270,24 +271,9 @@ def _default_budget(task):
 
 def _spread(truth):
     """Whether there is something to find, and not at random."""
-    uniform = truth[:_UNIFORM]
+    uniform = truth[:UNIFORM]
     gap = truth.max() - np.median(uniform)
     return gap > 0.06 and np.mean(uniform > truth.max() - 0.1 * gap) < 0.05
-
-
-def _pool(task):
-    """Feasible allocations to judge a draw by: uniform ones, then geometric ones."""
-    rng = np.random.default_rng(0)
-    models, samples = draw_uniform(task.feasible, rng, _UNIFORM)
-    combinations = task.feasible.model_combinations()
-    chosen = combinations[rng.integers(len(combinations), size=20_000)]
-    geometric = np.exp(rng.uniform(0, np.log(100.999), chosen.shape)).astype(np.int64)
-    geometric[rng.random(chosen.shape) < 0.25] = 1
-    fits = task.feasible.costs_of(chosen, geometric) <= task.feasible.limit
-    return (
-        np.concatenate([models, chosen[fits][:5000]]),
-        np.concatenate([samples, geometric[fits][:5000]]),
-    )
 
 
 def _sizes(task):
@@ -307,4 +293,4 @@ def _draw(rng, task, pool, accept, *, levels=(0.35, 0.95), sizes=None, change=No
         truth = mechanism.scores(*pool)
         if accept(truth):
             return mechanism
-    raise RuntimeError(f"{task.name}: no draw of {attempts} is as wanted")
+    raise RuntimeError(f"no draw of {attempts} is as wanted for {task!r}")

@@ -1,8 +1,11 @@
-"""Uniform draws of feasible allocations, and ascent from one of them."""
+"""Draws of feasible allocations, and ascent from one of them."""
 
 import itertools
 
 import numpy as np
+
+UNIFORM = 3000
+"""How many allocations of a pool are drawn uniformly; they come first."""
 
 
 def draw_uniform(feasible, rng, count):
@@ -22,6 +25,21 @@ def draw_uniform(feasible, rng, count):
     return (
         np.column_stack([left[0][head], right[0][tail]]),
         np.column_stack([left[1][head], right[1][tail]]),
+    )
+
+
+def draw_pool(task):
+    """Feasible allocations to judge by, the same each time: uniform ones, then geometric ones."""
+    rng = np.random.default_rng(0)
+    models, samples = draw_uniform(task.feasible, rng, UNIFORM)
+    combinations = task.feasible.model_combinations()
+    chosen = combinations[rng.integers(len(combinations), size=20_000)]
+    geometric = np.exp(rng.uniform(0, np.log(100.999), chosen.shape)).astype(np.int64)
+    geometric[rng.random(chosen.shape) < 0.25] = 1
+    fits = task.feasible.costs_of(chosen, geometric) <= task.feasible.limit
+    return (
+        np.concatenate([models, chosen[fits][:5000]]),
+        np.concatenate([samples, geometric[fits][:5000]]),
     )
 
 
