@@ -25,7 +25,7 @@ import numpy as np
 import optuna
 from families import cycle
 from landscapes import DEVELOPMENT, FAMILIES, REPORT, VERSION, landscape
-from peers import SAMPLERS, make_sampler
+from peers import SAMPLERS, TALKING, make_sampler
 
 from optuna_agenttts import recommend
 
@@ -34,15 +34,15 @@ TARGETS = (0.10, 0.05)
 ATTEMPTS = 6
 
 
-def one_search(family, index, name, seed, trials, instances):
-    """Run one search; returns its figures."""
+def one_search(family, index, name, seed, trials, instances, llm=None):
+    """Run one search; returns its figures. See `make_sampler` for `llm`."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore")
     place = landscape(family, index)
     task = place.task
     # Of its own for each landscape: else the first random trials were the same in all of them.
     own_seed = int(np.random.SeedSequence([seed, index]).generate_state(1)[0] % 2**31)
-    sampler = make_sampler(name, task, own_seed)
+    sampler = make_sampler(name, task, own_seed, place=place, llm=llm)
     study = optuna.create_study(direction="maximize", sampler=sampler)
     regrets, spend, seconds = [], [], []
     while len(regrets) < trials and len(study.trials) < ATTEMPTS * trials:
@@ -124,9 +124,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--families", nargs="+", choices=FAMILIES, default=FAMILIES)
-    parser.add_argument(
-        "--samplers", nargs="+", choices=list(SAMPLERS), default=["TPE", "AgentTTS"]
-    )
+    parser.add_argument("--samplers", nargs="+", choices=SAMPLERS, default=["TPE", "AgentTTS"])
     parser.add_argument(
         "--landscapes", type=int, help="of each family; default: 6 calibrated, 12, 8"
     )
@@ -136,6 +134,12 @@ def main():
     parser.add_argument("--split", choices=("development", "report"), default="development")
     parser.add_argument("--label", default="", help="added to the sampler's name in the records")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument(
+        "--llm",
+        help="language model behind the methods that talk to one: a model id of the Hub or a "
+        "server's URL; default: their scripted stand-in. Their searches are recorded under names "
+        "with it",
+    )
     options = parser.parse_args()
     split = DEVELOPMENT if options.split == "development" else REPORT
     counts = {"calibrated": 6, "random": 12, "violating": 8, "playground": 1}
@@ -147,8 +151,12 @@ def main():
         indices, seeds = range(first, first + count), split[: options.seeds]
         jobs += itertools.product([family], indices, options.samplers, seeds)
 
+    def named(sampler):
+        model = f" ({options.llm})" if options.llm and sampler in TALKING else ""
+        return sampler + model + options.label
+
     def label(job):
-        return (VERSION, job[0], job[1], job[2] + options.label, job[3])
+        return (VERSION, job[0], job[1], named(job[2]), job[3])
 
     done = {tuple(record.get(k) for k in KEY) for record in read(options.out)}
     jobs = [job for job in jobs if label(job) not in done]
@@ -158,11 +166,12 @@ def main():
     with ProcessPoolExecutor(options.workers) as pool, options.out.open("a") as file:
         file.write("\n" * half)
         running = {
-            pool.submit(one_search, *job, options.trials, options.instances) for job in jobs
+            pool.submit(one_search, *job, options.trials, options.instances, options.llm)
+            for job in jobs
         }
         for number, future in enumerate(as_completed(running), 1):
             record = future.result()
-            record["sampler"] += options.label
+            record["sampler"] = named(record["sampler"])
             file.write(json.dumps(record) + "\n")
             file.flush()
             if number % 20 == 0 or number == len(jobs):
