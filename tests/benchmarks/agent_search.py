@@ -6,9 +6,8 @@ On the playground's measured grid, beside the numerical planner alone, scripted 
 
 * ``knowing`` has seen the grid and proposes the best allocations that have not been tried.
 * ``worst`` proposes the worst that are feasible.
-* ``attentive`` knows its prompt alone: it combines, for each stage, models that the table of
-  models cannot tell from the best with the samples at which they are said to saturate (or, where
-  it is not told, with those of the best trials listed).
+* ``attentive`` knows its prompt alone, and follows the tables in it (see
+  `search_quality/attentive.py`).
 
 The methods below differ in what the attentive agent is told. Reported are the trials until an
 allocation was tried whose regret is under .10, under .02, and until the best allocation of all was
@@ -17,11 +16,10 @@ while a trial sees 50 of them).
 """
 
 import argparse
-import itertools
-import json
-import re
+import sys
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import optuna
@@ -29,6 +27,10 @@ import optuna
 from optuna_agenttts import AgentTTSSampler, ScriptedChatModel, guidelines
 from optuna_agenttts_integrations.playground import make_task
 from optuna_agenttts_integrations.playground.grid import load_grid
+
+sys.path.insert(0, str(Path(__file__).parent / "search_quality"))
+
+from attentive import as_reply, attentive
 
 PROBLEMS = 50
 METHODS = {
@@ -42,10 +44,6 @@ METHODS = {
     "AgentHPO-like": ("attentive", {"insights": ()}),
     "LLM_ZS": ("attentive", {"insights": (), "guidelines": False}),
 }
-ROW = re.compile(
-    r'^"(?P<stage>\w+)" \| "(?P<model>[\w-]+)" \| (?P<first>[^|]+) \| (?P<second>[^|]+)', re.M
-)
-SETTING = re.compile(r'"(\w+)": "([\w-]+)" x (\d+)')
 
 
 @cache
@@ -63,46 +61,6 @@ def landscape():
     return task, {key: i for i, key in enumerate(keys)}, keys, outcomes, outcomes.mean(axis=1)
 
 
-def between(text, name):
-    """A block of a prompt."""
-    return text.partition(f"<{name}>")[2].partition(f"</{name}>")[0]
-
-
-def attentive(task, text):
-    """Allocations that a prompt speaks for, best first."""
-    tried = {
-        tuple((m, int(n)) for _, m, n in SETTING.findall(line.split(" | ")[1]))
-        for line in between(text, "history").splitlines()
-        if SETTING.search(line)
-    }
-    near = {stage.name: [] for stage in task.stages}
-    for line in between(text, "models").splitlines():
-        cells = line.split(" | ")
-        if not SETTING.search(line):
-            continue
-        behind = re.fullmatch(r"(\S+) ± (\S+)", cells[4])
-        if behind is None or float(behind[1]) <= 2 * float(behind[2]):
-            near[json.loads(cells[0])].append(json.loads(cells[1]))
-    samples = {}
-    for line in between(text, "saturation").splitlines():
-        found = re.search(r'^"(\w+)" \| "([\w-]+)" \| (\d+) \((\d+) to (\d+)\)', line)
-        if found:
-            at, low, high = (int(found[i]) for i in (3, 4, 5))
-            middle = round((low * high) ** 0.5)
-            samples[found[1], found[2]] = list(dict.fromkeys((at, middle, low, high)))
-    for allocation in tried:
-        for stage, (model, n) in zip(near, allocation):
-            if not between(text, "saturation"):
-                samples.setdefault((stage, model), []).append(n)
-    options = [
-        [(model, n) for model in models for n in samples.get((stage, model), [1])]
-        for stage, models in near.items()
-    ]
-    fresh = [a for a in itertools.product(*options) if a not in tried]
-    feasible = [a for a in fresh if task.fits(dict(zip(near, a)))]
-    return feasible[:: max(1, len(feasible) // 8)][:8]
-
-
 def one_search(method, seed, trials):
     """Run one search; returns trials to each goal, and requests."""
     agent, options = METHODS[method]
@@ -114,19 +72,9 @@ def one_search(method, seed, trials):
 
     def reply(request):
         if agent == "attentive":
-            names = [stage.name for stage in task.stages]
-            chosen = [dict(zip(names, a)) for a in attentive(task, request.messages[1].content)]
-        else:
-            fresh = [keys[i] for i in order[:400].tolist() if i not in tried][:8]
-            chosen = [task.allocation(choices) for choices in fresh]
-        candidates = [
-            {
-                "allocation": {s: {"model": m, "samples": n} for s, (m, n) in allocation.items()},
-                "reason": "scripted",
-            }
-            for allocation in chosen
-        ]
-        return json.dumps({"guidelines": ["scripted"], "candidates": candidates})
+            return as_reply(task, attentive(task, request.messages[1].content))
+        fresh = [keys[i] for i in order[:400].tolist() if i not in tried][:8]
+        return as_reply(task, fresh)
 
     def objective(trial):
         position = positions[tuple(task.choices(task.suggest(trial)))]

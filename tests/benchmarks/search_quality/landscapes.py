@@ -95,18 +95,19 @@ class Landscape:
         """The best and the median true score of the feasible allocations."""
         feasible = self.task.feasible
         if feasible.count() <= _ENUMERATED:
-            truth = self._truth_of(*feasible.arrays())
+            truth = self.truths(*feasible.arrays())
             return float(truth.max()), float(np.median(truth))
         rng = np.random.default_rng(0)
         models, samples = draw_uniform(feasible, rng, 100_000)
-        truth = self._truth_of(models, samples)
+        truth = self.truths(models, samples)
         starts = np.argsort(-truth)[:400]
         _, first = np.unique(models[starts], axis=0, return_index=True)
         chosen = starts[np.sort(first)][:8]
         best = max(ascend(self, models[i], samples[i]) for i in chosen)
         return float(best), float(np.median(truth))
 
-    def _truth_of(self, models, samples, part=20_000):
+    def truths(self, models, samples, part=20_000):
+        """True mean scores of many allocations, a part at a time."""
         return np.concatenate(
             [
                 self.truth(models[i : i + part], samples[i : i + part])

@@ -1,15 +1,16 @@
 """The samplers that are compared. All of them search through `Task.suggest`.
 
 ``make_sampler(name, task, seed)`` builds one. Besides Optuna's own there are simple searches that
-a careful engineer might write, and the paper's bare loop with the methods that it is compared with
-(`paper_loop`). Those that derive from `ChoicesSampler` see allocations and scores only, and are
-handed out through Optuna's parameters.
+a careful engineer might write, the compared methods of the paper (`paper_loop`), and AgentTTS with
+scripted agents (`agents`). Those that derive from `ChoicesSampler` see allocations and scores
+only, and are handed out through Optuna's parameters.
 """
 
 from importlib.util import find_spec
 
 import numpy as np
 import optuna
+from agents import AGENTS
 from choices_sampler import ChoicesSampler
 from paper_loop import LOOPS
 
@@ -86,9 +87,9 @@ _SIMPLE = {
 if find_spec("cmaes"):
     _SIMPLE["CMA-ES"] = _optuna("CmaEsSampler")
 
-SAMPLERS = (*_SIMPLE, *LOOPS)
+SAMPLERS = (*_SIMPLE, *LOOPS, *AGENTS)
 """Names of all samplers."""
-TALKING = frozenset(LOOPS)
+TALKING = frozenset(LOOPS) | {"AgentTTS+llm"}
 """Those that talk to a language model, if one is given."""
 
 
@@ -106,4 +107,6 @@ def make_sampler(name, task, seed, *, place=None, llm=None):
     """
     if name in _SIMPLE:
         return _SIMPLE[name](task, seed)
-    return LOOPS[name](task, seed, place=place, llm=llm)
+    if name in LOOPS:
+        return LOOPS[name](task, seed, place=place, llm=llm)
+    return AGENTS[name](task, seed, place=place, llm=llm)

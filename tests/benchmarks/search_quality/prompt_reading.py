@@ -10,8 +10,8 @@ LEVELS = ("few", "some", "many")
 """Levels of samples: up to 3, up to 15, more."""
 NAME = r'"((?:[^"\\]|\\.)*)"'
 """A quoted name."""
-
-_SETTING = re.compile(NAME + ": " + NAME + r" x (\d+)")
+SETTING = re.compile(NAME + ": " + NAME + r" x (\d+)")
+"""A stage's model and samples, as in ``"stage": "model" x 3``."""
 
 
 def level_of(samples):
@@ -55,7 +55,7 @@ class Reading:
             _, settings, value, _ = line.split(" | ")
             choices = tuple(
                 (self.position(self.stages.index(json.loads(f'"{stage}"')), model), int(samples))
-                for stage, model, samples in _SETTING.findall(settings)
+                for stage, model, samples in SETTING.findall(settings)
             )
             found[choices] = float(value)
         return found
