@@ -133,10 +133,8 @@ def landscape_table(records, sampler, baseline):
             continue
         ours = np.array([regret(a, "recommended") for a, _ in both])
         theirs = np.array([regret(b, "best_trial") for _, b in both])
-        count, mean = len(both), (ours - theirs).mean()
-        error = (ours - theirs).std(ddof=1) / np.sqrt(count) if count > 1 else np.inf
-        limit = _T95[min(count - 1, len(_T95)) - 1] if count > 1 else np.inf
-        beyond = mean > limit * error if count > 1 else False
+        count = len(both)
+        mean, error, beyond = compared(ours - theirs)
         worse += beyond
         trials = both[0][0]["trials"]
         hits = [np.median([r["hit0.10"] for r in column]) for column in zip(*both)]
@@ -148,6 +146,62 @@ def landscape_table(records, sampler, baseline):
         )
     yield ""
     yield f"Worse beyond noise (one-sided 5 %, each on its own): {worse} of {len(groups)}."
+
+
+def compared(differences):
+    """The mean of paired differences, its standard error, and whether it is above 0 beyond noise.
+
+    Beyond noise is one-sided 5 % by Student's t.
+    """
+    differences = np.asarray(differences, dtype=float)
+    count, mean = len(differences), float(differences.mean())
+    if count < 2:
+        return mean, np.inf, False
+    error = float(differences.std(ddof=1)) / np.sqrt(count)
+    return mean, error, mean > _T95[min(count - 1, len(_T95)) - 1] * error
+
+
+def share_table(records, plain="AgentTTS"):
+    """Lines on what agents add to AgentTTS and what they cost it, by family and agent.
+
+    Differences are to plain AgentTTS on the same landscape and instances. Their standard errors
+    are over landscapes' means, as searches of one landscape are alike; where there is a single
+    landscape, over its searches. Trials to .10 count one more than there were where there was
+    no such allocation.
+    """
+    yield (
+        f"| family | sampler | landscapes, searches | regret of `recommend`, minus {plain}'s | "
+        f"trials to .10, minus {plain}'s | landscapes with worse regret beyond noise | with more "
+        "trials |"
+    )
+    yield "|---|---|---|---|---|---|---|"
+    names = sorted({r["sampler"] for r in records if r["sampler"].startswith(f"{plain}+")})
+    for family in FAMILIES:
+        own = {
+            (r["index"], r["seed"]): r
+            for r in records
+            if r["family"] == family and r["sampler"] == plain
+        }
+        for name in names:
+            groups = defaultdict(list)
+            for r in records:
+                pair = own.get((r["index"], r["seed"]))
+                if r["family"] == family and r["sampler"] == name and pair is not None:
+                    change = regret(r, "recommended") - regret(pair, "recommended")
+                    groups[r["index"]].append((change, r["hit0.10"] - pair["hit0.10"]))
+            if not groups:
+                continue
+            searches = np.concatenate(list(groups.values()))
+            means = np.array([np.mean(group, axis=0) for group in groups.values()])
+            basis = means if len(means) > 1 else searches
+            cells = [family, name, f"{len(groups)}, {len(searches)}"]
+            for column, form in enumerate(("+.3f", "+.1f")):
+                mean, error, _ = compared(basis[:, column])
+                cells.append(f"{mean:{form}} ± {error:{form[1:]}}")
+            for column in range(2):
+                found = [compared(np.array(group)[:, column])[2] for group in groups.values()]
+                cells.append(f"{np.mean(found):.0%}")
+            yield f"| {' | '.join(cells)} |"
 
 
 def draw_figure(records, path):
@@ -220,6 +274,8 @@ def main():
         if rows:
             lines += [f"### {family.capitalize()}, by landscape", ""]
             lines += [*landscape_table(rows, options.sampler, options.baseline), ""]
+    if any(r["sampler"].startswith("AgentTTS+") for r in records):
+        lines += ["### The agent's share", "", *share_table(records), ""]
     lines.append(
         f"{records[0]['trials']} trials that ran, {records[0]['instances']} instances; medians "
         "with bootstrap 90 % intervals (landscapes, then searches); differences are means. A "
