@@ -18,7 +18,8 @@ from optuna.trial import FrozenTrial, TrialState
 from optuna_agenttts.archive import Archive, is_maximized
 from optuna_agenttts.exceptions import NoEvidenceError, NoTaskError
 from optuna_agenttts.planning import Evidence, Floats, Ints
-from optuna_agenttts.planning.surrogate import Z90, Points, Surrogate
+from optuna_agenttts.planning.structures import Points
+from optuna_agenttts.planning.surrogate import Z90, Surrogate
 from optuna_agenttts.recognition import recognise_task
 from optuna_agenttts.task import Allocation, Task
 

@@ -14,7 +14,8 @@ import numpy as np
 
 from optuna_agenttts.planning import Choices, Evidence, Floats, Ints
 from optuna_agenttts.planning.numerical import NumericalPlanner
-from optuna_agenttts.planning.surrogate import Z90, Points, Posterior
+from optuna_agenttts.planning.structures import Points
+from optuna_agenttts.planning.surrogate import Z90, Posterior
 
 _GRID = 16
 _NEARLY = 0.1

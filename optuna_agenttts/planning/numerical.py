@@ -27,7 +27,8 @@ from optuna_agenttts.planning.initial import (
     untried_models,
 )
 from optuna_agenttts.planning.pool import build_pool
-from optuna_agenttts.planning.surrogate import Points, Posterior, Surrogate
+from optuna_agenttts.planning.structures import Points
+from optuna_agenttts.planning.surrogate import Posterior, Surrogate
 from optuna_agenttts.task import Task
 
 _POOL = 3000
