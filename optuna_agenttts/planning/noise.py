@@ -3,8 +3,13 @@
 A score is a mean over instances. How far it may be from the truth can be read off its outcomes,
 and so can how much of that two trials have in common: all run on the same instances, which may be
 hard ones, and allocations that are alike draw mostly the same samples, so that one's luck is the
-other's. Noise that is taken for independent makes a planner believe in its luck. A trial that was
-stopped early has seen some of the instances, and shares the luck of those only.
+other's. Noise that is taken for independent makes a planner believe in its luck.
+
+A trial that was stopped early has seen some of the instances. Whether those were easy ones is told
+by the trials that have seen all: what they scored there, beside what they scored on the whole, is
+taken off as far as their outcomes go with those of the stopped trial (kriging, or the method of
+control variates). Whoever stops trials by their outcomes does no harm by that: the posterior
+rests on what was seen, and seeing less makes it less sure (Rubin 1976, ignorable selection).
 """
 
 from __future__ import annotations
@@ -26,6 +31,47 @@ _LARGEST = 1e100
 """Squares of larger outcomes would overflow; NaN is no outcome either."""
 _FLOOR = 0.25
 """Of the median variance: a handful of equal outcomes is no proof that there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Noise:
+    """The errors of mean outcomes of groups of trials, in units of the outcomes.
+
+    Args:
+        told: Of each group, whether it has two outcomes or more.
+        covariance: Covariance of the errors, shape (groups, groups); rows of groups that told
+            nothing are zero.
+        shifts: What the instances that a group saw take from its mean outcome, because others
+            are easier; to be added to it. Zero for groups that saw all.
+        common: Correlation of two trials' outcomes, whatever their allocations.
+        near: What is added to that where allocations are the same.
+        sds: Standard deviations of single outcomes by group; zero for those that told nothing.
+        instances: The most instances that a group saw; 0 where none told.
+    """
+
+    told: NDArray[np.bool_]
+    covariance: Floats
+    shifts: Floats
+    common: float
+    near: float
+    sds: Floats
+    instances: int
+
+    def of_new(self, alike: Floats) -> tuple[float, Floats]:
+        """The error of a whole new trial.
+
+        Args:
+            alike: How alike its allocation is to each group's, shape (allocations, groups).
+
+        Returns:
+            Its variance, and its covariance with the groups' errors, shape (allocations, groups).
+            Both are zero where no trial told.
+        """
+        if not self.instances:
+            return 0.0, np.zeros_like(alike)
+        sd = float(np.median(self.sds[self.told]))
+        shared = (self.common + self.near * alike) * (sd * self.sds / self.instances)
+        return sd**2 / self.instances, shared
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,52 +114,45 @@ class Outcomes:
             count[index, columns] += 1
         return cls(total / np.maximum(count, 1), (count > 0).astype(np.float64))
 
-    @property
-    def told(self) -> NDArray[np.bool_]:
-        """Of each group, whether it has two outcomes or more."""
-        enough: NDArray[np.bool_] = self.seen.sum(axis=1) >= 2
-        return enough
-
-    def covariance(self, alike: Floats) -> Floats:
-        """Covariance of the errors of the groups' mean outcomes, shape (groups, groups).
+    def fit(self, alike: Floats) -> Noise:
+        """Work out the errors of the groups' mean outcomes.
 
         Two groups' outcomes are correlated by a share that is common to all, and another one
         times how alike their allocations are: least squares over all pairs of groups.
 
         Args:
             alike: How alike the groups' allocations are, from 0 to 1, with ones on the diagonal.
-
-        Returns:
-            The covariance; rows of groups that told nothing are zero.
         """
-        told = self.told
+        told = self.seen.sum(axis=1) >= 2
+        groups = len(self.seen)
+        nothing = np.zeros(groups)
         if not told.any():
-            return np.zeros((len(told), len(told)))
+            square = np.zeros((groups, groups))
+            return Noise(told, square, nothing, _BELIEVED[0], _BELIEVED[1], nothing, 0)
         sizes = np.maximum(self.seen.sum(axis=1), 1)
+        instances = int(sizes[told].max())
         means = self.table.sum(axis=1) / sizes
         gaps = (self.table - means[:, None]) * self.seen
-        variances = self._variances(gaps, means, sizes)
+        sds = np.where(told, np.sqrt(self._variances(told, gaps, means, sizes)), 0.0)
         overlap = self.seen @ self.seen.T
-        sds = np.where(told, np.sqrt(variances), 0.0)
-        first, second = np.triu_indices(len(told), 1)
-        both = (sds[first] > 0) & (sds[second] > 0) & (overlap[first, second] >= 2)
-        first, second = first[both], second[both]
-        correlations = (gaps @ gaps.T)[first, second] / (
-            (overlap[first, second] - 1) * sds[first] * sds[second]
-        )
-        design = np.column_stack([np.ones(len(first)), alike[first, second]])
-        shares = np.linalg.solve(
-            design.T @ design + _RIDGE, design.T @ correlations + _RIDGE @ _BELIEVED
-        )
-        common, near = np.clip(shares, 0.0, _MOST)
-        shape = common + min(near, _MOST - common) * alike
+        common, near = _shares(gaps, sds, overlap, alike)
+        shape = common + near * alike
         np.fill_diagonal(shape, 1.0)
-        covariance: Floats = shape * overlap / np.outer(sizes, sizes) * np.outer(sds, sds)
-        return covariance
+        whole = np.flatnonzero(told & (sizes == self.seen.shape[1]))
+        # Of each group's outcomes, what follows from those of the groups that saw all.
+        weights = np.linalg.solve(shape[np.ix_(whole, whole)], shape[whole]).T
+        explained = weights @ shape[whole]
+        own = (shape - explained) * overlap / np.outer(sizes, sizes)
+        covariance = (explained / instances + own) * np.outer(sds, sds)
+        # Where all outcomes of a group were equal its sd is above zero all the same.
+        scaled = gaps[whole] / np.where(sds[whole] > 0, sds[whole], 1.0)[:, None]
+        luck = ((weights @ scaled) * self.seen).sum(axis=1) / sizes * sds
+        return Noise(told, covariance, -luck, common, near, sds, instances)
 
-    def _variances(self, gaps: Floats, means: Floats, sizes: Floats) -> Floats:
+    def _variances(
+        self, told: NDArray[np.bool_], gaps: Floats, means: Floats, sizes: Floats
+    ) -> Floats:
         """Variance of a single outcome of each group."""
-        told = self.told
         variances = (gaps**2).sum(axis=1) / np.maximum(sizes - 1, 1)
         inside = told & (means * (1 - means) > 0.05)
         if self.table.min() < 0 or self.table.max() > 1 or not inside.any():
@@ -123,3 +162,19 @@ class Outcomes:
         share = np.median(variances[inside] / (means * (1 - means))[inside])
         smoothed = (means * sizes + 1) / (sizes + 2)
         return np.asarray(share * smoothed * (1 - smoothed))
+
+
+def _shares(gaps: Floats, sds: Floats, overlap: Floats, alike: Floats) -> tuple[float, float]:
+    """What outcomes of two groups have in common: in any case, and where alike besides."""
+    first, second = np.triu_indices(len(sds), 1)
+    both = (sds[first] > 0) & (sds[second] > 0) & (overlap[first, second] >= 2)
+    first, second = first[both], second[both]
+    correlations = (gaps @ gaps.T)[first, second] / (
+        (overlap[first, second] - 1) * sds[first] * sds[second]
+    )
+    design = np.column_stack([np.ones(len(first)), alike[first, second]])
+    shares = np.linalg.solve(
+        design.T @ design + _RIDGE, design.T @ correlations + _RIDGE @ _BELIEVED
+    )
+    common, near = np.clip(shares, 0.0, _MOST).tolist()
+    return common, min(near, _MOST - common)

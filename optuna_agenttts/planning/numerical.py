@@ -1,8 +1,9 @@
 """The numerical planner: no LLM, one proposal at a time.
 
-It opens as `initial.py` says, then takes the allocation of largest expected improvement over the
-best posterior mean among those tried. Trials that are running count as if they had scored what
-is expected of them. It is a function of the evidence: it keeps nothing between calls but caches.
+It opens as `initial.py` says, then tries what is expected to improve the recommendation most
+(`acquisition.py`): exploring, exploiting, and measuring a contender again are weighed alike.
+Trials that are running count as if they had scored what is expected of them. It is a function of
+the evidence: it keeps nothing between calls but caches.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from optuna_agenttts.planning import (
     Ints,
     Recalled,
 )
+from optuna_agenttts.planning.acquisition import expected_improvement, knowledge_gradient
 from optuna_agenttts.planning.initial import (
     opening_choice,
     unit_budget_allocations,
@@ -34,7 +36,9 @@ from optuna_agenttts.task import Task
 _POOL = 3000
 _WORK = 60_000
 """Allocations times observations that one ask may weigh in full: some milliseconds."""
-
+_WEIGHED = 200
+"""Of these, how many by expected improvement have their knowledge gradient worked out."""
+_CONTENDERS = 8
 
 _EARLIER = 0.25
 """What a trial of an earlier study counts, in trials of this one: another data set's ranking of
@@ -42,7 +46,7 @@ allocations is alike, not the same."""
 
 
 class NumericalPlanner:
-    """Proposes allocations by their expected improvement.
+    """Proposes allocations by what trying them is expected to add to the recommendation.
 
     Args:
         task: The task.
@@ -121,18 +125,18 @@ class NumericalPlanner:
             choices: The others.
 
         Returns:
-            The allocation of largest expected improvement; and of each of the others, its
-            expected improvement as a share of that. Ones before the first score.
+            The allocation of largest knowledge gradient; and of each of the others, its own as a
+            share of that. Ones before the first score.
         """
         proposal, worth, _ = self._improve(evidence, Constraint(), choices)
         return proposal, worth
 
     def outlook(self, evidence: Evidence) -> tuple[Candidate, float]:
-        """The next allocation after the opening, and by how much it is expected to improve.
+        """The next allocation after the opening, and what is left to gain.
 
         Returns:
-            The allocation; and its expected improvement over the best posterior mean so far, in
-            units of the scores (infinite before any).
+            The allocation; and the largest expected improvement over the best posterior mean so
+            far, in units of the scores (infinite before any).
         """
         proposal, _, gain = self._improve(evidence, Constraint())
         return proposal, gain
@@ -180,6 +184,7 @@ class NumericalPlanner:
         fresh = np.array([key not in evidence.visited for key in keys])
         # Where everything has been tried, measuring once more is all that is left to learn.
         positions = np.flatnonzero(fresh) if fresh.any() else np.arange(len(keys))
+        again = not constraint and _repeats_tell(evidence)
         evidence = self.informed(evidence)
         if len(evidence.scores) == 0:
             best = positions[int(np.argmax(self.surrogate.prior_mean(points)[positions]))]
@@ -188,21 +193,25 @@ class NumericalPlanner:
         posterior = self.surrogate.fit(_believing(evidence, self.surrogate))
         positions = _shortlist(posterior, points, positions, len(evidence.scores))
         shortlist = points.take(positions)
+        left = expected_improvement(posterior, shortlist)
+        shortlist = shortlist.take(np.argsort(-left, kind="stable")[:_WEIGHED])
+        if again:
+            pending = self.surrogate.points_of(evidence.pending)
+            shortlist = shortlist.joined(_contenders(posterior, pending))
+        count = len(shortlist)
         if others:
             shortlist = shortlist.joined(self.surrogate.points_of(others))
-        weights, ahead, deviations, means = posterior.gains(shortlist)
-        gains = weights @ _expected_improvement(ahead, deviations)
-        worth, gains = gains[len(positions) :], gains[: len(positions)]
+        gains = knowledge_gradient(posterior, shortlist)
+        worth, gains = gains[count:], gains[:count]
         best = int(np.argmax(gains))
-        mean, sd = weights @ means[:, best], weights @ deviations[:, best]
+        mean, sd = posterior.mean_and_sd(shortlist.take(np.array([best])))
         scale = posterior.scale
         reason = (
-            f"expected {evidence.sign * scale.scores(mean):.3g} ± {sd * scale.span:.2g}, expected "
-            f"improvement over the best so far {gains[best] * scale.span:.2g}"
+            f"expected {evidence.sign * scale.scores(mean)[0]:.3g} ± {sd[0] * scale.span:.2g}; "
+            f"expected to improve the recommendation by {gains[best] * scale.span:.2g}"
         )
         proposal = Candidate(_choices(shortlist, best), "numerical", reason)
-        gain = float(gains[best])
-        return proposal, worth / max(gain, 1e-12), gain * scale.span
+        return proposal, worth / max(float(gains[best]), 1e-12), float(left.max()) * scale.span
 
     def _constrained(self, constraint: Constraint) -> Points:
         """The pool, with what is settled put in place and what then does not fit left out.
@@ -264,21 +273,29 @@ def _with_rows(
     )
 
 
-def _expected_improvement(ahead: Floats, deviations: Floats) -> Floats:
-    z = ahead / deviations
-    density = np.exp(-0.5 * z**2) / np.sqrt(2 * np.pi)
-    gains: Floats = deviations * (z * _normal_cdf(z) + density)
-    return gains
+def _repeats_tell(evidence: Evidence) -> bool:
+    """Whether measuring an allocation again tells anything: whether a repeat scored differently.
+
+    Where samples are reused, as `MultiStageObjective` does, the same allocation has the same
+    score; so nothing is tried twice before the study shows that scores are drawn anew.
+    """
+    whole = evidence.shares >= 1
+    known: dict[Choices, float] = {}
+    for key, score in zip(
+        _keys(evidence.models[whole], evidence.samples[whole]), evidence.scores[whole].tolist()
+    ):
+        if known.setdefault(key, score) != score:
+            return True
+    return False
 
 
-def _normal_cdf(z: Floats) -> Floats:
-    """Abramowitz and Stegun 26.2.17, error below 8e-8; numpy has no erf."""
-    t = 1 / (1 + 0.2316419 * np.abs(z))
-    series = t * (
-        0.319381530 + t * (-0.356563782 + t * (1.781477937 + t * (-1.821255978 + t * 1.330274429)))
-    )
-    tail = np.exp(-0.5 * z**2) / np.sqrt(2 * np.pi) * series
-    return np.asarray(np.where(z >= 0, 1 - tail, tail))
+def _contenders(posterior: Posterior, pending: Points) -> Points:
+    """The best of the observed allocations, less those that are being measured again."""
+    means = posterior.mean(posterior.observed)
+    top = posterior.observed.take(np.argsort(-means, kind="stable")[:_CONTENDERS])
+    running = set(_keys(pending.models, pending.samples))
+    keep = [i for i, key in enumerate(_keys(top.models, top.samples)) if key not in running]
+    return top.take(np.array(keep, dtype=np.int64))
 
 
 def _keys(models: Ints, samples: Ints) -> list[Choices]:

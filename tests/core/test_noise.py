@@ -35,7 +35,7 @@ def covariance(table, alike=None):
     """Of trials that each are a group."""
     count = len(table)
     found = Outcomes.of(evidence(table), np.arange(count), count)
-    return found.covariance(np.eye(count) if alike is None else alike)
+    return found.fit(np.eye(count) if alike is None else alike).covariance
 
 
 def drawn(trials, instances, shared, rng):
@@ -89,11 +89,12 @@ def test_trials_that_report_nothing_tell_nothing():
     """Nor do outcomes of which the score is no mean, or that are no finite numbers."""
     table = drawn(3, 30, 0.3, RNG(4))
     said = evidence(table)
-    assert not Outcomes.of(replace(said, outcomes=()), np.arange(3), 3).covariance(np.eye(3)).any()
+    silent = Outcomes.of(replace(said, outcomes=()), np.arange(3), 3).fit(np.eye(3))
+    assert not silent.covariance.any()
     other = replace(said, scores=said.scores + 0.2)
-    assert not Outcomes.of(other, np.arange(3), 3).told.any()
+    assert not Outcomes.of(other, np.arange(3), 3).fit(np.eye(3)).told.any()
     huge = replace(said, outcomes=({0: 1e300, 1: 1e300},) * 3, scores=np.full(3, 1e300))
-    assert not Outcomes.of(huge, np.arange(3), 3).told.any()
+    assert not Outcomes.of(huge, np.arange(3), 3).fit(np.eye(3)).told.any()
 
 
 def test_a_partial_trial_shares_the_luck_of_what_it_saw():
