@@ -18,8 +18,9 @@ from optuna.trial import FrozenTrial, TrialState
 from optuna_agenttts.archive import Archive, is_maximized
 from optuna_agenttts.exceptions import NoEvidenceError, NoTaskError
 from optuna_agenttts.planning import Evidence, Floats, Ints
+from optuna_agenttts.planning.posterior import Z90
 from optuna_agenttts.planning.structures import Points
-from optuna_agenttts.planning.surrogate import Z90, Surrogate
+from optuna_agenttts.planning.surrogate import Surrogate
 from optuna_agenttts.recognition import recognise_task
 from optuna_agenttts.task import Allocation, Task
 
@@ -124,7 +125,8 @@ def recommend(study: Study, task: Task | None = None) -> Recommendation:
     tried = tried[np.argsort(first)]
     points = surrogate.points(tried[..., 0], tried[..., 1])
     costs = task.feasible.costs_of(points.models, points.samples)
-    mean, sd = posterior.mean_and_sd(points)
+    view = posterior.at(points)
+    mean, sd = view.mean_and_sd()
     within = np.flatnonzero(costs <= task.feasible.limit)
     candidates = within if len(within) else np.arange(len(mean))
     best = int(candidates[np.argmax(mean[candidates])])
@@ -139,7 +141,7 @@ def recommend(study: Study, task: Task | None = None) -> Recommendation:
         surrogate, evidence, points, candidates, mean, posterior.scale.span
     )
     ends = sorted((value(expected - half), value(expected + half)))
-    difference = posterior.difference_sd(points, best)
+    difference = view.difference_sd(best)
     tied = [
         i
         for i in candidates.tolist()
@@ -194,7 +196,7 @@ def _optimism(
         for row, values in zip(told, table[:, drawn].tolist()):
             outcomes[row] = dict(zip(steps, values))
         resampled = replace(evidence, scores=scores, outcomes=tuple(outcomes))
-        again = surrogate.fit(resampled).mean(points)
+        again = surrogate.fit(resampled).at(points).mean()
         chosen = candidates[np.argmax(again[candidates])]
         # What all trials gained by the draw is no optimism about the winner.
         luck = float(np.mean(scores[told] - evidence.scores[told])) / span

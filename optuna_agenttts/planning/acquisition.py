@@ -12,8 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from optuna_agenttts.planning import Floats
-from optuna_agenttts.planning.structures import Points
-from optuna_agenttts.planning.surrogate import Posterior
+from optuna_agenttts.planning.posterior import View
 
 _SEEN = 16
 """Of the observed allocations those that can be recommended after one more trial."""
@@ -23,20 +22,20 @@ _WEIGHTS = np.exp(-0.5 * _NODES**2) / np.exp(-0.5 * _NODES**2).sum()
 rules of higher order are no better."""
 
 
-def expected_improvement(posterior: Posterior, points: Points) -> Floats:
+def expected_improvement(view: View) -> Floats:
     """By how much each allocation is expected to beat the best observed one, if it does."""
-    weights, ahead, deviations = posterior.gains(points)
+    weights, ahead, deviations = view.gains()
     z = ahead / deviations
     density = np.exp(-0.5 * z**2) / np.sqrt(2 * np.pi)
     gains: Floats = weights @ (deviations * (z * _normal_cdf(z) + density))
     return gains
 
 
-def knowledge_gradient(posterior: Posterior, points: Points) -> Floats:
+def knowledge_gradient(view: View) -> Floats:
     """By how much the best posterior mean is expected to rise when an allocation is tried."""
-    total = np.zeros(len(points))
-    for prospect in posterior.prospects(points, _SEEN):
-        seen = np.broadcast_to(prospect.seen[:, None], (len(prospect.seen), len(points)))
+    total = np.zeros(len(view.points))
+    for prospect in view.prospects(_SEEN):
+        seen = np.broadcast_to(prospect.seen[:, None], (len(prospect.seen), len(total)))
         means = np.concatenate([seen, prospect.means[None]])
         after = sum(
             weight * (means + node * prospect.moves).max(axis=0)

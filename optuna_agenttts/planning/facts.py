@@ -14,8 +14,8 @@ import numpy as np
 
 from optuna_agenttts.planning import Choices, Evidence, Floats, Ints
 from optuna_agenttts.planning.numerical import NumericalPlanner
+from optuna_agenttts.planning.posterior import Z90, Posterior
 from optuna_agenttts.planning.structures import Points
-from optuna_agenttts.planning.surrogate import Z90, Posterior
 
 _GRID = 16
 _NEARLY = 0.1
@@ -96,7 +96,7 @@ def fit_facts(planner: NumericalPlanner, evidence: Evidence) -> Facts:
         return Facts()
     posterior = planner.surrogate.fit(evidence)
     pool = planner.pool
-    mean = posterior.mean(pool)
+    mean = posterior.at(pool).mean()
     pairs = [
         (stage, int(model))
         for stage in range(len(evidence.task.stages))
@@ -108,7 +108,7 @@ def fit_facts(planner: NumericalPlanner, evidence: Evidence) -> Facts:
         with_model = np.flatnonzero(pool.models[:, stage] == model)
         holders.append(int(with_model[np.argmax(mean[with_model])]))
     compared = pool.take(np.array([best, *holders]))
-    behind_sd = posterior.difference_sd(compared, 0)[1:]
+    behind_sd = posterior.at(compared).difference_sd(0)[1:]
     span = posterior.scale.span
     facts = []
     for (stage, model), holder, sd in zip(pairs, holders, behind_sd):
@@ -151,11 +151,12 @@ def _saturation(
     samples = np.repeat(point.samples, len(grid), axis=0)
     samples[:, stage] = grid
     along = planner.surrogate.points(np.repeat(point.models, len(grid), axis=0), samples)
-    curve = posterior.mean(along)
+    view = posterior.at(along)
+    curve = view.mean()
     at, peak = _knee(curve), int(np.argmax(curve))
-    close = curve[peak] - curve <= Z90 * posterior.difference_sd(along, peak) + 1e-12
+    close = curve[peak] - curve <= Z90 * view.difference_sd(peak) + 1e-12
     alike = np.flatnonzero(close)
-    sd = posterior.difference_sd(along, 0)[at]
+    sd = view.difference_sd(0)[at]
     interval = (int(grid[min(alike[0], at)]), int(grid[max(alike[-1], at)]))
     return int(grid[at]), interval, float(curve[at] - curve[0]), float(sd)
 

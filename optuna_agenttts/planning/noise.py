@@ -92,26 +92,31 @@ class Outcomes:
 
         Args:
             evidence: The trials.
-            group: Of each trial, its group.
+            group: Of each trial, its group; -1 for none.
             groups: How many groups there are.
         """
-        rows = []
+        whole: dict[tuple[int, ...], tuple[list[int], list[list[float]]]] = {}
         for row, outcomes in enumerate(evidence.outcomes):
-            values = np.fromiter(outcomes.values(), np.float64, len(outcomes))
-            score = evidence.sign * float(evidence.scores[row])
-            if len(values) < 2 or not np.abs(values).max() < _LARGEST:
-                continue
-            if abs(float(values.mean()) - score) < 1e-6 * max(1.0, abs(score)):
-                steps = np.fromiter(outcomes.keys(), np.int64, len(outcomes))
-                rows.append((int(group[row]), steps, values))
-        if not rows:
-            return cls(np.zeros((groups, 0)), np.zeros((groups, 0)))
-        known = np.unique(np.concatenate([steps for _, steps, _ in rows]))
+            if len(outcomes) >= 2 and group[row] >= 0:
+                # Trials of the same instances are read in one go: most of them are.
+                rows, values = whole.setdefault(tuple(outcomes), ([], []))
+                rows.append(row)
+                values.append(list(outcomes.values()))
+        known = np.array(sorted(set().union(*whole)), dtype=np.int64)
         total, count = np.zeros((2, groups, len(known)))
-        for index, steps, values in rows:
-            columns = np.searchsorted(known, steps)
-            total[index, columns] += values
-            count[index, columns] += 1
+        for steps, (rows, values) in whole.items():
+            block = np.array(values, dtype=np.float64)
+            score = evidence.sign * evidence.scores[rows]
+            with np.errstate(all="ignore"):
+                fits = np.abs(block).max(axis=1) < _LARGEST
+                gap = np.abs(block.mean(axis=1) - score)
+                fits &= gap < 1e-6 * np.maximum(1.0, np.abs(score))
+            columns = np.searchsorted(known, np.array(steps))
+            for index, row in zip(group[np.array(rows)[fits]], block[fits]):
+                total[index, columns] += row
+                count[index, columns] += 1
+        used = count.any(axis=0)
+        total, count = total[:, used], count[:, used]
         return cls(total / np.maximum(count, 1), (count > 0).astype(np.float64))
 
     def fit(self, alike: Floats) -> Noise:

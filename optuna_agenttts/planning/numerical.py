@@ -29,8 +29,9 @@ from optuna_agenttts.planning.initial import (
     untried_models,
 )
 from optuna_agenttts.planning.pool import build_pool
+from optuna_agenttts.planning.posterior import Posterior, View
 from optuna_agenttts.planning.structures import Points
-from optuna_agenttts.planning.surrogate import Posterior, Surrogate
+from optuna_agenttts.planning.surrogate import Surrogate
 from optuna_agenttts.task import Task
 
 _POOL = 3000
@@ -39,6 +40,8 @@ _WORK = 60_000
 _WEIGHED = 200
 """Of these, how many by expected improvement have their knowledge gradient worked out."""
 _CONTENDERS = 8
+_REMEMBERED = 256
+"""Allocations whose kernels with the pool are kept: some 12 MB."""
 _NEARLY = 0.95
 """As good as the best: of such candidates the cheapest is tried. At .8 searches took more trials
 and no less spend to a good allocation."""
@@ -46,6 +49,33 @@ and no less spend to a good allocation."""
 _EARLIER = 0.25
 """What a trial of an earlier study counts, in trials of this one: another data set's ranking of
 allocations is alike, not the same."""
+
+
+class PoolKernels:
+    """Residual kernels of the pool with observed allocations, each worked out once.
+
+    Args:
+        surrogate: The surrogate.
+        pool: The pool.
+    """
+
+    def __init__(self, surrogate: Surrogate, pool: Points) -> None:
+        """See the class."""
+        self._surrogate, self._pool = surrogate, pool
+        self._known: dict[Choices, list[Floats]] = {}
+
+    def of(self, observed: Points) -> list[Floats]:
+        """Kernels of shape (pool, observed), for each of `LENGTHS`."""
+        keys = _keys(observed.models, observed.samples)
+        missing = [i for i, key in enumerate(keys) if key not in self._known]
+        if missing:
+            if len(self._known) > _REMEMBERED:
+                self._known, missing = {}, list(range(len(keys)))
+            kernels = self._surrogate.smooth(self._pool, observed.take(np.array(missing)))
+            for column, i in enumerate(missing):
+                self._known[keys[i]] = [kernel[:, column].copy() for kernel in kernels]
+        columns = [self._known[key] for key in keys]
+        return [np.stack(parts).T for parts in zip(*columns)]
 
 
 class NumericalPlanner:
@@ -73,6 +103,7 @@ class NumericalPlanner:
         self.surrogate = Surrogate(task, rng, insights=self.insights)
         self._pool = self.surrogate.points(*build_pool(task.feasible, rng, _POOL))
         self._keys = _keys(self._pool.models, self._pool.samples)
+        self._kernels = PoolKernels(self.surrogate, self._pool)
         self._opening = self.surrogate.points(*unit_budget_allocations(task.feasible))
 
     @property
@@ -99,7 +130,7 @@ class NumericalPlanner:
             )
             posterior = self.surrogate.fit(alone)
             points = self.surrogate.points(evidence.models, evidence.samples)
-            expected = posterior.scale.scores(posterior.mean(points))
+            expected = posterior.scale.scores(posterior.at(points).mean())
             scores[rows] += float(np.median(evidence.scores - expected))
         return _with_rows(evidence, earlier.models, earlier.samples, scores, share=_EARLIER)
 
@@ -160,7 +191,7 @@ class NumericalPlanner:
         if not constraint and not evidence.visited:
             if self._experience is not None:
                 posterior = self.surrogate.fit(self.informed(evidence))
-                best = int(np.argmax(posterior.mean(self._pool)))
+                best = int(np.argmax(posterior.at(self._pool).mean()))
                 return Candidate(_choices(self._pool, best), "opening", "best by earlier studies")
             best = int(np.argmax(self.surrogate.prior_mean(self._pool)))
             return Candidate(_choices(self._pool, best), "opening", "best guess before any trial")
@@ -194,29 +225,30 @@ class NumericalPlanner:
             guess = Candidate(keys[best], "numerical", "best guess before any score")
             return guess, np.ones(len(others)), float("inf")
         posterior = self.surrogate.fit(_believing(evidence, self.surrogate))
-        positions = _shortlist(posterior, points, positions, len(evidence.scores))
-        shortlist = points.take(positions)
-        left = expected_improvement(posterior, shortlist)
-        shortlist = shortlist.take(np.argsort(-left, kind="stable")[:_WEIGHED])
+        smooth = None if constraint else self._kernels.of(posterior.observed)
+        view = _shortlist(posterior.at(points, smooth), positions, len(evidence.scores))
+        left = expected_improvement(view)
+        view = view.take(np.argsort(-left, kind="stable")[:_WEIGHED])
         if again:
             pending = self.surrogate.points_of(evidence.pending)
-            shortlist = shortlist.joined(_contenders(posterior, pending))
-        count = len(shortlist)
+            view = view.joined(_contenders(posterior, pending))
+        count = len(view.points)
         if others:
-            shortlist = shortlist.joined(self.surrogate.points_of(others))
-        gains = knowledge_gradient(posterior, shortlist)
+            view = view.joined(self.surrogate.points_of(others))
+        gains = knowledge_gradient(view)
         worth, gains = gains[count:], gains[:count]
         # Of those that are worth nearly as much, the cheapest: budgets are spent, not trials.
-        costs = self.task.feasible.costs_of(shortlist.models[:count], shortlist.samples[:count])
+        weighed = view.points
+        costs = self.task.feasible.costs_of(weighed.models[:count], weighed.samples[:count])
         close = np.flatnonzero(gains >= _NEARLY * gains.max())
         best = int(close[np.argmin(costs[close])])
-        mean, sd = posterior.mean_and_sd(shortlist.take(np.array([best])))
+        mean, sd = view.take(np.array([best])).mean_and_sd()
         scale = posterior.scale
         reason = (
             f"expected {evidence.sign * scale.scores(mean)[0]:.3g} ± {sd[0] * scale.span:.2g}; "
             f"expected to improve the recommendation by {gains[best] * scale.span:.2g}"
         )
-        proposal = Candidate(_choices(shortlist, best), "numerical", reason)
+        proposal = Candidate(_choices(weighed, best), "numerical", reason)
         return proposal, worth / max(float(gains[best]), 1e-12), float(left.max()) * scale.span
 
     def _constrained(self, constraint: Constraint) -> Points:
@@ -242,17 +274,15 @@ class NumericalPlanner:
         return self.surrogate.points(both[..., 0], both[..., 1])
 
 
-def _shortlist(posterior: Posterior, points: Points, positions: Ints, observations: int) -> Ints:
+def _shortlist(view: View, positions: Ints, observations: int) -> View:
     """Bound the work of an ask: the best by mean, and as many others evenly spread."""
     size = max(200, _WORK // max(1, observations))
     if len(positions) <= size:
-        return positions
-    means = posterior.mean(points)[positions]
-    order = np.argsort(-means, kind="stable")
+        return view.take(positions)
+    order = np.argsort(-view.mean()[positions], kind="stable")
     best, others = order[: size // 2], order[size // 2 :]
     spread = others[np.linspace(0, len(others) - 1, size - size // 2).astype(np.int64)]
-    chosen: Ints = positions[np.concatenate([best, spread])]
-    return chosen
+    return view.take(positions[np.concatenate([best, spread])])
 
 
 def _believing(evidence: Evidence, surrogate: Surrogate) -> Evidence:
@@ -261,7 +291,7 @@ def _believing(evidence: Evidence, surrogate: Surrogate) -> Evidence:
         return evidence
     pending = surrogate.points_of(evidence.pending)
     posterior = surrogate.fit(replace(evidence, pending=()))
-    expected = posterior.scale.scores(posterior.mean_and_sd(pending)[0])
+    expected = posterior.scale.scores(posterior.at(pending).mean())
     believed = _with_rows(evidence, pending.models, pending.samples, expected, share=1.0)
     return replace(believed, pending=())
 
@@ -297,7 +327,7 @@ def _repeats_tell(evidence: Evidence) -> bool:
 
 def _contenders(posterior: Posterior, pending: Points) -> Points:
     """The best of the observed allocations, less those that are being measured again."""
-    means = posterior.mean(posterior.observed)
+    means = posterior.seen.mean()
     top = posterior.observed.take(np.argsort(-means, kind="stable")[:_CONTENDERS])
     running = set(_keys(pending.models, pending.samples))
     keep = [i for i, key in enumerate(_keys(top.models, top.samples)) if key not in running]

@@ -20,6 +20,8 @@ from optuna_agenttts.task import Task
 
 _DRAWS = 400
 _DIRECTIONS = 24
+LENGTHS = (0.8, 2.0)
+"""Of the residual, in ln(samples): to average over."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,7 +110,7 @@ def test_a_partial_trial_shares_the_luck_of_what_it_saw():
 
     def expected(of):
         points = surrogate.points(of.models[8:], of.samples[8:])
-        return float(surrogate.fit(of).mean(points)[0])
+        return float(surrogate.fit(of).at(points).mean()[0])
 
     others = float(said.scores[:8].mean())
     assert said.scores[8] > others + 0.15
