@@ -230,8 +230,7 @@ class NumericalPlanner:
         left = expected_improvement(view)
         view = view.take(np.argsort(-left, kind="stable")[:_WEIGHED])
         if again:
-            pending = self.surrogate.points_of(evidence.pending)
-            view = view.joined(_contenders(posterior, pending))
+            view = view.joined(_contenders(posterior, evidence.pending))
         count = len(view.points)
         if others:
             view = view.joined(self.surrogate.points_of(others))
@@ -325,12 +324,12 @@ def _repeats_tell(evidence: Evidence) -> bool:
     return False
 
 
-def _contenders(posterior: Posterior, pending: Points) -> Points:
-    """The best of the observed allocations, less those that are being measured again."""
-    means = posterior.seen.mean()
-    top = posterior.observed.take(np.argsort(-means, kind="stable")[:_CONTENDERS])
-    running = set(_keys(pending.models, pending.samples))
-    keep = [i for i, key in enumerate(_keys(top.models, top.samples)) if key not in running]
+def _contenders(posterior: Posterior, pending: Collection[Choices]) -> Points:
+    """The best of the observed allocations, less those that are being measured."""
+    order = np.argsort(-posterior.seen.mean(), kind="stable")[:_CONTENDERS]
+    top = posterior.observed.take(order)
+    keys = _keys(top.models, top.samples)
+    keep = [i for i, key in enumerate(keys) if key not in pending]
     return top.take(np.array(keep, dtype=np.int64))
 
 

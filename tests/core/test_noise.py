@@ -117,6 +117,61 @@ def test_a_partial_trial_shares_the_luck_of_what_it_saw():
     assert expected(said) - others < 0.6 * (expected(replace(said, outcomes=())) - others)
 
 
+def stopped(seed, seen=15, instances=60):
+    """Nine trials of one quality, the last of which was stopped; and what it would have scored."""
+    rng = RNG(seed)
+    latent = 0.9 * rng.normal(size=instances) + 0.44 * rng.normal(size=(9, instances))
+    table = (latent > 0).astype(float)
+    whole = table[8].mean()
+    table[8, seen:] = np.nan
+    return table, whole
+
+
+def test_the_luck_of_what_a_stopped_trial_saw_is_taken_off():
+    """It foretells the score of the whole trial better than the mean of what was seen does."""
+    plain, freed = [], []
+    for seed in range(40):
+        table, whole = stopped(seed)
+        noise = Outcomes.of(evidence(table), np.arange(9), 9).fit(np.eye(9))
+        mean = np.nanmean(table[8])
+        plain.append(mean - whole)
+        freed.append(mean + noise.shifts[8] - whole)
+        assert np.abs(noise.shifts[:8]).max() < 1e-12
+    assert np.std(freed) < 0.8 * np.std(plain)
+    assert abs(np.mean(freed)) < 0.03
+
+
+def test_a_stopped_trial_is_less_sure_than_a_whole_one():
+    """And surer than its own outcomes alone would make it."""
+    table, _ = stopped(0)
+    noise = Outcomes.of(evidence(table), np.arange(9), 9).fit(np.eye(9))
+    whole, partial = noise.covariance[0, 0], noise.covariance[8, 8]
+    assert whole * 1.2 < partial < 0.9 * noise.sds[8] ** 2 / 15
+
+
+def test_stopping_trials_by_their_outcomes_biases_nothing():
+    """Of equals, those stopped for a bad start are not taken for worse than the others."""
+    gaps, plain = [], []
+    for seed in range(30):
+        rng = RNG(100 + seed)
+        latent = 0.7 * rng.normal(size=50) + 0.7 * rng.normal(size=(12, 50))
+        table = (latent > 0).astype(float)
+        for row in range(3, 12):
+            if table[row, :12].mean() < np.median(table[:row, :12].mean(axis=1)):
+                table[row, 12:] = np.nan
+        said = evidence(table, samples=[1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64])
+        surrogate = Surrogate(TASK, RNG(0))
+        posterior = surrogate.fit(said)
+        order = np.argsort(posterior.observed.samples[:, 0])
+        expected = posterior.seen.mean()[order]
+        halted = np.isnan(table).any(axis=1)
+        if halted.any():
+            gaps.append(expected[halted].mean() - expected[~halted].mean())
+            plain.append(said.scores[halted].mean() - said.scores[~halted].mean())
+    assert np.mean(plain) < -0.08
+    assert abs(np.mean(gaps)) < 0.25 * abs(np.mean(plain))
+
+
 def search(seed, trials=25, instances=50):
     """A search among equals: every allocation's true score is .6."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)

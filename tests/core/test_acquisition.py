@@ -1,0 +1,141 @@
+"""What trying an allocation is worth, and when one is measured again."""
+
+from dataclasses import replace
+from statistics import NormalDist
+from types import SimpleNamespace
+
+import numpy as np
+import optuna
+import pytest
+from core_support import wiki_task
+
+from optuna_agenttts import AgentTTSSampler, Model, Stage, Task
+from optuna_agenttts.planning import Constraint, Evidence
+from optuna_agenttts.planning.acquisition import expected_improvement, knowledge_gradient
+from optuna_agenttts.planning.numerical import NumericalPlanner
+from optuna_agenttts.planning.posterior import Prospect
+
+TASK = wiki_task()
+
+
+def evidence(seed=0, trials=12, instances=40):
+    """Random trials of the task, whose outcomes have the instances' difficulty in common."""
+    rng = np.random.default_rng(seed)
+    models, samples = TASK.feasible.arrays()
+    rows = rng.choice(len(models), trials, replace=False)
+    hard = rng.normal(size=instances)
+    quality = 0.2 * np.log(samples[rows]).sum(axis=1) + 0.4 * models[rows].sum(axis=1) - 0.8
+    latent = 0.7 * hard + 0.7 * rng.normal(size=(trials, instances))
+    table = (latent < quality[:, None]).astype(float)
+    return replace(
+        Evidence.empty(TASK),
+        models=models[rows],
+        samples=samples[rows],
+        scores=table.mean(axis=1),
+        shares=np.ones(trials),
+        visited=frozenset(
+            tuple(zip(m, s)) for m, s in zip(models[rows].tolist(), samples[rows].tolist())
+        ),
+        outcomes=tuple(dict(enumerate(row)) for row in table.tolist()),
+    )
+
+
+@pytest.mark.parametrize("ahead", [-0.1, -0.01, 0.0, 0.03, 0.2])
+@pytest.mark.parametrize("moved", [0.005, 0.05, 0.3])
+def test_of_one_rival_it_is_the_expected_improvement(ahead, moved):
+    """Where only the allocation itself moves: E max(0, d + s Z), in closed form."""
+
+    class Settled:
+        points = (None,)
+
+        def prospects(self, most):
+            yield Prospect(1.0, np.zeros(1), np.array([ahead]), np.array([[0.0], [moved]]))
+
+    z = ahead / moved
+    closed = ahead * NormalDist().cdf(z) + moved * NormalDist().pdf(z)
+    assert knowledge_gradient(Settled())[0] == pytest.approx(closed, rel=0.02, abs=2e-5)
+
+
+def test_it_is_never_below_zero_and_certainty_is_worth_most():
+    """A noisier next score is worth less, for every allocation."""
+    planner = NumericalPlanner(TASK)
+    view = planner.surrogate.fit(evidence()).at(planner.pool.take(np.arange(0, 344, 5)))
+    worth = knowledge_gradient(view)
+    assert worth.min() >= -1e-9
+    sure = view._posterior
+    sure.noise = replace(sure.noise, instances=100 * sure.noise.instances)
+    assert (knowledge_gradient(view) >= worth - 1e-4).all()
+
+
+def test_it_promises_less_than_what_is_left_to_gain():
+    """The expected improvement takes the next score for the truth; one noisy score is less."""
+    planner = NumericalPlanner(TASK)
+    view = planner.surrogate.fit(evidence()).at(planner.pool)
+    assert np.median(knowledge_gradient(view) / expected_improvement(view)) < 1
+
+
+NAMES = ["a-1B", "b-8B"]
+SMALL = Task(
+    name="small",
+    stages=[
+        Stage(
+            "only",
+            models=[Model(NAMES[0], parameters=1e9), Model(NAMES[1], parameters=8e9)],
+            prompt_tokens=128,
+            generation_tokens=64,
+            max_samples=6,
+        )
+    ],
+    budget=40,
+)
+
+
+def repeated(score, trials=24):
+    """A search of a small task in which the first allocation was asked for twice."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study(direction="maximize", sampler=AgentTTSSampler(SMALL, seed=0))
+    for _ in range(2):
+        study.enqueue_trial(SMALL.params({"only": ("a-1B", 1)}))
+
+    def objective(trial):
+        return score(SMALL.suggest(trial)["only"])
+
+    study.optimize(objective, n_trials=trials)
+    return [tuple(SMALL.choices_from_params(t.params).values()) for t in study.trials]
+
+
+def value(setting):
+    """A clear order."""
+    return 0.3 + 0.05 * setting.samples + 0.2 * (setting.model == "b-8B")
+
+
+def test_what_scores_the_same_is_not_measured_again_before_all_is_tried():
+    """Samples are reused, so that a repeat tells nothing."""
+    tried = repeated(value, trials=SMALL.count_allocations() + 1)
+    assert len(set(tried)) == SMALL.count_allocations()
+
+
+def test_a_contender_is_measured_again_where_scores_are_drawn_anew():
+    """Rather than what is known to be hopeless; and it is contenders that are measured."""
+    rng = np.random.default_rng(0)
+    tried = repeated(lambda setting: value(setting) + rng.normal(0, 0.1), trials=40)
+    again = [choices for i, choices in enumerate(tried) if i > 1 and choices in tried[:i]]
+    assert len(again) >= 5
+    scores = {c: value(SimpleNamespace(samples=c[0][1], model=NAMES[c[0][0]])) for c in set(tried)}
+    assert np.mean([scores[c] for c in again]) > np.median(list(scores.values()))
+
+
+def test_what_is_settled_is_kept_where_contenders_are_measured_again():
+    """A trial that enqueued a model gets that model."""
+    seen = evidence()
+    twice = replace(
+        seen,
+        models=np.concatenate([seen.models, seen.models[:1]]),
+        samples=np.concatenate([seen.samples, seen.samples[:1]]),
+        scores=np.append(seen.scores, seen.scores[0] + 0.05),
+        shares=np.ones(13),
+        outcomes=(),
+    )
+    planner = NumericalPlanner(TASK)
+    for model in (0, 1):
+        assert planner.propose(twice, Constraint({0: model})).choices[0][0] == model
