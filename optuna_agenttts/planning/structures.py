@@ -59,8 +59,10 @@ def _chain(name: str, weight: float, curves: Curves, models: Ints, samples: Ints
     Smooth curves vary in few ways; 24 directions hold more than 99.9 % of the variance.
     """
     rates = curves.rates(models, samples)
-    left, _, _ = np.linalg.svd(rates - rates.mean(axis=0), full_matrices=False)
-    basis = left[:, :_DIRECTIONS] / np.sqrt(len(rates) - 1)
+    gaps = rates - rates.mean(axis=0)
+    # The left singular vectors; those of a matrix with far more columns than rows come faster so.
+    _, left = np.linalg.eigh(gaps @ gaps.T)
+    basis = left[:, ::-1][:, :_DIRECTIONS] / np.sqrt(len(rates) - 1)
     return Structure(name, weight, curves, basis, (0.03, 0.08))
 
 
