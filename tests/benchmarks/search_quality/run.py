@@ -27,7 +27,7 @@ from families import cycle
 from landscapes import DEVELOPMENT, FAMILIES, REPORT, VERSION, landscape
 from peers import SAMPLERS, TALKING, make_sampler
 
-from optuna_agenttts import recommend
+from optuna_agenttts import StopWhenSettled, recommend
 
 KEY = ("version", "family", "index", "sampler", "seed")
 TARGETS = (0.10, 0.05)
@@ -37,11 +37,11 @@ ATTEMPTS = 6
 PRUNERS = {"none": optuna.pruners.NopPruner, "Wilcoxon": optuna.pruners.WilcoxonPruner}
 
 
-def one_search(family, index, name, seed, trials, instances, llm=None, pruner="none"):
+def one_search(family, index, name, seed, trials, instances, llm=None, pruner="none", gain=None):
     """Run one search; returns its figures. See `make_sampler` for `llm`.
 
     A trial that the pruner stops has run, on some of the instances; an allocation counts as found
-    all the same.
+    all the same. With a gain, the search ends by `StopWhenSettled`.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore")
@@ -52,7 +52,10 @@ def one_search(family, index, name, seed, trials, instances, llm=None, pruner="n
     sampler = make_sampler(name, task, own_seed, place=place, llm=llm)
     study = optuna.create_study(direction="maximize", sampler=sampler, pruner=PRUNERS[pruner]())
     regrets, spend, seconds, stopped, shares = [], [], [], 0, []
-    while len(regrets) < trials and len(study.trials) < ATTEMPTS * trials:
+    settled = []
+    study.stop = lambda: settled.append(True)
+    stop = StopWhenSettled(gain) if gain else lambda study, trial: None
+    while len(regrets) < trials and len(study.trials) < ATTEMPTS * trials and not settled:
         start = time.perf_counter()
         trial = study.ask()
         try:
@@ -75,6 +78,7 @@ def one_search(family, index, name, seed, trials, instances, llm=None, pruner="n
         shares.append((step + 1) / instances)
         regrets.append(float(place.regret(place.truth(models, samples))))
         spend.append(shares[-1] * task.cost(allocation))
+        stop(study, study.trials[-1])
     best_so_far, spent = np.minimum.accumulate([*regrets, np.inf]), np.cumsum([*spend, 0.0])
     record = {
         "version": VERSION,
@@ -149,6 +153,7 @@ def main():
     parser.add_argument("--instances", type=int, default=50)
     parser.add_argument("--split", choices=("development", "report"), default="development")
     parser.add_argument("--label", default="", help="added to the sampler's name in the records")
+    parser.add_argument("--gain", type=float, help="end searches by StopWhenSettled")
     parser.add_argument("--pruner", choices=PRUNERS, default="none")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument(
@@ -171,7 +176,8 @@ def main():
     def named(sampler):
         model = f" ({options.llm})" if options.llm and sampler in TALKING else ""
         pruned = "" if options.pruner == "none" else f", {options.pruner}"
-        return sampler + model + pruned + options.label
+        ended = f", gain {options.gain:g}" if options.gain else ""
+        return sampler + model + pruned + ended + options.label
 
     def label(job):
         return (VERSION, job[0], job[1], named(job[2]), job[3])
@@ -191,6 +197,7 @@ def main():
                 options.instances,
                 options.llm,
                 options.pruner,
+                options.gain,
             )
             for job in jobs
         }
