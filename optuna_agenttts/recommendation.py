@@ -125,8 +125,10 @@ def recommend(study: Study, task: Task | None = None) -> Recommendation:
     tried = tried[np.argsort(first)]
     points = surrogate.points(tried[..., 0], tried[..., 1])
     costs = task.feasible.costs_of(points.models, points.samples)
-    view = posterior.at(points)
-    mean, sd = view.mean_and_sd()
+    mean = posterior.at(points).mean()
+    # How sure that is, the noise as it is says better: see `TEMPER`.
+    spread = surrogate.fit(evidence, temper=1.0).at(points)
+    _, sd = spread.mean_and_sd()
     within = np.flatnonzero(costs <= task.feasible.limit)
     candidates = within if len(within) else np.arange(len(mean))
     best = int(candidates[np.argmax(mean[candidates])])
@@ -141,7 +143,7 @@ def recommend(study: Study, task: Task | None = None) -> Recommendation:
         surrogate, evidence, points, candidates, mean, posterior.scale.span
     )
     ends = sorted((value(expected - half), value(expected + half)))
-    difference = view.difference_sd(best)
+    difference = spread.difference_sd(best)
     tied = [
         i
         for i in candidates.tolist()

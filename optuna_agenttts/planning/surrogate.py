@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 
 from optuna_agenttts.planning import Choices, Evidence, Floats, Ints
-from optuna_agenttts.planning.posterior import Posterior
+from optuna_agenttts.planning.posterior import TEMPER, Posterior
 from optuna_agenttts.planning.structures import LENGTHS, Points, Residual, make_structures
 from optuna_agenttts.task import Task
 
@@ -55,6 +55,11 @@ class Surrogate:
         )
         return mean
 
-    def fit(self, evidence: Evidence) -> Posterior:
-        """Condition on the observed scores."""
-        return Posterior(self, evidence)
+    def fit(self, evidence: Evidence, *, temper: float = TEMPER) -> Posterior:
+        """Condition on the observed scores.
+
+        Args:
+            evidence: What is known.
+            temper: What the noise that outcomes tell of is multiplied by.
+        """
+        return Posterior(self, evidence, temper)
