@@ -42,10 +42,6 @@ _WEIGHED = 200
 _CONTENDERS = 8
 _REMEMBERED = 256
 """Allocations whose kernels with the pool are kept: some 12 MB."""
-_NEARLY = 0.95
-"""As good as the best: of such candidates the cheapest is tried. At .8 searches took more trials
-and no less spend to a good allocation."""
-
 _EARLIER = 0.25
 """What a trial of an earlier study counts, in trials of this one: another data set's ranking of
 allocations is alike, not the same."""
@@ -236,18 +232,14 @@ class NumericalPlanner:
             view = view.joined(self.surrogate.points_of(others))
         gains = knowledge_gradient(view)
         worth, gains = gains[count:], gains[:count]
-        # Of those that are worth nearly as much, the cheapest: budgets are spent, not trials.
-        weighed = view.points
-        costs = self.task.feasible.costs_of(weighed.models[:count], weighed.samples[:count])
-        close = np.flatnonzero(gains >= _NEARLY * gains.max())
-        best = int(close[np.argmin(costs[close])])
+        best = int(np.argmax(gains))
         mean, sd = view.take(np.array([best])).mean_and_sd()
         scale = posterior.scale
         reason = (
             f"expected {evidence.sign * scale.scores(mean)[0]:.3g} ± {sd[0] * scale.span:.2g}; "
             f"expected to improve the recommendation by {gains[best] * scale.span:.2g}"
         )
-        proposal = Candidate(_choices(weighed, best), "numerical", reason)
+        proposal = Candidate(_choices(view.points, best), "numerical", reason)
         return proposal, worth / max(float(gains[best]), 1e-12), float(left.max()) * scale.span
 
     def _constrained(self, constraint: Constraint) -> Points:
