@@ -68,6 +68,11 @@ class Recommendation:
     ties: tuple[Tie, ...]
     trials: int
 
+    @property
+    def cheapest(self) -> Allocation:
+        """The cheapest allocation that the evidence cannot tell from the best: the first tie."""
+        return self.ties[0].allocation if self.ties else self.allocation
+
     def __str__(self) -> str:
         """A sentence or two for people."""
         low, high = self.interval

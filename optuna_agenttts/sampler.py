@@ -48,9 +48,9 @@ class AgentTTSSampler(BaseSampler):
     A drop-in for `optuna.samplers.TPESampler`:
 
     * With a task, it proposes allocations within the task's budget: an opening that shows every
-      model of every stage, then those of largest expected improvement under a model of how
-      stages prefer models, how samples saturate, and how earlier stages move later ones
-      (arXiv 2508.00890, Insights 1 to 3).
+      model of every stage, then those that are expected to improve the recommendation most, as
+      stages prefer models, samples saturate, and earlier stages move later ones (arXiv
+      2508.00890, Insights 1 to 3).
     * Without one, it takes the task that the objective registers (`Task.suggest` does), or
       recognises stages by their parameters' names, ``<stage>.model`` and ``<stage>.samples``.
     * Every other parameter, and every parameter of a study without stages or with several

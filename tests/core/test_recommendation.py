@@ -146,6 +146,7 @@ def test_ties_are_cheaper_than_the_winner_and_within_the_budget():
     assert costs == sorted(costs)
     assert all(cost < result.cost for cost in costs)
     assert all(TASK.fits(tie.allocation) for tie in result.ties)
+    assert result.cheapest == result.ties[0].allocation
 
 
 def test_costs_are_those_of_the_task():
@@ -160,7 +161,9 @@ def test_clearly_worse_allocations_are_no_ties():
     task = one_stage()
     values = {1: 0.2, 2: 0.3, 32: 0.8}
     evidence = [({"answer": (SMALL, n)}, v) for n, v in values.items() for _ in range(10)]
-    assert recommend(study_of(task, evidence)).ties == ()
+    result = recommend(study_of(task, evidence))
+    assert result.ties == ()
+    assert result.cheapest == result.allocation
 
 
 def test_equally_good_and_cheaper_is_a_tie():
