@@ -2,8 +2,9 @@
 
 An agent that knows more than the evidence shows must be able to say so, and one that talks
 nonsense must cost little. So each proposal is weighed when its trial begins: it is tried if what
-it is expected to add to the recommendation is at least a share of the most that a trial can add. How large the share must be follows
-from how the agent's earlier proposals did beside the numerical planner's.
+it is expected to add to the recommendation is at least a share of the most that a trial can add.
+How large the share must be follows from how the agent's earlier proposals did beside the
+numerical planner's.
 """
 
 from __future__ import annotations
