@@ -1,10 +1,9 @@
 """What becomes of the agent's proposals: which of them are tried, and what the rest is.
 
 An agent that knows more than the evidence shows must be able to say so, and one that talks
-nonsense must cost little. So each proposal is weighed when its trial begins: it is tried if what
-it is expected to add to the recommendation is at least a share of the most that a trial can add.
-How large the share must be follows from how the agent's earlier proposals did beside the
-numerical planner's.
+nonsense must cost little. So each proposal is weighed when its trial begins: it is tried if its
+expected improvement is at least a share of the largest one. How large the share must be follows
+from how the agent's earlier proposals did beside the numerical planner's.
 """
 
 from __future__ import annotations
@@ -31,12 +30,12 @@ from optuna_agenttts.spend import price_of, spend_of
 
 _WANTED = SIZE + 2
 _SHARE = 0.1
-"""How much of the largest knowledge gradient an unknown agent's proposal must promise."""
+"""How much of the largest expected improvement an unknown agent's proposal must promise."""
 _MOST = 0.9
 
 
 def required_share(evidence: Evidence) -> float:
-    """How much of the largest knowledge gradient the agent's next proposal must promise.
+    """How much of the largest expected improvement the agent's next proposal must promise.
 
     A proposal has done well if it scored at least the median of the trials that others proposed
     after the opening, or of all others where there are none.

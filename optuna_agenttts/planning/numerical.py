@@ -155,8 +155,8 @@ class NumericalPlanner:
             choices: The others.
 
         Returns:
-            The allocation of largest knowledge gradient; and of each of the others, its own as a
-            share of that. Ones before the first score.
+            The allocation of largest knowledge gradient; and of each of the others, its expected
+            improvement as a share of the largest. Ones before the first score.
         """
         proposal, worth, _ = self._improve(evidence, Constraint(), choices)
         return proposal, worth
@@ -227,11 +227,7 @@ class NumericalPlanner:
         view = view.take(np.argsort(-left, kind="stable")[:_WEIGHED])
         if again:
             view = view.joined(_contenders(posterior, evidence.pending))
-        count = len(view.points)
-        if others:
-            view = view.joined(self.surrogate.points_of(others))
         gains = knowledge_gradient(view)
-        worth, gains = gains[count:], gains[:count]
         best = int(np.argmax(gains))
         mean, sd = view.take(np.array([best])).mean_and_sd()
         scale = posterior.scale
@@ -240,7 +236,13 @@ class NumericalPlanner:
             f"expected to improve the recommendation by {gains[best] * scale.span:.2g}"
         )
         proposal = Candidate(_choices(view.points, best), "numerical", reason)
-        return proposal, worth / max(float(gains[best]), 1e-12), float(left.max()) * scale.span
+        worth = np.zeros(0)
+        if others:
+            # Not the knowledge gradient: that a bad allocation would teach something too is no
+            # reason to try it because somebody believes in it.
+            worth = expected_improvement(posterior.at(self.surrogate.points_of(others)))
+        most = float(left.max())
+        return proposal, worth / max(most, 1e-12), most * scale.span
 
     def _constrained(self, constraint: Constraint) -> Points:
         """The pool, with what is settled put in place and what then does not fit left out.
