@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 from optuna_agenttts.archive import Archive, is_maximized
 from optuna_agenttts.exceptions import NoEvidenceError, NoTaskError
 from optuna_agenttts.planning import Evidence, Floats, Ints
-from optuna_agenttts.planning.posterior import Z90
+from optuna_agenttts.planning.posterior import Z90, Posterior
 from optuna_agenttts.planning.structures import Points
 from optuna_agenttts.planning.surrogate import Surrogate
 from optuna_agenttts.recognition import recognise_task
@@ -122,7 +122,7 @@ def recommend(study: Study, task: Task | None = None) -> Recommendation:
             "trials first."
         )
     surrogate = Surrogate(task, np.random.default_rng(0))
-    posterior = surrogate.fit(evidence)
+    posterior = Posterior(surrogate, evidence)
     tried, first = np.unique(
         np.stack([evidence.models, evidence.samples], axis=-1), axis=0, return_index=True
     )
@@ -132,7 +132,7 @@ def recommend(study: Study, task: Task | None = None) -> Recommendation:
     costs = task.feasible.costs_of(points.models, points.samples)
     mean = posterior.at(points).mean()
     # How sure that is, the noise as it is says better: see `TEMPER`.
-    spread = surrogate.fit(evidence, temper=1.0).at(points)
+    spread = Posterior(surrogate, evidence, temper=1.0).at(points)
     _, sd = spread.mean_and_sd()
     within = np.flatnonzero(costs <= task.feasible.limit)
     candidates = within if len(within) else np.arange(len(mean))
@@ -203,7 +203,7 @@ def _optimism(
         for row, values in zip(told, table[:, drawn].tolist()):
             outcomes[row] = dict(zip(steps, values))
         resampled = replace(evidence, scores=scores, outcomes=tuple(outcomes))
-        again = surrogate.fit(resampled).at(points).mean()
+        again = Posterior(surrogate, resampled).at(points).mean()
         chosen = candidates[np.argmax(again[candidates])]
         # What all trials gained by the draw is no optimism about the winner.
         luck = float(np.mean(scores[told] - evidence.scores[told])) / span

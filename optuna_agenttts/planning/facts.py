@@ -94,7 +94,7 @@ def fit_facts(planner: NumericalPlanner, evidence: Evidence) -> Facts:
     """Work the facts out; none before the first score."""
     if len(evidence.scores) == 0:
         return Facts()
-    posterior = planner.surrogate.fit(evidence)
+    posterior = Posterior(planner.surrogate, evidence)
     pool = planner.pool
     mean = posterior.at(pool).mean()
     pairs = [

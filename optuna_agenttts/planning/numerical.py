@@ -124,7 +124,7 @@ class NumericalPlanner:
                 pending=(),
                 outcomes=(),
             )
-            posterior = self.surrogate.fit(alone)
+            posterior = Posterior(self.surrogate, alone)
             points = self.surrogate.points(evidence.models, evidence.samples)
             expected = posterior.scale.scores(posterior.at(points).mean())
             scores[rows] += float(np.median(evidence.scores - expected))
@@ -186,7 +186,7 @@ class NumericalPlanner:
     def _propose(self, evidence: Evidence, constraint: Constraint) -> Candidate:
         if not constraint and not evidence.visited:
             if self._experience is not None:
-                posterior = self.surrogate.fit(self.informed(evidence))
+                posterior = Posterior(self.surrogate, self.informed(evidence))
                 best = int(np.argmax(posterior.at(self._pool).mean()))
                 return Candidate(_choices(self._pool, best), "opening", "best by earlier studies")
             best = int(np.argmax(self.surrogate.prior_mean(self._pool)))
@@ -220,7 +220,7 @@ class NumericalPlanner:
             best = positions[int(np.argmax(self.surrogate.prior_mean(points)[positions]))]
             guess = Candidate(keys[best], "numerical", "best guess before any score")
             return guess, np.ones(len(others)), float("inf")
-        posterior = self.surrogate.fit(_believing(evidence, self.surrogate))
+        posterior = Posterior(self.surrogate, _believing(evidence, self.surrogate))
         smooth = None if constraint else self._kernels.of(posterior.observed)
         view = _shortlist(posterior.at(points, smooth), positions, len(evidence.scores))
         left = expected_improvement(view)
@@ -283,7 +283,7 @@ def _believing(evidence: Evidence, surrogate: Surrogate) -> Evidence:
     if not evidence.pending:
         return evidence
     pending = surrogate.points_of(evidence.pending)
-    posterior = surrogate.fit(replace(evidence, pending=()))
+    posterior = Posterior(surrogate, replace(evidence, pending=()))
     expected = posterior.scale.scores(posterior.at(pending).mean())
     believed = _with_rows(evidence, pending.models, pending.samples, expected, share=1.0)
     return replace(believed, pending=())

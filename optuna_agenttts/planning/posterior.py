@@ -10,16 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from optuna_agenttts.planning import Evidence, Floats, Ints
 from optuna_agenttts.planning.noise import Outcomes
 from optuna_agenttts.planning.structures import LENGTHS, Points
-
-if TYPE_CHECKING:
-    from optuna_agenttts.planning.surrogate import Surrogate
+from optuna_agenttts.planning.surrogate import Surrogate
 
 _NOISES = (0.02, 0.035, 0.06)
 """Standard deviations of the noise to average over, for trials that report no outcomes."""
@@ -116,10 +113,20 @@ class Prospect:
 
 
 class Posterior:
-    """The rates of allocations, given the evidence. See `Surrogate.fit`."""
+    """The rates of allocations, given the evidence.
 
-    def __init__(self, surrogate: Surrogate, evidence: Evidence, temper: float) -> None:
-        """Condition every setting, and keep those that explain the evidence best."""
+    Every setting is conditioned on the observed scores; those that explain them best are kept.
+
+    Args:
+        surrogate: What is believed before any score.
+        evidence: What is known.
+        temper: What the noise that outcomes tell of is multiplied by.
+    """
+
+    def __init__(
+        self, surrogate: Surrogate, evidence: Evidence, *, temper: float = TEMPER
+    ) -> None:
+        """See the class."""
         self.surrogate, self.temper = surrogate, temper
         self.scale = Scale.of(evidence.scores)
         models, samples, rates, counts, group = _merge(

@@ -6,8 +6,7 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from optuna_agenttts.planning import Choices, Evidence, Floats, Ints
-from optuna_agenttts.planning.posterior import TEMPER, Posterior
+from optuna_agenttts.planning import Choices, Floats, Ints
 from optuna_agenttts.planning.structures import LENGTHS, Points, Residual, make_structures
 from optuna_agenttts.task import Task
 
@@ -54,12 +53,3 @@ class Surrogate:
             [s.weight * m for s, m in zip(self.structures, points.means)], axis=0
         )
         return mean
-
-    def fit(self, evidence: Evidence, *, temper: float = TEMPER) -> Posterior:
-        """Condition on the observed scores.
-
-        Args:
-            evidence: What is known.
-            temper: What the noise that outcomes tell of is multiplied by.
-        """
-        return Posterior(self, evidence, temper)

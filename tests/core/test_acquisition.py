@@ -13,7 +13,7 @@ from optuna_agenttts import AgentTTSSampler, Model, Stage, Task
 from optuna_agenttts.planning import Constraint, Evidence
 from optuna_agenttts.planning.acquisition import expected_improvement, knowledge_gradient
 from optuna_agenttts.planning.numerical import NumericalPlanner
-from optuna_agenttts.planning.posterior import Prospect
+from optuna_agenttts.planning.posterior import Posterior, Prospect
 
 TASK = wiki_task()
 
@@ -59,7 +59,7 @@ def test_of_one_rival_it_is_the_expected_improvement(ahead, moved):
 def test_it_is_never_below_zero_and_certainty_is_worth_most():
     """A noisier next score is worth less, for every allocation."""
     planner = NumericalPlanner(TASK)
-    view = planner.surrogate.fit(evidence()).at(planner.pool.take(np.arange(0, 344, 5)))
+    view = Posterior(planner.surrogate, evidence()).at(planner.pool.take(np.arange(0, 344, 5)))
     worth = knowledge_gradient(view)
     assert worth.min() >= -1e-9
     sure = view._posterior
@@ -70,7 +70,7 @@ def test_it_is_never_below_zero_and_certainty_is_worth_most():
 def test_it_promises_less_than_what_is_left_to_gain():
     """The expected improvement takes the next score for the truth; one noisy score is less."""
     planner = NumericalPlanner(TASK)
-    view = planner.surrogate.fit(evidence()).at(planner.pool)
+    view = Posterior(planner.surrogate, evidence()).at(planner.pool)
     assert np.median(knowledge_gradient(view) / expected_improvement(view)) < 1
 
 

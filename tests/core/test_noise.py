@@ -10,6 +10,7 @@ from core_support import wiki_task
 from optuna_agenttts import recommend
 from optuna_agenttts.planning import Evidence
 from optuna_agenttts.planning.noise import Outcomes
+from optuna_agenttts.planning.posterior import Posterior
 from optuna_agenttts.planning.surrogate import Surrogate
 
 TASK = wiki_task()
@@ -110,7 +111,7 @@ def test_a_partial_trial_shares_the_luck_of_what_it_saw():
 
     def expected(of):
         points = surrogate.points(of.models[8:], of.samples[8:])
-        return float(surrogate.fit(of).at(points).mean()[0])
+        return float(Posterior(surrogate, of).at(points).mean()[0])
 
     others = float(said.scores[:8].mean())
     assert said.scores[8] > others + 0.15
@@ -161,7 +162,7 @@ def test_stopping_trials_by_their_outcomes_biases_nothing():
                 table[row, 12:] = np.nan
         said = evidence(table, samples=[1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64])
         surrogate = Surrogate(TASK, RNG(0))
-        posterior = surrogate.fit(said)
+        posterior = Posterior(surrogate, said)
         order = np.argsort(posterior.observed.samples[:, 0])
         expected = posterior.seen.mean()[order]
         halted = np.isnan(table).any(axis=1)
