@@ -30,6 +30,7 @@ from optuna_agenttts_integrations.playground.grid import load_grid
 
 sys.path.insert(0, str(Path(__file__).parent / "search_quality"))
 
+from agents import PromptSampler
 from attentive import as_reply, attentive
 
 PROBLEMS = 50
@@ -41,8 +42,9 @@ METHODS = {
     "attentive, no Insight 1": ("attentive", {"insights": (2, 3)}),
     "attentive, no Insight 2": ("attentive", {"insights": (1, 3)}),
     "attentive, no Insight 3": ("attentive", {"insights": (1, 2)}),
-    "AgentHPO-like": ("attentive", {"insights": ()}),
-    "LLM_ZS": ("attentive", {"insights": (), "guidelines": False}),
+    "attentive, no tables": ("attentive", {"tables": ()}),
+    "AgentHPO-like": ("attentive", {"insights": (), "tables": ()}),
+    "LLM_ZS": ("attentive", {"insights": (), "tables": (), "guidelines": False}),
 }
 
 
@@ -85,8 +87,9 @@ def one_search(method, seed, trials):
         return float(values.mean())
 
     llm = None if agent == "none" else ScriptedChatModel(reply)
+    sampler = AgentTTSSampler if llm is None else PromptSampler
     study = optuna.create_study(
-        direction="maximize", sampler=AgentTTSSampler(task, llm=llm, seed=seed, **options)
+        direction="maximize", sampler=sampler(task, llm=llm, seed=seed, **options)
     )
     study.optimize(objective, n_trials=trials)
     regrets = (truth.max() - truth[tried]) / (truth.max() - np.median(truth))
