@@ -140,7 +140,8 @@ class Posterior:
         self.noise = Outcomes.of(evidence, group, len(rates)).fit(smooth[_ALIKE])
         shifts = evidence.sign * self.noise.shifts / self.scale.span
         self.settings = self._fit(rates + shifts, counts, smooth)
-        self._seen = View(self, self.observed, smooth)
+        self.seen = View(self, self.observed, smooth)
+        """What is known of the observed allocations."""
 
     def at(self, points: Points, smooth: Sequence[Floats] | None = None) -> View:
         """What is known of some allocations.
@@ -151,11 +152,6 @@ class Posterior:
                 the caller has them already.
         """
         return View(self, points, smooth or self.surrogate.smooth(points, self.observed))
-
-    @property
-    def seen(self) -> View:
-        """What is known of the observed allocations."""
-        return self._seen
 
     def _fit(self, rates: Floats, counts: Floats, smooth: Sequence[Floats]) -> list[_Setting]:
         observed, told = self.observed, self.noise.told
