@@ -1,7 +1,8 @@
 """The numerical planner: no LLM, one proposal at a time.
 
-It opens as `initial.py` says, then tries what is expected to improve the recommendation most
-(`acquisition.py`): exploring, exploiting, and measuring a contender again are weighed alike.
+It tries what is expected to improve the recommendation most (`acquisition.py`): exploring,
+exploiting, and measuring a contender again are weighed alike. While models are untried, it
+chooses among the allocations that show most of them (`initial.py`).
 Trials that are running count as if they had scored what is expected of them. It is a function of
 the evidence: it keeps nothing between calls but caches.
 """
@@ -23,11 +24,7 @@ from optuna_agenttts.planning import (
     Recalled,
 )
 from optuna_agenttts.planning.acquisition import expected_improvement, knowledge_gradient
-from optuna_agenttts.planning.initial import (
-    opening_choice,
-    unit_budget_allocations,
-    untried_models,
-)
+from optuna_agenttts.planning.initial import showing, untried_models
 from optuna_agenttts.planning.pool import build_pool
 from optuna_agenttts.planning.posterior import Posterior, View
 from optuna_agenttts.planning.structures import Points
@@ -100,7 +97,6 @@ class NumericalPlanner:
         self._pool = self.surrogate.points(*build_pool(task.feasible, rng, _POOL))
         self._keys = _keys(self._pool.models, self._pool.samples)
         self._kernels = PoolKernels(self.surrogate, self._pool)
-        self._opening = self.surrogate.points(*unit_budget_allocations(task.feasible))
 
     @property
     def pool(self) -> Points:
@@ -137,15 +133,17 @@ class NumericalPlanner:
             tried.update(_keys(self._experience.models, self._experience.samples))
         return untried_models(self.task.feasible, tried)
 
+    def _showing(self, evidence: Evidence) -> Ints:
+        """Positions in the pool of what the opening chooses from; none after it."""
+        if 1 not in self.insights:
+            return np.zeros(0, dtype=np.int64)
+        return showing(self._pool.models, self._untried(evidence))
+
     def opens(self, evidence: Evidence) -> bool:
         """Whether the opening still has something to show."""
         if not evidence.visited:
             return True
-        untried = self._untried(evidence)
-        means = np.zeros(len(self._opening))
-        return 1 in self.insights and (
-            opening_choice(self._opening.models, means, untried) is not None
-        )
+        return bool(len(self._showing(evidence)))
 
     def weigh(self, evidence: Evidence, choices: Sequence[Choices]) -> tuple[Candidate, Floats]:
         """The next allocation after the opening, and the worth of others beside it.
@@ -191,38 +189,42 @@ class NumericalPlanner:
                 return Candidate(_choices(self._pool, best), "opening", "best by earlier studies")
             best = int(np.argmax(self.surrogate.prior_mean(self._pool)))
             return Candidate(_choices(self._pool, best), "opening", "best guess before any trial")
-        if not constraint and 1 in self.insights:
-            untried = self._untried(evidence)
-            means = self.surrogate.prior_mean(self._opening)
-            chosen = opening_choice(self._opening.models, means, untried)
-            if chosen is not None:
-                names = [
-                    f"{self.task.stages[s].models[m].name} in {self.task.stages[s].name}"
-                    for s, m in sorted(untried)
-                    if self._opening.models[chosen, s] == m
-                ]
-                reason = f"first look at {', '.join(names)}, at its stage's unit budget (Eq. 5)"
-                return Candidate(_choices(self._opening, chosen), "opening", reason)
+        if not constraint and len(among := self._showing(evidence)):
+            chosen = self._improve(evidence, constraint, among=among)[0]
+            names = [
+                f"{self.task.stages[s].models[m].name} in {self.task.stages[s].name}"
+                for s, m in sorted(self._untried(evidence))
+                if chosen.choices[s][0] == m
+            ]
+            reason = f"first look at {', '.join(names)}; {chosen.reason}"
+            return replace(chosen, origin="opening", reason=reason)
         return self._improve(evidence, constraint)[0]
 
     def _improve(
-        self, evidence: Evidence, constraint: Constraint, others: Sequence[Choices] = ()
+        self,
+        evidence: Evidence,
+        constraint: Constraint,
+        others: Sequence[Choices] = (),
+        among: Ints | None = None,
     ) -> tuple[Candidate, Floats, float]:
-        """See `weigh` and `outlook`."""
+        """See `weigh` and `outlook`; the allocation is one of the pool's at `among`, if given."""
         points = self._constrained(constraint) if constraint else self._pool
         keys = _keys(points.models, points.samples) if constraint else self._keys
-        fresh = np.array([key not in evidence.visited for key in keys])
-        # Where everything has been tried, measuring once more is all that is left to learn.
-        positions = np.flatnonzero(fresh) if fresh.any() else np.arange(len(keys))
-        again = not constraint and _repeats_tell(evidence)
+        if among is None:
+            fresh = np.array([key not in evidence.visited for key in keys])
+            # Where everything has been tried, measuring once more is all that is left to learn.
+            among = np.flatnonzero(fresh) if fresh.any() else np.arange(len(keys))
+            again = not constraint and _repeats_tell(evidence)
+        else:
+            again = False
         evidence = self.informed(evidence)
         if len(evidence.scores) == 0:
-            best = positions[int(np.argmax(self.surrogate.prior_mean(points)[positions]))]
+            best = among[int(np.argmax(self.surrogate.prior_mean(points)[among]))]
             guess = Candidate(keys[best], "numerical", "best guess before any score")
             return guess, np.ones(len(others)), float("inf")
         posterior = Posterior(self.surrogate, _believing(evidence, self.surrogate))
         smooth = None if constraint else self._kernels.of(posterior.observed)
-        view = _shortlist(posterior.at(points, smooth), positions, len(evidence.scores))
+        view = _shortlist(posterior.at(points, smooth), among, len(evidence.scores))
         left = expected_improvement(view)
         view = view.take(np.argsort(-left, kind="stable")[:_WEIGHED])
         if again:

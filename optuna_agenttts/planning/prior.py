@@ -4,12 +4,14 @@ A curve gives every allocation a rate, the expected score on a scale from 0 to 1
 stages on the logit scale. Stage i, with its model's size relative to the stage's largest (d, in
 decades, 0 or less) and x = ln(samples), adds to the quality of the pipeline::
 
-    quality_i = slope_i * d + gain_i * (1 - widening_i * d) * min(x, peak_i)
+    quality_i = slope_i * d + effect_i(model)
+                + gain_i * (1 - widening_i * d) * min(x, peak_i)
                 - decline_i * (1 - widening_i * d) * max(x - peak_i, 0)
                 + influence_i * quality_(i-1)
     rate = sigmoid(level + quality_last)
 
-* Insight 1 (stages prefer different models): each stage has a slope of its own.
+* Insight 1 (stages prefer different models): each stage has a slope of its own, and each of its
+  models may be off it.
 * Insight 2 (samples saturate, and small models fall more): gain up to a peak, then decline.
 * Insight 3 (earlier spend moves later optima): better earlier stages lift the later ones and
   bring their peaks forward.
@@ -29,6 +31,8 @@ import numpy as np
 
 from optuna_agenttts.planning import Floats, Ints
 from optuna_agenttts.task import Task
+
+_PART = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +58,15 @@ class Sizes:
 
 @dataclass(frozen=True, slots=True)
 class Curves:
-    """Draws of the chain prior; each field has shape (draws, stages), `level` (draws,)."""
+    """Draws of the chain prior.
+
+    Fields have shape (draws, stages), `level` (draws,), and `effects` for each stage (draws,
+    models).
+    """
 
     sizes: Sizes
     level: Floats
+    effects: tuple[Floats, ...]
     slope: Floats
     gain: Floats
     peak: Floats
@@ -68,6 +77,14 @@ class Curves:
 
     def rates(self, models: Ints, samples: Ints) -> Floats:
         """Rates of allocations under each draw, shape (draws, allocations)."""
+        rates = np.empty((len(self.level), len(models)))
+        # In parts that stay in a processor's cache: three times as fast as all at once.
+        for part in range(0, len(models), _PART):
+            rows = slice(part, part + _PART)
+            rates[:, rows] = self._rates(models[rows], samples[rows])
+        return rates
+
+    def _rates(self, models: Ints, samples: Ints) -> Floats:
         quality = np.zeros((len(self.level), len(models)))
         x = np.log(samples)
         for stage, decades in enumerate(self.sizes.decades):
@@ -79,6 +96,7 @@ class Curves:
             quality = (
                 self.influence[:, column] * quality
                 + self.slope[:, column] * size
+                + self.effects[stage][:, models[:, stage]]
                 + self.gain[:, column] * wide * rise
                 - self.decline[:, column] * wide * (x[:, stage] - rise)
             )
@@ -90,7 +108,7 @@ def draw_curves(
     task: Task,
     rng: np.random.Generator,
     *,
-    draws: int = 400,
+    draws: int = 800,
     broad: bool = False,
     insights: Collection[int] = (1, 2, 3),
 ) -> Curves:
@@ -109,15 +127,17 @@ def draw_curves(
         return rng.normal(mean, sd, shape)
 
     if broad:
-        slope, gain, decline = normal(0.0, 1.2), normal(0.1, 0.35), normal(0.05, 0.3)
+        slope, gain, decline = normal(0.0, 1.0), normal(0.1, 0.3), normal(0.05, 0.2)
     else:
-        slope = np.abs(normal(0.7, 0.6))
-        gain, decline = np.abs(normal(0.25, 0.2)), np.abs(normal(0.05, 0.1))
-    peak, widening = normal(math.log(12), 0.9), rng.uniform(0.0, 0.6, shape)
-    influence, advance = normal(0.9, 0.4), np.abs(normal(0.0, 0.5))
-    level = rng.normal(0.8, 1.0, draws)
+        slope = np.abs(normal(0.5, 0.6))
+        gain, decline = np.abs(normal(0.2, 0.2)), np.abs(normal(0.1, 0.15))
+    peak, widening = normal(math.log(20), 1.2), rng.uniform(0.0, 0.6, shape)
+    influence, advance = normal(0.6, 0.4), np.abs(normal(0.0, 0.3))
+    level = rng.normal(0.3, 1.5, draws)
+    effects = tuple(rng.normal(0.0, 0.2, (draws, len(stage.models))) for stage in task.stages)
     if 1 not in insights:
         slope = np.repeat(slope[:, :1], shape[1], axis=1)
+        effects = tuple(np.zeros_like(effect) for effect in effects)
     if 2 not in insights:
         peak, decline = np.full(shape, np.inf), np.zeros(shape)
     if 3 not in insights:
@@ -125,6 +145,7 @@ def draw_curves(
     return Curves(
         sizes=Sizes.of(task),
         level=level,
+        effects=effects,
         slope=slope,
         gain=gain,
         peak=np.maximum(peak, 0.0),

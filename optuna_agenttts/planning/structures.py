@@ -18,7 +18,7 @@ from optuna_agenttts.planning.pool import build_pool
 from optuna_agenttts.planning.prior import Curves, Sizes, draw_curves
 from optuna_agenttts.task import Task
 
-_DRAWS = 400
+_DRAWS = 800
 _DIRECTIONS = 24
 LENGTHS = (0.8, 2.0)
 """Of the residual, in ln(samples): to average over."""
@@ -60,9 +60,12 @@ def _chain(name: str, weight: float, curves: Curves, models: Ints, samples: Ints
     """
     rates = curves.rates(models, samples)
     gaps = rates - rates.mean(axis=0)
-    # The left singular vectors; those of a matrix with far more columns than rows come faster so.
-    _, left = np.linalg.eigh(gaps @ gaps.T)
-    basis = left[:, ::-1][:, :_DIRECTIONS] / np.sqrt(len(rates) - 1)
+    # The left singular vectors, by way of the right ones: there are fewer allocations than draws.
+    squares, right = np.linalg.eigh(gaps.T @ gaps)
+    squares, right = squares[::-1][:_DIRECTIONS], right[:, ::-1][:, :_DIRECTIONS]
+    kept = squares > 1e-9 * squares[0]
+    left = gaps @ right[:, kept] / np.sqrt(squares[kept])
+    basis = left / np.sqrt(len(rates) - 1)
     return Structure(name, weight, curves, basis, (0.03, 0.08))
 
 
@@ -80,8 +83,8 @@ def make_structures(
     broad = draw_curves(task, rng, draws=_DRAWS, broad=True, insights=insights)
     models, samples = build_pool(task.feasible, rng, 400)
     return [
-        _chain("chain", 0.5, chain, models, samples),
-        _chain("broad chain", 0.3, broad, models, samples),
+        _chain("chain", 0.4, chain, models, samples),
+        _chain("broad chain", 0.4, broad, models, samples),
         Structure("plain", 0.2, None, np.zeros((0, 0)), (0.12, 0.25)),
     ]
 
