@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from optuna_agenttts.archive import Archive, is_maximized
 from optuna_agenttts.exceptions import NoEvidenceError, NoTaskError
-from optuna_agenttts.planning import Evidence, Floats, Ints
+from optuna_agenttts.planning import Evidence, Ints
 from optuna_agenttts.planning.posterior import Z90, Posterior
 from optuna_agenttts.planning.structures import Points
 from optuna_agenttts.planning.surrogate import Surrogate
@@ -26,6 +26,7 @@ from optuna_agenttts.task import Allocation, Task
 
 _RESAMPLES = 20
 _LEAST_INSTANCES = 8
+_FEWEST = 5
 _SHOWN = 3
 """How many ties are told in words; all of them are in `Recommendation.ties`."""
 
@@ -52,7 +53,8 @@ class Recommendation:
     Args:
         params: The allocation as Optuna parameters, ready for `Study.enqueue_trial`.
         allocation: The allocation, by stage.
-        value: Its expected score, in the metric's own units: the posterior mean.
+        value: Its expected score, in the metric's own units: the posterior mean, freed of what it
+            flatters the winner and of what it takes off the better trials alike.
         interval: The central 90 % of what its score can be on instances like those searched on.
         cost: What it costs for one instance, in units of the task's cost model.
         ties: Cheaper allocations that were tried and are statistically tied with it (the central
@@ -140,13 +142,14 @@ def recommend(study: Study, task: Task | None = None) -> Recommendation:
     sign = 1.0 if is_maximized(study.directions) else -1.0
     shared = _instance_variance(trials, sign) / posterior.scale.span**2
 
-    def value(rate: float) -> float:
-        return float(sign * posterior.scale.scores(np.array([rate]))[0])
+    optimism, lift = _biases(surrogate, evidence, points, candidates, posterior)
 
-    half = Z90 * float(np.sqrt(sd[best] ** 2 + shared))
-    expected = mean[best] - _optimism(
-        surrogate, evidence, points, candidates, mean, posterior.scale.span
-    )
+    def value(rate: float) -> float:
+        return float(sign * posterior.scale.scores(np.array([rate + lift]))[0])
+
+    # Outcomes tell the error of the winner's own score. Where there are none, the posterior's.
+    half = Z90 * float(np.sqrt(shared or sd[best] ** 2))
+    expected = mean[best] - optimism
     ends = sorted((value(expected - half), value(expected + half)))
     difference = spread.difference_sd(best)
     tied = [
@@ -172,25 +175,31 @@ def recommend(study: Study, task: Task | None = None) -> Recommendation:
     )
 
 
-def _optimism(
+def _biases(
     surrogate: Surrogate,
     evidence: Evidence,
     points: Points,
     candidates: Ints,
-    mean: Floats,
-    span: float,
-) -> float:
-    """By how much the best of several is expected to look better than it is, in rates.
+    posterior: Posterior,
+) -> tuple[float, float]:
+    """What is wrong with the posterior mean of the best, in rates; zeros where nothing tells.
 
-    Instances are drawn again with replacement and the winner chosen anew: how much better it looks
-    there than on the instances as they are (Efron & Gong 1983, section 7). All trials share
-    their instances and allocations that are alike much of their luck, so that no formula for
-    independent scores would do.
+    Returns:
+        By how much the best of several is expected to look better than it is. Instances are drawn
+        again with replacement and the winner chosen anew: how much better it looks there than on
+        the instances as they are (Efron & Gong 1983, section 7). All trials share their instances
+        and allocations that are alike much of their luck, so that no formula for independent
+        scores would do.
+
+        And how far the better quarter of the trials lie above their posterior means: a smooth
+        posterior takes something off all that is good. On the playground that was .12, and
+        intervals around it covered 62 % instead of 88 %.
     """
     whole = max((len(outcomes) for outcomes in evidence.outcomes), default=0)
     told = [row for row, outcomes in enumerate(evidence.outcomes) if len(outcomes) == whole]
     if whole < _LEAST_INSTANCES or len(told) < 2:
-        return 0.0
+        return 0.0, 0.0
+    mean, scale = posterior.at(points).mean(), posterior.scale
     steps = sorted(evidence.outcomes[told[0]])
     told = [row for row in told if sorted(evidence.outcomes[row]) == steps]
     table = np.array([[evidence.outcomes[row][step] for step in steps] for row in told])
@@ -206,9 +215,12 @@ def _optimism(
         again = Posterior(surrogate, resampled).at(points).mean()
         chosen = candidates[np.argmax(again[candidates])]
         # What all trials gained by the draw is no optimism about the winner.
-        luck = float(np.mean(scores[told] - evidence.scores[told])) / span
+        luck = float(np.mean(scores[told] - evidence.scores[told])) / scale.span
         found.append(again[chosen] - mean[chosen] - luck)
-    return max(0.0, float(np.mean(found)))
+    fitted = posterior.at(surrogate.points(evidence.models[told], evidence.samples[told])).mean()
+    gaps = scale.rates(evidence.scores[told]) - fitted
+    better = np.argsort(-fitted, kind="stable")[: max(_FEWEST, len(told) // 4)]
+    return max(0.0, float(np.mean(found))), float(np.mean(gaps[better]))
 
 
 def _instance_variance(trials: Sequence[FrozenTrial], sign: float) -> float:
