@@ -1,0 +1,104 @@
+"""What is believed before the first trial, and what the opening chooses from."""
+
+import numpy as np
+import pytest
+from core_support import wiki_task
+
+from optuna_agenttts import Model, Stage, Task
+from optuna_agenttts.planning.initial import showing, untried_models
+from optuna_agenttts.planning.prior import draw_curves
+from optuna_agenttts.planning.structures import make_structures
+
+TASK = wiki_task()
+POOL = TASK.feasible.arrays()
+
+
+def curves(task=TASK, **options):
+    """Draws of the prior from a fixed seed."""
+    return draw_curves(task, np.random.default_rng(0), **options)
+
+
+def alone(sizes):
+    """A stage of its own, with models of the given sizes."""
+    models = [Model(f"m{i}", parameters=size) for i, size in enumerate(sizes)]
+    return Task(
+        name="one",
+        stages=[Stage("only", models=models, prompt_tokens=10, generation_tokens=10)],
+        budget=1e9,
+    )
+
+
+@pytest.mark.parametrize("broad", [False, True])
+def test_an_allocation_has_the_same_rates_in_whatever_company(broad):
+    """Curves are worked out in parts; where an allocation falls among them changes nothing."""
+    models, samples = (array[:150] for array in POOL)
+    drawn = curves(draws=20, broad=broad)
+    together = drawn.rates(models, samples)
+    assert together.shape == (20, 150)
+    for row in (0, 63, 64, 127, 128, 149):
+        own = drawn.rates(models[[row]], samples[[row]])
+        np.testing.assert_allclose(own[:, 0], together[:, row], rtol=1e-12)
+
+
+def test_models_of_one_size_are_believed_equal_but_may_differ():
+    """With Insight 1 a model may be off its size's trend; without it size is all that counts."""
+    task = alone([7e9, 7e9])
+    models, samples = np.array([[0], [1]]), np.array([[5], [5]])
+    first, second = curves(task, draws=4000).rates(models, samples).T
+    assert np.abs(first - second).min() > 0
+    assert first.mean() == pytest.approx(second.mean(), abs=0.01)
+    first, second = curves(task, insights=(2, 3)).rates(models, samples).T
+    np.testing.assert_array_equal(first, second)
+
+
+def test_few_directions_hold_the_prior_covariance_of_curves():
+    """R.T @ R is the covariance of the draws, but for a thousandth of its size."""
+    models, samples = (array[::7] for array in POOL)
+    for structure in make_structures(TASK, np.random.default_rng(0), (1, 2, 3)):
+        if structure.curves is None:
+            continue
+        mean, root = structure.mean_and_root(models, samples)
+        rates = structure.curves.rates(models, samples)
+        np.testing.assert_allclose(mean, rates.mean(axis=0))
+        lost = np.abs(root.T @ root - np.cov(rates.T)).max()
+        assert lost < 1e-3 * np.cov(rates.T).max()
+
+
+def test_a_task_of_one_allocation_has_a_prior():
+    """Its curves have one direction at most, and nothing divides by zero."""
+    models = [Model("m", parameters=1e9)]
+    stage = Stage("only", models=models, prompt_tokens=1, generation_tokens=1, max_samples=1)
+    task = Task(name="one", stages=[stage], budget=1e9)
+    structures = make_structures(task, np.random.default_rng(0), (1, 2, 3))
+    for structure in structures:
+        mean, root = structure.mean_and_root(*task.feasible.arrays())
+        assert np.isfinite(mean).all()
+        assert np.isfinite(root).all()
+
+
+def test_the_opening_shows_the_most_untried_models_at_each_step():
+    """Beside brute force: nothing in the pool shows more, and all that show as many are there."""
+    stages = [
+        Stage(
+            f"s{i}",
+            models=[Model(f"{i}-{j}", parameters=1e9 * 2**j) for j in range(count)],
+            prompt_tokens=10,
+            generation_tokens=10,
+            max_samples=3,
+        )
+        for i, count in enumerate((3, 2))
+    ]
+    task = Task(name="small", stages=stages, budget=1e9)
+    models, samples = task.feasible.arrays()
+    tried = []
+    while True:
+        untried = untried_models(task.feasible, tried)
+        shown = [sum((s, m) in untried for s, m in enumerate(row)) for row in models.tolist()]
+        found = showing(models, untried)
+        most = max(shown)
+        assert found.tolist() == [i for i, count in enumerate(shown) if most and count == most]
+        if not len(found):
+            break
+        row = found[-1]
+        tried.append(tuple(zip(models[row].tolist(), samples[row].tolist())))
+    assert len(tried) == 3
