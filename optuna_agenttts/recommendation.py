@@ -168,7 +168,8 @@ def recommend(study: Study, task: Task | None = None) -> Recommendation:
         interval=(ends[0], ends[1]),
         cost=float(costs[best]),
         ties=tuple(
-            Tie(allocations[i], value(mean[i]), float(costs[i]))
+            # On the winner's level, so that none looks better than what it is tied with.
+            Tie(allocations[i], value(mean[i] - optimism), float(costs[i]))
             for i in sorted(tied, key=lambda i: (costs[i], -mean[i]))
         ),
         trials=len(evidence.scores),

@@ -314,7 +314,7 @@ def test_trials_of_another_version_of_the_task_are_left_out():
     assert {setting.model for setting in result.allocation.values()} == {"qwen-7B", SMALL}
 
 
-def test_value_is_not_pulled_to_what_was_believed_before():
+def test_value_is_not_pulled_to_what_was_believed_before_and_ties_are_no_better():
     """On the playground's grid, whose scores range further than the prior expects.
 
     The posterior mean of the winner is some .12 below its score there: smooth curves take
@@ -339,6 +339,7 @@ def test_value_is_not_pulled_to_what_was_believed_before():
         models, samples = np.array(task.choices(result.allocation)).T
         truth = float(grid.outcomes(models[None], samples[None])[0].mean())
         low, high = result.interval
+        assert all(tie.value <= result.value for tie in result.ties)
         errors.append(result.value - truth)
         covered.append(low <= truth <= high)
     assert abs(np.mean(errors)) < 0.06
