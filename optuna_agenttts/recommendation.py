@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from optuna_agenttts.archive import Archive, is_maximized
 from optuna_agenttts.exceptions import NoEvidenceError, NoTaskError
-from optuna_agenttts.planning import Evidence, Ints
+from optuna_agenttts.planning import Evidence, Floats, Ints
 from optuna_agenttts.planning.posterior import Z90, Posterior
 from optuna_agenttts.planning.structures import Points
 from optuna_agenttts.planning.surrogate import Surrogate
@@ -142,7 +142,7 @@ def recommend(study: Study, task: Task | None = None) -> Recommendation:
     sign = 1.0 if is_maximized(study.directions) else -1.0
     shared = _instance_variance(trials, sign) / posterior.scale.span**2
 
-    optimism, lift = _biases(surrogate, evidence, points, candidates, posterior)
+    optimism, lift = _biases(posterior, evidence, points, candidates, mean)
 
     def value(rate: float) -> float:
         return float(sign * posterior.scale.scores(np.array([rate + lift]))[0])
@@ -177,11 +177,11 @@ def recommend(study: Study, task: Task | None = None) -> Recommendation:
 
 
 def _biases(
-    surrogate: Surrogate,
+    posterior: Posterior,
     evidence: Evidence,
     points: Points,
     candidates: Ints,
-    posterior: Posterior,
+    mean: Floats,
 ) -> tuple[float, float]:
     """What is wrong with the posterior mean of the best, in rates; zeros where nothing tells.
 
@@ -200,7 +200,7 @@ def _biases(
     told = [row for row, outcomes in enumerate(evidence.outcomes) if len(outcomes) == whole]
     if whole < _LEAST_INSTANCES or len(told) < 2:
         return 0.0, 0.0
-    mean, scale = posterior.at(points).mean(), posterior.scale
+    surrogate, scale = posterior.surrogate, posterior.scale
     steps = sorted(evidence.outcomes[told[0]])
     told = [row for row in told if sorted(evidence.outcomes[row]) == steps]
     table = np.array([[evidence.outcomes[row][step] for step in steps] for row in told])

@@ -16,31 +16,8 @@ from collections.abc import Collection
 
 import numpy as np
 
-from optuna_agenttts.feasible import Choice, FeasibleSet
+from optuna_agenttts.feasible import FeasibleSet
 from optuna_agenttts.planning import Choices, Ints
-
-_MOST = 60
-"""The most samples of a small model in the opening, as in the paper's published code."""
-
-
-def unit_budget_choices(feasible: FeasibleSet) -> list[list[Choice]]:
-    """For each stage and model, the samples that the stage's unit budget buys (Eq. 5).
-
-    The unit budget of a stage is what one sample of its dearest model costs, or what the budget
-    leaves beside the cheapest allocation of the other stages, if that is less. A model that it
-    does not buy once gets one sample.
-    """
-    settings = []
-    for rows in feasible.costs:
-        firsts = [float(row[0]) for row in rows]
-        unit = min(max(firsts), feasible.budget - (feasible.cheapest_cost - min(firsts)))
-        settings.append(
-            [
-                (model, int(np.clip(np.searchsorted(row, unit, side="right"), 1, _MOST)))
-                for model, row in enumerate(rows)
-            ]
-        )
-    return settings
 
 
 def untried_models(feasible: FeasibleSet, tried: Collection[Choices]) -> set[tuple[int, int]]:

@@ -127,23 +127,19 @@ class NumericalPlanner:
         return _with_rows(evidence, earlier.models, earlier.samples, scores, share=_EARLIER)
 
     def _untried(self, evidence: Evidence) -> set[tuple[int, int]]:
-        """The (stage, model) pairs that neither this study nor an earlier one has tried."""
+        """What the opening has to show: (stage, model) pairs that no study has tried yet."""
+        if 1 not in self.insights:
+            return set()
         tried = set(evidence.visited)
         if self._experience is not None:
             tried.update(_keys(self._experience.models, self._experience.samples))
         return untried_models(self.task.feasible, tried)
 
-    def _showing(self, evidence: Evidence) -> Ints:
-        """Positions in the pool of what the opening chooses from; none after it."""
-        if 1 not in self.insights:
-            return np.zeros(0, dtype=np.int64)
-        return showing(self._pool.models, self._untried(evidence))
-
     def opens(self, evidence: Evidence) -> bool:
         """Whether the opening still has something to show."""
         if not evidence.visited:
             return True
-        return bool(len(self._showing(evidence)))
+        return len(showing(self._pool.models, self._untried(evidence))) > 0
 
     def weigh(self, evidence: Evidence, choices: Sequence[Choices]) -> tuple[Candidate, Floats]:
         """The next allocation after the opening, and the worth of others beside it.
@@ -189,11 +185,13 @@ class NumericalPlanner:
                 return Candidate(_choices(self._pool, best), "opening", "best by earlier studies")
             best = int(np.argmax(self.surrogate.prior_mean(self._pool)))
             return Candidate(_choices(self._pool, best), "opening", "best guess before any trial")
-        if not constraint and len(among := self._showing(evidence)):
+        untried = set() if constraint else self._untried(evidence)
+        among = showing(self._pool.models, untried)
+        if len(among):
             chosen = self._improve(evidence, constraint, among=among)[0]
             names = [
                 f"{self.task.stages[s].models[m].name} in {self.task.stages[s].name}"
-                for s, m in sorted(self._untried(evidence))
+                for s, m in sorted(untried)
                 if chosen.choices[s][0] == m
             ]
             reason = f"first look at {', '.join(names)}; {chosen.reason}"
@@ -210,13 +208,11 @@ class NumericalPlanner:
         """See `weigh` and `outlook`; the allocation is one of the pool's at `among`, if given."""
         points = self._constrained(constraint) if constraint else self._pool
         keys = _keys(points.models, points.samples) if constraint else self._keys
+        again = among is None and not constraint and _repeats_tell(evidence)
         if among is None:
             fresh = np.array([key not in evidence.visited for key in keys])
             # Where everything has been tried, measuring once more is all that is left to learn.
             among = np.flatnonzero(fresh) if fresh.any() else np.arange(len(keys))
-            again = not constraint and _repeats_tell(evidence)
-        else:
-            again = False
         evidence = self.informed(evidence)
         if len(evidence.scores) == 0:
             best = among[int(np.argmax(self.surrogate.prior_mean(points)[among]))]

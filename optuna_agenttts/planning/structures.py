@@ -18,7 +18,6 @@ from optuna_agenttts.planning.pool import build_pool
 from optuna_agenttts.planning.prior import Curves, Sizes, draw_curves
 from optuna_agenttts.task import Task
 
-_DRAWS = 800
 _DIRECTIONS = 24
 LENGTHS = (0.8, 2.0)
 """Of the residual, in ln(samples): to average over."""
@@ -79,8 +78,8 @@ def make_structures(
         rng: Source of randomness for the draws of the prior.
         insights: Which of the paper's insights to believe in.
     """
-    chain = draw_curves(task, rng, draws=_DRAWS, insights=insights)
-    broad = draw_curves(task, rng, draws=_DRAWS, broad=True, insights=insights)
+    chain = draw_curves(task, rng, insights=insights)
+    broad = draw_curves(task, rng, broad=True, insights=insights)
     models, samples = build_pool(task.feasible, rng, 400)
     return [
         _chain("chain", 0.4, chain, models, samples),

@@ -37,7 +37,6 @@ from prompt_reading import LEVELS, level_of, size_class
 from optuna_agenttts import ScriptedChatModel
 from optuna_agenttts.llm import ChatRequest, PatientChat, connect
 from optuna_agenttts.llm.loop import LoopThread
-from optuna_agenttts.planning.initial import unit_budget_choices
 from optuna_agenttts.planning.validation import read_plan
 from optuna_agenttts.prompts import plan_schema
 
@@ -50,6 +49,28 @@ _OTHERS, _TRIALS = 3, 10
 _EXPERIENCED = 9000
 """Where the landscapes of experience begin: a part of the development split that nothing else
 uses."""
+_MOST_SAMPLES = 60
+"""The most samples of a small model in the opening, as in the paper's published code."""
+
+
+def unit_budget_choices(feasible):
+    """For each stage and model, the samples that the stage's unit budget buys (Eq. 5).
+
+    The unit budget of a stage is what one sample of its dearest model costs, or what the budget
+    leaves beside the cheapest allocation of the other stages, if that is less. A model that it
+    does not buy once gets one sample.
+    """
+    settings = []
+    for rows in feasible.costs:
+        firsts = [float(row[0]) for row in rows]
+        unit = min(max(firsts), feasible.budget - (feasible.cheapest_cost - min(firsts)))
+        settings.append(
+            [
+                (model, int(np.clip(np.searchsorted(row, unit, side="right"), 1, _MOST_SAMPLES)))
+                for model, row in enumerate(rows)
+            ]
+        )
+    return settings
 
 
 class AgentLoop(ChoicesSampler):
