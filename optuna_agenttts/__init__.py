@@ -1,7 +1,7 @@
 """Test-time compute-optimal scaling of multi-stage LLM pipelines, as an Optuna sampler."""
 
-from optuna_agenttts.callbacks import StopAtSpend, StopWhenSettled
-from optuna_agenttts.cost import CostModel, FlopsCost, LatencyCost, PriceCost
+from optuna_agenttts.agent.claims import Claim
+from optuna_agenttts.agent.verdicts import Verdict
 from optuna_agenttts.exceptions import (
     AgentTTSError,
     BudgetError,
@@ -11,16 +11,16 @@ from optuna_agenttts.exceptions import (
     NoTaskError,
     TaskError,
 )
-from optuna_agenttts.hub import Hub, describe_model
 from optuna_agenttts.llm import HuggingFaceChat, ScriptedChatModel
-from optuna_agenttts.planning.agreement import Verdict
-from optuna_agenttts.planning.claims import Claim
-from optuna_agenttts.recommendation import Recommendation, Tie, recommend
-from optuna_agenttts.rounds import Round, guidelines
+from optuna_agenttts.models.hub import Hub, describe_model
+from optuna_agenttts.report.callbacks import StopAtSpend, StopWhenSettled
+from optuna_agenttts.report.recommendation import Recommendation, Tie, recommend
 from optuna_agenttts.sampler import AgentTTSSampler
-from optuna_agenttts.spend import Spend, spend
-from optuna_agenttts.stage import Model, Stage
-from optuna_agenttts.task import Allocation, StageAllocation, Task
+from optuna_agenttts.study.rounds import Round, guidelines
+from optuna_agenttts.study.spending import Spend, spend
+from optuna_agenttts.task.cost import CostModel, FlopsCost, LatencyCost, PriceCost
+from optuna_agenttts.task.stage import Model, Stage
+from optuna_agenttts.task.task import Allocation, StageAllocation, Task
 
 __all__ = [
     "AgentTTSError",

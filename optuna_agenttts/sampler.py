@@ -16,22 +16,22 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from optuna_agenttts import storage as keys
-from optuna_agenttts.advice import advised, contains, generic_job, generic_slot, task_job
-from optuna_agenttts.archive import Archive, announce, constraint_of, is_maximized
-from optuna_agenttts.conductor import SIZE, Conductor, Job
-from optuna_agenttts.dashboard import save_note
+from optuna_agenttts.agent.advice import advised, contains, generic_job, generic_slot, task_job
+from optuna_agenttts.agent.prompts import TABLES
+from optuna_agenttts.agent.scheduler import SIZE, Conductor, Job
 from optuna_agenttts.exceptions import TaskError
-from optuna_agenttts.experience import describe_experience, read_experience, recall
 from optuna_agenttts.llm import ChatModel, connect
-from optuna_agenttts.measured import task_in_force
-from optuna_agenttts.planning import Candidate, Constraint, Evidence
-from optuna_agenttts.planning.numerical import NumericalPlanner
-from optuna_agenttts.prompts import TABLES
-from optuna_agenttts.recognition import recognise_task
-from optuna_agenttts.rounds import Proposed, Round
-from optuna_agenttts.spend import read_limit
-from optuna_agenttts.suggestions import nearest_in, order_of_suggestion, parameters_of
-from optuna_agenttts.task import Task
+from optuna_agenttts.planner.evidence import Candidate, Constraint, Evidence
+from optuna_agenttts.planner.numerical import NumericalPlanner
+from optuna_agenttts.report.dashboard import save_note
+from optuna_agenttts.study.archive import Archive, announce, constraint_of, is_maximized
+from optuna_agenttts.study.experience import describe_experience, read_experience, recall
+from optuna_agenttts.study.measured import task_in_force
+from optuna_agenttts.study.rounds import Proposed, Round
+from optuna_agenttts.study.spending import read_limit
+from optuna_agenttts.task.parameters import nearest_in, order_of_suggestion, parameters_of
+from optuna_agenttts.task.recognition import recognise_task
+from optuna_agenttts.task.task import Task
 
 _logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from optuna.study import Study
 from optuna.trial import TrialState
 
 from optuna_agenttts import BudgetError, Task
-from optuna_agenttts.measured import put_in_force, with_lengths
+from optuna_agenttts.study.measured import put_in_force, with_lengths
 from optuna_agenttts_integrations.evaluation import InstanceResult, StageUsage
 from optuna_agenttts_integrations.pipeline import Pipeline
 

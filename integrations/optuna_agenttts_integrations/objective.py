@@ -23,8 +23,8 @@ from optuna_agenttts import Task
 from optuna_agenttts.llm import Report
 from optuna_agenttts.llm.loop import LoopThread, together
 from optuna_agenttts.llm.port import close_chat
-from optuna_agenttts.measured import task_in_force
-from optuna_agenttts.task import Allocation, AllocationLike
+from optuna_agenttts.study.measured import task_in_force
+from optuna_agenttts.task.task import Allocation, AllocationLike
 from optuna_agenttts_integrations.check import check_data, check_servers
 from optuna_agenttts_integrations.completions import Completions
 from optuna_agenttts_integrations.endpoints import Endpoints

@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 from optuna_agenttts import Task
 from optuna_agenttts.llm import ChatRequest, Message
 from optuna_agenttts.llm.loop import together
-from optuna_agenttts.spend import cost_of_samples
-from optuna_agenttts.task import Allocation
+from optuna_agenttts.study.spending import cost_of_samples
+from optuna_agenttts.task.task import Allocation
 from optuna_agenttts_integrations.completions import Completions, Samples
 from optuna_agenttts_integrations.endpoints import Endpoint, Endpoints
 from optuna_agenttts_integrations.evaluation import InstanceResult, StageUsage

@@ -1,7 +1,7 @@
 """Language models: the port, and what implements it."""
 
-from optuna_agenttts.llm.connect import connect
 from optuna_agenttts.llm.doctor import examine
+from optuna_agenttts.llm.factory import connect
 from optuna_agenttts.llm.findings import Finding, Report
 from optuna_agenttts.llm.huggingface import HuggingFaceChat
 from optuna_agenttts.llm.port import (

@@ -5,8 +5,8 @@ import random
 import optuna
 from core_support import score, wiki_task
 
-from optuna_agenttts.archive import Archive
-from optuna_agenttts.planning.numerical import NumericalPlanner
+from optuna_agenttts.planner.numerical import NumericalPlanner
+from optuna_agenttts.study.archive import Archive
 
 TASK = wiki_task()
 

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from optuna_agenttts import AgentTTSSampler, Claim, ScriptedChatModel, Verdict, guidelines
 from optuna_agenttts import storage as keys
-from optuna_agenttts.dashboard import note
-from optuna_agenttts.planning.agent import Past, TaskQuestions, plan
-from optuna_agenttts.planning.agreement import check_claims, contradictions, summary
-from optuna_agenttts.planning.facts import Facts, ModelFact, fit_facts
-from optuna_agenttts.planning.validation import read_plan
-from optuna_agenttts.rounds import Round, write_round
+from optuna_agenttts.agent.ask import Past, TaskQuestions, plan
+from optuna_agenttts.agent.facts import Facts, ModelFact, fit_facts
+from optuna_agenttts.agent.validation import read_plan
+from optuna_agenttts.agent.verdicts import check_claims, contradictions, summary
+from optuna_agenttts.report.dashboard import note
+from optuna_agenttts.study.rounds import Round, write_round
 
 BOTH = ("models", "samples")
 BIG, SMALL = "large-70B", "small-3B"
@@ -288,7 +288,7 @@ def test_facts_are_fitted_once_a_round(monkeypatch):
         fits.append(evidence)
         return fit_facts(planner, evidence)
 
-    monkeypatch.setattr("optuna_agenttts.planning.agent.fit_facts", counted)
+    monkeypatch.setattr("optuna_agenttts.agent.ask.fit_facts", counted)
     made, _ = ask([said([GOOD], 1, 2, 3)], Past(claims=(Claim("answer", (SMALL,)),)))
     assert made.verdicts
     assert len(fits) == 1

@@ -10,15 +10,15 @@ from agent_support import TASK, evidence_of, planner_of, score
 from core_support import run
 
 from optuna_agenttts import AgentTTSSampler, ScriptedChatModel, guidelines
-from optuna_agenttts.advice import required_share
-from optuna_agenttts.dashboard import HEADING, note, save_note
-from optuna_agenttts.experience import read_experience, recall
+from optuna_agenttts.agent.advice import required_share
+from optuna_agenttts.agent.ask import Past, TaskQuestions, plan
+from optuna_agenttts.agent.facts import Facts, fit_facts
 from optuna_agenttts.llm import ChatRefusedError, Completion, Usage
-from optuna_agenttts.planning.agent import Past, TaskQuestions, plan
-from optuna_agenttts.planning.facts import Facts, fit_facts
-from optuna_agenttts.planning.numerical import NumericalPlanner
-from optuna_agenttts.rounds import Proposed, Round, write_round
-from optuna_agenttts.spend import price_of
+from optuna_agenttts.planner.numerical import NumericalPlanner
+from optuna_agenttts.report.dashboard import HEADING, note, save_note
+from optuna_agenttts.study.experience import read_experience, recall
+from optuna_agenttts.study.rounds import Proposed, Round, write_round
+from optuna_agenttts.study.spending import price_of
 
 EVIDENCE = evidence_of(TASK, score, 12)
 QUESTIONS = TaskQuestions(

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from optuna_agenttts.planning.validation import read_params, read_plan
+from optuna_agenttts.agent.validation import read_params, read_plan
 
 BIG, SMALL = ("qwen-72B", 1), ("small-3B", 3)
 

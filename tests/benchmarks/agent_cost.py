@@ -15,7 +15,7 @@ import optuna
 from agent_search import landscape
 
 from optuna_agenttts import AgentTTSSampler, ScriptedChatModel, guidelines
-from optuna_agenttts.conductor import SIZE
+from optuna_agenttts.agent.scheduler import SIZE
 
 
 def main():

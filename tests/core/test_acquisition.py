@@ -10,10 +10,10 @@ import pytest
 from core_support import wiki_task
 
 from optuna_agenttts import AgentTTSSampler, Model, Stage, Task
-from optuna_agenttts.planning import Constraint, Evidence
-from optuna_agenttts.planning.acquisition import expected_improvement, knowledge_gradient
-from optuna_agenttts.planning.numerical import NumericalPlanner
-from optuna_agenttts.planning.posterior import Posterior, Prospect
+from optuna_agenttts.planner.acquisition import expected_improvement, knowledge_gradient
+from optuna_agenttts.planner.evidence import Constraint, Evidence
+from optuna_agenttts.planner.numerical import NumericalPlanner
+from optuna_agenttts.planner.posterior import Posterior, Prospect
 
 TASK = wiki_task()
 

@@ -31,7 +31,7 @@ from optuna_agenttts import (
     spend,
 )
 from optuna_agenttts import storage as keys
-from optuna_agenttts.conductor import LEAD, SIZE
+from optuna_agenttts.agent.scheduler import LEAD, SIZE
 from optuna_agenttts.llm import ChatUnavailableError, PatientChat, RetryPolicy
 
 TASK = wiki_task()

@@ -16,7 +16,7 @@ from optuna_agenttts import (
     Task,
     TaskError,
 )
-from optuna_agenttts.cost import TableCost, cost_from_dict, cost_to_dict
+from optuna_agenttts.task.cost import TableCost, cost_from_dict, cost_to_dict
 
 
 def price(cost, model, prompt, generation, samples=1):

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optuna_agenttts import BudgetError, Model, Stage, Task
-from optuna_agenttts.feasible import FeasibleSet
+from optuna_agenttts.task.feasible import FeasibleSet
 
 quick = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 

@@ -15,8 +15,8 @@ from huggingface_hub import constants, parse_local_safetensors_file_metadata
 from safetensors.numpy import save_file
 
 from optuna_agenttts import AgentTTSError, Model, TaskError
-from optuna_agenttts.checkpoint import Facts, local_facts
-from optuna_agenttts.hub import Hub, describe_model
+from optuna_agenttts.models.checkpoint import Facts, local_facts
+from optuna_agenttts.models.hub import Hub, describe_model
 
 MODEL = "Qwen/Qwen3-8B"
 SIZE = f"/api/models/{MODEL}"

@@ -25,8 +25,8 @@ from optuna_agenttts import (
     recommend,
     storage,
 )
-from optuna_agenttts.measured import put_in_force, task_in_force, with_lengths
-from optuna_agenttts.spend import cost_of_samples
+from optuna_agenttts.study.measured import put_in_force, task_in_force, with_lengths
+from optuna_agenttts.study.spending import cost_of_samples
 
 LENGTHS = {"retrieval": (1024.0, 32.0), "answer": (600.0, 200.0)}
 

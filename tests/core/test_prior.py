@@ -5,9 +5,9 @@ import pytest
 from core_support import wiki_task
 
 from optuna_agenttts import Model, Stage, Task
-from optuna_agenttts.planning.initial import showing, untried_models
-from optuna_agenttts.planning.prior import draw_curves
-from optuna_agenttts.planning.structures import make_structures
+from optuna_agenttts.planner.kernels import make_structures
+from optuna_agenttts.planner.opening import showing, untried_models
+from optuna_agenttts.planner.prior import draw_curves
 
 TASK = wiki_task()
 POOL = TASK.feasible.arrays()

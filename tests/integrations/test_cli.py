@@ -21,7 +21,7 @@ from pipeline_support import allocation, make_objective, make_task, unused
 
 from optuna_agenttts import AgentTTSSampler, Verdict
 from optuna_agenttts.llm import Completion, Usage
-from optuna_agenttts.rounds import Round, write_round
+from optuna_agenttts.study.rounds import Round, write_round
 from optuna_agenttts_integrations import CompletionStore, LoopbackServer
 from optuna_agenttts_integrations.cli import main
 from optuna_agenttts_integrations.playground import PlaygroundServer

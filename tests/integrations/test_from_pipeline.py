@@ -24,8 +24,8 @@ from optuna_agenttts import (
     TaskError,
     recommend,
 )
-from optuna_agenttts.hub import Hub
 from optuna_agenttts.llm import Completion, Usage
+from optuna_agenttts.models.hub import Hub
 from optuna_agenttts_integrations import (
     Endpoint,
     MultiStageObjective,

@@ -10,7 +10,7 @@ from pipeline_support import MODELS, allocation, make_pipeline, side_by_side
 
 from optuna_agenttts import AgentTTSSampler, Model, PriceCost, Stage, Task, recommend
 from optuna_agenttts.llm import ChatRefusedError, Completion, Usage
-from optuna_agenttts.measured import with_lengths
+from optuna_agenttts.study.measured import with_lengths
 from optuna_agenttts_integrations import (
     Endpoint,
     InstanceResult,

@@ -17,7 +17,7 @@ from pipeline_support import (
 )
 
 from optuna_agenttts import AgentTTSSampler
-from optuna_agenttts.measured import with_lengths
+from optuna_agenttts.study.measured import with_lengths
 from optuna_agenttts_integrations import (
     CompletionStore,
     Endpoint,

@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 from pipeline_support import Replies, Slow, objective_of
 
 from optuna_agenttts.llm import ChatRefusedError, Message
-from optuna_agenttts.measured import with_lengths
+from optuna_agenttts.study.measured import with_lengths
 from optuna_agenttts_integrations import (
     CompletionStore,
     Pipeline,

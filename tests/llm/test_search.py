@@ -12,8 +12,8 @@ from llm_support import BEHAVIOURS, AdversarialServer, chat_reply
 from llm_support import body as answer
 
 from optuna_agenttts import AgentTTSSampler, HuggingFaceChat, guidelines
-from optuna_agenttts.dashboard import note
 from optuna_agenttts.llm import PatientChat, RetryPolicy
+from optuna_agenttts.report.dashboard import note
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "core"))
 from core_support import allocation_of, objective, wiki_task

@@ -2,7 +2,7 @@
 
 A stage succeeds with the chance that some of its samples are good (`_coverage`) and that joining
 them does no harm (`_hold`); a later stage depends on what the earlier ones hand on. None of these
-forms is the planner's own (`optuna_agenttts.planning.prior` is a chain of clipped logarithms on
+forms is the planner's own (`optuna_agenttts.planner.prior` is a chain of clipped logarithms on
 the logit scale): power laws, exponentials and Hill curves of probabilities.
 """
 

@@ -35,10 +35,10 @@ from paper_prompts import (
 from prompt_reading import LEVELS, level_of, size_class
 
 from optuna_agenttts import ScriptedChatModel
+from optuna_agenttts.agent.prompts import plan_schema
+from optuna_agenttts.agent.validation import read_plan
 from optuna_agenttts.llm import ChatRequest, PatientChat, connect
 from optuna_agenttts.llm.loop import LoopThread
-from optuna_agenttts.planning.validation import read_plan
-from optuna_agenttts.prompts import plan_schema
 
 BATCH = 10
 """Candidates by round, as in the published code."""

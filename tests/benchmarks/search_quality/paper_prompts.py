@@ -6,8 +6,8 @@ wording is our own; the contents of AgentTTS's follow the paper's published code
 (github.com/FairyFali/AgentTTS_Code).
 """
 
+from optuna_agenttts.agent.prompts.data import block, quote, sections, table
 from optuna_agenttts.llm import Message
-from optuna_agenttts.prompts.data import block, quote, sections, table
 
 SYSTEM = (
     "You are an expert in tuning pipelines of language-model calls. Each stage of a pipeline gets "

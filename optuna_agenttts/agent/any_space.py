@@ -1,0 +1,107 @@
+"""What the agent is asked about search spaces that are no pipeline."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from optuna.distributions import BaseDistribution
+
+from optuna_agenttts.agent.ask import Past
+from optuna_agenttts.agent.claims import Claim
+from optuna_agenttts.agent.prompts import GenericBrief, GenericRow, generic_schema, render_generic
+from optuna_agenttts.agent.validation import Proposal, Reply, read_params
+from optuna_agenttts.agent.verdicts import Verdict
+from optuna_agenttts.llm.port import Message
+
+_BEST, _RECENT = 12, 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenericEvidence:
+    """A study's trials over an arbitrary space.
+
+    Args:
+        space: Distributions by parameter, the newest where they changed.
+        conditional: Parameters that some trials lacked.
+        maximize: Whether higher values are better.
+        numbers: Numbers of the finished trials that have a finite value.
+        params: Their parameters.
+        values: Their values.
+        running: Parameters of trials that are running.
+    """
+
+    space: Mapping[str, BaseDistribution] = field(default_factory=dict)
+    conditional: tuple[str, ...] = ()
+    maximize: bool = False
+    numbers: tuple[int, ...] = ()
+    params: tuple[Mapping[str, Any], ...] = ()
+    values: tuple[float, ...] = ()
+    running: tuple[Mapping[str, Any], ...] = ()
+
+
+class GenericQuestions:
+    """What is asked about an arbitrary search space; see `planning.agent.Questions`.
+
+    Args:
+        evidence: What is known.
+        description: What is optimized, in the user's words.
+        guidelines: Whether to ask for guidelines.
+        wanted: How many candidates to ask for.
+    """
+
+    def __init__(
+        self, evidence: GenericEvidence, *, description: str, guidelines: bool, wanted: int
+    ) -> None:
+        """See the class."""
+        self._evidence, self._description = evidence, description
+        self._guidelines, self._wanted = guidelines, wanted
+
+    def messages(self, past: Past) -> tuple[Message, ...]:
+        """The prompt."""
+        evidence = self._evidence
+        return render_generic(
+            GenericBrief(
+                space=evidence.space,
+                conditional=evidence.conditional,
+                maximize=evidence.maximize,
+                description=self._description,
+                guidelines=self._guidelines,
+                wanted=self._wanted,
+                history=_history(evidence),
+                trials=len(evidence.values),
+                running=evidence.running,
+                earlier=past.shown(),
+            )
+        )
+
+    def schema(self) -> str:
+        """The JSON schema of the reply."""
+        return generic_schema(
+            self._evidence.space, wanted=self._wanted, guidelines=self._guidelines
+        )
+
+    def read(self, text: str, found: Sequence[Proposal]) -> Reply:
+        """Read a reply."""
+        evidence = self._evidence
+        taken = [*evidence.params, *evidence.running, *(proposal.params for proposal in found)]
+        return read_params(text, evidence.space, evidence.conditional, taken)
+
+    def check(self, claims: Sequence[Claim]) -> tuple[Verdict, ...]:
+        """Nothing: there is no fit that claims could be held against, and none are asked for."""
+        return ()
+
+
+def _history(evidence: GenericEvidence) -> tuple[GenericRow, ...]:
+    sign = -1.0 if evidence.maximize else 1.0
+    order = sorted(range(len(evidence.values)), key=lambda i: sign * evidence.values[i])
+    why = dict.fromkeys(order[:_BEST], "best")
+    for row in range(len(order))[-_RECENT:]:
+        why.setdefault(row, "recent")
+    return tuple(
+        GenericRow(evidence.numbers[row], evidence.params[row], evidence.values[row], why[row])
+        for row in sorted(why)
+        if math.isfinite(evidence.values[row])
+    )

@@ -1,0 +1,115 @@
+"""What the agent's guidelines come to, as data: claims about each stage that can be checked.
+
+Guidelines are prose, which nothing can be held against. Claims say the same of each stage in
+names and numbers, and `agreement.py` compares them with the fit. They are by the way: a claim
+that cannot be used is dropped and counted, and never a reason to ask again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from optuna_agenttts.agent.reading import read_integer, read_model
+from optuna_agenttts.task.stage import Stage
+from optuna_agenttts.task.task import Task
+
+_MOST = 32
+"""Claims of a reply that are looked at, and models of a claim."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What the agent says of a stage.
+
+    Args:
+        stage: The stage's name.
+        models: Names of the models one of which is its best, the most likely first.
+        samples: From how many to how many samples the first of them saturates; None if the agent
+            does not say.
+    """
+
+    stage: str
+    models: tuple[str, ...]
+    samples: tuple[int, int] | None = None
+
+    @classmethod
+    def from_dict(cls, values: Any) -> Claim:
+        """Undo `dataclasses.asdict`.
+
+        Raises:
+            TypeError: The values describe no claim of this version.
+        """
+        if not isinstance(values, Mapping):
+            raise TypeError("a claim is an object")
+        parts: list[Any] = [values.get(name) for name in ("stage", "models", "samples")]
+        stage, models, samples = parts
+        if not isinstance(stage, str) or not _are(models, str):
+            raise TypeError("a claim names a stage and models")
+        if samples is not None and not (_are(samples, int) and len(samples) == 2):
+            raise TypeError("a claim has the fewest and the most samples")
+        return cls(stage, tuple(models), None if samples is None else (samples[0], samples[1]))
+
+
+def _are(values: Any, kind: type) -> bool:
+    return isinstance(values, (list, tuple)) and all(type(value) is kind for value in values)
+
+
+def read_claims(given: Any, task: Task, *, samples: bool) -> tuple[tuple[Claim, ...], int]:
+    """Read the claims of a reply.
+
+    Args:
+        given: What stands there for claims; None for nothing.
+        task: The task.
+        samples: Whether samples were asked for; else what is said of them is passed over.
+
+    Returns:
+        At most one claim for each stage, in the task's names and ranges, and how many things
+        could not be used: whole claims, or only the samples of one.
+    """
+    if given is None:
+        return (), 0
+    if not isinstance(given, list):
+        return (), 1
+    stages = {stage.name: stage for stage in task.stages}
+    found: dict[str, Claim] = {}
+    unusable = 0
+    for item in given[:_MOST]:
+        name = item.get("stage") if isinstance(item, Mapping) else None
+        if not isinstance(name, str) or name not in stages or name in found:
+            unusable += 1
+            continue
+        # A list from which an unknown name were dropped would say something else.
+        models = _models(item.get("models"), stages[name])
+        if models is None:
+            unusable += 1
+            continue
+        interval = None
+        if samples and item.get("samples") is not None:
+            interval = _interval(item["samples"], stages[name].max_samples)
+            unusable += interval is None
+        found[name] = Claim(name, models, interval)
+    return tuple(found.values()), unusable
+
+
+def _models(given: Any, stage: Stage) -> tuple[str, ...] | None:
+    if not isinstance(given, list) or not 0 < len(given) <= _MOST:
+        return None
+    names = [model.name for model in stage.models]
+    found: dict[str, None] = {}
+    for name in given:
+        position = read_model(name, names)
+        if position is None:
+            return None
+        found[names[position]] = None
+    return tuple(found)
+
+
+def _interval(given: Any, most: int) -> tuple[int, int] | None:
+    if not isinstance(given, list) or len(given) != 2:
+        return None
+    low, high = (read_integer(bound) for bound in given)
+    if low is None or high is None or not 1 <= low <= high <= most:
+        return None
+    return low, high

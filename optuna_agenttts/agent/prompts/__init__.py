@@ -1,0 +1,29 @@
+"""What the agent is asked: one render function for each prompt, from values to messages."""
+
+from optuna_agenttts.agent.prompts.claims import claims_asked
+from optuna_agenttts.agent.prompts.generic import (
+    GenericBrief,
+    GenericRow,
+    generic_schema,
+    render_generic,
+)
+from optuna_agenttts.agent.prompts.plan import Brief, Row, plan_schema, render_plan
+from optuna_agenttts.agent.prompts.repair import render_repair
+from optuna_agenttts.agent.prompts.tables import TABLES, ModelRow, PairedRow, shown_tables
+
+__all__ = [
+    "TABLES",
+    "Brief",
+    "GenericBrief",
+    "GenericRow",
+    "ModelRow",
+    "PairedRow",
+    "Row",
+    "claims_asked",
+    "generic_schema",
+    "plan_schema",
+    "render_generic",
+    "render_plan",
+    "render_repair",
+    "shown_tables",
+]

@@ -1,0 +1,122 @@
+"""The evidence that is computed, as tables of the prompt: models, saturation, paired trials."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from optuna_agenttts.agent.prompts.data import block, quote, table
+from optuna_agenttts.task.task import Allocation
+
+TABLES = ("models", "saturation", "paired")
+"""How the tables are called, in the order in which they are shown."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRow:
+    """Fitted facts of a model in a stage, in the study's units; see `planning.facts`."""
+
+    stage: str
+    model: str
+    trials: int
+    expected: float
+    behind: float
+    behind_sd: float
+    companion: Allocation
+    saturation: int
+    saturation_range: tuple[int, int]
+    gain: float
+    gain_sd: float
+
+
+@dataclass(frozen=True, slots=True)
+class PairedRow:
+    """Two trials that differ in a stage's model, compared on the same instances."""
+
+    stage: str
+    better: str
+    other: str
+    numbers: tuple[int, int]
+    difference: float
+    error: float
+    instances: int
+
+
+def shown_tables(tables: Collection[str], insights: Collection[int]) -> tuple[str, ...]:
+    """The tables that are shown: where samples saturate would tell of Insight 2."""
+    return tuple(
+        name for name in TABLES if name in tables and (name != "saturation" or 2 in insights)
+    )
+
+
+def tables_text(
+    tables: Collection[str], facts: Sequence[ModelRow], paired: Sequence[PairedRow]
+) -> list[str]:
+    """Some of the tables, each between its tags; nothing of one that has no rows."""
+    lines = {"models": _models(facts), "saturation": _saturation(facts), "paired": _paired(paired)}
+    return [block(name, lines[name]) for name in TABLES if name in tables]
+
+
+def line_of(allocation: Allocation) -> str:
+    """An allocation as data on one line."""
+    return ", ".join(
+        f"{quote(stage)}: {quote(setting.model)} x {setting.samples}"
+        for stage, setting in allocation.items()
+    )
+
+
+def _models(facts: Sequence[ModelRow]) -> list[str]:
+    if not facts:
+        return []
+    rows = [
+        (
+            quote(fact.stage),
+            quote(fact.model),
+            str(fact.trials),
+            f"{fact.expected:.3g}",
+            f"{fact.behind:.2g} ± {fact.behind_sd:.2g}" if fact.behind > 0 else "the best",
+            line_of(fact.companion),
+        )
+        for fact in facts
+    ]
+    head = ("stage", "model", "trials", "expected at its best", "behind the best", "its best")
+    note = "What a statistical fit to all trials says (± is one standard deviation):"
+    return [note, *table(head, rows)]
+
+
+def _saturation(facts: Sequence[ModelRow]) -> list[str]:
+    if not facts:
+        return []
+    rows = [
+        (
+            quote(fact.stage),
+            quote(fact.model),
+            f"{fact.saturation} ({fact.saturation_range[0]} to {fact.saturation_range[1]})",
+            f"{fact.gain:.2g} ± {fact.gain_sd:.2g}",
+        )
+        for fact in facts
+    ]
+    head = ("stage", "model", "samples at saturation (range)", "gain over one sample")
+    note = (
+        "What a statistical fit to all trials says of samples beside the best rest (± is one "
+        "standard deviation); the range holds those that cannot be told from the peak:"
+    )
+    return [note, *table(head, rows)]
+
+
+def _paired(paired: Sequence[PairedRow]) -> list[str]:
+    if not paired:
+        return []
+    rows = [
+        (
+            quote(pair.stage),
+            f"{quote(pair.better)} (trial {pair.numbers[0]})",
+            f"{quote(pair.other)} (trial {pair.numbers[1]})",
+            f"{pair.difference:.2g} ± {pair.error:.2g}",
+            str(pair.instances),
+        )
+        for pair in paired
+    ]
+    head = ("stage", "best trial with", "against best trial with", "difference", "instances")
+    note = "On the same instances; the trials may differ in other stages too:"
+    return [note, *table(head, rows)]

@@ -1,0 +1,273 @@
+"""From what a model replied to candidates, or to what is wrong with it.
+
+A reply is data: read, checked, bounded, never executed. What can be mended without guessing what
+was meant is mended: fences, trailing commas and truncation (by json-repair), a name in another
+case, samples that are a little over the budget.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+
+from optuna_agenttts.agent.claims import Claim, read_claims
+from optuna_agenttts.agent.reading import (
+    Problem,
+    read_float,
+    read_integer,
+    read_model,
+    read_object,
+    short,
+)
+from optuna_agenttts.llm.secrets import one_line
+from optuna_agenttts.planner.evidence import Choices
+from optuna_agenttts.task.task import Task
+
+_GUIDELINES, _GUIDELINE, _REASON = 8, 400, 300
+_CANDIDATES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A candidate that can be used: an allocation, or parameters of an arbitrary space."""
+
+    reason: str
+    choices: Choices = ()
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A reply, read and checked.
+
+    Args:
+        guidelines: What the agent concluded.
+        proposals: What can be used of its candidates.
+        problems: What cannot be used, to be sent back.
+        claims: What can be used of its claims.
+        unusable_claims: How much of them cannot be used, which is not sent back.
+    """
+
+    guidelines: tuple[str, ...] = ()
+    proposals: tuple[Proposal, ...] = ()
+    problems: tuple[Problem, ...] = ()
+    claims: tuple[Claim, ...] = ()
+    unusable_claims: int = 0
+
+
+def read_plan(
+    text: str, task: Task, taken: Collection[Choices], claims: Collection[str] = ()
+) -> Reply:
+    """Read a reply about a task.
+
+    Args:
+        text: The reply.
+        task: The task.
+        taken: Allocations that were tried, are running, or have been proposed already.
+        claims: What claims were asked to say; see `prompts.claims_asked`.
+    """
+    values, problem = read_object(text)
+    if problem is not None:
+        return Reply(problems=(problem,))
+    proposals: list[Proposal] = []
+    problems: list[Problem] = []
+    seen = set(taken)
+    for position, item in enumerate(_candidates(values, "allocation", problems), start=1):
+        label = f"candidate {position}"
+        found = _choices(item.get("allocation"), task, label)
+        if isinstance(found, Problem):
+            problems.append(found)
+            continue
+        fitted = _fitted(found, task, label)
+        if isinstance(fitted, Problem):
+            problems.append(fitted)
+        elif fitted in seen:
+            reduced = (
+                " after its samples were reduced to fit the budget" if fitted != found else ""
+            )
+            problems.append(
+                Problem("duplicate", f"{label} was tried or proposed already{reduced}")
+            )
+        else:
+            seen.add(fitted)
+            proposals.append(Proposal(_reason(item), choices=fitted))
+    claimed, unusable = read_claims(
+        values.get("claims") if claims else None, task, samples="samples" in claims
+    )
+    return Reply(_guidelines(values), tuple(proposals), tuple(problems), claimed, unusable)
+
+
+def read_params(
+    text: str,
+    space: Mapping[str, BaseDistribution],
+    optional: Collection[str],
+    taken: Sequence[Mapping[str, Any]],
+) -> Reply:
+    """Read a reply about an arbitrary search space.
+
+    Args:
+        text: The reply.
+        space: Distributions by parameter.
+        optional: Parameters that a candidate may leave out.
+        taken: Parameters that were tried, or are running.
+    """
+    values, problem = read_object(text)
+    if problem is not None:
+        return Reply(problems=(problem,))
+    proposals: list[Proposal] = []
+    problems: list[Problem] = []
+    known = [dict(params) for params in taken]
+    for position, item in enumerate(_candidates(values, "params", problems), start=1):
+        label = f"candidate {position}"
+        raw = item.get("params")
+        if not isinstance(raw, Mapping):
+            problems.append(Problem("wrong type", f"{label}: `params` is no object"))
+            continue
+        params: dict[str, Any] = {}
+        wrong = None
+        for name in raw:
+            if name not in space:
+                wrong = Problem("unknown parameter", f"{label}: no parameter {short(name)}")
+        for name, distribution in space.items():
+            if name not in raw:
+                if name not in optional:
+                    wrong = Problem("missing parameter", f"{label} lacks {short(name)}")
+                continue
+            value = _value(raw[name], distribution, f"{label}: {short(name)}")
+            if isinstance(value, Problem):
+                wrong = value
+            else:
+                params[name] = value
+        if wrong is not None:
+            problems.append(wrong)
+        elif params in known:
+            problems.append(Problem("duplicate", f"{label} was tried or proposed already"))
+        else:
+            known.append(params)
+            proposals.append(Proposal(_reason(item), params=params))
+    return Reply(_guidelines(values), tuple(proposals), tuple(problems))
+
+
+def _candidates(
+    values: Mapping[str, Any], name: str, problems: list[Problem]
+) -> list[Mapping[str, Any]]:
+    items = values.get("candidates")
+    if not isinstance(items, list) or not items:
+        problems.append(Problem("no candidates", "the reply has no list `candidates`"))
+        return []
+    good = [item for item in items[:_CANDIDATES] if isinstance(item, Mapping)]
+    if len(good) < len(items[:_CANDIDATES]):
+        problems.append(Problem("wrong type", f"each candidate must be an object with `{name}`"))
+    return good
+
+
+def _guidelines(values: Mapping[str, Any]) -> tuple[str, ...]:
+    lines = values.get("guidelines")
+    lines = [lines] if isinstance(lines, str) else lines
+    if not isinstance(lines, list):
+        return ()
+    texts = [one_line(line, _GUIDELINE) for line in lines if isinstance(line, str)]
+    return tuple(text for text in texts if text)[:_GUIDELINES]
+
+
+def _reason(item: Mapping[str, Any]) -> str:
+    reason = item.get("reason")
+    return one_line(reason, _REASON) if isinstance(reason, str) and reason.strip() else ""
+
+
+def _choices(raw: Any, task: Task, label: str) -> Choices | Problem:
+    """An allocation as choices; samples may still be over the stage's most or the budget."""
+    if not isinstance(raw, Mapping):
+        return Problem("wrong type", f"{label}: `allocation` is no object")
+    names = [stage.name for stage in task.stages]
+    for name in raw:
+        if name not in names:
+            return Problem("unknown stage", f"{label}: there is no stage {short(name)}")
+    choices = []
+    for stage in task.stages:
+        if stage.name not in raw:
+            return Problem("missing stage", f"{label} lacks stage {short(stage.name)}")
+        setting = raw[stage.name]
+        if not isinstance(setting, Mapping):
+            return Problem(
+                "wrong type", f"{label}: stage {short(stage.name)} needs `model` and `samples`"
+            )
+        model = read_model(setting.get("model"), [m.name for m in stage.models])
+        if model is None:
+            options = ", ".join(short(m.name) for m in stage.models)
+            return Problem(
+                "unknown model",
+                f"{label}: stage {short(stage.name)} has no model "
+                f"{short(setting.get('model'))}; it has {options}",
+            )
+        samples = read_integer(setting.get("samples"))
+        if samples is None:
+            return Problem(
+                "wrong type",
+                f"{label}: `samples` of stage {short(stage.name)} is "
+                f"{short(setting.get('samples'))}, no integer",
+            )
+        if samples < 1:
+            return Problem(
+                "out of range",
+                f"{label}: `samples` of stage {short(stage.name)} is {samples}; it is 1 to "
+                f"{stage.max_samples}",
+            )
+        choices.append((model, min(samples, stage.max_samples)))
+    return tuple(choices)
+
+
+def _fitted(choices: Choices, task: Task, label: str) -> Choices | Problem:
+    """The allocation with its samples reduced to fit the budget, if its models do."""
+    feasible = task.feasible
+    if feasible.fits(choices):
+        return choices
+    least = [(model, 1) for model, _ in choices]
+    if not feasible.fits(least):
+        return Problem(
+            "over budget",
+            f"{label}: its models cost {feasible.cost(least):.4g} with one sample each, over the "
+            f"budget of {feasible.budget:.4g}",
+        )
+    return tuple(feasible.project(choices))
+
+
+def _value(value: Any, distribution: BaseDistribution, label: str) -> Any:
+    """A value that a distribution contains, of its exact type; or the problem."""
+    if isinstance(distribution, CategoricalDistribution):
+        same = [c for c in distribution.choices if type(c) is type(value) and c == value]
+        # Choices that are no strings arrive as what JSON makes of them.
+        alike = same or [c for c in distribution.choices if short(c) == short(value)]
+        if alike:
+            return alike[0]
+        return Problem("unknown choice", f"{label} is {short(value)}, none of its choices")
+    if isinstance(distribution, IntDistribution):
+        number = read_integer(value)
+        if number is None:
+            return Problem("wrong type", f"{label} is {short(value)}, no integer")
+        step, low = distribution.step, distribution.low
+        if distribution.low <= number <= distribution.high:
+            return low + round((number - low) / step) * step if step != 1 else number
+        return Problem("out of range", f"{label} is {number}; it is {low} to {distribution.high}")
+    if isinstance(distribution, FloatDistribution):
+        real = read_float(value)
+        if real is None:
+            return Problem("wrong type", f"{label} is {short(value)}, no number")
+        if not distribution.low <= real <= distribution.high:
+            return Problem(
+                "out of range",
+                f"{label} is {real:g}; it is {distribution.low:g} to {distribution.high:g}",
+            )
+        if distribution.step is None:
+            return real
+        steps = round((real - distribution.low) / distribution.step)
+        return min(distribution.high, distribution.low + steps * distribution.step)
+    return Problem("wrong type", f"{label} is of a kind that cannot be proposed")

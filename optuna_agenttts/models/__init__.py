@@ -1,0 +1,1 @@
+"""Facts about language models: sizes, prices and context lengths."""

@@ -1,0 +1,389 @@
+"""Facts about models (size, prices, context length) for `Model` values.
+
+They come from a local folder, or from the Hugging Face Hub and its router if a `Hub` is given;
+otherwise nothing is looked up. The Hub is asked by ourselves rather than by
+`huggingface_hub.HfApi`, which (2.4.0) reads replies of any length, bounds no total time, and
+refuses loopback when ``HF_HUB_OFFLINE`` is set.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import re
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx2
+from huggingface_hub import is_offline_mode
+
+from optuna_agenttts.exceptions import AgentTTSError, TaskError
+from optuna_agenttts.llm.loop import LoopThread
+from optuna_agenttts.llm.port import ChatRefusedError
+from optuna_agenttts.llm.secrets import ApiKey, key_for, one_line
+from optuna_agenttts.llm.wire import is_loopback, shown_url, split_url
+from optuna_agenttts.models.checkpoint import (
+    PACKED,
+    Facts,
+    as_length,
+    as_mapping,
+    as_number,
+    is_checkpoint,
+    local_facts,
+)
+from optuna_agenttts.task.stage import Model, Stage, is_finite, size_in_name
+
+_logger = logging.getLogger(__name__)
+
+_LONGEST_REPLY = 16_000_000
+_MOST_REDIRECTS = 3
+
+_NAME = re.compile(r"(\w[\w.-]*(?:/\w[\w.-]*)?)(?::([\w.-]*))?", re.ASCII)
+"""A model id of the Hub, and the provider that the router lets follow it."""
+_NO_PROVIDER = (None, "", "auto", "fastest", "cheapest", "preferred")
+"""What stands in a provider's place when Hugging Face is to choose one."""
+
+
+def describe_model(name: str, *, hub: Hub | None = None, provider: str | None = None) -> Model:
+    """Make a `Model` of a name, with the facts that can be found.
+
+    The size comes from the folder if the name is that of a folder with a checkpoint; otherwise
+    from `hub`, as do the prices. Where these do not tell it, it is guessed from the name.
+
+    Args:
+        name: A folder, or a model id of the Hub, which may end in ``:provider``.
+        hub: Where to look online. Default: nowhere.
+        provider: The inference provider whose prices count; see `Hub.facts`.
+
+    Returns:
+        The model; facts that are not found are None.
+
+    Raises:
+        TaskError: The name is empty, or no string.
+        AgentTTSError: The folder's files are damaged.
+    """
+    model = Model(name)
+    facts = Facts()
+    if is_checkpoint(name):
+        facts = local_facts(name)
+    elif hub is not None:
+        facts = hub.facts(name, provider=provider)
+    parameters = facts.parameters
+    if parameters is None:
+        parameters = as_number(size_in_name(name))
+        if parameters is not None:
+            _logger.info("%s: %g parameters, from the name (a guess)", name, parameters)
+    else:
+        _logger.info("%s: %g parameters (%s)", name, parameters, facts.source)
+    return replace(
+        model,
+        parameters=parameters,
+        input_price=facts.input_price,
+        output_price=facts.output_price,
+    )
+
+
+def describe_stages(
+    lengths: Mapping[str, tuple[float, float]],
+    models: Mapping[str, Sequence[str | Model]],
+    hub: Hub | None,
+    max_samples: int,
+) -> list[Stage]:
+    """Stages of known token lengths, with their models described; see `Task.from_pipeline`.
+
+    A model of several stages is looked up once.
+
+    Raises:
+        TaskError: `models` lacks a stage or names one that is unknown, or has no list for one.
+    """
+    if not isinstance(models, Mapping) or set(models) != set(lengths):
+        given = list(models) if isinstance(models, Mapping) else models
+        raise TaskError(
+            f"`models` is given for {given!r} and the pipeline asks models in {list(lengths)!r}: "
+            "give each of these its models."
+        )
+    described: dict[str, Model] = {}
+
+    def described_model(model: str | Model) -> Model:
+        if isinstance(model, Model):
+            return model
+        # What is no name is refused there.
+        if not isinstance(model, str) or model not in described:
+            described[model] = describe_model(model, hub=hub)
+        return described[model]
+
+    for stage, choices in models.items():
+        if isinstance(choices, str) or not isinstance(choices, Iterable):
+            raise TaskError(
+                f"`models` has {choices!r} for stage {stage!r}: give a list of models or names."
+            )
+    return [
+        Stage(
+            stage,
+            models=[described_model(model) for model in models[stage]],
+            prompt_tokens=prompt,
+            generation_tokens=generation,
+            max_samples=max_samples,
+        )
+        for stage, (prompt, generation) in lengths.items()
+    ]
+
+
+class Hub:
+    """The Hugging Face Hub, for sizes, and its router, for prices.
+
+    A fact that cannot be had is None, and the reason is logged as a warning, once. Each request
+    is made once. With ``HF_HUB_OFFLINE`` set only servers on this machine are asked.
+
+    Args:
+        endpoint: Root of the Hub, or of a mirror.
+        router: Root of the router.
+        token: A key for `endpoint`, or a function that returns it. Default: the user's Hugging
+            Face token if `endpoint` is Hugging Face itself, none otherwise. The router's list
+            is public: no key is ever sent there.
+        timeout: The most seconds for one request, from connecting to the last byte.
+
+    Raises:
+        AgentTTSError: An argument makes no sense.
+    """
+
+    def __init__(
+        self,
+        *,
+        endpoint: str = "https://huggingface.co",
+        router: str = "https://router.huggingface.co",
+        token: ApiKey = None,
+        timeout: float = 5.0,
+    ) -> None:
+        """See the class."""
+        for name, url in (("endpoint", endpoint), ("router", router)):
+            parts = split_url(url) if isinstance(url, str) else None
+            if parts is None or parts.query or parts.fragment or parts.username or parts.password:
+                raise AgentTTSError(
+                    f"Hub: `{name}` is {one_line(shown_url(str(url)))!r}, or holds more than that:"
+                    " give the root of a server such as 'https://huggingface.co', and a key as "
+                    "`token`."
+                )
+        if not (is_finite(timeout) and timeout > 0):
+            raise AgentTTSError(f"Hub: `timeout` is {timeout!r}: give seconds above 0.")
+        self._endpoint, self._router = endpoint.rstrip("/"), router.rstrip("/")
+        self._token, self._timeout = token, timeout
+        self._guard = threading.Lock()
+        self._listed: Mapping[str, list[_Offer]] | None = None
+        self._warned: set[tuple[str, str]] = set()
+
+    def __repr__(self) -> str:
+        """The servers, no key."""
+        return f"<Hub {self._endpoint}, {self._router}>"
+
+    def facts(self, model: str, *, provider: str | None = None) -> Facts:
+        """Look a model up.
+
+        The router's list is fetched once for this object and kept, also if that fails. Errors of
+        the network and of the servers are logged, never raised.
+
+        Args:
+            model: A model id of the Hub, such as ``"Qwen/Qwen3-8B"``, which may end in
+                ``:provider``.
+            provider: The inference provider whose prices count, such as ``"groq"``. Default: the
+                one of those that are live whose input and output prices add up to least; a call
+                that leaves the choice to Hugging Face may cost more.
+
+        Returns:
+            What is known.
+        """
+        parts = _NAME.fullmatch(model) if isinstance(model, str) else None
+        if parts is None or ".." in model:
+            self._warn("id", repr(model), f"{one_line(repr(model))} is no model id of the Hub")
+            return Facts()
+        name, wanted = parts[1], parts[2] if provider is None else provider
+        if wanted in _NO_PROVIDER:
+            wanted = None
+        parameters, context = self._size(name)
+        source = [] if parameters is None else ["Hub"]
+        offer = self._offer(name, wanted)
+        if offer.input_price is not None or offer.output_price is not None:
+            source.append(f"prices: router, provider {offer.provider}")
+        return Facts(
+            parameters=parameters,
+            input_price=offer.input_price,
+            output_price=offer.output_price,
+            context_length=offer.context_length or context,
+            source="; ".join(source) or "nothing found",
+        )
+
+    def _size(self, name: str) -> tuple[float | None, int | None]:
+        """Number of parameters, and context length (which only GGUF tells)."""
+        try:
+            key = key_for(self._endpoint, self._token)
+        except ChatRefusedError as error:
+            self._warn(self._endpoint, "key", f"{name}: no size: {error}")
+            return None, None
+        url = f"{self._endpoint}/api/models/{name}?expand=safetensors&expand=gguf"
+        reply = self._get(url, key, f"{name}: no size", name)
+        if reply is None:
+            return None, None
+        weights, gguf = as_mapping(reply.get("safetensors")), as_mapping(reply.get("gguf"))
+        size = as_number(weights.get("total"))
+        packed = not PACKED.isdisjoint(as_mapping(weights.get("parameters")))
+        # Shapes in GGUF are those of the weights, however they are quantised.
+        parameters = as_number(gguf.get("total")) if size is None or packed else size
+        if parameters is None:
+            reason = "the weights are packed" if packed else "the Hub does not tell it"
+            self._warn(self._endpoint, name, f"{name}: no size: {reason}; state `parameters`")
+        return parameters, as_length(gguf.get("context_length"))
+
+    def _offer(self, name: str, provider: str | None) -> _Offer:
+        """The offer of a provider, or the cheapest; an empty one if there is none."""
+        with self._guard:
+            if self._listed is None:
+                self._listed = self._listing(name)
+            offers = self._listed.get(name, [])
+        if provider is None:
+            priced = [o for o in offers if o.live and o.total is not None]
+            return min(priced, key=lambda o: o.total or 0.0, default=_Offer())
+        found = [o for o in offers if o.provider == provider]
+        if not found and self._listed:
+            reason = f"{one_line(repr(provider), 60)} does not offer it"
+            known = one_line(", ".join(o.provider for o in offers)) or "nobody"
+            message = f"{name}: no prices: {reason}; offered by: {known}"
+            self._warn(self._router, f"{name}:{provider}", message)
+        return found[0] if found else _Offer()
+
+    def _listing(self, name: str) -> Mapping[str, list[_Offer]]:
+        url, what = f"{self._router}/v1/models", f"{name}: no prices"
+        reply = self._get(url, None, what)
+        if reply is None:
+            return {}
+        data = reply.get("data")
+        if not isinstance(data, list):
+            self._warn(self._router, "shape", f"{what}: the reply is no list of models")
+            return {}
+        return {
+            entry["id"]: [
+                offer for offer in map(_read_offer, entry["providers"]) if offer.provider
+            ]
+            for entry in map(as_mapping, data)
+            if isinstance(entry.get("id"), str) and isinstance(entry.get("providers"), list)
+        }
+
+    def _get(
+        self, url: str, key: str | None, what: str, name: str = ""
+    ) -> Mapping[str, Any] | None:
+        """The JSON object that a server answers; None, after a warning, if there is no JSON."""
+        server = urlsplit(url).netloc
+        if is_offline_mode() and not is_loopback(url):
+            self._warn(server, "offline", f"{what}: HF_HUB_OFFLINE is set: {server} is not asked")
+            return None
+        loop = LoopThread()
+        try:
+            return as_mapping(json.loads(loop.run(self._fetch(url, key))))
+        except _NoReplyError as error:
+            # Of one model only: the next one may be known.
+            cause = f"{error} {name}" if error.status in (401, 403, 404) else str(error)
+            self._warn(server, cause, f"{what}: {server}: {error}")
+        except (ValueError, RecursionError):
+            self._warn(server, "JSON", f"{what}: {server}: the reply is no JSON")
+        finally:
+            loop.close()
+        return None
+
+    async def _fetch(self, url: str, key: str | None) -> bytes:
+        """The body of a reply with status 200.
+
+        Raises:
+            _NoReplyError: There is none.
+        """
+        try:
+            return await asyncio.wait_for(self._follow(url, key), self._timeout)
+        except _NoReplyError:
+            raise
+        except (asyncio.TimeoutError, httpx2.TimeoutException):
+            raise _NoReplyError(f"no reply within {self._timeout:g} s") from None
+        # Whatever else keeps a request from being made, such as a proxy that makes no sense.
+        except Exception as error:
+            raise _NoReplyError(type(error).__name__) from None
+
+    async def _follow(self, url: str, key: str | None) -> bytes:
+        headers = {"accept": "application/json", "accept-encoding": "identity"}
+        if key:
+            headers["authorization"] = f"Bearer {key}"
+        target = httpx2.URL(url)
+        async with httpx2.AsyncClient(
+            timeout=self._timeout,
+            follow_redirects=False,
+            # What runs on this machine is not reached through a proxy.
+            trust_env=not is_loopback(url),
+        ) as client:
+            # The Hub redirects from the old names of models.
+            for _ in range(_MOST_REDIRECTS + 1):
+                async with client.stream("GET", target, headers=headers) as reply:
+                    if reply.status_code == 200:
+                        return await _body(reply)
+                    if not reply.has_redirect_location:
+                        hint = ""
+                        if reply.status_code in (401, 403, 404):
+                            hint = " (no such model, or not for this token)"
+                        raise _NoReplyError(f"HTTP {reply.status_code}{hint}", reply.status_code)
+                    before, target = target, target.join(reply.headers["location"])
+                    if (before.scheme, before.netloc) != (target.scheme, target.netloc):
+                        raise _NoReplyError("a redirect to another server, not followed")
+        raise _NoReplyError("too many redirects")
+
+    def _warn(self, server: str, cause: str, message: str) -> None:
+        if (server, cause) not in self._warned:
+            self._warned.add((server, cause))
+            _logger.warning("%s", message)
+
+
+class _NoReplyError(Exception):
+    """A server gave no usable reply."""
+
+    def __init__(self, reason: str, status: int = 0) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Offer:
+    """A provider's conditions for a model, as the router lists them."""
+
+    provider: str = ""
+    live: bool = False
+    input_price: float | None = None
+    output_price: float | None = None
+    context_length: int | None = None
+
+    @property
+    def total(self) -> float | None:
+        if self.input_price is None or self.output_price is None:
+            return None
+        return self.input_price + self.output_price
+
+
+def _read_offer(values: object) -> _Offer:
+    offer = as_mapping(values)
+    pricing, provider = as_mapping(offer.get("pricing")), offer.get("provider")
+    if not isinstance(provider, str) or not provider:
+        return _Offer()
+    return _Offer(
+        provider=one_line(provider, 60),
+        live=offer.get("status", "live") == "live",
+        input_price=as_number(pricing.get("input"), least=0.0),
+        output_price=as_number(pricing.get("output"), least=0.0),
+        context_length=as_length(offer.get("context_length")),
+    )
+
+
+async def _body(reply: httpx2.Response) -> bytes:
+    received = bytearray()
+    # Raw: what a server compresses unasked may be of any length.
+    async for piece in reply.aiter_raw():
+        received += piece
+        if len(received) > _LONGEST_REPLY:
+            raise _NoReplyError(f"the reply is longer than {_LONGEST_REPLY} bytes")
+    return bytes(received)

@@ -1,0 +1,1 @@
+"""The statistics behind proposals: prior, posterior and acquisition. No language model."""

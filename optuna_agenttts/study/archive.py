@@ -1,0 +1,177 @@
+"""A study seen as evidence."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from optuna.storages import BaseStorage
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from optuna_agenttts import storage as keys
+from optuna_agenttts.planner.evidence import Candidate, Choices, Constraint, Evidence
+from optuna_agenttts.task.task import Task
+
+# A worker that was killed between creating a trial and announcing its allocation leaves a trial
+# that says nothing for ever. Only so many numbers back is a silent trial taken to be choosing.
+_RECENT = 32
+
+
+class Archive:
+    """Reads the trials of a study as evidence about a task.
+
+    It remembers what finished trials said, since they do not change, so that reading costs what
+    is new.
+
+    Args:
+        task: The task.
+        maximize: Whether higher values are better.
+    """
+
+    def __init__(self, task: Task, *, maximize: bool) -> None:
+        """See the class."""
+        self.task = task
+        self._sign = 1.0 if maximize else -1.0
+        self.seen = 0
+        """How many trials the last look found."""
+        self._models: list[list[int]] = []
+        self._samples: list[list[int]] = []
+        self._scores: list[float] = []
+        self._shares: list[float] = []
+        self._numbers: list[int] = []
+        self._origins: list[str] = []
+        self._outcomes: list[Mapping[int, float]] = []
+        self._visited: set[Choices] = set()
+        self._steps = 0
+        self._unfinished: list[int] = []
+
+    def read(self, trials: Sequence[FrozenTrial], number: int | None = None) -> Evidence:
+        """Read a study's trials.
+
+        Args:
+            trials: All its trials, in order of number.
+            number: The number of the trial that is about to choose, which is no evidence itself.
+        """
+        # Trials that were running at the last look, and those that are new since.
+        indices = [*self._unfinished, *range(self.seen, len(trials))]
+        self.seen, self._unfinished = len(trials), []
+        pending: list[Choices] = []
+        unannounced = 0
+        for index in indices:
+            trial = trials[index]
+            if trial.state.is_finished():
+                self._add(trial)
+                continue
+            self._unfinished.append(index)
+            if trial.number == number:
+                continue
+            choices = self._settled(trial)
+            if choices is not None:
+                pending.append(choices)
+            elif (
+                trial.state == TrialState.RUNNING
+                and number is not None
+                and number - _RECENT <= trial.number < number
+            ):
+                unannounced += 1
+        width = len(self.task.stages)
+        return Evidence(
+            task=self.task,
+            models=np.array(self._models, dtype=np.int64).reshape(-1, width),
+            samples=np.array(self._samples, dtype=np.int64).reshape(-1, width),
+            scores=self._sign * np.array(self._scores),
+            shares=np.array(self._shares),
+            pending=tuple(pending),
+            visited=frozenset(self._visited.union(pending)),
+            unannounced=unannounced,
+            sign=self._sign,
+            numbers=tuple(self._numbers),
+            origins=tuple(self._origins),
+            outcomes=tuple(self._outcomes),
+        )
+
+    def _add(self, trial: FrozenTrial) -> None:
+        choices = self._settled(trial)
+        if choices is None:
+            return
+        self._visited.add(choices)
+        value, share = self._score(trial)
+        if not math.isfinite(value):
+            return
+        self._models.append([model for model, _ in choices])
+        self._samples.append([samples for _, samples in choices])
+        self._scores.append(value)
+        self._shares.append(share)
+        self._numbers.append(trial.number)
+        self._origins.append(str(trial.user_attrs.get(keys.ORIGIN, "")))
+        self._outcomes.append(trial.intermediate_values)
+
+    def _score(self, trial: FrozenTrial) -> tuple[float, float]:
+        """A trial's score and the share of the instances behind it; NaN if it has none."""
+        outcomes = trial.intermediate_values
+        if trial.state == TrialState.COMPLETE and trial.values is not None:
+            self._steps = max(self._steps, len(outcomes))
+            share = len(outcomes) / self._steps if outcomes else 1.0
+            return trial.values[0], share
+        if trial.state == TrialState.PRUNED and len(outcomes) >= 2 and self._steps:
+            finite = [value for value in outcomes.values() if math.isfinite(value)]
+            # The mean of the outcomes, not the last of them, which is what Optuna keeps.
+            return float(np.mean(finite or [math.nan])), min(1.0, len(outcomes) / self._steps)
+        return math.nan, 0.0
+
+    def _settled(self, trial: FrozenTrial) -> Choices | None:
+        """The allocation of a trial; None if a stage is not settled.
+
+        What a trial suggested counts first, then what the user enqueued. For a stage that it never
+        asked about, as pipelines with conditional stages do, what it was given stands in.
+        """
+        params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+        choices = self.task.choices_from_params(params)
+        if len(choices) < len(self.task.stages):
+            announced = trial.system_attrs.get(keys.CANDIDATE)
+            given = _decode(self.task, announced) if isinstance(announced, Mapping) else None
+            choices = {**dict(enumerate(given or ())), **choices}
+        if len(choices) < len(self.task.stages):
+            return None
+        return tuple(choices[stage] for stage in range(len(self.task.stages)))
+
+
+def constraint_of(task: Task, trial: FrozenTrial) -> Constraint:
+    """What a trial has settled: parameters it has suggested, and those the user enqueued."""
+    params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+    models: dict[int, int] = {}
+    samples: dict[int, int] = {}
+    for index, stage in enumerate(task.stages):
+        names = [model.name for model in stage.models]
+        if params.get(stage.model_parameter) in names:
+            models[index] = names.index(params[stage.model_parameter])
+        number = params.get(stage.samples_parameter)
+        if number is not None and 1 <= number <= stage.max_samples:
+            samples[index] = int(number)
+    return Constraint(models, samples)
+
+
+def announce(storage: BaseStorage, trial_id: int, task: Task, candidate: Candidate) -> None:
+    """Tell other workers, and people, what a trial was given and by whom."""
+    allocation = task.allocation(candidate.choices)
+    storage.set_trial_system_attr(
+        trial_id, keys.CANDIDATE, {name: list(setting) for name, setting in allocation.items()}
+    )
+    storage.set_trial_user_attr(trial_id, keys.ORIGIN, candidate.origin)
+    storage.set_trial_user_attr(trial_id, keys.REASON, candidate.reason)
+
+
+def is_maximized(directions: Sequence[StudyDirection]) -> bool:
+    """Whether a study of one objective maximizes it."""
+    return directions[0] == StudyDirection.MAXIMIZE
+
+
+def _decode(task: Task, announced: Mapping[str, Any]) -> Choices | None:
+    try:
+        return tuple(task.choices({name: tuple(value) for name, value in announced.items()}))
+    except (TypeError, ValueError):
+        # Announced under another version of the task.
+        return None
