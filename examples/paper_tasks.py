@@ -13,8 +13,6 @@ import optuna
 
 from optuna_agenttts import AgentTTSSampler, recommend
 from optuna_agenttts_integrations import CompletionStore
-from optuna_agenttts_integrations.serving import LoopbackServer
-from optuna_agenttts_integrations.simulation import simulated_models
 from optuna_agenttts_integrations.tasks import (
     chat_dev,
     cwq,
@@ -25,6 +23,8 @@ from optuna_agenttts_integrations.tasks import (
     web_qsp,
 )
 from optuna_agenttts_integrations.tasks.records import read_records
+from optuna_agenttts_integrations.testing.serving import LoopbackServer
+from optuna_agenttts_integrations.testing.simulation import simulated_models
 
 FAMILIES = {  # name: constructor, sample
     "two_wiki": (two_wiki, "two_wiki.json"),

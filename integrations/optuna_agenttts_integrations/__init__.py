@@ -1,24 +1,12 @@
 """Multi-stage objectives for optuna-agenttts: pipelines of model calls, run and scored."""
 
-from optuna_agenttts_integrations.aggregation import (
-    best_of,
-    id_vote,
-    majority_vote,
-    medoid,
-    normalized_vote,
-    union,
-)
-from optuna_agenttts_integrations.endpoints import (
+from optuna_agenttts_integrations.calls.endpoints import (
     BatchingChatModel,
     Endpoint,
     connect_endpoints,
 )
-from optuna_agenttts_integrations.evaluation import (
-    Comparison,
-    Evaluation,
-    InstanceResult,
-    StageUsage,
-)
+from optuna_agenttts_integrations.calls.replicas import ReplicatedChatModel
+from optuna_agenttts_integrations.calls.store import CompletionStore
 from optuna_agenttts_integrations.exceptions import (
     DataError,
     PipelineError,
@@ -26,12 +14,24 @@ from optuna_agenttts_integrations.exceptions import (
     StoreError,
     TooManyFailuresError,
 )
-from optuna_agenttts_integrations.fusion import LLMFusion
 from optuna_agenttts_integrations.objective import MultiStageObjective
-from optuna_agenttts_integrations.pipeline import Pipeline, StageProgram, State, Step
-from optuna_agenttts_integrations.replicas import ReplicatedChatModel
-from optuna_agenttts_integrations.serving import LoopbackServer
-from optuna_agenttts_integrations.store import CompletionStore
+from optuna_agenttts_integrations.pipeline.aggregation import (
+    best_of,
+    id_vote,
+    majority_vote,
+    medoid,
+    normalized_vote,
+    union,
+)
+from optuna_agenttts_integrations.pipeline.evaluation import (
+    Comparison,
+    Evaluation,
+    InstanceResult,
+    StageUsage,
+)
+from optuna_agenttts_integrations.pipeline.fusion import LLMFusion
+from optuna_agenttts_integrations.pipeline.stages import Pipeline, StageProgram, State, Step
+from optuna_agenttts_integrations.testing.serving import LoopbackServer
 
 __all__ = [
     "BatchingChatModel",

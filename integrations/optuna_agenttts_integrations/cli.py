@@ -28,10 +28,10 @@ from optuna_agenttts.agent.verdicts import contradictions, summary
 from optuna_agenttts.llm import ChatRequest, Finding, Message, Report, examine
 from optuna_agenttts.llm.loop import LoopThread
 from optuna_agenttts.llm.secrets import one_line, redact
+from optuna_agenttts_integrations.calls.endpoints import connect_endpoints
+from optuna_agenttts_integrations.calls.store import CompletionStore
 from optuna_agenttts_integrations.check import chats_of
-from optuna_agenttts_integrations.endpoints import connect_endpoints
 from optuna_agenttts_integrations.objective import MultiStageObjective, close_chats
-from optuna_agenttts_integrations.store import CompletionStore
 
 _DAY = 86_400.0
 _INTERRUPTED = 130

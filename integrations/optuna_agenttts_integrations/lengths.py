@@ -13,8 +13,8 @@ from optuna.trial import TrialState
 
 from optuna_agenttts import BudgetError, Task
 from optuna_agenttts.study.measured import put_in_force, with_lengths
-from optuna_agenttts_integrations.evaluation import InstanceResult, StageUsage
-from optuna_agenttts_integrations.pipeline import Pipeline
+from optuna_agenttts_integrations.pipeline.evaluation import InstanceResult, StageUsage
+from optuna_agenttts_integrations.pipeline.stages import Pipeline
 
 _logger = logging.getLogger(__name__)
 

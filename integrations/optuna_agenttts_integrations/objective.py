@@ -25,16 +25,16 @@ from optuna_agenttts.llm.loop import LoopThread, together
 from optuna_agenttts.llm.port import close_chat
 from optuna_agenttts.study.measured import task_in_force
 from optuna_agenttts.task.task import Allocation, AllocationLike
+from optuna_agenttts_integrations.calls.completions import Completions
+from optuna_agenttts_integrations.calls.endpoints import Endpoints
+from optuna_agenttts_integrations.calls.store import CompletionStore
 from optuna_agenttts_integrations.check import check_data, check_servers
-from optuna_agenttts_integrations.completions import Completions
-from optuna_agenttts_integrations.endpoints import Endpoints
-from optuna_agenttts_integrations.evaluation import Evaluation, InstanceResult
 from optuna_agenttts_integrations.exceptions import PipelineError, TooManyFailuresError
 from optuna_agenttts_integrations.instances import InstanceId, named_instances, refuse_overlap
 from optuna_agenttts_integrations.lengths import mean_lengths, measure
-from optuna_agenttts_integrations.pipeline import Pipeline
-from optuna_agenttts_integrations.run import run_instance
-from optuna_agenttts_integrations.store import CompletionStore
+from optuna_agenttts_integrations.pipeline.evaluation import Evaluation, InstanceResult
+from optuna_agenttts_integrations.pipeline.run import run_instance
+from optuna_agenttts_integrations.pipeline.stages import Pipeline
 
 _logger = logging.getLogger(__name__)
 

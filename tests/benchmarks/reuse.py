@@ -16,7 +16,6 @@ import numpy as np
 import optuna
 
 from optuna_agenttts import AgentTTSSampler
-from optuna_agenttts_integrations.simulation import simulated_models
 from optuna_agenttts_integrations.tasks import (
     chat_dev,
     cwq,
@@ -26,6 +25,7 @@ from optuna_agenttts_integrations.tasks import (
     two_wiki,
     web_qsp,
 )
+from optuna_agenttts_integrations.testing.simulation import simulated_models
 
 FAMILIES = {
     "2WikiMultiHopQA": lambda data, fusion: two_wiki(data or sample("two_wiki"), fusion=fusion),

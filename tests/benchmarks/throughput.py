@@ -24,11 +24,11 @@ import httpx2
 
 from optuna_agenttts.llm import ChatRequest, Completion, Message, Usage
 from optuna_agenttts_integrations import CompletionStore, Endpoint, connect_endpoints
-from optuna_agenttts_integrations.completions import Completions
-from optuna_agenttts_integrations.pipeline import State
+from optuna_agenttts_integrations.calls.completions import Completions
+from optuna_agenttts_integrations.pipeline.stages import State
 from optuna_agenttts_integrations.playground import PlaygroundServer, make_problems
 from optuna_agenttts_integrations.playground.pipeline import make_pipeline
-from optuna_agenttts_integrations.serving import LoopbackServer
+from optuna_agenttts_integrations.testing.serving import LoopbackServer
 
 CONCURRENCY = 64
 PER_REQUEST = 20

@@ -9,10 +9,10 @@ from pipeline_support import Replies, objective_of, unused
 from optuna_agenttts.exceptions import CheckError
 from optuna_agenttts.llm import HuggingFaceChat, PatientChat
 from optuna_agenttts_integrations import CompletionStore, Pipeline, StageProgram
-from optuna_agenttts_integrations.endpoints import connect_endpoints
-from optuna_agenttts_integrations.fusion import LLMFusion
-from optuna_agenttts_integrations.pipeline import Step
-from optuna_agenttts_integrations.serving import LoopbackServer, ServerLimits
+from optuna_agenttts_integrations.calls.endpoints import connect_endpoints
+from optuna_agenttts_integrations.pipeline.fusion import LLMFusion
+from optuna_agenttts_integrations.pipeline.stages import Step
+from optuna_agenttts_integrations.testing.serving import LoopbackServer, ServerLimits
 
 INSTANCES = ["x" * 80, "y" * 120, "z" * 100]
 """Prompts of 25 tokens on average; 20 are declared."""

@@ -18,8 +18,8 @@ from optuna_agenttts.llm import (
     Usage,
 )
 from optuna_agenttts_integrations import BatchingChatModel, CompletionStore, Endpoint, StoreError
-from optuna_agenttts_integrations.completions import Completions, request_text, sample_seed
-from optuna_agenttts_integrations.store import Asked
+from optuna_agenttts_integrations.calls.completions import Completions, request_text, sample_seed
+from optuna_agenttts_integrations.calls.store import Asked
 
 
 def request(text="hello", **options):

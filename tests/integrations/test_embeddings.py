@@ -18,14 +18,14 @@ from huggingface_hub.errors import HfHubHTTPError, InferenceTimeoutError, Offlin
 from optuna_agenttts import AgentTTSError
 from optuna_agenttts.llm import ChatRefusedError, ChatUnavailableError, RetryPolicy
 from optuna_agenttts_integrations import CompletionStore, huggingface_embedder
-from optuna_agenttts_integrations.embeddings import (
+from optuna_agenttts_integrations.calls.embeddings import (
     Embedder,
     HashingEmbedder,
     HuggingFaceEmbedder,
     StoredEmbedder,
 )
 from optuna_agenttts_integrations.exceptions import StoreError
-from optuna_agenttts_integrations.metrics import cosine
+from optuna_agenttts_integrations.scoring.metrics import cosine
 
 KEY = "a-key.of-my_own/server+77"
 TOKEN = "hf_TheTokenOfTheUser123456"

@@ -14,9 +14,9 @@ from optuna_agenttts.llm import (
     PatientChat,
 )
 from optuna_agenttts_integrations import Endpoint, Pipeline, PipelineError, StageProgram
-from optuna_agenttts_integrations.endpoints import RenamedChatModel, connect_endpoints
-from optuna_agenttts_integrations.replicas import ReplicatedChatModel
-from optuna_agenttts_integrations.serving import LoopbackServer
+from optuna_agenttts_integrations.calls.endpoints import RenamedChatModel, connect_endpoints
+from optuna_agenttts_integrations.calls.replicas import ReplicatedChatModel
+from optuna_agenttts_integrations.testing.serving import LoopbackServer
 
 URL = "http://127.0.0.1:8080"
 OTHER = "http://127.0.0.1:8081"

@@ -8,7 +8,7 @@ import pytest
 from pipeline_support import allocation, make_objective
 
 from optuna_agenttts_integrations import Evaluation, InstanceResult, PipelineError
-from optuna_agenttts_integrations.evaluation import Comparison, StageUsage
+from optuna_agenttts_integrations.pipeline.evaluation import Comparison, StageUsage
 
 
 def evaluation(outcomes, **options):

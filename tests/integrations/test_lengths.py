@@ -18,8 +18,8 @@ from optuna_agenttts_integrations import (
     Pipeline,
     StageProgram,
 )
-from optuna_agenttts_integrations.evaluation import StageUsage
 from optuna_agenttts_integrations.lengths import mean_lengths, measure
+from optuna_agenttts_integrations.pipeline.evaluation import StageUsage
 
 DECLARED = (100.0, 50.0)
 MEASURED = {"find": (200.0, 25.0), "say": (400.0, 30.0)}

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from optuna_agenttts_integrations.metrics import (
+from optuna_agenttts_integrations.scoring.metrics import (
     argument_f1,
     argument_name_f1,
     completeness,

@@ -25,9 +25,9 @@ from optuna_agenttts_integrations import (
     StoreError,
     TooManyFailuresError,
 )
-from optuna_agenttts_integrations.endpoints import connect_endpoints
-from optuna_agenttts_integrations.pipeline import Step, estimated_tokens
-from optuna_agenttts_integrations.serving import LoopbackServer
+from optuna_agenttts_integrations.calls.endpoints import connect_endpoints
+from optuna_agenttts_integrations.pipeline.stages import Step, estimated_tokens
+from optuna_agenttts_integrations.testing.serving import LoopbackServer
 
 
 @pytest.fixture(autouse=True)
@@ -496,7 +496,7 @@ from optuna_agenttts import Model, Stage, Task
 from optuna_agenttts_integrations import (
     CompletionStore, MultiStageObjective, Pipeline, StageProgram,
 )
-from optuna_agenttts_integrations.endpoints import connect_endpoints
+from optuna_agenttts_integrations.calls.endpoints import connect_endpoints
 
 url, folder = sys.argv[1:]
 task = Task(

@@ -20,9 +20,9 @@ from optuna_agenttts.llm import (
     Usage,
 )
 from optuna_agenttts_integrations import Pipeline, PipelineError, StageProgram
-from optuna_agenttts_integrations.endpoints import connect_endpoints
-from optuna_agenttts_integrations.replicas import ReplicatedChatModel
-from optuna_agenttts_integrations.serving import LoopbackServer
+from optuna_agenttts_integrations.calls.endpoints import connect_endpoints
+from optuna_agenttts_integrations.calls.replicas import ReplicatedChatModel
+from optuna_agenttts_integrations.testing.serving import LoopbackServer
 
 REQUEST = ChatRequest(model="m", messages=(Message("user", "hi"),), max_tokens=5, temperature=0.7)
 GONE = ChatUnavailableError("gone", kind="ConnectError")

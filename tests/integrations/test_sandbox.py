@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from optuna_agenttts_integrations.exceptions import SandboxError
-from optuna_agenttts_integrations.sandbox import Finished, Limits, Sandbox
+from optuna_agenttts_integrations.scoring.sandbox import Finished, Limits, Sandbox
 
 PROBED = Sandbox()
 MISSING = PROBED.missing()

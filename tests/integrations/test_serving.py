@@ -24,7 +24,12 @@ from optuna_agenttts.llm import (
 )
 from optuna_agenttts.llm.loop import LoopThread
 from optuna_agenttts_integrations.exceptions import PipelineError
-from optuna_agenttts_integrations.serving import FAULTS, Faults, LoopbackServer, ServerLimits
+from optuna_agenttts_integrations.testing.serving import (
+    FAULTS,
+    Faults,
+    LoopbackServer,
+    ServerLimits,
+)
 
 CHAT = "/v1/chat/completions"
 BODY = {"model": "a", "messages": [{"role": "user", "content": "one two three"}], "max_tokens": 5}

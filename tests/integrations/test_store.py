@@ -21,7 +21,7 @@ from pipeline_support import Clock, allocation, calls, make_objective, side_by_s
 from optuna_agenttts import AgentTTSSampler
 from optuna_agenttts.llm import Completion, Usage
 from optuna_agenttts_integrations import CompletionStore, StoreError
-from optuna_agenttts_integrations.store import Asked, Holding, canonical_json
+from optuna_agenttts_integrations.calls.store import Asked, Holding, canonical_json
 
 FORK = pytest.mark.skipif(
     "fork" not in multiprocessing.get_all_start_methods(), reason="limits are set in a fork"
@@ -618,7 +618,7 @@ def test_a_search_goes_on_after_room_is_made(tmp_path):
 READ_ONLY = """
 import os, sys
 from optuna_agenttts_integrations import CompletionStore, StoreError
-from optuna_agenttts_integrations.store import Asked
+from optuna_agenttts_integrations.calls.store import Asked
 from optuna_agenttts.llm import Completion, Usage
 if os.getuid() == 0:
     os.setgid(65534), os.setuid(65534)

@@ -26,7 +26,7 @@ from optuna_agenttts.llm import (
 )
 from optuna_agenttts.llm.replies import error_of, retry_after
 from optuna_agenttts.llm.retry import with_retries
-from optuna_agenttts_integrations.serving import LoopbackServer
+from optuna_agenttts_integrations.testing.serving import LoopbackServer
 
 BUSY = ChatUnavailableError("busy", kind="HTTP 503")
 NO = ChatRefusedError("no", kind="HTTP 401")

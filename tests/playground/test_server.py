@@ -15,7 +15,7 @@ from optuna_agenttts import AgentTTSSampler
 from optuna_agenttts.llm import ChatRequest, HuggingFaceChat
 from optuna_agenttts.llm.loop import LoopThread
 from optuna_agenttts_integrations import MultiStageObjective
-from optuna_agenttts_integrations.endpoints import Endpoint
+from optuna_agenttts_integrations.calls.endpoints import Endpoint
 from optuna_agenttts_integrations.exceptions import PipelineError
 from optuna_agenttts_integrations.playground import (
     Faults,

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import optuna
 import pytest
 
-from optuna_agenttts_integrations.serving import LoopbackServer
+from optuna_agenttts_integrations.testing.serving import LoopbackServer
 
 sys.path.insert(0, str(Path(__file__).parent))
 

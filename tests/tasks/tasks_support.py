@@ -1,6 +1,6 @@
 """What tests of several task families need."""
 
-from optuna_agenttts_integrations.simulation import simulated_models
+from optuna_agenttts_integrations.testing.simulation import simulated_models
 
 
 def everything(benchmark):

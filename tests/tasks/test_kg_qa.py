@@ -11,10 +11,10 @@ from tasks_support import allocated, as_competent, everything
 from optuna_agenttts import AgentTTSSampler, Model, recommend
 from optuna_agenttts.llm import Completion, Usage
 from optuna_agenttts_integrations.exceptions import DataError
-from optuna_agenttts_integrations.pipeline import State
-from optuna_agenttts_integrations.simulation import simulated_models
+from optuna_agenttts_integrations.pipeline.stages import State
 from optuna_agenttts_integrations.tasks.kg_qa import cwq, triple_benchmark, web_qsp
 from optuna_agenttts_integrations.tasks.records import sample_path
+from optuna_agenttts_integrations.testing.simulation import simulated_models
 
 CWQ, WEB_QSP = sample_path("cwq.json"), sample_path("web_qsp.json")
 PAPER = Path(__file__).parents[3] / "shared" / "data" / "cwq_100.json"

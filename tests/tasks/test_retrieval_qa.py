@@ -13,10 +13,10 @@ from optuna_agenttts import AgentTTSSampler, Model
 from optuna_agenttts.llm import Completion, ScriptedChatModel, Usage
 from optuna_agenttts_integrations import CompletionStore, PipelineError
 from optuna_agenttts_integrations.exceptions import DataError
-from optuna_agenttts_integrations.serving import LoopbackServer
-from optuna_agenttts_integrations.simulation import simulated_models
 from optuna_agenttts_integrations.tasks import hotpot_qa, passage_benchmark, two_wiki
 from optuna_agenttts_integrations.tasks.records import read_records, sample_path
+from optuna_agenttts_integrations.testing.serving import LoopbackServer
+from optuna_agenttts_integrations.testing.simulation import simulated_models
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "2wiki_100.json"
 WIKI = sample_path("two_wiki.json")

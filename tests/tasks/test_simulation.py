@@ -9,12 +9,12 @@ from tasks_support import everything
 from optuna_agenttts import Model
 from optuna_agenttts.llm import ChatRefusedError, ChatRequest, Message
 from optuna_agenttts_integrations import PipelineError, State
-from optuna_agenttts_integrations.fusion import fusion_messages
-from optuna_agenttts_integrations.simulation import SimulatedModel, simulated_models
+from optuna_agenttts_integrations.pipeline.fusion import fusion_messages
 from optuna_agenttts_integrations.tasks import two_wiki
 from optuna_agenttts_integrations.tasks.answering import parse_answer
 from optuna_agenttts_integrations.tasks.records import sample_path
 from optuna_agenttts_integrations.tasks.selection import Selection, parse_selection
+from optuna_agenttts_integrations.testing.simulation import SimulatedModel, simulated_models
 
 BENCHMARK = two_wiki(
     sample_path("two_wiki.json"),

@@ -14,17 +14,16 @@ from tasks_support import as_competent, everything
 from optuna_agenttts import AgentTTSSampler
 from optuna_agenttts.llm import ChatUnavailableError, Completion, Message, Usage
 from optuna_agenttts_integrations import CompletionStore, DataError, TooManyFailuresError
-from optuna_agenttts_integrations.embeddings import (
+from optuna_agenttts_integrations.calls.embeddings import (
     HashingEmbedder,
     HuggingFaceEmbedder,
     StoredEmbedder,
 )
 from optuna_agenttts_integrations.exceptions import SandboxError
-from optuna_agenttts_integrations.fusion import LLMFusion, fusion_messages
-from optuna_agenttts_integrations.metrics import cosine
-from optuna_agenttts_integrations.pipeline import State
-from optuna_agenttts_integrations.sandbox import Finished, Limits, Sandbox
-from optuna_agenttts_integrations.serving import LoopbackServer
+from optuna_agenttts_integrations.pipeline.fusion import LLMFusion, fusion_messages
+from optuna_agenttts_integrations.pipeline.stages import State
+from optuna_agenttts_integrations.scoring.metrics import cosine
+from optuna_agenttts_integrations.scoring.sandbox import Finished, Limits, Sandbox
 from optuna_agenttts_integrations.tasks.programs import (
     Program,
     Run,
@@ -42,6 +41,7 @@ from optuna_agenttts_integrations.tasks.software_development import (
     chat_dev,
     program_so_far,
 )
+from optuna_agenttts_integrations.testing.serving import LoopbackServer
 
 SAMPLE = sample_path("software.csv")
 BOX = Sandbox(limits=Limits(seconds=20))

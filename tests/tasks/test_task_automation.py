@@ -12,10 +12,8 @@ from tasks_support import allocated, as_competent, everything
 from optuna_agenttts import AgentTTSSampler, Model, recommend
 from optuna_agenttts.llm import ScriptedChatModel
 from optuna_agenttts_integrations.exceptions import DataError
-from optuna_agenttts_integrations.fusion import LLMFusion
-from optuna_agenttts_integrations.pipeline import State
-from optuna_agenttts_integrations.serving import LoopbackServer
-from optuna_agenttts_integrations.simulation import simulated_models
+from optuna_agenttts_integrations.pipeline.fusion import LLMFusion
+from optuna_agenttts_integrations.pipeline.stages import State
 from optuna_agenttts_integrations.tasks.records import sample_path
 from optuna_agenttts_integrations.tasks.task_automation import ToolRequest, task_bench
 from optuna_agenttts_integrations.tasks.tool_calls import (
@@ -26,6 +24,8 @@ from optuna_agenttts_integrations.tasks.tool_calls import (
     parse_plan,
     parse_steps,
 )
+from optuna_agenttts_integrations.testing.serving import LoopbackServer
+from optuna_agenttts_integrations.testing.simulation import simulated_models
 
 DAILY, MEDIA = sample_path("task_bench.json"), sample_path("task_bench_multimedia.json")
 TOOLS = sample_path("task_bench_tools.json")

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from optuna_agenttts import Task
-from optuna_agenttts_integrations.pipeline import State
+from optuna_agenttts_integrations.pipeline.stages import State
 from optuna_agenttts_integrations.playground.grid import (
     PROBLEMS,
     SAMPLES,

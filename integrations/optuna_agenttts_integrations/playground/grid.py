@@ -21,9 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from optuna_agenttts.llm import ChatRequest
-from optuna_agenttts_integrations.completions import request_text, sample_seed
-from optuna_agenttts_integrations.fusion import LLMFusion
-from optuna_agenttts_integrations.pipeline import StageProgram, State
+from optuna_agenttts_integrations.calls.completions import request_text, sample_seed
+from optuna_agenttts_integrations.pipeline.fusion import LLMFusion
+from optuna_agenttts_integrations.pipeline.stages import StageProgram, State
 from optuna_agenttts_integrations.playground.pipeline import (
     ANSWERERS,
     RETRIEVERS,

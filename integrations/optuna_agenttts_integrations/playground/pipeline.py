@@ -10,10 +10,11 @@ from pathlib import Path
 
 from optuna_agenttts import FlopsCost, Model, Stage, Task
 from optuna_agenttts.llm import ChatRefusedError, ChatRequest, Completion, Usage
-from optuna_agenttts_integrations.aggregation import majority_vote, union
-from optuna_agenttts_integrations.endpoints import BatchingChatModel, Endpoint
+from optuna_agenttts_integrations.calls.endpoints import BatchingChatModel, Endpoint
+from optuna_agenttts_integrations.calls.store import CompletionStore
 from optuna_agenttts_integrations.objective import MultiStageObjective
-from optuna_agenttts_integrations.pipeline import Pipeline, StageProgram, State
+from optuna_agenttts_integrations.pipeline.aggregation import majority_vote, union
+from optuna_agenttts_integrations.pipeline.stages import Pipeline, StageProgram, State
 from optuna_agenttts_integrations.playground.problems import (
     Problem,
     answer_prompt,
@@ -24,7 +25,6 @@ from optuna_agenttts_integrations.playground.problems import (
 )
 from optuna_agenttts_integrations.playground.transformer import Transformer
 from optuna_agenttts_integrations.playground.vocabulary import ANSWER, RETRIEVAL, Vocabulary
-from optuna_agenttts_integrations.store import CompletionStore
 
 WEIGHTS = Path(__file__).parent / "weights"
 RETRIEVERS = ("retriever-9k", "retriever-28k", "retriever-96k")

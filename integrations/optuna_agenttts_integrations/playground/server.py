@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from optuna_agenttts.llm import ChatRefusedError, ChatRequest, Completion
-from optuna_agenttts_integrations.endpoints import BatchingChatModel
+from optuna_agenttts_integrations.calls.endpoints import BatchingChatModel
 from optuna_agenttts_integrations.exceptions import PipelineError
 from optuna_agenttts_integrations.playground.pipeline import ANSWERERS, RETRIEVERS, PlaygroundModel
-from optuna_agenttts_integrations.serving import (
+from optuna_agenttts_integrations.testing.serving import (
     FAULTS,
     Dialect,
     Fault,

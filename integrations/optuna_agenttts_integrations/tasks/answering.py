@@ -6,15 +6,15 @@ import re
 from collections.abc import Callable, Sequence
 
 from optuna_agenttts.llm import Message
-from optuna_agenttts_integrations.aggregation import Aggregation, normalized_vote
-from optuna_agenttts_integrations.fusion import LLMFusion
-from optuna_agenttts_integrations.metrics import (
+from optuna_agenttts_integrations.pipeline.aggregation import Aggregation, normalized_vote
+from optuna_agenttts_integrations.pipeline.fusion import LLMFusion
+from optuna_agenttts_integrations.pipeline.stages import State
+from optuna_agenttts_integrations.scoring.metrics import (
     contains_answer,
     exact_match,
     normalize_answer,
     token_f1,
 )
-from optuna_agenttts_integrations.pipeline import State
 
 ANSWER = re.compile(
     r"^(?:[^\w\n]|_)*(?:final\s)?answers?(?:[^\w\n:\uff1a]|_)*[:\uff1a]",

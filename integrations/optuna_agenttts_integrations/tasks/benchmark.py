@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from optuna_agenttts import Model, Task
-from optuna_agenttts_integrations.endpoints import Place, connect_endpoints
+from optuna_agenttts_integrations.calls.endpoints import Place, connect_endpoints
 from optuna_agenttts_integrations.objective import MultiStageObjective
-from optuna_agenttts_integrations.pipeline import Pipeline
+from optuna_agenttts_integrations.pipeline.stages import Pipeline
 
 QWEN = (
     Model("Qwen/Qwen2.5-7B-Instruct", parameters=7e9),

@@ -11,8 +11,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from optuna_agenttts_integrations.exceptions import DataError
-from optuna_agenttts_integrations.metrics import set_f1
-from optuna_agenttts_integrations.pipeline import Pipeline, Prompt, Score, StageProgram, State
+from optuna_agenttts_integrations.pipeline.stages import (
+    Pipeline,
+    Prompt,
+    Score,
+    StageProgram,
+    State,
+)
+from optuna_agenttts_integrations.scoring.metrics import set_f1
 from optuna_agenttts_integrations.tasks.answering import METRICS, join_answers, parse_answer
 from optuna_agenttts_integrations.tasks.selection import (
     Selection,

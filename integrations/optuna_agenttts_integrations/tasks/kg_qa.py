@@ -16,7 +16,7 @@ from typing import Any, cast
 from optuna_agenttts import Model, Stage, Task
 from optuna_agenttts.llm import Message
 from optuna_agenttts_integrations.exceptions import DataError
-from optuna_agenttts_integrations.pipeline import State
+from optuna_agenttts_integrations.pipeline.stages import State
 from optuna_agenttts_integrations.tasks.answering import conversation
 from optuna_agenttts_integrations.tasks.benchmark import LLAMA, QWEN, Benchmark
 from optuna_agenttts_integrations.tasks.candidates import candidate_pipeline, chosen, simulate

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
-from optuna_agenttts_integrations import metrics
-from optuna_agenttts_integrations.sandbox import Sandbox
+from optuna_agenttts_integrations.scoring import metrics
+from optuna_agenttts_integrations.scoring.sandbox import Sandbox
 
 MAIN = "main.py"
 UNCHANGED = "NO CHANGES"

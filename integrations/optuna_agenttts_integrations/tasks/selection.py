@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from optuna_agenttts_integrations.aggregation import Aggregation, id_vote
+from optuna_agenttts_integrations.pipeline.aggregation import Aggregation, id_vote
 from optuna_agenttts_integrations.tasks.answering import ANSWER
 
 _WORD = r"(?:candidate|fact|id|number|paragraph|passage|triple)s?\b"

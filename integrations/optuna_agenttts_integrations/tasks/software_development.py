@@ -14,12 +14,12 @@ from typing import cast
 
 from optuna_agenttts import Model, Stage, Task
 from optuna_agenttts.llm import ChatError, Message
-from optuna_agenttts_integrations.aggregation import Aggregation, best_of
-from optuna_agenttts_integrations.embeddings import Embedder, StoredEmbedder
+from optuna_agenttts_integrations.calls.embeddings import Embedder, StoredEmbedder
+from optuna_agenttts_integrations.calls.store import CompletionStore
 from optuna_agenttts_integrations.exceptions import DataError, SandboxError
-from optuna_agenttts_integrations.fusion import LLMFusion
-from optuna_agenttts_integrations.metrics import cosine
-from optuna_agenttts_integrations.pipeline import (
+from optuna_agenttts_integrations.pipeline.aggregation import Aggregation, best_of
+from optuna_agenttts_integrations.pipeline.fusion import LLMFusion
+from optuna_agenttts_integrations.pipeline.stages import (
     Pipeline,
     Score,
     StageProgram,
@@ -27,8 +27,8 @@ from optuna_agenttts_integrations.pipeline import (
     Step,
     always,
 )
-from optuna_agenttts_integrations.sandbox import Sandbox
-from optuna_agenttts_integrations.store import CompletionStore
+from optuna_agenttts_integrations.scoring.metrics import cosine
+from optuna_agenttts_integrations.scoring.sandbox import Sandbox
 from optuna_agenttts_integrations.tasks.answering import conversation
 from optuna_agenttts_integrations.tasks.benchmark import LLAMA, Benchmark
 from optuna_agenttts_integrations.tasks.programs import (

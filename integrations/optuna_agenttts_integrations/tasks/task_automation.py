@@ -15,11 +15,16 @@ from typing import Any, Literal, get_args
 
 from optuna_agenttts import Model, Stage, Task
 from optuna_agenttts.llm import Message
-from optuna_agenttts_integrations.aggregation import Aggregation, medoid, normalized_vote
 from optuna_agenttts_integrations.exceptions import DataError
-from optuna_agenttts_integrations.fusion import LLMFusion
-from optuna_agenttts_integrations.metrics import argument_f1, argument_name_f1, node_f1, rouge_l
-from optuna_agenttts_integrations.pipeline import Pipeline, StageProgram, State
+from optuna_agenttts_integrations.pipeline.aggregation import Aggregation, medoid, normalized_vote
+from optuna_agenttts_integrations.pipeline.fusion import LLMFusion
+from optuna_agenttts_integrations.pipeline.stages import Pipeline, StageProgram, State
+from optuna_agenttts_integrations.scoring.metrics import (
+    argument_f1,
+    argument_name_f1,
+    node_f1,
+    rouge_l,
+)
 from optuna_agenttts_integrations.tasks.answering import conversation
 from optuna_agenttts_integrations.tasks.benchmark import LLAMA, Benchmark
 from optuna_agenttts_integrations.tasks.records import Source, read_records, split_instances

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from optuna_agenttts.llm import Completion
-from optuna_agenttts_integrations.exceptions import StoreError
-from optuna_agenttts_integrations.store_texts import (
+from optuna_agenttts_integrations.calls.store_texts import (
     Asked,
     canonical_json,
     completion_text,
@@ -22,6 +21,7 @@ from optuna_agenttts_integrations.store_texts import (
     read_completion,
     read_line,
 )
+from optuna_agenttts_integrations.exceptions import StoreError
 
 __all__ = ["Asked", "CompletionStore", "Holding", "canonical_json"]
 

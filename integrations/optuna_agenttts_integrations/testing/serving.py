@@ -26,7 +26,7 @@ from optuna_agenttts.llm import (
 )
 from optuna_agenttts.llm.loop import LoopThread
 from optuna_agenttts_integrations.exceptions import PipelineError
-from optuna_agenttts_integrations.serving_bodies import (
+from optuna_agenttts_integrations.testing.serving_bodies import (
     chat_body,
     json_object,
     messages_of,
@@ -36,7 +36,7 @@ from optuna_agenttts_integrations.serving_bodies import (
     temperature_of,
     texts_of,
 )
-from optuna_agenttts_integrations.serving_http import (
+from optuna_agenttts_integrations.testing.serving_http import (
     FAULTS,
     SLOW_SECONDS,
     Dialect,

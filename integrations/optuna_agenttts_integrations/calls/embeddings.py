@@ -17,11 +17,11 @@ from typing import Protocol, runtime_checkable
 from optuna_agenttts import AgentTTSError
 from optuna_agenttts.llm import Completion, RetryPolicy, Usage
 from optuna_agenttts.llm.retry import with_retries
-from optuna_agenttts_integrations.completions import PATIENT
+from optuna_agenttts_integrations.calls.completions import PATIENT
+from optuna_agenttts_integrations.calls.huggingface_embedder import HuggingFaceEmbedder
+from optuna_agenttts_integrations.calls.store import Asked, CompletionStore, canonical_json
 from optuna_agenttts_integrations.exceptions import StoreError
-from optuna_agenttts_integrations.huggingface_embedder import HuggingFaceEmbedder
-from optuna_agenttts_integrations.pipeline import estimated_tokens
-from optuna_agenttts_integrations.store import Asked, CompletionStore, canonical_json
+from optuna_agenttts_integrations.pipeline.stages import estimated_tokens
 
 __all__ = ["Embedder", "HashingEmbedder", "HuggingFaceEmbedder", "StoredEmbedder"]
 

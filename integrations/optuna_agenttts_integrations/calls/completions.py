@@ -20,9 +20,9 @@ from typing import TypeVar
 from optuna_agenttts.llm import ChatError, ChatRequest, Completion, RetryPolicy
 from optuna_agenttts.llm.loop import together
 from optuna_agenttts.llm.retry import with_retries
-from optuna_agenttts_integrations.endpoints import Endpoint, ManySampler
+from optuna_agenttts_integrations.calls.endpoints import Endpoint, ManySampler
+from optuna_agenttts_integrations.calls.store import Asked, CompletionStore, canonical_json
 from optuna_agenttts_integrations.exceptions import StoreError
-from optuna_agenttts_integrations.store import Asked, CompletionStore, canonical_json
 
 _logger = logging.getLogger(__name__)
 

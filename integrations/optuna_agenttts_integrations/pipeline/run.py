@@ -14,11 +14,11 @@ from optuna_agenttts.llm import ChatRequest, Message
 from optuna_agenttts.llm.loop import together
 from optuna_agenttts.study.spending import cost_of_samples
 from optuna_agenttts.task.task import Allocation
-from optuna_agenttts_integrations.completions import Completions, Samples
-from optuna_agenttts_integrations.endpoints import Endpoint, Endpoints
-from optuna_agenttts_integrations.evaluation import InstanceResult, StageUsage
-from optuna_agenttts_integrations.fusion import LLMFusion, distinct
-from optuna_agenttts_integrations.pipeline import (
+from optuna_agenttts_integrations.calls.completions import Completions, Samples
+from optuna_agenttts_integrations.calls.endpoints import Endpoint, Endpoints
+from optuna_agenttts_integrations.pipeline.evaluation import InstanceResult, StageUsage
+from optuna_agenttts_integrations.pipeline.fusion import LLMFusion, distinct
+from optuna_agenttts_integrations.pipeline.stages import (
     Pipeline,
     Score,
     StageProgram,

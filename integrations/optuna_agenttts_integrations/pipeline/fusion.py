@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from optuna_agenttts.llm import Message
-from optuna_agenttts_integrations.aggregation import Aggregation, majority_vote
 from optuna_agenttts_integrations.exceptions import PipelineError
+from optuna_agenttts_integrations.pipeline.aggregation import Aggregation, majority_vote
 
 
 def fusion_messages(messages: Sequence[Message], candidates: Sequence[str]) -> tuple[Message, ...]:

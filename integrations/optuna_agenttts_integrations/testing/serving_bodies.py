@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from optuna_agenttts.llm import Completion, Message, Usage
-from optuna_agenttts_integrations.serving_http import Dialect, RefusedError
+from optuna_agenttts_integrations.testing.serving_http import Dialect, RefusedError
 
 
 def json_object(content: bytes) -> Mapping[str, Any]:

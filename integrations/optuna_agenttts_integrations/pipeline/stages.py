@@ -13,9 +13,9 @@ from inspect import iscoroutine, iscoroutinefunction
 from typing import Any
 
 from optuna_agenttts.llm import ChatRequest, Message
-from optuna_agenttts_integrations.aggregation import Aggregation, majority_vote
 from optuna_agenttts_integrations.exceptions import PipelineError
-from optuna_agenttts_integrations.fusion import LLMFusion
+from optuna_agenttts_integrations.pipeline.aggregation import Aggregation, majority_vote
+from optuna_agenttts_integrations.pipeline.fusion import LLMFusion
 
 Prompt = str | Sequence[Message]
 """The text of a user's message, or messages."""

@@ -12,8 +12,8 @@ from optuna_agenttts import HuggingFaceChat, Task
 from optuna_agenttts.llm import ChatModel, ChatRequest, Completion, PatientChat
 from optuna_agenttts.llm.secrets import ApiKey
 from optuna_agenttts.llm.wire import server_root
+from optuna_agenttts_integrations.calls.replicas import ReplicatedChatModel
 from optuna_agenttts_integrations.exceptions import PipelineError
-from optuna_agenttts_integrations.replicas import ReplicatedChatModel
 
 _AT_PROVIDERS = 8
 _AT_URL = 64

@@ -1,0 +1,1 @@
+"""Calls of models: where they live, what was drawn before, what is kept."""

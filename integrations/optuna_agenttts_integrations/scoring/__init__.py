@@ -1,0 +1,1 @@
+"""How results are scored: metrics, and a sandbox for programs that models write."""

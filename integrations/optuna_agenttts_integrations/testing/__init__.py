@@ -1,0 +1,1 @@
+"""Stand-ins for servers and models, for tests and offline examples."""
