@@ -17,7 +17,8 @@ from huggingface_hub.errors import HfHubHTTPError, InferenceTimeoutError, Offlin
 
 from optuna_agenttts import AgentTTSError
 from optuna_agenttts.llm import ChatRefusedError, ChatUnavailableError, RetryPolicy
-from optuna_agenttts_integrations import CompletionStore, huggingface_embedder
+from optuna_agenttts_integrations import CompletionStore
+from optuna_agenttts_integrations.calls import huggingface_embedder
 from optuna_agenttts_integrations.calls.embeddings import (
     Embedder,
     HashingEmbedder,
