@@ -16,6 +16,7 @@ import optuna
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks" / "search_quality"))
 
+from agents import PromptSampler
 from attentive import as_reply, attentive
 from landscapes import landscape
 
@@ -50,9 +51,9 @@ def search(family, index, special, trials=TRIALS, seed=0):
         llm = ScriptedChatModel(
             lambda request: as_reply(task, attentive(task, request.messages[1].content))
         )
-    study = optuna.create_study(
-        direction="maximize", sampler=AgentTTSSampler(task, llm=llm, seed=seed)
-    )
+    # Rounds are waited for: otherwise a slow machine would leave trials to the planner.
+    sampler = AgentTTSSampler if llm is None else PromptSampler
+    study = optuna.create_study(direction="maximize", sampler=sampler(task, llm=llm, seed=seed))
     steps = []
     for number in range(trials):
         trial = study.ask()
