@@ -1,7 +1,5 @@
 """Test-time compute-optimal scaling of multi-stage LLM pipelines, as an Optuna sampler."""
 
-from optuna_agenttts.agent.claims import Claim
-from optuna_agenttts.agent.verdicts import Verdict
 from optuna_agenttts.exceptions import (
     AgentTTSError,
     BudgetError,
@@ -16,6 +14,7 @@ from optuna_agenttts.models.hub import Hub, describe_model
 from optuna_agenttts.report.callbacks import StopAtSpend, StopWhenSettled
 from optuna_agenttts.report.recommendation import Recommendation, Tie, recommend
 from optuna_agenttts.sampler import AgentTTSSampler
+from optuna_agenttts.study.claims import Claim, Verdict
 from optuna_agenttts.study.rounds import Round, guidelines
 from optuna_agenttts.study.spending import Spend, spend
 from optuna_agenttts.task.cost import CostModel, FlopsCost, LatencyCost, PriceCost

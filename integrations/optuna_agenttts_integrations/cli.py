@@ -24,10 +24,10 @@ from sqlalchemy import create_engine, inspect
 from sqlalchemy.engine import URL, make_url
 
 from optuna_agenttts import AgentTTSError, NoTaskError, Task, guidelines, recommend, spend
-from optuna_agenttts.agent.verdicts import contradictions, summary
 from optuna_agenttts.llm import ChatRequest, Finding, Message, Report, examine
 from optuna_agenttts.llm.loop import LoopThread
 from optuna_agenttts.llm.secrets import one_line, redact
+from optuna_agenttts.study.claims import contradictions, summary
 from optuna_agenttts_integrations.calls.endpoints import connect_endpoints
 from optuna_agenttts_integrations.calls.store import CompletionStore
 from optuna_agenttts_integrations.check import chats_of

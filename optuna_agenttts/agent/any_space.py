@@ -10,11 +10,10 @@ from typing import Any
 from optuna.distributions import BaseDistribution
 
 from optuna_agenttts.agent.ask import Past
-from optuna_agenttts.agent.claims import Claim
 from optuna_agenttts.agent.prompts import GenericBrief, GenericRow, generic_schema, render_generic
 from optuna_agenttts.agent.validation import Proposal, Reply, read_params
-from optuna_agenttts.agent.verdicts import Verdict
 from optuna_agenttts.llm.port import Message
+from optuna_agenttts.study.claims import Claim, Verdict
 
 _BEST, _RECENT = 12, 8
 

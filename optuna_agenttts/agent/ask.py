@@ -15,7 +15,6 @@ from typing import Protocol
 
 import numpy as np
 
-from optuna_agenttts.agent.claims import Claim
 from optuna_agenttts.agent.facts import Facts, fit_facts
 from optuna_agenttts.agent.prompts import (
     TABLES,
@@ -30,11 +29,12 @@ from optuna_agenttts.agent.prompts import (
     shown_tables,
 )
 from optuna_agenttts.agent.validation import Proposal, Reply, read_plan
-from optuna_agenttts.agent.verdicts import Verdict, check_claims, contradictions
+from optuna_agenttts.agent.verdicts import check_claims
 from optuna_agenttts.llm.port import ChatError, ChatModel, ChatRequest, Message
 from optuna_agenttts.llm.secrets import one_line
 from optuna_agenttts.planner.evidence import Evidence
 from optuna_agenttts.planner.numerical import NumericalPlanner
+from optuna_agenttts.study.claims import Claim, Verdict, contradictions
 
 _REASKS = 2
 _MAX_TOKENS = 4096

@@ -8,52 +8,15 @@ that cannot be used is dropped and counted, and never a reason to ask again.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from optuna_agenttts.agent.reading import read_integer, read_model
+from optuna_agenttts.study.claims import Claim
 from optuna_agenttts.task.stage import Stage
 from optuna_agenttts.task.task import Task
 
 _MOST = 32
 """Claims of a reply that are looked at, and models of a claim."""
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """What the agent says of a stage.
-
-    Args:
-        stage: The stage's name.
-        models: Names of the models one of which is its best, the most likely first.
-        samples: From how many to how many samples the first of them saturates; None if the agent
-            does not say.
-    """
-
-    stage: str
-    models: tuple[str, ...]
-    samples: tuple[int, int] | None = None
-
-    @classmethod
-    def from_dict(cls, values: Any) -> Claim:
-        """Undo `dataclasses.asdict`.
-
-        Raises:
-            TypeError: The values describe no claim of this version.
-        """
-        if not isinstance(values, Mapping):
-            raise TypeError("a claim is an object")
-        parts: list[Any] = [values.get(name) for name in ("stage", "models", "samples")]
-        stage, models, samples = parts
-        if not isinstance(stage, str) or not _are(models, str):
-            raise TypeError("a claim names a stage and models")
-        if samples is not None and not (_are(samples, int) and len(samples) == 2):
-            raise TypeError("a claim has the fewest and the most samples")
-        return cls(stage, tuple(models), None if samples is None else (samples[0], samples[1]))
-
-
-def _are(values: Any, kind: type) -> bool:
-    return isinstance(values, (list, tuple)) and all(type(value) is kind for value in values)
 
 
 def read_claims(given: Any, task: Task, *, samples: bool) -> tuple[tuple[Claim, ...], int]:

@@ -18,7 +18,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from optuna_agenttts.agent.claims import Claim, read_claims
+from optuna_agenttts.agent.claims import read_claims
 from optuna_agenttts.agent.reading import (
     Problem,
     read_float,
@@ -29,6 +29,7 @@ from optuna_agenttts.agent.reading import (
 )
 from optuna_agenttts.llm.secrets import one_line
 from optuna_agenttts.planner.evidence import Choices
+from optuna_agenttts.study.claims import Claim
 from optuna_agenttts.task.task import Task
 
 _GUIDELINES, _GUIDELINE, _REASON = 8, 400, 300

@@ -26,54 +26,14 @@ model, or of one sample.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, get_args
 
-from optuna_agenttts.agent.claims import Claim
 from optuna_agenttts.agent.facts import Facts, ModelFact
 from optuna_agenttts.llm.secrets import one_line
+from optuna_agenttts.study.claims import Aspect, Claim, Outcome, Verdict
 from optuna_agenttts.task.task import Task
 
-Aspect = Literal["models", "samples"]
-Outcome = Literal["agrees", "contradicts", "open"]
-
 _LONGEST = 400
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What the fit says of a claim.
-
-    Args:
-        stage: The stage's name.
-        aspect: Of which part of the claim: ``"models"`` or ``"samples"``.
-        outcome: ``"agrees"``, ``"contradicts"`` or ``"open"``.
-        text: Claim and fit in a sentence, with figures in the study's own units.
-    """
-
-    stage: str
-    aspect: Aspect
-    outcome: Outcome
-    text: str
-
-    @classmethod
-    def from_dict(cls, values: Any) -> Verdict:
-        """Undo `dataclasses.asdict`.
-
-        Raises:
-            TypeError: The values describe no verdict of this version.
-        """
-        if not isinstance(values, Mapping):
-            raise TypeError("a verdict is an object")
-        parts: list[Any] = [values.get(name) for name in ("stage", "aspect", "outcome", "text")]
-        stage, aspect, outcome, text = parts
-        if not isinstance(stage, str) or not isinstance(text, str):
-            raise TypeError("a verdict has a stage and a text")
-        if aspect not in get_args(Aspect) or outcome not in get_args(Outcome):
-            raise TypeError("a verdict has an aspect and an outcome")
-        return cls(stage, aspect, outcome, text)
 
 
 def check_claims(claims: Sequence[Claim], facts: Facts, task: Task) -> tuple[Verdict, ...]:
@@ -105,22 +65,6 @@ def check_claims(claims: Sequence[Claim], facts: Facts, task: Task) -> tuple[Ver
             if outcome is not None
         ]
     return tuple(verdicts)
-
-
-def contradictions(verdicts: Sequence[Verdict]) -> tuple[Verdict, ...]:
-    """Those that the fit contradicts."""
-    return tuple(verdict for verdict in verdicts if verdict.outcome == "contradicts")
-
-
-def summary(verdicts: Sequence[Verdict]) -> str:
-    """How many claims the fit bears out, in a sentence; empty without verdicts."""
-    if not verdicts:
-        return ""
-    count = Counter(verdict.outcome for verdict in verdicts)
-    return (
-        f"Of {len(verdicts)} claim{'s' if len(verdicts) > 1 else ''} the fit agrees with "
-        f"{count['agrees']}, contradicts {count['contradicts']} and leaves {count['open']} open."
-    )
 
 
 _Found = tuple[Outcome, str] | tuple[None, str]

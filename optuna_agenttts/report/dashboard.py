@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 from optuna.study import Study
 
-from optuna_agenttts.agent.verdicts import contradictions, summary
 from optuna_agenttts.exceptions import AgentTTSError
+from optuna_agenttts.study.claims import contradictions, summary
 from optuna_agenttts.study.rounds import Round, guidelines
 from optuna_agenttts.study.spending import spend
 from optuna_agenttts.task.task import Task

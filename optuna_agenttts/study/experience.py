@@ -16,15 +16,11 @@ import numpy as np
 from optuna.study import Study
 from optuna.trial import TrialState
 
-from optuna_agenttts.agent.prompts.data import quote
 from optuna_agenttts.exceptions import TaskError
 from optuna_agenttts.planner.evidence import Recalled
 from optuna_agenttts.study.archive import is_maximized
 from optuna_agenttts.study.rounds import guidelines
 from optuna_agenttts.task.task import Task
-
-_BEST = 4
-_GUIDELINES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,24 +99,3 @@ def recall(experience: Sequence[Experience], task: Task) -> Recalled | None:
         np.array(scores),
         np.array(studies, dtype=np.int64),
     )
-
-
-def describe_experience(experience: Sequence[Experience]) -> tuple[str, ...]:
-    """Earlier studies in lines for a prompt: their best allocations, and what was concluded."""
-    lines = []
-    for earlier in experience:
-        metric = f", {quote(earlier.metric, 80)}" if earlier.metric else ""
-        better = "higher" if earlier.maximize else "lower"
-        lines.append(
-            f"study {quote(earlier.name, 80)}{metric}: {len(earlier.values)} trials, "
-            f"{better} is better; its best:"
-        )
-        sign = -1.0 if earlier.maximize else 1.0
-        order = sorted(range(len(earlier.values)), key=lambda i: sign * earlier.values[i])
-        lines += [f"- {_line(earlier.params[i])}: {earlier.values[i]:.4g}" for i in order[:_BEST]]
-        lines += [f"- concluded: {quote(text)}" for text in earlier.guidelines[:_GUIDELINES]]
-    return tuple(lines)
-
-
-def _line(params: Mapping[str, Any]) -> str:
-    return ", ".join(f"{quote(name, 80)}: {quote(value, 80)}" for name, value in params.items())

@@ -1,6 +1,7 @@
 """What the agent is asked: one render function for each prompt, from values to messages."""
 
 from optuna_agenttts.agent.prompts.claims import claims_asked
+from optuna_agenttts.agent.prompts.experience import describe_experience
 from optuna_agenttts.agent.prompts.generic import (
     GenericBrief,
     GenericRow,
@@ -20,6 +21,7 @@ __all__ = [
     "PairedRow",
     "Row",
     "claims_asked",
+    "describe_experience",
     "generic_schema",
     "plan_schema",
     "render_generic",

@@ -1,0 +1,34 @@
+"""Earlier studies, described in lines for a prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from optuna_agenttts.agent.prompts.data import quote
+from optuna_agenttts.study.experience import Experience
+
+# Per study: enough to show a ranking and the conclusions, in some 200 tokens.
+_BEST = 4
+_GUIDELINES = 4
+
+
+def describe_experience(experience: Sequence[Experience]) -> tuple[str, ...]:
+    """Earlier studies in lines for a prompt: their best allocations, and what was concluded."""
+    lines = []
+    for earlier in experience:
+        metric = f", {quote(earlier.metric, 80)}" if earlier.metric else ""
+        better = "higher" if earlier.maximize else "lower"
+        lines.append(
+            f"study {quote(earlier.name, 80)}{metric}: {len(earlier.values)} trials, "
+            f"{better} is better; its best:"
+        )
+        sign = -1.0 if earlier.maximize else 1.0
+        order = sorted(range(len(earlier.values)), key=lambda i: sign * earlier.values[i])
+        lines += [f"- {_line(earlier.params[i])}: {earlier.values[i]:.4g}" for i in order[:_BEST]]
+        lines += [f"- concluded: {quote(text)}" for text in earlier.guidelines[:_GUIDELINES]]
+    return tuple(lines)
+
+
+def _line(params: Mapping[str, Any]) -> str:
+    return ", ".join(f"{quote(name, 80)}: {quote(value, 80)}" for name, value in params.items())
