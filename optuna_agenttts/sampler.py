@@ -15,9 +15,9 @@ from optuna.storages import BaseStorage
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from optuna_agenttts import storage as keys
+from optuna_agenttts import storage
 from optuna_agenttts.agent.advice import advised, contains, generic_job, generic_slot, task_job
-from optuna_agenttts.agent.prompts import TABLES
+from optuna_agenttts.agent.prompts import TABLES, describe_experience
 from optuna_agenttts.agent.scheduler import SIZE, Conductor, Job
 from optuna_agenttts.exceptions import TaskError
 from optuna_agenttts.llm import ChatModel, connect
@@ -25,7 +25,7 @@ from optuna_agenttts.planner.evidence import Candidate, Constraint, Evidence
 from optuna_agenttts.planner.numerical import NumericalPlanner
 from optuna_agenttts.report.dashboard import save_note
 from optuna_agenttts.study.archive import Archive, announce, constraint_of, is_maximized
-from optuna_agenttts.study.experience import describe_experience, read_experience, recall
+from optuna_agenttts.study.experience import read_experience, recall
 from optuna_agenttts.study.measured import task_in_force
 from optuna_agenttts.study.rounds import Proposed, Round
 from optuna_agenttts.study.spending import read_limit
@@ -305,8 +305,7 @@ class AgentTTSSampler(BaseSampler):
             _remember(given, trial._trial_id, proposed)
         if proposed is None:
             return None
-        study._storage.set_trial_user_attr(trial._trial_id, keys.ORIGIN, "agent")
-        study._storage.set_trial_user_attr(trial._trial_id, keys.REASON, proposed.reason)
+        storage.write_origin(study, trial._trial_id, "agent", proposed.reason)
         return proposed.params
 
     def _advised(self, study: Study, trial: FrozenTrial) -> Proposed | None:
@@ -335,7 +334,7 @@ class AgentTTSSampler(BaseSampler):
                     tasks[study._study_id] = (None, given)
                 return given
             described, task = tasks.get(study._study_id, (None, None))
-            values = keys.registered(study)
+            values = storage.registered(study)
             if values is None:
                 trials = study._storage.get_all_trials(study._study_id, deepcopy=False)
                 return recognise_task(trials)
@@ -381,7 +380,7 @@ class AgentTTSSampler(BaseSampler):
                 _logger.warning("Round %d cannot be used: %r", trial.number // SIZE, error)
         if candidate is None:
             candidate = self._planner(task).propose(evidence, constraint)
-        announce(study._storage, trial._trial_id, task, candidate)
+        announce(study, trial._trial_id, task, candidate)
         for _ in range(_ATTEMPTS):
             if candidate.choices in evidence.visited or not (
                 evidence.pending or evidence.unannounced
@@ -393,7 +392,7 @@ class AgentTTSSampler(BaseSampler):
             if candidate.choices not in evidence.visited:
                 break
             candidate = self._planner(task).propose(evidence, constraint)
-            announce(study._storage, trial._trial_id, task, candidate)
+            announce(study, trial._trial_id, task, candidate)
         return candidate
 
     def _evidence(self, study: Study, trial: FrozenTrial, task: Task) -> Evidence:

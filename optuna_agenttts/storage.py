@@ -1,9 +1,9 @@
-"""The only owner of what this package keeps in a study's storage.
+"""Attributes of studies and trials: their names, and the only code that writes them.
 
-Values are JSON. Storages have no compare-and-swap and no size limit in common: a MySQL TEXT
-holds 65,535 bytes, and Optuna's own samplers split at 2,045 characters, so long values are split
-likewise. The pieces are named after their content and the record that points to them is written
-last, so a reader sees either the old value or the new one, never a mixture, whoever else writes.
+Study values are JSON. Storages share neither a compare-and-swap operation nor a size limit: a
+MySQL TEXT holds 65,535 bytes, and Optuna's own samplers split values at 2,045 characters, so long
+values are split in the same way. Chunks are named after their content, and the record that points
+to them is written last, so a concurrent reader sees the old value or the new one, never a mixture.
 """
 
 from __future__ import annotations
@@ -16,39 +16,47 @@ from weakref import WeakKeyDictionary
 
 from optuna.storages import BaseStorage
 from optuna.study import Study
+from optuna.trial import BaseTrial
 
 PREFIX = "agenttts:"
+# Of studies.
 TASK = PREFIX + "task"
-CANDIDATE = PREFIX + "candidate"
-ORIGIN = PREFIX + "origin"
-REASON = PREFIX + "reason"
 ROUND = PREFIX + "round:"
 CLAIM = PREFIX + "claim:"
 LIMIT = PREFIX + "limit"
+_MEASURED = PREFIX + "measured:"
+# Of trials.
+CANDIDATE = PREFIX + "candidate"
+ORIGIN = PREFIX + "origin"
+REASON = PREFIX + "reason"
 
+# Characters per chunk, as in Optuna's CMA-ES sampler (`optuna/samplers/_cmaes.py`).
 _CHUNK = 2045
 
-# What this process has registered already, so that a trial does not read the study's attributes,
-# which no storage caches, just to find them as they were.
+# Tasks that this process has registered. Storages do not cache study attributes, so without this
+# every trial would read them just to find them unchanged.
 _registered: WeakKeyDictionary[Study, str] = WeakKeyDictionary()
 
 
 def write_study_value(storage: BaseStorage, study_id: int, key: str, value: Any) -> None:
-    """Keep a JSON-ready value under a key of the study."""
+    """Write a JSON-ready value of any length under a key of a study."""
     text = json.dumps(value, ensure_ascii=True, separators=(",", ":"))
-    digest = hashlib.sha256(text.encode()).hexdigest()[:12]
-    pieces = [text[start : start + _CHUNK] for start in range(0, len(text), _CHUNK)]
-    for index, piece in enumerate(pieces):
-        storage.set_study_system_attr(study_id, f"{key}:{digest}:{index}", piece)
-    storage.set_study_system_attr(study_id, key, {"digest": digest, "pieces": len(pieces)})
+    digest = _digest(text)
+    chunks = [text[start : start + _CHUNK] for start in range(0, len(text), _CHUNK)]
+    for index, chunk in enumerate(chunks):
+        storage.set_study_system_attr(study_id, f"{key}:{digest}:{index}", chunk)
+    storage.set_study_system_attr(study_id, key, {"digest": digest, "pieces": len(chunks)})
 
 
 def read_study_value(attributes: Mapping[str, Any], key: str) -> Any:
-    """Read what `write_study_value` kept; None if there is nothing, or not all of it.
+    """Read a value that `write_study_value` wrote.
 
     Args:
         attributes: The study's system attributes.
         key: The key.
+
+    Returns:
+        The value, or None if it is missing or incomplete.
     """
     record = attributes.get(key)
     if not isinstance(record, Mapping):
@@ -60,14 +68,14 @@ def read_study_value(attributes: Mapping[str, Any], key: str) -> Any:
 
 
 def register(study: Study, text: str) -> Mapping[str, Any] | None:
-    """Keep the description of the task that a study tunes.
+    """Write the description of the task that a study tunes.
 
     Args:
         study: The study.
         text: The description as canonical JSON.
 
     Returns:
-        The description that it replaced, or None if there was none or the same.
+        The description that was replaced, or None if there was none or it was the same.
     """
     if _registered.get(study) == text:
         return None
@@ -79,12 +87,59 @@ def register(study: Study, text: str) -> Mapping[str, Any] | None:
 
 
 def last_registered(study: Study) -> str | None:
-    """The description that this process registered last, as canonical JSON, without reading."""
+    """Return the description that this process registered last, without reading the storage."""
     return _registered.get(study)
 
 
 def registered(study: Study) -> Mapping[str, Any] | None:
-    """The description of the task that a study tunes, or None."""
+    """Read the description of the task that a study tunes, or None."""
     attributes = study._storage.get_study_system_attrs(study._study_id)
     values: Mapping[str, Any] | None = read_study_value(attributes, TASK)
     return values
+
+
+def mark_measured(study: Study, text: str) -> None:
+    """Record that the token lengths in a task's description were measured, not declared."""
+    study._storage.set_study_system_attr(study._study_id, _MEASURED + _digest(text), True)
+
+
+def is_measured(study: Study, text: str) -> bool:
+    """Check whether `mark_measured` was called for this description."""
+    attributes = study._storage.get_study_system_attrs(study._study_id)
+    return _MEASURED + _digest(text) in attributes
+
+
+def write_limit(study: Study, limit: float) -> None:
+    """Write the spend at which the search stops, in units of the task's cost model."""
+    study._storage.set_study_system_attr(study._study_id, LIMIT, limit)
+
+
+def write_round_claim(study: Study, number: int, trial: int, time: float) -> None:
+    """Tell other workers which trial's worker plans a round, and since when (Unix time)."""
+    values = {"by": trial, "at": time}
+    study._storage.set_study_system_attr(study._study_id, f"{CLAIM}{number}", values)
+
+
+def write_candidate(
+    study: Study, trial_id: int, allocation: Mapping[str, Any], origin: str, reason: str
+) -> None:
+    """Write the allocation that a trial was given, for other workers, and why, for people."""
+    values = {name: list(setting) for name, setting in allocation.items()}
+    study._storage.set_trial_system_attr(trial_id, CANDIDATE, values)
+    write_origin(study, trial_id, origin, reason)
+
+
+def write_origin(study: Study, trial_id: int, origin: str, reason: str) -> None:
+    """Write who proposed a trial's parameters, and why."""
+    study._storage.set_trial_user_attr(trial_id, ORIGIN, origin)
+    study._storage.set_trial_user_attr(trial_id, REASON, reason)
+
+
+def write_trial_values(trial: BaseTrial, values: Mapping[str, Any]) -> None:
+    """Write user attributes of a running trial."""
+    for name, value in values.items():
+        trial.set_user_attr(name, value)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

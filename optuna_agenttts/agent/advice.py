@@ -17,7 +17,7 @@ import numpy as np
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from optuna_agenttts import storage as keys
+from optuna_agenttts import storage
 from optuna_agenttts.agent.any_space import GenericEvidence, GenericQuestions
 from optuna_agenttts.agent.ask import TaskQuestions
 from optuna_agenttts.agent.prompts import TABLES
@@ -212,7 +212,7 @@ def generic_slot(trials: Sequence[FrozenTrial], number: int, *, maximize: bool) 
     values: dict[bool, list[float]] = {True: [], False: []}
     for trial in trials:
         if trial.state == TrialState.COMPLETE and trial.values is not None:
-            proposed = trial.user_attrs.get(keys.ORIGIN) == "agent"
+            proposed = trial.user_attrs.get(storage.ORIGIN) == "agent"
             values[proposed].append(trial.values[0] if maximize else -trial.values[0])
     worse = min(len(values[True]), len(values[False])) >= 4 and (
         np.median(values[True]) < np.median(values[False])

@@ -25,6 +25,7 @@ from optuna.storages import BaseStorage
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
+from optuna_agenttts import storage
 from optuna_agenttts.agent.ask import Past, Plan, Questions, plan
 from optuna_agenttts.agent.validation import Proposal
 from optuna_agenttts.llm.loop import LoopThread
@@ -34,7 +35,6 @@ from optuna_agenttts.llm.secrets import one_line
 from optuna_agenttts.study.rounds import (
     Proposed,
     Round,
-    claim,
     claimed_at,
     read_round,
     read_rounds,
@@ -154,9 +154,9 @@ class Conductor:
             if job is None:
                 if number == ticket:
                     # Nothing is known yet: whoever comes next need not wait for this trial.
-                    claim(study._storage, study._study_id, target, number, 0.0)
+                    storage.write_round_claim(study, target, number, 0.0)
                 return
-            claim(study._storage, study._study_id, target, number, now)
+            storage.write_round_claim(study, target, number, now)
             self._start(study, desk, target, job, read_rounds(attributes))
 
     def take(self, study: Study, number: int) -> Round | None:
@@ -295,7 +295,7 @@ class Conductor:
             waiting, desk.unsaved[:] = list(desk.unsaved), []
         for position, planned in enumerate(waiting):
             try:
-                write_round(study._storage, study._study_id, planned)
+                write_round(study, planned)
             except Exception:
                 desk.unsaved.extend(waiting[position:])
                 raise

@@ -7,7 +7,7 @@ import logging
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
-from optuna_agenttts import storage as keys
+from optuna_agenttts import storage
 from optuna_agenttts.exceptions import NoTaskError, TaskError
 from optuna_agenttts.planner.numerical import NumericalPlanner
 from optuna_agenttts.study.archive import Archive, is_maximized
@@ -47,7 +47,7 @@ class StopAtSpend:
         """
         attributes = study._storage.get_study_system_attrs(study._study_id)
         if read_limit(attributes) != self._limit:
-            study._storage.set_study_system_attr(study._study_id, keys.LIMIT, self._limit)
+            storage.write_limit(study, self._limit)
         found = spend(study, self._task)
         if found.total >= self._limit:
             _logger.info("Stopping after trial %d. %s", trial.number, found)

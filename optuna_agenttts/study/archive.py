@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from optuna.storages import BaseStorage
-from optuna.study import StudyDirection
+from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from optuna_agenttts import storage as keys
+from optuna_agenttts import storage
 from optuna_agenttts.planner.evidence import Candidate, Choices, Constraint, Evidence
 from optuna_agenttts.task.task import Task
 
@@ -106,7 +105,7 @@ class Archive:
         self._scores.append(value)
         self._shares.append(share)
         self._numbers.append(trial.number)
-        self._origins.append(str(trial.user_attrs.get(keys.ORIGIN, "")))
+        self._origins.append(str(trial.user_attrs.get(storage.ORIGIN, "")))
         self._outcomes.append(trial.intermediate_values)
 
     def _score(self, trial: FrozenTrial) -> tuple[float, float]:
@@ -131,7 +130,7 @@ class Archive:
         params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
         choices = self.task.choices_from_params(params)
         if len(choices) < len(self.task.stages):
-            announced = trial.system_attrs.get(keys.CANDIDATE)
+            announced = trial.system_attrs.get(storage.CANDIDATE)
             given = _decode(self.task, announced) if isinstance(announced, Mapping) else None
             choices = {**dict(enumerate(given or ())), **choices}
         if len(choices) < len(self.task.stages):
@@ -154,14 +153,10 @@ def constraint_of(task: Task, trial: FrozenTrial) -> Constraint:
     return Constraint(models, samples)
 
 
-def announce(storage: BaseStorage, trial_id: int, task: Task, candidate: Candidate) -> None:
+def announce(study: Study, trial_id: int, task: Task, candidate: Candidate) -> None:
     """Tell other workers, and people, what a trial was given and by whom."""
     allocation = task.allocation(candidate.choices)
-    storage.set_trial_system_attr(
-        trial_id, keys.CANDIDATE, {name: list(setting) for name, setting in allocation.items()}
-    )
-    storage.set_trial_user_attr(trial_id, keys.ORIGIN, candidate.origin)
-    storage.set_trial_user_attr(trial_id, keys.REASON, candidate.reason)
+    storage.write_candidate(study, trial_id, allocation, candidate.origin, candidate.reason)
 
 
 def is_maximized(directions: Sequence[StudyDirection]) -> bool:

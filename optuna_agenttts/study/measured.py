@@ -7,7 +7,6 @@ The study's storage holds the task in force: every worker reads it there.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -79,7 +78,7 @@ def task_in_force(study: Study, declared: Task, *, fresh: bool = False) -> Task:
     if found == declared:
         return declared
     # Lengths that were declared before, and then declared anew, were not measured.
-    if _mark(text) not in study._storage.get_study_system_attrs(study._study_id):
+    if not storage.is_measured(study, text):
         return declared
     storage.register(study, text)
     return found
@@ -87,13 +86,8 @@ def task_in_force(study: Study, declared: Task, *, fresh: bool = False) -> Task:
 
 def put_in_force(study: Study, task: Task) -> None:
     """Write on a study that it tunes this task, whose lengths it measured, from now on."""
-    study._storage.set_study_system_attr(study._study_id, _mark(task.text), True)
+    storage.mark_measured(study, task.text)
     storage.register(study, task.text)
-
-
-def _mark(text: str) -> str:
-    """Name of the study's attribute that says that a task's lengths were measured."""
-    return f"{storage.PREFIX}measured:{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
 @lru_cache(maxsize=64)

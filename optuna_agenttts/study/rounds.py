@@ -11,12 +11,10 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypeVar
 
-from optuna.storages import BaseStorage
 from optuna.study import Study
 
-from optuna_agenttts import storage as keys
-from optuna_agenttts.agent.claims import Claim
-from optuna_agenttts.agent.verdicts import Verdict
+from optuna_agenttts import storage
+from optuna_agenttts.study.claims import Claim, Verdict
 
 _T = TypeVar("_T")
 
@@ -114,7 +112,7 @@ def read_rounds(attributes: Mapping[str, Any]) -> tuple[Round, ...]:
     numbers = sorted(
         int(rest)
         for key in attributes
-        if key.startswith(keys.ROUND) and (rest := key[len(keys.ROUND) :]).isdigit()
+        if key.startswith(storage.ROUND) and (rest := key[len(storage.ROUND) :]).isdigit()
     )
     rounds = (read_round(attributes, number) for number in numbers)
     return tuple(found for found in rounds if found is not None)
@@ -122,7 +120,7 @@ def read_rounds(attributes: Mapping[str, Any]) -> tuple[Round, ...]:
 
 def read_round(attributes: Mapping[str, Any], number: int) -> Round | None:
     """One round among a study's system attributes, or None."""
-    values = keys.read_study_value(attributes, f"{keys.ROUND}{number}")
+    values = storage.read_study_value(attributes, f"{storage.ROUND}{number}")
     try:
         return None if values is None else Round.from_dict(values)
     except TypeError:
@@ -130,18 +128,14 @@ def read_round(attributes: Mapping[str, Any], number: int) -> Round | None:
         return None
 
 
-def write_round(storage: BaseStorage, study_id: int, planned: Round) -> None:
+def write_round(study: Study, planned: Round) -> None:
     """Keep a round with its study."""
-    keys.write_study_value(storage, study_id, f"{keys.ROUND}{planned.number}", asdict(planned))
-
-
-def claim(storage: BaseStorage, study_id: int, number: int, by: int, at: float) -> None:
-    """Tell other workers that a round is being planned: by which trial's worker, since when."""
-    storage.set_study_system_attr(study_id, f"{keys.CLAIM}{number}", {"by": by, "at": at})
+    key = f"{storage.ROUND}{planned.number}"
+    storage.write_study_value(study._storage, study._study_id, key, asdict(planned))
 
 
 def claimed_at(attributes: Mapping[str, Any], number: int) -> float | None:
     """When a round was last claimed, in seconds since 1970; None if it was not."""
-    record = attributes.get(f"{keys.CLAIM}{number}")
+    record = attributes.get(f"{storage.CLAIM}{number}")
     at = record.get("at") if isinstance(record, Mapping) else None
     return float(at) if isinstance(at, (int, float)) else None

@@ -10,7 +10,7 @@ import numpy as np
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
-from optuna_agenttts import storage as keys
+from optuna_agenttts import storage
 from optuna_agenttts.exceptions import NoTaskError, TaskError
 from optuna_agenttts.study.rounds import Round, read_rounds
 from optuna_agenttts.task.stage import Model, Stage, size_in_name
@@ -84,7 +84,7 @@ def spend(study: Study, task: Task | None = None) -> Spend:
 
 def read_limit(attributes: Mapping[str, Any]) -> float | None:
     """The limit of a search's spend, from its study's system attributes."""
-    limit = attributes.get(keys.LIMIT)
+    limit = attributes.get(storage.LIMIT)
     return float(limit) if isinstance(limit, (int, float)) else None
 
 

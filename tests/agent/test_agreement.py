@@ -15,8 +15,9 @@ from optuna_agenttts import storage as keys
 from optuna_agenttts.agent.ask import Past, TaskQuestions, plan
 from optuna_agenttts.agent.facts import Facts, ModelFact, fit_facts
 from optuna_agenttts.agent.validation import read_plan
-from optuna_agenttts.agent.verdicts import check_claims, contradictions, summary
+from optuna_agenttts.agent.verdicts import check_claims
 from optuna_agenttts.report.dashboard import note
+from optuna_agenttts.study.claims import contradictions, summary
 from optuna_agenttts.study.rounds import Round, write_round
 
 BOTH = ("models", "samples")
@@ -384,7 +385,7 @@ def test_note_counts_the_claims_and_shows_the_contradicted_ones_escaped():
         Verdict("retrieval", "models", "agrees", "a good one"),
     )
     planned = Round(number=1, guidelines=("g",), verdicts=verdicts)
-    write_round(study._storage, study._study_id, planned)
+    write_round(study, planned)
     assert guidelines(study) == (planned,)
     text = note(study)
     assert "Of 3 claims the fit agrees with 1, contradicts 1 and leaves 1 open." in text

@@ -208,7 +208,7 @@ def test_rounds_come_back_as_they_were(tmp_path):
         for number in (2, 1, 10)
     ]
     for planned in rounds:
-        write_round(study._storage, study._study_id, planned)
+        write_round(study, planned)
     assert guidelines(study) == tuple(sorted(rounds, key=lambda r: r.number))
 
 
@@ -220,7 +220,7 @@ def test_note_shows_the_latest_first_and_keeps_what_the_user_wrote():
     dashboard.save_note(study, "My own words.")
     for number, text in ((1, "old one"), (2, "[x](http://y) ![i](www.z) <b> | # `c`")):
         planned = Round(number=number, guidelines=(text,), model="m")
-        write_round(study._storage, study._study_id, planned)
+        write_round(study, planned)
         assert save_note(study)
     body = dashboard.get_note(study)
     assert body.startswith(f"My own words.\n\n{HEADING}")

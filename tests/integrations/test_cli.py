@@ -161,7 +161,7 @@ def test_report_shows_the_last_guidelines_there_are(tmp_path, capsys):
     study.optimize(lambda trial: float(len(task.suggest(trial))), n_trials=1)
     for number, lines in enumerate([("Old.",), ("Sample more.", "Für wenig Geld."), ()]):
         planned = Round(number=number, guidelines=lines, prompt_tokens=90, requests=1)
-        write_round(study._storage, study._study_id, planned)
+        write_round(study, planned)
     assert main(["report", url]) == 0
     said = capsys.readouterr().out
     assert "guidelines\n  - Sample more.\n  - Für wenig Geld.\n" in said
@@ -185,7 +185,7 @@ def test_report_says_which_claims_of_the_agent_the_fit_contradicts(tmp_path, cap
         Verdict("answer", "samples", "contradicts", "answer: wrong."),
     )
     planned = Round(number=1, guidelines=("Sample more.",), verdicts=verdicts)
-    write_round(study._storage, study._study_id, planned)
+    write_round(study, planned)
     assert main(["report", url]) == 0
     said = capsys.readouterr().out
     assert (
