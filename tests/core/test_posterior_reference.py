@@ -1,0 +1,251 @@
+"""The posterior agrees with brute-force conditioning to 1e-8; see `posterior_reference`."""
+
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import pytest
+from posterior_cases import KINDS, TASKS, draw_allocations, draw_evidence
+from posterior_reference import (
+    LENGTHS,
+    chain_prior,
+    condition,
+    errors_of,
+    grouped,
+    residual,
+    scale_of,
+)
+
+from optuna_agenttts.planning import Evidence
+from optuna_agenttts.planning.noise import Outcomes
+from optuna_agenttts.planning.posterior import Posterior
+from optuna_agenttts.planning.surrogate import Surrogate
+
+CASES = [(stages, kind) for stages in TASKS for kind in KINDS]
+ASKED = 25
+SEEN = 6
+
+
+@cache
+def surrogate_of(stages):
+    """Build a surrogate with the same draws as the reference."""
+    return Surrogate(TASKS[stages], np.random.default_rng(0))
+
+
+def compared(stages, evidence):
+    """Query the posterior and the reference at the same allocations.
+
+    Returns:
+        The view of `ASKED` allocations followed by the observed ones; the reference's components.
+    """
+    surrogate = surrogate_of(stages)
+    posterior = Posterior(surrogate, evidence)
+    points = surrogate.points(*draw_allocations(TASKS[stages], np.random.default_rng(1), ASKED))
+    view = posterior.at(points.joined(posterior.observed))
+    return view, condition(evidence, view.points.models, view.points.samples)
+
+
+@cache
+def case(stages, kind):
+    """Return what `compared` returns for drawn evidence."""
+    return compared(stages, draw_evidence(TASKS[stages], kind))
+
+
+def close(found, expected):
+    """Assert absolute agreement to 1e-8."""
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-8)
+
+
+def mixture(components, values):
+    """Average values over the components."""
+    return sum(c.weight * value for c, value in zip(components, values))
+
+
+def assert_moments(view, components):
+    """Assert that mean and standard deviation of the mixture agree."""
+    asked = len(view.points)
+    means = [c.mean[:asked] for c in components]
+    mean = mixture(components, means)
+    variance = mixture(
+        components, [np.diag(c.covariance)[:asked] + c.mean[:asked] ** 2 for c in components]
+    )
+    found, sd = view.mean_and_sd()
+    close(view.mean(), mean)
+    close(found, mean)
+    close(sd, np.sqrt(variance - mean**2))
+
+
+@pytest.mark.parametrize("stages", TASKS)
+def test_prior_moments_are_those_of_the_draws(stages):
+    """Mean and covariance of the chains are sample moments projected on the kept directions."""
+    models, samples = draw_allocations(TASKS[stages], np.random.default_rng(1), ASKED)
+    surrogate = surrogate_of(stages)
+    points = surrogate.points(models, samples)
+    for name, mean, root, own in zip(
+        ("chain", "broad", "plain"), points.means, points.roots, points.variances
+    ):
+        expected, covariance = chain_prior(TASKS[stages], name, models, samples)
+        close(mean, expected)
+        close(root.T @ root, covariance)
+        close(own, np.diag(covariance))
+
+
+@pytest.mark.parametrize("stages", TASKS)
+def test_residual_kernel_matches_its_formula(stages):
+    """The kernel is half the mean and half the product over stages, for both lengths."""
+    models, samples = draw_allocations(TASKS[stages], np.random.default_rng(1), ASKED)
+    points = surrogate_of(stages).points(models, samples)
+    for kernel, length in zip(surrogate_of(stages).smooth(points, points), LENGTHS):
+        close(kernel, residual(TASKS[stages], models, samples, length))
+
+
+@pytest.mark.parametrize(("stages", "kind"), CASES)
+def test_error_covariance_follows_from_single_outcomes(stages, kind):
+    """Covariance and correction of mean outcomes match propagation through the estimators."""
+    task = TASKS[stages]
+    evidence = draw_evidence(task, kind)
+    groups = grouped(evidence)
+    group = np.zeros(len(evidence.scores), dtype=np.int64)
+    for position, rows in enumerate(groups):
+        group[rows] = position
+    first = [rows[0] for rows in groups]
+    alike = residual(task, evidence.models[first], evidence.samples[first], LENGTHS[1])
+    found = Outcomes.of(evidence, group, len(groups)).fit(alike)
+    expected = errors_of(evidence, groups, alike)
+    scale = max(1e-300, np.abs(expected.covariance).max())
+    np.testing.assert_array_equal(found.told, expected.reported)
+    close(found.covariance / scale, expected.covariance / scale)
+    close(found.shifts / np.sqrt(scale), expected.shifts / np.sqrt(scale))
+    variance, shared = found.of_new(alike)
+    expected_variance, expected_shared = expected.new_trial(alike)
+    close(variance / scale, expected_variance / scale)
+    close(shared / scale, expected_shared / scale)
+
+
+@pytest.mark.parametrize(("stages", "kind"), CASES)
+def test_mean_and_sd_are_those_of_the_mixture(stages, kind):
+    """They agree at observed and new allocations, and `mean` equals that of `mean_and_sd`."""
+    assert_moments(*case(stages, kind))
+
+
+@pytest.mark.parametrize(("stages", "kind"), CASES)
+def test_component_weights_are_posterior_probabilities(stages, kind):
+    """Weights are prior weight times marginal likelihood, over the five kept components."""
+    view, components = case(stages, kind)
+    close([s.weight for s in view._posterior.settings], [c.weight for c in components])
+
+
+@pytest.mark.parametrize(("stages", "kind"), CASES)
+def test_difference_sd_is_that_of_the_joint_distribution(stages, kind):
+    """The variance of a difference is its variance within plus between components."""
+    view, components = case(stages, kind)
+    for reference in (0, ASKED - 1, len(view.points) - 1):
+        others = np.delete(np.arange(len(view.points)), reference)
+        gaps = [c.mean[others] - c.mean[reference] for c in components]
+        spreads = [
+            np.diag(c.covariance)[others]
+            + c.covariance[reference, reference]
+            - 2 * c.covariance[others, reference]
+            for c in components
+        ]
+        mean = mixture(components, gaps)
+        total = mixture(components, [s + (g - mean) ** 2 for s, g in zip(spreads, gaps)])
+        found = view.difference_sd(reference)
+        close(found[others], np.sqrt(total))
+        assert found[reference] < 1e-6
+
+
+@pytest.mark.parametrize(("stages", "kind"), CASES)
+def test_gains_are_differences_from_the_incumbent(stages, kind):
+    """Mean and standard deviation by component, with a floor of 1e-5 on the latter."""
+    view, components = case(stages, kind)
+    weights, ahead, deviations = view.gains()
+    close(weights, [c.weight for c in components])
+    for component, mean, sd in zip(components, ahead, deviations):
+        asked = len(view.points)
+        best = ASKED + int(np.argmax(component.mean[ASKED:asked]))
+        variance = np.diag(component.covariance)[:asked] + component.covariance[best, best]
+        variance = variance - 2 * component.covariance[best, :asked]
+        close(mean, component.mean[:asked] - component.mean[best])
+        close(sd, np.sqrt(np.maximum(variance, 1e-10)))
+
+
+@pytest.mark.parametrize(("stages", "kind"), CASES)
+def test_a_new_score_moves_means_as_conditioning_on_it_does(stages, kind):
+    """Moves match the joint covariance with the new score, including correlated noise."""
+    view, components = case(stages, kind)
+    asked = len(view.points)
+    for component, prospect in zip(components, view.prospects(SEEN)):
+        top = ASKED + np.argsort(-component.mean[ASKED:asked], kind="stable")[:SEEN]
+        moves = component.next_covariance[[*top], :]
+        own = np.diag(component.next_covariance[:asked])
+        deviation = np.sqrt(component.next_variance)
+        close(prospect.seen, component.mean[top])
+        close(prospect.means, component.mean[:asked])
+        close(prospect.moves, np.concatenate([moves, own[None]]) / deviation)
+
+
+@pytest.mark.parametrize("stages", TASKS)
+@pytest.mark.parametrize("kind", ["scores", "outcomes"])
+def test_one_trial_can_be_conditioned_on(stages, kind):
+    """With one trial there are no pairs to estimate correlations from."""
+    evidence = draw_evidence(TASKS[stages], kind)
+    alone = replace(
+        evidence,
+        models=evidence.models[:1],
+        samples=evidence.samples[:1],
+        scores=evidence.scores[:1],
+        shares=evidence.shares[:1],
+        outcomes=evidence.outcomes[:1],
+    )
+    assert_moments(*compared(stages, alone))
+
+
+def many(stages, trials):
+    """Draw trials without outcomes, most of them with an allocation of their own."""
+    rng = np.random.default_rng(trials)
+    models, samples = draw_allocations(TASKS[stages], rng, trials)
+    quality = 0.1 * np.log(samples).sum(axis=1) + 0.1 * models.sum(axis=1)
+    return replace(
+        Evidence.empty(TASKS[stages]),
+        models=models,
+        samples=samples,
+        scores=np.clip(
+            0.2 + quality + rng.normal(0, 0.03, trials), 0, 1 - 1e-3 * rng.random(trials)
+        ),
+        shares=np.where(rng.random(trials) < 0.3, rng.uniform(0.2, 1, trials), 1.0),
+    )
+
+
+@pytest.mark.parametrize(
+    ("stages", "trials", "dropped"), [(1, 250, 0), (2, 70, 0), (2, 80, 7), (3, 400, 328)]
+)
+def test_near_observations_are_merged_and_some_dropped(stages, trials, dropped):
+    """Above 64 allocations the posterior conditions on groups, weighted by shares."""
+    evidence = many(stages, trials)
+    distinct = {(*m, *s) for m, s in zip(evidence.models.tolist(), evidence.samples.tolist())}
+    groups = grouped(evidence)
+    assert len(groups) <= 64 < len(distinct)
+    assert trials - sum(map(len, groups)) == dropped
+    assert_moments(*compared(stages, evidence))
+
+
+def test_parts_of_a_view_agree_with_the_whole():
+    """`take` and `joined` do not change the moments of an allocation."""
+    view, _ = case(2, "stopped")
+    rows = np.array([3, 0, ASKED + 2])
+    posterior = view._posterior
+    part = view.take(rows[:1]).joined(view.points.take(rows[1:]))
+    for found, expected in zip(part.mean_and_sd(), view.mean_and_sd()):
+        close(found, expected[rows])
+    close(part.difference_sd(1), view.difference_sd(0)[rows])
+    close(posterior.at(part.points).mean(), view.mean()[rows])
+
+
+@pytest.mark.parametrize("kind", ["outcomes", "errors", "seconds"])
+def test_scale_matches_the_reference(kind):
+    """Scores in [0, 1] stay, scores in [-1, 0] are shifted, others are rescaled."""
+    evidence = draw_evidence(TASKS[2], kind)
+    scale = Posterior(surrogate_of(2), evidence).scale
+    assert (scale.low, scale.span) == pytest.approx(scale_of(evidence.scores), rel=1e-12)
+    close(scale.scores(scale.rates(evidence.scores)), evidence.scores)
