@@ -9,6 +9,8 @@ pay which does not win itself (Frazier, Powell & Dayanik 2009; Scott, Frazier & 
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from optuna_agenttts.planner.evidence import Floats
@@ -46,10 +48,8 @@ def knowledge_gradient(view: View) -> Floats:
 
 
 def _normal_cdf(z: Floats) -> Floats:
-    """Abramowitz and Stegun 26.2.17, error below 8e-8; numpy has no erf."""
-    t = 1 / (1 + 0.2316419 * np.abs(z))
-    series = t * (
-        0.319381530 + t * (-0.356563782 + t * (1.781477937 + t * (-1.821255978 + t * 1.330274429)))
-    )
-    tail = np.exp(-0.5 * z**2) / np.sqrt(2 * np.pi) * series
-    return np.asarray(np.where(z >= 0, 1 - tail, tail))
+    """Return the standard normal distribution function, exact to rounding."""
+    # numpy has no erf. Complementary, so that the lower tail does not cancel to zero; a plain map
+    # over floats is faster than np.vectorize and costs an ask less than a millisecond.
+    arguments = (z * -math.sqrt(0.5)).ravel().tolist()
+    return 0.5 * np.fromiter(map(math.erfc, arguments), np.float64, z.size).reshape(z.shape)

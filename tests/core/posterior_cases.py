@@ -6,7 +6,7 @@ import numpy as np
 from core_support import wiki_task
 
 from optuna_agenttts import Model, Stage, Task
-from optuna_agenttts.planning import Evidence
+from optuna_agenttts.planner.evidence import Evidence
 
 _SIZES = (1, 7, 70)
 TASKS = {

@@ -19,8 +19,8 @@ from functools import cache
 
 import numpy as np
 
-from optuna_agenttts.planning.pool import build_pool
-from optuna_agenttts.planning.prior import draw_curves
+from optuna_agenttts.planner.pool import build_pool
+from optuna_agenttts.planner.prior import draw_curves
 
 TEMPER, JITTER, KEPT, MOST_GROUPS, DIRECTIONS = 2.0, 1e-6, 5, 64, 24
 LENGTHS, NOISES = (0.8, 2.0), (0.02, 0.035, 0.06)

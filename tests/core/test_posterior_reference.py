@@ -16,10 +16,10 @@ from posterior_reference import (
     scale_of,
 )
 
-from optuna_agenttts.planning import Evidence
-from optuna_agenttts.planning.noise import Outcomes
-from optuna_agenttts.planning.posterior import Posterior
-from optuna_agenttts.planning.surrogate import Surrogate
+from optuna_agenttts.planner.evidence import Evidence
+from optuna_agenttts.planner.noise import Outcomes
+from optuna_agenttts.planner.posterior import Posterior
+from optuna_agenttts.planner.surrogate import Surrogate
 
 CASES = [(stages, kind) for stages in TASKS for kind in KINDS]
 ASKED = 25
