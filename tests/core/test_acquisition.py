@@ -161,6 +161,119 @@ def test_expected_improvement_agrees_with_simulated_rates(stages, kind):
     assert (np.abs(found - expected) < 4 * np.sqrt(error) + 5e-6).all()
 
 
+def best_after(component, lines, scores):
+    """Return the best posterior mean after each score; every mean is linear in the score."""
+    at_first, at_second = lines[component.name]
+    means = at_first + (scores[:, None] - 0.4) / 0.2 * (at_second - at_first)
+    return means.max(axis=1)
+
+
+@pytest.mark.parametrize("stages", TASKS)
+def test_knowledge_gradient_agrees_with_simulated_scores(stages):
+    """Brute-force conditioning on drawn scores agrees within 4 standard errors."""
+    seen, view, components = view_and_reference(stages, "scores")
+    rng, draws, asked = np.random.default_rng(3), 20_000, len(view.points)
+    found = knowledge_gradient(view)
+    for row in (0, 7, int(np.argmax(found)), asked - 1):
+        trial = view.points.models[[row]], view.points.samples[[row]]
+        rows = [row, *range(20, asked)]
+        after = []
+        for score in (0.4, 0.6):
+            # Posterior means are linear in the score: two scores determine them.
+            more = replace(
+                seen,
+                models=np.concatenate([seen.models, trial[0]]),
+                samples=np.concatenate([seen.samples, trial[1]]),
+                scores=np.append(seen.scores, score),
+                shares=np.append(seen.shares, 1.0),
+            )
+            told = condition(more, view.points.models[rows], view.points.samples[rows], kept=None)
+            after.append({c.name: c.mean[: len(rows)] for c in told})
+        lines = {name: (mean, after[1][name]) for name, mean in after[0].items()}
+        expected = variance = 0.0
+        for component in components:
+            deviation = math.sqrt(component.next_variance[row])
+            scores = rng.normal(component.mean[row], deviation, draws)
+            best = best_after(component, lines, scores)
+            expected += component.weight * (best.mean() - component.mean[20:asked].max())
+            variance += component.weight**2 * best.var() / draws
+        assert abs(found[row] - expected) < 4 * math.sqrt(variance) + 1e-12
+
+
+@pytest.mark.parametrize("stages", TASKS)
+def test_knowledge_gradient_agrees_under_correlated_noise(stages):
+    """Where the new score's noise is correlated with that of observed scores, likewise."""
+    _, view, components = view_and_reference(stages, "stopped")
+    rng, draws, asked = np.random.default_rng(4), 20_000, len(view.points)
+    found = knowledge_gradient(view)
+    for row in range(0, asked, 3):
+        rows = [row, *range(20, asked)]
+        expected = variance = 0.0
+        for component in components:
+            off = rng.normal(0, math.sqrt(component.next_variance[row]), draws)
+            slope = component.next_covariance[rows, row] / component.next_variance[row]
+            best = (component.mean[rows] + off[:, None] * slope).max(axis=1)
+            expected += component.weight * (best.mean() - component.mean[20:asked].max())
+            variance += component.weight**2 * best.var() / draws
+        assert abs(found[row] - expected) < 4 * math.sqrt(variance) + 1e-12
+
+
+def with_noise(posterior, noise):
+    """Set the noise that the posterior expects of a new trial."""
+    posterior.settings = [replace(setting, noise=noise) for setting in posterior.settings]
+    return posterior
+
+
+def certain(stages):
+    """Condition on one trial without noise."""
+    task = TASKS[stages]
+    models, samples = draw_allocations(task, np.random.default_rng(0), 1)
+    sure = replace(
+        Evidence.empty(task),
+        models=models,
+        samples=samples,
+        scores=np.array([0.6]),
+        shares=np.array([1e12]),
+    )
+    return Posterior(Surrogate(task, np.random.default_rng(0)), sure)
+
+
+def points_of(stages):
+    """Draw forty allocations."""
+    return draw_allocations(TASKS[stages], np.random.default_rng(5), 40)
+
+
+@pytest.mark.parametrize("stages", TASKS)
+def test_both_measures_agree_without_noise_and_with_a_known_incumbent(stages):
+    """A trial then reveals the rate, and the only rival's rate is known."""
+    posterior = with_noise(certain(stages), 0.0)
+    view = posterior.at(posterior.surrogate.points(*points_of(stages)))
+    np.testing.assert_allclose(
+        knowledge_gradient(view), expected_improvement(view), rtol=0.02, atol=2e-5
+    )
+
+
+@pytest.mark.parametrize("stages", TASKS)
+def test_a_known_allocation_is_worth_nothing(stages):
+    """An allocation without variance has a knowledge gradient and an improvement of zero."""
+    posterior = certain(stages)
+    assert abs(knowledge_gradient(posterior.seen)[0]) < 1e-8
+    assert expected_improvement(posterior.seen)[0] < 1e-5
+
+
+@pytest.mark.parametrize("stages", TASKS)
+def test_an_uninformative_score_has_no_gradient(stages):
+    """As noise grows, only the current lead of new allocations over the incumbent remains."""
+    surrogate = Surrogate(TASKS[stages], np.random.default_rng(0))
+    posterior = with_noise(Posterior(surrogate, draw_evidence(TASKS[stages], "scores")), 1e6)
+    view = posterior.at(surrogate.points(*points_of(stages)))
+    ahead = sum(
+        prospect.weight * np.maximum(prospect.means - prospect.seen.max(), 0)
+        for prospect in view.prospects(16)
+    )
+    np.testing.assert_allclose(knowledge_gradient(view), ahead, atol=1e-6)
+
+
 NAMES = ["a-1B", "b-8B"]
 SMALL = Task(
     name="small",
