@@ -17,9 +17,10 @@ from optuna_agenttts.sampler import AgentTTSSampler
 from optuna_agenttts.study.claims import Claim, Verdict
 from optuna_agenttts.study.rounds import Round, guidelines
 from optuna_agenttts.study.spending import Spend, spend
+from optuna_agenttts.task.allocation import Allocation, StageAllocation
 from optuna_agenttts.task.cost import CostModel, FlopsCost, LatencyCost, PriceCost
 from optuna_agenttts.task.stage import Model, Stage
-from optuna_agenttts.task.task import Allocation, StageAllocation, Task
+from optuna_agenttts.task.task import Task
 
 __all__ = [
     "AgentTTSError",

@@ -1,12 +1,12 @@
-"""The error tree.
+"""Exceptions.
 
 * `AgentTTSError`
-    * `TaskError` (also a `ValueError`): a task, stage, model or allocation makes no sense.
-        * `MissingFactError`: a cost needs a fact that a model does not state.
-        * `BudgetError`: nothing, or not what was asked for, fits the budget.
-    * `NoTaskError` (also a `ValueError`): a study does not say which task it tunes.
-    * `NoEvidenceError` (also a `ValueError`): a study has nothing to recommend from.
-    * `CheckError`: a check before a search found what would make it fail.
+    * `TaskError` (also a `ValueError`): an argument is invalid.
+        * `MissingFactError`: a cost model needs a fact that a model does not state.
+        * `BudgetError`: no allocation, or not the requested one, fits the budget.
+    * `NoTaskError` (also a `ValueError`): no task is registered on a study, and none was given.
+    * `NoEvidenceError` (also a `ValueError`): a study has no finished trial.
+    * `CheckError`: a check before a search found an error.
 
 Every message names the argument, its value and the remedy.
 """
@@ -15,23 +15,23 @@ from __future__ import annotations
 
 
 class AgentTTSError(Exception):
-    """Base class of every error that this package raises on purpose."""
+    """Base class of the errors that this package raises."""
 
 
 class TaskError(AgentTTSError, ValueError):
-    """A task, stage, model or allocation makes no sense."""
+    """An argument, such as a value of a task, stage, model or allocation, is invalid."""
 
 
 class MissingFactError(TaskError):
-    """A cost needs a fact (a size, a price, a speed) that a model does not state."""
+    """A cost model needs a fact (a size, a price, a speed) that a model does not state."""
 
 
 class BudgetError(TaskError):
-    """Nothing, or not what was asked for, fits the budget."""
+    """No allocation, or not the requested one, fits the budget."""
 
 
 class NoTaskError(AgentTTSError, ValueError):
-    """A study does not say which task it tunes, and none was given."""
+    """No task is registered on a study, and none was given."""
 
 
 class NoEvidenceError(AgentTTSError, ValueError):
@@ -39,4 +39,4 @@ class NoEvidenceError(AgentTTSError, ValueError):
 
 
 class CheckError(AgentTTSError):
-    """A check before a search found what would make it fail."""
+    """A check before a search found an error that would make it fail."""

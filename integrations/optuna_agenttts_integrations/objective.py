@@ -24,7 +24,7 @@ from optuna_agenttts.llm import Report
 from optuna_agenttts.llm.loop import LoopThread, together
 from optuna_agenttts.llm.port import close_chat
 from optuna_agenttts.study.measured import task_in_force
-from optuna_agenttts.task.task import Allocation, AllocationLike
+from optuna_agenttts.task.allocation import Allocation, AllocationLike
 from optuna_agenttts_integrations.calls.completions import Completions
 from optuna_agenttts_integrations.calls.endpoints import Endpoints
 from optuna_agenttts_integrations.calls.store import CompletionStore

@@ -21,8 +21,9 @@ from optuna_agenttts.planner.kernels import Points
 from optuna_agenttts.planner.posterior import Z90, Posterior
 from optuna_agenttts.planner.surrogate import Surrogate
 from optuna_agenttts.study.archive import Archive, is_maximized
+from optuna_agenttts.task.allocation import Allocation
 from optuna_agenttts.task.recognition import recognise_task
-from optuna_agenttts.task.task import Allocation, Task
+from optuna_agenttts.task.task import Task
 
 _RESAMPLES = 20
 _LEAST_INSTANCES = 8

@@ -1,11 +1,11 @@
-"""What an allocation costs.
+"""Cost models.
 
-A cost model prices one stage at a time: ``stage_cost(stage, model, samples)``, and an allocation
-costs the sum over its stages. Costs are per instance. Three are given, behind one protocol:
+A cost model prices one stage at a time, ``stage_cost(stage, model, samples)``; the cost of an
+allocation is the sum over its stages. Costs are per instance. Three cost models are provided:
 
-* `FlopsCost`: Theorem 1 of AgentTTS (arXiv 2508.00890), in samples of a small reference model.
+* `FlopsCost`: FLOPs by Theorem 1 of AgentTTS (arXiv 2508.00890), in reference samples.
 * `PriceCost`: US dollars, from prices per million input and output tokens.
-* `LatencyCost`: seconds, from the speeds at which a model reads and writes tokens.
+* `LatencyCost`: seconds, from the speeds of prompt processing and generation.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ Ints = NDArray[np.int64]
 
 @runtime_checkable
 class CostModel(Protocol):
-    """Prices a stage. Any object with this method and attribute will do.
+    """Protocol of cost models: any object with this method and this attribute.
 
-    A cost must be finite, at least zero, and must not fall as samples are added: the search
-    for allocations that fit relies on it, and `Task` checks it when it is constructed.
+    Costs must be finite, 0 or more, and must not fall as samples are added: feasible allocations
+    are found by bisection. `Task` checks this when it is constructed.
     """
 
     @property
     def unit(self) -> str:
-        """The unit of the cost, as shown to people: ``"USD"``, ``"s"``."""
+        """Unit shown to people, such as ``"USD"`` or ``"s"``."""
 
     def stage_cost(self, stage: Stage, model: Model, samples: Ints) -> Floats:
-        """Price `samples` samples of `model` in `stage`, for one instance.
+        """Return the cost of samples of a model in a stage, for one instance.
 
         Args:
             stage: The stage, with its prompt and generation lengths in tokens.
             model: One of the stage's models.
-            samples: Numbers of samples, each at least 1, any shape.
+            samples: Numbers of samples, each 1 or more, any shape.
 
         Returns:
             Costs, in the shape of `samples`.
@@ -57,15 +57,15 @@ class CostModel(Protocol):
 def _tokens(
     stage: Stage, samples: Ints, *, prefix_sharing: bool, fusion: bool
 ) -> tuple[Floats, Floats]:
-    """Prompt and generated tokens of one instance, the fusion call included."""
+    """Return prompt and generated tokens of one instance, including the fusion call."""
     count = samples.astype(np.float64)
     prompt = np.full_like(count, stage.prompt_tokens)
     if not prefix_sharing:
         prompt = prompt * count
     generated = count * stage.generation_tokens
     if fusion:
-        # One call more, which reads the instance and every candidate and writes one answer; a
-        # single sample needs no fusion.
+        # One more call reads the prompt and every sample and generates one answer. A single
+        # sample needs no fusion.
         fused = count > 1
         prompt = prompt + fused * (stage.prompt_tokens + generated)
         generated = generated + fused * stage.generation_tokens
@@ -76,31 +76,34 @@ def _fact(model: Model, fact: str, cost: str) -> float:
     value: float | None = getattr(model, fact)
     if value is None:
         raise MissingFactError(
-            f"{cost} needs `{fact}` of model {model.name!r}, which is None: "
-            f"write Model({model.name!r}, {fact}=...) or choose another `cost`."
+            f"{cost} needs `{fact}` of model {model.name!r}, got None: use "
+            f"Model({model.name!r}, {fact}=...) or another `cost`."
         )
     return value
 
 
 @dataclass(frozen=True, kw_only=True)
 class FlopsCost:
-    """FLOPs, in samples of a small reference model (Theorem 1).
+    """FLOPs in samples of a small reference model (Theorem 1).
 
-    With M parameters, S samples, a prompt of Np and a generation of Nd tokens::
+    For M parameters, S samples, a prompt of Np tokens and generations of Nd tokens::
 
         cost = ((M / 3e9) * (Np + S * Nd) - 128) / 64
 
-    that is, how many samples of a 3e9-parameter model with a prompt of 128 and a generation of
-    64 tokens the same FLOPs would buy. What the formula makes negative costs zero.
+    The unit, a reference sample, is the compute of one sample of a model with 3e9 parameters, a
+    prompt of 128 tokens and a generation of 64 tokens. Negative values are replaced by 0.
 
     Args:
-        prefix_sharing: Whether the prompt is paid once for all samples of a stage, as servers
-            with prefix caching do and the theorem assumes, or once for each of them.
-        fusion: Whether to charge the call that fuses S > 1 samples into one answer: it reads the
-            instance and every sample. The theorem leaves it out.
-        reference_parameters: Size of the reference model.
-        reference_prompt_tokens: Prompt length of the reference.
-        reference_generation_tokens: Generation length of the reference.
+        prefix_sharing: Whether the prompt is counted once for all samples of a stage (servers
+            with prefix caching, and the theorem) or once per sample.
+        fusion: Whether to count the call that fuses S > 1 samples into one answer. It reads the
+            prompt and every sample. The theorem leaves it out.
+        reference_parameters: Number of parameters of the reference model, above 0.
+        reference_prompt_tokens: Prompt length of the reference, in tokens, 0 or more.
+        reference_generation_tokens: Generation length of the reference, in tokens, above 0.
+
+    Raises:
+        TaskError: A reference value is out of range.
     """
 
     prefix_sharing: bool = True
@@ -112,23 +115,23 @@ class FlopsCost:
     kind: ClassVar[str] = "flops"
 
     def __post_init__(self) -> None:
-        """Check the reference."""
+        """Check the reference values."""
         for name in ("reference_parameters", "reference_generation_tokens"):
             if not getattr(self, name) > 0:
-                raise TaskError(f"`{name}` is {getattr(self, name)!r}: it must be above 0.")
+                raise TaskError(f"`{name}` must be above 0, got {getattr(self, name)!r}.")
         if not self.reference_prompt_tokens >= 0:
             raise TaskError(
-                f"`reference_prompt_tokens` is {self.reference_prompt_tokens!r}: "
-                "it must be 0 or more."
+                "`reference_prompt_tokens` must be 0 or more, got "
+                f"{self.reference_prompt_tokens!r}."
             )
 
     @property
     def unit(self) -> str:
-        """The unit: samples of the reference model."""
+        """Samples of the reference model."""
         return "reference samples"
 
     def stage_cost(self, stage: Stage, model: Model, samples: Ints) -> Floats:
-        """Price a stage; see `CostModel.stage_cost`."""
+        """Return the cost of a stage; see `CostModel.stage_cost`."""
         prompt, generated = _tokens(
             stage, samples, prefix_sharing=self.prefix_sharing, fusion=self.fusion
         )
@@ -143,8 +146,8 @@ class PriceCost:
 
     Args:
         prefix_sharing: Whether the prompt is billed once for all samples of a stage. Most
-            providers bill it for each request, hence the default.
-        fusion: Whether to charge the call that fuses S > 1 samples into one answer.
+            providers bill it per request, hence the default.
+        fusion: Whether to count the call that fuses S > 1 samples into one answer.
     """
 
     prefix_sharing: bool = False
@@ -154,11 +157,11 @@ class PriceCost:
 
     @property
     def unit(self) -> str:
-        """The unit: US dollars."""
+        """US dollars."""
         return "USD"
 
     def stage_cost(self, stage: Stage, model: Model, samples: Ints) -> Floats:
-        """Price a stage; see `CostModel.stage_cost`."""
+        """Return the cost of a stage; see `CostModel.stage_cost`."""
         prompt, generated = _tokens(
             stage, samples, prefix_sharing=self.prefix_sharing, fusion=self.fusion
         )
@@ -171,14 +174,14 @@ class PriceCost:
 class LatencyCost:
     """Seconds, from `Model.prompt_tokens_per_second` and `Model.generation_tokens_per_second`.
 
-    The stages of a pipeline wait for each other, so their latencies add up. Within a stage, the
-    prompt is read once for each wave of `concurrency` samples that run side by side (once in all
-    with prefix sharing), and each wave writes its generations at the speed of one.
+    Stages run one after another, so their latencies add up. Within a stage, samples run in waves
+    of `concurrency`: each wave processes the prompt (only the first one with prefix sharing) and
+    generates all of its samples in the time of one.
 
     Args:
-        concurrency: How many samples of one instance the server generates side by side.
-        prefix_sharing: Whether only the first wave has to read the prompt.
-        fusion: Whether to charge the call that fuses S > 1 samples into one answer.
+        concurrency: Samples of one instance that the server generates in parallel, 1 or more.
+        prefix_sharing: Whether only the first wave processes the prompt.
+        fusion: Whether to count the call that fuses S > 1 samples into one answer.
     """
 
     concurrency: int = 1
@@ -190,15 +193,15 @@ class LatencyCost:
     def __post_init__(self) -> None:
         """Check the concurrency."""
         if self.concurrency < 1:
-            raise TaskError(f"`concurrency` is {self.concurrency!r}: it must be 1 or more.")
+            raise TaskError(f"`concurrency` must be 1 or more, got {self.concurrency!r}.")
 
     @property
     def unit(self) -> str:
-        """The unit: seconds."""
+        """Seconds."""
         return "s"
 
     def stage_cost(self, stage: Stage, model: Model, samples: Ints) -> Floats:
-        """Price a stage; see `CostModel.stage_cost`."""
+        """Return the cost of a stage; see `CostModel.stage_cost`."""
         read = _fact(model, "prompt_tokens_per_second", "LatencyCost")
         write = _fact(model, "generation_tokens_per_second", "LatencyCost")
         waves = np.ceil(samples / self.concurrency)
@@ -213,11 +216,11 @@ class LatencyCost:
 
 @dataclass(frozen=True, kw_only=True)
 class TableCost:
-    """Costs that are listed: what a cost model of the user's own becomes in storage.
+    """Costs from a table. A user-defined cost model is stored as one.
 
     Args:
-        table: For each stage and model, the cost of 1, 2, ... samples.
-        unit_name: The unit, as shown to people.
+        table: Costs of 1, 2, ... samples, by stage and model.
+        unit_name: Unit shown to people.
     """
 
     table: Mapping[str, Mapping[str, tuple[float, ...]]]
@@ -227,39 +230,39 @@ class TableCost:
 
     @property
     def unit(self) -> str:
-        """The unit that was stated."""
+        """The given unit."""
         return self.unit_name
 
     def stage_cost(self, stage: Stage, model: Model, samples: Ints) -> Floats:
-        """Look a stage up; see `CostModel.stage_cost`."""
+        """Return the cost of a stage; see `CostModel.stage_cost`."""
         try:
             row = self.table[stage.name][model.name]
         except KeyError:
             raise MissingFactError(
-                f"TableCost lists no cost of model {model.name!r} in stage {stage.name!r}: "
-                "add a row to `table`."
+                f"TableCost has no costs of model {model.name!r} in stage {stage.name!r}: add a "
+                "row to `table`."
             ) from None
         if samples.max(initial=1) > len(row):
             raise MissingFactError(
-                f"TableCost lists {len(row)} numbers of samples of model {model.name!r} in stage "
-                f"{stage.name!r}, and {samples.max()} were asked for: extend the row or lower "
-                "the stage's `max_samples`."
+                f"TableCost has costs of 1 to {len(row)} samples of model {model.name!r} in stage "
+                f"{stage.name!r}, got {samples.max()} samples: extend the row or lower the "
+                "stage's `max_samples`."
             )
         return np.asarray(row, dtype=np.float64)[samples - 1]
 
 
 def cost_row(owner: str, cost: CostModel, stage: Stage, model: Model) -> Floats:
-    """What 1, 2, ... samples of a model cost in a stage, checked.
+    """Return the checked costs of 1, 2, ..., `max_samples` samples of a model in a stage.
 
     Args:
-        owner: Whose costs they are, for errors.
+        owner: Prefix of error messages, such as the name of the task.
         cost: The cost model.
         stage: The stage.
         model: One of its models.
 
     Raises:
-        TaskError: There is not one cost for each number of samples, or costs are not finite, below
-            zero, or fall.
+        TaskError: The cost model returns another shape, or costs that are not finite, negative or
+            falling.
     """
     row = np.asarray(
         cost.stage_cost(stage, model, np.arange(1, stage.max_samples + 1)), dtype=np.float64
@@ -267,13 +270,13 @@ def cost_row(owner: str, cost: CostModel, stage: Stage, model: Model) -> Floats:
     where = f"{owner}: `cost` of model {model.name!r} in stage {stage.name!r}"
     if row.shape != (stage.max_samples,):
         raise TaskError(
-            f"{where} has shape {row.shape} for {stage.max_samples} numbers of samples: "
-            "`stage_cost` must return one cost for each."
+            f"{where} has shape {row.shape}: `stage_cost` must return the shape of `samples`, "
+            f"({stage.max_samples},)."
         )
     if not np.isfinite(row).all() or (row < 0).any():
-        raise TaskError(f"{where} is {row.min()} to {row.max()}: costs are finite and 0 or more.")
+        raise TaskError(f"{where} must be finite and 0 or more, got {row.min()} to {row.max()}.")
     if (np.diff(row) < 0).any():
-        raise TaskError(f"{where} falls as samples are added: costs must not.")
+        raise TaskError(f"{where} must not fall as samples are added.")
     row.flags.writeable = False
     return row
 
@@ -284,10 +287,10 @@ _KINDS: Mapping[str, type[Any]] = {
 
 
 def cost_to_dict(cost: CostModel, stages: tuple[Stage, ...]) -> dict[str, Any]:
-    """Turn a cost model into JSON-ready values.
+    """Return a cost model as JSON-ready values.
 
-    A cost model of the user's own is written down as the table of what it charges, because a
-    study's storage must never name code to run.
+    A user-defined cost model becomes a table, because a study's storage must never name code to
+    run.
     """
     if type(cost) in _KINDS.values() and not isinstance(cost, TableCost):
         return {"kind": cost.kind, **asdict(cost)}  # type: ignore[attr-defined, call-overload]
@@ -302,16 +305,16 @@ def cost_to_dict(cost: CostModel, stages: tuple[Stage, ...]) -> dict[str, Any]:
 
 
 def cost_from_dict(values: Mapping[str, Any]) -> CostModel:
-    """Undo `cost_to_dict`.
+    """Build a cost model from the values of `cost_to_dict`.
 
     Raises:
-        TaskError: The kind of cost is unknown.
+        TaskError: The kind of cost model is unknown.
     """
     options = dict(values)
     kind = options.pop("kind", None)
     if kind not in _KINDS:
         raise TaskError(
-            f"`cost` has kind {kind!r}: this version knows {', '.join(sorted(_KINDS))}."
+            f"Unknown kind of cost model {kind!r}: this version has {', '.join(sorted(_KINDS))}."
         )
     if kind == TableCost.kind:
         options["table"] = {

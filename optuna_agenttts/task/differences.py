@@ -1,4 +1,4 @@
-"""What differs between two descriptions."""
+"""Differences between two JSON-ready values."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from typing import Any
 
 
 def differences(ours: Any, theirs: Any, path: str = "") -> list[str]:
-    """One line for each value that differs between two JSON-ready values, ours first.
+    """List the values that differ, one line each, ``path: ours -> theirs``.
 
     Args:
-        ours: The one.
-        theirs: The other.
-        path: Where they stand, for the lines.
+        ours: First value.
+        theirs: Second value.
+        path: Path of both, for the lines.
     """
     if isinstance(ours, dict) and isinstance(theirs, dict):
         keys = [*ours, *(key for key in theirs if key not in ours)]
@@ -21,8 +21,8 @@ def differences(ours: Any, theirs: Any, path: str = "") -> list[str]:
             for line in differences(ours.get(key), theirs.get(key), f"{path}.{key}".lstrip("."))
         ]
     if isinstance(ours, list) and isinstance(theirs, list):
-        # Stages and models go by their names, so that one that was added does not make all the
-        # others look changed.
+        # Stages and models are matched by name, so that an added one does not make the others
+        # look changed.
         named = [
             {
                 str(item["name"]): item

@@ -1,9 +1,9 @@
-"""The allocations that fit a budget: count them, walk through them, project onto them.
+"""The allocations within a budget: count, iterate, project.
 
-Allocations are index arrays here: for each stage the position of its model and the number of
-samples. Names belong to `task.py`. Costs are a table, ``costs[stage][model][samples - 1]``,
-whose rows never fall; an allocation costs the sum over its stages, so whatever is left of the
-budget after some stages bounds the samples of the others by bisection.
+Allocations are index arrays here: the position of the model and the number of samples, for each
+stage. Costs are a table, ``costs[stage][model][samples - 1]``, whose rows never fall. The cost of
+an allocation is the sum over its stages, so the budget left by some stages bounds the samples of
+the others by bisection.
 """
 
 from __future__ import annotations
@@ -21,26 +21,25 @@ from optuna_agenttts.exceptions import BudgetError
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Choice = tuple[int, int]
-"""Of one stage: the position of its model, and its number of samples."""
+"""Position of the model and number of samples of one stage."""
 
 _T = TypeVar("_T")
 
-# Costs are sums of products of floats: allocations that spend the budget to the last unit, as the
-# default budget's own do, must not be lost to rounding.
+# Relative tolerance: rounding in sums of products must not exclude allocations that spend the
+# whole budget, such as the one that defines the default budget.
 _TOLERANCE = 1e-9
 
 
 class FeasibleSet:
-    """The allocations whose cost is within a budget.
+    """Allocations whose cost is within a budget.
 
     Args:
-        costs: For each stage and each of its models, the cost of 1, 2, ... samples; rows do not
-            fall.
-        budget: The budget, in the unit of the costs.
+        costs: Cost of 1, 2, ... samples for each stage and each of its models, not falling.
+        budget: Budget in the unit of the costs.
     """
 
     def __init__(self, costs: Sequence[Sequence[Floats]], budget: float) -> None:
-        """See the class."""
+        """Initialize; see the class."""
         self.costs = costs
         self.budget = budget
         self.limit = budget + _TOLERANCE * max(1.0, abs(budget))
@@ -48,11 +47,11 @@ class FeasibleSet:
 
     @property
     def cheapest_cost(self) -> float:
-        """Cost of the cheapest allocation: everywhere one sample of the cheapest model."""
+        """Cost of one sample of the cheapest model in every stage."""
         return sum(self._cheapest)
 
     def cost(self, choices: Sequence[Choice]) -> float:
-        """Cost of an allocation, feasible or not."""
+        """Return the cost of an allocation, feasible or not."""
         return float(
             sum(
                 self.costs[stage][model][samples - 1]
@@ -61,7 +60,7 @@ class FeasibleSet:
         )
 
     def costs_of(self, models: Ints, samples: Ints) -> Floats:
-        """Costs of many allocations at once; both arrays have shape (allocations, stages)."""
+        """Return the costs of allocations; both arrays have shape (allocations, stages)."""
         total = np.zeros(len(models))
         for stage, rows in enumerate(self.costs):
             table = np.stack(rows)
@@ -69,27 +68,26 @@ class FeasibleSet:
         return total
 
     def fits(self, choices: Sequence[Choice]) -> bool:
-        """Whether an allocation is within the budget."""
+        """Check whether an allocation is within the budget."""
         return self.cost(choices) <= self.limit
 
     def max_samples(self, stage: int, model: int, other_cost: float) -> int:
-        """The most samples that fit beside other stages that cost `other_cost`; 0 if none does."""
+        """Return the most samples that fit if the other stages cost `other_cost`, or 0."""
         row = self.costs[stage][model]
         return int(np.searchsorted(row, self.limit - other_cost, side="right"))
 
     def complete(self, partial: Mapping[int, Choice]) -> list[Choice]:
-        """Give every stage that `partial` leaves open one sample of its cheapest model."""
+        """Fill the stages missing from `partial` with one sample of their cheapest model."""
         return [
             partial.get(stage, (min(range(len(rows)), key=lambda m: float(rows[m][0])), 1))
             for stage, rows in enumerate(self.costs)
         ]
 
     def count(self) -> int:
-        """The number of feasible allocations, without walking through them.
+        """Count the feasible allocations without iterating over them.
 
-        Stages are joined into two halves, and for each sum of the one half the sums of the other
-        that still fit are counted by bisection. Two stages, or four, take as long as sorting the
-        choices of one, or of two; stages beyond the fourth are looped over.
+        The stages form two halves. For each cost of one half, the costs of the other half that
+        still fit are counted by bisection. Stages beyond the fourth are looped over.
         """
         choices = [np.sort(np.concatenate(list(rows))) for rows in self.costs]
         choices.sort(key=len)
@@ -102,10 +100,7 @@ class FeasibleSet:
         return total
 
     def __iter__(self) -> Iterator[tuple[Choice, ...]]:
-        """Walk through the feasible allocations in order of stages, models and samples.
-
-        Lazily, and without looking at what does not fit.
-        """
+        """Iterate lazily over the feasible allocations, ordered by stage, model and samples."""
         return self.walk(
             [
                 [[(model, samples + 1) for samples in range(len(row))] for model, row in rows_of]
@@ -114,10 +109,10 @@ class FeasibleSet:
         )
 
     def walk(self, settings: Sequence[Sequence[Sequence[_T]]]) -> Iterator[tuple[_T, ...]]:
-        """Walk as `__iter__` does, over objects of the caller's.
+        """Iterate like `__iter__`, and yield given objects instead of choices.
 
         Args:
-            settings: For each stage, model and number of samples (from 1), what to yield for it.
+            settings: Object to yield for each stage, model and number of samples (from 1).
         """
         return self._walk(settings, 0, 0.0, ())
 
@@ -142,21 +137,21 @@ class FeasibleSet:
                     )
 
     def arrays(self, limit: int = 1_000_000) -> tuple[Ints, Ints]:
-        """All feasible allocations as two arrays of shape (allocations, stages).
+        """Return all feasible allocations as arrays.
 
         Args:
-            limit: The most allocations to build.
+            limit: Upper bound on the number of allocations.
 
         Returns:
-            Positions of models, and numbers of samples.
+            Positions of models and numbers of samples, both of shape (allocations, stages).
 
         Raises:
-            BudgetError: There are more than `limit`.
+            BudgetError: More than `limit` allocations are feasible.
         """
         if (count := self.count()) > limit:
             raise BudgetError(
-                f"{count} allocations are feasible and `limit` is {limit}: iterate instead, "
-                "sample, or lower `max_samples`."
+                f"{count} allocations are feasible, more than `limit` ({limit}): iterate over "
+                "them, or lower `max_samples`."
             )
         models = np.zeros((1, 0), dtype=np.int64)
         samples = np.zeros((1, 0), dtype=np.int64)
@@ -179,13 +174,13 @@ class FeasibleSet:
         return models, samples
 
     def model_combinations(self, limit: int = 4096) -> Ints:
-        """The combinations of models that fit with one sample each.
+        """Return the combinations of models that are feasible with one sample each.
 
         Args:
-            limit: The most combinations to return; of more, the cheapest are kept.
+            limit: Upper bound on the number of combinations; the cheapest are kept.
 
         Returns:
-            Positions of models, shape (combinations, stages), in order of cost.
+            Positions of models, shape (combinations, stages), sorted by cost.
         """
         models = np.zeros((1, 0), dtype=np.int64)
         spent = np.zeros(1)
@@ -201,16 +196,14 @@ class FeasibleSet:
         return models
 
     def project(self, choices: Sequence[Choice]) -> list[Choice]:
-        """The feasible allocation nearest to one that may be over the budget.
+        """Return the feasible allocation nearest to one that may be over the budget.
 
-        Samples are reduced first, all stages by the same factor, and what that leaves of the
-        budget is given back to the stages whose costs it covers, dearest first. Only where the
-        models do not fit with one sample each are models replaced, as few as possible, then by
-        those nearest in cost.
+        Samples of all stages are reduced by the same factor. The budget left by rounding down is
+        then given to the stages in order of falling cost. Models are replaced only if one sample
+        each is over the budget: as few as possible, by those nearest in cost.
 
         Args:
-            choices: For each stage, the position of its model and its number of samples, both
-                within the table.
+            choices: Position of the model and number of samples of each stage, within the table.
         """
         wanted = [
             (model, min(max(1, samples), len(self.costs[stage][model])))
@@ -228,7 +221,7 @@ class FeasibleSet:
             return [(m, max(1, int(s * factor))) for m, s in zip(models, wanted)]
 
         low, high = 0.0, 1.0
-        # 1 / 2**20 resolves single samples for any `max_samples` below a million.
+        # 20 halvings resolve single samples for any `max_samples` below 2**20, about a million.
         for _ in range(20):
             middle = (low + high) / 2
             low, high = (middle, high) if self.fits(shrunk(middle)) else (low, middle)
@@ -257,7 +250,7 @@ class FeasibleSet:
 
 
 def _sums(parts: Sequence[Floats], limit: float) -> Floats:
-    """All sums that take one value of each part and do not pass the limit."""
+    """Return all sums of one value of each part that are at most the limit."""
     total = np.zeros(1)
     for part in parts:
         total = (total[:, None] + part).ravel()

@@ -1,4 +1,4 @@
-"""What is suggested, and from which distribution: a task's parameters as Optuna knows them."""
+"""A task's parameters and their distributions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from optuna_agenttts.task.task import Task
 
 
 def parameters_of(task: Task) -> dict[str, tuple[int, bool]]:
-    """Of each of a task's parameters, the stage, and whether it is the model."""
+    """Map each parameter of a task to (position of its stage, whether it is the model)."""
     names: dict[str, tuple[int, bool]] = {}
     for index, stage in enumerate(task.stages):
         names[stage.model_parameter] = (index, True)
@@ -23,7 +23,7 @@ def parameters_of(task: Task) -> dict[str, tuple[int, bool]]:
 
 
 def nearest_in(wanted: str | int, distribution: BaseDistribution) -> str | int | float | None:
-    """The value of a distribution that is nearest to what is wanted; None if there is none."""
+    """Return the value of a distribution nearest to the wanted one, or None."""
     if isinstance(distribution, CategoricalDistribution):
         return wanted if wanted in distribution.choices else None
     if isinstance(wanted, str):
@@ -38,7 +38,7 @@ def nearest_in(wanted: str | int, distribution: BaseDistribution) -> str | int |
 
 
 def order_of_suggestion(study: Study) -> dict[str, int]:
-    """Positions of parameters in the newest finished trial that has some."""
+    """Return positions of parameters in the latest finished trial that has parameters."""
     trials = study._storage.get_all_trials(study._study_id, deepcopy=False)
     finished = (trial for trial in reversed(trials) if trial.state.is_finished() and trial.params)
     newest = next(finished, None)

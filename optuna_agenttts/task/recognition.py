@@ -1,4 +1,4 @@
-"""A task guessed from parameter names, for studies that never described one."""
+"""Recognize a task from parameter names, for studies without a registered task."""
 
 from __future__ import annotations
 
@@ -16,21 +16,20 @@ _MOST_SAMPLES = 1000
 
 
 def recognise_task(trials: Sequence[FrozenTrial]) -> Task | None:
-    """Recognise stages in the newest completed or pruned trial that has some.
+    """Recognize stages in the latest completed or pruned trial that has some.
 
-    A stage is a categorical parameter ``<stage>.model`` over strings beside an integer parameter
-    ``<stage>.samples``. Sizes are read off the models' names ("Qwen2.5-7B"), as a guess that only
-    shapes the prior. Costs and a budget cannot be known, so everything counts as feasible: the
-    ranges that the objective suggests stay the only bounds.
+    A stage is a categorical parameter ``<stage>.model`` of strings with an integer parameter
+    ``<stage>.samples``. Sizes are read from the models' names ("Qwen2.5-7B") and only shape the
+    prior. Costs and a budget are unknown, so the suggested ranges are the only bounds.
 
     Args:
-        trials: A study's trials, in order of number.
+        trials: Trials of a study, in order of number.
 
     Returns:
-        A task, or None if no trial has a stage.
+        The task, or None if no trial has a stage.
     """
     for trial in reversed(trials):
-        # A trial that is running, or failed, may not have suggested all of its stages.
+        # A running or failed trial may not have suggested all of its stages.
         if trial.state not in (TrialState.COMPLETE, TrialState.PRUNED):
             continue
         if stages := _stages(trial.distributions):
@@ -58,7 +57,7 @@ def _stages(distributions: Mapping[str, BaseDistribution]) -> list[Stage]:
             Stage(
                 name,
                 models=[Model(model, parameters=size_in_name(model)) for model in names],
-                # Unknown; a cost table stands in for them.
+                # Unknown, and unused: costs come from a table.
                 prompt_tokens=1,
                 generation_tokens=1,
                 max_samples=min(samples.high, _MOST_SAMPLES),

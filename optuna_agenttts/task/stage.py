@@ -1,4 +1,4 @@
-"""A stage of a pipeline, and the models that it can use."""
+"""Stages of a pipeline, and the models that they can use."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ _UNITS = {"b": 1e9, "m": 1e6}
 
 
 def size_in_name(name: str) -> float | None:
-    """The number of parameters that a model's name tells, or None: 7e9 for "Qwen2.5-7B"."""
+    """Read a number of parameters from a model's name: 7e9 for "Qwen2.5-7B", None for "gpt"."""
     found = _SIZE.findall(name.replace("-", " ").replace("_", " ").replace("/", " "))
     return float(found[-1][0]) * _UNITS[found[-1][1].lower()] if found else None
 
 
 def _check_positive(owner: str, name: str, value: Any) -> None:
     if not (is_finite(value) and value > 0):
-        raise TaskError(f"{owner}: `{name}` is {value!r}: give a finite number above 0.")
+        raise TaskError(f"{owner}: `{name}` must be finite and above 0, got {value!r}.")
 
 
 def is_finite(value: object) -> bool:
-    """Whether a value is a finite number, of Python or numpy, and no bool."""
+    """Check that a value is a finite Python or numpy number, and not a bool."""
     return (
         isinstance(value, (int, float, np.integer, np.floating))
         and not isinstance(value, bool)
@@ -38,18 +38,18 @@ def is_finite(value: object) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A language model that a stage can use.
+    """Language model that a stage can use.
 
     Args:
-        name: What the server calls it, such as a model id of the Hugging Face Hub.
+        name: Name that the server knows, such as a model id of the Hugging Face Hub.
         parameters: Number of parameters, as in ``7e9``; `FlopsCost` needs it.
         input_price: USD per million input tokens; `PriceCost` needs it.
         output_price: USD per million output tokens; `PriceCost` needs it.
-        prompt_tokens_per_second: Speed of reading a prompt; `LatencyCost` needs it.
-        generation_tokens_per_second: Speed of writing one sample; `LatencyCost` needs it.
+        prompt_tokens_per_second: Speed of prompt processing (prefill); `LatencyCost` needs it.
+        generation_tokens_per_second: Speed of generating one sample; `LatencyCost` needs it.
 
     Raises:
-        TaskError: A number is not finite and above zero (a price may be zero).
+        TaskError: The name is empty, or a number is not finite and above zero (prices may be 0).
     """
 
     name: str
@@ -62,7 +62,7 @@ class Model:
     def __post_init__(self) -> None:
         """Check the values."""
         if not isinstance(self.name, str) or not self.name:
-            raise TaskError(f"Model: `name` is {self.name!r}: give a non-empty string.")
+            raise TaskError(f"Model: `name` must be a non-empty string, got {self.name!r}.")
         owner = f"Model {self.name!r}"
         for name in ("parameters", "prompt_tokens_per_second", "generation_tokens_per_second"):
             if getattr(self, name) is not None:
@@ -71,30 +71,33 @@ class Model:
         for name in ("input_price", "output_price"):
             price = getattr(self, name)
             if price is not None and not (is_finite(price) and price >= 0):
-                raise TaskError(f"{owner}: `{name}` is {price!r}: give USD per million tokens.")
+                raise TaskError(
+                    f"{owner}: `{name}` must be finite USD per million tokens, 0 or more, got "
+                    f"{price!r}."
+                )
             if price is not None:
                 object.__setattr__(self, name, float(price))
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One stage of a pipeline (the paper's subtask).
+    """Stage of a pipeline (a subtask in the paper).
 
     Args:
-        name: Its name, without a dot, because parameters are called ``<stage>.model`` and
+        name: Name without a dot, because parameters are called ``<stage>.model`` and
             ``<stage>.samples``.
-        models: The models to choose from, in any order, at least one.
+        models: Models to choose from, in any order, at least one.
         prompt_tokens: Mean prompt length of one call, in tokens (Np).
         generation_tokens: Mean length of one sample, in tokens (Nd).
-        max_samples: The most samples to consider.
-        description: What the stage does, in a sentence, for people and for the agent.
-        model_parameter: Name of the parameter that holds the model, for a pipeline that has its
-            own names. Default: ``<stage>.model``.
-        samples_parameter: Name of the parameter that holds the number of samples. Default:
+        max_samples: Upper bound on the number of samples, 1 or more.
+        description: One sentence on the purpose of the stage, for people and the agent.
+        model_parameter: Name of the Optuna parameter of the model, for a pipeline with other
+            names. Default: ``<stage>.model``.
+        samples_parameter: Name of the Optuna parameter of the number of samples. Default:
             ``<stage>.samples``.
 
     Raises:
-        TaskError: A value makes no sense.
+        TaskError: An argument is invalid.
     """
 
     name: str
@@ -110,21 +113,25 @@ class Stage:
         """Check the values and fill in the names of the parameters."""
         if not isinstance(self.name, str) or not self.name or "." in self.name:
             raise TaskError(
-                f"Stage: `name` is {self.name!r}: give a non-empty string without a dot, because "
+                f"Stage: `name` must be a non-empty string without a dot, got {self.name!r}: "
                 "parameters are called '<stage>.model' and '<stage>.samples'."
             )
         owner = f"Stage {self.name!r}"
         models = tuple(self.models) if isinstance(self.models, Iterable) else ()
         if not models or not all(isinstance(model, Model) for model in models):
-            raise TaskError(f"{owner}: `models` is {self.models!r}: give one `Model` or more.")
+            raise TaskError(
+                f"{owner}: `models` must hold at least one `Model`, got {self.models!r}."
+            )
         names = [model.name for model in models]
         if len(set(names)) < len(names):
-            raise TaskError(f"{owner}: `models` names {names!r}: name each model once.")
+            raise TaskError(f"{owner}: names of `models` must be unique, got {names!r}.")
         _check_positive(owner, "prompt_tokens", self.prompt_tokens)
         _check_positive(owner, "generation_tokens", self.generation_tokens)
         most = self.max_samples
         if not is_finite(most) or most != int(most) or most < 1:
-            raise TaskError(f"{owner}: `max_samples` is {self.max_samples!r}: give 1 or more.")
+            raise TaskError(
+                f"{owner}: `max_samples` must be an integer, 1 or more, got {self.max_samples!r}."
+            )
         object.__setattr__(self, "models", models)
         object.__setattr__(self, "prompt_tokens", float(self.prompt_tokens))
         object.__setattr__(self, "generation_tokens", float(self.generation_tokens))

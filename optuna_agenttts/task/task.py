@@ -1,4 +1,4 @@
-"""What is being tuned: a task, and an allocation of compute to its stages."""
+"""A multi-stage task: stages, cost model and budget."""
 
 from __future__ import annotations
 
@@ -6,61 +6,56 @@ import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, NamedTuple, Protocol
+from functools import partial
+from typing import Any, Protocol
 
-import numpy as np
-import optuna
 from optuna.study import Study
 from optuna.trial import BaseTrial
 
 from optuna_agenttts import storage
 from optuna_agenttts.exceptions import BudgetError, TaskError
 from optuna_agenttts.models.hub import Hub, describe_stages
+from optuna_agenttts.task.allocation import (
+    Allocation,
+    AllocationLike,
+    StageAllocation,
+    read_choice,
+)
 from optuna_agenttts.task.cost import CostModel, FlopsCost, cost_from_dict, cost_row, cost_to_dict
 from optuna_agenttts.task.differences import differences
 from optuna_agenttts.task.feasible import Choice, FeasibleSet
 from optuna_agenttts.task.stage import Model, Stage, is_finite
+from optuna_agenttts.task.suggestion import suggest_choices
 
 _logger = logging.getLogger(__name__)
 
 
-class StageAllocation(NamedTuple):
-    """What one stage gets: a model, and how many samples of it."""
-
-    model: str
-    samples: int
-
-
-Allocation = dict[str, StageAllocation]
-"""What every stage gets, by the stage's name. Plain ``{"stage": ("model", 3)}`` is accepted
-wherever an allocation is an argument."""
-
-AllocationLike = Mapping[str, "StageAllocation | tuple[str, int] | Sequence[Any]"]
-
-
 class DataPipeline(Protocol):
-    """A pipeline that can tell its token lengths from data."""
+    """Pipeline that can measure its token lengths on data."""
 
     def lengths(self, instances: Sequence[Any]) -> Mapping[str, tuple[float, float]]:
-        """For each stage that asks a model, the mean tokens of a prompt and of a sample."""
+        """Return mean tokens of a prompt and of a sample, for each stage that calls a model."""
 
 
 class Task:
-    """A multi-stage task and the budget for one instance of it. A value: equal by content.
+    """Multi-stage task with a budget per instance.
+
+    Immutable, and equal to any task with the same content.
 
     Args:
-        name: The task's name.
-        stages: Its stages, in the order in which they run.
-        budget: The most that an allocation may cost per instance, in units of `cost`. Default:
-            what one sample of the dearest model in every stage costs, as in the paper.
-        cost: The cost model. Default: `FlopsCost`, Theorem 1 of the paper.
-        metric: What the objective returns, such as ``"exact match"``, for people and the agent.
-        description: What the task is about, for people and the agent.
+        name: Name of the task.
+        stages: Stages in the order in which they run.
+        budget: Upper bound on the cost of an allocation per instance, in units of `cost`, 0 or
+            more. Default: the cost of one sample of the most expensive model in every stage, as
+            in the paper.
+        cost: Cost model. Default: `FlopsCost` (Theorem 1 of the paper).
+        metric: Name of the objective's value, such as ``"exact match"``, for people and the agent.
+        description: Description of the task, for people and the agent.
 
     Raises:
-        TaskError: A value makes no sense.
-        MissingFactError: The cost needs a fact that a model does not state.
-        BudgetError: Not even the cheapest allocation is within the budget.
+        TaskError: An argument is invalid.
+        MissingFactError: The cost model needs a fact that a model does not state.
+        BudgetError: The cheapest allocation is over the budget.
     """
 
     __slots__ = (
@@ -95,20 +90,23 @@ class Task:
     ) -> None:
         """See the class."""
         if not isinstance(name, str) or not name:
-            raise TaskError(f"Task: `name` is {name!r}: give a non-empty string.")
+            raise TaskError(f"Task: `name` must be a non-empty string, got {name!r}.")
         owner = f"Task {name!r}"
         stages = tuple(stages) if isinstance(stages, Iterable) else ()
         if not stages or not all(isinstance(stage, Stage) for stage in stages):
-            raise TaskError(f"{owner}: `stages` is {stages!r}: give one `Stage` or more.")
+            raise TaskError(f"{owner}: `stages` must hold at least one `Stage`, got {stages!r}.")
         names = [stage.name for stage in stages]
         if len(set(names)) < len(names):
-            raise TaskError(f"{owner}: `stages` names {names!r}: name each stage once.")
+            raise TaskError(f"{owner}: names of `stages` must be unique, got {names!r}.")
         parameters = [p for s in stages for p in (s.model_parameter, s.samples_parameter)]
         if len(set(parameters)) < len(parameters):
-            raise TaskError(f"{owner}: its stages use the parameters {parameters!r}: none twice.")
+            raise TaskError(
+                f"{owner}: parameters of `stages` must be unique, got {parameters!r}: change "
+                "`model_parameter` or `samples_parameter` of a stage."
+            )
         cost_model: CostModel = FlopsCost() if cost is None else cost
         if not isinstance(cost_model, CostModel):
-            raise TaskError(f"{owner}: `cost` is {cost!r}: give a `CostModel`.")
+            raise TaskError(f"{owner}: `cost` must be a `CostModel`, got {cost!r}.")
         table = [
             [cost_row(owner, cost_model, stage, model) for model in stage.models]
             for stage in stages
@@ -116,13 +114,13 @@ class Task:
         if budget is None:
             budget = float(sum(max(row[0] for row in rows) for rows in table))
         if not (is_finite(budget) and budget >= 0):
-            raise TaskError(f"{owner}: `budget` is {budget!r}: give a finite number, 0 or more.")
+            raise TaskError(f"{owner}: `budget` must be finite and 0 or more, got {budget!r}.")
         feasible = FeasibleSet(table, float(budget))
         if not feasible.fits(feasible.complete({})):
             raise BudgetError(
-                f"{owner}: `budget` is {budget:g}, and the cheapest allocation, one sample of the "
-                f"cheapest model everywhere, costs {feasible.cheapest_cost:g}: raise `budget`, or "
-                "add a cheaper model."
+                f"{owner}: `budget` is {budget:g}, but the cheapest allocation (one sample of the "
+                f"cheapest model in each stage) costs {feasible.cheapest_cost:g}: raise `budget` "
+                "or add a cheaper model."
             )
         values = {
             "name": name,
@@ -138,40 +136,41 @@ class Task:
         object.__setattr__(self, "text", json.dumps(self.to_dict(), sort_keys=True))
 
     def __setattr__(self, name: str, value: object) -> None:
-        """Refuse: a task is a value."""
-        raise AttributeError(f"Task is immutable: build another one with another `{name}`.")
+        """Raise AttributeError: a task is immutable."""
+        raise AttributeError(f"Task is immutable: build a new one with the other `{name}`.")
 
     def __delattr__(self, name: str) -> None:
-        """Refuse: a task is a value."""
+        """Raise AttributeError: a task is immutable."""
         raise AttributeError("Task is immutable.")
 
     def __eq__(self, other: object) -> bool:
-        """Whether the contents are the same."""
+        """Compare by content."""
         return isinstance(other, Task) and self.text == other.text
 
     def __hash__(self) -> int:
-        """Hash of the contents."""
+        """Hash by content."""
         return hash(self.text)
 
     def __repr__(self) -> str:
-        """Name, stages and budget."""
+        """Show name, stages and budget."""
         stages = ", ".join(f"{stage.name} ({len(stage.models)} models)" for stage in self.stages)
         budget = f"{self.budget:g} {self.cost_model.unit}".rstrip()
         return f"<Task {self.name!r}: {stages}; budget {budget}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the arguments."""
-        return _rebuild, (
-            self.name,
-            self.stages,
-            self.budget,
-            self.cost_model,
-            self.metric,
-            self.description,
-        )
+        arguments: dict[str, Any] = {
+            "name": self.name,
+            "stages": self.stages,
+            "budget": self.budget,
+            "cost": self.cost_model,
+            "metric": self.metric,
+            "description": self.description,
+        }
+        return partial(Task, **arguments), ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Turn the task into JSON-ready values; `from_dict` undoes it."""
+        """Return the task as JSON-ready values, for `from_dict`."""
         return {
             "name": self.name,
             "stages": [
@@ -185,7 +184,7 @@ class Task:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Task:
-        """Undo `to_dict`.
+        """Build a task from the values of `to_dict`.
 
         Raises:
             TaskError: The values do not describe a task.
@@ -257,11 +256,11 @@ class Task:
         )
 
     def differences(self, other: Task) -> list[str]:
-        """What another task says differently: one line for each fact, this task's first."""
+        """List the values that differ from another task's, one line each, this task's first."""
         return differences(json.loads(self.text), json.loads(other.text))
 
     def cost(self, allocation: AllocationLike) -> float:
-        """What an allocation costs for one instance, in units of the cost model.
+        """Return the cost of an allocation for one instance, in units of the cost model.
 
         Args:
             allocation: ``{"stage": (model, samples)}`` for every stage.
@@ -272,15 +271,15 @@ class Task:
         return self.feasible.cost(self.choices(allocation))
 
     def fits(self, allocation: AllocationLike) -> bool:
-        """Whether an allocation is within the budget."""
+        """Check whether an allocation is within the budget."""
         return self.feasible.fits(self.choices(allocation))
 
     def count_allocations(self) -> int:
-        """How many allocations are within the budget."""
+        """Count the allocations within the budget."""
         return self.feasible.count()
 
     def allocations(self) -> Iterator[Allocation]:
-        """Walk through the allocations that are within the budget, lazily."""
+        """Iterate lazily over the allocations within the budget."""
         names = [stage.name for stage in self.stages]
         settings = [
             [
@@ -293,10 +292,9 @@ class Task:
             yield dict(zip(names, setting))
 
     def project(self, allocation: AllocationLike) -> Allocation:
-        """The allocation within the budget that is nearest to this one.
+        """Return the nearest allocation within the budget.
 
-        Samples are reduced first; models are replaced only where they do not fit with one
-        sample each.
+        Samples are reduced first. Models are replaced only if one sample each is over the budget.
 
         Raises:
             TaskError: A stage, model or number of samples is unknown, or a stage is missing.
@@ -304,28 +302,28 @@ class Task:
         return self.allocation(self.feasible.project(self.choices(allocation)))
 
     def complete(self, partial: AllocationLike) -> Allocation:
-        """The cheapest allocation that contains a partial one.
+        """Return the cheapest allocation that contains a partial one.
 
         Args:
             partial: ``{"stage": (model, samples)}`` for some of the stages.
 
         Raises:
             TaskError: A stage, model or number of samples is unknown.
-            BudgetError: Even the cheapest completion is over the budget.
+            BudgetError: The cheapest completion is over the budget.
         """
         known = {self._stage_index(name): self._choice(name, partial[name]) for name in partial}
         completion = self.feasible.complete(known)
         allocation = self.allocation(completion)
         if not self.feasible.fits(completion):
             raise BudgetError(
-                f"`partial` is {dict(partial)!r}: its cheapest completion {allocation!r} costs "
-                f"{self.feasible.cost(completion):g}, over the budget of {self.budget:g}: lower "
-                "its samples, or raise `budget`."
+                f"`partial` is {dict(partial)!r}, and its cheapest completion {allocation!r} "
+                f"costs {self.feasible.cost(completion):g}, over the budget of {self.budget:g}: "
+                "lower its samples or raise `budget`."
             )
         return allocation
 
     def choices(self, allocation: AllocationLike) -> list[Choice]:
-        """An allocation as positions of models and numbers of samples, by stage.
+        """Return an allocation as (position of the model, number of samples) for each stage.
 
         Raises:
             TaskError: A stage, model or number of samples is unknown, or a stage is missing.
@@ -335,20 +333,20 @@ class Task:
         missing = [stage.name for stage in self.stages if stage.name not in allocation]
         if missing:
             raise TaskError(
-                f"`allocation` is {dict(allocation)!r}: it lacks {', '.join(missing)}; see "
-                "`Task.complete` for partial ones."
+                f"`allocation` lacks the stages {', '.join(missing)}, got {dict(allocation)!r}: "
+                "add them, or use `Task.complete`."
             )
         return [self._choice(stage.name, allocation[stage.name]) for stage in self.stages]
 
     def allocation(self, choices: Sequence[Choice]) -> Allocation:
-        """Undo `choices`."""
+        """Return the allocation of positions and numbers, as from `choices`."""
         return {
             stage.name: StageAllocation(stage.models[model].name, int(samples))
             for stage, (model, samples) in zip(self.stages, choices)
         }
 
     def params(self, allocation: AllocationLike) -> dict[str, Any]:
-        """An allocation as Optuna parameters, ready for `Study.enqueue_trial`."""
+        """Return an allocation as Optuna parameters, ready for `Study.enqueue_trial`."""
         params: dict[str, Any] = {}
         for stage, (model, samples) in zip(self.stages, self.choices(allocation)):
             params[stage.model_parameter] = stage.models[model].name
@@ -356,10 +354,16 @@ class Task:
         return params
 
     def choices_from_params(self, params: Mapping[str, Any]) -> dict[int, Choice]:
-        """Of each stage that a trial's parameters settle completely, what they say.
+        """Read the stages whose model and samples are both among a trial's parameters.
 
-        Values that are no model of the stage, or no number of samples within its range, are left
-        out: a study may hold trials of an earlier version of the task.
+        Models that the stage does not have, and samples out of its range, are left out: a study
+        may hold trials of an earlier version of the task.
+
+        Args:
+            params: Parameters by name.
+
+        Returns:
+            (position of the model, number of samples) by position of the stage.
         """
         known: dict[int, Choice] = {}
         for index, stage in enumerate(self.stages):
@@ -371,12 +375,12 @@ class Task:
         return known
 
     def suggest(self, trial: BaseTrial) -> Allocation:
-        """Let a trial choose an allocation within the budget, whatever the study's sampler.
+        """Suggest an allocation within the budget, with any sampler.
 
-        Models are suggested first. Then each stage's samples, in order, from 1 to what the budget
-        leaves beside the stages before it and one sample in each stage after it: no sampler
-        wastes a trial on samples that do not fit. The study also learns which task it tunes, so
-        that `AgentTTSSampler()` and `recommend` need not be told.
+        Models are suggested first. Then the samples of each stage are suggested in order, from 1
+        to the most that the budget allows after the earlier stages and one sample in each later
+        stage, so no sampler wastes a trial on samples that do not fit. The task is also registered
+        on the study, so that `AgentTTSSampler()` and `recommend` find it there.
 
         Args:
             trial: A running trial, or an `optuna.trial.FixedTrial`.
@@ -385,44 +389,18 @@ class Task:
             The allocation.
 
         Raises:
-            optuna.TrialPruned: The models do not fit with one sample each, or enqueued values
+            optuna.TrialPruned: The models with one sample each, or the enqueued values,
                 are over the budget. Nothing has been spent.
         """
         study = getattr(trial, "study", None)
         if isinstance(study, Study):
             self.register(study)
-        models = []
-        for stage in self.stages:
-            names = [model.name for model in stage.models]
-            chosen = trial.suggest_categorical(stage.model_parameter, names)
-            models.append(names.index(chosen))
-        choices: list[Choice] = [(model, 1) for model in models]
-        if not self.feasible.fits(choices):
-            raise self._over_budget(trial, choices)
-        for index, (stage, model) in enumerate(zip(self.stages, models)):
-            others = self.feasible.cost(choices) - float(self.feasible.costs[index][model][0])
-            most = max(1, self.feasible.max_samples(index, model, others))
-            samples = trial.suggest_int(stage.samples_parameter, 1, most)
-            # Samplers keep to the range; Optuna lets enqueued values pass with a warning.
-            if not 1 <= samples <= most:
-                raise optuna.TrialPruned(
-                    f"Trial {trial.number} was pruned before it ran: `{stage.samples_parameter}` "
-                    f"is {samples}, and beside the other stages the budget of {self.budget:g} "
-                    f"and `max_samples` leave 1 to {most}."
-                )
-            choices[index] = (model, samples)
-        return self.allocation(choices)
-
-    def _over_budget(self, trial: BaseTrial, choices: Sequence[Choice]) -> optuna.TrialPruned:
-        return optuna.TrialPruned(
-            f"Trial {trial.number} was pruned before it ran: {self.allocation(choices)!r} costs "
-            f"{self.feasible.cost(choices):g} or more, over the budget of {self.budget:g}."
-        )
+        return self.allocation(suggest_choices(trial, self.stages, self.feasible))
 
     def register(self, study: Study) -> None:
-        """Write on a study which task it tunes, and log what differs from an earlier one.
+        """Register this task on a study, and log the changes to an earlier one.
 
-        Done by `suggest` and by `AgentTTSSampler` themselves.
+        `suggest` and `AgentTTSSampler` call this.
         """
         earlier = storage.register(study, self.text)
         if earlier is None:
@@ -432,18 +410,18 @@ class Task:
         except TaskError as error:
             changes = [str(error)]
         _logger.warning(
-            "Study %r tuned another task before; its trials still count as evidence. Before and "
-            "now: %s",
+            "Study %r was registered with another task before. Its trials still count as "
+            "evidence. Changes (before -> now): %s",
             study.study_name,
             "; ".join(changes),
         )
 
     @classmethod
     def registered(cls, study: Study) -> Task | None:
-        """The task that a study tunes, if `suggest`, a sampler or an objective registered one.
+        """Return the task registered on a study by `suggest`, a sampler or an objective, or None.
 
         Raises:
-            TaskError: What is stored is not a task that this version can read.
+            TaskError: The stored task cannot be read by this version.
         """
         values = storage.registered(study)
         return None if values is None else cls.from_dict(values)
@@ -451,40 +429,8 @@ class Task:
     def _stage_index(self, name: str) -> int:
         names = [stage.name for stage in self.stages]
         if name not in names:
-            raise TaskError(f"Stage {name!r} is unknown: the task has {', '.join(names)}.")
+            raise TaskError(f"Unknown stage {name!r}: the task has {', '.join(names)}.")
         return names.index(name)
 
     def _choice(self, name: str, setting: Sequence[Any]) -> Choice:
-        stage = self.stages[self._stage_index(name)]
-        try:
-            model, samples = setting
-        except (TypeError, ValueError):
-            raise TaskError(
-                f"Stage {name!r} is given {setting!r}: give (model, samples)."
-            ) from None
-        names = [m.name for m in stage.models]
-        if model not in names:
-            raise TaskError(
-                f"Model {model!r} is unknown in stage {name!r}: it has {', '.join(names)}."
-            )
-        if isinstance(samples, bool) or not isinstance(samples, (int, np.integer)):
-            raise TaskError(f"Stage {name!r}: `samples` is {samples!r}: give an integer.")
-        if not 1 <= samples <= stage.max_samples:
-            raise TaskError(
-                f"Stage {name!r}: `samples` is {samples}: give 1 to {stage.max_samples}, or raise "
-                "the stage's `max_samples`."
-            )
-        return names.index(model), int(samples)
-
-
-def _rebuild(
-    name: str,
-    stages: Sequence[Stage],
-    budget: float,
-    cost: CostModel,
-    metric: str,
-    description: str,
-) -> Task:
-    return Task(
-        name=name, stages=stages, budget=budget, cost=cost, metric=metric, description=description
-    )
+        return read_choice(self.stages[self._stage_index(name)], setting)

@@ -13,7 +13,7 @@ from optuna_agenttts import Task
 from optuna_agenttts.llm import ChatRequest, Message
 from optuna_agenttts.llm.loop import together
 from optuna_agenttts.study.spending import cost_of_samples
-from optuna_agenttts.task.task import Allocation
+from optuna_agenttts.task.allocation import Allocation
 from optuna_agenttts_integrations.calls.completions import Completions, Samples
 from optuna_agenttts_integrations.calls.endpoints import Endpoint, Endpoints
 from optuna_agenttts_integrations.pipeline.evaluation import InstanceResult, StageUsage

@@ -24,8 +24,9 @@ from optuna_agenttts.agent.prompts.tables import (
     tables_text,
 )
 from optuna_agenttts.llm.port import Message
+from optuna_agenttts.task.allocation import Allocation
 from optuna_agenttts.task.cost import FlopsCost, LatencyCost, PriceCost
-from optuna_agenttts.task.task import Allocation, Task
+from optuna_agenttts.task.task import Task
 
 SYSTEM = (
     "You plan experiments. A pipeline of language-model calls is tuned: each stage gets one model "

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from optuna_agenttts.agent.prompts.data import block, quote, table
-from optuna_agenttts.task.task import Allocation
+from optuna_agenttts.task.allocation import Allocation
 
 TABLES = ("models", "saturation", "paired")
 """How the tables are called, in the order in which they are shown."""

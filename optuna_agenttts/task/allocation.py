@@ -1,0 +1,57 @@
+"""Allocations: a model and a number of samples for each stage, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from optuna_agenttts.exceptions import TaskError
+from optuna_agenttts.task.feasible import Choice
+from optuna_agenttts.task.stage import Stage
+
+
+class StageAllocation(NamedTuple):
+    """Model and number of samples of one stage."""
+
+    model: str
+    samples: int
+
+
+Allocation = dict[str, StageAllocation]
+"""Model and number of samples of every stage, by the stage's name."""
+
+AllocationLike = Mapping[str, "StageAllocation | tuple[str, int] | Sequence[Any]"]
+"""Accepted wherever an allocation is an argument: plain ``{"stage": ("model", 3)}``."""
+
+
+def read_choice(stage: Stage, setting: Sequence[Any]) -> Choice:
+    """Return the position of a stage's model and the number of samples.
+
+    Args:
+        stage: The stage.
+        setting: ``(model, samples)``, by name.
+
+    Raises:
+        TaskError: The setting is not a pair, or the model or number of samples is not the stage's.
+    """
+    try:
+        model, samples = setting
+    except (TypeError, ValueError):
+        raise TaskError(
+            f"Stage {stage.name!r}: expected (model, samples), got {setting!r}."
+        ) from None
+    names = [m.name for m in stage.models]
+    if model not in names:
+        raise TaskError(
+            f"Stage {stage.name!r} has no model {model!r}: choose one of {', '.join(names)}."
+        )
+    if isinstance(samples, bool) or not isinstance(samples, (int, np.integer)):
+        raise TaskError(f"Stage {stage.name!r}: `samples` must be an integer, got {samples!r}.")
+    if not 1 <= samples <= stage.max_samples:
+        raise TaskError(
+            f"Stage {stage.name!r}: `samples` must be from 1 to {stage.max_samples}, got "
+            f"{samples}: change it, or raise the stage's `max_samples`."
+        )
+    return names.index(model), int(samples)

@@ -1,0 +1,47 @@
+"""Suggest an allocation within the budget to a trial of any sampler."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import optuna
+from optuna.trial import BaseTrial
+
+from optuna_agenttts.task.feasible import Choice, FeasibleSet
+from optuna_agenttts.task.stage import Stage
+
+
+def suggest_choices(
+    trial: BaseTrial, stages: Sequence[Stage], feasible: FeasibleSet
+) -> list[Choice]:
+    """Suggest a model and a number of samples for each stage; see `Task.suggest`.
+
+    Raises:
+        optuna.TrialPruned: The suggested or enqueued values do not fit the budget.
+    """
+    models = []
+    for stage in stages:
+        names = [model.name for model in stage.models]
+        chosen = trial.suggest_categorical(stage.model_parameter, names)
+        models.append(names.index(chosen))
+    choices: list[Choice] = [(model, 1) for model in models]
+    if not feasible.fits(choices):
+        names = [stage.models[model].name for stage, model in zip(stages, models)]
+        raise optuna.TrialPruned(
+            f"Trial {trial.number} was pruned before it ran: one sample each of "
+            f"{', '.join(names)} costs {feasible.cost(choices):g}, over the budget of "
+            f"{feasible.budget:g}."
+        )
+    for index, (stage, model) in enumerate(zip(stages, models)):
+        others = feasible.cost(choices) - float(feasible.costs[index][model][0])
+        most = max(1, feasible.max_samples(index, model, others))
+        samples = trial.suggest_int(stage.samples_parameter, 1, most)
+        # Samplers keep to the range; Optuna lets enqueued values pass with a warning.
+        if not 1 <= samples <= most:
+            raise optuna.TrialPruned(
+                f"Trial {trial.number} was pruned before it ran: `{stage.samples_parameter}` is "
+                f"{samples}, but the budget of {feasible.budget:g}, less the other stages, and "
+                f"`max_samples` allow 1 to {most}."
+            )
+        choices[index] = (model, samples)
+    return choices
