@@ -26,7 +26,7 @@ from optuna_agenttts.planner.numerical import NumericalPlanner
 from optuna_agenttts.report.dashboard import save_note
 from optuna_agenttts.study.archive import Archive, announce, constraint_of, is_maximized
 from optuna_agenttts.study.experience import read_experience, recall
-from optuna_agenttts.study.measured import task_in_force
+from optuna_agenttts.study.measured import effective_task
 from optuna_agenttts.study.rounds import Proposed, Round
 from optuna_agenttts.study.spending import read_limit
 from optuna_agenttts.task.parameters import nearest_in, order_of_suggestion, parameters_of
@@ -328,7 +328,7 @@ class AgentTTSSampler(BaseSampler):
         with self._lock:
             tasks = self._tasks.setdefault(study._storage, {})
             if self._task is not None:
-                given = task_in_force(study, self._task)
+                given = effective_task(study, self._task)
                 if study._study_id not in tasks:
                     given.register(study)
                     tasks[study._study_id] = (None, given)

@@ -12,7 +12,7 @@ from optuna.study import Study
 from optuna.trial import TrialState
 
 from optuna_agenttts import BudgetError, Task
-from optuna_agenttts.study.measured import put_in_force, with_lengths
+from optuna_agenttts.study.measured import set_effective_task, with_lengths
 from optuna_agenttts_integrations.pipeline.evaluation import InstanceResult, StageUsage
 from optuna_agenttts_integrations.pipeline.stages import Pipeline
 
@@ -91,7 +91,7 @@ def measure(study: Study, declared: Task, after: int) -> Task:
         "From now on, costs follow what was measured: %s",
         "; ".join(declared.differences(measured)),
     )
-    put_in_force(study, measured)
+    set_effective_task(study, measured)
     return measured
 
 

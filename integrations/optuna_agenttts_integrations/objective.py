@@ -23,7 +23,7 @@ from optuna_agenttts import Task
 from optuna_agenttts.llm import Report
 from optuna_agenttts.llm.loop import LoopThread, together
 from optuna_agenttts.llm.port import close_chat
-from optuna_agenttts.study.measured import task_in_force
+from optuna_agenttts.study.measured import effective_task
 from optuna_agenttts.task.allocation import Allocation, AllocationLike
 from optuna_agenttts_integrations.calls.completions import Completions
 from optuna_agenttts_integrations.calls.endpoints import Endpoints
@@ -176,7 +176,7 @@ class MultiStageObjective:
             PipelineError: The pruner needs a package that is missing.
         """
         _check_pruner(trial)
-        task = self._task_in_force(trial)
+        task = self._effective_task(trial)
         allocation = task.suggest(trial)
         started = self._clock()
         results: dict[str, InstanceResult] = {}
@@ -246,12 +246,12 @@ class MultiStageObjective:
         self._check_failures(evaluation)
         return evaluation
 
-    def _task_in_force(self, trial: optuna.Trial) -> Task:
+    def _effective_task(self, trial: optuna.Trial) -> Task:
         """The task with the lengths that the study has measured, once it has."""
         study = getattr(trial, "study", None)
         if self._measure_after is None or not isinstance(study, Study):
             return self.task
-        task = task_in_force(study, self.task, fresh=True)
+        task = effective_task(study, self.task, fresh=True)
         return measure(study, self.task, self._measure_after) if task is self.task else task
 
     def _blocks(self, trial: optuna.Trial) -> Iterator[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""A study seen as evidence."""
+"""Read a study's trials as evidence about a task."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from optuna_agenttts import storage
 from optuna_agenttts.planner.evidence import Candidate, Choices, Constraint, Evidence
 from optuna_agenttts.task.task import Task
 
-# A worker that was killed between creating a trial and announcing its allocation leaves a trial
-# that says nothing for ever. Only so many numbers back is a silent trial taken to be choosing.
+# A worker killed between creating a trial and announcing its allocation leaves a running trial
+# without one. Only the last 32 trial numbers are taken to be choosing right now: more than the
+# workers of any study seen so far.
 _RECENT = 32
 
 
 class Archive:
-    """Reads the trials of a study as evidence about a task.
+    """Incremental reader of a study's trials.
 
-    It remembers what finished trials said, since they do not change, so that reading costs what
-    is new.
+    Finished trials do not change, so each is read once.
 
     Args:
-        task: The task.
+        task: Task that the study tunes.
         maximize: Whether higher values are better.
     """
 
@@ -35,7 +35,7 @@ class Archive:
         self.task = task
         self._sign = 1.0 if maximize else -1.0
         self.seen = 0
-        """How many trials the last look found."""
+        """Number of trials at the last call of `read`."""
         self._models: list[list[int]] = []
         self._samples: list[list[int]] = []
         self._scores: list[float] = []
@@ -51,10 +51,10 @@ class Archive:
         """Read a study's trials.
 
         Args:
-            trials: All its trials, in order of number.
-            number: The number of the trial that is about to choose, which is no evidence itself.
+            trials: All trials of the study, in order of number.
+            number: Number of the trial that is about to choose, which is left out.
         """
-        # Trials that were running at the last look, and those that are new since.
+        # Trials that were running at the last call, and new ones.
         indices = [*self._unfinished, *range(self.seen, len(trials))]
         self.seen, self._unfinished = len(trials), []
         pending: list[Choices] = []
@@ -67,7 +67,7 @@ class Archive:
             self._unfinished.append(index)
             if trial.number == number:
                 continue
-            choices = self._settled(trial)
+            choices = self._choices_of(trial)
             if choices is not None:
                 pending.append(choices)
             elif (
@@ -93,7 +93,7 @@ class Archive:
         )
 
     def _add(self, trial: FrozenTrial) -> None:
-        choices = self._settled(trial)
+        choices = self._choices_of(trial)
         if choices is None:
             return
         self._visited.add(choices)
@@ -109,7 +109,7 @@ class Archive:
         self._outcomes.append(trial.intermediate_values)
 
     def _score(self, trial: FrozenTrial) -> tuple[float, float]:
-        """A trial's score and the share of the instances behind it; NaN if it has none."""
+        """Return a trial's score (NaN if it has none) and the fraction of instances behind it."""
         outcomes = trial.intermediate_values
         if trial.state == TrialState.COMPLETE and trial.values is not None:
             self._steps = max(self._steps, len(outcomes))
@@ -117,15 +117,15 @@ class Archive:
             return trial.values[0], share
         if trial.state == TrialState.PRUNED and len(outcomes) >= 2 and self._steps:
             finite = [value for value in outcomes.values() if math.isfinite(value)]
-            # The mean of the outcomes, not the last of them, which is what Optuna keeps.
+            # The mean of the outcomes; Optuna keeps the last one.
             return float(np.mean(finite or [math.nan])), min(1.0, len(outcomes) / self._steps)
         return math.nan, 0.0
 
-    def _settled(self, trial: FrozenTrial) -> Choices | None:
-        """The allocation of a trial; None if a stage is not settled.
+    def _choices_of(self, trial: FrozenTrial) -> Choices | None:
+        """Return the allocation of a trial, or None if a stage has none.
 
-        What a trial suggested counts first, then what the user enqueued. For a stage that it never
-        asked about, as pipelines with conditional stages do, what it was given stands in.
+        Suggested values come first, then enqueued ones. A stage that the trial never suggested, as
+        in pipelines with conditional stages, takes the allocation that the trial was given.
         """
         params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
         choices = self.task.choices_from_params(params)
@@ -139,7 +139,7 @@ class Archive:
 
 
 def constraint_of(task: Task, trial: FrozenTrial) -> Constraint:
-    """What a trial has settled: parameters it has suggested, and those the user enqueued."""
+    """Return the values that a trial has fixed: suggested parameters, and enqueued ones."""
     params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
     models: dict[int, int] = {}
     samples: dict[int, int] = {}
@@ -154,13 +154,13 @@ def constraint_of(task: Task, trial: FrozenTrial) -> Constraint:
 
 
 def announce(study: Study, trial_id: int, task: Task, candidate: Candidate) -> None:
-    """Tell other workers, and people, what a trial was given and by whom."""
+    """Write the allocation given to a trial, its origin and its reason, to the storage."""
     allocation = task.allocation(candidate.choices)
     storage.write_candidate(study, trial_id, allocation, candidate.origin, candidate.reason)
 
 
 def is_maximized(directions: Sequence[StudyDirection]) -> bool:
-    """Whether a study of one objective maximizes it."""
+    """Check whether a study of one objective maximizes it."""
     return directions[0] == StudyDirection.MAXIMIZE
 
 
@@ -168,5 +168,5 @@ def _decode(task: Task, announced: Mapping[str, Any]) -> Choices | None:
     try:
         return tuple(task.choices({name: tuple(value) for name, value in announced.items()}))
     except (TypeError, ValueError):
-        # Announced under another version of the task.
+        # Written for another version of the task.
         return None

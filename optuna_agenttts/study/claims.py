@@ -13,13 +13,12 @@ Outcome = Literal["agrees", "contradicts", "open"]
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What the agent says of a stage.
+    """Claim of the agent about one stage.
 
     Args:
-        stage: The stage's name.
-        models: Names of the models one of which is its best, the most likely first.
-        samples: From how many to how many samples the first of them saturates; None if the agent
-            does not say.
+        stage: Name of the stage.
+        models: Names of the models that may be its best, the most likely first.
+        samples: Range of samples in which the first of them saturates; None if not stated.
     """
 
     stage: str
@@ -28,19 +27,19 @@ class Claim:
 
     @classmethod
     def from_dict(cls, values: Any) -> Claim:
-        """Undo `dataclasses.asdict`.
+        """Build a claim from the values of `dataclasses.asdict`.
 
         Raises:
-            TypeError: The values describe no claim of this version.
+            TypeError: The values do not describe a claim of this version.
         """
         if not isinstance(values, Mapping):
-            raise TypeError("a claim is an object")
+            raise TypeError("a claim must be an object")
         parts: list[Any] = [values.get(name) for name in ("stage", "models", "samples")]
         stage, models, samples = parts
         if not isinstance(stage, str) or not _are(models, str):
-            raise TypeError("a claim names a stage and models")
+            raise TypeError("a claim needs a stage and models")
         if samples is not None and not (_are(samples, int) and len(samples) == 2):
-            raise TypeError("a claim has the fewest and the most samples")
+            raise TypeError("`samples` of a claim must be two integers")
         return cls(stage, tuple(models), None if samples is None else (samples[0], samples[1]))
 
 
@@ -50,13 +49,13 @@ def _are(values: Any, kind: type) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the fit says of a claim.
+    """Comparison of a claim with the fit.
 
     Args:
-        stage: The stage's name.
-        aspect: Of which part of the claim: ``"models"`` or ``"samples"``.
+        stage: Name of the stage.
+        aspect: Compared part of the claim: ``"models"`` or ``"samples"``.
         outcome: ``"agrees"``, ``"contradicts"`` or ``"open"``.
-        text: Claim and fit in a sentence, with figures in the study's own units.
+        text: Claim and fit in one sentence, in units of the study's metric.
     """
 
     stage: str
@@ -66,29 +65,29 @@ class Verdict:
 
     @classmethod
     def from_dict(cls, values: Any) -> Verdict:
-        """Undo `dataclasses.asdict`.
+        """Build a verdict from the values of `dataclasses.asdict`.
 
         Raises:
-            TypeError: The values describe no verdict of this version.
+            TypeError: The values do not describe a verdict of this version.
         """
         if not isinstance(values, Mapping):
-            raise TypeError("a verdict is an object")
+            raise TypeError("a verdict must be an object")
         parts: list[Any] = [values.get(name) for name in ("stage", "aspect", "outcome", "text")]
         stage, aspect, outcome, text = parts
         if not isinstance(stage, str) or not isinstance(text, str):
-            raise TypeError("a verdict has a stage and a text")
+            raise TypeError("a verdict needs a stage and a text")
         if aspect not in get_args(Aspect) or outcome not in get_args(Outcome):
-            raise TypeError("a verdict has an aspect and an outcome")
+            raise TypeError("a verdict needs a known aspect and outcome")
         return cls(stage, aspect, outcome, text)
 
 
 def contradictions(verdicts: Sequence[Verdict]) -> tuple[Verdict, ...]:
-    """Those that the fit contradicts."""
+    """Return the verdicts in which the fit contradicts the claim."""
     return tuple(verdict for verdict in verdicts if verdict.outcome == "contradicts")
 
 
 def summary(verdicts: Sequence[Verdict]) -> str:
-    """How many claims the fit bears out, in a sentence; empty without verdicts."""
+    """Count the outcomes in one sentence; empty without verdicts."""
     if not verdicts:
         return ""
     count = Counter(verdict.outcome for verdict in verdicts)

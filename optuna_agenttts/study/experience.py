@@ -1,8 +1,8 @@
-"""Earlier studies of similar tasks, as evidence: in words for the agent, else in figures.
+"""Earlier studies of similar tasks, as evidence.
 
-Data sets differ in how hard they are, so another study's scores say little of this one's level.
-What carries over is which allocations are better than which. The planner therefore counts an
-earlier trial as a fraction of a trial of its own, shifted to where its own trials lie.
+Data sets differ in difficulty, so scores of another study say little about the level of this one;
+the ranking of allocations carries over. The planner therefore weighs an earlier trial as a
+fraction of a new one, and shifts its score to the level of the new ones.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from optuna_agenttts.task.task import Task
 
 @dataclass(frozen=True, slots=True)
 class Experience:
-    """What an earlier study leaves.
+    """Trials and conclusions of an earlier study.
 
     Args:
-        name: Its name.
-        metric: What it measured, in its task's words; may be empty.
-        maximize: Whether higher values were better.
+        name: Name of the study.
+        metric: Metric of its task; may be empty.
+        maximize: Whether higher values are better.
         params: Parameters of its finished trials.
-        values: Their values.
-        guidelines: The agent's latest guidelines there.
+        values: Values of these trials.
+        guidelines: Latest guidelines of its agent.
     """
 
     name: str
@@ -45,16 +45,16 @@ class Experience:
 
 
 def read_experience(studies: Sequence[Study]) -> tuple[Experience, ...]:
-    """Read studies; what is read stays as it is, whatever becomes of them.
+    """Read earlier studies, once: later changes to them have no effect.
 
     Raises:
-        TaskError: One of them is no study of one objective.
+        TaskError: An item is not a study of one objective.
     """
     found = []
     for study in studies:
         if not isinstance(study, Study) or len(study.directions) != 1:
             raise TaskError(
-                f"AgentTTSSampler: `experience` holds {study!r}: give studies of one objective."
+                f"AgentTTSSampler: `experience` must hold studies of one objective, got {study!r}."
             )
         trials = [
             trial
@@ -65,7 +65,7 @@ def read_experience(studies: Sequence[Study]) -> tuple[Experience, ...]:
             task = Task.registered(study)
         except TaskError:
             task = None
-        told = [planned.guidelines for planned in guidelines(study) if planned.guidelines]
+        written = [planned.guidelines for planned in guidelines(study) if planned.guidelines]
         found.append(
             Experience(
                 name=study.study_name,
@@ -73,14 +73,14 @@ def read_experience(studies: Sequence[Study]) -> tuple[Experience, ...]:
                 maximize=is_maximized(study.directions),
                 params=tuple(dict(trial.params) for trial in trials),
                 values=tuple(float(trial.values[0]) for trial in trials),
-                guidelines=told[-1] if told else (),
+                guidelines=written[-1] if written else (),
             )
         )
     return tuple(found)
 
 
 def recall(experience: Sequence[Experience], task: Task) -> Recalled | None:
-    """What earlier trials say of a task's allocations: those of the same stages and models."""
+    """Return the earlier trials that have the task's stages and models, or None."""
     models, samples, scores, studies = [], [], [], []
     for index, earlier in enumerate(experience):
         sign = 1.0 if earlier.maximize else -1.0

@@ -1,8 +1,8 @@
-"""Token lengths that were measured, in place of those that were declared.
+"""Replace declared token lengths by measured ones.
 
-What a stage's prompts and samples really measure is known after the first trials. From then on a
-study tunes the same task with those lengths, so that its costs and its budget mean what they say.
-The study's storage holds the task in force: every worker reads it there.
+The first trials measure the lengths of prompts and samples. From then on the study tunes the same
+task with these lengths, so that costs are real costs. The effective task is in the study's
+storage, where every worker reads it.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from optuna_agenttts.exceptions import TaskError
 from optuna_agenttts.task.task import Task
 
 Lengths = Mapping[str, tuple[float, float]]
-"""For each stage's name, the mean length of a prompt and of a sample, in tokens."""
+"""Mean tokens of a prompt and of a sample, by name of the stage."""
 
 
 def with_lengths(task: Task, lengths: Lengths) -> Task:
-    """The same task with other token lengths.
+    """Return the task with other token lengths.
 
-    A budget that is the default one (one sample of the dearest model everywhere) stays the default
-    one; any other stays as it is.
+    A default budget (one sample of the most expensive model in every stage) is computed again;
+    any other budget is kept.
 
     Args:
         task: The task.
-        lengths: Lengths of some or all of its stages. What is not above 0 is left as declared.
+        lengths: Lengths of some or all of its stages. Values of 0 or less are ignored.
 
     Raises:
-        BudgetError: With these lengths, not even the cheapest allocation is within the budget.
+        BudgetError: With these lengths, the cheapest allocation is over the budget.
     """
     stages = []
     for stage in task.stages:
@@ -57,14 +57,14 @@ def with_lengths(task: Task, lengths: Lengths) -> Task:
     )
 
 
-def task_in_force(study: Study, declared: Task, *, fresh: bool = False) -> Task:
-    """The task that a study tunes: the declared one, or the same with lengths it measured.
+def effective_task(study: Study, declared: Task, *, fresh: bool = False) -> Task:
+    """Return the declared task, with measured lengths if the study has some.
 
     Args:
         study: The study.
-        declared: The task as its user describes it.
-        fresh: Whether to look into the storage, where another worker may have written, rather
-            than at what this process saw there last.
+        declared: Task as the user declares it.
+        fresh: Whether to read the storage, where another worker may have written, instead of
+            what this process read or wrote last.
     """
     text = None if fresh else storage.last_registered(study)
     if text is not None:
@@ -74,32 +74,32 @@ def task_in_force(study: Study, declared: Task, *, fresh: bool = False) -> Task:
         return declared
     text = json.dumps(values, sort_keys=True)
     found = _measured(text, declared)
-    # By content: what is cached may be an equal task of another caller.
+    # The cache may hold an equal task of another caller.
     if found == declared:
         return declared
-    # Lengths that were declared before, and then declared anew, were not measured.
+    # Lengths that another declaration registered were not measured.
     if not storage.is_measured(study, text):
         return declared
     storage.register(study, text)
     return found
 
 
-def put_in_force(study: Study, task: Task) -> None:
-    """Write on a study that it tunes this task, whose lengths it measured, from now on."""
+def set_effective_task(study: Study, task: Task) -> None:
+    """Register a task with measured lengths on a study."""
     storage.mark_measured(study, task.text)
     storage.register(study, task.text)
 
 
 @lru_cache(maxsize=64)
 def _measured(text: str, declared: Task) -> Task:
-    """The declared task with a description's lengths if that is what is described, or as it is."""
+    """Return the declared task with a description's lengths, if they differ in nothing else."""
     if text == declared.text:
         return declared
     try:
-        told = Task.from_dict(json.loads(text))
-        # Not `told` itself: of a cost model of the user's own it has the table only.
+        described = Task.from_dict(json.loads(text))
+        # Not `described`: it has a table in place of a user-defined cost model.
         found = with_lengths(
-            declared, {s.name: (s.prompt_tokens, s.generation_tokens) for s in told.stages}
+            declared, {s.name: (s.prompt_tokens, s.generation_tokens) for s in described.stages}
         )
     except TaskError:
         return declared

@@ -1,7 +1,7 @@
-"""The archive of rounds: what the agent concluded and proposed, kept with the study.
+"""Rounds of the agent: its guidelines, claims and candidates, stored with the study.
 
-A round is written once, whole, under a key of its own, so that workers share it and nothing
-grows with the number of trials. `guidelines` reads all of them, with any sampler or none.
+A round is written once, under its own key, and shared by all workers. `guidelines` reads them
+from the storage, with any sampler.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class Proposed:
-    """A candidate of a round: parameters for one trial, and the agent's reason."""
+    """Candidate of a round: parameters for one trial, and the agent's reason."""
 
     params: Mapping[str, Any]
     reason: str
@@ -32,21 +32,21 @@ class Round:
     """One round of the agent.
 
     Args:
-        number: The round's number; it serves trials from ``number * SIZE`` on.
-        guidelines: What the agent concluded, one sentence each.
-        candidates: What it proposed and could be used, best first.
-        model: Who planned: model and server, without secrets.
-        requests: How many requests it took, failed ones included.
+        number: Number of the round. It serves the trials from six times this number on.
+        guidelines: Conclusions of the agent, one sentence each.
+        candidates: Usable candidates, best first.
+        model: Model and server that planned, without secrets.
+        requests: Number of requests, including failed ones.
         prompt_tokens: Tokens of the prompts.
-        completion_tokens: Tokens that were generated.
-        cost: What those tokens cost in the task's unit; None if the cost model cannot say.
-        seconds: How long it took.
-        trials: How many finished trials it rests on.
-        problems: What was wrong with replies, and how often.
-        failures: Which calls failed, and how often.
-        error: Why there is nothing to use; empty if there is.
-        claims: What the agent concluded of each stage, in names and numbers.
-        verdicts: What the fit to the same trials says of these claims.
+        completion_tokens: Generated tokens.
+        cost: Cost of these tokens in the task's unit; None if the cost model cannot price them.
+        seconds: Duration in seconds.
+        trials: Number of finished trials that the agent saw.
+        problems: Number of problems in replies, by kind.
+        failures: Number of failed requests, by kind.
+        error: Reason why the round has no candidates, or an empty string.
+        claims: Conclusions about stages, as names and numbers.
+        verdicts: Comparison of these claims with the fit to the same trials.
     """
 
     number: int
@@ -67,10 +67,10 @@ class Round:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Round:
-        """Undo `dataclasses.asdict`. What other versions add to a round is passed over.
+        """Build a round from the values of `dataclasses.asdict`; unknown fields are ignored.
 
         Raises:
-            TypeError: The values describe no round that this version could use.
+            TypeError: The values do not describe a round of this version.
         """
         known = {part.name for part in fields(cls)}
         return cls(
@@ -85,7 +85,7 @@ class Round:
 
 
 def _readable(read: Callable[[Any], _T], items: Any) -> tuple[_T, ...]:
-    """What can be read of a list; the rest of its round is usable without the others."""
+    """Read the items of a list and skip the unreadable ones."""
     found = []
     for item in items if isinstance(items, (list, tuple)) else ():
         with suppress(TypeError):
@@ -94,21 +94,21 @@ def _readable(read: Callable[[Any], _T], items: Any) -> tuple[_T, ...]:
 
 
 def guidelines(study: Study) -> tuple[Round, ...]:
-    """The rounds that an agent planned for a study, in order: guidelines, candidates, tokens.
+    """Return the rounds that an agent planned for a study: guidelines, candidates, tokens.
 
-    Reads the study's storage alone: any sampler, or none, may be attached.
+    Only the study's storage is read, so the study may have any sampler.
 
     Args:
-        study: A study.
+        study: The study.
 
     Returns:
-        The rounds; none if no agent planned.
+        The rounds in order of number; empty if no agent planned.
     """
     return read_rounds(study._storage.get_study_system_attrs(study._study_id))
 
 
 def read_rounds(attributes: Mapping[str, Any]) -> tuple[Round, ...]:
-    """The rounds among a study's system attributes, in order."""
+    """Read all rounds from a study's system attributes, in order of number."""
     numbers = sorted(
         int(rest)
         for key in attributes
@@ -119,23 +119,23 @@ def read_rounds(attributes: Mapping[str, Any]) -> tuple[Round, ...]:
 
 
 def read_round(attributes: Mapping[str, Any], number: int) -> Round | None:
-    """One round among a study's system attributes, or None."""
+    """Read one round from a study's system attributes, or None."""
     values = storage.read_study_value(attributes, f"{storage.ROUND}{number}")
     try:
         return None if values is None else Round.from_dict(values)
     except TypeError:
-        # Written by another version: as good as none.
+        # Written by another version.
         return None
 
 
 def write_round(study: Study, planned: Round) -> None:
-    """Keep a round with its study."""
+    """Write a round to its study."""
     key = f"{storage.ROUND}{planned.number}"
     storage.write_study_value(study._storage, study._study_id, key, asdict(planned))
 
 
 def claimed_at(attributes: Mapping[str, Any], number: int) -> float | None:
-    """When a round was last claimed, in seconds since 1970; None if it was not."""
+    """Return the Unix time at which a round was last claimed, or None."""
     record = attributes.get(f"{storage.CLAIM}{number}")
     at = record.get("at") if isinstance(record, Mapping) else None
     return float(at) if isinstance(at, (int, float)) else None

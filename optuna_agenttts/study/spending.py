@@ -1,4 +1,4 @@
-"""What a search has spent: its trials, and the agent that plans them."""
+"""Spend of a search: its trials, and the agent that plans them."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from optuna_agenttts.study.rounds import Round, read_rounds
 from optuna_agenttts.task.stage import Model, Stage, size_in_name
 from optuna_agenttts.task.task import Task
 
+# Tokens, in place of 0, which `Stage` does not allow.
 _LEAST = 1e-9
-"""Stands in for no tokens at all, which a stage does not allow."""
 
 
 @dataclass(frozen=True, slots=True)
 class Spend:
-    """What a search has spent, in units of the task's cost model.
+    """Spend of a search, in units of the task's cost model.
 
     Args:
-        trials: Of the trials: what they generated over all instances where the objective says so
-            (user attribute ``spend``, as `MultiStageObjective` writes it), else what their
-            allocations cost for one instance.
-        whole: Whether that is over all instances.
-        agent: Of the agent's own tokens, as far as the cost model can price them.
-        agent_tokens: Those tokens, prompts included.
-        requests: The agent's requests.
-        unit: The unit.
-        limit: At which total the search is to stop, as `StopAtSpend` was told; None if nobody did.
+        trials: Spend of the trials: the cost of all generated samples over all instances if the
+            objective reports it (user attribute ``spend``, which `MultiStageObjective` writes),
+            else the cost of the allocations for one instance each.
+        whole: Whether `trials` covers all instances.
+        agent: Spend of the agent, as far as the cost model can price its tokens.
+        agent_tokens: Tokens of the agent, prompts included.
+        requests: Requests of the agent.
+        unit: Unit of the cost model.
+        limit: Total at which `StopAtSpend` stops the search; None without a limit.
     """
 
     trials: float
@@ -46,11 +46,11 @@ class Spend:
 
     @property
     def total(self) -> float:
-        """Trials and agent together."""
+        """Spend of trials and agent."""
         return self.trials + self.agent
 
     def __str__(self) -> str:
-        """A sentence for people and for the agent."""
+        """Describe the spend in one sentence, for people and for the agent."""
         over = "" if self.whole else " for one instance of each"
         text = f"Spent so far: {self.trials:.5g} {self.unit} on trials{over}".rstrip()
         if self.requests:
@@ -63,27 +63,25 @@ class Spend:
 
 
 def spend(study: Study, task: Task | None = None) -> Spend:
-    """What a study has spent so far.
+    """Return the spend of a study so far.
 
     Args:
         study: The study.
-        task: The task that it tunes. Default: the one registered on the study.
+        task: Task that it tunes. Default: the one registered on the study.
 
     Raises:
-        NoTaskError: The study does not say which task it tunes.
+        NoTaskError: No task is registered on the study, and none is given.
     """
     task = task or Task.registered(study)
     if task is None:
-        raise NoTaskError(
-            f"Study {study.study_name!r} does not say which task it tunes: pass `task=`."
-        )
+        raise NoTaskError(f"No task is registered on study {study.study_name!r}: pass `task=`.")
     trials = study._storage.get_all_trials(study._study_id, deepcopy=False)
     attributes = study._storage.get_study_system_attrs(study._study_id)
     return spend_of(task, trials, read_rounds(attributes), read_limit(attributes))
 
 
 def read_limit(attributes: Mapping[str, Any]) -> float | None:
-    """The limit of a search's spend, from its study's system attributes."""
+    """Read the limit of a search's spend from its study's system attributes, or None."""
     limit = attributes.get(storage.LIMIT)
     return float(limit) if isinstance(limit, (int, float)) else None
 
@@ -94,9 +92,9 @@ def spend_of(
     rounds: Sequence[Round],
     limit: float | None = None,
 ) -> Spend:
-    """What trials and rounds have spent; see `spend`."""
-    said = [trial.user_attrs.get("spend") for trial in trials]
-    stated = [float(value) for value in said if isinstance(value, (int, float))]
+    """Return the spend of trials and rounds; see `spend`."""
+    values = [trial.user_attrs.get("spend") for trial in trials]
+    stated = [float(value) for value in values if isinstance(value, (int, float))]
     total = sum(stated)
     if not stated:
         for trial in trials:
@@ -123,15 +121,15 @@ def cost_of_samples(
     prompt_tokens: float,
     generation_tokens: float,
 ) -> float:
-    """What samples cost with the lengths that they really had, in units of the task's cost model.
+    """Return the cost of samples at their measured lengths, in units of the task's cost model.
 
     Args:
         task: The task.
         stage: Name of the stage.
         model: Name of one of its models.
-        samples: How many samples of one prompt, 1 or more.
-        prompt_tokens: Length of the prompt.
-        generation_tokens: Mean length of a sample.
+        samples: Number of samples of one prompt, 1 or more.
+        prompt_tokens: Length of the prompt, in tokens.
+        generation_tokens: Mean length of a sample, in tokens.
 
     Raises:
         TaskError: The task has no such stage, or the stage no such model.
@@ -146,16 +144,19 @@ def cost_of_samples(
     )
     cost = task.cost_model
     if getattr(cost, "fusion", False) and is_dataclass(cost) and not isinstance(cost, type):
-        # A call that fuses is a sample of its own here.
+        # A fusion call is counted as a sample itself.
         cost = replace(cost, fusion=False)
     return float(cost.stage_cost(measured, costing, np.array([samples]))[0])
 
 
 def price_of(task: Task, name: str, prompt_tokens: int, completion_tokens: int) -> float | None:
-    """What a call of the agent's model costs by the task's own cost model, as a stage would.
+    """Return the cost of a call of the agent's model, priced as one sample of a stage.
 
-    The facts come from a model of that name in the task, or, of sizes, from the name itself
-    ("Qwen2.5-72B"); where neither says enough, nobody can tell.
+    Facts about the model come from the model of that name in the task, else its size from the
+    name ("Qwen2.5-72B").
+
+    Returns:
+        The cost in units of the task's cost model, or None if a fact is missing.
     """
     if prompt_tokens < 1 or completion_tokens < 1:
         return 0.0
@@ -170,5 +171,5 @@ def price_of(task: Task, name: str, prompt_tokens: int, completion_tokens: int) 
         )
         return float(task.cost_model.stage_cost(stage, model, np.array([1]))[0])
     except (TaskError, KeyError, ValueError, TypeError):
-        # A fact is missing, or a cost model of the user's own knows its own stages only.
+        # A fact is missing, or a user-defined cost model does not know this stage.
         return None

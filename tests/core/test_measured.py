@@ -25,7 +25,7 @@ from optuna_agenttts import (
     recommend,
     storage,
 )
-from optuna_agenttts.study.measured import put_in_force, task_in_force, with_lengths
+from optuna_agenttts.study.measured import effective_task, set_effective_task, with_lengths
 from optuna_agenttts.study.spending import cost_of_samples
 
 LENGTHS = {"retrieval": (1024.0, 32.0), "answer": (600.0, 200.0)}
@@ -174,14 +174,14 @@ class TestTaskInForce:
         """In this process and in others."""
         study, task = study_of(), wiki_task()
         measured = with_lengths(task, LENGTHS)
-        assert task_in_force(study, task, fresh=True) is task
+        assert effective_task(study, task, fresh=True) is task
         task.register(study)
-        assert task_in_force(study, task, fresh=True) is task
-        put_in_force(study, measured)
-        assert task_in_force(study, task) == measured
+        assert effective_task(study, task, fresh=True) is task
+        set_effective_task(study, measured)
+        assert effective_task(study, task) == measured
         other = elsewhere(study)
-        assert task_in_force(other, task) == measured
-        assert task_in_force(other, measured) == measured
+        assert effective_task(other, task) == measured
+        assert effective_task(other, measured) == measured
         assert Task.registered(other) == measured
 
     @pytest.mark.parametrize("cost", COSTS, ids=repr)
@@ -189,8 +189,8 @@ class TestTaskInForce:
         """Also one of the user's own, which comes back itself and not as a table."""
         study, task = study_of(), priced_task(cost=cost)
         measured = with_lengths(task, {"one": (321.0, 12.3)})
-        put_in_force(study, measured)
-        found = task_in_force(elsewhere(study), task)
+        set_effective_task(study, measured)
+        found = effective_task(elsewhere(study), task)
         assert found == measured
         assert found.cost_model == cost
 
@@ -200,39 +200,39 @@ class TestTaskInForce:
         before.register(study)
         now = with_lengths(before, LENGTHS)
         other = elsewhere(study)
-        assert task_in_force(other, now, fresh=True) == now
+        assert effective_task(other, now, fresh=True) == now
         now.register(other)
         assert "tuned another task before" in caplog.text
 
     def test_what_differs_in_more_than_lengths_is_another_task(self):
         """A budget, models or stages of its own."""
         study, task = study_of(), wiki_task(budget=900)
-        put_in_force(study, with_lengths(wiki_task(budget=800), LENGTHS))
-        assert task_in_force(elsewhere(study), task) is task
-        put_in_force(study, with_lengths(priced_task(), {"one": (5.0, 5.0)}))
-        assert task_in_force(elsewhere(study), task) is task
+        set_effective_task(study, with_lengths(wiki_task(budget=800), LENGTHS))
+        assert effective_task(elsewhere(study), task) is task
+        set_effective_task(study, with_lengths(priced_task(), {"one": (5.0, 5.0)}))
+        assert effective_task(elsewhere(study), task) is task
 
     def test_an_equal_task_of_another_caller_is_not_taken_for_measured(self):
         """Who asks with a task that nothing was measured of gets that very object back."""
         first, second = wiki_task(budget=900), wiki_task(budget=900)
         study = study_of()
         first.register(study)
-        put_in_force(study, with_lengths(wiki_task(budget=800), LENGTHS))
-        assert task_in_force(study, first, fresh=True) is first
-        assert task_in_force(study, second, fresh=True) is second
+        set_effective_task(study, with_lengths(wiki_task(budget=800), LENGTHS))
+        assert effective_task(study, first, fresh=True) is first
+        assert effective_task(study, second, fresh=True) is second
         study = study_of()
         second.register(study)
-        assert task_in_force(study, first, fresh=True) is first
-        assert task_in_force(study, second, fresh=True) is second
+        assert effective_task(study, first, fresh=True) is first
+        assert effective_task(study, second, fresh=True) is second
 
     def test_lengths_declared_anew_do_not_undo_what_was_measured(self):
         """A user who corrects the declared lengths later keeps the measured ones."""
         for budget in (900, None):
             study, task = study_of(), wiki_task(budget=budget)
             measured = with_lengths(task, LENGTHS)
-            put_in_force(study, measured)
+            set_effective_task(study, measured)
             corrected = with_lengths(task, {"retrieval": (1000.0, 30.0)})
-            assert task_in_force(elsewhere(study), corrected) == measured
+            assert effective_task(elsewhere(study), corrected) == measured
 
     def test_what_cannot_be_read_counts_as_another_task(self):
         """A description of a later version, or none at all."""
@@ -240,7 +240,7 @@ class TestTaskInForce:
         for text in ('{"name": "x"}', '{"stages": 3}', "{}", json.dumps({"stages": [{}]})):
             study = study_of()
             storage.register(study, text)
-            assert task_in_force(elsewhere(study), task, fresh=True) is task
+            assert effective_task(elsewhere(study), task, fresh=True) is task
 
 
 class TestSampler:
@@ -262,11 +262,11 @@ class TestSampler:
             return study.trials[start:]
 
         def wish(trial):
-            found = task_in_force(trial.study, task, fresh=True).suggest(trial)
+            found = effective_task(trial.study, task, fresh=True).suggest(trial)
             return -abs(measured.cost(found) - 800) / 1000
 
         run(study, sampler, 3)
-        put_in_force(study, measured)
+        set_effective_task(study, measured)
         copies = [sampler, copy.deepcopy(sampler), pickle.loads(pickle.dumps(sampler))]
         for number, each in enumerate(copies):
             shared = study if number == 0 else elsewhere(study)
@@ -285,7 +285,7 @@ class TestSampler:
         task = wiki_task()
         sampler = AgentTTSSampler(task)
         study = study_of(sampler=sampler)
-        put_in_force(study, with_lengths(task, LENGTHS))
+        set_effective_task(study, with_lengths(task, LENGTHS))
         sampler._task_of(study)
         monkeypatch.setattr(study._storage, "get_study_system_attrs", None)
         assert sampler._task_of(study) == with_lengths(task, LENGTHS)
@@ -296,7 +296,7 @@ class TestSampler:
         measured = with_lengths(task, LENGTHS)
         study = study_of(sampler=AgentTTSSampler(task))
         study.optimize(lambda trial: float(task.suggest(trial)["answer"].samples), n_trials=3)
-        put_in_force(study, measured)
+        set_effective_task(study, measured)
         found = recommend(elsewhere(study))
         assert found.cost == pytest.approx(measured.cost(found.allocation))
         assert found.cost != pytest.approx(task.cost(found.allocation))

@@ -162,9 +162,12 @@ def test_budget_of_exactly_the_cheapest_is_enough():
         ({**FULL, "answer": (SMALL, 1.5)}, "'answer': `samples` must be an integer, got 1.5"),
         ({**FULL, "answer": (SMALL, True)}, "'answer': `samples` must be an integer, got True"),
         ({**FULL, "answer": (SMALL, "3")}, "'answer': `samples` must be an integer, got '3'"),
-        ({**FULL, "answer": SMALL}, f"'answer' is given '{SMALL}'"),
-        ({**FULL, "answer": None}, "'answer' is given None"),
-        ({**FULL, "answer": (SMALL, 1, 2)}, r"'answer' is given \('small-3B', 1, 2\)"),
+        ({**FULL, "answer": SMALL}, f"'answer': expected .model, samples., got '{SMALL}'"),
+        ({**FULL, "answer": None}, "'answer': expected .model, samples., got None"),
+        (
+            {**FULL, "answer": (SMALL, 1, 2)},
+            r"expected .model, samples., got \(.small-3B., 1, 2\)",
+        ),
     ],
 )
 @pytest.mark.parametrize("method", ["cost", "fits", "project", "params"])
