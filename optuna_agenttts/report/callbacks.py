@@ -19,58 +19,59 @@ _logger = logging.getLogger(__name__)
 
 
 class StopAtSpend:
-    """Stops a search once trials and agent together have spent so much.
+    """Callback that stops a search once trials and agent have spent a limit.
 
-    Trials that are running are finished, so the last of them may go over the limit. The agent
-    is told what is left.
+    Running trials are finished, so the spend may exceed the limit. The agent sees what is left.
 
     Args:
-        limit: In units of the task's cost model; over all instances where the objective states its
-            spend, as `MultiStageObjective` does, else for one instance of each trial.
+        limit: Limit in units of the task's cost model, above 0: over all instances if the
+            objective reports its spend, as `MultiStageObjective` does, else for one instance per
+            trial.
         task: The task. Default: the one registered on the study.
 
     Raises:
-        TaskError: The limit is no finite number above zero.
+        TaskError: The limit is not a finite number above 0.
     """
 
     def __init__(self, limit: float, *, task: Task | None = None) -> None:
         """See the class."""
         if not (is_finite(limit) and limit > 0):
-            raise TaskError(f"StopAtSpend: `limit` is {limit!r}: give a finite number above 0.")
+            raise TaskError(f"StopAtSpend: `limit` must be finite and above 0, got {limit!r}.")
         self._limit, self._task = float(limit), task
 
     def __call__(self, study: Study, trial: FrozenTrial) -> None:
-        """Look at what has been spent, after a trial.
+        """Stop the study if its spend has reached the limit.
 
         Raises:
-            NoTaskError: The study does not say which task it tunes.
+            NoTaskError: No task is registered on the study, and none was given.
         """
         attributes = study._storage.get_study_system_attrs(study._study_id)
         if read_limit(attributes) != self._limit:
             storage.write_limit(study, self._limit)
         found = spend(study, self._task)
         if found.total >= self._limit:
-            _logger.info("Stopping after trial %d. %s", trial.number, found)
+            _logger.info(
+                "Stopping the study after trial %d: the limit is reached. %s", trial.number, found
+            )
             study.stop()
 
 
 class StopWhenSettled:
-    """Stops a search once another trial is not expected to be worth it.
+    """Callback that stops a search once the expected gain of another trial is small.
 
-    What is left to gain is the expected improvement of the best next trial over the best so far,
-    under the numerical planner's posterior, whoever plans. ``docs/benchmarks.md`` has what
-    stopping so costs and saves.
+    The gain is the largest expected improvement over the incumbent under the numerical planner's
+    posterior, with or without an agent. ``docs/benchmarks.md`` measures what it saves and loses.
 
     Args:
-        gain: Stop when less than this is left to gain, in units of the metric.
-        worth: What one unit of the metric is worth, in units of the task's cost model: then stop
-            when what is left to gain is worth less than the next trial costs over all instances.
-            Overrides `gain`.
-        trials: For how many trials in a row it must be so.
+        gain: Stop when the expected gain is below this, in units of the metric, above 0.
+        worth: Value of one unit of the metric, in units of the task's cost model: stop when the
+            expected gain is worth less than the next trial costs over all instances. Overrides
+            `gain`.
+        trials: Number of consecutive trials for which this must hold, 1 or more.
         task: The task. Default: the one registered on the study.
 
     Raises:
-        TaskError: An argument makes no sense.
+        TaskError: An argument is out of range.
     """
 
     def __init__(
@@ -85,24 +86,24 @@ class StopWhenSettled:
         for name, value in (("gain", gain), ("worth", 1.0 if worth is None else worth)):
             if not (is_finite(value) and value > 0):
                 raise TaskError(
-                    f"StopWhenSettled: `{name}` is {value!r}: give a finite number above 0."
+                    f"StopWhenSettled: `{name}` must be finite and above 0, got {value!r}."
                 )
         if trials < 1:
-            raise TaskError(f"StopWhenSettled: `trials` is {trials!r}: give 1 or more.")
+            raise TaskError(f"StopWhenSettled: `trials` must be 1 or more, got {trials!r}.")
         self._gain, self._worth, self._trials, self._task = gain, worth, trials, task
         self._planner: NumericalPlanner | None = None
         self._settled = 0
 
     def __call__(self, study: Study, trial: FrozenTrial) -> None:
-        """Look at what is left to gain, after a trial.
+        """Stop the study if the expected gain was small for enough trials in a row.
 
         Raises:
-            NoTaskError: The study does not say which task it tunes.
+            NoTaskError: No task is registered on the study, and none was given.
         """
         task = self._task or Task.registered(study)
         if task is None:
             raise NoTaskError(
-                f"Study {study.study_name!r} does not say which task it tunes: pass `task=`."
+                f"No task is registered on study {study.study_name!r}: pass `task=`."
             )
         if self._planner is None or self._planner.task != task:
             self._planner = NumericalPlanner(task)
@@ -118,9 +119,11 @@ class StopWhenSettled:
         self._settled = self._settled + 1 if left < least else 0
         if self._settled >= self._trials:
             _logger.info(
-                "Stopping after trial %d: %.2g is left to gain, less than %.2g.",
+                "Stopping the study after trial %d: the expected gain of another trial, %.2g, has "
+                "been below %.2g for %d trials.",
                 trial.number,
                 left,
                 least,
+                self._trials,
             )
             study.stop()

@@ -1,4 +1,4 @@
-"""What optuna-dashboard shows of the agent: the study's note."""
+"""The note that optuna-dashboard shows: guidelines of the agent, rounds and spend."""
 
 from __future__ import annotations
 
@@ -18,29 +18,32 @@ from optuna_agenttts.task.task import Task
 _logger = logging.getLogger(__name__)
 
 HEADING = "## Guidelines of the agent"
-"""Where our part of the note begins; what stands before it is the user's and stays."""
+"""First line of our part of the note. Text before it belongs to the user and is kept."""
 
+# Earlier rounds whose guidelines are shown: more would push the spend out of sight.
 _HISTORY = 4
 _MARKUP = re.compile(r"([\\`*_{}\[\]()<>#+!|~@-]|:(?=//)|(?<=www)\.)", re.IGNORECASE)
-"""What Markdown acts on, and what makes links of bare addresses."""
+"""Markup of Markdown, and the parts of bare addresses that become links."""
 
 
 def save_note(study: Study) -> bool:
-    """Write the agent's guidelines into the study's note, below what the user wrote there.
+    """Write the agent's guidelines into the study's note, below the user's text.
 
-    Done after each round by the sampler itself.
+    The sampler calls this after each round.
 
     Args:
         study: The study.
 
     Returns:
-        Whether the note was written: not where optuna-dashboard is not installed, or no agent
+        Whether the note was written. It is not if optuna-dashboard is not installed, or no agent
         planned.
     """
     try:
         import optuna_dashboard
     except ImportError:
-        _logger.debug("No note: install it by `pip install optuna-agenttts[dashboard]`.")
+        _logger.debug(
+            "The study's note is not written: run `pip install optuna-agenttts[dashboard]`."
+        )
         return False
     body = note(study)
     if not body:
@@ -52,7 +55,7 @@ def save_note(study: Study) -> bool:
 
 
 def note(study: Study) -> str:
-    """The agent's guidelines as Markdown: the latest first, a short history, spend.
+    """Return the agent's guidelines, rounds and spend as Markdown.
 
     Args:
         study: The study.
@@ -63,10 +66,10 @@ def note(study: Study) -> str:
     rounds = guidelines(study)
     if not rounds:
         return ""
-    told = [planned for planned in rounds if planned.guidelines]
+    written = [planned for planned in rounds if planned.guidelines]
     parts = [HEADING]
-    if told:
-        latest = told[-1]
+    if written:
+        latest = written[-1]
         parts.append(
             f"Round {latest.number}, after {latest.trials} trials, by {_plain(latest.model)}:"
         )
@@ -78,7 +81,7 @@ def note(study: Study) -> str:
     else:
         parts.append("None yet.")
     parts += ["### Rounds", _table(rounds)]
-    for planned in reversed(told[:-1][-_HISTORY:]):
+    for planned in reversed(written[:-1][-_HISTORY:]):
         parts.append(f"### Round {planned.number}\n\n{_bullets(planned.guidelines)}")
     parts += ["### Spend", _spend(study, rounds)]
     return "\n\n".join(parts)
@@ -89,10 +92,10 @@ def _bullets(lines: Sequence[str]) -> str:
 
 
 def _table(rounds: Sequence[Round]) -> str:
-    rows = ["| Round | Candidates | Requests | Tokens | Seconds | Trouble |", "|" + " --- |" * 6]
+    rows = ["| Round | Candidates | Requests | Tokens | Seconds | Problems |", "|" + " --- |" * 6]
     for planned in rounds[-10:][::-1]:
-        trouble = Counter(planned.problems) + Counter(planned.failures)
-        words = ", ".join(f"{kind} ({count})" for kind, count in sorted(trouble.items()))
+        problems = Counter(planned.problems) + Counter(planned.failures)
+        words = ", ".join(f"{kind} ({count})" for kind, count in sorted(problems.items()))
         cells = (
             planned.number,
             len(planned.candidates),
@@ -117,5 +120,5 @@ def _spend(study: Study, rounds: Sequence[Round]) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text from a model, with nothing in it that Markdown would act on."""
+    """Escape the Markdown in a text that a model wrote."""
     return _MARKUP.sub(r"\\\1", text)

@@ -1,8 +1,7 @@
-"""The allocation to use, its interval, and what is as good for less.
+"""Recommend an allocation, with an interval and cheaper ties.
 
-The best trial of a noisy study is the luckiest one. The recommendation is the allocation with the
-highest posterior mean among those that were tried, which weighs each score with those of its
-neighbours.
+The best trial of a noisy study is the luckiest one. The recommendation is the tried allocation
+with the highest posterior mean, which weighs each score with those of similar allocations.
 """
 
 from __future__ import annotations
@@ -26,20 +25,23 @@ from optuna_agenttts.task.recognition import recognise_task
 from optuna_agenttts.task.task import Task
 
 _RESAMPLES = 20
+"""Bootstrap resamples of the instances. Each conditions a posterior, some 10 ms."""
 _LEAST_INSTANCES = 8
+"""Instances from which on the bootstrap estimates a bias. Chosen by hand."""
 _FEWEST = 5
+"""Trials at least whose shrinkage is averaged. Chosen by hand."""
 _SHOWN = 3
-"""How many ties are told in words; all of them are in `Recommendation.ties`."""
+"""Ties in the printed text; all of them are in `Recommendation.ties`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tie:
-    """A cheaper allocation that the evidence cannot tell from the winner.
+    """Cheaper allocation that is statistically tied with the recommended one.
 
     Args:
         allocation: The allocation.
-        value: Its expected score, in the metric's own units.
-        cost: What it costs for one instance.
+        value: Expected value, in units of the metric.
+        cost: Cost for one instance, in units of the task's cost model.
     """
 
     allocation: Allocation
@@ -49,18 +51,18 @@ class Tie:
 
 @dataclass(frozen=True, slots=True)
 class Recommendation:
-    """The allocation to use.
+    """Recommended allocation.
 
     Args:
         params: The allocation as Optuna parameters, ready for `Study.enqueue_trial`.
         allocation: The allocation, by stage.
-        value: Its expected score, in the metric's own units: the posterior mean, freed of what it
-            flatters the winner and of what it takes off the better trials alike.
-        interval: The central 90 % of what its score can be on instances like those searched on.
-        cost: What it costs for one instance, in units of the task's cost model.
-        ties: Cheaper allocations that were tried and are statistically tied with it (the central
-            90 % of the difference contains zero), cheapest first.
-        trials: How many trials the recommendation rests on.
+        value: Expected value, in units of the metric: the posterior mean, corrected for selection
+            optimism (the winner's curse) and shrinkage.
+        interval: Central 90 % interval of the value on instances like those of the search.
+        cost: Cost for one instance, in units of the task's cost model.
+        ties: Cheaper tried allocations that are statistically tied with it (the central 90 %
+            interval of the difference contains zero), cheapest first.
+        trials: Number of trials used.
     """
 
     params: dict[str, Any]
@@ -73,11 +75,11 @@ class Recommendation:
 
     @property
     def cheapest(self) -> Allocation:
-        """The cheapest allocation that the evidence cannot tell from the best: the first tie."""
+        """Cheapest tied allocation, or the recommended one without ties."""
         return self.ties[0].allocation if self.ties else self.allocation
 
     def __str__(self) -> str:
-        """A sentence or two for people."""
+        """Describe the recommendation and some ties, one line each."""
         low, high = self.interval
         lines = [
             f"{_sentence(self.allocation)}: {self.value:.3f} "
@@ -93,62 +95,47 @@ class Recommendation:
 
 
 def recommend(study: Study, task: Task | None = None) -> Recommendation:
-    """Recommend an allocation from a study's trials, whatever sampler ran them.
+    """Recommend an allocation from the trials of a study with any sampler.
 
     Args:
         study: A study of one objective.
-        task: The task that it tunes. Default: the one registered on the study, or else one
-            recognised from the names of its parameters.
+        task: Task that it tunes. Default: the one registered on the study, else one recognized
+            from the names of its parameters.
 
     Returns:
         The recommendation.
 
     Raises:
-        NoTaskError: The study does not say which task it tunes, or has several objectives.
-        NoEvidenceError: No trial has been completed.
+        NoTaskError: The study has no task, or several objectives.
+        NoEvidenceError: No trial is complete.
     """
-    if len(study.directions) > 1:
-        raise NoTaskError(
-            f"Study {study.study_name!r} has {len(study.directions)} objectives: recommend "
-            "needs one; see `Study.best_trials` for the Pareto front."
-        )
-    trials = study._storage.get_all_trials(study._study_id, deepcopy=False)
-    task = task or Task.registered(study) or recognise_task(trials)
-    if task is None:
-        raise NoTaskError(
-            f"Study {study.study_name!r} does not say which task it tunes: pass `task=`."
-        )
-    evidence = Archive(task, maximize=is_maximized(study.directions)).read(trials)
-    if len(evidence.scores) == 0:
-        raise NoEvidenceError(
-            f"Study {study.study_name!r} has no completed trial of task {task.name!r}: run some "
-            "trials first."
-        )
+    trials, evidence = _read(study, task)
+    task = evidence.task
     surrogate = Surrogate(task, np.random.default_rng(0))
     posterior = Posterior(surrogate, evidence)
     tried, first = np.unique(
         np.stack([evidence.models, evidence.samples], axis=-1), axis=0, return_index=True
     )
-    # In order of trial, so that of equals the first one tried wins.
+    # In order of trial, so that the first of equal ones wins.
     tried = tried[np.argsort(first)]
     points = surrogate.points(tried[..., 0], tried[..., 1])
     costs = task.feasible.costs_of(points.models, points.samples)
     mean = posterior.at(points).mean()
-    # How sure that is, the noise as it is says better: see `TEMPER`.
+    # Uncertainty comes from the untempered likelihood; see `TEMPER`.
     spread = Posterior(surrogate, evidence, temper=1.0).at(points)
     _, sd = spread.mean_and_sd()
     within = np.flatnonzero(costs <= task.feasible.limit)
     candidates = within if len(within) else np.arange(len(mean))
     best = int(candidates[np.argmax(mean[candidates])])
-    sign = 1.0 if is_maximized(study.directions) else -1.0
+    sign = evidence.sign
     shared = _instance_variance(trials, sign) / posterior.scale.span**2
 
-    optimism, lift = _biases(posterior, evidence, points, candidates, mean)
+    optimism, shrinkage = _biases(posterior, evidence, points, candidates, mean)
 
     def value(rate: float) -> float:
-        return float(sign * posterior.scale.scores(np.array([rate + lift]))[0])
+        return float(sign * posterior.scale.scores(np.array([rate + shrinkage]))[0])
 
-    # Outcomes tell the error of the winner's own score. Where there are none, the posterior's.
+    # Standard error of the winner's score by its outcomes; without outcomes, the posterior's.
     half = Z90 * float(np.sqrt(shared or sd[best] ** 2))
     expected = mean[best] - optimism
     ends = sorted((value(expected - half), value(expected + half)))
@@ -169,12 +156,32 @@ def recommend(study: Study, task: Task | None = None) -> Recommendation:
         interval=(ends[0], ends[1]),
         cost=float(costs[best]),
         ties=tuple(
-            # On the winner's level, so that none looks better than what it is tied with.
+            # Corrected like the winner's value, so that no tie looks better than the winner.
             Tie(allocations[i], value(mean[i] - optimism), float(costs[i]))
             for i in sorted(tied, key=lambda i: (costs[i], -mean[i]))
         ),
         trials=len(evidence.scores),
     )
+
+
+def _read(study: Study, task: Task | None) -> tuple[Sequence[FrozenTrial], Evidence]:
+    """Read a study's trials as evidence; see `recommend` for arguments and errors."""
+    if len(study.directions) > 1:
+        raise NoTaskError(
+            f"Study {study.study_name!r} has {len(study.directions)} objectives, and `recommend` "
+            "needs one: use `Study.best_trials` for the Pareto front."
+        )
+    trials = study._storage.get_all_trials(study._study_id, deepcopy=False)
+    task = task or Task.registered(study) or recognise_task(trials)
+    if task is None:
+        raise NoTaskError(f"No task is registered on study {study.study_name!r}: pass `task=`.")
+    evidence = Archive(task, maximize=is_maximized(study.directions)).read(trials)
+    if len(evidence.scores) == 0:
+        raise NoEvidenceError(
+            f"Study {study.study_name!r} has no completed trial of task {task.name!r}: run some "
+            "trials first."
+        )
+    return trials, evidence
 
 
 def _biases(
@@ -184,54 +191,52 @@ def _biases(
     candidates: Ints,
     mean: Floats,
 ) -> tuple[float, float]:
-    """What is wrong with the posterior mean of the best, in rates; zeros where nothing tells.
+    """Estimate the biases of the winner's posterior mean, in rates; 0 without enough outcomes.
 
     Returns:
-        By how much the best of several is expected to look better than it is. Instances are drawn
-        again with replacement and the winner chosen anew: how much better it looks there than on
-        the instances as they are (Efron & Gong 1983, section 7). All trials share their instances
-        and allocations that are alike much of their luck, so that no formula for independent
-        scores would do.
+        Selection optimism: the expected excess of the best of several estimates over its truth, by
+        the bootstrap of Efron & Gong (1983, section 7). Instances are resampled, the winner is
+        chosen again, and its mean there is compared with its mean on the original instances.
+        Formulas for independent scores do not apply: all trials share their instances.
 
-        And how far the better quarter of the trials lie above their posterior means: a smooth
-        posterior takes something off all that is good. On the playground that was .12, and
-        intervals around it covered 62 % instead of 88 %.
+        Shrinkage: the mean gap between score and posterior mean of the better quarter of the
+        trials. It was .12 on the playground, where intervals without it covered 62 % instead of
+        88 %.
     """
     whole = max((len(outcomes) for outcomes in evidence.outcomes), default=0)
-    told = [row for row, outcomes in enumerate(evidence.outcomes) if len(outcomes) == whole]
-    if whole < _LEAST_INSTANCES or len(told) < 2:
+    rows = [row for row, outcomes in enumerate(evidence.outcomes) if len(outcomes) == whole]
+    if whole < _LEAST_INSTANCES or len(rows) < 2:
         return 0.0, 0.0
     surrogate, scale = posterior.surrogate, posterior.scale
-    steps = sorted(evidence.outcomes[told[0]])
-    told = [row for row in told if sorted(evidence.outcomes[row]) == steps]
-    table = np.array([[evidence.outcomes[row][step] for step in steps] for row in told])
+    steps = sorted(evidence.outcomes[rows[0]])
+    rows = [row for row in rows if sorted(evidence.outcomes[row]) == steps]
+    table = np.array([[evidence.outcomes[row][step] for step in steps] for row in rows])
     rng = np.random.default_rng(0)
     found = []
     for _ in range(_RESAMPLES):
         drawn = rng.integers(0, whole, whole)
         scores, outcomes = evidence.scores.copy(), list(evidence.outcomes)
-        scores[told] = evidence.sign * table[:, drawn].mean(axis=1)
-        for row, values in zip(told, table[:, drawn].tolist()):
+        scores[rows] = evidence.sign * table[:, drawn].mean(axis=1)
+        for row, values in zip(rows, table[:, drawn].tolist()):
             outcomes[row] = dict(zip(steps, values))
         resampled = replace(evidence, scores=scores, outcomes=tuple(outcomes))
         again = Posterior(surrogate, resampled).at(points).mean()
         chosen = candidates[np.argmax(again[candidates])]
-        # What all trials gained by the draw is no optimism about the winner.
-        luck = float(np.mean(scores[told] - evidence.scores[told])) / scale.span
+        # A gain of all trials alike is no optimism about the winner.
+        luck = float(np.mean(scores[rows] - evidence.scores[rows])) / scale.span
         found.append(again[chosen] - mean[chosen] - luck)
-    fitted = posterior.at(surrogate.points(evidence.models[told], evidence.samples[told])).mean()
-    gaps = scale.rates(evidence.scores[told]) - fitted
-    better = np.argsort(-fitted, kind="stable")[: max(_FEWEST, len(told) // 4)]
+    fitted = posterior.at(surrogate.points(evidence.models[rows], evidence.samples[rows])).mean()
+    gaps = scale.rates(evidence.scores[rows]) - fitted
+    better = np.argsort(-fitted, kind="stable")[: max(_FEWEST, len(rows) // 4)]
     return max(0.0, float(np.mean(found))), float(np.mean(gaps[better]))
 
 
 def _instance_variance(trials: Sequence[FrozenTrial], sign: float) -> float:
-    """Variance of a mean score that comes from which instances, and samples of them, were drawn.
+    """Return the variance of a mean score due to the draw of instances and samples.
 
-    All trials share their instances, and where samples are reused those as well, so comparing
-    trials cannot show it. The spread of outcomes within a trial can: the median over the better
-    half of the trials of the squared standard error. Zero where no trial reported outcomes, or
-    reported something whose mean is not its value.
+    All trials share their instances, and reused samples, so differences between trials cannot
+    show it. The estimate is the median squared standard error of the better half of the trials.
+    It is 0 if no trial reported outcomes whose mean is its value.
     """
     complete = [
         (trial.values[0], np.array(list(trial.intermediate_values.values())))

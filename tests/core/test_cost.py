@@ -295,18 +295,18 @@ def test_table_names_what_it_does_not_list(name):
 
 def test_unknown_kind_of_cost_is_an_error():
     """The error names the kind that was stored."""
-    with pytest.raises(TaskError, match="kind 'quantum'"):
+    with pytest.raises(TaskError, match="cost model 'quantum'"):
         cost_from_dict({"kind": "quantum"})
 
 
 @pytest.mark.parametrize(
     ("charge", "complaint"),
     [
-        (lambda samples: 10.0 - samples, "falls|costs are finite"),
-        (lambda samples: samples * np.nan, "costs are finite"),
-        (lambda samples: samples - 5.0, "costs are finite and 0 or more"),
+        (lambda samples: 10.0 - samples, "falls|must be finite"),
+        (lambda samples: samples * np.nan, "must be finite"),
+        (lambda samples: samples - 5.0, "must be finite and 0 or more"),
         (lambda samples: 1.0, "shape"),
-        (lambda samples: 200.0 - samples, "falls as samples are added"),
+        (lambda samples: 200.0 - samples, "must not fall as samples are added"),
     ],
 )
 def test_task_refuses_an_own_cost_that_breaks_the_protocol(charge, complaint):

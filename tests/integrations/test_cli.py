@@ -265,7 +265,7 @@ def test_a_study_without_evidence_or_task_says_so(tmp_path, refused):
     assert "no completed trial" in refused("report", url)
     study, url = new_study(tmp_path / "other.db", study_name="other")
     study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=2)
-    assert "does not say which task" in (said := refused("report", url))
+    assert "No task is registered" in (said := refused("report", url))
     assert "recommend(study, task=...)" in said
     study, url = new_study(
         tmp_path / "two.db", study_name="two", direction=None, directions=["minimize"] * 2
