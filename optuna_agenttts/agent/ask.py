@@ -30,7 +30,7 @@ from optuna_agenttts.agent.prompts import (
 )
 from optuna_agenttts.agent.validation import Proposal, Reply, read_plan
 from optuna_agenttts.agent.verdicts import check_claims
-from optuna_agenttts.llm.port import ChatError, ChatModel, ChatRequest, Message
+from optuna_agenttts.llm.port import ChatError, ChatModel, ChatRequest, Completion, Message
 from optuna_agenttts.llm.secrets import one_line
 from optuna_agenttts.planner.evidence import Evidence
 from optuna_agenttts.planner.numerical import NumericalPlanner
@@ -131,25 +131,14 @@ async def plan(
     tokens = Counter[str]()
     requests, error = 0, ""
     for attempt in range(1 + min(past.reasks, _REASKS)):
-        request = ChatRequest(
-            model="",
-            messages=messages,
-            max_tokens=_MAX_TOKENS,
-            temperature=_TEMPERATURE,
-            schema=schema,
-        )
         requests += 1
         try:
-            completion = await chat.complete(request, seed=seed + attempt)
-            reply = questions.read(completion.text, proposals)
+            completion, reply = await _ask(
+                chat, questions, messages, schema, proposals, seed=seed + attempt
+            )
         except ChatError as caught:
             failures[caught.kind] += 1
             error = one_line(str(caught))
-            break
-        # Whatever a model of the user's own raises must not end the search.
-        except Exception as caught:
-            failures[type(caught).__name__] += 1
-            error = one_line(f"{type(caught).__name__}: {caught}")
             break
         tokens["prompt"] += completion.usage.prompt_tokens
         tokens["completion"] += completion.usage.completion_tokens
@@ -184,6 +173,34 @@ async def plan(
         claims=claims,
         verdicts=questions.check(claims),
     )
+
+
+async def _ask(
+    chat: ChatModel,
+    questions: Questions,
+    messages: tuple[Message, ...],
+    schema: str,
+    found: Sequence[Proposal],
+    *,
+    seed: int,
+) -> tuple[Completion, Reply]:
+    """Send one request and read its reply; every failure is a `ChatError`."""
+    request = ChatRequest(
+        model="",
+        messages=messages,
+        max_tokens=_MAX_TOKENS,
+        temperature=_TEMPERATURE,
+        schema=schema,
+    )
+    try:
+        completion = await chat.complete(request, seed=seed)
+        return completion, questions.read(completion.text, found)
+    except ChatError:
+        raise
+    # An exception in a user-defined model must not end the search.
+    except Exception as error:
+        kind = type(error).__name__
+        raise ChatError(f"{kind}: {error}", kind=kind) from error
 
 
 class TaskQuestions:
