@@ -16,9 +16,16 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from optuna_agenttts import storage
-from optuna_agenttts.agent.advice import advised, contains, generic_job, generic_slot, task_job
+from optuna_agenttts.agent.advice import (
+    advised_candidate,
+    contains,
+    generic_candidate_index,
+    generic_job,
+    task_job,
+)
+from optuna_agenttts.agent.ask import Job
 from optuna_agenttts.agent.prompts import TABLES, describe_experience
-from optuna_agenttts.agent.scheduler import SIZE, Conductor, Job
+from optuna_agenttts.agent.scheduler import ROUND_SIZE, RoundScheduler
 from optuna_agenttts.exceptions import TaskError
 from optuna_agenttts.llm import ChatModel, connect
 from optuna_agenttts.planner.evidence import Candidate, Constraint, Evidence
@@ -81,7 +88,7 @@ class AgentTTSSampler(BaseSampler):
             read once, here.
         description: What is optimized, in words, for the agent in studies without a task.
         llm_timeout: The most seconds for planning a round. Only the first round is waited for
-            as long as that; see `conductor.py`.
+            as long as that; see `agent/scheduler.py`.
 
     Raises:
         TaskError: An argument makes no sense.
@@ -141,10 +148,10 @@ class AgentTTSSampler(BaseSampler):
         self._advice: WeakKeyDictionary[BaseStorage, OrderedDict[int, Proposed | None]] = (
             WeakKeyDictionary()
         )
-        self._conductor = (
+        self._scheduler = (
             None
             if self._chat is None
-            else Conductor(self._chat, timeout=self._llm_timeout, after=save_note)
+            else RoundScheduler(self._chat, timeout=self._llm_timeout, on_round_written=save_note)
         )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -156,7 +163,7 @@ class AgentTTSSampler(BaseSampler):
             "_planners",
             "_given",
             "_advice",
-            "_conductor",
+            "_scheduler",
         )
         return {key: value for key, value in self.__dict__.items() if key not in dropped}
 
@@ -172,10 +179,10 @@ class AgentTTSSampler(BaseSampler):
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         """Let the independent sampler prepare, and the agent plan ahead."""
         self._independent.before_trial(study, trial)
-        if self._conductor is None or len(study.directions) > 1:
+        if self._scheduler is None or len(study.directions) > 1:
             return
         try:
-            self._conductor.prepare(study, trial.number, lambda: self._job(study, trial))
+            self._scheduler.plan_ahead(study, trial.number, lambda: self._job(study, trial))
         # What is raised here would leave the trial running for ever (Optuna calls this in `ask`).
         except Exception as error:
             _logger.warning("The agent's next round could not be prepared: %r", error)
@@ -260,7 +267,7 @@ class AgentTTSSampler(BaseSampler):
 
     def _job(self, study: Study, trial: FrozenTrial) -> Job | None:
         """What the agent's next round is planned from; None where too little is known."""
-        assert self._conductor is not None
+        assert self._scheduler is not None
         task = self._task_of(study)
         trials = study._storage.get_all_trials(study._study_id, deepcopy=False)
         if task is None:
@@ -278,7 +285,7 @@ class AgentTTSSampler(BaseSampler):
             planner,
             evidence,
             trials,
-            agent=self._conductor.name,
+            agent=self._scheduler.name,
             insights=self._insights,
             guidelines=self._guidelines,
             tables=self._tables,
@@ -288,7 +295,7 @@ class AgentTTSSampler(BaseSampler):
 
     def _advised_params(self, study: Study, trial: FrozenTrial) -> Mapping[str, Any] | None:
         """What the agent proposes for a trial of a study without stages; None for nothing."""
-        if self._conductor is None or len(study.directions) > 1:
+        if self._scheduler is None or len(study.directions) > 1:
             return None
         with self._lock:
             given = self._advice.setdefault(study._storage, OrderedDict())
@@ -299,7 +306,7 @@ class AgentTTSSampler(BaseSampler):
             proposed = self._advised(study, trial)
         # A round that another version wrote, for example: no trial may fail of advice.
         except Exception as error:
-            _logger.warning("Round %d cannot be used: %r", trial.number // SIZE, error)
+            _logger.warning("Round %d cannot be used: %r", trial.number // ROUND_SIZE, error)
             proposed = None
         with self._lock:
             _remember(given, trial._trial_id, proposed)
@@ -309,14 +316,16 @@ class AgentTTSSampler(BaseSampler):
         return proposed.params
 
     def _advised(self, study: Study, trial: FrozenTrial) -> Proposed | None:
-        assert self._conductor is not None
+        assert self._scheduler is not None
         if self._task_of(study) is not None:
             return None
-        planned = self._conductor.take(study, trial.number)
+        planned = self._scheduler.get_round(study, trial.number)
         if planned is None or not planned.candidates:
             return None
         trials = study._storage.get_all_trials(study._study_id, deepcopy=False)
-        slot = generic_slot(trials, trial.number, maximize=is_maximized(study.directions))
+        slot = generic_candidate_index(
+            trials, trial.number, maximize=is_maximized(study.directions)
+        )
         if slot is None or slot >= len(planned.candidates):
             return None
         return planned.candidates[slot]
@@ -348,9 +357,9 @@ class AgentTTSSampler(BaseSampler):
         """The candidate of a trial, planned anew where the trial has settled otherwise."""
         constraint = constraint_of(task, trial)
         planned = None
-        if self._conductor is not None and not constraint:
+        if self._scheduler is not None and not constraint:
             # Outside the lock: other threads need not wait for an answer that is not theirs.
-            planned = self._conductor.take(study, trial.number)
+            planned = self._scheduler.get_round(study, trial.number)
         with self._lock:
             given = self._given.setdefault(study._storage, OrderedDict())
             candidate = given.get(trial._trial_id)
@@ -372,12 +381,12 @@ class AgentTTSSampler(BaseSampler):
         """Propose and announce; and once more where another worker took the same meanwhile."""
         evidence = self._evidence(study, trial, task)
         candidate = None
-        if self._conductor is not None and not constraint and trial.number >= SIZE:
+        if self._scheduler is not None and not constraint and trial.number >= ROUND_SIZE:
             try:
-                candidate = advised(self._planner(task), evidence, planned, trial.number)
+                candidate = advised_candidate(self._planner(task), evidence, planned, trial.number)
             # A round that another version wrote, for example: no trial may fail of advice.
             except Exception as error:
-                _logger.warning("Round %d cannot be used: %r", trial.number // SIZE, error)
+                _logger.warning("Round %d cannot be used: %r", trial.number // ROUND_SIZE, error)
         if candidate is None:
             candidate = self._planner(task).propose(evidence, constraint)
         announce(study, trial._trial_id, task, candidate)

@@ -19,19 +19,20 @@ from optuna.trial import FrozenTrial, TrialState
 
 from optuna_agenttts import storage
 from optuna_agenttts.agent.any_space import GenericEvidence, GenericQuestions
-from optuna_agenttts.agent.ask import TaskQuestions
+from optuna_agenttts.agent.ask import Job
 from optuna_agenttts.agent.prompts import TABLES
-from optuna_agenttts.agent.scheduler import SIZE, Job
+from optuna_agenttts.agent.scheduler import ROUND_SIZE
+from optuna_agenttts.agent.task_questions import TaskQuestions
 from optuna_agenttts.agent.validation import Proposal
 from optuna_agenttts.planner.evidence import Candidate, Choices, Constraint, Evidence
 from optuna_agenttts.planner.numerical import NumericalPlanner
 from optuna_agenttts.study.rounds import Round
 from optuna_agenttts.study.spending import price_of, spend_of
 
-_WANTED = SIZE + 2
-_SHARE = 0.1
+_WANTED = ROUND_SIZE + 2
+_BASE_SHARE = 0.1
 """How much of the largest expected improvement an unknown agent's proposal must promise."""
-_MOST = 0.9
+_MAX_SHARE = 0.9
 
 
 def required_share(evidence: Evidence) -> float:
@@ -47,15 +48,15 @@ def required_share(evidence: Evidence) -> float:
         if origin in ("numerical", "fallback")
     ] or [s for s, origin in zip(evidence.scores, evidence.origins) if origin != "agent"]
     if not ours or not others:
-        return _SHARE
+        return _BASE_SHARE
     middle = float(np.median(others))
     good = sum(score >= middle for score in ours)
     # One good and one bad proposal are imagined beside the real ones.
     odds = (good + 1) / (len(ours) - good + 1)
-    return float(min(_MOST, _SHARE / odds))
+    return float(min(_MAX_SHARE, _BASE_SHARE / odds))
 
 
-def advised(
+def advised_candidate(
     planner: NumericalPlanner, evidence: Evidence, planned: Round | None, number: int
 ) -> Candidate:
     """The candidate of a trial whose round has, or should have, been planned by the agent.
@@ -70,12 +71,12 @@ def advised(
         own = planner.propose(evidence, Constraint())
         why = "the agent's round did not come in time" if planned is None else planned.error
         return replace(own, origin="fallback", reason=f"{own.reason} (fallback: {why})")
-    choices = _proposed(planner, evidence, planned, number)
+    choices = _agent_choices(planner, evidence, planned, number)
     if choices is None or planner.opens(evidence):
         return planner.propose(evidence, Constraint())
     own, worth = planner.weigh(evidence, [choices])
     if worth[0] >= required_share(evidence):
-        reason = planned.candidates[number % SIZE].reason
+        reason = planned.candidates[number % ROUND_SIZE].reason
         return Candidate(choices, "agent", reason or "proposed without a reason")
     if evidence.unannounced:
         own = planner.propose(evidence, Constraint())
@@ -83,11 +84,11 @@ def advised(
     return replace(own, reason=f"{own.reason}; what the agent proposed promises {weak}")
 
 
-def _proposed(
+def _agent_choices(
     planner: NumericalPlanner, evidence: Evidence, planned: Round, number: int
 ) -> Choices | None:
     """What the agent proposed for a trial, if that can still be tried."""
-    position, task = number % SIZE, planner.task
+    position, task = number % ROUND_SIZE, planner.task
     if position >= len(planned.candidates):
         return None
     known = task.choices_from_params(planned.candidates[position].params)
@@ -118,13 +119,13 @@ def task_job(
         return None
 
     def choose(proposals: Sequence[Proposal]) -> Sequence[Proposal]:
-        if len(proposals) <= SIZE:
+        if len(proposals) <= ROUND_SIZE:
             return proposals
         _, worth = planner.weigh(evidence, [proposal.choices for proposal in proposals])
         # The posterior says which to drop; the order stays the agent's. In the posterior's order
         # an agent that knows the playground's grid took 12.2 trials to its best allocation, in
         # its own 7.2 (means of 20 seeds): what the posterior doubts waits until it is ruled out.
-        kept = sorted(np.argsort(-worth, kind="stable")[:SIZE].tolist())
+        kept = sorted(np.argsort(-worth, kind="stable")[:ROUND_SIZE].tolist())
         return [proposals[i] for i in kept]
 
     return Job(
@@ -137,7 +138,7 @@ def task_job(
             wanted=_WANTED,
         ),
         trials=len(evidence.scores),
-        wanted=SIZE,
+        wanted=ROUND_SIZE,
         choose=choose,
         params=lambda proposal: task.params(task.allocation(proposal.choices)),
         price=lambda prompt, generated: price_of(task, agent, prompt, generated),
@@ -160,11 +161,11 @@ def generic_job(
         return None
     return Job(
         questions=GenericQuestions(
-            evidence, description=description, guidelines=guidelines, wanted=SIZE // 2 + 1
+            evidence, description=description, guidelines=guidelines, wanted=ROUND_SIZE // 2 + 1
         ),
         trials=len(evidence.values),
-        wanted=SIZE // 2,
-        choose=lambda proposals: proposals[: SIZE // 2],
+        wanted=ROUND_SIZE // 2,
+        choose=lambda proposals: proposals[: ROUND_SIZE // 2],
         params=lambda proposal: proposal.params,
         price=lambda prompt, generated: None,
         spent=lambda rounds: "",
@@ -199,14 +200,16 @@ def generic_evidence(
     )
 
 
-def generic_slot(trials: Sequence[FrozenTrial], number: int, *, maximize: bool) -> int | None:
+def generic_candidate_index(
+    trials: Sequence[FrozenTrial], number: int, *, maximize: bool
+) -> int | None:
     """Which of a round's candidates a trial gets; None if it is the independent sampler's.
 
     Every second trial is the agent's, the others stay with the independent sampler: without a
     posterior to weigh proposals by, that bounds what a bad agent costs. One whose trials do
     worse than the others' median keeps one trial in each round.
     """
-    position = number % SIZE
+    position = number % ROUND_SIZE
     if position % 2:
         return None
     values: dict[bool, list[float]] = {True: [], False: []}

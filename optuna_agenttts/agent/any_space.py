@@ -9,7 +9,7 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution
 
-from optuna_agenttts.agent.ask import Past
+from optuna_agenttts.agent.ask import RoundContext
 from optuna_agenttts.agent.prompts import GenericBrief, GenericRow, generic_schema, render_generic
 from optuna_agenttts.agent.validation import Proposal, Reply, read_params
 from optuna_agenttts.llm.port import Message
@@ -58,7 +58,7 @@ class GenericQuestions:
         self._evidence, self._description = evidence, description
         self._guidelines, self._wanted = guidelines, wanted
 
-    def messages(self, past: Past) -> tuple[Message, ...]:
+    def messages(self, context: RoundContext) -> tuple[Message, ...]:
         """The prompt."""
         evidence = self._evidence
         return render_generic(
@@ -72,7 +72,7 @@ class GenericQuestions:
                 history=_history(evidence),
                 trials=len(evidence.values),
                 running=evidence.running,
-                earlier=past.shown(),
+                earlier=context.shown_guidelines(),
             )
         )
 

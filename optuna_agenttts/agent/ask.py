@@ -1,7 +1,7 @@
-"""The agent: evidence to a prompt, replies to proposals, with re-asks that carry the reasons.
+"""Planning of one round: prompt, reply, and repair requests that name the problems.
 
-Nothing here knows studies, and nothing a server does raises out of `plan`: what went wrong is in
-the result.
+This module does not depend on Optuna studies. Errors of the chat model and unusable replies never
+raise out of `plan_round`; they are recorded in its result.
 """
 
 from __future__ import annotations
@@ -10,50 +10,33 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
-import numpy as np
-
-from optuna_agenttts.agent.facts import Facts, fit_facts
-from optuna_agenttts.agent.prompts import (
-    TABLES,
-    Brief,
-    ModelRow,
-    PairedRow,
-    Row,
-    claims_asked,
-    plan_schema,
-    render_plan,
-    render_repair,
-    shown_tables,
-)
-from optuna_agenttts.agent.validation import Proposal, Reply, read_plan
-from optuna_agenttts.agent.verdicts import check_claims
+from optuna_agenttts.agent.prompts import render_repair
+from optuna_agenttts.agent.validation import Proposal, Reply
 from optuna_agenttts.llm.port import ChatError, ChatModel, ChatRequest, Completion, Message
 from optuna_agenttts.llm.secrets import one_line
-from optuna_agenttts.planner.evidence import Evidence
-from optuna_agenttts.planner.numerical import NumericalPlanner
-from optuna_agenttts.study.claims import Claim, Verdict, contradictions
+from optuna_agenttts.study.claims import Claim, Verdict
+from optuna_agenttts.study.rounds import Round
 
+# Chosen by hand.
 _REASKS = 2
+"""Maximum number of repair requests per round."""
 _MAX_TOKENS = 4096
+"""Maximum number of tokens per reply."""
 _TEMPERATURE = 0.7
-_BEST, _RECENT = 10, 8
-_TABLE_OF = {"models": "models", "samples": "saturation"}
-"""Which table tells what the fit says of an aspect of a claim."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Past:
-    """What earlier rounds leave to the next one.
+class RoundContext:
+    """Context of a round besides its trials.
 
     Args:
-        guidelines: Guidelines by round; the first and the latest two are shown.
-        reasks: How many requests may follow the first where its reply cannot be used.
-        spent: What the search has spent so far, in words.
-        experience: Lines on earlier studies.
-        claims: The latest claims there are.
+        guidelines: Guidelines of earlier rounds, as pairs of round number and lines.
+        reasks: Maximum number of repair requests, capped at 2.
+        spent: Description of the spending so far, for the prompt; may be empty.
+        experience: Prompt lines that describe earlier studies.
+        claims: Claims of the latest round that has some.
     """
 
     guidelines: tuple[tuple[int, tuple[str, ...]], ...] = ()
@@ -62,15 +45,29 @@ class Past:
     experience: tuple[str, ...] = ()
     claims: tuple[Claim, ...] = ()
 
-    def shown(self) -> tuple[tuple[int, tuple[str, ...]], ...]:
-        """The first guidelines and the latest two."""
+    def shown_guidelines(self) -> tuple[tuple[int, tuple[str, ...]], ...]:
+        """Return the first guidelines and the latest two, as the paper does."""
         known = [entry for entry in self.guidelines if entry[1]]
         return tuple(known[:1] + known[1:][-2:])
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What came of asking."""
+    """Result of planning a round.
+
+    Args:
+        guidelines: Guidelines of the latest reply that has some.
+        proposals: Usable proposals of all replies, in order.
+        requests: Number of requests sent.
+        prompt_tokens: Prompt tokens of all requests.
+        completion_tokens: Generated tokens of all replies.
+        problems: Number of problems in the replies, by kind.
+        failures: Number of failed requests, by kind.
+        error: Reason why there are no proposals; empty if there are some.
+        seconds: Duration.
+        claims: Claims of the latest reply that has some.
+        verdicts: Comparison of these claims with the evidence.
+    """
 
     guidelines: tuple[str, ...] = ()
     proposals: tuple[Proposal, ...] = ()
@@ -86,42 +83,74 @@ class Plan:
 
 
 class Questions(Protocol):
-    """What is asked of the agent, and how its replies are read."""
+    """Prompt of a round and reader of the replies to it."""
 
-    def messages(self, past: Past) -> tuple[Message, ...]:
-        """The prompt."""
+    def messages(self, context: RoundContext) -> tuple[Message, ...]:
+        """Render the prompt."""
 
     def schema(self) -> str:
-        """The JSON schema of the reply, as JSON text."""
+        """Return the JSON schema of the reply, as JSON text."""
 
     def read(self, text: str, found: Sequence[Proposal]) -> Reply:
         """Read a reply; `found` are the proposals of earlier replies to the same prompt."""
 
     def check(self, claims: Sequence[Claim]) -> tuple[Verdict, ...]:
-        """Compare claims with what the prompt rests on."""
+        """Compare claims with the evidence behind the prompt."""
 
 
-async def plan(
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """Everything needed to plan one round.
+
+    Args:
+        questions: Prompt, schema and reader of the replies.
+        trials: Number of finished trials that the prompt is based on.
+        wanted: Number of proposals that fill a round.
+        choose: Selects and orders the proposals to keep, best first.
+        params: Converts a proposal to parameters of a trial.
+        price: Cost of prompt and completion tokens in the task's cost unit; None if unknown.
+        spent: Describes the spending of the search, given the earlier rounds, for the prompt.
+        experience: Prompt lines that describe earlier studies.
+    """
+
+    questions: Questions
+    trials: int
+    wanted: int
+    choose: Callable[[Sequence[Proposal]], Sequence[Proposal]]
+    params: Callable[[Proposal], Mapping[str, Any]]
+    price: Callable[[int, int], float | None]
+    spent: Callable[[Sequence[Round]], str]
+    experience: tuple[str, ...] = ()
+
+
+MakeJob = Callable[[], "Job | None"]
+"""Builds a job from the current trials; returns None while there are too few of them."""
+
+
+async def plan_round(
     chat: ChatModel,
     questions: Questions,
-    past: Past,
+    context: RoundContext,
     *,
     wanted: int,
     seed: int,
     clock: Callable[[], float] = time.monotonic,
 ) -> Plan:
-    """Ask for a round, and again, at most twice, where too little can be used.
+    """Request a round, and repair it at most twice while fewer than half of it is usable.
 
     Args:
-        chat: Whom to ask.
-        questions: What to ask.
-        past: What earlier rounds leave.
-        wanted: How many proposals make a round.
-        seed: Of the first request; the next ones count on.
-        clock: Seconds, as from `time.monotonic`.
+        chat: The chat model.
+        questions: The prompt and the reader of the replies.
+        context: Context of the round.
+        wanted: Number of proposals that fill the round.
+        seed: Seed of the first request; each further one adds 1.
+        clock: Returns monotonic time in seconds.
+
+    Returns:
+        The plan; failures are recorded in it.
     """
     started = clock()
-    asked = messages = questions.messages(past)
+    prompt = messages = questions.messages(context)
     schema = questions.schema()
     guidelines: tuple[str, ...] = ()
     claims: tuple[Claim, ...] = ()
@@ -130,7 +159,7 @@ async def plan(
     failures: Counter[str] = Counter()
     tokens = Counter[str]()
     requests, error = 0, ""
-    for attempt in range(1 + min(past.reasks, _REASKS)):
+    for attempt in range(1 + min(context.reasks, _REASKS)):
         requests += 1
         try:
             completion, reply = await _ask(
@@ -158,7 +187,7 @@ async def plan(
         if not proposals:
             error = one_line(texts[0])
         messages = render_repair(
-            asked, completion.text, texts, missing=max(1, wanted - len(proposals))
+            prompt, completion.text, texts, missing=max(1, wanted - len(proposals))
         )
     return Plan(
         guidelines=guidelines,
@@ -201,161 +230,3 @@ async def _ask(
     except Exception as error:
         kind = type(error).__name__
         raise ChatError(f"{kind}: {error}", kind=kind) from error
-
-
-class TaskQuestions:
-    """What is asked about a task; see `Questions`.
-
-    Args:
-        planner: The numerical planner, for the computed evidence.
-        evidence: What is known.
-        insights: The insights to state.
-        guidelines: Whether to ask for guidelines.
-        wanted: How many candidates to ask for.
-        tables: The tables of computed evidence to show.
-    """
-
-    def __init__(
-        self,
-        planner: NumericalPlanner,
-        evidence: Evidence,
-        *,
-        insights: tuple[int, ...],
-        guidelines: bool,
-        wanted: int,
-        tables: tuple[str, ...] = TABLES,
-    ) -> None:
-        """See the class."""
-        self._planner, self._evidence = planner, evidence
-        self._insights, self._guidelines, self._wanted = insights, guidelines, wanted
-        self._tables = tables
-        self._claims = claims_asked(insights, guidelines=guidelines)
-
-    @cached_property
-    def _facts(self) -> Facts:
-        """Fitted once: claims are held against what the prompt shows."""
-        return fit_facts(self._planner, self._evidence)
-
-    def messages(self, past: Past) -> tuple[Message, ...]:
-        """The prompt."""
-        return render_plan(self.brief(past))
-
-    def schema(self) -> str:
-        """The JSON schema of the reply."""
-        return plan_schema(
-            self._evidence.task,
-            wanted=self._wanted,
-            guidelines=self._guidelines,
-            insights=self._insights,
-        )
-
-    def read(self, text: str, found: Sequence[Proposal]) -> Reply:
-        """Read a reply."""
-        taken = {*self._evidence.visited, *(proposal.choices for proposal in found)}
-        return read_plan(text, self._evidence.task, taken, self._claims)
-
-    def check(self, claims: Sequence[Claim]) -> tuple[Verdict, ...]:
-        """Compare claims with the fit."""
-        return check_claims(claims, self._facts, self._evidence.task) if claims else ()
-
-    def brief(self, past: Past) -> Brief:
-        """Everything that the prompt says."""
-        evidence, task = self._evidence, self._evidence.task
-        facts = self._facts
-        shown = shown_tables(self._tables, self._insights)
-        return Brief(
-            task=task,
-            maximize=evidence.sign > 0,
-            insights=self._insights,
-            tables=self._tables,
-            guidelines=self._guidelines,
-            wanted=self._wanted,
-            history=_history(evidence),
-            trials=len(evidence.scores),
-            running=tuple(task.allocation(choices) for choices in evidence.pending),
-            facts=_model_rows(evidence, facts),
-            paired=_paired_rows(evidence, facts),
-            earlier=past.shown(),
-            # Held against the fit of now: trials since then may have refuted what was open. A
-            # table that is left out must not come back in sentences.
-            contradicted=tuple(
-                verdict.text
-                for verdict in contradictions(self.check(past.claims if self._claims else ()))
-                if _TABLE_OF[verdict.aspect] in shown
-            ),
-            spent=past.spent,
-            experience=past.experience,
-        )
-
-
-def _history(evidence: Evidence) -> tuple[Row, ...]:
-    """A bounded choice of trials: the best, the latest, and the best with each model."""
-    why: dict[int, str] = {}
-    order = np.argsort(-evidence.scores, kind="stable").tolist()
-    for row in order[:_BEST]:
-        why[row] = "best"
-    for row in range(len(order))[-_RECENT:]:
-        why.setdefault(row, "recent")
-    for stage in range(len(evidence.task.stages)):
-        for model in range(len(evidence.task.stages[stage].models)):
-            holders = [row for row in order if evidence.models[row, stage] == model]
-            for row in holders[:1]:
-                why.setdefault(row, "telling")
-    task = evidence.task
-    rows = []
-    for row in sorted(why):
-        choices = list(zip(evidence.models[row].tolist(), evidence.samples[row].tolist()))
-        rows.append(
-            Row(
-                number=evidence.numbers[row] if evidence.numbers else row,
-                allocation=task.allocation(choices),
-                value=float(evidence.sign * evidence.scores[row]),
-                error=_standard_error(evidence, row),
-                cost=task.feasible.cost(choices),
-                why=why[row],
-            )
-        )
-    return tuple(rows)
-
-
-def _standard_error(evidence: Evidence, row: int) -> float | None:
-    outcomes = list(evidence.outcomes[row].values()) if evidence.outcomes else []
-    if len(outcomes) < 2 or not np.isfinite(outcomes).all():
-        return None
-    return float(np.std(outcomes, ddof=1) / np.sqrt(len(outcomes)))
-
-
-def _model_rows(evidence: Evidence, facts: Facts) -> tuple[ModelRow, ...]:
-    task = evidence.task
-    return tuple(
-        ModelRow(
-            stage=task.stages[fact.stage].name,
-            model=task.stages[fact.stage].models[fact.model].name,
-            trials=fact.trials,
-            expected=fact.expected,
-            behind=fact.behind,
-            behind_sd=fact.behind_sd,
-            companion=task.allocation(fact.companion),
-            saturation=fact.saturation,
-            saturation_range=fact.saturation_range,
-            gain=fact.gain,
-            gain_sd=fact.gain_sd,
-        )
-        for fact in facts.models
-    )
-
-
-def _paired_rows(evidence: Evidence, facts: Facts) -> tuple[PairedRow, ...]:
-    stages = evidence.task.stages
-    return tuple(
-        PairedRow(
-            stage=stages[pair.stage].name,
-            better=stages[pair.stage].models[pair.models[0]].name,
-            other=stages[pair.stage].models[pair.models[1]].name,
-            numbers=pair.numbers,
-            difference=pair.difference,
-            error=pair.error,
-            instances=pair.instances,
-        )
-        for pair in facts.paired
-    )

@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from optuna_agenttts.agent.reading import read_integer, read_model
+from optuna_agenttts.agent.parsing import match_model, read_integer
 from optuna_agenttts.study.claims import Claim
 from optuna_agenttts.task.stage import Stage
 from optuna_agenttts.task.task import Task
 
-_MOST = 32
+_MAX_ITEMS = 32
 """Claims of a reply that are looked at, and models of a claim."""
 
 
@@ -38,7 +38,7 @@ def read_claims(given: Any, task: Task, *, samples: bool) -> tuple[tuple[Claim, 
     stages = {stage.name: stage for stage in task.stages}
     found: dict[str, Claim] = {}
     unusable = 0
-    for item in given[:_MOST]:
+    for item in given[:_MAX_ITEMS]:
         name = item.get("stage") if isinstance(item, Mapping) else None
         if not isinstance(name, str) or name not in stages or name in found:
             unusable += 1
@@ -57,12 +57,12 @@ def read_claims(given: Any, task: Task, *, samples: bool) -> tuple[tuple[Claim, 
 
 
 def _models(given: Any, stage: Stage) -> tuple[str, ...] | None:
-    if not isinstance(given, list) or not 0 < len(given) <= _MOST:
+    if not isinstance(given, list) or not 0 < len(given) <= _MAX_ITEMS:
         return None
     names = [model.name for model in stage.models]
     found: dict[str, None] = {}
     for name in given:
-        position = read_model(name, names)
+        position = match_model(name, names)
         if position is None:
             return None
         found[names[position]] = None

@@ -17,8 +17,8 @@ from optuna_agenttts.planner.kernels import Points
 from optuna_agenttts.planner.numerical import NumericalPlanner
 from optuna_agenttts.planner.posterior import Z90, Posterior
 
-_GRID = 16
-_NEARLY = 0.1
+_GRID_SIZE = 16
+_SATURATION_TOLERANCE = 0.1
 """Samples saturate where all but this share of what they can gain has been gained."""
 
 
@@ -147,7 +147,7 @@ def _saturation(
     planner: NumericalPlanner, posterior: Posterior, point: Points, stage: int, most: int
 ) -> tuple[int, tuple[int, int], float, float]:
     """Vary one stage's samples: where they saturate, the range of that, the gain and its sd."""
-    grid: Ints = np.unique(np.geomspace(1, most, _GRID).round().astype(np.int64))
+    grid: Ints = np.unique(np.geomspace(1, most, _GRID_SIZE).round().astype(np.int64))
     samples = np.repeat(point.samples, len(grid), axis=0)
     samples[:, stage] = grid
     along = planner.surrogate.points(np.repeat(point.models, len(grid), axis=0), samples)
@@ -163,7 +163,7 @@ def _saturation(
 
 def _knee(curve: Floats) -> int:
     top = float(curve.max())
-    enough = top - _NEARLY * (top - float(curve[0]))
+    enough = top - _SATURATION_TOLERANCE * (top - float(curve[0]))
     return int(np.argmax(curve >= enough - 1e-12))
 
 

@@ -1,9 +1,10 @@
-"""When the agent plans, and who waits for it.
+"""Scheduling of planning rounds across trials, threads and processes.
 
-Round r serves the trials whose numbers are r * SIZE to (r + 1) * SIZE - 1; round 0 is the opening
-and needs no agent. Trial numbers are unique on every storage of Optuna, and nothing else is: so
-the worker of trial r * SIZE - LEAD plans round r, in the background, while trials run; the others
-find the plan in the study's storage. A worker that died is replaced when its claim has expired.
+Round r covers the trials r * ROUND_SIZE to (r + 1) * ROUND_SIZE - 1. Round 0 is the opening and
+needs no agent. Trial numbers are the only thing that every Optuna storage keeps unique, so they
+decide which worker plans: the worker of trial r * ROUND_SIZE - ROUND_LEAD claims round r and plans
+it in the background while trials run. Other workers read the round from the study's storage. If
+the planning worker dies, its claim expires and another worker plans the round.
 """
 
 from __future__ import annotations
@@ -14,10 +15,9 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timezone
-from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -26,8 +26,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from optuna_agenttts import storage
-from optuna_agenttts.agent.ask import Past, Plan, Questions, plan
-from optuna_agenttts.agent.validation import Proposal
+from optuna_agenttts.agent.ask import Job, MakeJob, Plan, RoundContext, plan_round
 from optuna_agenttts.llm.loop import LoopThread
 from optuna_agenttts.llm.port import ChatModel
 from optuna_agenttts.llm.retry import PatientChat
@@ -43,65 +42,49 @@ from optuna_agenttts.study.rounds import (
 
 _logger = logging.getLogger(__name__)
 
-SIZE = 6
-LEAD = 3
-"""How many trials before its first one a round is planned: late enough to know most of the round
-before, early enough for a slow model."""
+ROUND_SIZE = 6
+"""Trials per round; chosen by hand."""
+ROUND_LEAD = 3
+"""Trials between the start of planning and the round's first trial: late enough to see most
+results of the round before, early enough for a slow model. Chosen by hand."""
 
-_GRACE = 2.0
-"""Seconds that the worker whose turn it is gets to claim its round."""
-_POLL = 0.05
-_LEAST_WAIT = 0.5
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    """What a round is planned from.
-
-    Args:
-        questions: What to ask.
-        trials: How many finished trials that rests on.
-        wanted: How many proposals make a round.
-        choose: Orders proposals, best first, and drops what is too much.
-        params: The parameters of a proposal.
-        price: What tokens of the prompt and generated cost; None if nobody can tell.
-        spent: What the search has spent, given earlier rounds, in words.
-        experience: Lines on earlier studies.
-    """
-
-    questions: Questions
-    trials: int
-    wanted: int
-    choose: Callable[[Sequence[Proposal]], Sequence[Proposal]]
-    params: Callable[[Proposal], Mapping[str, Any]]
-    price: Callable[[int, int], float | None]
-    spent: Callable[[Sequence[Round]], str]
-    experience: tuple[str, ...] = ()
-
-
-MakeJob = Callable[[], "Job | None"]
-"""Makes a job of what is known now; None where that is too little."""
+# All in seconds, chosen by hand.
+_CLAIM_GRACE = 2.0
+"""Time that the designated worker has to claim its round, and slack before a claim expires."""
+_POLL_INTERVAL = 0.05
+"""Time between two reads of the storage while another process plans a round."""
+_MIN_WAIT = 0.5
+"""Lower bound of the wait for a round after the first."""
 
 
 @dataclass(slots=True)
-class _Desk:
-    """What this process knows of a study's rounds."""
-
-    lock: threading.RLock = field(default_factory=threading.RLock)
-    rounds: dict[int, Round] = field(default_factory=dict)
-    planning: dict[int, concurrent.futures.Future[Round]] = field(default_factory=dict)
-    unsaved: list[Round] = field(default_factory=list)
-    waited: set[int] = field(default_factory=set)
-
-
-class Conductor:
-    """Plans rounds with a chat model. Belongs to one process.
+class _StudyRounds:
+    """Rounds of one study, as cached in this process.
 
     Args:
-        chat: The model.
-        timeout: The most seconds for a round, re-asks included.
-        clock: Seconds since 1970, as from `time.time`; workers compare it.
-        after: Called with each study whose round has been written, in the background.
+        lock: Guards the other fields.
+        written: Rounds that are in the storage.
+        planning: Rounds that this process is planning or has planned.
+        unsaved: Planned rounds that are not yet in the storage.
+        timed_out: Rounds for which a trial waited in vain; later trials do not wait again.
+    """
+
+    lock: threading.RLock = field(default_factory=threading.RLock)
+    written: dict[int, Round] = field(default_factory=dict)
+    planning: dict[int, concurrent.futures.Future[Round]] = field(default_factory=dict)
+    unsaved: list[Round] = field(default_factory=list)
+    timed_out: set[int] = field(default_factory=set)
+
+
+class RoundScheduler:
+    """Scheduler that plans rounds with a chat model, in the background of one process.
+
+    Args:
+        chat: The chat model; wrapped for retries unless it is already.
+        timeout: Timeout for planning one round, in seconds, including repeated requests.
+        clock: Returns Unix time in seconds, comparable between workers.
+        on_round_written: Called with the study after a round is written, on the thread that
+            wrote it.
     """
 
     def __init__(
@@ -110,223 +93,247 @@ class Conductor:
         *,
         timeout: float = 120.0,
         clock: Callable[[], float] = time.time,
-        after: Callable[[Study], object] | None = None,
+        on_round_written: Callable[[Study], object] | None = None,
     ) -> None:
         """See the class."""
         self._chat = chat if isinstance(chat, PatientChat) else PatientChat(chat, timeout=timeout)
-        self._timeout, self._clock, self._after = timeout, clock, after
+        self._timeout, self._clock = timeout, clock
+        self._on_round_written = on_round_written
         self._loop = LoopThread(self._chat.aclose)
-        self._desks: WeakKeyDictionary[BaseStorage, dict[int, _Desk]] = WeakKeyDictionary()
+        self._studies: WeakKeyDictionary[BaseStorage, dict[int, _StudyRounds]] = (
+            WeakKeyDictionary()
+        )
         self._guard = threading.Lock()
-        self._told: Counter[str] = Counter()
+        self._problem_counts: Counter[str] = Counter()
 
     @property
     def name(self) -> str:
-        """Who plans: model and server."""
-        return name_of(self._chat)
+        """Label of the planning model and its server."""
+        return model_label(self._chat)
 
-    def prepare(self, study: Study, number: int, make: MakeJob) -> None:
-        """Start planning the next round in the background, if it is this trial's turn.
+    def plan_ahead(self, study: Study, number: int, make: MakeJob) -> None:
+        """Start planning the next round in the background, if this trial's worker should.
 
         Args:
             study: The study.
-            number: The number of a trial that begins.
-            make: Makes the job.
+            number: Number of a trial that is about to start.
+            make: Builds the job; called only if planning starts.
         """
-        target = (number + LEAD) // SIZE
-        desk = self._desk(study)
-        with desk.lock:
-            self._save(study, desk)
-            if target < 1 or target in desk.rounds or target in desk.planning:
+        target = (number + ROUND_LEAD) // ROUND_SIZE
+        rounds = self._rounds_of(study)
+        with rounds.lock:
+            self._save(study, rounds)
+            if target < 1 or target in rounds.written or target in rounds.planning:
                 return
             attributes = study._storage.get_study_system_attrs(study._study_id)
             found = read_round(attributes, target)
             if found is not None:
-                desk.rounds[target] = found
+                rounds.written[target] = found
                 return
-            now, ticket = self._clock(), target * SIZE - LEAD
-            at = claimed_at(attributes, target)
-            if self._is_fresh(at):
+            now, planning_trial = self._clock(), target * ROUND_SIZE - ROUND_LEAD
+            claimed = claimed_at(attributes, target)
+            if self._is_fresh(claimed):
                 return
-            if at is None and number != ticket and self._about_to_claim(study, ticket, now):
+            if claimed is None and self._awaits_claim_by(study, planning_trial, number, now):
                 return
             job = make()
             if job is None:
-                if number == ticket:
-                    # Nothing is known yet: whoever comes next need not wait for this trial.
+                if number == planning_trial:
+                    # No results yet. An expired claim lets the next trial's worker try at once.
                     storage.write_round_claim(study, target, number, 0.0)
                 return
             storage.write_round_claim(study, target, number, now)
-            self._start(study, desk, target, job, read_rounds(attributes))
+            self._start(study, rounds, target, job, read_rounds(attributes))
 
-    def take(self, study: Study, number: int) -> Round | None:
-        """The round that a trial belongs to; None if there is none in time.
+    def get_round(self, study: Study, number: int) -> Round | None:
+        """Return the round of a trial, waiting for it if it is being planned.
 
-        Waits for the first round as long as planning may take, and for later ones no longer than
-        a trial takes: advice must not cost more time than it can save.
+        The first round blocks up to the planning timeout. Later ones block no longer than a
+        typical trial, so that waiting costs no more time than a better candidate can save.
+
+        Args:
+            study: The study.
+            number: The trial's number.
+
+        Returns:
+            The round, or None if there is none in time.
         """
-        index = number // SIZE
+        index = number // ROUND_SIZE
         if index < 1:
             return None
-        desk = self._desk(study)
-        with desk.lock:
-            if index in desk.rounds:
-                return desk.rounds[index]
-            future = desk.planning.get(index)
+        rounds = self._rounds_of(study)
+        with rounds.lock:
+            if index in rounds.written:
+                return rounds.written[index]
+            future = rounds.planning.get(index)
         attributes = study._storage.get_study_system_attrs(study._study_id)
         found = read_round(attributes, index)
-        coming = future is not None or self._is_fresh(claimed_at(attributes, index))
-        if found is None and coming and index not in desk.waited:
+        in_progress = future is not None or self._is_fresh(claimed_at(attributes, index))
+        if found is None and in_progress and index not in rounds.timed_out:
             first = not read_rounds(attributes)
-            bound = self._timeout if first else self._patience(study)
-            found = self._wait(study, index, future, bound)
+            timeout = self._timeout if first else self._later_round_timeout(study)
+            found = self._wait(study, index, future, timeout)
             if found is None:
-                desk.waited.add(index)
+                rounds.timed_out.add(index)
         if found is not None:
-            with desk.lock:
-                desk.rounds[index] = found
+            with rounds.lock:
+                rounds.written[index] = found
         return found
 
-    def _is_fresh(self, claimed: float | None) -> bool:
-        """Whether whoever claimed a round then may still be planning it."""
-        return claimed is not None and self._clock() - claimed < self._timeout + _GRACE
+    def wait(self, study: Study) -> None:
+        """Block until every round that this process is planning for a study is done."""
+        for future in list(self._rounds_of(study).planning.values()):
+            future.result()
 
-    def _patience(self, study: Study) -> float:
+    def _is_fresh(self, claimed: float | None) -> bool:
+        """Return whether a claim made at this time has not expired."""
+        return claimed is not None and self._clock() - claimed < self._timeout + _CLAIM_GRACE
+
+    def _later_round_timeout(self, study: Study) -> float:
+        """Return the median duration of the last 20 trials, within bounds, in seconds."""
         trials = study._storage.get_all_trials(
             study._study_id, deepcopy=False, states=(TrialState.COMPLETE,)
         )
         seconds = [t.duration.total_seconds() for t in trials[-20:] if t.duration is not None]
         typical = float(np.median(seconds)) if seconds else 0.0
-        return max(_LEAST_WAIT, min(typical, self._timeout))
+        return max(_MIN_WAIT, min(typical, self._timeout))
 
     def _wait(
         self,
         study: Study,
         index: int,
         future: concurrent.futures.Future[Round] | None,
-        bound: float,
+        timeout: float,
     ) -> Round | None:
+        """Wait up to `timeout` seconds for a round planned here (`future`) or elsewhere."""
         if future is not None:
             try:
-                return future.result(timeout=bound)
-            # Out of time, cancelled at the end, or a flaw in planning: no plan, no harm.
+                return future.result(timeout=timeout)
+            # Timed out, cancelled at shutdown, or failed: the numerical planner takes over.
             except (Exception, concurrent.futures.CancelledError):
-                _logger.debug("No plan for round %d", index, exc_info=True)
+                _logger.debug("Round %d did not arrive in time", index, exc_info=True)
                 return None
-        deadline = self._clock() + bound
+        deadline = self._clock() + timeout
         while self._clock() < deadline:
-            time.sleep(_POLL)
+            time.sleep(_POLL_INTERVAL)
             attributes = study._storage.get_study_system_attrs(study._study_id)
             found = read_round(attributes, index)
             if found is not None:
                 return found
         return None
 
-    def _about_to_claim(self, study: Study, ticket: int, now: float) -> bool:
-        """Whether the trial whose turn it is has only just begun."""
+    def _awaits_claim_by(self, study: Study, other: int, number: int, now: float) -> bool:
+        """Return whether another trial has just started and may still claim its round."""
+        if other == number:
+            return False
         trials = study._storage.get_all_trials(study._study_id, deepcopy=False)
-        return ticket < len(trials) and _began(trials[ticket], now) < _GRACE
+        return other < len(trials) and _seconds_running(trials[other], now) < _CLAIM_GRACE
 
     def _start(
-        self, study: Study, desk: _Desk, target: int, job: Job, earlier: Sequence[Round]
+        self, study: Study, rounds: _StudyRounds, target: int, job: Job, earlier: Sequence[Round]
     ) -> None:
-        past = Past(
+        """Submit the planning of a round to the background loop."""
+        context = RoundContext(
             guidelines=tuple((planned.number, planned.guidelines) for planned in earlier),
-            reasks=_reasks(earlier),
+            reasks=_allowed_reasks(earlier),
             spent=job.spent(earlier),
             experience=job.experience,
             claims=next((planned.claims for planned in reversed(earlier) if planned.claims), ()),
         )
-        future = self._loop.submit(self._plan(study, desk, target, job, past))
-        desk.planning[target] = future
-        for old in [number for number in desk.planning if number < target - 4]:
-            del desk.planning[old]
+        future = self._loop.submit(self._plan(study, rounds, target, job, context))
+        rounds.planning[target] = future
+        # Keep the last few futures only; older rounds are in the storage.
+        for old in [number for number in rounds.planning if number < target - 4]:
+            del rounds.planning[old]
 
-    async def _plan(self, study: Study, desk: _Desk, target: int, job: Job, past: Past) -> Round:
+    async def _plan(
+        self, study: Study, rounds: _StudyRounds, target: int, job: Job, context: RoundContext
+    ) -> Round:
+        """Plan one round and write it; record failures in the round instead of raising."""
         calls, failures = self._chat.calls, Counter(self._chat.failures)
         try:
-            made = await asyncio.wait_for(
-                plan(
-                    self._chat,
-                    job.questions,
-                    past,
-                    wanted=job.wanted,
-                    seed=1 + 100 * target,
+            plan = await asyncio.wait_for(
+                # Rounds take seeds 100 apart, so that those of their requests never collide.
+                plan_round(
+                    self._chat, job.questions, context, wanted=job.wanted, seed=1 + 100 * target
                 ),
                 self._timeout,
             )
-            chosen = job.choose(made.proposals) if made.proposals else ()
+            chosen = job.choose(plan.proposals) if plan.proposals else ()
         except asyncio.TimeoutError:
-            made, chosen = _nothing("timeout", f"no plan within {self._timeout:g} s"), ()
-        # Planning must never end a search, whatever is wrong with it.
+            plan, chosen = _failed_plan("timeout", f"no plan within {self._timeout:g} s"), ()
+        # No failure in planning may end the search.
         except Exception as error:
-            _logger.debug("Planning round %d failed", target, exc_info=True)
-            made, chosen = _nothing(type(error).__name__, one_line(str(error))), ()
+            _logger.debug("Failed to plan round %d", target, exc_info=True)
+            plan, chosen = _failed_plan(type(error).__name__, one_line(str(error))), ()
         planned = Round(
             number=target,
-            guidelines=made.guidelines,
+            guidelines=plan.guidelines,
             candidates=tuple(Proposed(dict(job.params(p)), p.reason) for p in chosen),
             model=self.name,
-            # Repeated calls count too. One model serves one study at a time, or counts for both.
-            requests=max(made.requests, self._chat.calls - calls),
-            prompt_tokens=made.prompt_tokens,
-            completion_tokens=made.completion_tokens,
-            cost=job.price(made.prompt_tokens, made.completion_tokens),
-            seconds=made.seconds,
+            # Includes retries. Studies that share the model at the same time count each
+            # other's calls too.
+            requests=max(plan.requests, self._chat.calls - calls),
+            prompt_tokens=plan.prompt_tokens,
+            completion_tokens=plan.completion_tokens,
+            cost=job.price(plan.prompt_tokens, plan.completion_tokens),
+            seconds=plan.seconds,
             trials=job.trials,
-            problems=made.problems,
-            failures=dict(Counter(made.failures) | (self._chat.failures - failures)),
-            error=made.error,
-            claims=made.claims,
-            verdicts=made.verdicts,
+            problems=plan.problems,
+            failures=dict(Counter(plan.failures) | (self._chat.failures - failures)),
+            error=plan.error,
+            claims=plan.claims,
+            verdicts=plan.verdicts,
         )
-        self._tell(planned)
-        desk.unsaved.append(planned)
+        self._log_problems(planned)
+        rounds.unsaved.append(planned)
         try:
-            self._save(study, desk)
+            self._save(study, rounds)
         except Exception:
-            # The next trial tries again, in its own thread: SQLite in memory, for example,
-            # belongs to one thread.
-            _logger.debug("Round %d could not be written from here", target, exc_info=True)
+            # Some storages, such as in-memory SQLite, are bound to one thread.
+            _logger.debug(
+                "Round %d was not written; the next trial retries", target, exc_info=True
+            )
         return planned
 
-    def _save(self, study: Study, desk: _Desk) -> None:
-        with desk.lock:
-            waiting, desk.unsaved[:] = list(desk.unsaved), []
+    def _save(self, study: Study, rounds: _StudyRounds) -> None:
+        """Write the planned rounds that are not yet in the storage."""
+        with rounds.lock:
+            waiting, rounds.unsaved[:] = list(rounds.unsaved), []
         for position, planned in enumerate(waiting):
             try:
                 write_round(study, planned)
             except Exception:
-                desk.unsaved.extend(waiting[position:])
+                rounds.unsaved.extend(waiting[position:])
                 raise
-            with desk.lock:
-                desk.rounds[planned.number] = planned
+            with rounds.lock:
+                rounds.written[planned.number] = planned
             try:
-                if self._after is not None:
-                    self._after(study)
-            # The round is safe; what comes after it is decoration.
+                if self._on_round_written is not None:
+                    self._on_round_written(study)
+            # The round is written; the callback (the dashboard's note) is optional.
             except Exception:
-                _logger.debug("After round %d", planned.number, exc_info=True)
+                _logger.debug("Callback failed for round %d", planned.number, exc_info=True)
 
-    def _tell(self, planned: Round) -> None:
-        """Log what went wrong: one line for each kind, and again at each power of ten.
+    def _log_problems(self, planned: Round) -> None:
+        """Log each kind of problem when it first occurs and at each power of ten.
 
-        A warning where nothing came of the round; else, say of a repeated proposal, for those who
-        ask for more.
+        The level is WARNING if the round has no usable candidate, else INFO.
         """
         level = logging.WARNING if planned.error else logging.INFO
         counts = Counter(planned.failures) + Counter(planned.problems)
         if planned.error and not counts:
             counts["nothing proposed"] = 1
         for kind, count in counts.items():
-            before, now = self._told[kind], self._told[kind] + count
-            self._told[kind] = now
+            before, now = self._problem_counts[kind], self._problem_counts[kind] + count
+            self._problem_counts[kind] = now
             if before == 0 or len(str(before)) < len(str(now)):
                 detail = f" ({planned.error})" if planned.error else ""
                 _logger.log(
                     level,
-                    "Agent %s, round %d: %s, %d so far%s. What it does not propose the numerical "
-                    "planner does; `optuna_agenttts.guidelines(study)` counts what follows.",
+                    "Agent %s, round %d: %s, %d so far%s. The numerical planner proposes the "
+                    "trials without a usable candidate; `optuna_agenttts.guidelines(study)` "
+                    "returns each round's problems and failures.",
                     planned.model,
                     planned.number,
                     kind,
@@ -334,14 +341,15 @@ class Conductor:
                     detail,
                 )
 
-    def _desk(self, study: Study) -> _Desk:
+    def _rounds_of(self, study: Study) -> _StudyRounds:
+        """Return the cached rounds of a study."""
         with self._guard:
-            desks = self._desks.setdefault(study._storage, {})
-            return desks.setdefault(study._study_id, _Desk())
+            studies = self._studies.setdefault(study._storage, {})
+            return studies.setdefault(study._study_id, _StudyRounds())
 
 
-def name_of(chat: ChatModel) -> str:
-    """Who answers, in words: model and server where the chat model says so."""
+def model_label(chat: ChatModel) -> str:
+    """Return a label of a chat model: model and server if it has them, else its type."""
     for attribute in ("where", "model"):
         name = getattr(chat, attribute, None)
         if isinstance(name, str) and name:
@@ -349,28 +357,29 @@ def name_of(chat: ChatModel) -> str:
     return type(chat).__name__
 
 
-def _reasks(earlier: Sequence[Round]) -> int:
-    """How many requests may follow the next round's first one.
+def _allowed_reasks(earlier: Sequence[Round]) -> int:
+    """Return the maximum number of repair requests in the next round.
 
-    None after a round that came to nothing; and over a search two, and one more for every third
-    round, so that 50 trials never take more than 12 requests of a server that answers.
+    Zero after a round without usable candidates. Over a search, two, plus one for every third
+    round, so that 50 trials take at most 12 requests to a server that answers.
     """
     if earlier and earlier[-1].error:
         return 0
-    made = sum(max(0, planned.requests - 1) for planned in earlier)
-    return max(0, 2 + len(earlier) // 3 - made)
+    sent = sum(max(0, planned.requests - 1) for planned in earlier)
+    return max(0, 2 + len(earlier) // 3 - sent)
 
 
-def _nothing(kind: str, error: str) -> Plan:
+def _failed_plan(kind: str, error: str) -> Plan:
+    """Build the plan of a round that failed as a whole."""
     return Plan(failures={kind: 1}, error=error, requests=1)
 
 
-def _began(trial: FrozenTrial, now: float) -> float:
-    """Seconds since a trial began; endless if it is not running or began at an unknown time."""
+def _seconds_running(trial: FrozenTrial, now: float) -> float:
+    """Return how long a trial has been running; infinity if it is not, or its start is unknown."""
     if trial.state != TrialState.RUNNING or trial.datetime_start is None:
         return float("inf")
-    # Optuna keeps local time in memory and, from version 5 on, UTC without a zone elsewhere: the
-    # smaller distance is the right one.
+    # Naive start times are local in Optuna's in-memory storage and, since version 5, UTC in other
+    # storages. The reading closer to now is the right one.
     start = trial.datetime_start
     readings = (start.timestamp(), start.replace(tzinfo=timezone.utc).timestamp())
-    return min(abs(now - moment) for moment in readings)
+    return min(abs(now - reading) for reading in readings)

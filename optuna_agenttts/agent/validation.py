@@ -19,13 +19,13 @@ from optuna.distributions import (
 )
 
 from optuna_agenttts.agent.claims import read_claims
-from optuna_agenttts.agent.reading import (
+from optuna_agenttts.agent.parsing import (
     Problem,
+    abbreviate,
+    match_model,
     read_float,
     read_integer,
-    read_model,
     read_object,
-    short,
 )
 from optuna_agenttts.llm.secrets import one_line
 from optuna_agenttts.planner.evidence import Choices
@@ -73,7 +73,7 @@ def read_plan(
         text: The reply.
         task: The task.
         taken: Allocations that were tried, are running, or have been proposed already.
-        claims: What claims were asked to say; see `prompts.claims_asked`.
+        claims: What claims were asked to say; see `prompts.claim_fields`.
     """
     values, problem = read_object(text)
     if problem is not None:
@@ -136,13 +136,13 @@ def read_params(
         wrong = None
         for name in raw:
             if name not in space:
-                wrong = Problem("unknown parameter", f"{label}: no parameter {short(name)}")
+                wrong = Problem("unknown parameter", f"{label}: no parameter {abbreviate(name)}")
         for name, distribution in space.items():
             if name not in raw:
                 if name not in optional:
-                    wrong = Problem("missing parameter", f"{label} lacks {short(name)}")
+                    wrong = Problem("missing parameter", f"{label} lacks {abbreviate(name)}")
                 continue
-            value = _value(raw[name], distribution, f"{label}: {short(name)}")
+            value = _value(raw[name], distribution, f"{label}: {abbreviate(name)}")
             if isinstance(value, Problem):
                 wrong = value
             else:
@@ -191,35 +191,36 @@ def _choices(raw: Any, task: Task, label: str) -> Choices | Problem:
     names = [stage.name for stage in task.stages]
     for name in raw:
         if name not in names:
-            return Problem("unknown stage", f"{label}: there is no stage {short(name)}")
+            return Problem("unknown stage", f"{label}: there is no stage {abbreviate(name)}")
     choices = []
     for stage in task.stages:
         if stage.name not in raw:
-            return Problem("missing stage", f"{label} lacks stage {short(stage.name)}")
+            return Problem("missing stage", f"{label} lacks stage {abbreviate(stage.name)}")
         setting = raw[stage.name]
         if not isinstance(setting, Mapping):
             return Problem(
-                "wrong type", f"{label}: stage {short(stage.name)} needs `model` and `samples`"
+                "wrong type",
+                f"{label}: stage {abbreviate(stage.name)} needs `model` and `samples`",
             )
-        model = read_model(setting.get("model"), [m.name for m in stage.models])
+        model = match_model(setting.get("model"), [m.name for m in stage.models])
         if model is None:
-            options = ", ".join(short(m.name) for m in stage.models)
+            options = ", ".join(abbreviate(m.name) for m in stage.models)
             return Problem(
                 "unknown model",
-                f"{label}: stage {short(stage.name)} has no model "
-                f"{short(setting.get('model'))}; it has {options}",
+                f"{label}: stage {abbreviate(stage.name)} has no model "
+                f"{abbreviate(setting.get('model'))}; it has {options}",
             )
         samples = read_integer(setting.get("samples"))
         if samples is None:
             return Problem(
                 "wrong type",
-                f"{label}: `samples` of stage {short(stage.name)} is "
-                f"{short(setting.get('samples'))}, no integer",
+                f"{label}: `samples` of stage {abbreviate(stage.name)} is "
+                f"{abbreviate(setting.get('samples'))}, no integer",
             )
         if samples < 1:
             return Problem(
                 "out of range",
-                f"{label}: `samples` of stage {short(stage.name)} is {samples}; it is 1 to "
+                f"{label}: `samples` of stage {abbreviate(stage.name)} is {samples}; it is 1 to "
                 f"{stage.max_samples}",
             )
         choices.append((model, min(samples, stage.max_samples)))
@@ -246,14 +247,14 @@ def _value(value: Any, distribution: BaseDistribution, label: str) -> Any:
     if isinstance(distribution, CategoricalDistribution):
         same = [c for c in distribution.choices if type(c) is type(value) and c == value]
         # Choices that are no strings arrive as what JSON makes of them.
-        alike = same or [c for c in distribution.choices if short(c) == short(value)]
+        alike = same or [c for c in distribution.choices if abbreviate(c) == abbreviate(value)]
         if alike:
             return alike[0]
-        return Problem("unknown choice", f"{label} is {short(value)}, none of its choices")
+        return Problem("unknown choice", f"{label} is {abbreviate(value)}, none of its choices")
     if isinstance(distribution, IntDistribution):
         number = read_integer(value)
         if number is None:
-            return Problem("wrong type", f"{label} is {short(value)}, no integer")
+            return Problem("wrong type", f"{label} is {abbreviate(value)}, no integer")
         step, low = distribution.step, distribution.low
         if distribution.low <= number <= distribution.high:
             return low + round((number - low) / step) * step if step != 1 else number
@@ -261,7 +262,7 @@ def _value(value: Any, distribution: BaseDistribution, label: str) -> Any:
     if isinstance(distribution, FloatDistribution):
         real = read_float(value)
         if real is None:
-            return Problem("wrong type", f"{label} is {short(value)}, no number")
+            return Problem("wrong type", f"{label} is {abbreviate(value)}, no number")
         if not distribution.low <= real <= distribution.high:
             return Problem(
                 "out of range",

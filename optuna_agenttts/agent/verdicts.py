@@ -33,7 +33,7 @@ from optuna_agenttts.llm.secrets import one_line
 from optuna_agenttts.study.claims import Aspect, Claim, Outcome, Verdict
 from optuna_agenttts.task.task import Task
 
-_LONGEST = 400
+_MAX_TEXT = 400
 
 
 def check_claims(claims: Sequence[Claim], facts: Facts, task: Task) -> tuple[Verdict, ...]:
@@ -56,11 +56,11 @@ def check_claims(claims: Sequence[Claim], facts: Facts, task: Task) -> tuple[Ver
         if not known or not named:
             continue
         found: dict[Aspect, _Found] = {
-            "models": _on_models(named, known, task, stage),
-            "samples": _on_samples(claim.samples, known.get(named[0]), names[named[0]]),
+            "models": _check_models(named, known, task, stage),
+            "samples": _check_samples(claim.samples, known.get(named[0]), names[named[0]]),
         }
         verdicts += [
-            Verdict(claim.stage, aspect, outcome, one_line(f"{claim.stage}: {text}", _LONGEST))
+            Verdict(claim.stage, aspect, outcome, one_line(f"{claim.stage}: {text}", _MAX_TEXT))
             for aspect, (outcome, text) in found.items()
             if outcome is not None
         ]
@@ -71,7 +71,7 @@ _Found = tuple[Outcome, str] | tuple[None, str]
 _NOTHING: _Found = (None, "")
 
 
-def _on_models(
+def _check_models(
     named: Sequence[int], known: Mapping[int, ModelFact], task: Task, stage: int
 ) -> _Found:
     feasible, names = task.feasible, [model.name for model in task.stages[stage].models]
@@ -99,7 +99,7 @@ def _on_models(
                 figures.append(f"{names[model]} ({_behind(known[model])} behind)")
             else:
                 figures.append(names[model])
-        return _listed(figures, word)
+        return _join(figures, word)
 
     if not others:
         return "open", "the best was claimed to be any of its models, which says nothing."
@@ -111,7 +111,7 @@ def _on_models(
     return "open", f"{claimed}; the fit cannot tell yet between {told(possible, 'and')}."
 
 
-def _on_samples(claimed: tuple[int, int] | None, fact: ModelFact | None, model: str) -> _Found:
+def _check_samples(claimed: tuple[int, int] | None, fact: ModelFact | None, model: str) -> _Found:
     if claimed is None or fact is None or fact.most < 2:
         return _NOTHING
     (low, high), (first, last), most = claimed, fact.saturation_range, fact.most
@@ -136,5 +136,5 @@ def _behind(fact: ModelFact) -> str:
     return f"{fact.behind:.2g} ± {fact.behind_sd:.2g}"
 
 
-def _listed(words: Sequence[str], word: str) -> str:
+def _join(words: Sequence[str], word: str) -> str:
     return f" {word} ".join(filter(None, (", ".join(words[:-1]), words[-1])))

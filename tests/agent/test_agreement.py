@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from optuna_agenttts import AgentTTSSampler, Claim, ScriptedChatModel, Verdict, guidelines
 from optuna_agenttts import storage as keys
-from optuna_agenttts.agent.ask import Past, TaskQuestions, plan
+from optuna_agenttts.agent.ask import RoundContext, plan_round
 from optuna_agenttts.agent.facts import Facts, ModelFact, fit_facts
+from optuna_agenttts.agent.task_questions import TaskQuestions
 from optuna_agenttts.agent.validation import read_plan
 from optuna_agenttts.agent.verdicts import check_claims
 from optuna_agenttts.report.dashboard import note
@@ -261,12 +262,13 @@ def test_garbage_in_claims_never_raises_nor_costs_a_proposal(claims):
     assert Round.from_dict(json.loads(json.dumps(asdict(planned)))) == planned
 
 
-def ask(script, past=None, **options):
+def ask(script, context=None, **options):
     """Plan a round; returns the plan and the model."""
     chat = ScriptedChatModel(script)
     options = {"insights": (1, 2, 3), "guidelines": True, "wanted": 8, **options}
     questions = TaskQuestions(PLANNER, EVIDENCE, **options)
-    return asyncio.run(plan(chat, questions, past or Past(), wanted=6, seed=1)), chat
+    made = asyncio.run(plan_round(chat, questions, context or RoundContext(), wanted=6, seed=1))
+    return made, chat
 
 
 def test_useless_claims_are_no_reason_to_ask_again():
@@ -289,8 +291,8 @@ def test_facts_are_fitted_once_a_round(monkeypatch):
         fits.append(evidence)
         return fit_facts(planner, evidence)
 
-    monkeypatch.setattr("optuna_agenttts.agent.ask.fit_facts", counted)
-    made, _ = ask([said([GOOD], 1, 2, 3)], Past(claims=(Claim("answer", (SMALL,)),)))
+    monkeypatch.setattr("optuna_agenttts.agent.task_questions.fit_facts", counted)
+    made, _ = ask([said([GOOD], 1, 2, 3)], RoundContext(claims=(Claim("answer", (SMALL,)),)))
     assert made.verdicts
     assert len(fits) == 1
 
@@ -299,7 +301,7 @@ def test_contradicted_claims_come_back_in_the_next_prompt():
     """As the fit of now sees them, in the words of the verdict; others do not."""
     claims = (WRONG, Claim("answer", (BIG, SMALL)))
     (verdict,) = contradictions(check_claims(claims, FACTS, TASK))
-    _, chat = ask([said([], 1, 2, 3)], Past(claims=claims))
+    _, chat = ask([said([], 1, 2, 3)], RoundContext(claims=claims))
     text = chat.requests[0].messages[1].content
     block = text.partition("<contradicted>")[2].partition("</contradicted>")[0]
     assert block.splitlines()[2:] == [json.dumps(verdict.text, ensure_ascii=False)]
@@ -317,7 +319,7 @@ def test_contradicted_claims_come_back_in_the_next_prompt():
 )
 def test_what_is_left_out_does_not_come_back_as_a_contradiction(options):
     """Neither without guidelines or insights nor without the table that has the same figures."""
-    _, chat = ask([said([], 1, 2, 3)], Past(claims=(WRONG,)), **options)
+    _, chat = ask([said([], 1, 2, 3)], RoundContext(claims=(WRONG,)), **options)
     assert "contradicted" not in chat.requests[0].messages[1].content
 
 

@@ -11,8 +11,9 @@ from core_support import run
 
 from optuna_agenttts import AgentTTSSampler, ScriptedChatModel, guidelines
 from optuna_agenttts.agent.advice import required_share
-from optuna_agenttts.agent.ask import Past, TaskQuestions, plan
+from optuna_agenttts.agent.ask import RoundContext, plan_round
 from optuna_agenttts.agent.facts import Facts, fit_facts
+from optuna_agenttts.agent.task_questions import TaskQuestions
 from optuna_agenttts.llm import ChatRefusedError, Completion, Usage
 from optuna_agenttts.planner.numerical import NumericalPlanner
 from optuna_agenttts.report.dashboard import HEADING, note, save_note
@@ -41,10 +42,11 @@ def reply(*samples, lines=("a guideline",)):
     return json.dumps({"guidelines": list(lines), "candidates": candidates})
 
 
-def ask(script, past=None):
+def ask(script, context=None):
     """Plan a round of six; returns the plan and the model."""
     chat = ScriptedChatModel(script)
-    return asyncio.run(plan(chat, QUESTIONS, past or Past(), wanted=6, seed=1)), chat
+    made = asyncio.run(plan_round(chat, QUESTIONS, context or RoundContext(), wanted=6, seed=1))
+    return made, chat
 
 
 def test_one_request_is_enough_where_enough_can_be_used():
@@ -73,7 +75,7 @@ def test_at_most_two_requests_follow_the_first():
     assert len(chat.requests) == 3
     assert made.error
     assert made.proposals == ()
-    _, chat = ask(["nothing"] * 9, Past(reasks=0))
+    _, chat = ask(["nothing"] * 9, RoundContext(reasks=0))
     assert len(chat.requests) == 1
 
 
@@ -96,9 +98,12 @@ def test_failures_are_told_not_raised(failure, kind):
 
 def test_first_and_latest_guidelines_are_shown():
     """The paper's choice: the first, and the latest two."""
-    past = Past(guidelines=tuple((n, (f"g{n}",) if n != 3 else ()) for n in range(1, 7)))
-    assert [number for number, _ in past.shown()] == [1, 5, 6]
-    assert [number for number, _ in Past(guidelines=past.guidelines[:1]).shown()] == [1]
+    context = RoundContext(
+        guidelines=tuple((n, (f"g{n}",) if n != 3 else ()) for n in range(1, 7))
+    )
+    assert [number for number, _ in context.shown_guidelines()] == [1, 5, 6]
+    context = RoundContext(guidelines=context.guidelines[:1])
+    assert [number for number, _ in context.shown_guidelines()] == [1]
 
 
 # Computed evidence.

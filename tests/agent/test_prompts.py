@@ -11,7 +11,7 @@ from agent_support import TASK, evidence_of, planner_of
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from optuna_agenttts import LatencyCost, Model, PriceCost, Stage, Task
-from optuna_agenttts.agent.ask import Past, TaskQuestions
+from optuna_agenttts.agent.ask import RoundContext
 from optuna_agenttts.agent.prompts import (
     TABLES,
     Brief,
@@ -19,13 +19,14 @@ from optuna_agenttts.agent.prompts import (
     GenericRow,
     ModelRow,
     PairedRow,
-    Row,
+    TrialRow,
     generic_schema,
     plan_schema,
     render_generic,
     render_plan,
     render_repair,
 )
+from optuna_agenttts.agent.task_questions import TaskQuestions
 from optuna_agenttts.agent.validation import read_params, read_plan
 from optuna_agenttts.llm import Message
 
@@ -39,8 +40,8 @@ def allocation(*settings):
 
 
 ROWS = (
-    Row(0, allocation((1, 1), (0, 5)), 0.51234, 0.071, 867.0, "best"),
-    Row(3, allocation((0, 40), (1, 2)), 0.4, None, 400.0, "recent"),
+    TrialRow(0, allocation((1, 1), (0, 5)), 0.51234, 0.071, 867.0, "best"),
+    TrialRow(3, allocation((0, 40), (1, 2)), 0.4, None, 400.0, "recent"),
 )
 FACTS = (
     ModelRow("retrieval", "qwen-72B", 2, 0.53, 0.0, 0.0, ROWS[0].allocation, 1, (1, 2), 0.1, 0.04),
@@ -160,7 +161,7 @@ def test_data_cannot_leave_its_block():
     running = task.allocation([(0, 1), (1, 1)])
     brief = Brief(
         task=task,
-        history=(Row(0, running, 0.5, 0.1, 1.0, "best"),),
+        history=(TrialRow(0, running, 0.5, 0.1, 1.0, "best"),),
         running=(running,),
         earlier=((1, (HOSTILE,)),),
         contradicted=(HOSTILE,),
@@ -244,5 +245,7 @@ def test_prompts_stay_bounded(trials):
     questions = TaskQuestions(
         planner_of(task), evidence, insights=(1, 2, 3), guidelines=True, wanted=8
     )
-    messages = questions.messages(Past(guidelines=tuple((r, ("x" * 400,) * 8) for r in range(9))))
+    messages = questions.messages(
+        RoundContext(guidelines=tuple((r, ("x" * 400,) * 8) for r in range(9)))
+    )
     assert sum(len(message.content) for message in messages) < 34_000

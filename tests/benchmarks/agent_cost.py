@@ -15,7 +15,7 @@ import optuna
 from agent_search import landscape
 
 from optuna_agenttts import AgentTTSSampler, ScriptedChatModel, guidelines
-from optuna_agenttts.agent.scheduler import SIZE
+from optuna_agenttts.agent.scheduler import ROUND_SIZE
 
 
 def main():
@@ -63,7 +63,7 @@ def main():
         tried.append(positions[choices])
     rounds = guidelines(study)
     characters = [sum(len(m.content) for m in request.messages) for request in chat.requests]
-    later = np.array(waits[2 * SIZE :]) * 1e3
+    later = np.array(waits[2 * ROUND_SIZE :]) * 1e3
     print(f"requests: {len(chat.requests)} for {options.trials} trials, {len(rounds)} rounds")
     print(f"characters of the last prompt: {characters[-1]} (about {characters[-1] // 4} tokens)")
     print(f"tokens in all: {sum(r.prompt_tokens + r.completion_tokens for r in rounds)}")
@@ -71,7 +71,7 @@ def main():
         f"ask and suggest after the first round: median {np.median(later):.1f} ms, 90 % below "
         f"{np.percentile(later, 90):.1f} ms, longest {later.max():.0f} ms"
     )
-    print(f"longest before: {max(waits[: 2 * SIZE]) * 1e3:.0f} ms")
+    print(f"longest before: {max(waits[: 2 * ROUND_SIZE]) * 1e3:.0f} ms")
     agents = sum(t.user_attrs.get("agenttts:origin") == "agent" for t in study.trials)
     print(f"trials that the agent proposed: {agents}")
 

@@ -31,7 +31,7 @@ from optuna_agenttts import (
     spend,
 )
 from optuna_agenttts import storage as keys
-from optuna_agenttts.agent.scheduler import LEAD, SIZE
+from optuna_agenttts.agent.scheduler import ROUND_LEAD, ROUND_SIZE
 from optuna_agenttts.llm import ChatUnavailableError, PatientChat, RetryPolicy
 
 TASK = wiki_task()
@@ -88,7 +88,7 @@ def quick(chat):
 def test_agent_plans_from_the_first_round_on():
     """The opening is the numerical planner's; then come the agent's candidates, in its words."""
     study = run(AgentTTSSampler(TASK, llm=ScriptedChatModel(sensible)), n_trials=30)
-    assert "agent" not in origins(study)[:SIZE]
+    assert "agent" not in origins(study)[:ROUND_SIZE]
     assert origins(study)[0] == "opening"
     tried = [trial for trial in study.trials if trial.user_attrs[ORIGIN] == "agent"]
     assert len(tried) >= 4
@@ -101,7 +101,7 @@ def test_rounds_are_asked_for_once_each():
     """As many requests as rounds that began or were about to, with usable replies."""
     chat = ScriptedChatModel(sensible)
     study = run(AgentTTSSampler(TASK, llm=chat), n_trials=50)
-    assert len(chat.requests) == len(guidelines(study)) == (49 + LEAD) // SIZE
+    assert len(chat.requests) == len(guidelines(study)) == (49 + ROUND_LEAD) // ROUND_SIZE
     assert [planned.number for planned in guidelines(study)] == list(range(1, 9))
     assert all(planned.requests == 1 for planned in guidelines(study))
 
@@ -185,7 +185,7 @@ def test_useless_models_cost_no_trial(bad):
     assert all(TASK.fits(allocation_of(trial)) for trial in study.trials)
     planned = guidelines(study)
     if all(not p.candidates for p in planned):
-        assert {"fallback"} >= set(origins(study)[SIZE:])
+        assert {"fallback"} >= set(origins(study)[ROUND_SIZE:])
         assert all(p.error and (p.problems or p.failures) for p in planned)
 
 
@@ -480,7 +480,7 @@ def test_round_that_is_being_planned_is_asked_for_by_nobody_else():
     other = optuna.load_study(
         study_name="s", storage=storage, sampler=AgentTTSSampler(TASK, llm=second, llm_timeout=60)
     )
-    study.optimize(objective, n_trials=LEAD)
+    study.optimize(objective, n_trials=ROUND_LEAD)
     for worker in (study, other, study):
         # Trials 3 to 5 belong to round 0, and to the planning of round 1.
         trial = worker.ask()
@@ -639,5 +639,5 @@ def test_slow_model_does_not_hold_up_later_rounds():
     study.optimize(objective, n_trials=30)
     gate.set()
     assert len(study.trials) == 30
-    assert "agent" in origins(study)[SIZE : 2 * SIZE]
-    assert set(origins(study)[2 * SIZE :]) == {"fallback"}
+    assert "agent" in origins(study)[ROUND_SIZE : 2 * ROUND_SIZE]
+    assert set(origins(study)[2 * ROUND_SIZE :]) == {"fallback"}

@@ -1,6 +1,6 @@
 """What the agent is asked: one render function for each prompt, from values to messages."""
 
-from optuna_agenttts.agent.prompts.claims import claims_asked
+from optuna_agenttts.agent.prompts.claims import claim_fields
 from optuna_agenttts.agent.prompts.experience import describe_experience
 from optuna_agenttts.agent.prompts.generic import (
     GenericBrief,
@@ -8,7 +8,7 @@ from optuna_agenttts.agent.prompts.generic import (
     generic_schema,
     render_generic,
 )
-from optuna_agenttts.agent.prompts.plan import Brief, Row, plan_schema, render_plan
+from optuna_agenttts.agent.prompts.plan import Brief, TrialRow, plan_schema, render_plan
 from optuna_agenttts.agent.prompts.repair import render_repair
 from optuna_agenttts.agent.prompts.tables import TABLES, ModelRow, PairedRow, shown_tables
 
@@ -19,8 +19,8 @@ __all__ = [
     "GenericRow",
     "ModelRow",
     "PairedRow",
-    "Row",
-    "claims_asked",
+    "TrialRow",
+    "claim_fields",
     "describe_experience",
     "generic_schema",
     "plan_schema",

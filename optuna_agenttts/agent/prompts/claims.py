@@ -13,14 +13,14 @@ from optuna_agenttts.agent.prompts.data import block, quote
 from optuna_agenttts.task.task import Task
 
 
-def claims_asked(insights: Collection[int], *, guidelines: bool) -> tuple[str, ...]:
+def claim_fields(insights: Collection[int], *, guidelines: bool) -> tuple[str, ...]:
     """What claims are to say beside their stage: ``"models"``, and ``"samples"``, or nothing."""
     if not guidelines or not {1, 2} & set(insights):
         return ()
     return ("models", "samples") if 2 in insights else ("models",)
 
 
-def claims_step(asked: Collection[str]) -> str:
+def claims_instruction(asked: Collection[str]) -> str:
     """What the instruction says of claims."""
     if not asked:
         return ""
@@ -36,7 +36,7 @@ def claims_step(asked: Collection[str]) -> str:
     )
 
 
-def claims_answer(task: Task, asked: Collection[str]) -> str:
+def claims_example(task: Task, asked: Collection[str]) -> str:
     """Claims in the form of the answer, with the comma that follows them."""
     if not asked:
         return ""
@@ -77,7 +77,7 @@ def claims_schema(task: Task, asked: Collection[str]) -> dict[str, Any] | None:
     return {"type": "array", "items": claim, "maxItems": len(task.stages)}
 
 
-def contradicted_text(sentences: Sequence[str]) -> str:
+def contradicted_block(sentences: Sequence[str]) -> str:
     """Which of the agent's latest claims the fit contradicts by now."""
     if not sentences:
         return ""

@@ -11,10 +11,10 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-_LONGEST = 600
+_MAX_TEXT = 600
 
 
-def quote(value: Any, longest: int = _LONGEST) -> str:
+def quote(value: Any, longest: int = _MAX_TEXT) -> str:
     """A value as JSON, without angle brackets and line breaks, cut where it is too long."""
     if isinstance(value, str) and len(value) > longest:
         value = value[: longest - 1] + "…"

@@ -6,11 +6,11 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from optuna_agenttts.agent.prompts.claims import (
-    claims_answer,
-    claims_asked,
+    claim_fields,
+    claims_example,
+    claims_instruction,
     claims_schema,
-    claims_step,
-    contradicted_text,
+    contradicted_block,
 )
 from optuna_agenttts.agent.prompts.data import block, quote, sections, table
 from optuna_agenttts.agent.prompts.insights import insights_text
@@ -19,9 +19,9 @@ from optuna_agenttts.agent.prompts.tables import (
     TABLES,
     ModelRow,
     PairedRow,
-    line_of,
+    allocation_line,
     shown_tables,
-    tables_text,
+    table_blocks,
 )
 from optuna_agenttts.llm.port import Message
 from optuna_agenttts.task.allocation import Allocation
@@ -41,7 +41,7 @@ SYSTEM = (
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class TrialRow:
     """A trial in the history.
 
     Args:
@@ -89,7 +89,7 @@ class Brief:
     tables: tuple[str, ...] = TABLES
     guidelines: bool = True
     wanted: int = 8
-    history: tuple[Row, ...] = ()
+    history: tuple[TrialRow, ...] = ()
     trials: int = 0
     running: tuple[Allocation, ...] = ()
     facts: tuple[ModelRow, ...] = ()
@@ -111,10 +111,10 @@ def render_plan(brief: Brief) -> tuple[Message, ...]:
             insights_text(brief.insights),
             block("experience", brief.experience),
             block("history", _history(brief)),
-            block("running", [line_of(allocation) for allocation in brief.running]),
-            *tables_text(shown_tables(brief.tables, brief.insights), brief.facts, brief.paired),
+            block("running", [allocation_line(allocation) for allocation in brief.running]),
+            *table_blocks(shown_tables(brief.tables, brief.insights), brief.facts, brief.paired),
             block("guidelines", _earlier(brief)) if brief.guidelines else "",
-            contradicted_text(brief.contradicted) if brief.guidelines else "",
+            contradicted_block(brief.contradicted) if brief.guidelines else "",
             _instruction(brief, later=later),
             _answer(brief),
         ]
@@ -126,7 +126,7 @@ def plan_schema(
     task: Task, *, wanted: int, guidelines: bool, insights: Collection[int] = (1, 2, 3)
 ) -> str:
     """The JSON schema of the reply, as JSON text."""
-    claims = claims_schema(task, claims_asked(insights, guidelines=guidelines))
+    claims = claims_schema(task, claim_fields(insights, guidelines=guidelines))
     stages = {
         stage.name: {
             "type": "object",
@@ -212,7 +212,7 @@ def _costs(task: Task) -> str:
         allocation = task.allocation(choices)
         cost = feasible.cost(choices)
         fits = "fits" if feasible.fits(choices) else "does not fit"
-        examples.append(f"{line_of(allocation)} costs {cost:.4g}: {fits}")
+        examples.append(f"{allocation_line(allocation)} costs {cost:.4g}: {fits}")
     return sections([_rule(task), block("costs", [*table(header, rows), *examples])])
 
 
@@ -252,7 +252,7 @@ def _history(brief: Brief) -> list[str]:
     rows = [
         (
             str(row.number),
-            line_of(row.allocation),
+            allocation_line(row.allocation),
             f"{row.value:.4g}" + (f" ± {row.error:.2g}" if row.error is not None else ""),
             f"{row.cost:.4g}",
             row.why,
@@ -295,7 +295,7 @@ def _instruction(brief: Brief, *, later: bool) -> str:
             "- whether the best trials differ by less than their errors: if so, explore what has "
             "been tried least instead of refining."
         )
-    steps.append(claims_step(claims_asked(brief.insights, guidelines=brief.guidelines)))
+    steps.append(claims_instruction(claim_fields(brief.insights, guidelines=brief.guidelines)))
     steps.append(
         f"Propose {brief.wanted} candidates, best first"
         + (", that follow the guidelines" if brief.guidelines else "")
@@ -313,8 +313,8 @@ def _answer(brief: Brief) -> str:
         for stage, setting in cheapest.items()
     )
     guidelines = '"guidelines": ["..."], ' if brief.guidelines else ""
-    asked = claims_asked(brief.insights, guidelines=brief.guidelines)
-    claims = claims_answer(brief.task, asked)
+    asked = claim_fields(brief.insights, guidelines=brief.guidelines)
+    claims = claims_example(brief.task, asked)
     return (
         "Answer in this form:\n"
         f'{{{guidelines}{claims}"candidates": [{{"allocation": {{{stages}}}, '

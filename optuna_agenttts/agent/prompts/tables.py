@@ -49,7 +49,7 @@ def shown_tables(tables: Collection[str], insights: Collection[int]) -> tuple[st
     )
 
 
-def tables_text(
+def table_blocks(
     tables: Collection[str], facts: Sequence[ModelRow], paired: Sequence[PairedRow]
 ) -> list[str]:
     """Some of the tables, each between its tags; nothing of one that has no rows."""
@@ -57,7 +57,7 @@ def tables_text(
     return [block(name, lines[name]) for name in TABLES if name in tables]
 
 
-def line_of(allocation: Allocation) -> str:
+def allocation_line(allocation: Allocation) -> str:
     """An allocation as data on one line."""
     return ", ".join(
         f"{quote(stage)}: {quote(setting.model)} x {setting.samples}"
@@ -75,7 +75,7 @@ def _models(facts: Sequence[ModelRow]) -> list[str]:
             str(fact.trials),
             f"{fact.expected:.3g}",
             f"{fact.behind:.2g} ± {fact.behind_sd:.2g}" if fact.behind > 0 else "the best",
-            line_of(fact.companion),
+            allocation_line(fact.companion),
         )
         for fact in facts
     ]

@@ -43,8 +43,7 @@ class PromptSampler(AgentTTSSampler):
         stages = range(len(self._task.stages))
         self.tried = {tuple(map(known.get, stages)) for known in past}
         super().before_trial(study, trial)
-        for future in list(self._conductor._desk(study).planning.values()):
-            future.result()
+        self._scheduler.wait(study)
 
 
 def _attentive(**options):

@@ -13,7 +13,7 @@ import json_repair
 
 from optuna_agenttts.llm.secrets import one_line
 
-_LONGEST = 60_000
+_MAX_REPLY = 60_000
 """Characters of a reply that are read: some ten times what an honest one needs."""
 _BRACKETS = 1000
 """Opening brackets in a reply that is mended: 50,000 of them take json-repair three seconds."""
@@ -36,7 +36,9 @@ class Problem:
 
 def read_object(text: str) -> tuple[Mapping[str, Any], Problem | None]:
     """The JSON object in a text, or why there is none."""
-    text = _THOUGHTS.sub("", text[-_LONGEST:] if "</think>" in text else text[:_LONGEST]).strip()
+    text = _THOUGHTS.sub(
+        "", text[-_MAX_REPLY:] if "</think>" in text else text[:_MAX_REPLY]
+    ).strip()
     values: Any = None
     start, end = text.find("{"), text.rfind("}")
     try:
@@ -63,7 +65,7 @@ def read_object(text: str) -> tuple[Mapping[str, Any], Problem | None]:
     return values, None
 
 
-def short(value: Any) -> str:
+def abbreviate(value: Any) -> str:
     """A value as it is named in a problem."""
     try:
         return one_line(json.dumps(value, ensure_ascii=False, default=str), 80)
@@ -71,7 +73,7 @@ def short(value: Any) -> str:
         return "a value that cannot be shown"
 
 
-def read_model(name: Any, names: Sequence[str]) -> int | None:
+def match_model(name: Any, names: Sequence[str]) -> int | None:
     """The position of a name among the models of a stage; None if none or several are meant."""
     if not isinstance(name, str):
         return None

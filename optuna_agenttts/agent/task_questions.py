@@ -1,0 +1,194 @@
+"""Questions to the agent about a pipeline task: prompt, reply schema, and reader of replies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+
+from optuna_agenttts.agent.ask import RoundContext
+from optuna_agenttts.agent.facts import Facts, fit_facts
+from optuna_agenttts.agent.prompts import (
+    TABLES,
+    Brief,
+    ModelRow,
+    PairedRow,
+    TrialRow,
+    claim_fields,
+    plan_schema,
+    render_plan,
+    shown_tables,
+)
+from optuna_agenttts.agent.validation import Proposal, Reply, read_plan
+from optuna_agenttts.agent.verdicts import check_claims
+from optuna_agenttts.llm.port import Message
+from optuna_agenttts.planner.evidence import Evidence
+from optuna_agenttts.planner.numerical import NumericalPlanner
+from optuna_agenttts.study.claims import Claim, Verdict, contradictions
+
+_BEST, _RECENT = 10, 8
+"""Trials in the history of a prompt: so many of the best and of the latest. Chosen by hand."""
+_TABLE_OF_ASPECT = {"models": "models", "samples": "saturation"}
+"""Table of computed evidence that shows the figures behind an aspect of a claim."""
+
+
+class TaskQuestions:
+    """Questions about a pipeline task; see `ask.Questions`.
+
+    Args:
+        planner: Numerical planner that fits the computed evidence.
+        evidence: The trials so far.
+        insights: Numbers of the paper's insights to state.
+        guidelines: Whether to ask for guidelines.
+        wanted: Number of candidates to ask for.
+        tables: Names of the tables of computed evidence to show.
+    """
+
+    def __init__(
+        self,
+        planner: NumericalPlanner,
+        evidence: Evidence,
+        *,
+        insights: tuple[int, ...],
+        guidelines: bool,
+        wanted: int,
+        tables: tuple[str, ...] = TABLES,
+    ) -> None:
+        """See the class."""
+        self._planner, self._evidence = planner, evidence
+        self._insights, self._guidelines, self._wanted = insights, guidelines, wanted
+        self._tables = tables
+        self._claim_fields = claim_fields(insights, guidelines=guidelines)
+
+    @cached_property
+    def _facts(self) -> Facts:
+        """Facts shown in the prompt and compared with claims; fitted once."""
+        return fit_facts(self._planner, self._evidence)
+
+    def messages(self, context: RoundContext) -> tuple[Message, ...]:
+        """Render the prompt."""
+        return render_plan(self.brief(context))
+
+    def schema(self) -> str:
+        """Return the JSON schema of the reply, as JSON text."""
+        return plan_schema(
+            self._evidence.task,
+            wanted=self._wanted,
+            guidelines=self._guidelines,
+            insights=self._insights,
+        )
+
+    def read(self, text: str, found: Sequence[Proposal]) -> Reply:
+        """Read a reply; `found` are the proposals of earlier replies to the same prompt."""
+        taken = {*self._evidence.visited, *(proposal.choices for proposal in found)}
+        return read_plan(text, self._evidence.task, taken, self._claim_fields)
+
+    def check(self, claims: Sequence[Claim]) -> tuple[Verdict, ...]:
+        """Compare claims with the facts."""
+        return check_claims(claims, self._facts, self._evidence.task) if claims else ()
+
+    def brief(self, context: RoundContext) -> Brief:
+        """Collect the data of the prompt."""
+        evidence, task, facts = self._evidence, self._evidence.task, self._facts
+        claims = context.claims if self._claim_fields else ()
+        shown = shown_tables(self._tables, self._insights)
+        return Brief(
+            task=task,
+            maximize=evidence.sign > 0,
+            insights=self._insights,
+            tables=self._tables,
+            guidelines=self._guidelines,
+            wanted=self._wanted,
+            history=_history(evidence),
+            trials=len(evidence.scores),
+            running=tuple(task.allocation(choices) for choices in evidence.pending),
+            facts=_model_rows(evidence, facts),
+            paired=_paired_rows(evidence, facts),
+            earlier=context.shown_guidelines(),
+            # Checked against the current facts: later trials may have refuted an open claim.
+            # Sentences must not reveal the figures of a table that is not shown.
+            contradicted=tuple(
+                verdict.text
+                for verdict in contradictions(self.check(claims))
+                if _TABLE_OF_ASPECT[verdict.aspect] in shown
+            ),
+            spent=context.spent,
+            experience=context.experience,
+        )
+
+
+def _history(evidence: Evidence) -> tuple[TrialRow, ...]:
+    """Select the best trials, the latest, and the best with each model of each stage."""
+    why: dict[int, str] = {}
+    order = np.argsort(-evidence.scores, kind="stable").tolist()
+    for row in order[:_BEST]:
+        why[row] = "best"
+    for row in range(len(order))[-_RECENT:]:
+        why.setdefault(row, "recent")
+    for stage in range(len(evidence.task.stages)):
+        for model in range(len(evidence.task.stages[stage].models)):
+            holders = [row for row in order if evidence.models[row, stage] == model]
+            for row in holders[:1]:
+                why.setdefault(row, "telling")
+    task = evidence.task
+    rows = []
+    for row in sorted(why):
+        choices = list(zip(evidence.models[row].tolist(), evidence.samples[row].tolist()))
+        rows.append(
+            TrialRow(
+                number=evidence.numbers[row] if evidence.numbers else row,
+                allocation=task.allocation(choices),
+                value=float(evidence.sign * evidence.scores[row]),
+                error=_standard_error(evidence, row),
+                cost=task.feasible.cost(choices),
+                why=why[row],
+            )
+        )
+    return tuple(rows)
+
+
+def _standard_error(evidence: Evidence, row: int) -> float | None:
+    """Return the standard error of a trial's value over instances; None if unknown."""
+    outcomes = list(evidence.outcomes[row].values()) if evidence.outcomes else []
+    if len(outcomes) < 2 or not np.isfinite(outcomes).all():
+        return None
+    return float(np.std(outcomes, ddof=1) / np.sqrt(len(outcomes)))
+
+
+def _model_rows(evidence: Evidence, facts: Facts) -> tuple[ModelRow, ...]:
+    """Convert facts about models to rows with names."""
+    task = evidence.task
+    return tuple(
+        ModelRow(
+            stage=task.stages[fact.stage].name,
+            model=task.stages[fact.stage].models[fact.model].name,
+            trials=fact.trials,
+            expected=fact.expected,
+            behind=fact.behind,
+            behind_sd=fact.behind_sd,
+            companion=task.allocation(fact.companion),
+            saturation=fact.saturation,
+            saturation_range=fact.saturation_range,
+            gain=fact.gain,
+            gain_sd=fact.gain_sd,
+        )
+        for fact in facts.models
+    )
+
+
+def _paired_rows(evidence: Evidence, facts: Facts) -> tuple[PairedRow, ...]:
+    """Convert paired facts to rows with names."""
+    stages = evidence.task.stages
+    return tuple(
+        PairedRow(
+            stage=stages[pair.stage].name,
+            better=stages[pair.stage].models[pair.models[0]].name,
+            other=stages[pair.stage].models[pair.models[1]].name,
+            numbers=pair.numbers,
+            difference=pair.difference,
+            error=pair.error,
+            instances=pair.instances,
+        )
+        for pair in facts.paired
+    )
