@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
+from optuna.storages import BaseStorage
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
@@ -136,6 +138,24 @@ class Archive:
         if len(choices) < len(self.task.stages):
             return None
         return tuple(choices[stage] for stage in range(len(self.task.stages)))
+
+
+class StudyArchives:
+    """Archives of studies, one for each, kept between calls. Not thread-safe."""
+
+    def __init__(self) -> None:
+        """Initialize without archives."""
+        self._archives: WeakKeyDictionary[BaseStorage, dict[int, Archive]] = WeakKeyDictionary()
+
+    def read(self, study: Study, task: Task, number: int) -> Evidence:
+        """Read a study's trials for the trial of a number; see `Archive.read`."""
+        trials = study._storage.get_all_trials(study._study_id, deepcopy=False)
+        archives = self._archives.setdefault(study._storage, {})
+        archive = archives.get(study._study_id)
+        if archive is None or archive.task != task or archive.seen > len(trials):
+            archive = Archive(task, maximize=is_maximized(study.directions))
+            archives[study._study_id] = archive
+        return archive.read(trials, number)
 
 
 def constraint_of(task: Task, trial: FrozenTrial) -> Constraint:

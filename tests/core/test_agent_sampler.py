@@ -262,7 +262,9 @@ def test_arguments_that_make_no_sense_are_refused():
     with pytest.raises(AgentTTSError, match="llm_timeout"):
         AgentTTSSampler(llm_timeout=0)
     for tables in ("models", ("model",), [1]):
-        with pytest.raises(TaskError, match=r"`tables` is .*'models', 'saturation', 'paired'"):
+        with pytest.raises(
+            TaskError, match=r"`tables` must be .*'models', 'saturation', 'paired'"
+        ):
             AgentTTSSampler(tables=tables)
     with pytest.raises(AgentTTSError, match="experience"):
         AgentTTSSampler(experience=[optuna.create_study(directions=["minimize", "maximize"])])
