@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -109,19 +109,3 @@ class Candidate:
     choices: Choices
     origin: Origin
     reason: str
-
-
-class Planner(Protocol):
-    """Proposes allocations."""
-
-    def propose(self, evidence: Evidence, constraint: Constraint) -> Candidate:
-        """Propose the next allocation.
-
-        Planners are deterministic: workers that see the same trials propose the same, and of
-        those that ask at the same moment each passes over as many proposals as there are
-        unannounced trials before it.
-
-        Args:
-            evidence: What is known.
-            constraint: What the trial has settled already.
-        """

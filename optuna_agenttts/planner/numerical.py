@@ -24,11 +24,10 @@ from optuna_agenttts.planner.evidence import (
     Ints,
     Recalled,
 )
-from optuna_agenttts.planner.kernels import Points
+from optuna_agenttts.planner.kernels import Points, Surrogate
 from optuna_agenttts.planner.opening import showing, untried_models
 from optuna_agenttts.planner.pool import build_pool
 from optuna_agenttts.planner.posterior import Posterior, View
-from optuna_agenttts.planner.surrogate import Surrogate
 from optuna_agenttts.task.task import Task
 
 _POOL = 3000
@@ -91,7 +90,7 @@ class NumericalPlanner:
         """See the class."""
         self.task, self.insights = task, tuple(insights)
         self._experience = experience
-        # A fixed seed: workers that see the same trials must propose the same (`Planner`).
+        # A fixed seed: workers that see the same trials must propose the same (`propose`).
         rng = np.random.default_rng(0)
         self.surrogate = Surrogate(task, rng, insights=self.insights)
         self._pool = self.surrogate.points(*build_pool(task.feasible, rng, _POOL))
@@ -166,7 +165,16 @@ class NumericalPlanner:
         return proposal, gain
 
     def propose(self, evidence: Evidence, constraint: Constraint) -> Candidate:
-        """Propose the next allocation; see `Planner.propose`."""
+        """Propose the next allocation.
+
+        Planners are deterministic: workers that see the same trials propose the same, and of
+        those that ask at the same moment each passes over as many proposals as there are
+        unannounced trials before it.
+
+        Args:
+            evidence: What is known.
+            constraint: What the trial has settled already.
+        """
         candidate = self._propose(evidence, constraint)
         for _ in range(evidence.unannounced):
             evidence = replace(

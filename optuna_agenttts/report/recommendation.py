@@ -16,9 +16,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from optuna_agenttts.exceptions import NoEvidenceError, NoTaskError
 from optuna_agenttts.planner.evidence import Evidence, Floats, Ints
-from optuna_agenttts.planner.kernels import Points
+from optuna_agenttts.planner.kernels import Points, Surrogate
 from optuna_agenttts.planner.posterior import Z90, Posterior
-from optuna_agenttts.planner.surrogate import Surrogate
 from optuna_agenttts.study.archive import Archive, is_maximized
 from optuna_agenttts.task.allocation import Allocation
 from optuna_agenttts.task.recognition import recognise_task

@@ -15,9 +15,9 @@ from posterior_reference import condition
 from optuna_agenttts import AgentTTSSampler, Model, Stage, Task
 from optuna_agenttts.planner.acquisition import expected_improvement, knowledge_gradient
 from optuna_agenttts.planner.evidence import Constraint, Evidence
+from optuna_agenttts.planner.kernels import Surrogate
 from optuna_agenttts.planner.numerical import NumericalPlanner
 from optuna_agenttts.planner.posterior import Posterior, Prospect
-from optuna_agenttts.planner.surrogate import Surrogate
 
 TASK = wiki_task()
 

@@ -9,9 +9,9 @@ from core_support import wiki_task
 
 from optuna_agenttts import recommend
 from optuna_agenttts.planner.evidence import Evidence
+from optuna_agenttts.planner.kernels import Surrogate
 from optuna_agenttts.planner.noise import Outcomes
 from optuna_agenttts.planner.posterior import Posterior
-from optuna_agenttts.planner.surrogate import Surrogate
 
 TASK = wiki_task()
 RNG = np.random.default_rng

@@ -17,9 +17,9 @@ from posterior_reference import (
 )
 
 from optuna_agenttts.planner.evidence import Evidence
+from optuna_agenttts.planner.kernels import Surrogate
 from optuna_agenttts.planner.noise import Outcomes
 from optuna_agenttts.planner.posterior import Posterior
-from optuna_agenttts.planner.surrogate import Surrogate
 
 CASES = [(stages, kind) for stages in TASKS for kind in KINDS]
 ASKED = 25
