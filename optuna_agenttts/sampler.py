@@ -366,7 +366,7 @@ class AgentTTSSampler(BaseSampler):
         announce(study, trial._trial_id, task, candidate)
         for _ in range(_ATTEMPTS):
             if candidate.choices in evidence.visited or not (
-                evidence.pending or evidence.unannounced
+                evidence.pending or evidence.concurrent
             ):
                 break
             # Workers that read at different times can choose the same allocation. Both write it

@@ -72,13 +72,13 @@ def advised_candidate(
         why = "the agent's round did not come in time" if planned is None else planned.error
         return replace(own, origin="fallback", reason=f"{own.reason} (fallback: {why})")
     choices = _agent_choices(planner, evidence, planned, number)
-    if choices is None or planner.opens(evidence):
+    if choices is None or planner.in_opening(evidence):
         return planner.propose(evidence, Constraint())
-    own, worth = planner.weigh(evidence, [choices])
+    own, worth = planner.compare(evidence, [choices])
     if worth[0] >= required_share(evidence):
         reason = planned.candidates[number % ROUND_SIZE].reason
         return Candidate(choices, "agent", reason or "proposed without a reason")
-    if evidence.unannounced:
+    if evidence.concurrent:
         own = planner.propose(evidence, Constraint())
     weak = "nothing" if worth[0] < 0.005 else f"{100 * worth[0]:.0f} % as much"
     return replace(own, reason=f"{own.reason}; what the agent proposed promises {weak}")
@@ -121,7 +121,7 @@ def task_job(
     def choose(proposals: Sequence[Proposal]) -> Sequence[Proposal]:
         if len(proposals) <= ROUND_SIZE:
             return proposals
-        _, worth = planner.weigh(evidence, [proposal.choices for proposal in proposals])
+        _, worth = planner.compare(evidence, [proposal.choices for proposal in proposals])
         # The posterior says which to drop; the order stays the agent's. In the posterior's order
         # an agent that knows the playground's grid took 12.2 trials to its best allocation, in
         # its own 7.2 (means of 20 seeds): what the posterior doubts waits until it is ruled out.

@@ -2,7 +2,7 @@
 
 Three tables, one for each insight of the paper: how far each model of a stage falls behind the
 best, where its samples saturate, and how the rest of the allocation should follow it. All of
-them come from the posterior (`surrogate.py`), so they hold what is uncertain too; paired
+them come from the posterior (`planner/posterior.py`), so they hold what is uncertain too; paired
 comparisons of trials, which need no model, stand beside them.
 """
 

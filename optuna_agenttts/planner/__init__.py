@@ -1,1 +1,1 @@
-"""The statistics behind proposals: prior, posterior and acquisition. No language model."""
+"""Statistics behind the proposals: prior, posterior and acquisition. Calls no language model."""

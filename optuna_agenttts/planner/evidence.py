@@ -1,7 +1,7 @@
-"""Who proposes the next trials: planners, and what they see and say.
+"""Values that planners read and return.
 
-Nothing in here knows Optuna's studies. `archive.py` turns a study into `Evidence`; a planner
-turns evidence into candidates; `sampler.py` hands them out.
+`study/archive.py` turns an Optuna study into `Evidence`, a planner turns evidence into a
+`Candidate`, and `sampler.py` hands the candidate to a trial. Nothing here depends on Optuna.
 """
 
 from __future__ import annotations
@@ -19,26 +19,31 @@ from optuna_agenttts.task.task import Task
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Choices = tuple[Choice, ...]
+"""An allocation: for each stage, the position of its model and its number of samples."""
 Origin = Literal["opening", "agent", "numerical", "fallback"]
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """A study's trials, as a planner sees them. Scores are such that higher is better.
+    """Trials of a study. Scores are oriented so that higher is better.
 
     Args:
         task: The task that is tuned.
         models: Positions of the models of each observed trial, shape (trials, stages).
         samples: Numbers of samples, shape (trials, stages).
         scores: Observed scores, shape (trials,), finite.
-        shares: Of each trial, which share of the instances its score is the mean of, in (0, 1].
-        pending: Allocations that are running, or queued by the user.
-        visited: Every allocation tried or pending, whatever came of it.
-        unannounced: How many trials with lower numbers are choosing an allocation right now.
-        sign: 1 if the study's values are the scores, -1 if they were turned to be maximized.
-        numbers: Of each observed trial, its number.
-        origins: Of each observed trial, who proposed it; empty where nobody said.
-        outcomes: Of each observed trial, scores by instance, with its own sign; may be empty.
+        shares: Fraction of the instances that each score averages over, in (0, 1], shape
+            (trials,).
+        pending: Allocations of running trials and of trials enqueued by the user.
+        visited: All allocations that were tried or are pending, including those of failed trials.
+        concurrent: Number of running trials with a lower number that have not published their
+            allocation yet.
+        sign: 1 if the study's values are the scores, -1 if they are negated because the study
+            minimizes.
+        numbers: Optuna's number of each observed trial.
+        origins: Origin of each observed trial's allocation; empty string if not recorded.
+        outcomes: For each observed trial, outcomes by instance in the study's own sign. A mapping
+            is empty if the trial reported none.
     """
 
     task: Task
@@ -48,7 +53,7 @@ class Evidence:
     shares: Floats
     pending: tuple[Choices, ...] = ()
     visited: frozenset[Choices] = frozenset()
-    unannounced: int = 0
+    concurrent: int = 0
     sign: float = 1.0
     numbers: tuple[int, ...] = ()
     origins: tuple[str, ...] = ()
@@ -56,20 +61,20 @@ class Evidence:
 
     @classmethod
     def empty(cls, task: Task) -> Evidence:
-        """Nothing known yet."""
+        """Return the evidence of a study without trials."""
         none = np.zeros((0, len(task.stages)), dtype=np.int64)
         return cls(task, none, none, np.zeros(0), np.zeros(0))
 
 
 @dataclass(frozen=True, slots=True)
-class Recalled:
-    """Trials of earlier studies, in terms of this task. Scores are such that higher is better.
+class EarlierTrials:
+    """Trials of earlier studies in terms of the current task. Higher scores are better.
 
     Args:
         models: Positions of models, shape (trials, stages).
         samples: Numbers of samples, shape (trials, stages).
         scores: Scores, shape (trials,).
-        studies: Of each trial, which study it belongs to.
+        studies: Index of the study of each trial, shape (trials,).
     """
 
     models: Ints
@@ -80,17 +85,22 @@ class Recalled:
 
 @dataclass(frozen=True, slots=True)
 class Constraint:
-    """What a trial has settled already, by stage: enqueued values, or a pipeline's own choice."""
+    """Choices of a trial that are already fixed, by enqueued values or by the pipeline itself.
+
+    Args:
+        models: Positions of fixed models by stage.
+        samples: Fixed numbers of samples by stage.
+    """
 
     models: Mapping[int, int] = field(default_factory=dict)
     samples: Mapping[int, int] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
-        """Whether anything is settled."""
+        """Return whether any choice is fixed."""
         return bool(self.models or self.samples)
 
     def met_by(self, choices: Choices) -> bool:
-        """Whether an allocation agrees with what is settled."""
+        """Return whether an allocation agrees with all fixed choices."""
         return all(choices[stage][0] == model for stage, model in self.models.items()) and all(
             choices[stage][1] == samples for stage, samples in self.samples.items()
         )
@@ -101,9 +111,9 @@ class Candidate:
     """An allocation proposed for a trial.
 
     Args:
-        choices: The allocation, as positions of models and numbers of samples.
-        origin: Who proposed it.
-        reason: Why, in a sentence.
+        choices: The allocation.
+        origin: The part of the sampler that proposed it.
+        reason: One sentence that explains the proposal.
     """
 
     choices: Choices

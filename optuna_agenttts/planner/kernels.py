@@ -1,9 +1,21 @@
-"""Explanations of scores, before any is seen, and the allocations that they are asked about.
+"""Gaussian process prior over the rates of allocations: its components and kernels.
 
-Several structures explain the scores, and the evidence weighs them (`posterior.py`): the chain of
-stages with the paper's insights, a broad chain without beliefs about signs (`prior.py`), and a
-plain Gaussian process. To each belongs a smooth residual for what it cannot explain. Weights and
-settings come from simulated landscapes (see ``docs/design.md``).
+The prior is a mixture of three components, weighted by the evidence in `posterior.py`: the chain
+of stages with the paper's insights, a broad chain whose signs are free (both in `prior.py`), and
+a plain Gaussian process with a constant mean. Each adds a residual kernel for what it cannot
+explain. The covariance of allocations p and q under one component is::
+
+    K(p, q) = root[:, p] @ root[:, q] + amplitude**2 * k(p, q)
+
+Notation (N allocations, M other allocations, R = rank of a component):
+
+    symbol      shape     unit          meaning
+    mean        (N,)      rate          prior mean
+    root        (R, N)    rate          square root of a component's covariance: root.T @ root
+    variance    (N,)      rate^2        diagonal of root.T @ root
+    amplitude   scalar    rate          standard deviation of the residual
+    length      scalar    ln(samples)   length scale of the residual
+    k           (N, M)    1             residual kernel, between 0 and 1, 1 for equal allocations
 """
 
 from __future__ import annotations
@@ -15,25 +27,42 @@ import numpy as np
 
 from optuna_agenttts.planner.evidence import Choices, Floats, Ints
 from optuna_agenttts.planner.pool import build_pool
-from optuna_agenttts.planner.prior import Curves, Sizes, draw_curves
+from optuna_agenttts.planner.prior import Curves, draw_curves, log_sizes
 from optuna_agenttts.task.task import Task
 
-_DIRECTIONS = 24
-LENGTHS = (0.8, 2.0)
-"""Of the residual, in ln(samples): to average over."""
+LENGTH_SCALES = (0.8, 2.0)
+"""Length scales of the residual to average over, in ln(samples): a factor of 2.2 and of 7.4 in
+samples. Chosen by hand; shorter ones did not help, on rugged landscapes either."""
+_CHAIN_WEIGHT, _BROAD_WEIGHT, _PLAIN_WEIGHT = 0.4, 0.4, 0.2
+"""Prior probabilities of the components. The chains' were .5 and .3 and were tuned with the prior
+(`ChainPrior`); more weight on the plain component, or leaving one out, did not help."""
+_CHAIN_AMPLITUDES, _PLAIN_AMPLITUDES = (0.03, 0.08), (0.12, 0.25)
+"""Residual amplitudes to average over, in rates. Chosen by hand; larger ones did not help."""
+_PLAIN_MEAN, _PLAIN_SD = 0.5, 0.3
+"""Mean and standard deviation of the plain component's level, in rates. Chosen by hand: with one
+standard deviation it covers .2 to .8."""
+_RANK = 24
+"""Directions kept of a chain's covariance. Smooth curves vary in few ways: 24 directions hold more
+than 99.9 % of the variance and make an ask ten times cheaper than 800 draws would."""
+_RANK_POOL = 400
+"""Allocations that the directions are computed from. Chosen by hand."""
+_RANK_TOLERANCE = 1e-9
+"""Directions with less variance than this share of the first one are rounding errors."""
+_OTHER_MODEL = 0.7
+"""Residual kernel of two different models of the same size. Chosen by hand."""
 
 
 @dataclass(frozen=True, slots=True)
-class Structure:
-    """One explanation of the scores.
+class PriorComponent:
+    """A prior over rates: one component of the mixture, without its residual.
 
     Args:
         name: Its name.
-        weight: How much it is believed before the first trial.
-        curves: Draws of its prior; None for the plain structure.
-        basis: The directions in the space of draws that carry the variance, shape
-            (draws, directions).
-        amplitudes: Standard deviations of the residual to average over.
+        weight: Its prior probability.
+        curves: Draws of the chain prior; None for the plain component.
+        basis: Orthogonal directions in the space of draws, shape (draws, rank), scaled so that
+            ``basis.T @ (rates - mean)`` is a square root of the covariance.
+        amplitudes: Standard deviations of the residual to average over, in rates.
     """
 
     name: str
@@ -43,95 +72,99 @@ class Structure:
     amplitudes: tuple[float, ...]
 
     def mean_and_root(self, models: Ints, samples: Ints) -> tuple[Floats, Floats]:
-        """Prior mean of rates, and R with ``R.T @ R`` their prior covariance."""
+        """Return the prior mean and a square root of the prior covariance, ``root.T @ root``."""
         if self.curves is None:
-            # A level that is known only to lie somewhere between 0 and 1.
-            return np.full(len(models), 0.5), np.full((1, len(models)), 0.3)
+            return np.full(len(models), _PLAIN_MEAN), np.full((1, len(models)), _PLAIN_SD)
         rates = self.curves.rates(models, samples)
         mean = rates.mean(axis=0)
         return mean, self.basis.T @ (rates - mean)
 
 
-def _chain(name: str, weight: float, curves: Curves, models: Ints, samples: Ints) -> Structure:
-    """A chain, its covariance kept in few directions: it costs an ask ten times less.
-
-    Smooth curves vary in few ways; 24 directions hold more than 99.9 % of the variance.
-    """
+def _chain_component(
+    name: str, weight: float, curves: Curves, models: Ints, samples: Ints
+) -> PriorComponent:
+    """Build a chain component whose covariance is truncated to `_RANK` directions."""
     rates = curves.rates(models, samples)
-    gaps = rates - rates.mean(axis=0)
-    # The left singular vectors, by way of the right ones: there are fewer allocations than draws.
-    squares, right = np.linalg.eigh(gaps.T @ gaps)
-    squares, right = squares[::-1][:_DIRECTIONS], right[:, ::-1][:, :_DIRECTIONS]
-    kept = squares > 1e-9 * squares[0]
-    left = gaps @ right[:, kept] / np.sqrt(squares[kept])
+    centered = rates - rates.mean(axis=0)
+    # Left singular vectors from the right ones, since there are fewer allocations than draws.
+    squares, right = np.linalg.eigh(centered.T @ centered)
+    squares, right = squares[::-1][:_RANK], right[:, ::-1][:, :_RANK]
+    kept = squares > _RANK_TOLERANCE * squares[0]
+    left = centered @ right[:, kept] / np.sqrt(squares[kept])
     basis = left / np.sqrt(len(rates) - 1)
-    return Structure(name, weight, curves, basis, (0.03, 0.08))
+    return PriorComponent(name, weight, curves, basis, _CHAIN_AMPLITUDES)
 
 
-def make_structures(
+def make_components(
     task: Task, rng: np.random.Generator, insights: Collection[int]
-) -> list[Structure]:
-    """The structures of a task.
+) -> list[PriorComponent]:
+    """Build the prior components of a task.
 
     Args:
         task: The task.
-        rng: Source of randomness for the draws of the prior.
-        insights: Which of the paper's insights to believe in.
+        rng: Random number generator for the draws of the chains.
+        insights: The paper's insights to include; see `draw_curves`.
     """
     chain = draw_curves(task, rng, insights=insights)
     broad = draw_curves(task, rng, broad=True, insights=insights)
-    models, samples = build_pool(task.feasible, rng, 400)
+    models, samples = build_pool(task.feasible, rng, _RANK_POOL)
     return [
-        _chain("chain", 0.4, chain, models, samples),
-        _chain("broad chain", 0.4, broad, models, samples),
-        Structure("plain", 0.2, None, np.zeros((0, 0)), (0.12, 0.25)),
+        _chain_component("chain", _CHAIN_WEIGHT, chain, models, samples),
+        _chain_component("broad chain", _BROAD_WEIGHT, broad, models, samples),
+        PriorComponent("plain", _PLAIN_WEIGHT, None, np.zeros((0, 0)), _PLAIN_AMPLITUDES),
     ]
 
 
-class Residual:
-    """A smooth kernel over allocations: for each stage, models by size and samples by ratio.
+class ResidualKernel:
+    """Smooth kernel over allocations.
 
-    Half the mean and half the product of the stages' kernels, so that what is seen in one stage
-    says something of allocations that differ in the others. Of a stage: 1 for the same model,
-    less the more sizes differ, times a Matern-5/2 in ln(samples).
+    The kernel of a stage is 1 for equal models, ``_OTHER_MODEL * exp(-decades)`` for models whose
+    sizes differ by `decades`, times a Matern-5/2 kernel in ln(samples). The kernel of allocations
+    is half the mean plus half the product of the stages' kernels (equal parts chosen by hand): the
+    mean lets a trial inform allocations that share only some stages with it.
+
+    Args:
+        task: The task.
     """
 
     def __init__(self, task: Task) -> None:
-        self._alike = []
+        """See the class."""
+        self._model_kernels = []
         self._logs = [np.log(np.arange(1, stage.max_samples + 1)) for stage in task.stages]
-        for decades in Sizes.of(task).decades:
-            alike = 0.7 * np.exp(-np.abs(decades[:, None] - decades))
-            np.fill_diagonal(alike, 1.0)
-            self._alike.append(alike)
+        for decades in log_sizes(task):
+            kernel = _OTHER_MODEL * np.exp(-np.abs(decades[:, None] - decades))
+            np.fill_diagonal(kernel, 1.0)
+            self._model_kernels.append(kernel)
 
     def __call__(self, points: Points, others: Points, length: float) -> Floats:
-        """Kernel of every pair, shape (points, others)."""
+        """Return the kernel of every pair, shape (points, others)."""
         total = np.zeros((len(points), len(others)))
         product = np.ones_like(total)
-        for stage, (alike, logs) in enumerate(zip(self._alike, self._logs)):
-            # Worked out once for every number of samples, then looked up: points share them.
+        for stage, (model_kernel, logs) in enumerate(zip(self._model_kernels, self._logs)):
+            # Evaluated once for every number of samples, then looked up: points share them.
             gaps = np.abs(logs[:, None] - logs[others.samples[:, stage] - 1])
+            # Rasmussen & Williams (2006), Eq. 4.17, p. 85, with `distance` = sqrt(5) r / length.
             distance = gaps * (np.sqrt(5) / length)
             matern = (1 + distance + distance**2 / 3) * np.exp(-distance)
-            table = alike[:, None, others.models[:, stage]] * matern
+            table = model_kernel[:, None, others.models[:, stage]] * matern
             kernel = table[points.models[:, stage], points.samples[:, stage] - 1]
             total += kernel
             product *= kernel
-        total *= 0.5 / len(self._alike)
+        total *= 0.5 / len(self._model_kernels)
         total += 0.5 * product
         return total
 
 
 @dataclass(frozen=True, slots=True)
 class Points:
-    """Allocations whose prior moments have been worked out: those a posterior is asked about.
+    """Allocations with their prior moments under every component.
 
     Args:
         models: Positions of models, shape (allocations, stages).
-        samples: Numbers of samples, likewise.
-        means: For each structure, the prior mean of the rates.
-        roots: For each structure, R with ``R.T @ R`` their prior covariance.
-        variances: For each structure, the diagonal of that.
+        samples: Numbers of samples, shape (allocations, stages).
+        means: For each component, the prior mean, shape (allocations,).
+        roots: For each component, a square root of the covariance, shape (rank, allocations).
+        variances: For each component, the variance, shape (allocations,).
     """
 
     models: Ints
@@ -141,7 +174,7 @@ class Points:
     variances: tuple[Floats, ...]
 
     def take(self, positions: Ints) -> Points:
-        """Some of the allocations."""
+        """Return the allocations at some positions."""
         return Points(
             self.models[positions],
             self.samples[positions],
@@ -151,7 +184,7 @@ class Points:
         )
 
     def joined(self, others: Points) -> Points:
-        """These allocations, and then others."""
+        """Return these allocations followed by others."""
         return Points(
             np.concatenate([self.models, others.models]),
             np.concatenate([self.samples, others.samples]),
@@ -161,29 +194,29 @@ class Points:
         )
 
     def __len__(self) -> int:
-        """The number of allocations."""
+        """Return the number of allocations."""
         return len(self.models)
 
 
 class Surrogate:
-    """The structures of a task, ready to be conditioned on evidence.
+    """Prior of a task, ready to be conditioned on evidence by `Posterior`.
 
     Args:
         task: The task.
-        rng: Source of randomness for the draws of the prior.
-        insights: Which of the paper's insights to believe in.
+        rng: Random number generator for the draws of the chains.
+        insights: The paper's insights to include; see `draw_curves`.
     """
 
     def __init__(
         self, task: Task, rng: np.random.Generator, *, insights: Collection[int] = (1, 2, 3)
     ) -> None:
         """See the class."""
-        self.structures = make_structures(task, rng, insights)
-        self.residual = Residual(task)
+        self.components = make_components(task, rng, insights)
+        self._residual = ResidualKernel(task)
 
     def points(self, models: Ints, samples: Ints) -> Points:
-        """Work out the prior moments of allocations; both arrays are (allocations, stages)."""
-        moments = [structure.mean_and_root(models, samples) for structure in self.structures]
+        """Compute the prior moments of allocations; both arrays are (allocations, stages)."""
+        moments = [component.mean_and_root(models, samples) for component in self.components]
         return Points(
             models,
             samples,
@@ -193,17 +226,17 @@ class Surrogate:
         )
 
     def points_of(self, choices: Sequence[Choices]) -> Points:
-        """The same of allocations that are written as choices."""
+        """Compute the prior moments of allocations given as choices."""
         array = np.array(choices, dtype=np.int64).reshape(len(choices), -1, 2)
         return self.points(array[..., 0], array[..., 1])
 
-    def smooth(self, points: Points, others: Points) -> list[Floats]:
-        """Residual kernels of all pairs, (points, others), for each of `LENGTHS`."""
-        return [self.residual(points, others, length) for length in LENGTHS]
+    def residual_kernels(self, points: Points, others: Points) -> list[Floats]:
+        """Return the residual kernels of all pairs for each of `LENGTH_SCALES`."""
+        return [self._residual(points, others, length) for length in LENGTH_SCALES]
 
     def prior_mean(self, points: Points) -> Floats:
-        """Rates that are expected before the first trial."""
+        """Return the prior mean of the mixture."""
         mean: Floats = np.sum(
-            [s.weight * m for s, m in zip(self.structures, points.means)], axis=0
+            [c.weight * mean for c, mean in zip(self.components, points.means)], axis=0
         )
         return mean

@@ -1,15 +1,31 @@
-"""What outcomes of single instances say of the noise in scores.
+"""Covariance of the noise in scores, estimated from outcomes of single instances.
 
-A score is a mean over instances. How far it may be from the truth can be read off its outcomes,
-and so can how much of that two trials have in common: all run on the same instances, which may be
-hard ones, and allocations that are alike draw mostly the same samples, so that one's luck is the
-other's. Noise that is taken for independent makes a planner believe in its luck.
+A score is the mean of outcomes over instances. The outcomes show how far it may be from the
+truth, and how much of its error two trials share: all trials run on the same instances, and
+similar allocations reuse mostly the same samples. A planner that takes noise for independent
+follows luck.
 
-A trial that was stopped early has seen some of the instances. Whether those were easy ones is told
-by the trials that have seen all: what they scored there, beside what they scored on the whole, is
-taken off as far as their outcomes go with those of the stopped trial (kriging, or the method of
-control variates). Whoever stops trials by their outcomes does no harm by that: the posterior
-rests on what was seen, and seeing less makes it less sure (Rubin 1976, ignorable selection).
+A trial that was stopped early has seen only some instances, which may have been easy ones. Trials
+that saw all instances show how easy they were, so its mean is corrected with those trials as
+control variates (equivalently, by kriging). Pruning by outcomes introduces no bias then: the
+missing outcomes are missing at random given those observed, and Bayesian inference may ignore why
+they are missing (Rubin 1976, Biometrika 63, pp. 581-592).
+
+Notation (G groups of trials of one allocation, or of similar ones; I instances; outcomes in the
+study's own units):
+
+    symbol         shape    unit        meaning
+    table          (G, I)   outcome     mean outcomes, 0 where missing
+    mask           (G, I)   1           1 where an outcome was observed, else 0
+    sizes          (G,)     instances   number of outcomes of each group
+    overlap        (G, G)   instances   number of instances that both groups saw
+    similarity     (G, G)   1           kernel of the groups' allocations, 1 on the diagonal
+    sigma          (G,)     outcome     standard deviation of a single outcome
+    rho            (G, G)   1           correlation of two groups' outcomes of one instance:
+                                        rho_common + rho_similar * similarity, 1 on the diagonal
+    weights        (G, W)   1           regression of each group on the W groups that saw all
+    covariance     (G, G)   outcome^2   covariance of the errors of the corrected means
+    corrections    (G,)     outcome     to be added to the mean outcomes
 """
 
 from __future__ import annotations
@@ -21,165 +37,182 @@ from numpy.typing import NDArray
 
 from optuna_agenttts.planner.evidence import Evidence, Floats, Ints
 
-_BELIEVED = np.array([0.4, 0.3])
-"""Correlation of two trials' outcomes before any pair tells: what all trials have in common, and
-what those of like allocations have besides. As measured on the playground (.5 and .3)."""
-_RIDGE = 10.0 * np.array([[1.0, 0.3], [0.3, 0.3]])
-"""It counts as ten pairs of trials whose allocations are .3 alike."""
-_MOST = 0.95
-_LARGEST = 1e100
-"""Squares of larger outcomes would overflow; NaN is no outcome either."""
-_FLOOR = 0.25
-"""Of the median variance: a handful of equal outcomes is no proof that there is none."""
+_PRIOR_RHO = np.array([0.4, 0.3])
+"""Prior mean of (rho_common, rho_similar). Measured on the playground: .5 and .3; on recorded
+outcomes of real models: .40 to .66 without, and .80 to .94 with all models in common."""
+_PRIOR_PRECISION = 10.0 * np.array([[1.0, 0.3], [0.3, 0.3]])
+"""Weight of the prior in the regression for rho, about that of ten pairs of groups with a
+similarity of .3. Chosen by hand."""
+_MAX_RHO = 0.95
+"""Upper bound of rho_common + rho_similar; below 1 so that rho is positive definite. Chosen by
+hand."""
+_MAX_OUTCOME = 1e100
+"""Larger outcomes, whose squares would overflow, and NaN are ignored."""
+_SCORE_TOLERANCE = 1e-6
+"""Relative to scores above 1: outcomes whose mean is farther from the score do not explain it."""
+_MIN_VARIANCE_SHARE = 0.25
+"""Lower bound of a group's variance as a share of the median group's: a few equal outcomes do not
+prove a variance of zero. Chosen by hand."""
+_MIN_BINOMIAL = 0.05
+"""Groups with a smaller p (1 - p), near 0 or 1, do not inform the ratio of the variance to it.
+Chosen by hand: p between .053 and .947."""
 
 
 @dataclass(frozen=True, slots=True)
 class Noise:
-    """The errors of mean outcomes of groups of trials, in units of the outcomes.
+    """Errors of the mean outcomes of groups of trials, in units of the outcomes.
 
     Args:
-        told: Of each group, whether it has two outcomes or more.
-        covariance: Covariance of the errors, shape (groups, groups); rows of groups that told
-            nothing are zero.
-        shifts: What the instances that a group saw take from its mean outcome, because others
-            are easier; to be added to it. Zero for groups that saw all.
-        common: Correlation of two trials' outcomes, whatever their allocations.
-        near: What is added to that where allocations are the same.
-        sds: Standard deviations of single outcomes by group; zero for those that told nothing.
-        instances: The most instances that a group saw; 0 where none told.
+        has_outcomes: Whether each group has two outcomes or more, shape (groups,). All other
+            fields are zero for groups without.
+        covariance: Covariance of the errors, shape (groups, groups).
+        corrections: Corrections for the difficulty of the instances that a group saw, to be added
+            to its mean outcome, shape (groups,); zero for groups that saw all instances.
+        rho_common: Correlation of two trials' outcomes that does not depend on their allocations.
+        rho_similar: What is added to it for equal allocations.
+        sigma: Standard deviations of single outcomes, shape (groups,).
+        instances: Largest number of instances that a group saw; 0 if no group has outcomes.
     """
 
-    told: NDArray[np.bool_]
+    has_outcomes: NDArray[np.bool_]
     covariance: Floats
-    shifts: Floats
-    common: float
-    near: float
-    sds: Floats
+    corrections: Floats
+    rho_common: float
+    rho_similar: float
+    sigma: Floats
     instances: int
 
-    def of_new(self, alike: Floats) -> tuple[float, Floats]:
-        """The error of a whole new trial.
+    def of_next_trial(self, similarity: Floats) -> tuple[float, Floats]:
+        """Return the error of a next trial that runs on all instances.
 
         Args:
-            alike: How alike its allocation is to each group's, shape (allocations, groups).
+            similarity: Kernel of its possible allocations with those of the groups, shape
+                (allocations, groups).
 
         Returns:
-            Its variance, and its covariance with the groups' errors, shape (allocations, groups).
-            Both are zero where no trial told.
+            Its variance, and its covariances with the groups' errors, shape (allocations,
+            groups). Both are zero if no group has outcomes.
         """
         if not self.instances:
-            return 0.0, np.zeros_like(alike)
-        sd = float(np.median(self.sds[self.told]))
-        shared = (self.common + self.near * alike) * (sd * self.sds / self.instances)
-        return sd**2 / self.instances, shared
+            return 0.0, np.zeros_like(similarity)
+        typical = float(np.median(self.sigma[self.has_outcomes]))
+        rho = self.rho_common + self.rho_similar * similarity
+        return typical**2 / self.instances, rho * (typical * self.sigma / self.instances)
 
 
 @dataclass(frozen=True, slots=True)
 class Outcomes:
-    """Outcomes by instance, of groups of trials of one allocation or of near ones.
+    """Outcomes by instance of groups of trials.
 
     Args:
-        table: Mean outcomes, shape (groups, instances), 0 where there are none.
-        seen: 1 where there are, likewise.
+        table: Mean outcomes, shape (groups, instances), 0 where missing.
+        mask: 1 where an outcome was observed, else 0, shape (groups, instances).
     """
 
     table: Floats
-    seen: Floats
+    mask: Floats
 
     @classmethod
-    def of(cls, evidence: Evidence, group: Ints, groups: int) -> Outcomes:
-        """Take the outcomes of the trials whose scores are means of them.
+    def from_evidence(cls, evidence: Evidence, group: Ints, groups: int) -> Outcomes:
+        """Collect the outcomes of trials whose scores are the means of their outcomes.
 
         Args:
             evidence: The trials.
-            group: Of each trial, its group; -1 for none.
-            groups: How many groups there are.
+            group: Group of each trial, shape (trials,); -1 for trials to leave out.
+            groups: Number of groups.
         """
-        whole: dict[tuple[int, ...], tuple[list[int], list[list[float]]]] = {}
+        # Trials of the same instances, which most are, are processed as one block.
+        blocks: dict[tuple[int, ...], tuple[list[int], list[list[float]]]] = {}
         for row, outcomes in enumerate(evidence.outcomes):
             if len(outcomes) >= 2 and group[row] >= 0:
-                # Trials of the same instances are read in one go: most of them are.
-                rows, values = whole.setdefault(tuple(outcomes), ([], []))
+                rows, values = blocks.setdefault(tuple(outcomes), ([], []))
                 rows.append(row)
                 values.append(list(outcomes.values()))
-        known = np.array(sorted(set().union(*whole)), dtype=np.int64)
-        total, count = np.zeros((2, groups, len(known)))
-        for steps, (rows, values) in whole.items():
+        instances = np.array(sorted(set().union(*blocks)), dtype=np.int64)
+        total, count = np.zeros((2, groups, len(instances)))
+        for steps, (rows, values) in blocks.items():
             block = np.array(values, dtype=np.float64)
             score = evidence.sign * evidence.scores[rows]
             with np.errstate(all="ignore"):
-                fits = np.abs(block).max(axis=1) < _LARGEST
+                usable = np.abs(block).max(axis=1) < _MAX_OUTCOME
                 gap = np.abs(block.mean(axis=1) - score)
-                fits &= gap < 1e-6 * np.maximum(1.0, np.abs(score))
-            columns = np.searchsorted(known, np.array(steps))
-            for index, row in zip(group[np.array(rows)[fits]], block[fits]):
+                usable &= gap < _SCORE_TOLERANCE * np.maximum(1.0, np.abs(score))
+            columns = np.searchsorted(instances, np.array(steps))
+            for index, row in zip(group[np.array(rows)[usable]], block[usable]):
                 total[index, columns] += row
                 count[index, columns] += 1
         used = count.any(axis=0)
         total, count = total[:, used], count[:, used]
         return cls(total / np.maximum(count, 1), (count > 0).astype(np.float64))
 
-    def fit(self, alike: Floats) -> Noise:
-        """Work out the errors of the groups' mean outcomes.
-
-        Two groups' outcomes are correlated by a share that is common to all, and another one
-        times how alike their allocations are: least squares over all pairs of groups.
+    def fit(self, similarity: Floats) -> Noise:
+        """Estimate the errors of the groups' mean outcomes.
 
         Args:
-            alike: How alike the groups' allocations are, from 0 to 1, with ones on the diagonal.
+            similarity: Kernel of the groups' allocations, between 0 and 1 and 1 on the diagonal,
+                shape (groups, groups).
         """
-        told = self.seen.sum(axis=1) >= 2
-        groups = len(self.seen)
-        nothing = np.zeros(groups)
-        if not told.any():
+        has_outcomes = self.mask.sum(axis=1) >= 2
+        groups = len(self.mask)
+        if not has_outcomes.any():
+            zeros, (common, similar) = np.zeros(groups), _PRIOR_RHO.tolist()
             square = np.zeros((groups, groups))
-            return Noise(told, square, nothing, _BELIEVED[0], _BELIEVED[1], nothing, 0)
-        sizes = np.maximum(self.seen.sum(axis=1), 1)
-        instances = int(sizes[told].max())
+            return Noise(has_outcomes, square, zeros, common, similar, zeros, 0)
+        sizes = np.maximum(self.mask.sum(axis=1), 1)
+        instances = int(sizes[has_outcomes].max())
         means = self.table.sum(axis=1) / sizes
-        gaps = (self.table - means[:, None]) * self.seen
-        sds = np.where(told, np.sqrt(self._variances(told, gaps, means, sizes)), 0.0)
-        overlap = self.seen @ self.seen.T
-        common, near = _shares(gaps, sds, overlap, alike)
-        shape = common + near * alike
-        np.fill_diagonal(shape, 1.0)
-        whole = np.flatnonzero(told & (sizes == self.seen.shape[1]))
-        # Of each group's outcomes, what follows from those of the groups that saw all.
-        weights = np.linalg.solve(shape[np.ix_(whole, whole)], shape[whole]).T
-        explained = weights @ shape[whole]
-        own = (shape - explained) * overlap / np.outer(sizes, sizes)
-        covariance = (explained / instances + own) * np.outer(sds, sds)
-        # Where all outcomes of a group were equal its sd is above zero all the same.
-        scaled = gaps[whole] / np.where(sds[whole] > 0, sds[whole], 1.0)[:, None]
-        luck = ((weights @ scaled) * self.seen).sum(axis=1) / sizes * sds
-        return Noise(told, covariance, -luck, common, near, sds, instances)
+        deviations = (self.table - means[:, None]) * self.mask
+        variances = self._variances(has_outcomes, deviations, means, sizes)
+        sigma = np.where(has_outcomes, np.sqrt(variances), 0.0)
+        overlap = self.mask @ self.mask.T
+        rho_common, rho_similar = _fit_rho(deviations, sigma, overlap, similarity)
+        rho = rho_common + rho_similar * similarity
+        np.fill_diagonal(rho, 1.0)
+        whole = np.flatnonzero(has_outcomes & (sizes == self.mask.shape[1]))
+        # Best linear prediction of each group's standardized outcomes from those of the groups
+        # that saw all instances. What it explains has an error over all instances, the rest one
+        # over the instances that both groups saw.
+        weights = np.linalg.solve(rho[np.ix_(whole, whole)], rho[whole]).T
+        explained = weights @ rho[whole]
+        unexplained = (rho - explained) * overlap / np.outer(sizes, sizes)
+        covariance = (explained / instances + unexplained) * np.outer(sigma, sigma)
+        # sigma is zero if the outcomes of most groups are constant and not between 0 and 1.
+        standardized = deviations[whole] / np.where(sigma[whole] > 0, sigma[whole], 1.0)[:, None]
+        # Predicted mean deviation on the instances that each group saw; zero where it saw all.
+        luck = ((weights @ standardized) * self.mask).sum(axis=1) / sizes * sigma
+        return Noise(has_outcomes, covariance, -luck, rho_common, rho_similar, sigma, instances)
 
     def _variances(
-        self, told: NDArray[np.bool_], gaps: Floats, means: Floats, sizes: Floats
+        self, has_outcomes: NDArray[np.bool_], deviations: Floats, means: Floats, sizes: Floats
     ) -> Floats:
-        """Variance of a single outcome of each group."""
-        variances = (gaps**2).sum(axis=1) / np.maximum(sizes - 1, 1)
-        inside = told & (means * (1 - means) > 0.05)
+        """Estimate the variance of a single outcome of each group."""
+        variances = (deviations**2).sum(axis=1) / np.maximum(sizes - 1, 1)
+        inside = has_outcomes & (means * (1 - means) > _MIN_BINOMIAL)
         if self.table.min() < 0 or self.table.max() > 1 or not inside.any():
-            return np.asarray(np.maximum(variances, _FLOOR * np.median(variances[told])))
-        # Of outcomes from 0 to 1 it is a share of p (1 - p), whose plain estimate vanishes where
-        # all outcomes seen are equal; Laplace's rule of succession does not.
+            floor = _MIN_VARIANCE_SHARE * np.median(variances[has_outcomes])
+            return np.asarray(np.maximum(variances, floor))
+        # The variance of outcomes between 0 and 1 is a share of p (1 - p): all of it for outcomes
+        # 0 or 1. p is estimated by Laplace's rule of succession, (successes + 1) / (trials + 2),
+        # since the mean would give a variance of zero if all outcomes are equal.
         share = np.median(variances[inside] / (means * (1 - means))[inside])
         smoothed = (means * sizes + 1) / (sizes + 2)
         return np.asarray(share * smoothed * (1 - smoothed))
 
 
-def _shares(gaps: Floats, sds: Floats, overlap: Floats, alike: Floats) -> tuple[float, float]:
-    """What outcomes of two groups have in common: in any case, and where alike besides."""
-    first, second = np.triu_indices(len(sds), 1)
-    both = (sds[first] > 0) & (sds[second] > 0) & (overlap[first, second] >= 2)
+def _fit_rho(
+    deviations: Floats, sigma: Floats, overlap: Floats, similarity: Floats
+) -> tuple[float, float]:
+    """Fit rho_common and rho_similar by Bayesian linear regression over all pairs of groups."""
+    first, second = np.triu_indices(len(sigma), 1)
+    both = (sigma[first] > 0) & (sigma[second] > 0) & (overlap[first, second] >= 2)
     first, second = first[both], second[both]
-    correlations = (gaps @ gaps.T)[first, second] / (
-        (overlap[first, second] - 1) * sds[first] * sds[second]
+    correlations = (deviations @ deviations.T)[first, second] / (
+        (overlap[first, second] - 1) * sigma[first] * sigma[second]
     )
-    design = np.column_stack([np.ones(len(first)), alike[first, second]])
-    shares = np.linalg.solve(
-        design.T @ design + _RIDGE, design.T @ correlations + _RIDGE @ _BELIEVED
+    design = np.column_stack([np.ones(len(first)), similarity[first, second]])
+    rho = np.linalg.solve(
+        design.T @ design + _PRIOR_PRECISION,
+        design.T @ correlations + _PRIOR_PRECISION @ _PRIOR_RHO,
     )
-    common, near = np.clip(shares, 0.0, _MOST).tolist()
-    return common, min(near, _MOST - common)
+    common, similar = np.clip(rho, 0.0, _MAX_RHO).tolist()
+    return common, min(similar, _MAX_RHO - common)

@@ -1,10 +1,10 @@
-"""The numerical planner: no LLM, one proposal at a time.
+"""Numerical planner: Bayesian optimization with the knowledge gradient, without a language model.
 
-It tries what is expected to improve the recommendation most (`acquisition.py`): exploring,
-exploiting, and measuring a contender again are weighed alike. While models are untried, it
-chooses among the allocations that show most of them (`initial.py`).
-Trials that are running count as if they had scored what is expected of them. It is a function of
-the evidence: it keeps nothing between calls but caches.
+Each proposal is the allocation of the largest knowledge gradient (`acquisition.py`), which trades
+off exploration, exploitation and repeated measurements. While models are untried, it is chosen
+among the allocations that use the most of them (`opening.py`). Pending trials are imputed with
+their posterior means (kriging believer; Ginsbourger, Le Riche & Carraro 2010). The planner is a
+function of the evidence: between calls it keeps only caches.
 """
 
 from __future__ import annotations
@@ -19,32 +19,42 @@ from optuna_agenttts.planner.evidence import (
     Candidate,
     Choices,
     Constraint,
+    EarlierTrials,
     Evidence,
     Floats,
     Ints,
-    Recalled,
 )
 from optuna_agenttts.planner.kernels import Points, Surrogate
-from optuna_agenttts.planner.opening import showing, untried_models
+from optuna_agenttts.planner.opening import untried_models, with_most_untried
 from optuna_agenttts.planner.pool import build_pool
 from optuna_agenttts.planner.posterior import Posterior, View
 from optuna_agenttts.task.task import Task
 
-_POOL = 3000
-_WORK = 60_000
-"""Allocations times observations that one ask may weigh in full: some milliseconds."""
-_WEIGHED = 200
-"""Of these, how many by expected improvement have their knowledge gradient worked out."""
-_CONTENDERS = 8
-_REMEMBERED = 256
-"""Allocations whose kernels with the pool are kept: some 12 MB."""
-_EARLIER = 0.25
-"""What a trial of an earlier study counts, in trials of this one: another data set's ranking of
-allocations is alike, not the same."""
+_POOL_SIZE = 3000
+"""Allocations in the pool, about. Chosen by hand."""
+_MAX_ENTRIES = 60_000
+"""Allocations times observations for which one ask computes the full posterior: some
+milliseconds. Chosen by hand."""
+_MIN_SHORTLIST = 200
+"""Allocations for which one ask always computes the full posterior. Chosen by hand."""
+_GRADIENTS = 200
+"""Allocations of largest expected improvement for which one ask computes the knowledge gradient,
+which takes longer. Chosen by hand."""
+_REPEATED = 8
+"""Observed allocations, best posterior means first, that may be measured again. Chosen by hand."""
+_CACHED_KERNELS = 256
+"""Observed allocations whose kernels with the pool are cached: some 12 MB."""
+_EARLIER_WEIGHT = 0.25
+"""Weight of a trial of an earlier study in trials of this one: rankings of allocations on other
+data are similar, not equal. Chosen by hand."""
+_MIN_IMPROVEMENT = 1e-12
+"""Avoids a division by zero where no allocation has an expected improvement, in rates."""
+_SEED = 0
+"""Fixed, so that workers that read the same trials make the same proposal."""
 
 
-class PoolKernels:
-    """Residual kernels of the pool with observed allocations, each worked out once.
+class KernelCache:
+    """Cache of the residual kernels of the pool with observed allocations.
 
     Args:
         surrogate: The surrogate.
@@ -54,29 +64,31 @@ class PoolKernels:
     def __init__(self, surrogate: Surrogate, pool: Points) -> None:
         """See the class."""
         self._surrogate, self._pool = surrogate, pool
-        self._known: dict[Choices, list[Floats]] = {}
+        self._cache: dict[Choices, list[Floats]] = {}
 
     def of(self, observed: Points) -> list[Floats]:
-        """Kernels of shape (pool, observed), for each of `LENGTHS`."""
+        """Return the kernels, shape (pool, observed), for each of `LENGTH_SCALES`."""
         keys = _keys(observed.models, observed.samples)
-        missing = [i for i, key in enumerate(keys) if key not in self._known]
+        missing = [i for i, key in enumerate(keys) if key not in self._cache]
         if missing:
-            if len(self._known) > _REMEMBERED:
-                self._known, missing = {}, list(range(len(keys)))
-            kernels = self._surrogate.smooth(self._pool, observed.take(np.array(missing)))
+            if len(self._cache) > _CACHED_KERNELS:
+                self._cache, missing = {}, list(range(len(keys)))
+            kernels = self._surrogate.residual_kernels(
+                self._pool, observed.take(np.array(missing))
+            )
             for column, i in enumerate(missing):
-                self._known[keys[i]] = [kernel[:, column].copy() for kernel in kernels]
-        columns = [self._known[key] for key in keys]
+                self._cache[keys[i]] = [kernel[:, column].copy() for kernel in kernels]
+        columns = [self._cache[key] for key in keys]
         return [np.stack(parts).T for parts in zip(*columns)]
 
 
 class NumericalPlanner:
-    """Proposes allocations by what trying them is expected to add to the recommendation.
+    """Planner that proposes the allocation with the largest knowledge gradient.
 
     Args:
         task: The task.
-        insights: Which of the paper's insights to believe in. Without Insight 1 the opening is
-            the prior's best guess alone.
+        insights: The paper's insights to include in the prior; see `draw_curves`. Without
+            Insight 1 the opening is a single trial.
         experience: Trials of earlier studies of similar tasks.
     """
 
@@ -85,25 +97,28 @@ class NumericalPlanner:
         task: Task,
         *,
         insights: Collection[int] = (1, 2, 3),
-        experience: Recalled | None = None,
+        experience: EarlierTrials | None = None,
     ) -> None:
         """See the class."""
         self.task, self.insights = task, tuple(insights)
         self._experience = experience
-        # A fixed seed: workers that see the same trials must propose the same (`propose`).
-        rng = np.random.default_rng(0)
+        rng = np.random.default_rng(_SEED)
         self.surrogate = Surrogate(task, rng, insights=self.insights)
-        self._pool = self.surrogate.points(*build_pool(task.feasible, rng, _POOL))
+        self._pool = self.surrogate.points(*build_pool(task.feasible, rng, _POOL_SIZE))
         self._keys = _keys(self._pool.models, self._pool.samples)
-        self._kernels = PoolKernels(self.surrogate, self._pool)
+        self._kernels = KernelCache(self.surrogate, self._pool)
 
     @property
     def pool(self) -> Points:
-        """The allocations that are weighed against each other."""
+        """Allocations that are compared at each ask."""
         return self._pool
 
-    def informed(self, evidence: Evidence) -> Evidence:
-        """Evidence with earlier studies' trials beside it, each shifted to this study's level."""
+    def with_experience(self, evidence: Evidence) -> Evidence:
+        """Return evidence extended by the trials of earlier studies.
+
+        The scores of each earlier study are shifted by the median difference between this study's
+        scores and their prediction from the earlier study alone.
+        """
         earlier = self._experience
         if earlier is None:
             return evidence
@@ -123,10 +138,10 @@ class NumericalPlanner:
             points = self.surrogate.points(evidence.models, evidence.samples)
             expected = posterior.scale.scores(posterior.at(points).mean())
             scores[rows] += float(np.median(evidence.scores - expected))
-        return _with_rows(evidence, earlier.models, earlier.samples, scores, share=_EARLIER)
+        return _with_rows(evidence, earlier.models, earlier.samples, scores, share=_EARLIER_WEIGHT)
 
     def _untried(self, evidence: Evidence) -> set[tuple[int, int]]:
-        """What the opening has to show: (stage, model) pairs that no study has tried yet."""
+        """Return the (stage, model) pairs that the opening has yet to try."""
         if 1 not in self.insights:
             return set()
         tried = set(evidence.visited)
@@ -134,49 +149,53 @@ class NumericalPlanner:
             tried.update(_keys(self._experience.models, self._experience.samples))
         return untried_models(self.task.feasible, tried)
 
-    def opens(self, evidence: Evidence) -> bool:
-        """Whether the opening still has something to show."""
+    def in_opening(self, evidence: Evidence) -> bool:
+        """Return whether the next trial belongs to the opening."""
         if not evidence.visited:
             return True
-        return len(showing(self._pool.models, self._untried(evidence))) > 0
+        return len(with_most_untried(self._pool.models, self._untried(evidence))) > 0
 
-    def weigh(self, evidence: Evidence, choices: Sequence[Choices]) -> tuple[Candidate, Floats]:
-        """The next allocation after the opening, and the worth of others beside it.
+    def compare(self, evidence: Evidence, choices: Sequence[Choices]) -> tuple[Candidate, Floats]:
+        """Propose the next allocation after the opening and evaluate alternatives.
 
         Args:
-            evidence: What is known.
-            choices: The others.
+            evidence: The evidence.
+            choices: The alternatives.
 
         Returns:
-            The allocation of largest knowledge gradient; and of each of the others, its expected
-            improvement as a share of the largest. Ones before the first score.
+            The allocation with the largest knowledge gradient; and the expected improvement of
+            each alternative as a share of the largest one in the pool, shape (alternatives,). All
+            ones before the first score.
         """
-        proposal, worth, _ = self._improve(evidence, Constraint(), choices)
+        proposal, worth, _ = self._maximize(evidence, Constraint(), choices)
         return proposal, worth
 
-    def outlook(self, evidence: Evidence) -> tuple[Candidate, float]:
-        """The next allocation after the opening, and what is left to gain.
+    def propose_with_improvement(self, evidence: Evidence) -> tuple[Candidate, float]:
+        """Propose the next allocation after the opening and return what is left to gain.
+
+        Args:
+            evidence: The evidence.
 
         Returns:
-            The allocation; and the largest expected improvement over the best posterior mean so
-            far, in units of the scores (infinite before any).
+            The allocation; and the largest expected improvement over the incumbent, in units of
+            the scores, infinite before the first score.
         """
-        proposal, _, gain = self._improve(evidence, Constraint())
-        return proposal, gain
+        proposal, _, improvement = self._maximize(evidence, Constraint())
+        return proposal, improvement
 
     def propose(self, evidence: Evidence, constraint: Constraint) -> Candidate:
         """Propose the next allocation.
 
-        Planners are deterministic: workers that see the same trials propose the same, and of
-        those that ask at the same moment each passes over as many proposals as there are
-        unannounced trials before it.
+        The proposal is deterministic: workers that read the same trials propose the same
+        allocation. Workers that ask at the same time avoid each other, because each skips as many
+        proposals as there are concurrent trials with lower numbers.
 
         Args:
-            evidence: What is known.
-            constraint: What the trial has settled already.
+            evidence: The evidence.
+            constraint: Choices of the trial that are already fixed.
         """
         candidate = self._propose(evidence, constraint)
-        for _ in range(evidence.unannounced):
+        for _ in range(evidence.concurrent):
             evidence = replace(
                 evidence,
                 pending=(*evidence.pending, candidate.choices),
@@ -186,17 +205,18 @@ class NumericalPlanner:
         return candidate
 
     def _propose(self, evidence: Evidence, constraint: Constraint) -> Candidate:
+        """Propose the next allocation, regardless of concurrent trials."""
         if not constraint and not evidence.visited:
             if self._experience is not None:
-                posterior = Posterior(self.surrogate, self.informed(evidence))
+                posterior = Posterior(self.surrogate, self.with_experience(evidence))
                 best = int(np.argmax(posterior.at(self._pool).mean()))
                 return Candidate(_choices(self._pool, best), "opening", "best by earlier studies")
             best = int(np.argmax(self.surrogate.prior_mean(self._pool)))
             return Candidate(_choices(self._pool, best), "opening", "best guess before any trial")
         untried = set() if constraint else self._untried(evidence)
-        among = showing(self._pool.models, untried)
+        among = with_most_untried(self._pool.models, untried)
         if len(among):
-            chosen = self._improve(evidence, constraint, among=among)[0]
+            chosen = self._maximize(evidence, constraint, among=among)[0]
             names = [
                 f"{self.task.stages[s].models[m].name} in {self.task.stages[s].name}"
                 for s, m in sorted(untried)
@@ -204,56 +224,68 @@ class NumericalPlanner:
             ]
             reason = f"first look at {', '.join(names)}; {chosen.reason}"
             return replace(chosen, origin="opening", reason=reason)
-        return self._improve(evidence, constraint)[0]
+        return self._maximize(evidence, constraint)[0]
 
-    def _improve(
+    def _maximize(
         self,
         evidence: Evidence,
         constraint: Constraint,
-        others: Sequence[Choices] = (),
+        alternatives: Sequence[Choices] = (),
         among: Ints | None = None,
     ) -> tuple[Candidate, Floats, float]:
-        """See `weigh` and `outlook`; the allocation is one of the pool's at `among`, if given."""
-        points = self._constrained(constraint) if constraint else self._pool
+        """Maximize the knowledge gradient.
+
+        Args:
+            evidence: The evidence.
+            constraint: Choices of the trial that are already fixed.
+            alternatives: See `compare`.
+            among: Positions in the pool to choose from. Default: all that have not been tried,
+                and observed ones if repeating them is informative.
+
+        Returns:
+            The proposal; see `compare` and `propose_with_improvement` for the rest.
+        """
+        points = self._constrained_pool(constraint) if constraint else self._pool
         keys = _keys(points.models, points.samples) if constraint else self._keys
-        again = among is None and not constraint and _repeats_tell(evidence)
+        repeat = among is None and not constraint and _has_differing_repeats(evidence)
         if among is None:
-            fresh = np.array([key not in evidence.visited for key in keys])
-            # Where everything has been tried, measuring once more is all that is left to learn.
-            among = np.flatnonzero(fresh) if fresh.any() else np.arange(len(keys))
-        evidence = self.informed(evidence)
+            untried = np.array([key not in evidence.visited for key in keys])
+            # If all have been tried, the only option left is to repeat one.
+            among = np.flatnonzero(untried) if untried.any() else np.arange(len(keys))
+        evidence = self.with_experience(evidence)
         if len(evidence.scores) == 0:
             best = among[int(np.argmax(self.surrogate.prior_mean(points)[among]))]
             guess = Candidate(keys[best], "numerical", "best guess before any score")
-            return guess, np.ones(len(others)), float("inf")
-        posterior = Posterior(self.surrogate, _believing(evidence, self.surrogate))
-        smooth = None if constraint else self._kernels.of(posterior.observed)
-        view = _shortlist(posterior.at(points, smooth), among, len(evidence.scores))
-        left = expected_improvement(view)
-        view = view.take(np.argsort(-left, kind="stable")[:_WEIGHED])
-        if again:
-            view = view.joined(_contenders(posterior, evidence.pending))
-        gains = knowledge_gradient(view)
-        best = int(np.argmax(gains))
+            return guess, np.ones(len(alternatives)), float("inf")
+        posterior = Posterior(self.surrogate, _impute_pending(evidence, self.surrogate))
+        residuals = None if constraint else self._kernels.of(posterior.observed)
+        view = _shortlist(posterior.at(points, residuals), among, len(evidence.scores))
+        improvement = expected_improvement(view)
+        view = view.take(np.argsort(-improvement, kind="stable")[:_GRADIENTS])
+        if repeat:
+            view = view.joined(_best_observed(posterior, evidence.pending))
+        gradient = knowledge_gradient(view)
+        best = int(np.argmax(gradient))
         mean, sd = view.take(np.array([best])).mean_and_sd()
         scale = posterior.scale
         reason = (
             f"expected {evidence.sign * scale.scores(mean)[0]:.3g} ± {sd[0] * scale.span:.2g}; "
-            f"expected to improve the recommendation by {gains[best] * scale.span:.2g}"
+            f"expected to improve the recommendation by {gradient[best] * scale.span:.2g}"
         )
         proposal = Candidate(_choices(view.points, best), "numerical", reason)
         worth = np.zeros(0)
-        if others:
-            # Not the knowledge gradient: that a bad allocation would teach something too is no
-            # reason to try it because somebody believes in it.
-            worth = expected_improvement(posterior.at(self.surrogate.points_of(others)))
-        most = float(left.max())
-        return proposal, worth / max(most, 1e-12), most * scale.span
+        if alternatives:
+            # Expected improvement rather than knowledge gradient: an alternative should be tried
+            # because it may be good, not because a bad result would be informative.
+            worth = expected_improvement(posterior.at(self.surrogate.points_of(alternatives)))
+        largest = float(improvement.max())
+        return proposal, worth / max(largest, _MIN_IMPROVEMENT), largest * scale.span
 
-    def _constrained(self, constraint: Constraint) -> Points:
-        """The pool, with what is settled put in place and what then does not fit left out.
+    def _constrained_pool(self, constraint: Constraint) -> Points:
+        """Return the feasible allocations of the pool after setting the fixed choices.
 
-        Where nothing fits, what is settled beside the cheapest rest: the user's own choice.
+        If none is feasible, return the fixed choices with one sample of the cheapest model in
+        all other stages: the user's choice takes precedence over the budget.
         """
         feasible = self.task.feasible
         models, samples = self._pool.models.copy(), self._pool.samples.copy()
@@ -264,18 +296,22 @@ class NumericalPlanner:
         fits = feasible.costs_of(models, samples) <= feasible.limit
         both = np.unique(np.stack([models[fits], samples[fits]], axis=-1), axis=0)
         if len(both) == 0:
-            settled = feasible.complete({})
+            fixed = feasible.complete({})
             for stage, model in constraint.models.items():
-                settled[stage] = (model, settled[stage][1])
+                fixed[stage] = (model, fixed[stage][1])
             for stage, number in constraint.samples.items():
-                settled[stage] = (settled[stage][0], number)
-            both = np.array([settled], dtype=np.int64)
+                fixed[stage] = (fixed[stage][0], number)
+            both = np.array([fixed], dtype=np.int64)
         return self.surrogate.points(both[..., 0], both[..., 1])
 
 
 def _shortlist(view: View, positions: Ints, observations: int) -> View:
-    """Bound the work of an ask: the best by mean, and as many others evenly spread."""
-    size = max(200, _WORK // max(1, observations))
+    """Return a shortlist that bounds the work of an ask.
+
+    Half of it are the allocations of largest posterior mean, half are evenly spread over the
+    ranks of the others.
+    """
+    size = max(_MIN_SHORTLIST, _MAX_ENTRIES // max(1, observations))
     if len(positions) <= size:
         return view.take(positions)
     order = np.argsort(-view.mean()[positions], kind="stable")
@@ -284,21 +320,21 @@ def _shortlist(view: View, positions: Ints, observations: int) -> View:
     return view.take(positions[np.concatenate([best, spread])])
 
 
-def _believing(evidence: Evidence, surrogate: Surrogate) -> Evidence:
-    """Count pending trials as if they had scored what is expected of them."""
+def _impute_pending(evidence: Evidence, surrogate: Surrogate) -> Evidence:
+    """Turn pending trials into observations of their posterior means (kriging believer)."""
     if not evidence.pending:
         return evidence
     pending = surrogate.points_of(evidence.pending)
     posterior = Posterior(surrogate, replace(evidence, pending=()))
-    expected = posterior.scale.scores(posterior.at(pending).mean())
-    believed = _with_rows(evidence, pending.models, pending.samples, expected, share=1.0)
-    return replace(believed, pending=())
+    fantasies = posterior.scale.scores(posterior.at(pending).mean())
+    imputed = _with_rows(evidence, pending.models, pending.samples, fantasies, share=1.0)
+    return replace(imputed, pending=())
 
 
 def _with_rows(
     evidence: Evidence, models: Ints, samples: Ints, scores: Floats, *, share: float
 ) -> Evidence:
-    """Evidence with more observations, each of which counts for a share of a trial."""
+    """Return evidence with more observations, each weighted as a share of a full trial."""
     return replace(
         evidence,
         models=np.concatenate([evidence.models, models]),
@@ -308,11 +344,11 @@ def _with_rows(
     )
 
 
-def _repeats_tell(evidence: Evidence) -> bool:
-    """Whether measuring an allocation again tells anything: whether a repeat scored differently.
+def _has_differing_repeats(evidence: Evidence) -> bool:
+    """Return whether an allocation was tried twice with different scores.
 
-    Where samples are reused, as `MultiStageObjective` does, the same allocation has the same
-    score; so nothing is tried twice before the study shows that scores are drawn anew.
+    Objectives that reuse samples, as `MultiStageObjective` does, return the same score for the
+    same allocation. Repeating one is informative only if the study shows that scores are random.
     """
     whole = evidence.shares >= 1
     known: dict[Choices, float] = {}
@@ -324,9 +360,9 @@ def _repeats_tell(evidence: Evidence) -> bool:
     return False
 
 
-def _contenders(posterior: Posterior, pending: Collection[Choices]) -> Points:
-    """The best of the observed allocations, less those that are being measured."""
-    order = np.argsort(-posterior.seen.mean(), kind="stable")[:_CONTENDERS]
+def _best_observed(posterior: Posterior, pending: Collection[Choices]) -> Points:
+    """Return the best observed allocations except pending ones."""
+    order = np.argsort(-posterior.observed_view.mean(), kind="stable")[:_REPEATED]
     top = posterior.observed.take(order)
     keys = _keys(top.models, top.samples)
     keep = [i for i, key in enumerate(keys) if key not in pending]
@@ -334,8 +370,10 @@ def _contenders(posterior: Posterior, pending: Collection[Choices]) -> Points:
 
 
 def _keys(models: Ints, samples: Ints) -> list[Choices]:
+    """Convert arrays of shape (allocations, stages) to choices."""
     return [tuple(zip(m, s)) for m, s in zip(models.tolist(), samples.tolist(), strict=True)]
 
 
 def _choices(points: Points, position: int) -> Choices:
+    """Return the allocation at a position as choices."""
     return _keys(points.models[[position]], points.samples[[position]])[0]

@@ -1,4 +1,4 @@
-"""The allocations that a planner weighs against each other at each ask."""
+"""Pool of allocations that a planner compares at each ask."""
 
 from __future__ import annotations
 
@@ -10,20 +10,27 @@ from optuna_agenttts.planner.evidence import Floats, Ints
 from optuna_agenttts.task.feasible import FeasibleSet
 
 _GRID = 14
-"""Numbers of samples per stage in the coarse grid: a factor of about 1.4 apart up to 100."""
+"""Numbers of samples per stage in the geometric grid: a factor of 1.43 apart up to 100. Chosen by
+hand."""
+_COMBINATION_SHARE = 4
+"""Least allocations per combination of models: with `size` allocations, at most a quarter as many
+combinations are considered. Chosen by hand."""
+_MAX_GRID = 40
+"""If the grid has more points than this times the share of a combination, that many are drawn from
+it. Bounds memory for many stages. Chosen by hand."""
 
 
 def build_pool(feasible: FeasibleSet, rng: np.random.Generator, size: int) -> tuple[Ints, Ints]:
-    """Choose the allocations that are worth weighing.
+    """Choose a pool of feasible allocations.
 
-    All of them where there are at most `size`. Otherwise an equal share for every feasible
-    combination of models: samples on a geometric grid, and copies of those that spend what is
-    left of the budget in one stage, since the optimum often lies on the budget's edge.
+    All of them if there are at most `size`. Otherwise every feasible combination of models gets
+    an equal share: numbers of samples on a geometric grid, and copies of those that spend the
+    rest of the budget in one stage, since the optimum often lies on the edge of the budget.
 
     Args:
-        feasible: The allocations within the budget.
-        rng: Source of randomness, for thinning.
-        size: About how many allocations to choose.
+        feasible: The feasible allocations.
+        rng: Random number generator for thinning the grid.
+        size: Approximate number of allocations to choose.
 
     Returns:
         Positions of models and numbers of samples, both of shape (allocations, stages), without
@@ -31,8 +38,8 @@ def build_pool(feasible: FeasibleSet, rng: np.random.Generator, size: int) -> tu
     """
     if feasible.count() <= size:
         return feasible.arrays(limit=size)
-    combinations = feasible.model_combinations(limit=size // 4)
-    share = max(4, size // len(combinations))
+    combinations = feasible.model_combinations(limit=size // _COMBINATION_SHARE)
+    share = max(_COMBINATION_SHARE, size // len(combinations))
     parts = [_samples_for(feasible, combination, rng, share) for combination in combinations]
     models = np.repeat(combinations, [len(part) for part in parts], axis=0)
     return models, np.concatenate(parts)
@@ -41,6 +48,7 @@ def build_pool(feasible: FeasibleSet, rng: np.random.Generator, size: int) -> tu
 def _samples_for(
     feasible: FeasibleSet, combination: Ints, rng: np.random.Generator, share: int
 ) -> Ints:
+    """Choose at most `share` feasible numbers of samples for a combination of models."""
     rows: list[Floats] = [
         feasible.costs[stage][model] for stage, model in enumerate(combination.tolist())
     ]
@@ -50,8 +58,8 @@ def _samples_for(
         for stage, model in enumerate(combination.tolist())
     ]
     grids = [np.unique(np.geomspace(1, top, _GRID).round().astype(np.int64)) for top in most]
-    if np.prod([float(len(grid)) for grid in grids]) > 40 * share:
-        draws = rng.random((40 * share, len(grids)))
+    if np.prod([float(len(grid)) for grid in grids]) > _MAX_GRID * share:
+        draws = rng.random((_MAX_GRID * share, len(grids)))
         samples = np.column_stack(
             [grid[(draws[:, i] * len(grid)).astype(int)] for i, grid in enumerate(grids)]
         )
@@ -67,13 +75,13 @@ def _samples_for(
         spending.append(spent)
     samples = np.unique(np.concatenate(spending), axis=0)
     if len(samples) > share:
-        # One sample everywhere, the cheapest way to see a combination, always stays: it sorts
-        # first.
+        # The first row is one sample in each stage, the cheapest trial of a combination: keep it.
         kept = 1 + rng.choice(len(samples) - 1, size=share - 1, replace=False)
         samples = samples[np.concatenate([[0], np.sort(kept)])]
     return samples
 
 
 def _costs(rows: list[Floats], samples: Ints) -> Floats:
+    """Return the costs of numbers of samples; `rows` are the costs of each stage's model."""
     total: Floats = np.sum([row[samples[:, i] - 1] for i, row in enumerate(rows)], axis=0)
     return total

@@ -1,8 +1,25 @@
-"""A posterior over the scores of allocations: what the evidence says of them.
+"""Posterior over the rates of allocations.
 
-The evidence weighs the structures of `structures.py` by marginal likelihood. Amplitudes and
-lengths of their residuals, and the noise, are averaged over, not optimised: after three trials no
-likelihood can pick one.
+The prior components of `kernels.py` are combined with residual amplitudes, length scales and
+noise levels. Each combination is a Gaussian process, conditioned on the observed rates and
+weighted by its marginal likelihood: Bayesian model averaging. No hyperparameter is optimized,
+since the likelihood of a few trials cannot identify one.
+
+Notation (n groups of observed trials, N allocations), for one component of the mixture:
+
+    symbol        shape     unit     meaning
+    y             (n,)      rate     observed rates, with the corrections of `noise.py`
+    root          (R, N)    rate     square root of the covariance; see `kernels.py`
+    K             (n, n)    rate^2   prior covariance of the observed rates plus their noise
+    L             (n, n)    rate     lower Cholesky factor of K
+    whitener      (n, n)    1/rate   inverse of L
+    alpha         (n,)      1/rate   inverse of K, times y less its prior mean
+    cross         (N, n)    rate^2   prior covariance of the allocations with the observed ones
+    explained     (n, N)    rate     whitener @ cross.T
+    weight        scalar    1        posterior probability of the component
+
+Numbered equations are those of C. E. Rasmussen and C. K. I. Williams (2006), Gaussian Processes
+for Machine Learning, MIT Press.
 """
 
 from __future__ import annotations
@@ -14,83 +31,91 @@ from functools import partial
 import numpy as np
 
 from optuna_agenttts.planner.evidence import Evidence, Floats, Ints
-from optuna_agenttts.planner.kernels import LENGTHS, Points, Surrogate
+from optuna_agenttts.planner.kernels import LENGTH_SCALES, Points, Surrogate
 from optuna_agenttts.planner.noise import Outcomes
 from optuna_agenttts.planner.observations import Scale, merge_trials
 
-_NOISES = (0.02, 0.035, 0.06)
-"""Standard deviations of the noise to average over, for trials that report no outcomes."""
-TEMPER = 2.0
-"""What the covariance that outcomes tell of is multiplied by. Rather than 1: no structure is the
-truth, and where the model is wrong a posterior of half the likelihood is the more robust one
-(Grünwald & van Ommen 2017). On development landscapes it took the mean regret of recommendations
-from .269 to .258. Means are the better for it; intervals would be too wide."""
+_NOISE_SDS = (0.02, 0.035, 0.06)
+"""Standard deviations of the noise to average over, in rates, for trials without outcomes. They
+span the noise of means over 50 instances on development landscapes. Chosen by hand."""
+LIKELIHOOD_POWER = 0.5
+"""Exponent of the likelihood of scores with outcomes (power or tempered likelihood, generalized
+posterior): a normal likelihood to the power of 1/2 is one with twice the covariance. No component
+is the truth, and a posterior with an exponent below 1 is more robust to misspecification
+(P. Grünwald and T. van Ommen 2017, Bayesian Analysis 12, pp. 1069-1103). On development
+landscapes it took the mean regret of recommendations from .269 to .258. It improves posterior
+means; intervals would be too wide."""
 _JITTER = 1e-6
-_ALIKE = 1
-"""Position in `LENGTHS` of the length by which allocations are alike in their luck."""
-_KEPT = 5
+"""Added to the diagonal of K for groups with outcomes, in rates squared, so that K can be
+factored: a standard deviation of .001, far below that of a score. Chosen by hand."""
+_SIMILARITY_LENGTH = 1
+"""Position in `LENGTH_SCALES` of the length by which allocations share their noise."""
+_MAX_COMPONENTS = 5
+"""Components of largest posterior weight that are kept. Chosen by hand; keeping all changed the
+regrets of recommendations by less than their standard error."""
 Z90 = 1.6448536269514722
-"""Half the width, in standard deviations, of the central 90 % of a normal distribution."""
+"""Half the width of the central 90 % of a normal distribution, in standard deviations."""
+_MIN_VARIANCE = 1e-10
+"""Lower bound of variances, in rates squared, against rounding below zero."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Setting:
-    """One structure with one residual and one noise, fitted.
+class _Component:
+    """Conditioned Gaussian process: a prior component with one choice of hyperparameters.
 
     Args:
-        structure: Position of the structure.
-        amplitude: Standard deviation of the residual.
-        length: Position of the residual's length in `LENGTHS`.
-        noise: Standard deviation of the noise in a trial that tells no outcomes.
-        weight: Its share in the average.
-        whitener: Inverse of the Cholesky factor of the observations' covariance K.
-        solved: K^-1 times the observations less their prior mean.
+        prior: Position of the prior component.
+        amplitude: Standard deviation of the residual, in rates.
+        length: Position of the residual's length scale in `LENGTH_SCALES`.
+        noise: Standard deviation of the noise of a trial without outcomes, in rates.
+        weight: Posterior probability among the components that are kept.
+        whitener: See the module's notation.
+        alpha: See the module's notation.
     """
 
-    structure: int
+    prior: int
     amplitude: float
     length: int
     noise: float
     weight: float
     whitener: Floats
-    solved: Floats
+    alpha: Floats
 
 
 @dataclass(frozen=True, slots=True)
-class Prospect:
-    """What one setting expects of a next trial, for each allocation that it may try.
+class Lookahead:
+    """Posterior means after one more trial, under one component, for each possible allocation.
 
     Args:
-        weight: The setting's share in the average.
-        seen: Posterior means of the best observed allocations, shape (seen,).
-        means: Posterior means of the allocations, shape (allocations,).
-        moves: How far the new score moves those means, for each standard deviation that it is
-            off what is expected: of the best observed, and in the last row of the allocation
-            itself; shape (seen + 1, allocations).
+        weight: Posterior probability of the component.
+        observed_means: Current posterior means of the best observed allocations, shape
+            (observed,).
+        means: Current posterior means of the allocations, shape (allocations,).
+        sigma_tilde: Change of posterior means per standard deviation by which the next score
+            differs from its prediction, shape (observed + 1, allocations): of the best observed
+            allocations, and in the last row of the tried allocation itself.
     """
 
     weight: float
-    seen: Floats
+    observed_means: Floats
     means: Floats
-    moves: Floats
+    sigma_tilde: Floats
 
 
 class Posterior:
-    """The rates of allocations, given the evidence.
-
-    Every setting is conditioned on the observed scores; those that explain them best are kept.
+    """Rates of allocations given the evidence.
 
     Args:
-        surrogate: What is believed before any score.
-        evidence: What is known.
-        temper: What the noise that outcomes tell of is multiplied by.
+        surrogate: The prior.
+        evidence: The evidence.
+        power: Exponent of the likelihood of scores with outcomes; see `LIKELIHOOD_POWER`.
     """
 
     def __init__(
-        self, surrogate: Surrogate, evidence: Evidence, *, temper: float = TEMPER
+        self, surrogate: Surrogate, evidence: Evidence, *, power: float = LIKELIHOOD_POWER
     ) -> None:
         """See the class."""
-        self.surrogate, self.temper = surrogate, temper
+        self.surrogate, self.power = surrogate, power
         self.scale = Scale.of(evidence.scores)
         models, samples, rates, counts, group = merge_trials(
             evidence.models,
@@ -99,201 +124,245 @@ class Posterior:
             evidence.shares,
         )
         self.observed = surrogate.points(models, samples)
-        smooth = surrogate.smooth(self.observed, self.observed)
-        self.noise = Outcomes.of(evidence, group, len(rates)).fit(smooth[_ALIKE])
-        shifts = evidence.sign * self.noise.shifts / self.scale.span
-        self.settings = self._fit(rates + shifts, counts, smooth)
-        self.seen = View(self, self.observed, smooth)
-        """What is known of the observed allocations."""
+        residuals = surrogate.residual_kernels(self.observed, self.observed)
+        similarity = residuals[_SIMILARITY_LENGTH]
+        self.noise = Outcomes.from_evidence(evidence, group, len(rates)).fit(similarity)
+        corrections = evidence.sign * self.noise.corrections / self.scale.span
+        self.components = self._fit(rates + corrections, counts, residuals)
+        self.observed_view = View(self, self.observed, residuals)
+        """The posterior at the observed allocations."""
 
-    def at(self, points: Points, smooth: Sequence[Floats] | None = None) -> View:
-        """What is known of some allocations.
+    def at(self, points: Points, residuals: Sequence[Floats] | None = None) -> View:
+        """Return the posterior at some allocations.
 
         Args:
             points: The allocations.
-            smooth: Their residual kernels with the observed ones, for each of `LENGTHS`, where
-                the caller has them already.
+            residuals: Their residual kernels with the observed allocations for each of
+                `LENGTH_SCALES`. Default: computed.
         """
-        return View(self, points, smooth or self.surrogate.smooth(points, self.observed))
+        residuals = residuals or self.surrogate.residual_kernels(points, self.observed)
+        return View(self, points, residuals)
 
-    def _fit(self, rates: Floats, counts: Floats, smooth: Sequence[Floats]) -> list[_Setting]:
-        observed, told = self.observed, self.noise.told
-        errors = self.temper * self.noise.covariance / self.scale.span / self.scale.span
-        makers, matrices, gaps, priors = [], [], [], []
-        noises = _NOISES[: 1 if told.all() else None]
-        for index, structure in enumerate(self.surrogate.structures):
+    def _fit(self, y: Floats, counts: Floats, residuals: Sequence[Floats]) -> list[_Component]:
+        """Condition all components on the observed rates and keep the most probable ones.
+
+        Args:
+            y: See the module's notation.
+            counts: Number of full trials that each observed rate stands for, shape (n,).
+            residuals: Residual kernels of the observed allocations.
+        """
+        observed, has_outcomes = self.observed, self.noise.has_outcomes
+        noise_covariance = self.noise.covariance / self.power / self.scale.span / self.scale.span
+        makers, covariances, centered, log_priors = [], [], [], []
+        # If all groups have outcomes the noise level has no effect on K: one will do.
+        noises = _NOISE_SDS[: 1 if has_outcomes.all() else None]
+        for index, prior in enumerate(self.surrogate.components):
             root = observed.roots[index]
-            chain = root.T @ root
-            settings = [(a, i, n) for a in structure.amplitudes for i in (0, 1) for n in noises]
-            for amplitude, length, noise in settings:
-                makers.append(partial(_Setting, index, amplitude, length, noise))
-                matrices.append(
-                    chain
-                    + amplitude**2 * smooth[length]
-                    + errors
-                    + np.diag(np.where(told, _JITTER, noise**2 / counts))
+            low_rank = root.T @ root
+            hyperparameters = [
+                (amplitude, length, noise)
+                for amplitude in prior.amplitudes
+                for length in range(len(LENGTH_SCALES))
+                for noise in noises
+            ]
+            for amplitude, length, noise in hyperparameters:
+                makers.append(partial(_Component, index, amplitude, length, noise))
+                covariances.append(
+                    low_rank
+                    + amplitude**2 * residuals[length]
+                    + noise_covariance
+                    + np.diag(np.where(has_outcomes, _JITTER, noise**2 / counts))
                 )
-                gaps.append(rates - observed.means[index])
-                priors.append(np.log(structure.weight / len(settings)))
-        factors = np.linalg.cholesky(np.stack(matrices))
-        gap = np.stack(gaps)[..., None]
-        whitened = np.linalg.solve(factors, gap)
-        diagonals = np.diagonal(factors, axis1=1, axis2=2)
+                centered.append(y - observed.means[index])
+                log_priors.append(np.log(prior.weight / len(hyperparameters)))
+        cholesky = np.linalg.cholesky(np.stack(covariances))
+        whitened = np.linalg.solve(cholesky, np.stack(centered)[..., None])
+        diagonals = np.diagonal(cholesky, axis1=1, axis2=2)
+        # Eq. 2.30, p. 19, without the constant that all components share.
         evidence = -0.5 * (whitened[..., 0] ** 2).sum(axis=1) - np.log(diagonals).sum(axis=1)
-        weights = np.exp(evidence + priors - np.max(evidence + priors))
+        weights = np.exp(evidence + log_priors - np.max(evidence + log_priors))
         weights /= weights.sum()
-        order = np.argsort(-weights, kind="stable")[:_KEPT]
+        order = np.argsort(-weights, kind="stable")[:_MAX_COMPONENTS]
         total = weights[order].sum()
-        kept = []
+        components = []
         for i in order.tolist():
-            whitener = np.linalg.inv(factors[i])
-            solved = whitener.T @ whitened[i, :, 0]
-            kept.append(makers[i](float(weights[i] / total), whitener, solved))
-        return kept
+            whitener = np.linalg.inv(cholesky[i])
+            alpha = whitener.T @ whitened[i, :, 0]
+            components.append(makers[i](float(weights[i] / total), whitener, alpha))
+        return components
 
 
 class View:
-    """What a posterior says of some allocations. See `Posterior.at`."""
+    """Posterior at some allocations; see `Posterior.at`.
 
-    def __init__(self, posterior: Posterior, points: Points, smooth: Sequence[Floats]) -> None:
-        """See `Posterior.at`."""
+    Args:
+        posterior: The posterior.
+        points: The allocations.
+        residuals: Their residual kernels with the observed allocations for each of
+            `LENGTH_SCALES`.
+    """
+
+    def __init__(self, posterior: Posterior, points: Points, residuals: Sequence[Floats]) -> None:
+        """See the class."""
         self.points = points
-        self._posterior, self._smooth = posterior, smooth
+        self._posterior, self._residuals = posterior, residuals
 
     def take(self, positions: Ints) -> View:
-        """Of some of the allocations."""
-        smooth = [kernel[positions] for kernel in self._smooth]
-        return View(self._posterior, self.points.take(positions), smooth)
+        """Return the posterior at the allocations at some positions."""
+        residuals = [kernel[positions] for kernel in self._residuals]
+        return View(self._posterior, self.points.take(positions), residuals)
 
     def joined(self, points: Points) -> View:
-        """Of these allocations, and then others."""
-        more = self._posterior.surrogate.smooth(points, self._posterior.observed)
-        smooth = [np.concatenate(pair) for pair in zip(self._smooth, more)]
-        return View(self._posterior, self.points.joined(points), smooth)
+        """Return the posterior at these allocations followed by others."""
+        posterior = self._posterior
+        more = posterior.surrogate.residual_kernels(points, posterior.observed)
+        residuals = [np.concatenate(pair) for pair in zip(self._residuals, more)]
+        return View(posterior, self.points.joined(points), residuals)
 
     def mean(self) -> Floats:
-        """Mean of rates, over all settings; cheaper than `mean_and_sd`."""
+        """Return the posterior mean of the rates; cheaper than `mean_and_sd`."""
         observed = self._posterior.observed
         total = np.zeros(len(self.points))
-        smooth = np.zeros((len(LENGTHS), len(observed)))
-        for setting in self._posterior.settings:
-            index = setting.structure
-            along = observed.roots[index] @ setting.solved
-            chain = self.points.means[index] + along @ self.points.roots[index]
-            total += setting.weight * chain
-            smooth[setting.length] += setting.weight * setting.amplitude**2 * setting.solved
-        for kernel, solved in zip(self._smooth, smooth):
-            total += kernel @ solved
+        # The components' alphas are added up by length scale, so that each residual kernel is
+        # multiplied once.
+        alphas = np.zeros((len(LENGTH_SCALES), len(observed)))
+        for component in self._posterior.components:
+            index = component.prior
+            projected = observed.roots[index] @ component.alpha
+            chain = self.points.means[index] + projected @ self.points.roots[index]
+            total += component.weight * chain
+            alphas[component.length] += component.weight * component.amplitude**2 * component.alpha
+        for kernel, alpha in zip(self._residuals, alphas):
+            total += kernel @ alpha
         return total
 
-    def _cross(self, setting: _Setting) -> Floats:
-        """Covariance with the observed allocations before any score."""
-        observed = self._posterior.observed
-        chain = self.points.roots[setting.structure].T @ observed.roots[setting.structure]
-        cross: Floats = chain + setting.amplitude**2 * self._smooth[setting.length]
-        return cross
-
-    def _fitted(self, setting: _Setting, cross: Floats) -> Floats:
-        fitted: Floats = self.points.means[setting.structure] + cross @ setting.solved
-        return fitted
-
-    def _prior(self, setting: _Setting) -> Floats:
-        """Variances of rates before any score."""
-        return self.points.variances[setting.structure] + setting.amplitude**2
-
-    def _moments(self) -> tuple[Floats, Floats, Floats]:
-        """Weights of the settings; means and standard deviations, (settings, allocations)."""
-        means, deviations = [], []
-        for setting in self._posterior.settings:
-            cross = self._cross(setting)
-            explained = setting.whitener @ cross.T
-            variance = self._prior(setting) - np.einsum("on,on->n", explained, explained)
-            means.append(self._fitted(setting, cross))
-            deviations.append(np.sqrt(np.maximum(variance, 1e-10)))
-        weights = np.array([setting.weight for setting in self._posterior.settings])
-        return weights, np.stack(means), np.stack(deviations)
-
     def mean_and_sd(self) -> tuple[Floats, Floats]:
-        """Mean and standard deviation of rates, over all settings."""
+        """Return mean and standard deviation of the rates, both of shape (allocations,)."""
         weights, means, deviations = self._moments()
         mean = weights @ means
+        # Law of total variance: within components and between them.
         return mean, np.sqrt(weights @ (deviations**2 + (means - mean) ** 2))
 
     def difference_sd(self, reference: int) -> Floats:
-        """Standard deviation of the difference between each rate and one of them."""
+        """Return the standard deviation of the difference between each rate and one of them.
+
+        Args:
+            reference: Position of the allocation that the others are compared with.
+        """
         total = np.zeros(len(self.points))
-        residual = self._posterior.surrogate.smooth(
+        residuals = self._posterior.surrogate.residual_kernels(
             self.points, self.points.take(np.array([reference]))
         )
         weights, means, deviations = self._moments()
         gaps = means - means[:, [reference]]
-        for setting, sd, gap in zip(self._posterior.settings, deviations, gaps):
-            explained = setting.whitener @ self._cross(setting).T
-            root = self.points.roots[setting.structure]
-            shared = (
+        for component, sd, gap in zip(self._posterior.components, deviations, gaps):
+            explained = component.whitener @ self._cross(component).T
+            root = self.points.roots[component.prior]
+            covariance = (
                 root.T @ root[:, reference]
-                + setting.amplitude**2 * residual[setting.length][:, 0]
+                + component.amplitude**2 * residuals[component.length][:, 0]
                 - explained.T @ explained[:, reference]
             )
-            spread = sd**2 + sd[reference] ** 2 - 2 * shared
-            total += setting.weight * (np.maximum(spread, 0.0) + (gap - weights @ gaps) ** 2)
+            variance = sd**2 + sd[reference] ** 2 - 2 * covariance
+            total += component.weight * (np.maximum(variance, 0.0) + (gap - weights @ gaps) ** 2)
         deviation: Floats = np.sqrt(total)
         return deviation
 
-    def gains(self) -> tuple[Floats, Floats, Floats]:
-        """How far allocations may be ahead of the best posterior mean among the observed.
+    def improvement_moments(self) -> tuple[Floats, Floats, Floats]:
+        """Return the moments of the rates minus the incumbent's, for each component.
 
         Returns:
-            Weights of the settings, shape (settings,); and of each setting and allocation, shape
-            (settings, allocations), mean and standard deviation of the difference from the best
-            observed. What both have in common, such as the instances' luck, is no part of it.
+            Weights of the components, shape (components,); mean and standard deviation of the
+            difference from the observed allocation with the component's largest posterior mean,
+            shape (components, allocations). Errors that both have in common cancel.
         """
-        seen = self._posterior.seen
+        observed_view = self._posterior.observed_view
         means, deviations = [], []
-        for setting in self._posterior.settings:
-            cross, own = self._cross(setting), seen._cross(setting)
-            fitted = seen._fitted(setting, own)
-            best = int(np.argmax(fitted))
-            explained = setting.whitener @ cross.T
-            held = setting.whitener @ own[best]
-            variance = self._prior(setting) - np.einsum("on,on->n", explained, explained)
-            kept = own[best, best] - held @ held
-            shared = cross[:, best] - explained.T @ held
-            means.append(self._fitted(setting, cross) - fitted[best])
-            deviations.append(np.sqrt(np.maximum(variance + kept - 2 * shared, 1e-10)))
-        weights = np.array([setting.weight for setting in self._posterior.settings])
-        return weights, np.stack(means), np.stack(deviations)
+        for component in self._posterior.components:
+            cross, own = self._cross(component), observed_view._cross(component)
+            observed_means = observed_view._mean(component, own)
+            best = int(np.argmax(observed_means))
+            explained = component.whitener @ cross.T
+            explained_best = component.whitener @ own[best]
+            prior = self._prior_variance(component)
+            variance = prior - np.einsum("on,on->n", explained, explained)
+            variance_best = own[best, best] - explained_best @ explained_best
+            covariance = cross[:, best] - explained.T @ explained_best
+            means.append(self._mean(component, cross) - observed_means[best])
+            total = variance + variance_best - 2 * covariance
+            deviations.append(np.sqrt(np.maximum(total, _MIN_VARIANCE)))
+        return self._weights(), np.stack(means), np.stack(deviations)
 
-    def prospects(self, most: int) -> Iterator[Prospect]:
-        """What a whole trial of each allocation would tell, setting by setting.
+    def lookahead(self, best_observed: int) -> Iterator[Lookahead]:
+        """Yield for each component how a trial of each allocation would move posterior means.
 
-        Its score has noise of its own, and shares some of that of the scores seen: all run on the
-        same instances, and like allocations on much the same samples.
+        The trial would run on all instances. Its noise is correlated with that of the observed
+        scores: all share the instances, and similar allocations most of their samples.
 
         Args:
-            most: Of how many of the best observed allocations to tell.
+            best_observed: Number of best observed allocations to include.
         """
         posterior = self._posterior
-        variance, shared = posterior.noise.of_new(self._smooth[_ALIKE])
-        unit = posterior.temper / posterior.scale.span / posterior.scale.span
-        for setting in posterior.settings:
-            cross, own = self._cross(setting), posterior.seen._cross(setting)
-            fitted = posterior.seen._fitted(setting, own)
-            top = np.argsort(-fitted, kind="stable")[:most]
-            error = unit * variance or setting.noise**2
-            scored = setting.whitener @ (cross + unit * shared).T
-            known, best = setting.whitener @ cross.T, setting.whitener @ own[top].T
-            prior = self._prior(setting)
-            spread = np.maximum(prior + error - np.einsum("on,on->n", scored, scored), 1e-10)
-            moves = np.concatenate(
+        variance, covariance = posterior.noise.of_next_trial(self._residuals[_SIMILARITY_LENGTH])
+        unit = 1 / posterior.power / posterior.scale.span / posterior.scale.span
+        for component in posterior.components:
+            cross = self._cross(component)
+            own = posterior.observed_view._cross(component)
+            observed_means = posterior.observed_view._mean(component, own)
+            top = np.argsort(-observed_means, kind="stable")[:best_observed]
+            noise = unit * variance or component.noise**2
+            # `scored` whitens the covariance of the next score with y, the others that of rates.
+            scored = component.whitener @ (cross + unit * covariance).T
+            explained = component.whitener @ cross.T
+            explained_top = component.whitener @ own[top].T
+            prior = self._prior_variance(component)
+            score_variance = np.maximum(
+                prior + noise - np.einsum("on,on->n", scored, scored), _MIN_VARIANCE
+            )
+            # Posterior covariances of rates with the next score.
+            covariances = np.concatenate(
                 [
-                    cross[:, top].T - best.T @ scored,
-                    (prior - np.einsum("on,on->n", known, scored))[None],
+                    cross[:, top].T - explained_top.T @ scored,
+                    (prior - np.einsum("on,on->n", explained, scored))[None],
                 ]
             )
-            yield Prospect(
-                weight=setting.weight,
-                seen=fitted[top],
-                means=self._fitted(setting, cross),
-                moves=moves / np.sqrt(spread),
+            yield Lookahead(
+                weight=component.weight,
+                observed_means=observed_means[top],
+                means=self._mean(component, cross),
+                # Frazier et al. (2009), sigma tilde: Sigma e_x / sqrt(Sigma_xx + lambda_x).
+                sigma_tilde=covariances / np.sqrt(score_variance),
             )
+
+    def _cross(self, component: _Component) -> Floats:
+        """Return the prior covariance with the observed allocations."""
+        observed = self._posterior.observed
+        low_rank = self.points.roots[component.prior].T @ observed.roots[component.prior]
+        cross: Floats = low_rank + component.amplitude**2 * self._residuals[component.length]
+        return cross
+
+    def _mean(self, component: _Component, cross: Floats) -> Floats:
+        """Return the posterior mean under one component, Eq. 2.25, p. 17."""
+        mean: Floats = self.points.means[component.prior] + cross @ component.alpha
+        return mean
+
+    def _prior_variance(self, component: _Component) -> Floats:
+        """Return the prior variance of the rates under one component."""
+        return self.points.variances[component.prior] + component.amplitude**2
+
+    def _weights(self) -> Floats:
+        """Return the posterior probabilities of the components."""
+        return np.array([component.weight for component in self._posterior.components])
+
+    def _moments(self) -> tuple[Floats, Floats, Floats]:
+        """Return the components' weights, and means and deviations (components, allocations)."""
+        means, deviations = [], []
+        for component in self._posterior.components:
+            cross = self._cross(component)
+            explained = component.whitener @ cross.T
+            # Eq. 2.26, p. 17.
+            prior = self._prior_variance(component)
+            variance = prior - np.einsum("on,on->n", explained, explained)
+            means.append(self._mean(component, cross))
+            deviations.append(np.sqrt(np.maximum(variance, _MIN_VARIANCE)))
+        return self._weights(), np.stack(means), np.stack(deviations)

@@ -1,24 +1,46 @@
-"""What is believed before the first trial: curves that embody the paper's three insights.
+"""Chain prior: random test-time scaling curves with the paper's three insights.
 
-A curve gives every allocation a rate, the expected score on a scale from 0 to 1. It is a chain of
-stages on the logit scale. Stage i, with its model's size relative to the stage's largest (d, in
-decades, 0 or less) and x = ln(samples), adds to the quality of the pipeline::
+A curve assigns every allocation a rate: its expected score on a scale from 0 to 1. Stages form a
+chain on the logit scale, starting from quality_0 = 0. For stages i = 1, ..., S::
 
-    quality_i = slope_i * d + effect_i(model)
-                + gain_i * (1 - widening_i * d) * min(x, peak_i)
-                - decline_i * (1 - widening_i * d) * max(x - peak_i, 0)
-                + influence_i * quality_(i-1)
-    rate = sigmoid(level + quality_last)
+    peak'_i   = max(0, peak_i - advance_i * quality_(i-1))
+    scale_i   = 1 - widening_i * size_i
+    quality_i = influence_i * quality_(i-1)
+                + slope_i * size_i + effect_i[model_i]
+                + gain_i    * scale_i * min(x_i, peak'_i)
+                - decline_i * scale_i * max(x_i - peak'_i, 0)
+    rate      = sigmoid(level + quality_S)
 
-* Insight 1 (stages prefer different models): each stage has a slope of its own, and each of its
-  models may be off it.
-* Insight 2 (samples saturate, and small models fall more): gain up to a peak, then decline.
-* Insight 3 (earlier spend moves later optima): better earlier stages lift the later ones and
-  bring their peaks forward.
+Notation (D draws, S stages, M_i models in stage i):
 
-The planner uses curves only through the mean and the covariance of many draws, as one structure
-among several that the evidence weighs (`surrogate.py`). The `broad` variant keeps the chain and
-drops the beliefs about signs.
+    symbol      shape          unit                          distribution of each draw
+    size_i      (M_i,)         decades of model size, <= 0   given: log10(size / largest in stage)
+    x_i         scalar         ln(samples), >= 0             given
+    quality_i   scalar         logit                         formula
+    level       (D,)           logit                         N
+    slope       (D, S)         logit / decade                |N|; broad: N
+    effect_i    (D, M_i)       logit                         N
+    gain        (D, S)         logit / ln(samples)           |N|; broad: N
+    decline     (D, S)         logit / ln(samples)           |N|; broad: N
+    peak        (D, S)         ln(samples)                   max(0, N)
+    widening    (D, S)         1 / decade                    uniform
+    influence   (D, S)         1                             N
+    advance     (D, S)         ln(samples) / logit           |N|
+
+N is a normal distribution and |N| the absolute value of a normal draw, with the means and
+standard deviations in `ChainPrior`.
+
+Insights (arXiv 2508.00890, Section 3):
+
+* Insight 1, stages prefer different models: every stage has its own slope, and every model an
+  effect besides its size.
+* Insight 2, samples saturate and then hurt, small models more: gain up to a peak, then decline,
+  both scaled up by `widening` for small models.
+* Insight 3, earlier stages move the optima of later ones: `influence` passes quality on, and
+  `advance` moves the peak to fewer samples where earlier stages are good.
+
+The planner uses only mean and covariance of the draws, as two of the prior components in
+`kernels.py`.
 """
 
 from __future__ import annotations
@@ -32,39 +54,95 @@ import numpy as np
 from optuna_agenttts.planner.evidence import Floats, Ints
 from optuna_agenttts.task.task import Task
 
-_PART = 64
+_CHUNK = 64
+"""Allocations evaluated at a time. With 800 draws an array then has 400 kB and stays in the CPU
+cache, which was measured to be three times as fast as all allocations at once."""
 
 
 @dataclass(frozen=True, slots=True)
-class Sizes:
-    """Sizes of the models of each stage, in decades relative to the stage's largest."""
+class ChainPrior:
+    """Hyperparameters of the chain prior: pairs of mean and standard deviation.
 
-    decades: tuple[Floats, ...]
+    Units are in the module's notation. "Tuned" values were chosen on development landscapes of
+    six forms, by the correlation between posterior mean and truth among the best quarter of a
+    pool after 5, 15 and 50 trials (docs/benchmarks.md, "How the prior was set"). For comparison,
+    recorded outcomes are those of real models on CRUXEval, LiveCodeBench, EvalPerf, MMLU-Pro,
+    GPQA, AIME, SWE-bench and AgentOpt.
 
-    @classmethod
-    def of(cls, task: Task) -> Sizes:
-        """Take the sizes from a task; where a stage lacks some, what one sample costs instead."""
-        decades = []
-        for stage, rows in zip(task.stages, task.feasible.costs):
-            sizes = [model.parameters for model in stage.models]
-            if any(size is None for size in sizes):
-                sizes = [float(row[0]) for row in rows]
-            if any(not size for size in sizes):
-                sizes = [1.0 for _ in sizes]
-            logs = np.array([math.log10(float(size or 1.0)) for size in sizes])
-            decades.append(logs - logs.max())
-        return cls(tuple(decades))
+    Args:
+        slope: Benefit of model size. Tuned; was .7. Recorded outcomes: .45 ± .63.
+        gain: Benefit of samples before the peak. Tuned; was .25. Recorded outcomes: .03 to .11
+            for votes, .24 to 1.0 for the best of n with a verifier.
+        decline: Harm of samples beyond the peak. Tuned; was .05 ± .1. Recorded outcomes: none up
+            to 10 votes or 100 verified samples.
+        folded: Whether draws of slope, gain and decline are replaced by their absolute values.
+        peak: Where samples saturate for a largest model after a stage of quality 0. Tuned; was
+            12 samples with standard deviation .9.
+        widening: Bounds of the uniform distribution of how much more gain and decline a small
+            model has. Chosen by hand.
+        influence: Share of a stage's quality that the next one inherits. Tuned; the mean was .9.
+        advance: Shift of the peak by the previous stage's quality. Tuned; the standard deviation
+            was .5.
+        level: Logit of the rate of the largest models with one sample each. Tuned; was .8 ± 1.
+        effect: Deviation of a model from the trend of its size. Tuned; was absent. Recorded
+            outcomes: standard deviations of .13 to .66, median .27.
+    """
+
+    slope: tuple[float, float] = (0.5, 0.6)
+    gain: tuple[float, float] = (0.2, 0.2)
+    decline: tuple[float, float] = (0.1, 0.15)
+    folded: bool = True
+    peak: tuple[float, float] = (math.log(20), 1.2)
+    widening: tuple[float, float] = (0.0, 0.6)
+    influence: tuple[float, float] = (0.6, 0.4)
+    advance: tuple[float, float] = (0.0, 0.3)
+    level: tuple[float, float] = (0.3, 1.5)
+    effect: tuple[float, float] = (0.0, 0.2)
+
+
+CHAIN = ChainPrior()
+BROAD_CHAIN = ChainPrior(slope=(0.0, 1.0), gain=(0.1, 0.3), decline=(0.05, 0.2), folded=False)
+"""Signs of slope, gain and decline are free. Tuned; was (0, 1.2), (.1, .35), (.05, .3)."""
+_DRAWS = 800
+"""Draws per chain: 800 ordered allocations better than 400 (docs/benchmarks.md)."""
+
+
+def log_sizes(task: Task) -> tuple[Floats, ...]:
+    """Return the sizes of each stage's models in decades below the largest of the stage.
+
+    The cost of one sample replaces the size in stages where a model has none. If a cost is zero
+    too, all models of the stage count as equally large.
+    """
+    decades = []
+    for stage, rows in zip(task.stages, task.feasible.costs):
+        sizes = [model.parameters for model in stage.models]
+        if any(size is None for size in sizes):
+            sizes = [float(row[0]) for row in rows]
+        if any(not size for size in sizes):
+            sizes = [1.0 for _ in sizes]
+        logs = np.array([math.log10(float(size or 1.0)) for size in sizes])
+        decades.append(logs - logs.max())
+    return tuple(decades)
 
 
 @dataclass(frozen=True, slots=True)
 class Curves:
     """Draws of the chain prior.
 
-    Fields have shape (draws, stages), `level` (draws,), and `effects` for each stage (draws,
-    models).
+    Args:
+        log_sizes: Sizes of each stage's models in decades; see `log_sizes`.
+        level: Shape (draws,).
+        effects: For each stage, shape (draws, models).
+        slope: Shape (draws, stages), like all fields that follow.
+        gain: See the module's notation.
+        peak: See the module's notation.
+        decline: See the module's notation.
+        widening: See the module's notation.
+        influence: See the module's notation.
+        advance: See the module's notation.
     """
 
-    sizes: Sizes
+    log_sizes: tuple[Floats, ...]
     level: Floats
     effects: tuple[Floats, ...]
     slope: Floats
@@ -76,29 +154,34 @@ class Curves:
     advance: Floats
 
     def rates(self, models: Ints, samples: Ints) -> Floats:
-        """Rates of allocations under each draw, shape (draws, allocations)."""
+        """Return the rate of every allocation under every draw, shape (draws, allocations).
+
+        Args:
+            models: Positions of models, shape (allocations, stages).
+            samples: Numbers of samples, shape (allocations, stages).
+        """
         rates = np.empty((len(self.level), len(models)))
-        # In parts that stay in a processor's cache: three times as fast as all at once.
-        for part in range(0, len(models), _PART):
-            rows = slice(part, part + _PART)
+        for start in range(0, len(models), _CHUNK):
+            rows = slice(start, start + _CHUNK)
             rates[:, rows] = self._rates(models[rows], samples[rows])
         return rates
 
     def _rates(self, models: Ints, samples: Ints) -> Floats:
+        """Evaluate the formula of the module's docstring."""
         quality = np.zeros((len(self.level), len(models)))
         x = np.log(samples)
-        for stage, decades in enumerate(self.sizes.decades):
+        for stage, decades in enumerate(self.log_sizes):
             size = decades[models[:, stage]]
             column = slice(stage, stage + 1)
             peak = np.maximum(self.peak[:, column] - self.advance[:, column] * quality, 0.0)
-            wide = 1 - self.widening[:, column] * size
+            scale = 1 - self.widening[:, column] * size
             rise = np.minimum(x[:, stage], peak)
             quality = (
                 self.influence[:, column] * quality
                 + self.slope[:, column] * size
                 + self.effects[stage][:, models[:, stage]]
-                + self.gain[:, column] * wide * rise
-                - self.decline[:, column] * wide * (x[:, stage] - rise)
+                + self.gain[:, column] * scale * rise
+                - self.decline[:, column] * scale * (x[:, stage] - rise)
             )
         rates: Floats = 1 / (1 + np.exp(-(self.level[:, None] + quality)))
         return rates
@@ -108,33 +191,37 @@ def draw_curves(
     task: Task,
     rng: np.random.Generator,
     *,
-    draws: int = 800,
+    draws: int = _DRAWS,
     broad: bool = False,
     insights: Collection[int] = (1, 2, 3),
 ) -> Curves:
-    """Draw curves from the prior.
+    """Draw curves from the chain prior.
 
     Args:
         task: The task.
-        rng: Source of randomness.
-        draws: How many curves.
-        broad: Drop the beliefs about the signs of slopes, gains and declines.
-        insights: Which insights to believe in; without one, its terms are gone.
+        rng: Random number generator.
+        draws: Number of curves.
+        broad: Use `BROAD_CHAIN` instead of `CHAIN`.
+        insights: The paper's insights to include. Without Insight 1 all stages share one slope
+            and models have no effects; without Insight 2 samples neither saturate nor hurt;
+            without Insight 3 quality is added up over stages and peaks stay.
+
+    Returns:
+        The curves. The order of draws is part of every study's reproducibility.
     """
+    prior = BROAD_CHAIN if broad else CHAIN
     shape = (draws, len(task.stages))
 
-    def normal(mean: float, sd: float) -> Floats:
-        return rng.normal(mean, sd, shape)
+    def normal(hyperparameters: tuple[float, float]) -> Floats:
+        return rng.normal(*hyperparameters, shape)
 
-    if broad:
-        slope, gain, decline = normal(0.0, 1.0), normal(0.1, 0.3), normal(0.05, 0.2)
-    else:
-        slope = np.abs(normal(0.5, 0.6))
-        gain, decline = np.abs(normal(0.2, 0.2)), np.abs(normal(0.1, 0.15))
-    peak, widening = normal(math.log(20), 1.2), rng.uniform(0.0, 0.6, shape)
-    influence, advance = normal(0.6, 0.4), np.abs(normal(0.0, 0.3))
-    level = rng.normal(0.3, 1.5, draws)
-    effects = tuple(rng.normal(0.0, 0.2, (draws, len(stage.models))) for stage in task.stages)
+    slope, gain, decline = normal(prior.slope), normal(prior.gain), normal(prior.decline)
+    if prior.folded:
+        slope, gain, decline = np.abs(slope), np.abs(gain), np.abs(decline)
+    peak, widening = normal(prior.peak), rng.uniform(*prior.widening, shape)
+    influence, advance = normal(prior.influence), np.abs(normal(prior.advance))
+    level = rng.normal(*prior.level, draws)
+    effects = tuple(rng.normal(*prior.effect, (draws, len(stage.models))) for stage in task.stages)
     if 1 not in insights:
         slope = np.repeat(slope[:, :1], shape[1], axis=1)
         effects = tuple(np.zeros_like(effect) for effect in effects)
@@ -143,7 +230,7 @@ def draw_curves(
     if 3 not in insights:
         influence, advance = np.ones(shape), np.zeros(shape)
     return Curves(
-        sizes=Sizes.of(task),
+        log_sizes=log_sizes(task),
         level=level,
         effects=effects,
         slope=slope,

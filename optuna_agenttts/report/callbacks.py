@@ -109,9 +109,9 @@ class StopWhenSettled:
             self._planner = NumericalPlanner(task)
         trials = study._storage.get_all_trials(study._study_id, deepcopy=False)
         evidence = Archive(task, maximize=is_maximized(study.directions)).read(trials)
-        if self._planner.opens(evidence):
+        if self._planner.in_opening(evidence):
             return
-        candidate, left = self._planner.outlook(evidence)
+        candidate, left = self._planner.propose_with_improvement(evidence)
         least = self._gain
         if self._worth is not None:
             instances = max((len(outcomes) for outcomes in evidence.outcomes), default=0)

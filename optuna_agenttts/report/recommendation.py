@@ -120,8 +120,8 @@ def recommend(study: Study, task: Task | None = None) -> Recommendation:
     points = surrogate.points(tried[..., 0], tried[..., 1])
     costs = task.feasible.costs_of(points.models, points.samples)
     mean = posterior.at(points).mean()
-    # Uncertainty comes from the untempered likelihood; see `TEMPER`.
-    spread = Posterior(surrogate, evidence, temper=1.0).at(points)
+    # Uncertainty comes from the untempered likelihood; see `LIKELIHOOD_POWER`.
+    spread = Posterior(surrogate, evidence, power=1.0).at(points)
     _, sd = spread.mean_and_sd()
     within = np.flatnonzero(costs <= task.feasible.limit)
     candidates = within if len(within) else np.arange(len(mean))

@@ -60,7 +60,7 @@ class Archive:
         indices = [*self._unfinished, *range(self.seen, len(trials))]
         self.seen, self._unfinished = len(trials), []
         pending: list[Choices] = []
-        unannounced = 0
+        concurrent = 0
         for index in indices:
             trial = trials[index]
             if trial.state.is_finished():
@@ -77,7 +77,7 @@ class Archive:
                 and number is not None
                 and number - _RECENT <= trial.number < number
             ):
-                unannounced += 1
+                concurrent += 1
         width = len(self.task.stages)
         return Evidence(
             task=self.task,
@@ -87,7 +87,7 @@ class Archive:
             shares=np.array(self._shares),
             pending=tuple(pending),
             visited=frozenset(self._visited.union(pending)),
-            unannounced=unannounced,
+            concurrent=concurrent,
             sign=self._sign,
             numbers=tuple(self._numbers),
             origins=tuple(self._origins),

@@ -17,7 +17,7 @@ from optuna.study import Study
 from optuna.trial import TrialState
 
 from optuna_agenttts.exceptions import TaskError
-from optuna_agenttts.planner.evidence import Recalled
+from optuna_agenttts.planner.evidence import EarlierTrials
 from optuna_agenttts.study.archive import is_maximized
 from optuna_agenttts.study.rounds import guidelines
 from optuna_agenttts.task.task import Task
@@ -79,7 +79,7 @@ def read_experience(studies: Sequence[Study]) -> tuple[Experience, ...]:
     return tuple(found)
 
 
-def recall(experience: Sequence[Experience], task: Task) -> Recalled | None:
+def recall(experience: Sequence[Experience], task: Task) -> EarlierTrials | None:
     """Return the earlier trials that have the task's stages and models, or None."""
     models, samples, scores, studies = [], [], [], []
     for index, earlier in enumerate(experience):
@@ -93,7 +93,7 @@ def recall(experience: Sequence[Experience], task: Task) -> Recalled | None:
                 studies.append(index)
     if not scores:
         return None
-    return Recalled(
+    return EarlierTrials(
         np.array(models, dtype=np.int64),
         np.array(samples, dtype=np.int64),
         np.array(scores),

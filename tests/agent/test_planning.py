@@ -188,9 +188,9 @@ def test_level_of_an_earlier_study_does_not_matter():
     """Once there is a score of its own, a constant added to all earlier ones is taken off."""
     earlier = recall(read_experience([run(AgentTTSSampler(TASK), n_trials=12)]), TASK)
     evidence = evidence_of(TASK, lambda a: score(a) / 2, 6)
-    low = NumericalPlanner(TASK, experience=earlier).informed(evidence)
+    low = NumericalPlanner(TASK, experience=earlier).with_experience(evidence)
     shifted = replace(earlier, scores=earlier.scores + 0.05)
-    high = NumericalPlanner(TASK, experience=shifted).informed(evidence)
+    high = NumericalPlanner(TASK, experience=shifted).with_experience(evidence)
     assert high.scores == pytest.approx(low.scores, abs=0.02)
     assert (low.shares[6:] < 1).all()
 

@@ -22,14 +22,14 @@ import numpy as np
 from optuna_agenttts.planner.pool import build_pool
 from optuna_agenttts.planner.prior import draw_curves
 
-TEMPER, JITTER, KEPT, MOST_GROUPS, DIRECTIONS = 2.0, 1e-6, 5, 64, 24
+POWER, JITTER, KEPT, MOST_GROUPS, DIRECTIONS = 0.5, 1e-6, 5, 64, 24
 LENGTHS, NOISES = (0.8, 2.0), (0.02, 0.035, 0.06)
-STRUCTURES = {
+PRIOR_COMPONENTS = {
     "chain": (0.4, (0.03, 0.08)),
     "broad": (0.4, (0.03, 0.08)),
     "plain": (0.2, (0.12, 0.25)),
 }
-"""Prior weight and residual amplitudes of each structure."""
+"""Prior weight and residual amplitudes of each prior component."""
 
 
 def decades(task):
@@ -78,7 +78,7 @@ def draw_chains(task):
 
 
 def chain_prior(task, name, models, samples):
-    """Return the prior mean and covariance of a structure, without its residual."""
+    """Return the prior mean and covariance of a prior component, without its residual."""
     if name == "plain":
         return np.full(len(models), 0.5), np.full((len(models), len(models)), 0.09)
     curves, projectors = draw_chains(task)
@@ -282,20 +282,20 @@ def condition(evidence, models, samples, *, kept=KEPT):
     next_variance, next_shared = errors.new_trial(kernels[1][np.ix_(new, old)])
     noises = NOISES[:1] if errors.reported.all() else NOISES
     found, logs = [], []
-    for structure, (weight, amplitudes) in STRUCTURES.items():
-        prior_mean, chain = chain_prior(task, structure, models, samples)
+    for prior_name, (weight, amplitudes) in PRIOR_COMPONENTS.items():
+        prior_mean, chain = chain_prior(task, prior_name, models, samples)
         for amplitude in amplitudes:
             for length, kernel in zip(LENGTHS, kernels):
                 prior = chain + amplitude**2 * kernel
                 for noise in noises:
                     # Choice: the covariance of reported errors is doubled (tempered likelihood).
-                    error = TEMPER * errors.covariance / span**2
+                    error = errors.covariance / POWER / span**2
                     error += np.diag(np.where(errors.reported, JITTER, noise**2 / counts))
-                    own = TEMPER * next_variance / span**2 or noise**2
+                    own = next_variance / POWER / span**2 or noise**2
                     # Joint covariances of y with all rates and with the next scores.
                     k_yy = prior[np.ix_(old, old)] + error
                     k_fy = prior[:, old]
-                    k_ny = prior[np.ix_(new, old)] + TEMPER * next_shared / span**2
+                    k_ny = prior[np.ix_(new, old)] + next_shared / POWER / span**2
                     gap = y - prior_mean[old]
                     solved = np.linalg.solve(k_yy, np.column_stack([gap, k_fy.T, k_ny.T]))
                     by_rate, by_next = solved[:, 1 : 1 + len(models)], solved[:, 1 + len(models) :]
@@ -308,7 +308,7 @@ def condition(evidence, models, samples, *, kept=KEPT):
                     logs.append(log + np.log(weight / choices))
                     found.append(
                         Component(
-                            name=(structure, amplitude, length, noise),
+                            name=(prior_name, amplitude, length, noise),
                             weight=np.nan,
                             mean=prior_mean + k_fy @ solved[:, 0],
                             covariance=prior - k_fy @ by_rate,

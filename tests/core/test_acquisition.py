@@ -17,7 +17,7 @@ from optuna_agenttts.planner.acquisition import expected_improvement, knowledge_
 from optuna_agenttts.planner.evidence import Constraint, Evidence
 from optuna_agenttts.planner.kernels import Surrogate
 from optuna_agenttts.planner.numerical import NumericalPlanner
-from optuna_agenttts.planner.posterior import Posterior, Prospect
+from optuna_agenttts.planner.posterior import Lookahead, Posterior
 
 TASK = wiki_task()
 
@@ -52,8 +52,8 @@ def test_of_one_rival_it_is_the_expected_improvement(ahead, moved):
     class Settled:
         points = (None,)
 
-        def prospects(self, most):
-            yield Prospect(1.0, np.zeros(1), np.array([ahead]), np.array([[0.0], [moved]]))
+        def lookahead(self, best_observed):
+            yield Lookahead(1.0, np.zeros(1), np.array([ahead]), np.array([[0.0], [moved]]))
 
     z = ahead / moved
     closed = ahead * NormalDist().cdf(z) + moved * NormalDist().pdf(z)
@@ -79,15 +79,15 @@ def test_it_promises_less_than_what_is_left_to_gain():
 
 
 class Given:
-    """Stub of a view whose gains are given."""
+    """Stub of a view whose improvement moments are given."""
 
     def __init__(self, ahead, deviations, weights=(1.0,)):
-        self._gains = np.array(weights), np.array(ahead), np.array(deviations)
-        self.points = (None,) * self._gains[1].shape[1]
+        self._moments = np.array(weights), np.array(ahead), np.array(deviations)
+        self.points = (None,) * self._moments[1].shape[1]
 
-    def gains(self):
-        """See `View.gains`."""
-        return self._gains
+    def improvement_moments(self):
+        """See `View.improvement_moments`."""
+        return self._moments
 
 
 def closed_form(ahead, deviation):
@@ -220,7 +220,7 @@ def test_knowledge_gradient_agrees_under_correlated_noise(stages):
 
 def with_noise(posterior, noise):
     """Set the noise that the posterior expects of a new trial."""
-    posterior.settings = [replace(setting, noise=noise) for setting in posterior.settings]
+    posterior.components = [replace(c, noise=noise) for c in posterior.components]
     return posterior
 
 
@@ -257,8 +257,8 @@ def test_both_measures_agree_without_noise_and_with_a_known_incumbent(stages):
 def test_a_known_allocation_is_worth_nothing(stages):
     """An allocation without variance has a knowledge gradient and an improvement of zero."""
     posterior = certain(stages)
-    assert abs(knowledge_gradient(posterior.seen)[0]) < 1e-8
-    assert expected_improvement(posterior.seen)[0] < 1e-5
+    assert abs(knowledge_gradient(posterior.observed_view)[0]) < 1e-8
+    assert expected_improvement(posterior.observed_view)[0] < 1e-5
 
 
 @pytest.mark.parametrize("stages", TASKS)
@@ -268,8 +268,8 @@ def test_an_uninformative_score_has_no_gradient(stages):
     posterior = with_noise(Posterior(surrogate, draw_evidence(TASKS[stages], "scores")), 1e6)
     view = posterior.at(surrogate.points(*points_of(stages)))
     ahead = sum(
-        prospect.weight * np.maximum(prospect.means - prospect.seen.max(), 0)
-        for prospect in view.prospects(16)
+        lookahead.weight * np.maximum(lookahead.means - lookahead.observed_means.max(), 0)
+        for lookahead in view.lookahead(16)
     )
     np.testing.assert_allclose(knowledge_gradient(view), ahead, atol=1e-6)
 

@@ -35,7 +35,7 @@ def evidence(table, samples=None):
 def covariance(table, alike=None):
     """Of trials that each are a group."""
     count = len(table)
-    found = Outcomes.of(evidence(table), np.arange(count), count)
+    found = Outcomes.from_evidence(evidence(table), np.arange(count), count)
     return found.fit(np.eye(count) if alike is None else alike).covariance
 
 
@@ -90,12 +90,12 @@ def test_trials_that_report_nothing_tell_nothing():
     """Nor do outcomes of which the score is no mean, or that are no finite numbers."""
     table = drawn(3, 30, 0.3, RNG(4))
     said = evidence(table)
-    silent = Outcomes.of(replace(said, outcomes=()), np.arange(3), 3).fit(np.eye(3))
+    silent = Outcomes.from_evidence(replace(said, outcomes=()), np.arange(3), 3).fit(np.eye(3))
     assert not silent.covariance.any()
     other = replace(said, scores=said.scores + 0.2)
-    assert not Outcomes.of(other, np.arange(3), 3).fit(np.eye(3)).told.any()
+    assert not Outcomes.from_evidence(other, np.arange(3), 3).fit(np.eye(3)).has_outcomes.any()
     huge = replace(said, outcomes=({0: 1e300, 1: 1e300},) * 3, scores=np.full(3, 1e300))
-    assert not Outcomes.of(huge, np.arange(3), 3).fit(np.eye(3)).told.any()
+    assert not Outcomes.from_evidence(huge, np.arange(3), 3).fit(np.eye(3)).has_outcomes.any()
 
 
 def test_a_partial_trial_shares_the_luck_of_what_it_saw():
@@ -133,11 +133,11 @@ def test_the_luck_of_what_a_stopped_trial_saw_is_taken_off():
     plain, freed = [], []
     for seed in range(40):
         table, whole = stopped(seed)
-        noise = Outcomes.of(evidence(table), np.arange(9), 9).fit(np.eye(9))
+        noise = Outcomes.from_evidence(evidence(table), np.arange(9), 9).fit(np.eye(9))
         mean = np.nanmean(table[8])
         plain.append(mean - whole)
-        freed.append(mean + noise.shifts[8] - whole)
-        assert np.abs(noise.shifts[:8]).max() < 1e-12
+        freed.append(mean + noise.corrections[8] - whole)
+        assert np.abs(noise.corrections[:8]).max() < 1e-12
     assert np.std(freed) < 0.8 * np.std(plain)
     assert abs(np.mean(freed)) < 0.03
 
@@ -145,9 +145,9 @@ def test_the_luck_of_what_a_stopped_trial_saw_is_taken_off():
 def test_a_stopped_trial_is_less_sure_than_a_whole_one():
     """And surer than its own outcomes alone would make it."""
     table, _ = stopped(0)
-    noise = Outcomes.of(evidence(table), np.arange(9), 9).fit(np.eye(9))
+    noise = Outcomes.from_evidence(evidence(table), np.arange(9), 9).fit(np.eye(9))
     whole, partial = noise.covariance[0, 0], noise.covariance[8, 8]
-    assert whole * 1.2 < partial < 0.9 * noise.sds[8] ** 2 / 15
+    assert whole * 1.2 < partial < 0.9 * noise.sigma[8] ** 2 / 15
 
 
 def test_stopping_trials_by_their_outcomes_biases_nothing():
@@ -164,7 +164,7 @@ def test_stopping_trials_by_their_outcomes_biases_nothing():
         surrogate = Surrogate(TASK, RNG(0))
         posterior = Posterior(surrogate, said)
         order = np.argsort(posterior.observed.samples[:, 0])
-        expected = posterior.seen.mean()[order]
+        expected = posterior.observed_view.mean()[order]
         halted = np.isnan(table).any(axis=1)
         if halted.any():
             gaps.append(expected[halted].mean() - expected[~halted].mean())

@@ -95,7 +95,7 @@ def test_residual_kernel_matches_its_formula(stages):
     """The kernel is half the mean and half the product over stages, for both lengths."""
     models, samples = draw_allocations(TASKS[stages], np.random.default_rng(1), ASKED)
     points = surrogate_of(stages).points(models, samples)
-    for kernel, length in zip(surrogate_of(stages).smooth(points, points), LENGTHS):
+    for kernel, length in zip(surrogate_of(stages).residual_kernels(points, points), LENGTHS):
         close(kernel, residual(TASKS[stages], models, samples, length))
 
 
@@ -110,13 +110,13 @@ def test_error_covariance_follows_from_single_outcomes(stages, kind):
         group[rows] = position
     first = [rows[0] for rows in groups]
     alike = residual(task, evidence.models[first], evidence.samples[first], LENGTHS[1])
-    found = Outcomes.of(evidence, group, len(groups)).fit(alike)
+    found = Outcomes.from_evidence(evidence, group, len(groups)).fit(alike)
     expected = errors_of(evidence, groups, alike)
     scale = max(1e-300, np.abs(expected.covariance).max())
-    np.testing.assert_array_equal(found.told, expected.reported)
+    np.testing.assert_array_equal(found.has_outcomes, expected.reported)
     close(found.covariance / scale, expected.covariance / scale)
-    close(found.shifts / np.sqrt(scale), expected.shifts / np.sqrt(scale))
-    variance, shared = found.of_new(alike)
+    close(found.corrections / np.sqrt(scale), expected.shifts / np.sqrt(scale))
+    variance, shared = found.of_next_trial(alike)
     expected_variance, expected_shared = expected.new_trial(alike)
     close(variance / scale, expected_variance / scale)
     close(shared / scale, expected_shared / scale)
@@ -132,7 +132,7 @@ def test_mean_and_sd_are_those_of_the_mixture(stages, kind):
 def test_component_weights_are_posterior_probabilities(stages, kind):
     """Weights are prior weight times marginal likelihood, over the five kept components."""
     view, components = case(stages, kind)
-    close([s.weight for s in view._posterior.settings], [c.weight for c in components])
+    close([c.weight for c in view._posterior.components], [c.weight for c in components])
 
 
 @pytest.mark.parametrize(("stages", "kind"), CASES)
@@ -156,10 +156,10 @@ def test_difference_sd_is_that_of_the_joint_distribution(stages, kind):
 
 
 @pytest.mark.parametrize(("stages", "kind"), CASES)
-def test_gains_are_differences_from_the_incumbent(stages, kind):
+def test_improvements_are_differences_from_the_incumbent(stages, kind):
     """Mean and standard deviation by component, with a floor of 1e-5 on the latter."""
     view, components = case(stages, kind)
-    weights, ahead, deviations = view.gains()
+    weights, ahead, deviations = view.improvement_moments()
     close(weights, [c.weight for c in components])
     for component, mean, sd in zip(components, ahead, deviations):
         asked = len(view.points)
@@ -175,14 +175,14 @@ def test_a_new_score_moves_means_as_conditioning_on_it_does(stages, kind):
     """Moves match the joint covariance with the new score, including correlated noise."""
     view, components = case(stages, kind)
     asked = len(view.points)
-    for component, prospect in zip(components, view.prospects(SEEN)):
+    for component, lookahead in zip(components, view.lookahead(SEEN)):
         top = ASKED + np.argsort(-component.mean[ASKED:asked], kind="stable")[:SEEN]
         moves = component.next_covariance[[*top], :]
         own = np.diag(component.next_covariance[:asked])
         deviation = np.sqrt(component.next_variance)
-        close(prospect.seen, component.mean[top])
-        close(prospect.means, component.mean[:asked])
-        close(prospect.moves, np.concatenate([moves, own[None]]) / deviation)
+        close(lookahead.observed_means, component.mean[top])
+        close(lookahead.means, component.mean[:asked])
+        close(lookahead.sigma_tilde, np.concatenate([moves, own[None]]) / deviation)
 
 
 @pytest.mark.parametrize("stages", TASKS)

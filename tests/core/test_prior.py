@@ -5,8 +5,8 @@ import pytest
 from core_support import wiki_task
 
 from optuna_agenttts import Model, Stage, Task
-from optuna_agenttts.planner.kernels import make_structures
-from optuna_agenttts.planner.opening import showing, untried_models
+from optuna_agenttts.planner.kernels import make_components
+from optuna_agenttts.planner.opening import untried_models, with_most_untried
 from optuna_agenttts.planner.prior import draw_curves
 
 TASK = wiki_task()
@@ -54,11 +54,11 @@ def test_models_of_one_size_are_believed_equal_but_may_differ():
 def test_few_directions_hold_the_prior_covariance_of_curves():
     """R.T @ R is the covariance of the draws, but for a thousandth of its size."""
     models, samples = (array[::7] for array in POOL)
-    for structure in make_structures(TASK, np.random.default_rng(0), (1, 2, 3)):
-        if structure.curves is None:
+    for component in make_components(TASK, np.random.default_rng(0), (1, 2, 3)):
+        if component.curves is None:
             continue
-        mean, root = structure.mean_and_root(models, samples)
-        rates = structure.curves.rates(models, samples)
+        mean, root = component.mean_and_root(models, samples)
+        rates = component.curves.rates(models, samples)
         np.testing.assert_allclose(mean, rates.mean(axis=0))
         lost = np.abs(root.T @ root - np.cov(rates.T)).max()
         assert lost < 1e-3 * np.cov(rates.T).max()
@@ -69,9 +69,9 @@ def test_a_task_of_one_allocation_has_a_prior():
     models = [Model("m", parameters=1e9)]
     stage = Stage("only", models=models, prompt_tokens=1, generation_tokens=1, max_samples=1)
     task = Task(name="one", stages=[stage], budget=1e9)
-    structures = make_structures(task, np.random.default_rng(0), (1, 2, 3))
-    for structure in structures:
-        mean, root = structure.mean_and_root(*task.feasible.arrays())
+    components = make_components(task, np.random.default_rng(0), (1, 2, 3))
+    for component in components:
+        mean, root = component.mean_and_root(*task.feasible.arrays())
         assert np.isfinite(mean).all()
         assert np.isfinite(root).all()
 
@@ -94,7 +94,7 @@ def test_the_opening_shows_the_most_untried_models_at_each_step():
     while True:
         untried = untried_models(task.feasible, tried)
         shown = [sum((s, m) in untried for s, m in enumerate(row)) for row in models.tolist()]
-        found = showing(models, untried)
+        found = with_most_untried(models, untried)
         most = max(shown)
         assert found.tolist() == [i for i, count in enumerate(shown) if most and count == most]
         if not len(found):
