@@ -1,4 +1,4 @@
-"""What trying an allocation is worth, and when one is measured again."""
+"""Expected improvement, knowledge gradient, and repeated measurements."""
 
 import math
 from dataclasses import replace
@@ -23,7 +23,7 @@ TASK = wiki_task()
 
 
 def evidence(seed=0, trials=12, instances=40):
-    """Random trials of the task, whose outcomes have the instances' difficulty in common."""
+    """Return random trials of the task whose outcomes share the difficulty of the instances."""
     rng = np.random.default_rng(seed)
     models, samples = TASK.feasible.arrays()
     rows = rng.choice(len(models), trials, replace=False)
@@ -46,8 +46,8 @@ def evidence(seed=0, trials=12, instances=40):
 
 @pytest.mark.parametrize("ahead", [-0.1, -0.01, 0.0, 0.03, 0.2])
 @pytest.mark.parametrize("moved", [0.005, 0.05, 0.3])
-def test_of_one_rival_it_is_the_expected_improvement(ahead, moved):
-    """Where only the allocation itself moves: E max(0, d + s Z), in closed form."""
+def test_knowledge_gradient_beside_one_known_rival_is_the_expected_improvement(ahead, moved):
+    """If only the allocation's own mean can change, it is E max(0, d + s Z)."""
 
     class Settled:
         points = (None,)
@@ -60,8 +60,8 @@ def test_of_one_rival_it_is_the_expected_improvement(ahead, moved):
     assert knowledge_gradient(Settled())[0] == pytest.approx(closed, rel=0.02, abs=2e-5)
 
 
-def test_it_is_never_below_zero_and_certainty_is_worth_most():
-    """A noisier next score is worth less, for every allocation."""
+def test_knowledge_gradient_is_not_negative_and_decreases_with_noise():
+    """Scores over a hundred times as many instances increase it for every allocation."""
     planner = NumericalPlanner(TASK)
     view = Posterior(planner.surrogate, evidence()).at(planner.pool.take(np.arange(0, 344, 5)))
     worth = knowledge_gradient(view)
@@ -71,8 +71,8 @@ def test_it_is_never_below_zero_and_certainty_is_worth_most():
     assert (knowledge_gradient(view) >= worth - 1e-4).all()
 
 
-def test_it_promises_less_than_what_is_left_to_gain():
-    """The expected improvement takes the next score for the truth; one noisy score is less."""
+def test_knowledge_gradient_is_below_expected_improvement():
+    """One noisy score is worth less than the exact rate, in the median."""
     planner = NumericalPlanner(TASK)
     view = Posterior(planner.surrogate, evidence()).at(planner.pool)
     assert np.median(knowledge_gradient(view) / expected_improvement(view)) < 1
@@ -291,7 +291,7 @@ SMALL = Task(
 
 
 def repeated(score, trials=24):
-    """A search of a small task in which the first allocation was asked for twice."""
+    """Run a search of a small task whose first allocation is enqueued twice."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(direction="maximize", sampler=AgentTTSSampler(SMALL, seed=0))
     for _ in range(2):
@@ -305,18 +305,18 @@ def repeated(score, trials=24):
 
 
 def value(setting):
-    """A clear order."""
+    """Return a score without noise."""
     return 0.3 + 0.05 * setting.samples + 0.2 * (setting.model == "b-8B")
 
 
-def test_what_scores_the_same_is_not_measured_again_before_all_is_tried():
-    """Samples are reused, so that a repeat tells nothing."""
+def test_no_allocation_is_repeated_if_repeats_score_the_same():
+    """All allocations are tried once, since repeats of reused samples add nothing."""
     tried = repeated(value, trials=SMALL.count_allocations() + 1)
     assert len(set(tried)) == SMALL.count_allocations()
 
 
-def test_a_contender_is_measured_again_where_scores_are_drawn_anew():
-    """Rather than what is known to be hopeless; and it is contenders that are measured."""
+def test_good_allocations_are_repeated_if_scores_are_random():
+    """At least five trials are repeats, and their mean score is above the median."""
     rng = np.random.default_rng(0)
     tried = repeated(lambda setting: value(setting) + rng.normal(0, 0.1), trials=40)
     again = [choices for i, choices in enumerate(tried) if i > 1 and choices in tried[:i]]
@@ -325,8 +325,8 @@ def test_a_contender_is_measured_again_where_scores_are_drawn_anew():
     assert np.mean([scores[c] for c in again]) > np.median(list(scores.values()))
 
 
-def test_what_is_settled_is_kept_where_contenders_are_measured_again():
-    """A trial that enqueued a model gets that model."""
+def test_fixed_choices_are_kept_if_scores_are_random():
+    """A trial with an enqueued model gets that model."""
     seen = evidence()
     twice = replace(
         seen,

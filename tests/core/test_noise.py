@@ -1,4 +1,4 @@
-"""What outcomes say of the noise in scores, and what the planner makes of it."""
+"""Noise estimated from outcomes, and its effect on posterior and recommendation."""
 
 from dataclasses import replace
 
@@ -18,7 +18,7 @@ RNG = np.random.default_rng
 
 
 def evidence(table, samples=None):
-    """Trials of one combination of models with these outcomes; NaN where not seen."""
+    """Return trials of one combination of models with these outcomes; NaN where missing."""
     count = len(table)
     outcomes = tuple({i: float(v) for i, v in enumerate(row) if not np.isnan(v)} for row in table)
     numbers = np.arange(1, count + 1) if samples is None else np.array(samples)
@@ -32,15 +32,15 @@ def evidence(table, samples=None):
     )
 
 
-def covariance(table, alike=None):
-    """Of trials that each are a group."""
+def covariance(table, similarity=None):
+    """Return the noise covariance of trials that are a group each."""
     count = len(table)
     found = Outcomes.from_evidence(evidence(table), np.arange(count), count)
-    return found.fit(np.eye(count) if alike is None else alike).covariance
+    return found.fit(np.eye(count) if similarity is None else similarity).covariance
 
 
 def drawn(trials, instances, shared, rng):
-    """Outcomes 0 or 1 with a difficulty of the instances in common."""
+    """Draw outcomes 0 or 1 of trials that share the difficulty of the instances."""
     common = rng.normal(size=instances)
     own = rng.normal(size=(trials, instances))
     latent = np.sqrt(shared) * common + np.sqrt(1 - shared) * own
@@ -48,23 +48,23 @@ def drawn(trials, instances, shared, rng):
 
 
 def test_variances_are_those_of_means():
-    """Of independent outcomes: p (1 - p) / n, within what fifty instances can tell."""
+    """Means of independent outcomes have the variance p (1 - p) / n."""
     found = covariance(drawn(12, 200, 0.0, RNG(0)))
     assert np.diag(found).mean() == pytest.approx(0.25 / 200, rel=0.1)
     assert np.abs(found[np.triu_indices(12, 1)]).mean() < 0.15 * 0.25 / 200
 
 
 @pytest.mark.parametrize("shared", [0.2, 0.5, 0.8])
-def test_what_trials_have_in_common_is_found(shared):
+def test_shared_correlation_is_recovered(shared):
     """The correlation of two trials' means is that of their outcomes."""
     found = covariance(drawn(12, 400, shared, RNG(1)))
     correlations = found[np.triu_indices(12, 1)] / found[0, 0]
-    # Two normal variables of correlation r agree in sign with arcsine law.
+    # Signs of normal variables with correlation r have the correlation 2 / pi arcsin(r).
     assert correlations.mean() == pytest.approx(2 / np.pi * np.arcsin(shared), abs=0.1)
 
 
-def test_covariances_can_be_factored():
-    """Whatever was seen, and of partial trials too."""
+def test_covariances_are_positive_semidefinite():
+    """Covariances of random outcomes, many of them missing, have no negative eigenvalue."""
     rng = RNG(2)
     for _ in range(50):
         trials, instances = int(rng.integers(1, 20)), int(rng.integers(2, 40))
@@ -79,47 +79,47 @@ def test_covariances_can_be_factored():
 
 
 def test_equal_outcomes_do_not_look_certain():
-    """Fifty successes of fifty are no proof of a rate of one."""
+    """Fifty successes out of fifty have a variance above zero."""
     table = drawn(4, 50, 0.3, RNG(3))
     table[0] = 1.0
     found = covariance(table)
     assert 0 < found[0, 0] < found[1, 1]
 
 
-def test_trials_that_report_nothing_tell_nothing():
-    """Nor do outcomes of which the score is no mean, or that are no finite numbers."""
+def test_unusable_outcomes_are_ignored():
+    """Outcomes must have the score as their mean, and squares that do not overflow."""
     table = drawn(3, 30, 0.3, RNG(4))
-    said = evidence(table)
-    silent = Outcomes.from_evidence(replace(said, outcomes=()), np.arange(3), 3).fit(np.eye(3))
+    observed = evidence(table)
+    silent = Outcomes.from_evidence(replace(observed, outcomes=()), np.arange(3), 3).fit(np.eye(3))
     assert not silent.covariance.any()
-    other = replace(said, scores=said.scores + 0.2)
+    other = replace(observed, scores=observed.scores + 0.2)
     assert not Outcomes.from_evidence(other, np.arange(3), 3).fit(np.eye(3)).has_outcomes.any()
-    huge = replace(said, outcomes=({0: 1e300, 1: 1e300},) * 3, scores=np.full(3, 1e300))
+    huge = replace(observed, outcomes=({0: 1e300, 1: 1e300},) * 3, scores=np.full(3, 1e300))
     assert not Outcomes.from_evidence(huge, np.arange(3), 3).fit(np.eye(3)).has_outcomes.any()
 
 
-def test_a_partial_trial_shares_the_luck_of_what_it_saw():
-    """Stopped after easy instances it is not taken for better than it is."""
+def test_a_partial_trial_on_easy_instances_is_corrected():
+    """Outcomes of the other trials reduce its overestimation by two fifths at least."""
     rng = RNG(5)
     hard = np.sort(rng.normal(size=60))
     latent = 0.9 * hard + 0.45 * rng.normal(size=(9, 60))
     table = (latent > 0).astype(float)
     # All nine are as good as each other; the last one saw the easier half only.
     table[8, :30] = np.nan
-    said = evidence(table, samples=[1, 2, 3, 4, 6, 8, 12, 16, 24])
+    observed = evidence(table, samples=[1, 2, 3, 4, 6, 8, 12, 16, 24])
     surrogate = Surrogate(TASK, RNG(0))
 
-    def expected(of):
-        points = surrogate.points(of.models[8:], of.samples[8:])
-        return float(Posterior(surrogate, of).at(points).mean()[0])
+    def expected(seen):
+        points = surrogate.points(seen.models[8:], seen.samples[8:])
+        return float(Posterior(surrogate, seen).at(points).mean()[0])
 
-    others = float(said.scores[:8].mean())
-    assert said.scores[8] > others + 0.15
-    assert expected(said) - others < 0.6 * (expected(replace(said, outcomes=())) - others)
+    others = float(observed.scores[:8].mean())
+    assert observed.scores[8] > others + 0.15
+    assert expected(observed) - others < 0.6 * (expected(replace(observed, outcomes=())) - others)
 
 
 def stopped(seed, seen=15, instances=60):
-    """Nine trials of one quality, the last of which was stopped; and what it would have scored."""
+    """Return nine equally good trials, the last one stopped, and its score if it had not been."""
     rng = RNG(seed)
     latent = 0.9 * rng.normal(size=instances) + 0.44 * rng.normal(size=(9, instances))
     table = (latent > 0).astype(float)
@@ -128,22 +128,22 @@ def stopped(seed, seen=15, instances=60):
     return table, whole
 
 
-def test_the_luck_of_what_a_stopped_trial_saw_is_taken_off():
-    """It foretells the score of the whole trial better than the mean of what was seen does."""
-    plain, freed = [], []
+def test_corrected_means_predict_the_full_score():
+    """The corrected mean of a stopped trial is closer to its full score than the plain mean."""
+    plain, corrected = [], []
     for seed in range(40):
         table, whole = stopped(seed)
         noise = Outcomes.from_evidence(evidence(table), np.arange(9), 9).fit(np.eye(9))
         mean = np.nanmean(table[8])
         plain.append(mean - whole)
-        freed.append(mean + noise.corrections[8] - whole)
+        corrected.append(mean + noise.corrections[8] - whole)
         assert np.abs(noise.corrections[:8]).max() < 1e-12
-    assert np.std(freed) < 0.8 * np.std(plain)
-    assert abs(np.mean(freed)) < 0.03
+    assert np.std(corrected) < 0.8 * np.std(plain)
+    assert abs(np.mean(corrected)) < 0.03
 
 
-def test_a_stopped_trial_is_less_sure_than_a_whole_one():
-    """And surer than its own outcomes alone would make it."""
+def test_a_stopped_trial_has_more_noise_than_a_full_one():
+    """It has less than its own outcomes alone would give it."""
     table, _ = stopped(0)
     noise = Outcomes.from_evidence(evidence(table), np.arange(9), 9).fit(np.eye(9))
     whole, partial = noise.covariance[0, 0], noise.covariance[8, 8]
@@ -151,7 +151,7 @@ def test_a_stopped_trial_is_less_sure_than_a_whole_one():
 
 
 def test_stopping_trials_by_their_outcomes_biases_nothing():
-    """Of equals, those stopped for a bad start are not taken for worse than the others."""
+    """Among equally good trials, those stopped after a bad start are not rated worse."""
     gaps, plain = [], []
     for seed in range(30):
         rng = RNG(100 + seed)
@@ -160,21 +160,21 @@ def test_stopping_trials_by_their_outcomes_biases_nothing():
         for row in range(3, 12):
             if table[row, :12].mean() < np.median(table[:row, :12].mean(axis=1)):
                 table[row, 12:] = np.nan
-        said = evidence(table, samples=[1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64])
+        observed = evidence(table, samples=[1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64])
         surrogate = Surrogate(TASK, RNG(0))
-        posterior = Posterior(surrogate, said)
+        posterior = Posterior(surrogate, observed)
         order = np.argsort(posterior.observed.samples[:, 0])
         expected = posterior.observed_view.mean()[order]
         halted = np.isnan(table).any(axis=1)
         if halted.any():
             gaps.append(expected[halted].mean() - expected[~halted].mean())
-            plain.append(said.scores[halted].mean() - said.scores[~halted].mean())
+            plain.append(observed.scores[halted].mean() - observed.scores[~halted].mean())
     assert np.mean(plain) < -0.08
     assert abs(np.mean(gaps)) < 0.25 * abs(np.mean(plain))
 
 
 def search(seed, trials=25, instances=50):
-    """A search among equals: every allocation's true score is .6."""
+    """Run a search in which the true score of every allocation is .6."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     rng = RNG(seed)
     difficulty = rng.normal(size=instances)
@@ -194,8 +194,8 @@ def search(seed, trials=25, instances=50):
     return study
 
 
-def test_the_winner_of_many_equals_is_not_overrated():
-    """What is expected of it lies nearer to the truth than its score, and the interval covers."""
+def test_selection_optimism_is_corrected():
+    """Among equals, the winner's value is closer to the truth than its score; intervals cover."""
     found = [(study := search(seed), recommend(study)) for seed in range(12)]
     luckiest = np.mean([study.best_value for study, _ in found])
     expected = np.mean([best.value for _, best in found])
@@ -204,7 +204,7 @@ def test_the_winner_of_many_equals_is_not_overrated():
     assert covered >= 9
 
 
-def test_recommending_twice_says_the_same():
-    """The resampling of instances has a fixed seed."""
+def test_recommendations_are_reproducible():
+    """The bootstrap of instances has a fixed seed."""
     study = search(0)
     assert recommend(study) == recommend(study)

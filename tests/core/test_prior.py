@@ -1,4 +1,4 @@
-"""What is believed before the first trial, and what the opening chooses from."""
+"""Chain prior, prior components and the opening."""
 
 import numpy as np
 import pytest
@@ -14,12 +14,12 @@ POOL = TASK.feasible.arrays()
 
 
 def curves(task=TASK, **options):
-    """Draws of the prior from a fixed seed."""
+    """Draw curves from a fixed seed."""
     return draw_curves(task, np.random.default_rng(0), **options)
 
 
 def alone(sizes):
-    """A stage of its own, with models of the given sizes."""
+    """Return a task of one stage with models of the given sizes."""
     models = [Model(f"m{i}", parameters=size) for i, size in enumerate(sizes)]
     return Task(
         name="one",
@@ -29,8 +29,8 @@ def alone(sizes):
 
 
 @pytest.mark.parametrize("broad", [False, True])
-def test_an_allocation_has_the_same_rates_in_whatever_company(broad):
-    """Curves are worked out in parts; where an allocation falls among them changes nothing."""
+def test_rates_do_not_depend_on_the_chunk(broad):
+    """An allocation has the same rates alone as among others, at the edges of chunks too."""
     models, samples = (array[:150] for array in POOL)
     drawn = curves(draws=20, broad=broad)
     together = drawn.rates(models, samples)
@@ -40,8 +40,8 @@ def test_an_allocation_has_the_same_rates_in_whatever_company(broad):
         np.testing.assert_allclose(own[:, 0], together[:, row], rtol=1e-12)
 
 
-def test_models_of_one_size_are_believed_equal_but_may_differ():
-    """With Insight 1 a model may be off its size's trend; without it size is all that counts."""
+def test_models_of_one_size_have_equal_means_but_may_differ():
+    """Insight 1 gives models effects besides their size; without it equal sizes are equal."""
     task = alone([7e9, 7e9])
     models, samples = np.array([[0], [1]]), np.array([[5], [5]])
     first, second = curves(task, draws=4000).rates(models, samples).T
@@ -52,7 +52,7 @@ def test_models_of_one_size_are_believed_equal_but_may_differ():
 
 
 def test_few_directions_hold_the_prior_covariance_of_curves():
-    """R.T @ R is the covariance of the draws, but for a thousandth of its size."""
+    """The truncated covariance is within a thousandth of that of the draws."""
     models, samples = (array[::7] for array in POOL)
     for component in make_components(TASK, np.random.default_rng(0), (1, 2, 3)):
         if component.curves is None:
@@ -65,7 +65,7 @@ def test_few_directions_hold_the_prior_covariance_of_curves():
 
 
 def test_a_task_of_one_allocation_has_a_prior():
-    """Its curves have one direction at most, and nothing divides by zero."""
+    """Curves with a single direction of variance have finite moments."""
     models = [Model("m", parameters=1e9)]
     stage = Stage("only", models=models, prompt_tokens=1, generation_tokens=1, max_samples=1)
     task = Task(name="one", stages=[stage], budget=1e9)
@@ -76,8 +76,8 @@ def test_a_task_of_one_allocation_has_a_prior():
         assert np.isfinite(root).all()
 
 
-def test_the_opening_shows_the_most_untried_models_at_each_step():
-    """Beside brute force: nothing in the pool shows more, and all that show as many are there."""
+def test_the_opening_uses_the_most_untried_models_at_each_step():
+    """The allocations are those that brute force finds, until all models have been tried."""
     stages = [
         Stage(
             f"s{i}",
@@ -93,10 +93,10 @@ def test_the_opening_shows_the_most_untried_models_at_each_step():
     tried = []
     while True:
         untried = untried_models(task.feasible, tried)
-        shown = [sum((s, m) in untried for s, m in enumerate(row)) for row in models.tolist()]
+        counts = [sum((s, m) in untried for s, m in enumerate(row)) for row in models.tolist()]
         found = with_most_untried(models, untried)
-        most = max(shown)
-        assert found.tolist() == [i for i, count in enumerate(shown) if most and count == most]
+        most = max(counts)
+        assert found.tolist() == [i for i, count in enumerate(counts) if most and count == most]
         if not len(found):
             break
         row = found[-1]

@@ -1,4 +1,4 @@
-"""The allocation to use."""
+"""Recommendations: winner, interval and ties."""
 
 import math
 
@@ -24,7 +24,7 @@ TASK = wiki_task()
 
 
 def one_stage(max_samples=64):
-    """A single stage, where everything can be looked up."""
+    """Return a task of one stage."""
     return Task(
         name="one",
         stages=[
@@ -41,7 +41,7 @@ def one_stage(max_samples=64):
 
 
 def trial_of(task, allocation, value, **options):
-    """A finished trial of an allocation."""
+    """Return a finished trial of an allocation."""
     distributions = {}
     for stage in task.stages:
         names = [model.name for model in stage.models]
@@ -53,20 +53,20 @@ def trial_of(task, allocation, value, **options):
 
 
 def study_of(task, evidence, direction="maximize"):
-    """A study that holds what is given: pairs of an allocation and its value."""
+    """Return a study of the given pairs of an allocation and its value."""
     study = optuna.create_study(direction=direction)
     study.add_trials([trial_of(task, allocation, value) for allocation, value in evidence])
     return study
 
 
-def test_without_noise_what_scores_best_is_recommended():
-    """The winner of a search without noise scores as well as the best trial, nearly."""
+def test_without_noise_the_best_trial_is_recommended():
+    """The winner of a search without noise scores nearly as well as the best trial."""
     study = run(AgentTTSSampler(TASK), n_trials=30)
     assert score(recommend(study).allocation) >= 0.985 * study.best_value
 
 
 def test_clear_winner_that_was_measured_often_is_recommended():
-    """Repeated measurements that agree leave no doubt."""
+    """Repeated measurements that agree outweigh the prior."""
     task = one_stage()
     values = {1: 0.3, 4: 0.45, 16: 0.7, 64: 0.5}
     evidence = [({"answer": (SMALL, n)}, v) for n, v in values.items() for _ in range(5)]
@@ -101,7 +101,7 @@ def test_noisy_search_recommends_better_than_its_luckiest_trial():
 @pytest.mark.parametrize("direction", ["maximize", "minimize"])
 @pytest.mark.parametrize("scale", [1.0, 100.0])
 def test_interval_contains_the_value_in_units_of_the_metric(direction, scale):
-    """The interval is in order, holds the value, and is near what was measured."""
+    """The interval is ordered, contains the value, and is near the scores."""
     study = optuna.create_study(direction=direction, sampler=AgentTTSSampler(TASK))
     sign = 1 if direction == "maximize" else -1
     study.optimize(lambda trial: sign * scale * score(TASK.suggest(trial)), n_trials=20)
@@ -112,7 +112,7 @@ def test_interval_contains_the_value_in_units_of_the_metric(direction, scale):
 
 
 def test_interval_narrows_as_measurements_add_up():
-    """More measurements, less doubt."""
+    """More measurements give a narrower interval."""
     task = one_stage()
     widths = []
     for repeats in (1, 20):
@@ -122,7 +122,7 @@ def test_interval_narrows_as_measurements_add_up():
     assert widths[1] < widths[0]
 
 
-def test_interval_counts_which_instances_were_searched_on():
+def test_interval_includes_the_variance_between_instances():
     """Outcomes that differ much between instances widen the interval."""
     task = one_stage()
     widths = []
@@ -139,7 +139,7 @@ def test_interval_counts_which_instances_were_searched_on():
 
 
 def test_ties_are_cheaper_than_the_winner_and_within_the_budget():
-    """Ties cost less, fit, and come cheapest first."""
+    """Ties cost less than the winner, fit the budget, and are sorted by cost."""
     result = recommend(run(AgentTTSSampler(TASK), n_trials=30))
     costs = [tie.cost for tie in result.ties]
     assert costs
@@ -157,7 +157,7 @@ def test_costs_are_those_of_the_task():
 
 
 def test_clearly_worse_allocations_are_no_ties():
-    """What was measured to be worse is not tied, however cheap."""
+    """An allocation that was measured to be worse is no tie, even if it is much cheaper."""
     task = one_stage()
     values = {1: 0.2, 2: 0.3, 32: 0.8}
     evidence = [({"answer": (SMALL, n)}, v) for n, v in values.items() for _ in range(10)]
@@ -167,7 +167,7 @@ def test_clearly_worse_allocations_are_no_ties():
 
 
 def test_equally_good_and_cheaper_is_a_tie():
-    """What measures the same for less is named, if it is not the winner itself."""
+    """A cheaper allocation with the same scores is a tie or the winner."""
     task = one_stage()
     evidence = [({"answer": (SMALL, n)}, 0.5) for n in (8, 9, 10, 11) for _ in range(3)]
     result = recommend(study_of(task, evidence))
@@ -176,8 +176,8 @@ def test_equally_good_and_cheaper_is_a_tie():
 
 
 @pytest.mark.parametrize("sampler", [TPESampler, RandomSampler])
-def test_studies_of_other_samplers_are_recommended_from(sampler):
-    """The task that `Task.suggest` registered is all that is needed."""
+def test_studies_of_other_samplers_have_recommendations(sampler):
+    """The task that `Task.suggest` registered is sufficient."""
     study = run(sampler(seed=0), n_trials=30)
     complete = [trial for trial in study.trials if trial.state == TrialState.COMPLETE]
     result = recommend(study)
@@ -186,7 +186,7 @@ def test_studies_of_other_samplers_are_recommended_from(sampler):
     assert score(result.allocation) >= 0.95 * study.best_value
 
 
-def test_study_by_hand_is_recommended_from_by_its_names():
+def test_study_without_a_task_is_recognised_by_its_parameters():
     """Stages that are recognised by name need no task."""
 
     def by_hand(trial):
@@ -199,7 +199,7 @@ def test_study_by_hand_is_recommended_from_by_its_names():
 
 
 def test_minimising_recommends_the_lowest():
-    """Of losses, the lowest wins, and the value is a loss."""
+    """The lowest loss wins, and the value is a loss."""
     task = one_stage()
     values = {1: 0.7, 4: 0.5, 16: 0.2, 64: 0.4}
     evidence = [({"answer": (SMALL, n)}, v) for n, v in values.items() for _ in range(5)]
@@ -209,7 +209,7 @@ def test_minimising_recommends_the_lowest():
 
 
 def test_minimising_the_negative_recommends_the_same():
-    """The direction turns nothing but the sign."""
+    """The direction changes nothing but the sign."""
     task = one_stage()
     evidence = [({"answer": (SMALL, n)}, 3.0 * math.log(n + 1)) for n in (1, 3, 9, 27)]
     up = recommend(study_of(task, evidence))
@@ -225,7 +225,7 @@ def test_recommendation_is_reproducible():
 
 
 def test_params_can_be_enqueued():
-    """The winner runs again as it is."""
+    """An enqueued winner runs with the same allocation."""
     study = run(AgentTTSSampler(TASK), n_trials=12)
     result = recommend(study)
     study.enqueue_trial(result.params)
@@ -233,7 +233,7 @@ def test_params_can_be_enqueued():
 
 
 def test_allocations_over_a_lowered_budget_are_not_recommended():
-    """With a smaller budget, only what still fits is recommended."""
+    """With a smaller budget, only allocations within it are recommended."""
     study = run(AgentTTSSampler(TASK), n_trials=25)
     poorer = wiki_task(budget=600)
     result = recommend(study, poorer)
@@ -249,7 +249,7 @@ def test_one_trial_is_enough():
 
 
 def test_text_names_the_allocation_interval_and_ties():
-    """A sentence for people, one for each tie."""
+    """The text has one line for the winner and one for each tie."""
     result = recommend(run(AgentTTSSampler(TASK), n_trials=30))
     lines = str(result).splitlines()
     assert len(lines) == 1 + len(result.ties)
@@ -314,11 +314,10 @@ def test_trials_of_another_version_of_the_task_are_left_out():
     assert {setting.model for setting in result.allocation.values()} == {"qwen-7B", SMALL}
 
 
-def test_value_is_not_pulled_to_what_was_believed_before_and_ties_are_no_better():
-    """On the playground's grid, whose scores range further than the prior expects.
+def test_values_are_not_shrunk_to_the_prior_and_ties_are_no_better():
+    """Values are unbiased on the playground's grid, where shrinkage is about .12.
 
-    The posterior mean of the winner is some .12 below its score there: smooth curves take
-    something off all good trials.
+    Its scores vary more than the prior expects, so posterior means of good trials are too low.
     """
     from optuna_agenttts_integrations.playground import make_task
     from optuna_agenttts_integrations.playground.grid import load_grid

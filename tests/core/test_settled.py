@@ -13,7 +13,7 @@ TASK = wiki_task()
 
 
 def trials(callback, most=60, sampler=None, scored=objective, direction="maximize"):
-    """How many trials a search takes."""
+    """Return the number of trials that a search takes."""
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
     study = optuna.create_study(direction=direction, sampler=sampler or AgentTTSSampler(TASK))
     study.optimize(scored, n_trials=most, callbacks=[callback])
@@ -21,38 +21,38 @@ def trials(callback, most=60, sampler=None, scored=objective, direction="maximiz
 
 
 def flat(trial):
-    """Nothing matters."""
+    """Return the same score for every allocation."""
     TASK.suggest(trial)
     return 0.5
 
 
 def test_a_search_stops_where_nothing_is_left_to_gain():
-    """Of a flat landscape it is soon known; what has been shown of all models first stays."""
+    """A search of a flat landscape stops early, but not before the opening has ended."""
     found = trials(StopWhenSettled(), scored=flat)
     assert 5 <= found < 40
 
 
 def test_a_smaller_gain_takes_longer():
-    """And one that no search can rule out is never reached."""
+    """More trials are needed for a smaller gain, and all of them for a negligible one."""
     counts = [trials(StopWhenSettled(gain), most=30) for gain in (0.2, 0.02, 1e-9)]
     assert counts == sorted(counts)
     assert counts[0] < counts[-1] == 30
 
 
-def test_what_a_point_is_worth_decides_against_what_a_trial_costs():
-    """Where a point is worth little, the search ends at once; where it is worth all, never."""
+def test_the_worth_of_the_metric_is_compared_with_the_cost_of_a_trial():
+    """A low worth ends the search at once; a very high one never does."""
     assert trials(StopWhenSettled(worth=1.0)) < 8
     assert trials(StopWhenSettled(worth=1e12), most=20) == 20
 
 
-def test_it_must_be_so_for_some_trials_in_a_row():
-    """One doubtful trial does not end a search."""
+def test_the_gain_must_be_small_for_several_trials_in_a_row():
+    """A search with `trials=6` takes at least five trials more than one with `trials=1`."""
     few, many = (trials(StopWhenSettled(0.05, trials=n)) for n in (1, 6))
     assert many >= few + 5
 
 
 def test_other_samplers_and_directions_are_stopped_too(caplog):
-    """It looks at trials, not at who proposed them, and says why it stops."""
+    """Any sampler and direction can be stopped, and the log states the reason."""
     rng = np.random.default_rng(0)
 
     def errors(trial):
@@ -70,14 +70,14 @@ def test_other_samplers_and_directions_are_stopped_too(caplog):
 
 
 def test_a_study_without_a_task_is_refused():
-    """It says what to pass."""
+    """The error names the argument to pass."""
     study = optuna.create_study()
     with pytest.raises(NoTaskError, match="task="):
         study.optimize(lambda trial: 1.0, n_trials=1, callbacks=[StopWhenSettled()])
 
 
 @pytest.mark.parametrize("wrong", [{"gain": 0}, {"worth": -1}, {"trials": 0}, {"gain": None}])
-def test_nonsense_is_refused(wrong):
-    """Before the search."""
+def test_invalid_arguments_are_refused(wrong):
+    """The error names the argument."""
     with pytest.raises(TaskError, match=next(iter(wrong))):
         StopWhenSettled(**wrong)
