@@ -19,14 +19,10 @@ from optuna_agenttts.llm import (
 from optuna_agenttts_integrations.calls.endpoints import Endpoint, Endpoints, RenamedChatModel
 from optuna_agenttts_integrations.calls.replicas import ReplicatedChatModel
 from optuna_agenttts_integrations.calls.store import CompletionStore
+from optuna_agenttts_integrations.calls.tokens import estimated_tokens
 from optuna_agenttts_integrations.exceptions import StoreError
 from optuna_agenttts_integrations.pipeline.fusion import LLMFusion
-from optuna_agenttts_integrations.pipeline.stages import (
-    Pipeline,
-    StageProgram,
-    State,
-    estimated_tokens,
-)
+from optuna_agenttts_integrations.pipeline.stages import Pipeline, StageProgram, State
 
 _REACHABLE = "reachable"
 """What `examine` calls the check of whether anybody is there."""

@@ -26,7 +26,8 @@ from optuna_agenttts_integrations import (
     TooManyFailuresError,
 )
 from optuna_agenttts_integrations.calls.endpoints import connect_endpoints
-from optuna_agenttts_integrations.pipeline.stages import Step, estimated_tokens
+from optuna_agenttts_integrations.calls.tokens import estimated_tokens
+from optuna_agenttts_integrations.pipeline.stages import Step
 from optuna_agenttts_integrations.testing.serving import LoopbackServer
 
 

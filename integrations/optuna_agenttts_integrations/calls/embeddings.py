@@ -20,8 +20,8 @@ from optuna_agenttts.llm.retry import with_retries
 from optuna_agenttts_integrations.calls.completions import PATIENT
 from optuna_agenttts_integrations.calls.huggingface_embedder import HuggingFaceEmbedder
 from optuna_agenttts_integrations.calls.store import Asked, CompletionStore, canonical_json
+from optuna_agenttts_integrations.calls.tokens import estimated_tokens
 from optuna_agenttts_integrations.exceptions import StoreError
-from optuna_agenttts_integrations.pipeline.stages import estimated_tokens
 
 __all__ = ["Embedder", "HashingEmbedder", "HuggingFaceEmbedder", "StoredEmbedder"]
 

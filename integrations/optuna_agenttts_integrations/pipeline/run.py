@@ -16,16 +16,10 @@ from optuna_agenttts.study.spending import cost_of_samples
 from optuna_agenttts.task.allocation import Allocation
 from optuna_agenttts_integrations.calls.completions import Completions, Samples
 from optuna_agenttts_integrations.calls.endpoints import Endpoint, Endpoints
+from optuna_agenttts_integrations.calls.tokens import estimated_tokens
 from optuna_agenttts_integrations.pipeline.evaluation import InstanceResult, StageUsage
 from optuna_agenttts_integrations.pipeline.fusion import LLMFusion, distinct
-from optuna_agenttts_integrations.pipeline.stages import (
-    Pipeline,
-    Score,
-    StageProgram,
-    State,
-    Step,
-    estimated_tokens,
-)
+from optuna_agenttts_integrations.pipeline.stages import Pipeline, Score, StageProgram, State, Step
 
 _T = TypeVar("_T")
 

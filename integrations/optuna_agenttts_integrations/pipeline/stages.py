@@ -13,17 +13,13 @@ from inspect import iscoroutine, iscoroutinefunction
 from typing import Any
 
 from optuna_agenttts.llm import ChatRequest, Message
+from optuna_agenttts_integrations.calls.tokens import TokenCounter, estimated_tokens
 from optuna_agenttts_integrations.exceptions import PipelineError
 from optuna_agenttts_integrations.pipeline.aggregation import Aggregation, majority_vote
 from optuna_agenttts_integrations.pipeline.fusion import LLMFusion
 
 Prompt = str | Sequence[Message]
 """The text of a user's message, or messages."""
-
-TokenCounter = Callable[[str], float]
-
-CHARACTERS_PER_TOKEN = 4.0
-"""English prose has about four characters a token in the tokenizers of Llama 3 and Qwen 2.5."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,11 +237,6 @@ class Pipeline:
                 for state in states
             ]
         return found
-
-
-def estimated_tokens(text: str) -> float:
-    """About how many tokens a text has."""
-    return len(text) / CHARACTERS_PER_TOKEN
 
 
 def _otherwise(stage: StageProgram | Step, state: State) -> Any:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from optuna_agenttts.llm import ChatRefusedError, ChatRequest, Completion, Usage
+from optuna_agenttts_integrations.calls.tokens import estimated_tokens
 from optuna_agenttts_integrations.exceptions import PipelineError
-from optuna_agenttts_integrations.pipeline.stages import estimated_tokens
 from optuna_agenttts_integrations.tasks.benchmark import Benchmark
 
 _CANDIDATE = re.compile(r'<candidate number="\d+">\n(.*?)\n</candidate>', re.DOTALL)
