@@ -19,7 +19,7 @@ from optuna_agenttts.llm import (
 )
 from optuna_agenttts_integrations import BatchingChatModel, CompletionStore, Endpoint, StoreError
 from optuna_agenttts_integrations.calls.completions import Completions, request_text, sample_seed
-from optuna_agenttts_integrations.calls.store import Asked
+from optuna_agenttts_integrations.calls.store import RequestKey
 
 
 def request(text="hello", **options):
@@ -27,8 +27,8 @@ def request(text="hello", **options):
     return ChatRequest(messages=(Message("user", text),), **values)
 
 
-def asked(text="hello"):
-    return Asked("x", 0, request_text(request(text)))
+def request_key(text="hello"):
+    return RequestKey("x", 0, request_text(request(text)))
 
 
 def completion(text="hi"):
@@ -109,10 +109,14 @@ def test_store_gives_back_what_it_was_given(tmp_path):
     """Text, tokens and reason survive the disk, whatever the script they are in."""
     path = tmp_path / "store.db"
     store = CompletionStore(path)
-    store.put(asked(), {0: Completion("汉字 \n\x00é", Usage(3, 4), "length"), 7: completion()})
+    store.put(
+        request_key(), {0: Completion("汉字 \n\x00é", Usage(3, 4), "length"), 7: completion()}
+    )
     store.close()
     again = CompletionStore(path)
-    assert again.get(asked().key, 5) == {0: Completion("汉字 \n\x00é", Usage(3, 4), "length")}
+    assert again.get(request_key().digest, 5) == {
+        0: Completion("汉字 \n\x00é", Usage(3, 4), "length")
+    }
     assert len(again) == 2
     again.close()
 
@@ -120,9 +124,9 @@ def test_store_gives_back_what_it_was_given(tmp_path):
 def test_store_never_overwrites():
     """What was measured first stays."""
     store = CompletionStore()
-    store.put(asked(), {0: completion("first")})
-    store.put(asked(), {0: completion("second")})
-    assert store.get(asked().key, 1)[0].text == "first"
+    store.put(request_key(), {0: completion("first")})
+    store.put(request_key(), {0: completion("second")})
+    assert store.get(request_key().digest, 1)[0].text == "first"
 
 
 def test_store_serves_threads():
@@ -131,7 +135,7 @@ def test_store_serves_threads():
 
     def write(number):
         for index in range(50):
-            store.put(asked(f"{number}"), {index: completion()})
+            store.put(request_key(f"{number}"), {index: completion()})
 
     threads = [threading.Thread(target=write, args=(number,)) for number in range(8)]
     side_by_side(threads)
@@ -141,7 +145,7 @@ def test_store_serves_threads():
 def _write(path, number):
     store = CompletionStore(path)
     for index in range(100):
-        store.put(asked(f"{number}"), {index: completion()})
+        store.put(request_key(f"{number}"), {index: completion()})
     store.close()
 
 
@@ -182,9 +186,9 @@ def test_batches_gather_what_is_asked_together():
     """Calls of one turn of the loop are served by one call of the function."""
     sizes = []
 
-    def generate(asked):
-        sizes.append(len(asked))
-        return [completion(str(seed)) for _, seed in asked]
+    def generate(requests):
+        sizes.append(len(requests))
+        return [completion(str(seed)) for _, seed in requests]
 
     async def ask():
         chat = BatchingChatModel(generate)
@@ -199,11 +203,11 @@ def test_batches_hand_errors_to_all_who_wait():
     """An error of the function reaches every caller, and the next batch works."""
     attempts = []
 
-    def generate(asked):
-        attempts.append(asked)
+    def generate(requests):
+        attempts.append(requests)
         if len(attempts) == 1:
             raise ChatRefusedError("broken")
-        return [completion() for _ in asked]
+        return [completion() for _ in requests]
 
     async def ask():
         chat = BatchingChatModel(generate)
@@ -221,9 +225,9 @@ def test_batches_survive_their_event_loop():
     """A model that was cut off with its event loop answers on the next one."""
     release = threading.Event()
 
-    def generate(asked):
+    def generate(requests):
         release.wait(5)
-        return [completion(str(seed)) for _, seed in asked]
+        return [completion(str(seed)) for _, seed in requests]
 
     chat = BatchingChatModel(generate)
 

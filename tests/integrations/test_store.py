@@ -21,16 +21,16 @@ from pipeline_support import Clock, allocation, calls, make_objective, side_by_s
 from optuna_agenttts import AgentTTSSampler
 from optuna_agenttts.llm import Completion, Usage
 from optuna_agenttts_integrations import CompletionStore, StoreError
-from optuna_agenttts_integrations.calls.store import Asked, Holding, canonical_json
+from optuna_agenttts_integrations.calls.store import Holding, RequestKey, canonical_json
 
 FORK = pytest.mark.skipif(
     "fork" not in multiprocessing.get_all_start_methods(), reason="limits are set in a fork"
 )
 
 
-def asked(number=0, model="m", endpoint="e", seed=0):
+def request_key(number=0, model="m", endpoint="e", seed=0):
     """A request that its arguments decide."""
-    return Asked(endpoint, seed, canonical_json({"model": model, "n": number}))
+    return RequestKey(endpoint, seed, canonical_json({"model": model, "n": number}))
 
 
 def said(text="hi", prompt=2, generated=1):
@@ -61,7 +61,7 @@ def filled(tmp_path):
     store = CompletionStore(tmp_path / "filled.db", clock=clock)
     for day, (model, endpoint) in enumerate([("a", "x"), ("b", "x"), ("b", "y")]):
         clock.now = day * 86_400.0
-        store.put(asked(day, model, endpoint), {i: said(f"{day} {i}") for i in range(3)})
+        store.put(request_key(day, model, endpoint), {i: said(f"{day} {i}") for i in range(3)})
     yield store
     store.close()
 
@@ -85,12 +85,12 @@ def first_version(path, values):
 def test_a_store_of_version_1_serves_on_and_is_upgraded(tmp_path):
     """Its completions are found by their requests; what is new is described beside them."""
     path = tmp_path / "old.db"
-    key = asked(1).key
+    key = request_key(1).digest
     first_version(path, [(key, 0, '["old", 3, 4, "stop"]'), ("other", 0, '["?", 1, 1, "stop"]')])
     store = CompletionStore(path)
-    assert store.get(asked(1).key, 5) == {0: Completion("old", Usage(3, 4))}
+    assert store.get(request_key(1).digest, 5) == {0: Completion("old", Usage(3, 4))}
     assert store.holdings() == [Holding("", "", 2, 2, 4, 5, 0)]
-    store.put(asked(1), {1: said()})
+    store.put(request_key(1), {1: said()})
     assert [(h.endpoint, h.model, h.samples) for h in store.holdings()] == [
         ("", "", 1),
         ("e", "m", 2),
@@ -106,7 +106,7 @@ def test_a_store_of_version_1_serves_on_and_is_upgraded(tmp_path):
 
 def test_keys_are_those_of_version_1():
     """A change of keys would make every store useless without a word."""
-    assert Asked("hf", 7, '{"model":"m"}').key == (
+    assert RequestKey("hf", 7, '{"model":"m"}').digest == (
         "5fc58bbc17d9ae9f3341d471474bd95e07e9e818809d9e5deb2606c0a175ffd3"
     )
 
@@ -116,7 +116,7 @@ def test_what_version_1_left_undescribed_can_be_pruned(tmp_path):
     path = tmp_path / "old.db"
     first_version(path, [("one", 0, '["?", 1, 1, "stop"]')])
     store = CompletionStore(path)
-    store.put(asked(), {0: said()})
+    store.put(request_key(), {0: said()})
     assert store.prune(older_than=1e12) == 0
     assert store.prune(endpoint="e", older_than=0) == 1
     assert store.prune(endpoint="") == 1
@@ -157,7 +157,7 @@ def _open_and_put(path, barrier, number, failures):
     barrier.wait()
     try:
         store = CompletionStore(path)
-        store.put(asked(number), {0: said()})
+        store.put(request_key(number), {0: said()})
         store.close()
     except BaseException as error:
         failures.put(repr(error))
@@ -207,35 +207,35 @@ def test_opening_waits_for_who_reads(tmp_path):
 def test_any_text_survives(tmp_path, text):
     """In replies and in requests, on disk and in exports; halves of surrogate pairs too."""
     store = CompletionStore(tmp_path / "store.db")
-    store.put(asked(text), {0: said(text)})
+    store.put(request_key(text), {0: said(text)})
     store.export(tmp_path / "all.jsonl")
     other = CompletionStore()
     other.load(tmp_path / "all.jsonl")
     for kept in (store, other):
-        assert kept.get(asked(text).key, 1) == {0: said(text)}
+        assert kept.get(request_key(text).digest, 1) == {0: said(text)}
         kept.close()
 
 
 def test_counts_of_numpy_are_numbers_too():
     """A model in process may count tokens with numpy."""
     store = CompletionStore()
-    store.put(asked(), {0: said(prompt=np.int64(3), generated=np.int32(4))})
-    assert store.get(asked().key, 1)[0].usage == Usage(3, 4)
+    store.put(request_key(), {0: said(prompt=np.int64(3), generated=np.int32(4))})
+    assert store.get(request_key().digest, 1)[0].usage == Usage(3, 4)
     store.close()
 
 
 def test_nothing_is_kept_of_a_request_without_completions():
     """A call that gave nothing leaves no trace that would be counted or exported."""
     store = CompletionStore()
-    store.put(asked(), {})
+    store.put(request_key(), {})
     assert store._execute("SELECT * FROM requests", ()) == []
     store.close()
 
 
 def test_holdings_count(filled):
     """By endpoint and model: requests, samples, tokens and the first time."""
-    filled.put(asked(0, "a", "x"), {7: said(prompt=100, generated=50)})
-    filled.put(asked(9, "a", "x"), {0: said()})
+    filled.put(request_key(0, "a", "x"), {7: said(prompt=100, generated=50)})
+    filled.put(request_key(9, "a", "x"), {0: said()})
     assert filled.holdings() == [
         Holding("x", "a", 2, 5, 108, 54, 0.0),
         Holding("x", "b", 1, 3, 6, 3, 86_400.0),
@@ -246,7 +246,7 @@ def test_holdings_count(filled):
 
 def test_only_samples_below_the_count_are_given(filled):
     """As many as a trial wants, from the first on."""
-    key = asked(0, "a", "x").key
+    key = request_key(0, "a", "x").digest
     assert [sorted(filled.get(key, count)) for count in (0, 1, 3, 9)] == [
         [],
         [0],
@@ -285,9 +285,9 @@ def test_loading_keeps_what_is_there(filled, tmp_path):
     """A sample that both have stays as the store has it; others are added."""
     filled.export(tmp_path / "all.jsonl")
     other = CompletionStore()
-    other.put(asked(0, "a", "x"), {0: said("mine")})
+    other.put(request_key(0, "a", "x"), {0: said("mine")})
     other.load(tmp_path / "all.jsonl")
-    found = other.get(asked(0, "a", "x").key, 3)
+    found = other.get(request_key(0, "a", "x").digest, 3)
     assert [found[i].text for i in range(3)] == ["mine", "0 1", "0 2"]
     other.close()
 
@@ -385,7 +385,7 @@ def test_pruning_forgets_what_is_named(filled, options, left):
     assert filled.prune(**options) == 9 - 3 * len(left)
     completions, requests = contents(filled.path)
     keys = {
-        asked(day, model, endpoint).key: day
+        request_key(day, model, endpoint).digest: day
         for day, (model, endpoint) in enumerate([("a", "x"), ("b", "x"), ("b", "y")])
     }
     assert sorted(keys[row[0]] for row in requests) == left
@@ -395,8 +395,8 @@ def test_pruning_forgets_what_is_named(filled, options, left):
 def test_pruning_can_keep_some_samples(filled):
     """The first ones, by index, of each request that is named."""
     assert filled.prune(model="b", keep=1) == 4
-    assert filled.get(asked(1, "b", "x").key, 9) == {0: said("1 0")}
-    assert len(filled.get(asked(0, "a", "x").key, 9)) == 3
+    assert filled.get(request_key(1, "b", "x").digest, 9) == {0: said("1 0")}
+    assert len(filled.get(request_key(0, "a", "x").digest, 9)) == 3
     assert filled.prune(keep=1) == 2
     assert len(filled) == 3
 
@@ -406,7 +406,7 @@ def test_pruning_gives_room_back(tmp_path):
     path = tmp_path / "store.db"
     store = CompletionStore(path)
     for number in range(200):
-        store.put(asked(number, "ab"[number % 2]), {0: said("x" * 10_000)})
+        store.put(request_key(number, "ab"[number % 2]), {0: said("x" * 10_000)})
     full = size(path)
     assert store.prune(model="a") == 100
     assert path.stat().st_size < 1.4e6
@@ -420,7 +420,7 @@ def test_pruning_without_room_to_shrink_still_makes_room(tmp_path, caplog):
     path = tmp_path / "store.db"
     store = CompletionStore(path)
     for number in range(100):
-        store.put(asked(number), {0: said("x" * 10_000)})
+        store.put(request_key(number), {0: said("x" * 10_000)})
     blocker = sqlite3.connect(path)
     blocker.execute("PRAGMA journal_mode").fetchone()
     store._connection.execute("PRAGMA busy_timeout=10")
@@ -435,7 +435,7 @@ def test_pruning_without_room_to_shrink_still_makes_room(tmp_path, caplog):
     store._connection.set_trace_callback(None)
     before = path.stat().st_size
     for number in range(50):
-        store.put(asked(number), {0: said("x" * 10_000)})
+        store.put(request_key(number), {0: said("x" * 10_000)})
     assert path.stat().st_size == before
     store.close()
 
@@ -443,7 +443,7 @@ def test_pruning_without_room_to_shrink_still_makes_room(tmp_path, caplog):
 def _put_many(path, number):
     store = CompletionStore(path)
     for index in range(60):
-        store.put(asked(index, f"m{number}"), {0: said("x" * 500)})
+        store.put(request_key(index, f"m{number}"), {0: said("x" * 500)})
     store.close()
 
 
@@ -457,7 +457,7 @@ def test_others_write_while_one_prunes(tmp_path):
         worker.start()
     forgotten, rounds = 0, 0
     while any(worker.is_alive() for worker in workers):
-        store.put(asked(rounds, "scrap"), {i: said() for i in range(5)})
+        store.put(request_key(rounds, "scrap"), {i: said() for i in range(5)})
         forgotten += store.prune(model="scrap")
         rounds += 1
     for worker in workers:
@@ -479,9 +479,9 @@ def test_threads_put_get_and_prune(tmp_path):
     def work(number):
         try:
             for index in range(40):
-                store.put(asked(index, f"m{number}"), {0: said(f"{number}")})
-                store.put(asked(index, "scrap"), {number: said()})
-                assert store.get(asked(index, f"m{number}").key, 1)[0].text == f"{number}"
+                store.put(request_key(index, f"m{number}"), {0: said(f"{number}")})
+                store.put(request_key(index, "scrap"), {number: said()})
+                assert store.get(request_key(index, f"m{number}").digest, 1)[0].text == f"{number}"
                 if index % 20 == 0:
                     store.prune(model="scrap")
         except BaseException as error:
@@ -501,9 +501,9 @@ def test_memory_stays_flat(tmp_path):
 
     def work(start, count):
         for number in range(start, start + count):
-            request = asked(number)
+            request = request_key(number)
             store.put(request, {0: said("x" * 200)})
-            assert store.get(request.key, 1)
+            assert store.get(request.digest, 1)
 
     work(0, 100)
     tracemalloc.start()
@@ -527,18 +527,18 @@ def _fill_up(path, results):
     written, message = 0, ""
     try:
         for number in range(1000):
-            store.put(asked(number), {0: said("x" * 5000)})
+            store.put(request_key(number), {0: said("x" * 5000)})
             written += 1
     except StoreError as error:
         message = str(error)
     with pytest.raises(StoreError):
         store.check()
-    kept = all(store.get(asked(number).key, 1) for number in range(written))
-    half = store.get(asked(written).key, 1)
+    kept = all(store.get(request_key(number).digest, 1) for number in range(written))
+    half = store.get(request_key(written).digest, 1)
     resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
     store.check()
     for number in range(written, written + 100):
-        store.put(asked(number), {0: said("x" * 5000)})
+        store.put(request_key(number), {0: said("x" * 5000)})
     results.put((written, message, kept, half, len(store)))
     store.close()
 
@@ -611,25 +611,25 @@ def test_a_search_goes_on_after_room_is_made(tmp_path):
     assert "cannot be written" in message
     assert states.count("FAIL") == 1
     assert states[-3:] == ["COMPLETE"] * 3
-    # Asked for twice is at most what was under way when the disk was full.
+    # Generated twice is at most what was under way when the disk was full.
     assert 0 <= again <= lost
 
 
 READ_ONLY = """
 import os, sys
 from optuna_agenttts_integrations import CompletionStore, StoreError
-from optuna_agenttts_integrations.calls.store import Asked
+from optuna_agenttts_integrations.calls.store import RequestKey
 from optuna_agenttts.llm import Completion, Usage
 if os.getuid() == 0:
     os.setgid(65534), os.setuid(65534)
-asked = Asked("e", 0, '{"model":"m","n":0}')
+key = RequestKey("e", 0, '{"model":"m","n":0}')
 try:
     store = CompletionStore(sys.argv[1])
 except StoreError as error:
     print("opening:", error)
     raise SystemExit
-print("samples:", len(store.get(asked.key, 1)))
-for attempt in (store.check, lambda: store.put(asked, {1: Completion("x", Usage(1, 1))})):
+print("samples:", len(store.get(key.digest, 1)))
+for attempt in (store.check, lambda: store.put(key, {1: Completion("x", Usage(1, 1))})):
     try:
         attempt()
     except StoreError as error:
@@ -645,7 +645,7 @@ def test_a_file_that_cannot_be_written_is_named(folder_mode):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "store.db")
         store = CompletionStore(path)
-        store.put(asked(), {0: said()})
+        store.put(request_key(), {0: said()})
         store.close()
         path.chmod(0o444)
         Path(folder).chmod(folder_mode)

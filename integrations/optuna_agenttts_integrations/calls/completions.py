@@ -21,7 +21,7 @@ from optuna_agenttts.llm import ChatError, ChatRequest, Completion, RetryPolicy
 from optuna_agenttts.llm.loop import together
 from optuna_agenttts.llm.retry import with_retries
 from optuna_agenttts_integrations.calls.endpoints import Endpoint, ManySampler
-from optuna_agenttts_integrations.calls.store import Asked, CompletionStore, canonical_json
+from optuna_agenttts_integrations.calls.store import CompletionStore, RequestKey, canonical_json
 from optuna_agenttts_integrations.exceptions import StoreError
 
 _logger = logging.getLogger(__name__)
@@ -121,14 +121,14 @@ class Completions:
             StoreError: The store cannot be read or written, or lacks what is to be replayed.
         """
         text = request_text(request)
-        asked = Asked(endpoint.identity, self._seed, text)
-        key = asked.key
+        request_key = RequestKey(endpoint.identity, self._seed, text)
+        digest = request_key.digest
         # Whoever wants samples of the same request waits, and then finds them in the store.
-        turn = self._busy.setdefault(key, _Turn())
+        turn = self._busy.setdefault(digest, _Turn())
         turn.callers += 1
         try:
             async with turn.lock:
-                known = self._store.get(key, count)
+                known = self._store.get(digest, count)
                 missing = [index for index in range(count) if index not in known]
                 fresh: dict[int, Completion] = {}
                 if missing and self._replay:
@@ -139,11 +139,11 @@ class Completions:
                     )
                 if missing:
                     seeds = {i: sample_seed(text, i, self._seed) for i in missing}
-                    fresh = await self._generate(request, endpoint, asked, seeds)
+                    fresh = await self._generate(request, endpoint, request_key, seeds)
         finally:
             turn.callers -= 1
             if not turn.callers:
-                del self._busy[key]
+                del self._busy[digest]
         found = {**known, **fresh}
         return Samples(
             completions=tuple(found[index] for index in sorted(found)),
@@ -156,7 +156,11 @@ class Completions:
         )
 
     async def _generate(
-        self, request: ChatRequest, endpoint: Endpoint, asked: Asked, seeds: Mapping[int, int]
+        self,
+        request: ChatRequest,
+        endpoint: Endpoint,
+        request_key: RequestKey,
+        seeds: Mapping[int, int],
     ) -> dict[int, Completion]:
         """Generate samples by index, and keep each of them as soon as it is there."""
         slots = self._slots.setdefault(endpoint.shared, asyncio.Semaphore(endpoint.concurrency))
@@ -167,7 +171,7 @@ class Completions:
                     lambda: chat.complete_many(request, list(seeds.values()))
                 )
             fresh = dict(zip(seeds, many or ()))
-            self._store.put(asked, fresh)
+            self._store.put(request_key, fresh)
             return fresh
 
         async def one(index: int) -> tuple[int, Completion | None]:
@@ -176,7 +180,7 @@ class Completions:
                     lambda: endpoint.chat.complete(request, seed=seeds[index])
                 )
             if reply is not None:
-                self._store.put(asked, {index: reply})
+                self._store.put(request_key, {index: reply})
             return index, reply
 
         replies = await together([one(index) for index in seeds])

@@ -19,7 +19,7 @@ from optuna_agenttts.llm import Completion, RetryPolicy, Usage
 from optuna_agenttts.llm.retry import with_retries
 from optuna_agenttts_integrations.calls.completions import PATIENT
 from optuna_agenttts_integrations.calls.huggingface_embedder import HuggingFaceEmbedder
-from optuna_agenttts_integrations.calls.store import Asked, CompletionStore, canonical_json
+from optuna_agenttts_integrations.calls.store import CompletionStore, RequestKey, canonical_json
 from optuna_agenttts_integrations.calls.tokens import estimated_tokens
 from optuna_agenttts_integrations.exceptions import StoreError
 
@@ -86,8 +86,8 @@ class StoredEmbedder:
             ChatError: What the last call raised.
             StoreError: The store cannot be read or written, or lacks what is to be replayed.
         """
-        asked = {text: self._asked(text) for text in texts}
-        missing = [text for text, about in asked.items() if not self._store.get(about.key, 1)]
+        keys = {text: self._key(text) for text in texts}
+        missing = [text for text, key in keys.items() if not self._store.get(key.digest, 1)]
         if missing and self._replay:
             raise StoreError(
                 f"The store {self._store.path!r} lacks the vectors of {len(missing)} texts by "
@@ -102,14 +102,14 @@ class StoredEmbedder:
             )
             for text, vector in zip(missing, vectors):
                 usage = Usage(round(estimated_tokens(text)), 0)
-                self._store.put(asked[text], {0: Completion(json.dumps(vector), usage)})
+                self._store.put(keys[text], {0: Completion(json.dumps(vector), usage)})
         # From the store: where two callers embedded the same text at once, the first one counts.
-        found = {text: self._store.get(about.key, 1)[0] for text, about in asked.items()}
+        found = {text: self._store.get(key.digest, 1)[0] for text, key in keys.items()}
         return [json.loads(found[text].text) for text in texts]
 
-    def _asked(self, text: str) -> Asked:
+    def _key(self, text: str) -> RequestKey:
         model = str(getattr(self._embedder, "model", self.identity))
-        return Asked(self.identity, 0, canonical_json({"model": model, "input": text}))
+        return RequestKey(self.identity, 0, canonical_json({"model": model, "input": text}))
 
 
 class HashingEmbedder:

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from optuna_agenttts.llm import Completion
-from optuna_agenttts_integrations.calls.store_texts import (
-    Asked,
+from optuna_agenttts_integrations.calls.store_records import (
+    RequestKey,
     canonical_json,
     completion_text,
     export_line,
@@ -23,7 +23,7 @@ from optuna_agenttts_integrations.calls.store_texts import (
 )
 from optuna_agenttts_integrations.exceptions import StoreError
 
-__all__ = ["Asked", "CompletionStore", "Holding", "canonical_json"]
+__all__ = ["CompletionStore", "Holding", "RequestKey", "canonical_json"]
 
 _logger = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ CREATE TABLE IF NOT EXISTS completions (
     PRIMARY KEY (key, sample)
 ) WITHOUT ROWID
 """,
-    # Version 2: what was asked, so that a store can be inspected and exported.
+    # Version 2: what was request_key, so that a store can be inspected and exported.
     """
 CREATE TABLE IF NOT EXISTS requests (
     key TEXT PRIMARY KEY,
@@ -146,16 +146,25 @@ class CompletionStore:
         )
         return {int(sample): read_completion(value) for sample, value in rows}
 
-    def put(self, asked: Asked, completions: Mapping[int, Completion]) -> None:
+    def put(self, request_key: RequestKey, completions: Mapping[int, Completion]) -> None:
         """Keep completions of a request by sample index; those that are there already stay."""
-        self._put(asked, completions, self._clock())
+        self._put(request_key, completions, self._clock())
 
-    def _put(self, asked: Asked, completions: Mapping[int, Completion], at: float) -> None:
+    def _put(
+        self, request_key: RequestKey, completions: Mapping[int, Completion], at: float
+    ) -> None:
         if not completions:
             return
-        key = asked.key
+        key = request_key.digest
         rows = [(key, sample, completion_text(value)) for sample, value in completions.items()]
-        about = (key, asked.endpoint, asked.seed, asked.model, asked.request, at)
+        about = (
+            key,
+            request_key.endpoint,
+            request_key.seed,
+            request_key.model,
+            request_key.request,
+            at,
+        )
         try:
             with self._lock, self._usable() as connection:
                 connection.execute(
@@ -238,7 +247,7 @@ class CompletionStore:
             rows = self._execute("SELECT sample, value FROM completions WHERE key = ?", (key,))
             # Another process may have pruned it meanwhile.
             for endpoint, seed, request, at in about if rows else ():
-                yield export_line(Asked(endpoint, seed, request), dict(rows), at)
+                yield export_line(RequestKey(endpoint, seed, request), dict(rows), at)
 
     def load(self, path: str | Path) -> int:
         """Add what `export` wrote; what is there already stays.
@@ -255,13 +264,13 @@ class CompletionStore:
             with open(path, "rb") as file:
                 for number, line in enumerate(file, 1):
                     try:
-                        asked, samples, at = read_line(line)
+                        request_key, samples, at = read_line(line)
                     except (ValueError, LookupError, TypeError, AttributeError) as error:
                         raise StoreError(
                             f"`path` is {str(path)!r}: line {number} is not what `export` writes "
                             f"({error!r}): the lines before it are loaded."
                         ) from error
-                    self._put(asked, samples, self._clock() if at is None else at)
+                    self._put(request_key, samples, self._clock() if at is None else at)
                     count += 1
         except OSError as error:
             raise StoreError(

@@ -13,11 +13,11 @@ from optuna_agenttts.llm import Completion, Usage
 
 
 @dataclass(frozen=True)
-class Asked:
+class RequestKey:
     """What completions answer.
 
     Args:
-        endpoint: Identity of the endpoint that was asked.
+        endpoint: Identity of the endpoint that was request_key.
         seed: The objective's seed.
         request: The request as canonical JSON.
     """
@@ -27,7 +27,7 @@ class Asked:
     request: str
 
     @cached_property
-    def key(self) -> str:
+    def digest(self) -> str:
         """What the store knows it by."""
         identity = f"{self.endpoint}\n{self.seed}\n{self.request}"
         return hashlib.sha256(identity.encode()).hexdigest()
@@ -72,25 +72,25 @@ def read_completion(value: str) -> Completion:
     return Completion(text, Usage(prompt, generated), reason)
 
 
-def export_line(asked: Asked, samples: Mapping[int, str], at: float) -> str:
+def export_line(request_key: RequestKey, samples: Mapping[int, str], at: float) -> str:
     """A line of an export.
 
     Args:
-        asked: What was asked.
+        request_key: What was request_key.
         samples: For each index, the completion as `completion_text` writes it.
         at: When it was first asked, in seconds since 1970.
     """
     values = {
-        "endpoint": asked.endpoint,
-        "seed": asked.seed,
+        "endpoint": request_key.endpoint,
+        "seed": request_key.seed,
         "at": at,
-        "request": json.loads(asked.request),
+        "request": json.loads(request_key.request),
         "samples": {str(sample): json.loads(value) for sample, value in samples.items()},
     }
     return _json(values)
 
 
-def read_line(line: bytes) -> tuple[Asked, dict[int, Completion], float | None]:
+def read_line(line: bytes) -> tuple[RequestKey, dict[int, Completion], float | None]:
     """What was asked, the samples, and when, if it says so, from a line of an export.
 
     Raises:
@@ -101,7 +101,7 @@ def read_line(line: bytes) -> tuple[Asked, dict[int, Completion], float | None]:
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
     at = values.get("at")
-    asked = Asked(
+    request_key = RequestKey(
         str(values["endpoint"]), int(values["seed"]), canonical_json(dict(values["request"]))
     )
     samples = {}
@@ -111,4 +111,4 @@ def read_line(line: bytes) -> tuple[Asked, dict[int, Completion], float | None]:
         if not (whole and isinstance(text, str) and isinstance(reason, str)):
             raise ValueError(f"sample {name!r} is no completion")
         samples[index] = Completion(text, Usage(prompt, generated), reason)
-    return asked, samples, None if at is None else float(at)
+    return request_key, samples, None if at is None else float(at)
