@@ -1,24 +1,26 @@
-"""A server that misbehaves on purpose, for tests of whatever calls language models.
+"""A server that misbehaves on purpose, for tests of clients of language models.
 
-`AdversarialServer` is a real HTTP server on a free port of 127.0.0.1. It records what it is asked
-and answers chat completions by a behaviour: a name from `BEHAVIOURS`, a function of the
-`Exchange`, or a list of these to be used one after the other (the last one stays).
+`AdversarialServer` is an `HttpServer` whose replies a test writes byte by byte. It records what it
+is asked and answers chat completions by a behaviour: a name from `BEHAVIOURS`, a function (or
+coroutine function) of the `Exchange`, or a list of these to be used one after the other (the last
+one stays).
 """
 
+import asyncio
 import gzip
 import json
+import math
 import random
 import socket
 import struct
-import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from email.utils import formatdate
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from optuna_agenttts.llm import ChatRequest, Message
+from optuna_agenttts_integrations.testing.serving_http import HttpRequest, HttpServer
 
 
 def ask(text: str = "hello", **options: Any) -> ChatRequest:
@@ -41,13 +43,16 @@ class Recorded:
 class Exchange:
     """One request, and the means to answer it in any way."""
 
-    def __init__(self, server: "AdversarialServer", handler: "_Handler", request: Recorded):
-        self.server, self.request, self._handler = server, request, handler
+    def __init__(
+        self, server: "AdversarialServer", request: Recorded, writer: asyncio.StreamWriter
+    ):
+        self.server, self.request, self._writer = server, request, writer
+        self.keep = True
 
     def reply(
         self, status: int, body: Any = b"", headers: Mapping[str, str] | None = None
     ) -> None:
-        """Send a whole reply; what is not bytes or text is sent as JSON."""
+        """Send a whole reply; JSON unless the body is bytes or text."""
         content = body if isinstance(body, bytes) else None
         if content is None:
             content = (body if isinstance(body, str) else json.dumps(body)).encode()
@@ -64,25 +69,28 @@ class Exchange:
 
     def send(self, data: bytes) -> None:
         """Send raw bytes."""
-        self._handler.wfile.write(data)
-        self.server.add_sent(len(data))
+        self._writer.write(data)
+        self.server.sent += len(data)
+
+    async def stream(self, piece: bytes, *, pause: float = 0.0, limit: float = math.inf) -> None:
+        """Send a piece of raw bytes again and again, up to a number of bytes."""
+        sent = 0
+        while sent < limit:
+            await asyncio.sleep(pause)
+            self.send(piece)
+            await self._writer.drain()
+            sent += len(piece)
 
     def hang_up(self, *, reset: bool = False) -> None:
         """Close the connection; with `reset`, so that the peer sees an error."""
-        connection = self._handler.connection
+        self.keep = False
         if reset:
+            connection = self._writer.get_extra_info("socket")
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            self._handler.abandon()
-        else:
-            connection.shutdown(socket.SHUT_RDWR)
-        self._handler.close_connection = True
-
-    def wait(self, seconds: float | None = None) -> bool:
-        """Wait some seconds, or until the server is closed; returns whether it is."""
-        return self.server.closing.wait(seconds)
+            self._writer.transport.abort()
 
 
-Behaviour = Callable[[Exchange], None]
+Behaviour = Callable[[Exchange], "Awaitable[None] | None"]
 
 
 def chat_reply(text: str, **changes: Any) -> dict[str, Any]:
@@ -107,9 +115,8 @@ def chat_reply(text: str, **changes: Any) -> dict[str, Any]:
 def good(text: str = "hi there", delay: float = 0.0, **changes: Any) -> Behaviour:
     """Answer as asked, after some seconds."""
 
-    def behave(exchange: Exchange) -> None:
-        if delay:
-            exchange.wait(delay)
+    async def behave(exchange: Exchange) -> None:
+        await asyncio.sleep(delay)
         exchange.reply(200, chat_reply(text, **changes))
 
     return behave
@@ -136,16 +143,12 @@ def redirect(status: int = 307, location: str | None = None) -> Behaviour:
     return behave
 
 
-def endless(piece: bytes, pause: float = 0.0, limit: int | None = None) -> Behaviour:
+def endless(piece: bytes, pause: float = 0.0, limit: int = 10**12) -> Behaviour:
     """Send one piece after the other, up to a number of bytes."""
 
-    def behave(exchange: Exchange) -> None:
-        total = 10**12 if limit is None else limit
-        exchange.start(200, {"content-length": str(total)})
-        sent = 0
-        while sent < total and not exchange.wait(pause or 0):
-            exchange.send(piece)
-            sent += len(piece)
+    async def behave(exchange: Exchange) -> None:
+        exchange.start(200, {"content-length": str(limit)})
+        await exchange.stream(piece, pause=pause, limit=limit)
         exchange.hang_up()
 
     return behave
@@ -161,8 +164,8 @@ def raw(data: bytes) -> Behaviour:
     return behave
 
 
-def _hang(exchange: Exchange) -> None:
-    exchange.wait()
+async def _hang(exchange: Exchange) -> None:
+    await asyncio.Event().wait()
 
 
 def _reset_mid_body(exchange: Exchange) -> None:
@@ -196,15 +199,13 @@ def _echo_auth_in_html(exchange: Exchange) -> None:
     exchange.reply(200, f"<p>{exchange.request.headers.get('authorization', 'nothing')}</p>")
 
 
-def _endless_headers(exchange: Exchange) -> None:
+async def _endless_headers(exchange: Exchange) -> None:
     exchange.send(b"HTTP/1.1 200 OK\r\n")
-    while not exchange.wait(0):
-        exchange.send(b"x-more: " + b"a" * 1000 + b"\r\n")
+    await exchange.stream(b"x-more: " + b"a" * 1000 + b"\r\n")
 
 
-def _endless_continue(exchange: Exchange) -> None:
-    while not exchange.wait(0.001):
-        exchange.send(b"HTTP/1.1 102 Processing\r\n\r\n")
+async def _endless_continue(exchange: Exchange) -> None:
+    await exchange.stream(b"HTTP/1.1 102 Processing\r\n\r\n", pause=0.001)
 
 
 _NAN_USAGE = json.dumps(chat_reply("fine")).replace("11", "NaN").replace("18", "Infinity")
@@ -303,7 +304,7 @@ _INFO = body({"model_id": "served", "max_input_tokens": 4095})
 _HEALTH = body(b"")
 
 
-class AdversarialServer:
+class AdversarialServer(HttpServer):
     """Answers in a good or bad way, and remembers what it was asked.
 
     Args:
@@ -327,6 +328,7 @@ class AdversarialServer:
         info: "str | Behaviour" = _INFO,
         health: "str | Behaviour" = _HEALTH,
     ) -> None:
+        super().__init__()
         several = not isinstance(behaviour, str) and isinstance(behaviour, Sequence)
         self._script = [_behaviour(b) for b in (behaviour if several else [behaviour])]
         self._pages = [
@@ -335,136 +337,53 @@ class AdversarialServer:
             ("/health", _behaviour(health)),
         ]
         self.requests: list[Recorded] = []
-        self.most_at_once = self.sent = 0
-        self.closing = threading.Event()
-        self._open: set[socket.socket] = set()
-        self._now = self._chats = 0
-        self._guard = threading.Lock()
+        self.most_at_once = self.sent = self._now = self._chats = 0
         self._elsewhere: AdversarialServer | None = None
-        self._http: _Server | None = None
 
-    def __enter__(self) -> "AdversarialServer":
-        self._http = _Server(("127.0.0.1", 0), _Handler)
-        self._http.owner = self
-        # Fetched now, as the port outlives the socket in error messages.
-        self.url = f"http://127.0.0.1:{self._http.server_address[1]}"
-        self._thread = threading.Thread(
-            target=self._http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
-        )
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        assert self._http is not None
-        self.closing.set()
-        self._http.shutdown()
-        self._thread.join()
-        self._http.server_close()
-        with self._guard:
-            for connection in self._open:
-                # A handler may be closing it at this moment.
-                try:
-                    connection.shutdown(socket.SHUT_RDWR)
-                except OSError:
-                    continue
+    def __exit__(self, *error: object) -> None:
+        super().__exit__(*error)
         if self._elsewhere is not None:
             self._elsewhere.__exit__()
 
     @property
     def elsewhere(self) -> "AdversarialServer":
         """A second, good server, started when it is first needed."""
-        with self._guard:
-            if self._elsewhere is None:
-                self._elsewhere = AdversarialServer().__enter__()
-            return self._elsewhere
+        if self._elsewhere is None:
+            self._elsewhere = AdversarialServer().__enter__()
+        return self._elsewhere
 
     @property
     def chats(self) -> list[Recorded]:
         """The chat completions among the requests."""
-        return [r for r in self.requests if r.path.partition("?")[0].endswith("/completions")]
+        return [request for request in self.requests if request.path.endswith("/completions")]
 
-    def add_sent(self, count: int) -> None:
-        """Count bytes."""
-        with self._guard:
-            self.sent += count
-
-    def track(self, connection: socket.socket, opened: bool) -> None:
-        """Note that a connection was opened or closed."""
-        with self._guard:
-            (self._open.add if opened else self._open.discard)(connection)
-
-    def handle(self, handler: "_Handler", request: Recorded) -> None:
+    async def serve(self, request: HttpRequest, writer: asyncio.StreamWriter) -> bool:
         """Record a request, and answer it."""
-        path = request.path.partition("?")[0]
-        with self._guard:
-            self.requests.append(request)
-            self._now += 1
-            self.most_at_once = max(self.most_at_once, self._now)
-            if path.endswith("/chat/completions"):
-                behave = self._script[min(self._chats, len(self._script) - 1)]
-                self._chats += 1
-            else:
-                pages = (found for end, found in self._pages if path.endswith(end))
-                behave = next(pages, BEHAVIOURS["status_404"])
         try:
-            behave(Exchange(self, handler, request))
+            decoded = json.loads(request.content or b"")
+        except ValueError:
+            decoded = None
+        recorded = Recorded(request.method, request.path, request.headers, decoded)
+        self.requests.append(recorded)
+        self._now += 1
+        self.most_at_once = max(self.most_at_once, self._now)
+        try:
+            exchange = Exchange(self, recorded, writer)
+            answer = self._choose(request.path)(exchange)
+            if answer is not None:
+                await answer
+            await writer.drain()
         finally:
-            with self._guard:
-                self._now -= 1
+            self._now -= 1
+        return exchange.keep and request.keep
+
+    def _choose(self, path: str) -> Behaviour:
+        if path.endswith("/chat/completions"):
+            self._chats += 1
+            return self._script[min(self._chats, len(self._script)) - 1]
+        pages = (found for end, found in self._pages if path.endswith(end))
+        return next(pages, BEHAVIOURS["status_404"])
 
 
 def _behaviour(named: "str | Behaviour") -> Behaviour:
     return BEHAVIOURS[named] if isinstance(named, str) else named
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    allow_reuse_address = True
-    request_queue_size = 256
-    owner: AdversarialServer
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing: clients hang up on bad servers, as they should."""
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
-    server: _Server
-    _abandoned = False
-
-    def setup(self) -> None:
-        super().setup()
-        self.server.owner.track(self.connection, True)
-
-    def finish(self) -> None:
-        self.server.owner.track(self.connection, False)
-        if not self._abandoned:
-            super().finish()
-
-    def abandon(self) -> None:
-        """Close at once, by force, without the farewell that the base class sends."""
-        self._abandoned = True
-        self.server.owner.track(self.connection, False)
-        self.wfile.close()
-        self.rfile.close()
-        self.connection.close()
-
-    def do_GET(self) -> None:
-        self._serve()
-
-    def do_POST(self) -> None:
-        self._serve()
-
-    def _serve(self) -> None:
-        content = self.rfile.read(int(self.headers.get("content-length") or 0))
-        try:
-            decoded = json.loads(content)
-        except ValueError:
-            decoded = None
-        headers = {name.lower(): value for name, value in self.headers.items()}
-        request = Recorded(self.command, self.path, headers, decoded)
-        self.server.owner.handle(self, request)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing."""

@@ -486,7 +486,7 @@ def test_a_schema_that_breaks_the_server_is_an_error_and_one_that_is_refused_is_
     def breaks(status):
         def behave(exchange):
             fails = exchange.request.body.get("response_format")
-            (failing(status) if fails else good())(exchange)
+            return (failing(status) if fails else good())(exchange)
 
         return behave
 

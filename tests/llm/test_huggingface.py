@@ -612,7 +612,7 @@ def _knows(*forms, status=422):
 
     def behave(exchange):
         known = _form(exchange.request) in forms
-        (good("{}") if known else failing(status))(exchange)
+        return (good("{}") if known else failing(status))(exchange)
 
     return behave
 
@@ -692,8 +692,8 @@ def test_requests_without_schema_neither_learn_nor_forget_a_form():
 def test_trying_forms_is_within_one_timeout():
     """A slow server does not get the timeout anew for each form."""
 
-    def slow(exchange):
-        exchange.wait(0.3)
+    async def slow(exchange):
+        await asyncio.sleep(0.3)
         failing(422)(exchange)
 
     with AdversarialServer(slow) as server:

@@ -1,1 +1,1 @@
-"""Stand-ins for servers and models, for tests and offline examples."""
+"""Loopback server and simulated models, for tests and offline examples."""

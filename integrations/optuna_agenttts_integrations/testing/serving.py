@@ -1,8 +1,8 @@
-"""Chat models behind HTTP on loopback: a stand-in for TGI, or for an OpenAI-compatible server.
+"""Loopback server that answers like TGI, or like an OpenAI-compatible server.
 
-It speaks TGI 3.3.6's API as its OpenAPI specification has it (``/v1/chat/completions``,
-``/generate``, ``/info``, ``/health``, ``/v1/models``, error types and status codes), and OpenAI's
-``/v1/embeddings``; it passes seeds on, and misbehaves on demand.
+It follows the OpenAPI specification of TGI 3.3.6 (``/v1/chat/completions``, ``/generate``,
+``/info``, ``/health``, ``/v1/models``, error types and status codes) and OpenAI's
+``/v1/embeddings``, passes seeds on to the chat models, and injects faults on demand.
 """
 
 from __future__ import annotations
@@ -10,10 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, TypeVar, cast, get_args
+from typing import Any, ClassVar, get_args
 
 from optuna_agenttts.llm import (
     ChatModel,
@@ -24,10 +23,13 @@ from optuna_agenttts.llm import (
     Message,
     Usage,
 )
-from optuna_agenttts.llm.loop import LoopThread
 from optuna_agenttts_integrations.exceptions import PipelineError
+from optuna_agenttts_integrations.testing.faults import FAULTS, Fault, Faults, inject
 from optuna_agenttts_integrations.testing.serving_bodies import (
+    Dialect,
+    ServerLimits,
     chat_body,
+    count_words,
     json_object,
     messages_of,
     positive_integer,
@@ -37,19 +39,12 @@ from optuna_agenttts_integrations.testing.serving_bodies import (
     texts_of,
 )
 from optuna_agenttts_integrations.testing.serving_http import (
-    FAULTS,
-    SLOW_SECONDS,
-    Dialect,
-    Fault,
-    Faults,
+    Delivery,
     HttpReply,
     HttpRequest,
-    Manner,
+    HttpServer,
     RefusedError,
-    ServerLimits,
-    converse,
-    count_words,
-    fault_error,
+    send_reply,
 )
 
 _logger = logging.getLogger(__name__)
@@ -60,46 +55,47 @@ __all__ = [
     "Embed",
     "Fault",
     "Faults",
+    "HttpServer",
     "LoopbackServer",
     "ServerLimits",
     "count_words",
 ]
 
-_Self = TypeVar("_Self", bound="LoopbackServer")
 _LIMITS = ServerLimits()
 
 Embed = Callable[[Sequence[str]], Sequence[Sequence[float]]]
-"""From texts to their vectors, in order."""
+"""Function from texts to their vectors, in order."""
 
 
-class LoopbackServer:
-    """Serves chat models on 127.0.0.1; start it with ``with``.
+class LoopbackServer(HttpServer):
+    """Server of chat models on 127.0.0.1; start it with ``with``.
 
-    Connections and chat models share one event loop, in a thread of its own: a chat model that
-    blocks instead of awaiting holds up every request.
+    Connections and chat models share one event loop in a thread that belongs to the server, so a
+    chat model that blocks instead of awaiting delays every request.
 
     Args:
-        chats: What answers, by the name that clients ask for. TGI serves one of them.
-        dialect: ``"tgi"``: one model, whatever name is asked for; ``"openai"``: several, by name.
-        port: The port; 0 for any that is free.
-        faults: Whether and how to misbehave.
-        limits: What is accepted.
-        served_as: The name that the server claims in ``/info``, ``/v1/models`` and replies while
-            one chat model answers, asked for by either name. It stands in for a server that
-            serves another model than its operator believes.
-        embed: Answers ``/v1/embeddings``, whatever model is asked for, in a thread and never
-            twice at the same time. With it, `chats` may be empty in OpenAI's dialect.
+        chats: Chat models by the name that clients send. TGI serves exactly one.
+        dialect: ``"tgi"``: one model that answers under any name; ``"openai"``: one or more
+            models, selected by name.
+        port: Port; 0 selects a free one.
+        faults: Faults to inject. Default: none.
+        limits: Limits of requests.
+        served_as: Name of the only chat model in ``/info``, ``/v1/models`` and replies, which
+            clients may also request it by. It simulates a server that serves another model than
+            its operator expects. Default: the name in `chats`.
+        embed: Function that answers ``/v1/embeddings`` for any model name. It runs in a worker
+            thread, one call at a time. If given, `chats` may be empty in OpenAI's dialect.
 
     Raises:
         PipelineError: The arguments do not fit together.
 
     Attributes:
         models: Names of the chat models.
-        served: How many requests came for each path, and how many ``fault: ...`` were put in.
+        served: Number of requests by path, and of injected faults as ``fault: <kind>``.
     """
 
     kind: ClassVar[str] = "loopback"
-    """What the server calls itself."""
+    """Kind of server, as it appears in ``/info`` and in replies."""
 
     def __init__(
         self,
@@ -113,118 +109,48 @@ class LoopbackServer:
         embed: Embed | None = None,
     ) -> None:
         """See the class."""
+        super().__init__(port=port)
         name = type(self).__name__
         if dialect not in get_args(Dialect):
-            raise PipelineError(f"{name}: `dialect` is {dialect!r}: give 'tgi' or 'openai'.")
+            raise PipelineError(f"{name}: `dialect` must be 'tgi' or 'openai', got {dialect!r}.")
         if (not chats and embed is None) or (dialect == "tgi" and len(chats) != 1):
             raise PipelineError(
-                f"{name}: the models are {list(chats)!r}: TGI serves one, other servers one or "
-                "more."
+                f"{name}: TGI serves exactly one model and other servers at least one, got "
+                f"{list(chats)!r}."
             )
         if served_as is not None and (not served_as or len(chats) > 1):
             raise PipelineError(
-                f"{name}: `served_as` is {served_as!r}, the models {list(chats)!r}: one model "
-                "goes by one name that is not empty."
+                f"{name}: `served_as` must be a name that is not empty, for a single model, got "
+                f"{served_as!r} for the models {list(chats)!r}."
             )
         self.models, self.dialect, self.limits = tuple(chats), dialect, limits
         self.served_as = served_as
-        self._chats, self._embed = dict(chats), embed
-        self._port, self._faults = port, faults
+        self._chats, self._embed, self._faults = dict(chats), embed, faults
         self._rng = random.Random(faults.seed if faults else 0)
-        self._loop = LoopThread(self._close)
-        self._server: asyncio.Server | None = None
-        self._open: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
-        self._busy = 0
+        self._in_progress = 0
         self.served: Counter[str] = Counter()
 
-    @property
-    def url(self) -> str:
-        """The server's root."""
-        return f"http://127.0.0.1:{self.port}"
-
-    @property
-    def port(self) -> int:
-        """The port; known once the server has started."""
-        return self._port
-
-    def __enter__(self: _Self) -> _Self:
-        """Start."""
-        self.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        """Stop."""
-        self.stop()
-        self._loop.close()
-
-    def start(self) -> None:
-        """Listen; again on the same port after `stop`.
-
-        Raises:
-            OSError: The port is taken.
-        """
-        self._loop.run(self._listen())
-
-    def stop(self) -> None:
-        """Stop at once: what is under way loses its connection."""
-        if self._server is not None:
-            self._loop.run(self._close())
-
-    def wait(self) -> None:
-        """Serve until interrupted."""
-        while True:
-            time.sleep(3600)
-
     async def complete(self, model: str, request: ChatRequest, seed: int) -> Completion:
-        """Generate one completion, on the server's event loop."""
+        """Generate one completion on the server's event loop."""
         return await self._chats[model].complete(request, seed=seed)
 
     def prompt_tokens(self, request: ChatRequest) -> int:
-        """Tokens of a request's prompt, as `ServerLimits.count` has them."""
+        """Return the number of tokens of a prompt, by `ServerLimits.count`."""
         return sum(self.limits.count(message.content) for message in request.messages)
 
+    async def serve(self, request: HttpRequest, writer: asyncio.StreamWriter) -> bool:
+        """Answer one request; see `HttpServer.serve`."""
+        return await send_reply(writer, request, await self._answer(request))
+
     async def _listen(self) -> None:
-        # A lock belongs to one event loop.
-        self._embedding = asyncio.Lock()
-        self._server = await asyncio.start_server(
-            self._connected, "127.0.0.1", self._port, backlog=512
-        )
-        self._port = int(self._server.sockets[0].getsockname()[1])
-
-    async def _close(self) -> None:
-        if self._server is None:
-            return
-        server, self._server = self._server, None
-        loop = asyncio.get_running_loop()
-        for listening in server.sockets:
-            loop.remove_reader(listening.fileno())
-        # What was accepted just now becomes a connection within two turns of the loop. A server
-        # that closes before that forgets its socket and leaves it open.
-        for _ in range(2):
-            await asyncio.sleep(0)
-        server.close()
-        tasks = list(self._open)
-        for task, writer in self._open.items():
-            writer.transport.abort()
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        # A coroutine as callback would have its cancellation logged as an error (Python 3.11).
-        task = asyncio.get_running_loop().create_task(converse(reader, writer, self._answer))
-        self._open[task] = writer
-        task.add_done_callback(self._open.pop)
-
-    def _fault(self) -> Fault | None:
-        if self._faults is None or self._rng.random() >= self._faults.rate:
-            return None
-        fault = self._rng.choice(list(self._faults.kinds))
-        self.served[f"fault: {fault}"] += 1
-        return fault
+        # A lock belongs to one event loop, and each start after `__exit__` has another one.
+        self._embed_lock = asyncio.Lock()
+        await super()._listen()
 
     async def _answer(self, request: HttpRequest) -> HttpReply:
+        """Return the reply to a request."""
         self.served[request.path] += 1
-        manner: Manner = "whole"
+        delivery: Delivery = "whole"
         try:
             if request.content is None:
                 raise RefusedError(413, "Payload too large", "validation")
@@ -232,25 +158,23 @@ class LoopbackServer:
                 return HttpReply(200, self._page(request.path))
             if request.method != "POST":
                 raise RefusedError(405, "Method not allowed", "validation")
-            fault = self._fault()
-            if fault in get_args(Manner):
-                manner = cast(Manner, fault)
-            elif fault == "slow":
-                await asyncio.sleep(SLOW_SECONDS)
-            elif fault is not None:
-                raise fault_error(fault)
-            if manner == "hang-up":
-                return HttpReply(500, None, manner=manner)
-            values = await self._work(request.path, request.content)
-            return HttpReply(200, values, manner=manner)
+            fault = self._faults.draw(self._rng) if self._faults is not None else None
+            if fault is not None:
+                self.served[f"fault: {fault}"] += 1
+            delivery = await inject(fault)
+            if delivery == "hang-up":
+                return HttpReply(500, None, delivery=delivery)
+            values = await self._process(request.path, request.content)
+            return HttpReply(200, values, delivery=delivery)
         except RefusedError as error:
-            return HttpReply(error.status, error.body, error.headers, manner)
+            return HttpReply(error.status, error.body, error.headers, delivery)
 
-    def _claimed(self, model: str) -> str:
+    def _reported_name(self, model: str) -> str:
+        """Return the name of a model in replies."""
         return model if self.served_as is None else self.served_as
 
     def _page(self, path: str) -> Any:
-        """The body of what is there to be read."""
+        """Return the body of the reply to a GET request."""
         if path == "/health":
             return None
         if path == "/v1/models":
@@ -262,7 +186,7 @@ class LoopbackServer:
         if path != "/info" or self.dialect != "tgi":
             raise RefusedError(404, "Not found", "not_found")
         return {
-            "model_id": self._claimed(self.models[0]),
+            "model_id": self._reported_name(self.models[0]),
             "model_sha": None,
             "model_pipeline_tag": "text-generation",
             "max_concurrent_requests": self.limits.max_concurrent_requests,
@@ -278,8 +202,8 @@ class LoopbackServer:
             "docker_label": None,
         }
 
-    async def _work(self, path: str, content: bytes) -> dict[str, Any]:
-        """The body of the reply to a request for completions or embeddings."""
+    async def _process(self, path: str, content: bytes) -> dict[str, Any]:
+        """Return the body of the reply to a request for completions or embeddings."""
         answers = {"/v1/chat/completions": self._chat}
         if self.dialect == "tgi":
             answers |= {"/generate": self._generate, "/": self._generate}
@@ -287,46 +211,52 @@ class LoopbackServer:
             answers["/v1/embeddings"] = self._embeddings
         if path not in answers:
             raise RefusedError(404, "Not found", "not_found")
-        if self._busy >= self.limits.max_concurrent_requests:
+        if self._in_progress >= self.limits.max_concurrent_requests:
             raise RefusedError(429, "Model is overloaded", "overloaded")
-        self._busy += 1
+        self._in_progress += 1
         try:
             return await answers[path](json_object(content))
         except ChatUnavailableError as error:
-            wait = {} if error.retry_after is None else {"retry-after": f"{error.retry_after:g}"}
-            raise RefusedError(503, str(error), "healthcheck", wait) from None
+            after = error.retry_after
+            headers = {} if after is None else {"retry-after": f"{after:g}"}
+            raise RefusedError(503, str(error), "healthcheck", headers) from None
         except ChatRefusedError as error:
             raise RefusedError(422, str(error), "validation") from None
         except RefusedError:
             raise
         except Exception as error:
-            _logger.warning("A model failed at %s", path, exc_info=True)
+            _logger.warning(
+                "The chat model or embedder raised an exception on a request to %s; the client "
+                "gets status 424.",
+                path,
+                exc_info=True,
+            )
             message = f"Request failed during generation: {error}"
             raise RefusedError(424, message, "generation") from None
         finally:
-            self._busy -= 1
+            self._in_progress -= 1
 
     async def _chat(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Answer ``/v1/chat/completions``."""
         messages = messages_of(values)
-        asked = values.get("model")
-        claimed = self.models if self.served_as is None else (*self.models, self.served_as)
-        if not self.models or (self.dialect == "openai" and asked not in claimed):
-            raise RefusedError(404, f"The model {asked!r} does not exist", "not_found")
-        model = str(asked) if asked in self.models else self.models[0]
+        name = values.get("model")
+        known = self.models if self.served_as is None else (*self.models, self.served_as)
+        if not self.models or (self.dialect == "openai" and name not in known):
+            raise RefusedError(404, f"The model {name!r} does not exist", "not_found")
+        model = str(name) if name in self.models else self.models[0]
         if values.get("stream"):
             raise RefusedError(422, "this server does not stream", "validation")
         request = ChatRequest(
             model=model,
             messages=messages,
-            max_tokens=positive_integer(values, "max_tokens", self.limits.room),
+            max_tokens=positive_integer(values, "max_tokens", self.limits.default_max_tokens),
             temperature=temperature_of(values, least=0.0),
             stop=self._stops(values),
             schema=schema_of(values, dialect=self.dialect),
         )
         completion = await self._complete(request, values)
         usage = self._usage(request, completion)
-        return chat_body(self._claimed(model), completion, usage, system=self.kind)
+        return chat_body(self._reported_name(model), completion, usage, system=self.kind)
 
     async def _generate(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Answer TGI's own ``/generate``."""
@@ -340,7 +270,9 @@ class LoopbackServer:
         request = ChatRequest(
             model=self.models[0],
             messages=(Message("user", inputs),),
-            max_tokens=positive_integer(parameters, "max_new_tokens", self.limits.room),
+            max_tokens=positive_integer(
+                parameters, "max_new_tokens", self.limits.default_max_tokens
+            ),
             temperature=temperature_of(parameters, least=1e-9) if sampled else 0.0,
             stop=self._stops(parameters),
         )
@@ -363,7 +295,7 @@ class LoopbackServer:
         texts = texts_of(values)
         counts = [self.limits.count(text) for text in texts]
         self.limits.check(max(counts), 0)
-        async with self._embedding:
+        async with self._embed_lock:
             vectors = await asyncio.to_thread(self._embed, texts)
         tokens = sum(counts)
         return {
@@ -372,20 +304,22 @@ class LoopbackServer:
                 {"object": "embedding", "index": i, "embedding": [float(x) for x in vector]}
                 for i, (_, vector) in enumerate(zip(texts, vectors, strict=True))
             ],
-            "model": self._claimed(str(values.get("model") or "")),
+            "model": self._reported_name(str(values.get("model") or "")),
             "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
         }
 
     async def _complete(self, request: ChatRequest, values: Mapping[str, Any]) -> Completion:
+        """Check the limits of a request and generate its completion."""
         seed = positive_integer(values, "seed", 0) or random.SystemRandom().randrange(1, 2**31)
         self.limits.check(self.prompt_tokens(request), request.max_tokens)
         return await self.complete(request.model, request, seed)
 
     def _stops(self, values: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return the stop strings of a request."""
         return stops_of(values, most=self.limits.max_stop_sequences, dialect=self.dialect)
 
     def _usage(self, request: ChatRequest, completion: Completion) -> Usage:
-        """Tokens used: counted where the chat model reports none."""
+        """Return the reported usage, or count tokens if the chat model reports none."""
         usage = completion.usage
         if usage.prompt_tokens or usage.completion_tokens:
             return usage

@@ -1,7 +1,7 @@
-"""HTTP/1.1 over asyncio's streams for `serving`: faults and limits.
+"""HTTP/1.1 server on the loopback interface, over asyncio's streams.
 
-Standard library only. Against ``http.server`` with a thread for each connection, it saves a
-thread switch to the event loop and back for each request, and the parsing of headers as e-mail.
+It uses the standard library only. Unlike ``http.server`` with a thread per connection, it needs
+no thread switch per request and does not parse headers as e-mail.
 """
 
 from __future__ import annotations
@@ -9,68 +9,42 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar
 
-from optuna_agenttts_integrations.exceptions import PipelineError
+from optuna_agenttts.llm.loop import LoopThread
 
 _logger = logging.getLogger(__name__)
 
-Dialect = Literal["tgi", "openai"]
-Fault = Literal["429", "429 with Retry-After", "500", "503", "hang-up", "slow", "drip", "cut"]
-FAULTS: tuple[Fault, ...] = get_args(Fault)
-Manner = Literal["whole", "drip", "cut", "hang-up"]
-"""How a reply is sent: at once, in many pieces, half of its body, or not at all."""
-_ERROR_TYPES = {"429": "overloaded", "500": "incomplete_generation", "503": "healthcheck"}
+_Self = TypeVar("_Self", bound="HttpServer")
 
-SLOW_SECONDS = 0.2
-"""Seconds that a slow reply waits, and that a dripping one takes from head to end."""
-_DRIPS = 25
+Delivery = Literal["whole", "drip", "cut", "hang-up"]
+"""How a reply is sent: at once, in many pieces, only half of its body, or not at all."""
+
+DRIP_SECONDS = 0.2
+"""Seconds over which a ``"drip"`` reply is sent. Chosen by hand: noticeable, but fast enough."""
+
+_DRIP_PIECES = 25
+"""Pieces of a ``"drip"`` reply. Chosen by hand: clients must read the body several times."""
+
 _MAX_BODY = 2_000_000
-"""Bytes of a request; TGI's own limit."""
+"""Largest request body in bytes; the limit of TGI."""
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Faults:
-    """How often a server misbehaves, and how.
-
-    A request answered by ``"429"``, ``"429 with Retry-After"`` (of 0 seconds), ``"500"`` or
-    ``"503"`` is not looked at, nor is one whose connection closes without a reply (``"hang-up"``).
-    The others are answered: ``"slow"`` after 0.2 s; ``"drip"`` in some 25 pieces over 0.2 s,
-    complete in the end; ``"cut"`` with half of the body before the connection closes.
-
-    Args:
-        rate: The share of requests for completions and embeddings that go wrong, 0 to 1.
-        kinds: What goes wrong, each as often as the others.
-        seed: Of which requests those are.
-
-    Raises:
-        PipelineError: A value is out of range or unknown.
-    """
-
-    rate: float = 0.2
-    kinds: Sequence[Fault] = FAULTS
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Check the values."""
-        if not 0 <= self.rate <= 1:
-            raise PipelineError(f"Faults: `rate` is {self.rate!r}: give a share from 0 to 1.")
-        if not self.kinds:
-            raise PipelineError(f"Faults: `kinds` is empty: give some of {FAULTS!r}.")
-        if unknown := [kind for kind in self.kinds if kind not in FAULTS]:
-            raise PipelineError(f"Faults: `kinds` has {unknown!r}: there are {FAULTS!r}.")
+_BACKLOG = 512
+"""Connections that may wait to be accepted. Chosen by hand: more than any test opens at once."""
 
 
 class RefusedError(Exception):
-    """A request that is answered with an error of TGI's.
+    """A request that is answered with an error in TGI's format.
 
     Args:
-        status: HTTP's status.
-        error: What is wrong, for people.
-        error_type: The same in TGI's terms.
+        status: HTTP status.
+        error: Message of the error.
+        error_type: Type of the error as TGI names it.
         headers: Headers of the reply.
     """
 
@@ -83,143 +57,164 @@ class RefusedError(Exception):
         self.body = {"error": error, "error_type": error_type}
 
 
-def count_words(text: str) -> int:
-    """How many words, separated by white space, a text has."""
-    return len(text.split())
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServerLimits:
-    """What a server accepts; more is refused as TGI refuses it.
-
-    Args:
-        max_input_tokens: The most tokens of a prompt, or of a text to embed.
-        max_total_tokens: The most tokens of a prompt and its reply. Who asks for no length of
-            reply gets as many tokens as this leaves of a prompt of `max_input_tokens`.
-        max_concurrent_requests: The most requests at work at once; more are answered 429.
-        max_stop_sequences: The most strings that end a reply.
-        count: Tokens of a text: an estimate by which the limits are held, and which usage is made
-            of where a chat model reports none. A server of real models has a tokenizer here.
-
-    Raises:
-        PipelineError: The limits leave no room for a request.
-    """
-
-    max_input_tokens: int = 32000
-    max_total_tokens: int = 32768
-    max_concurrent_requests: int = 128
-    max_stop_sequences: int = 4
-    count: Callable[[str], int] = count_words
-
-    def __post_init__(self) -> None:
-        """Check the values."""
-        if not 0 < self.max_input_tokens < self.max_total_tokens:
-            raise PipelineError(
-                f"ServerLimits: `max_input_tokens` is {self.max_input_tokens!r} and "
-                f"`max_total_tokens` {self.max_total_tokens!r}: give 0 < the first < the second."
-            )
-        if self.max_concurrent_requests < 1 or self.max_stop_sequences < 0:
-            raise PipelineError(
-                "ServerLimits: `max_concurrent_requests` is "
-                f"{self.max_concurrent_requests!r} and `max_stop_sequences` "
-                f"{self.max_stop_sequences!r}: give at least 1 and 0."
-            )
-
-    @property
-    def room(self) -> int:
-        """Tokens of a reply whose length is not asked for."""
-        return self.max_total_tokens - self.max_input_tokens
-
-    def check(self, prompt: int, generated: int) -> None:
-        """Refuse a request of too many tokens.
-
-        Args:
-            prompt: Tokens of the prompt.
-            generated: The most tokens of the reply.
-
-        Raises:
-            RefusedError: There are too many of them.
-        """
-        if prompt + generated > self.max_total_tokens:
-            raise RefusedError(
-                422,
-                f"`inputs` tokens + `max_new_tokens` must be <= {self.max_total_tokens}. Given: "
-                f"{prompt} `inputs` tokens and {generated} `max_new_tokens`",
-                "validation",
-            )
-        if prompt > self.max_input_tokens:
-            message = f"`inputs` must have at most {self.max_input_tokens} tokens. Given: {prompt}"
-            raise RefusedError(422, message, "validation")
-
-
-def fault_error(fault: Fault) -> RefusedError:
-    """The error that a fault other than in speed or manner answers with."""
-    status = fault[:3]
-    headers = {"retry-after": "0"} if fault == "429 with Retry-After" else {}
-    return RefusedError(int(status), fault, _ERROR_TYPES[status], headers)
-
-
 @dataclass(frozen=True, slots=True)
 class HttpRequest:
-    """A request.
+    """An HTTP request.
 
     Args:
-        method: The method, such as ``"POST"``.
-        path: The path, without its query.
-        content: The body; None if it is longer than is read.
-        keep: Whether the connection stays open.
+        method: Method, for example ``"POST"``.
+        path: Path without the query.
+        headers: Headers by name in lower case.
+        content: Body; None if it exceeds 2 MB and was discarded.
+        keep: Whether the client wants to keep the connection open.
     """
 
     method: str
     path: str
+    headers: Mapping[str, str]
     content: bytes | None
     keep: bool
 
 
 @dataclass(frozen=True, slots=True)
 class HttpReply:
-    """A reply.
+    """An HTTP reply.
 
     Args:
-        status: The status.
-        values: The body, to be sent as JSON; None for an empty one.
-        headers: Headers besides the length and type of the body.
-        manner: How it is sent.
+        status: HTTP status.
+        values: Body, sent as JSON; None for an empty one.
+        headers: Headers other than the length and type of the body.
+        delivery: How the reply is sent.
     """
 
     status: int
     values: Any
     headers: Mapping[str, str] = field(default_factory=dict)
-    manner: Manner = "whole"
+    delivery: Delivery = "whole"
 
 
-async def converse(
-    reader: asyncio.StreamReader,
-    writer: asyncio.StreamWriter,
-    answer: Callable[[HttpRequest], Awaitable[HttpReply]],
-) -> None:
-    """Answer the requests of one connection, one after the other, and close it."""
-    try:
-        keep = True
-        while keep and (request := await _read(reader, writer)) is not None:
-            if isinstance(request, RefusedError):
-                refusal = HttpReply(request.status, request.body)
-                await _write(writer, HttpRequest("", "", None, keep=False), refusal)
-                break
-            reply = await answer(request)
-            _logger.debug("%s %s: %s", request.method, request.path, reply.status)
-            keep = await _write(writer, request, reply)
-    except (OSError, EOFError):
-        # Clients that hang up are no news.
-        _logger.debug("A connection ended early", exc_info=True)
-    finally:
-        writer.close()
+class HttpServer(ABC):
+    """HTTP server on 127.0.0.1; start it with ``with``.
+
+    A subclass defines in `serve` how a request is answered. All connections share one event loop
+    in a thread that belongs to the server.
+
+    Args:
+        port: Port; 0 selects a free one.
+    """
+
+    def __init__(self, *, port: int = 0) -> None:
+        """See the class."""
+        self._port = port
+        self._loop = LoopThread(self._close)
+        self._server: asyncio.Server | None = None
+        self._connections: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
+
+    @abstractmethod
+    async def serve(self, request: HttpRequest, writer: asyncio.StreamWriter) -> bool:
+        """Answer one request, with `send_reply` or by writing to the connection directly.
+
+        An `OSError`, for example of a client that has closed the connection, ends the connection.
+
+        Args:
+            request: The request.
+            writer: Stream to the client.
+
+        Returns:
+            Whether the connection stays open for further requests.
+        """
+
+    @property
+    def url(self) -> str:
+        """Root URL of the server."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def port(self) -> int:
+        """Port of the server; if constructed with port 0, known after the first start."""
+        return self._port
+
+    def __enter__(self: _Self) -> _Self:
+        """Start the server."""
+        self.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Stop the server."""
+        self.stop()
+        self._loop.close()
+
+    def start(self) -> None:
+        """Start listening; after `stop`, on the same port as before.
+
+        Raises:
+            OSError: The port is in use.
+        """
+        self._loop.run(self._listen())
+
+    def stop(self) -> None:
+        """Stop immediately and abort all open connections."""
+        if self._server is not None:
+            self._loop.run(self._close())
+
+    def wait(self) -> None:
+        """Block until interrupted, for example by Ctrl-C."""
+        while True:
+            time.sleep(3600)
+
+    async def _listen(self) -> None:
+        self._server = await asyncio.start_server(
+            self._accept, "127.0.0.1", self._port, backlog=_BACKLOG
+        )
+        self._port = int(self._server.sockets[0].getsockname()[1])
+
+    async def _close(self) -> None:
+        if self._server is None:
+            return
+        server, self._server = self._server, None
+        loop = asyncio.get_running_loop()
+        for listening in server.sockets:
+            loop.remove_reader(listening.fileno())
+        # A socket that has just been accepted becomes a connection within two turns of the loop.
+        # Closing the server earlier would leak that socket.
+        for _ in range(2):
+            await asyncio.sleep(0)
+        server.close()
+        tasks = list(self._connections)
+        for task, writer in self._connections.items():
+            writer.transport.abort()
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # Python 3.11 logs the cancellation of a coroutine callback as an error; a task's is not.
+        task = asyncio.get_running_loop().create_task(self._converse(reader, writer))
+        self._connections[task] = writer
+        task.add_done_callback(self._connections.pop)
+
+    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answer the requests of one connection in order, and close it."""
+        try:
+            keep = True
+            while keep and (request := await _read_request(reader, writer)) is not None:
+                if isinstance(request, RefusedError):
+                    refusal = HttpReply(request.status, request.body)
+                    await send_reply(
+                        writer, HttpRequest("(malformed)", "", {}, None, keep=False), refusal
+                    )
+                    break
+                keep = await self.serve(request, writer)
+        except (OSError, EOFError):
+            # Clients may close a connection at any time.
+            _logger.debug("A client closed its connection during a request", exc_info=True)
+        finally:
+            writer.close()
 
 
-async def _read(
+async def _read_request(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter
 ) -> HttpRequest | RefusedError | None:
-    """The next request, or why it is none that this server reads; None if the client is done."""
+    """Read the next request: an error if it is malformed, None if the client has closed."""
     try:
         head = await reader.readuntil(b"\r\n\r\n")
     except asyncio.IncompleteReadError:
@@ -230,51 +225,62 @@ async def _read(
     fields = [line.partition(":") for line in lines]
     headers = {name.strip().lower(): value.strip() for name, _, value in fields}
     words, digits = first.split(" "), headers.get("content-length", "0")
-    spoken = len(words) == 3 and words[2].startswith("HTTP/1.")
-    if not spoken or not digits.isdecimal() or len(digits) > 15:
+    is_http = len(words) == 3 and words[2].startswith("HTTP/1.")
+    # 15 digits: far above any real length, and quick to convert to an integer.
+    if not is_http or not digits.isdecimal() or len(digits) > 15:
         return RefusedError(400, "Bad request", "validation")
     if "transfer-encoding" in headers:
         return RefusedError(411, "Send the body whole, with `content-length`", "validation")
-    wish = headers.get("connection", "").lower()
-    keep = "close" not in wish and (words[2] != "HTTP/1.0" or "keep-alive" in wish)
+    connection = headers.get("connection", "").lower()
+    keep = "close" not in connection and (words[2] != "HTTP/1.0" or "keep-alive" in connection)
     if headers.get("expect", "").lower() == "100-continue":
         writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     length, content = int(digits), None
     if length <= _MAX_BODY:
         content = await reader.readexactly(length)
     while content is None and length:
-        # Closing on a client that still sends would cost it the reply.
+        # A client whose connection is closed while it sends would not read the reply.
         length -= len(await reader.readexactly(min(length, _MAX_BODY)))
-    return HttpRequest(words[0], words[1].partition("?")[0], content, keep)
+    return HttpRequest(words[0], words[1].partition("?")[0], headers, content, keep)
 
 
-async def _write(writer: asyncio.StreamWriter, request: HttpRequest, reply: HttpReply) -> bool:
-    """Send a reply; whether the connection stays open."""
-    if reply.manner == "hang-up":
+async def send_reply(writer: asyncio.StreamWriter, request: HttpRequest, reply: HttpReply) -> bool:
+    """Send a reply.
+
+    Args:
+        writer: Stream to the client.
+        request: Request to answer.
+        reply: Reply to send, in the way of its `delivery`.
+
+    Returns:
+        Whether the connection stays open.
+    """
+    _logger.debug("%s %s: %s", request.method, request.path, reply.status)
+    if reply.delivery == "hang-up":
         return False
     content = b"" if reply.values is None else json.dumps(reply.values).encode()
-    keep = request.keep and reply.manner != "cut"
+    keep = request.keep and reply.delivery != "cut"
     head = [
         f"HTTP/1.1 {reply.status} {HTTPStatus(reply.status).phrase}",
         "content-type: application/json",
         f"content-length: {len(content)}",
         *(f"{name}: {value}" for name, value in reply.headers.items()),
-        # A cut is a surprise, so it is not announced.
+        # A cut reply must come unexpectedly, so it does not announce that it closes.
         *(["connection: close"] if not request.keep else []),
     ]
     start = ("\r\n".join(head) + "\r\n\r\n").encode("latin-1")
     if request.method == "HEAD":
         content = b""
-    if reply.manner == "cut":
+    if reply.delivery == "cut":
         content = content[: len(content) // 2]
-    if reply.manner != "drip":
+    if reply.delivery != "drip":
         writer.write(start + content)
         await writer.drain()
         return keep
     writer.write(start)
-    size = max(1, -(-len(content) // _DRIPS))
+    size = max(1, -(-len(content) // _DRIP_PIECES))
     for position in range(0, len(content), size):
-        await asyncio.sleep(SLOW_SECONDS * size / len(content))
+        await asyncio.sleep(DRIP_SECONDS * size / len(content))
         writer.write(content[position : position + size])
         await writer.drain()
     return keep
