@@ -317,7 +317,10 @@ def test_a_dead_server_is_asked_once(capsys):
         (["http://127.0.0.1:1"], "name the models"),
         (["hf"], "name the models"),
         (["hf:groq"], "name the models"),
-        (["http://127.0.0.1:1", "m", "--concurrency", "0"], "`concurrency` is 0"),
+        (
+            ["http://127.0.0.1:1", "m", "--concurrency", "0"],
+            "`concurrency` must be at least 1, got 0",
+        ),
         (["http://127.0.0.1:1", "m", "--timeout", "0"], "`timeout` is 0"),
         (["localhost:1", "m"], "`base_url` is 'localhost:1'"),
         (["http://", "m"], "`base_url` is 'http://'"),
@@ -607,7 +610,7 @@ def test_stores_that_are_none_are_left_alone(studied, tmp_path, refused):
         missing = tmp_path / "missing.db"
         assert "no such file" in refused("store", *action, "--path", missing)
         assert "notes.txt" in refused("store", *action, "--path", text)
-        assert "something else" in refused("store", *action, "--path", study)
+        assert "another application" in refused("store", *action, "--path", study)
         assert "cannot be opened" in refused("store", *action, "--path", tmp_path)
     assert text.read_bytes() == before
     assert list(tmp_path.iterdir()) == [text]

@@ -262,7 +262,7 @@ def test_statuses_are_errors_of_the_port(status, error):
 
 def test_long_late_and_missing_replies(monkeypatch):
     """Replies are bounded in length and time, and a server may be away."""
-    monkeypatch.setattr(huggingface_embedder, "_MOST_BYTES", 1000)
+    monkeypatch.setattr(huggingface_embedder, "_MAX_REPLY_BYTES", 1000)
     with Server(lambda body, headers: (200, b" " * 2000)) as server:
         with pytest.raises(ChatUnavailableError, match="longer than 1000 bytes"):
             embed(HuggingFaceEmbedder("m", base_url=server.url), "a")
@@ -287,13 +287,13 @@ def test_texts_may_be_cut():
     ("options", "message"),
     [
         ({"model": ""}, "`model` is ''"),
-        ({"model": "http://u:secret@127.0.0.1"}, "give a URL|URL as `base_url`"),
+        ({"model": "http://u:secret@127.0.0.1"}, "URL only as `base_url`"),
         ({"base_url": "nowhere"}, "`base_url` is"),
         ({"base_url": "http://u:secret@127.0.0.1"}, "user name or password"),
-        ({"timeout": 0}, "`timeout` is 0"),
-        ({"concurrency": 0}, "`concurrency` 0"),
-        ({"batch": 0}, "`batch` 0"),
-        ({"max_characters": 0}, "`max_characters` is 0"),
+        ({"timeout": 0}, "`timeout`.* got 0, 8 and 32"),
+        ({"concurrency": 0}, "`concurrency`.* got 60.0, 0 and 32"),
+        ({"batch": 0}, "`batch`.* got 60.0, 8 and 0"),
+        ({"max_characters": 0}, "`max_characters`.* got 0"),
     ],
 )
 def test_nonsense_is_refused(options, message):
@@ -458,7 +458,7 @@ def test_counted_words_are_unit_vectors_alike_by_words():
     assert cosine(one, third) == 0
     assert none == [0.0] * 256
     assert len(embed(HashingEmbedder(7), "a")[0]) == 7
-    with pytest.raises(AgentTTSError, match="`dimensions` is 0"):
+    with pytest.raises(AgentTTSError, match="`dimensions` must be at least 1, got 0"):
         HashingEmbedder(0)
 
 

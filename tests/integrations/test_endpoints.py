@@ -58,7 +58,8 @@ def test_inference_providers():
         assert endpoint.concurrency == 8
     identities = [one(place).identity for place in ("hf", "hf:groq", "hf:")]
     assert identities == ["m at hf", "m at hf:groq", "m at hf"]
-    assert one("hf").shared == one("hf:").shared != one("hf:groq").shared
+    first, second, other = (one(place).concurrency_group for place in ("hf", "hf:", "hf:groq"))
+    assert first == second != other
     assert connect_endpoints("m")["m"].identity == "m at hf"
 
 
@@ -105,13 +106,13 @@ def test_a_task_names_its_models():
     ]
     found = connect_endpoints(Task(name="t", stages=stages, budget=1e9), URL)
     assert list(found) == ["a", "b"]
-    assert found["a"].shared == found["b"].shared
+    assert found["a"].concurrency_group == found["b"].concurrency_group
     assert found["a"].identity != found["b"].identity
 
 
 def test_a_model_without_a_place_is_named():
     """All that are missing are."""
-    with pytest.raises(PipelineError, match="`places` lacks a, c: say where"):
+    with pytest.raises(PipelineError, match="`places` lacks a, c: give a place"):
         connect_endpoints(["c", "b", "a"], {"b": URL})
 
 
@@ -145,7 +146,7 @@ def test_what_is_no_url_is_refused(place):
 @pytest.mark.parametrize("place", ["hf", URL, [URL, OTHER], Replies(str)])
 def test_no_requests_at_once_are_too_few(place):
     """Zero does not stand for the default."""
-    with pytest.raises(PipelineError, match="`concurrency` is 0"):
+    with pytest.raises(PipelineError, match="`concurrency` must be at least 1, got 0"):
         one(place, concurrency=0)
 
 
@@ -175,7 +176,7 @@ def test_identities_tell_servers_apart_and_hold_no_secrets():
     assert one(URL).identity != connect_endpoints(["n"], URL)["n"].identity
     hidden = one("http://host:8080/v1?key=hidden-word&x=1#m")
     assert hidden.identity == "m at host:8080"
-    assert "hidden-word" not in f"{hidden.identity} {hidden.server} {hidden.shared}"
+    assert "hidden-word" not in f"{hidden.identity} {hidden.server} {hidden.concurrency_group}"
 
 
 @pytest.mark.parametrize(
@@ -191,7 +192,7 @@ def test_identities_tell_servers_apart_and_hold_no_secrets():
 def test_one_server_has_one_identity(url):
     """However its URL is written: completions are found again, and slots are shared."""
     assert one(url).identity == one("http://host").identity
-    assert one(url).shared == one("http://host").shared
+    assert one(url).concurrency_group == one("http://host").concurrency_group
 
 
 def test_chat_models_at_servers_are_known_by_them():
@@ -201,7 +202,7 @@ def test_chat_models_at_servers_are_known_by_them():
         return HuggingFaceChat("m", base_url=url)
 
     assert one(at(URL)).identity == one(URL).identity != one(at(OTHER)).identity
-    assert one(at(URL)).shared == one(URL).shared
+    assert one(at(URL)).concurrency_group == one(URL).concurrency_group
     assert one(PatientChat(at(URL))).identity == one(URL).identity
     assert one(RenamedChatModel(at(URL), "x")).identity == one(f"{URL}#x").identity
     assert one(ReplicatedChatModel([at(URL), at(OTHER)])).identity == one([URL, OTHER]).identity

@@ -1,1 +1,1 @@
-"""Calls of models: where they live, what was drawn before, what is kept."""
+"""Calls of models: endpoints, reuse of completions, embeddings."""

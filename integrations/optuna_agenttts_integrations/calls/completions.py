@@ -1,16 +1,15 @@
-"""Samples of a request: those that are known are reused, the others are generated, side by side.
+"""Samples of a request: stored ones are reused, missing ones are generated concurrently.
 
-Sample i of a request is defined by the request and i alone: a trial that wants 20 samples pays
-for 15 if one with 5 came before, and the same result of one stage leads to the same requests in
-the next. Seeds are derived from the request too, never from where it is sent: models that honour
-seeds give the same samples in process and behind any server.
+The request and the index define a sample: a trial with 20 samples generates only 15 if an earlier
+one generated 5, and an equal result of one stage leads to equal requests in the next. Seeds depend
+on the request, not on the server: models that honor seeds return the same samples in process and
+behind any server.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-import logging
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
@@ -20,34 +19,36 @@ from typing import TypeVar
 from optuna_agenttts.llm import ChatError, ChatRequest, Completion, RetryPolicy
 from optuna_agenttts.llm.loop import together
 from optuna_agenttts.llm.retry import with_retries
-from optuna_agenttts_integrations.calls.endpoints import Endpoint, ManySampler
+from optuna_agenttts_integrations.calls.endpoints import Endpoint, MultiSampleChatModel
 from optuna_agenttts_integrations.calls.store import CompletionStore, RequestKey, canonical_json
 from optuna_agenttts_integrations.exceptions import StoreError
 
-_logger = logging.getLogger(__name__)
-
 _T = TypeVar("_T")
 
-PATIENT = RetryPolicy(attempts=8, base=0.5, longest=15.0, patience=600.0)
-"""Where one call in five fails, eight in a row do in one of 400,000. A server that restarts with a
-large model takes minutes, and costs time, not trials."""
+DEFAULT_RETRY_POLICY = RetryPolicy(attempts=8, base=0.5, longest=15.0, patience=600.0)
+"""Retries of a call. At a failure rate of 0.2, eight attempts fail once in 390,000 calls. 600
+seconds of waits outlast the restart of a server with a large model, so that it fails no trial."""
 
-_MOST_KINDS = 1000
+_MAX_CAUSES = 1000
+"""Distinct causes of failures to count. Chosen by hand: far more than a report can show."""
 
 
 def request_text(request: ChatRequest) -> str:
-    """A request as canonical JSON: what it is known by."""
+    """Return a request as canonical JSON, which identifies it."""
     values = {key: value for key, value in asdict(request).items() if value is not None}
     return canonical_json(values)
 
 
 def sample_seed(text: str, index: int, base: int) -> int:
-    """The seed of a sample: 1 to 2**31 - 1, the range that all servers accept.
+    """Return the seed of a sample.
 
     Args:
-        text: The request as `request_text` writes it.
-        index: The sample's index.
-        base: The objective's own seed.
+        text: Request, as returned by `request_text`.
+        index: Index of the sample.
+        base: Seed of the objective.
+
+    Returns:
+        A seed from 1 to 2**31 - 1, the range that all servers accept.
     """
     digest = hashlib.blake2b(f"{base}:{index}:{text}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") % (2**31 - 1) + 1
@@ -58,13 +59,13 @@ class Samples:
     """Samples of one request.
 
     Args:
-        completions: Those that could be had, in order of index.
-        generated: How many of them were generated rather than reused.
-        generated_tokens: Tokens that were generated for them.
-        prompt_tokens: Tokens of the prompts of those that were generated.
-        prompt_length: Length of the prompt, in tokens; 0 where nothing could be had.
-        naive_tokens: Tokens that all of them took to generate, reused or not.
-        failed: How many could not be had.
+        completions: The completions, in order of index, without failed ones.
+        generated: Number of completions that were generated rather than reused.
+        generated_tokens: Tokens of the generated completions.
+        prompt_tokens: Tokens of the prompts of the generated completions.
+        prompt_length: Tokens of the prompt; 0 if all samples failed.
+        naive_tokens: Tokens of all completions, generated or reused.
+        failed: Number of failed samples.
     """
 
     completions: tuple[Completion, ...]
@@ -76,8 +77,8 @@ class Samples:
     failed: int
 
 
-class _Turn:
-    """Whose turn it is to draw samples of a request, and how many want to."""
+class _RequestLock:
+    """Lock of one request, with the number of callers that hold it or wait for it."""
 
     def __init__(self) -> None:
         self.lock = asyncio.Lock()
@@ -85,15 +86,18 @@ class _Turn:
 
 
 class Completions:
-    """Draws samples through a store. Belongs to one event loop.
+    """Source of samples that reuses the completions of a store. Belongs to one event loop.
 
     Args:
-        store: Where completions are kept.
-        seed: Of all samples' seeds.
-        rng: Source of randomness for waits between attempts.
-        sleep: Waits for some seconds.
-        policy: When to call again.
-        replay: Whether everything must be in the store already.
+        store: Store of completions.
+        seed: Base of the seeds of all samples.
+        rng: Random number generator for the jitter of waits between attempts.
+        sleep: Function that waits for a number of seconds.
+        policy: Retries of failed calls.
+        replay: Whether to raise an error instead of generating completions.
+
+    Attributes:
+        failures: Number of failed calls by cause.
     """
 
     def __init__(
@@ -103,31 +107,37 @@ class Completions:
         seed: int,
         rng: random.Random,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-        policy: RetryPolicy = PATIENT,
+        policy: RetryPolicy = DEFAULT_RETRY_POLICY,
         replay: bool = False,
     ) -> None:
         self._store, self._seed, self._rng, self._sleep = store, seed, rng, sleep
         self._policy, self._replay = policy, replay
         self._slots: dict[str, asyncio.Semaphore] = {}
-        self._busy: dict[str, _Turn] = {}
+        self._locks: dict[str, _RequestLock] = {}
         self.failures: Counter[str] = Counter()
 
     async def sample(self, request: ChatRequest, endpoint: Endpoint, count: int) -> Samples:
-        """Draw samples 0 to `count` - 1 of a request.
+        """Return samples 0 to `count` - 1 of a request.
 
-        What fails for good is missing from the result, and counted in `failures` by its cause.
+        Samples whose calls fail despite retries are missing from the result, and `failures`
+        counts them by cause.
+
+        Args:
+            request: The request.
+            endpoint: Endpoint that serves its model.
+            count: Number of samples.
 
         Raises:
-            StoreError: The store cannot be read or written, or lacks what is to be replayed.
+            StoreError: The store cannot be read or written, or lacks a sample to be replayed.
         """
         text = request_text(request)
         request_key = RequestKey(endpoint.identity, self._seed, text)
         digest = request_key.digest
-        # Whoever wants samples of the same request waits, and then finds them in the store.
-        turn = self._busy.setdefault(digest, _Turn())
-        turn.callers += 1
+        # Concurrent callers of the same request wait here, and then find its samples in the store.
+        exclusive = self._locks.setdefault(digest, _RequestLock())
+        exclusive.callers += 1
         try:
-            async with turn.lock:
+            async with exclusive.lock:
                 known = self._store.get(digest, count)
                 missing = [index for index in range(count) if index not in known]
                 fresh: dict[int, Completion] = {}
@@ -135,15 +145,15 @@ class Completions:
                     raise StoreError(
                         f"The store {self._store.path!r} lacks {len(missing)} of {count} samples "
                         f"of a request to {endpoint.identity}: replay with the pipeline, "
-                        "instances, seed and endpoints of the study, or leave `replay` out."
+                        "instances, seed and endpoints of the study, or do not set `replay`."
                     )
                 if missing:
                     seeds = {i: sample_seed(text, i, self._seed) for i in missing}
                     fresh = await self._generate(request, endpoint, request_key, seeds)
         finally:
-            turn.callers -= 1
-            if not turn.callers:
-                del self._busy[digest]
+            exclusive.callers -= 1
+            if not exclusive.callers:
+                del self._locks[digest]
         found = {**known, **fresh}
         return Samples(
             completions=tuple(found[index] for index in sorted(found)),
@@ -162,9 +172,11 @@ class Completions:
         request_key: RequestKey,
         seeds: Mapping[int, int],
     ) -> dict[int, Completion]:
-        """Generate samples by index, and keep each of them as soon as it is there."""
-        slots = self._slots.setdefault(endpoint.shared, asyncio.Semaphore(endpoint.concurrency))
-        if isinstance(endpoint.chat, ManySampler):
+        """Generate samples by index, and store each as soon as it is complete."""
+        slots = self._slots.setdefault(
+            endpoint.concurrency_group, asyncio.Semaphore(endpoint.concurrency)
+        )
+        if isinstance(endpoint.chat, MultiSampleChatModel):
             chat = endpoint.chat
             async with slots:
                 many = await self._attempt(
@@ -187,16 +199,22 @@ class Completions:
         return {index: reply for index, reply in replies if reply is not None}
 
     async def _attempt(self, call: Callable[[], Awaitable[_T]]) -> _T | None:
+        """Return the result of a call, retried if it fails; None if all attempts fail."""
         try:
             return await with_retries(call, policy=self._policy, rng=self._rng, sleep=self._sleep)
         except ChatError as error:
             self.count_failure(type(error).__name__, str(error))
             return None
 
-    def count_failure(self, kind: str, says: str) -> None:
-        """Count what failed for good, by its cause."""
-        cause = f"{kind}: {says}"
-        if cause not in self.failures and len(self.failures) >= _MOST_KINDS:
-            # Messages that name the time or the request would add up without end.
+    def count_failure(self, kind: str, message: str) -> None:
+        """Count a failure in `failures`.
+
+        Args:
+            kind: Kind of failure, for example the name of the exception.
+            message: Message of the failure.
+        """
+        cause = f"{kind}: {message}"
+        if cause not in self.failures and len(self.failures) >= _MAX_CAUSES:
+            # Messages that hold a time or a request are all distinct: bound the memory.
             cause = kind
         self.failures[cause] += 1

@@ -1,6 +1,6 @@
-"""Embeddings: texts as vectors, for scores of what has no one right answer.
+"""Embeddings of texts, for scores of outputs that have no single right answer.
 
-Vectors are kept like completions: what was embedded once is never asked for again.
+Vectors are stored like completions, so that each text is embedded only once.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Protocol, runtime_checkable
 from optuna_agenttts import AgentTTSError
 from optuna_agenttts.llm import Completion, RetryPolicy, Usage
 from optuna_agenttts.llm.retry import with_retries
-from optuna_agenttts_integrations.calls.completions import PATIENT
+from optuna_agenttts_integrations.calls.completions import DEFAULT_RETRY_POLICY
 from optuna_agenttts_integrations.calls.huggingface_embedder import HuggingFaceEmbedder
 from optuna_agenttts_integrations.calls.store import CompletionStore, RequestKey, canonical_json
 from optuna_agenttts_integrations.calls.tokens import estimated_tokens
@@ -30,33 +30,31 @@ _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\W\d_a-zA-Z]+")
 
 @runtime_checkable
 class Embedder(Protocol):
-    """Anything that turns texts into vectors."""
+    """Embedding model."""
 
     @property
     def identity(self) -> str:
-        """What tells its vectors from those of another embedder."""
+        """Name that distinguishes its vectors from those of other embedders."""
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
-        """One vector for each text, in order, all of one length.
+        """Return one vector per text, in order and all of one length.
 
         Raises:
-            ChatUnavailableError: A later call may succeed.
-            ChatRefusedError: Repeating the call is no use.
+            ChatUnavailableError: The call failed; a later one may succeed.
+            ChatRefusedError: The call failed, and repeating it would fail again.
         """
 
 
 class StoredEmbedder:
-    """An embedder that asks another for what a store does not hold, and keeps it there.
-
-    Equal texts are embedded once. Failed calls are repeated where that helps.
+    """Embedder that stores the vectors of another embedder, and retries its failed calls.
 
     Args:
-        embedder: The other.
-        store: Where vectors are kept; it may be the store of the completions.
-        policy: When to call again.
-        rng: Source of randomness for waits between attempts.
-        sleep: Waits for some seconds.
-        replay: Whether everything must be in the store already.
+        embedder: Embedder of the texts that the store lacks.
+        store: Store of the vectors; it may be the store of the completions.
+        policy: Retries of failed calls.
+        rng: Random number generator for the jitter of waits between attempts. Default: seed 0.
+        sleep: Function that waits for a number of seconds.
+        replay: Whether to raise an error instead of embedding texts.
     """
 
     def __init__(
@@ -64,7 +62,7 @@ class StoredEmbedder:
         embedder: Embedder,
         store: CompletionStore,
         *,
-        policy: RetryPolicy = PATIENT,
+        policy: RetryPolicy = DEFAULT_RETRY_POLICY,
         rng: random.Random | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         replay: bool = False,
@@ -76,22 +74,22 @@ class StoredEmbedder:
 
     @property
     def identity(self) -> str:
-        """The other's identity."""
+        """Identity of the wrapped embedder."""
         return self._embedder.identity
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
-        """One vector for each text; see `Embedder.embed`.
+        """Return one vector per text; see `Embedder.embed`.
 
         Raises:
-            ChatError: What the last call raised.
-            StoreError: The store cannot be read or written, or lacks what is to be replayed.
+            ChatError: The error of the last attempt, if all fail.
+            StoreError: The store cannot be read or written, or lacks a vector to be replayed.
         """
         keys = {text: self._key(text) for text in texts}
         missing = [text for text, key in keys.items() if not self._store.get(key.digest, 1)]
         if missing and self._replay:
             raise StoreError(
                 f"The store {self._store.path!r} lacks the vectors of {len(missing)} texts by "
-                f"{self.identity}: replay what the study embedded, or leave `replay` out."
+                f"{self.identity}: replay with the texts of the study, or do not set `replay`."
             )
         if missing:
             vectors = await with_retries(
@@ -103,24 +101,26 @@ class StoredEmbedder:
             for text, vector in zip(missing, vectors):
                 usage = Usage(round(estimated_tokens(text)), 0)
                 self._store.put(keys[text], {0: Completion(json.dumps(vector), usage)})
-        # From the store: where two callers embedded the same text at once, the first one counts.
+        # Read all from the store: if two callers embedded a text concurrently, the first vector is
+        # the one that is kept.
         found = {text: self._store.get(key.digest, 1)[0] for text, key in keys.items()}
         return [json.loads(found[text].text) for text in texts]
 
     def _key(self, text: str) -> RequestKey:
+        """Return the key of a text in the store."""
         model = str(getattr(self._embedder, "model", self.identity))
         return RequestKey(self.identity, 0, canonical_json({"model": model, "input": text}))
 
 
 class HashingEmbedder:
-    """Counts words by hash: an offline stand-in for tests and examples.
+    """Embedder that counts hashed words, for tests and offline examples.
 
-    Words and the parts of identifiers (``wordCount``, ``word_count``) are taken in lower case, and
-    each adds 1 to the entry that its hash names; the vector is then given length 1. Two texts are
-    alike as far as they use the same words: this says nothing about their meaning.
+    Each word, or part of an identifier (``wordCount``, ``word_count``), adds 1 to the entry that
+    the hash of its lower case selects; the vector is then normalized to unit length. The
+    similarity of two texts measures their common words, not their meaning.
 
     Args:
-        dimensions: Length of the vectors.
+        dimensions: Length of the vectors. The default is chosen by hand.
 
     Raises:
         AgentTTSError: `dimensions` is below 1.
@@ -130,16 +130,17 @@ class HashingEmbedder:
         """See the class."""
         if dimensions < 1:
             raise AgentTTSError(
-                f"HashingEmbedder: `dimensions` is {dimensions!r}: give 1 or more."
+                f"HashingEmbedder: `dimensions` must be at least 1, got {dimensions!r}."
             )
         self._dimensions = dimensions
         self.identity = f"hashing {dimensions}"
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
-        """One vector for each text; zero for a text without words."""
-        return [self._one(text) for text in texts]
+        """Return one vector per text; zero for a text without words."""
+        return [self._embed_text(text) for text in texts]
 
-    def _one(self, text: str) -> list[float]:
+    def _embed_text(self, text: str) -> list[float]:
+        """Return the vector of a text."""
         vector = [0.0] * self._dimensions
         for word in _WORD.findall(text):
             digest = hashlib.blake2b(word.lower().encode("utf-8", "replace"), digest_size=8)

@@ -1,4 +1,4 @@
-"""Where models live."""
+"""Endpoints: the servers of each model, and in-process models."""
 
 from __future__ import annotations
 
@@ -15,24 +15,29 @@ from optuna_agenttts.llm.wire import server_root
 from optuna_agenttts_integrations.calls.replicas import ReplicatedChatModel
 from optuna_agenttts_integrations.exceptions import PipelineError
 
-_AT_PROVIDERS = 8
-_AT_URL = 64
-_IN_PROCESS = 32
+_PROVIDER_CONCURRENCY = 8
+_URL_CONCURRENCY = 64
+_IN_PROCESS_CONCURRENCY = 32
+"""Default numbers of requests in progress. Chosen by hand: providers limit the rate of requests,
+servers batch many requests, and in-process models have no network latency to hide."""
 
 Generate = Callable[[Sequence[tuple[ChatRequest, int]]], Sequence[Completion]]
-"""From requests with their seeds to their completions, in order."""
+"""Function from requests with their seeds to their completions, in order."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
-    """A place that serves a model.
+    """Endpoint that serves a model.
 
     Args:
-        chat: What answers.
-        identity: What tells this server's completions from those of another that serves a model
-            of the same name: a part of the completion store's keys.
-        concurrency: How many requests may be under way at once, at all endpoints of one server.
-        server: The server's name, for endpoints that share one. Default: the identity.
+        chat: Chat model that answers.
+        identity: Name that distinguishes this endpoint from others that serve a model of the same
+            name; a part of the completion store's keys.
+        concurrency: Maximum number of requests in progress, over all endpoints of one server.
+        server: Name of the server, for endpoints that share one. Default: the identity.
+
+    Raises:
+        PipelineError: The identity is empty, or `concurrency` is below 1.
     """
 
     chat: ChatModel
@@ -43,23 +48,25 @@ class Endpoint:
     def __post_init__(self) -> None:
         """Check the values."""
         if not self.identity:
-            raise PipelineError("Endpoint: `identity` is empty: name the server and the model.")
+            raise PipelineError(
+                "Endpoint: `identity` is empty: give the names of the server and the model."
+            )
         if self.concurrency < 1:
             raise PipelineError(
-                f"Endpoint: `concurrency` is {self.concurrency!r}: give 1 or more."
+                f"Endpoint: `concurrency` must be at least 1, got {self.concurrency!r}."
             )
 
     @property
-    def shared(self) -> str:
-        """The name under which endpoints of one server share their requests' slots."""
+    def concurrency_group(self) -> str:
+        """Name of the group of endpoints that share one limit of concurrency."""
         return self.server or self.identity
 
 
 Place = str | Sequence[str] | ChatModel | Endpoint
-"""Where a model lives: see `connect_endpoints`."""
+"""Place that serves a model: see `connect_endpoints`."""
 
 Endpoints = Mapping[str, Endpoint]
-"""For each model's name, where it is served."""
+"""Endpoints by the name of the model."""
 
 
 def connect_endpoints(
@@ -71,39 +78,42 @@ def connect_endpoints(
     concurrency: int | None = None,
     timeout: float = 300.0,
 ) -> dict[str, Endpoint]:
-    """Say where models live.
+    """Connect models to the places that serve them.
 
-    A place is ``"hf"`` for Hugging Face Inference Providers or ``"hf:groq"`` for one of them; the
-    URL of a TGI or OpenAI-compatible server, with the name that the model has there after ``#`` if
-    it is another one; several URLs of servers that share the load; or a `ChatModel` or `Endpoint`.
+    A place is one of:
+
+    * ``"hf"`` for Hugging Face Inference Providers, or ``"hf:groq"`` for a certain provider;
+    * the URL of a TGI or OpenAI-compatible server, followed by ``#`` and the model's name there if
+      that is a different one;
+    * a sequence of URLs of servers that share the load;
+    * a `ChatModel` or an `Endpoint`.
 
     Args:
-        models: Names of models, or the task that names them.
-        places: A place for each model, or one for all of them.
-        bill_to: Organization of the Hub that pays.
-        api_key: A key for all of them, or a function that returns it. Default: the user's Hugging
-            Face token, which goes to Hugging Face only.
-        concurrency: How many requests may be under way at once at each server. Default: 8 at
-            Inference Providers, 64 at a URL, 32 at a `ChatModel`.
-        timeout: The most seconds for one call.
+        models: Names of models, or a task with models.
+        places: Place of each model by its name, or one place for all models.
+        bill_to: Organization on the Hub to bill.
+        api_key: API key for all servers, or a function that returns it. Default: the user's
+            Hugging Face token, which is sent to Hugging Face only.
+        concurrency: Maximum number of requests in progress per server. Default: 8 for Inference
+            Providers, 64 for a URL, 32 for a `ChatModel`.
+        timeout: Timeout of one call, in seconds.
 
     Returns:
-        An endpoint for each model.
+        Endpoints by the name of the model.
 
     Raises:
-        PipelineError: A model has no place, or one that is none of these; `concurrency` is below
-            1.
-        AgentTTSError: A URL makes no sense.
+        PipelineError: A model has no place or an invalid one, or `concurrency` is below 1.
+        AgentTTSError: A URL is invalid.
     """
     names = [models] if isinstance(models, str) else models
     if isinstance(names, Task):
         names = [model.name for stage in names.stages for model in stage.models]
     if concurrency is not None and concurrency < 1:
-        raise PipelineError(f"`concurrency` is {concurrency!r}: give 1 or more.")
+        raise PipelineError(f"`concurrency` must be at least 1, got {concurrency!r}.")
     given = places if isinstance(places, Mapping) else dict.fromkeys(names, places)
     if missing := sorted(set(names) - set(given)):
         raise PipelineError(
-            f"`places` lacks {', '.join(missing)}: say where each model is served: 'hf', or a URL."
+            f"`places` lacks {', '.join(missing)}: give a place for each model, 'hf' or a URL."
         )
     connected: dict[str, Endpoint] = {}
     for name in dict.fromkeys(names):
@@ -111,59 +121,58 @@ def connect_endpoints(
         if isinstance(place, Endpoint):
             connected[name] = place
             continue
-        count, most = 1, 0
+        count, default = 1, 0
         if isinstance(place, str) and (place == "hf" or place.startswith("hf:")):
-            most = _AT_PROVIDERS
+            default = _PROVIDER_CONCURRENCY
             chat: ChatModel = HuggingFaceChat(
                 name,
                 provider=place.removeprefix("hf").removeprefix(":") or None,
                 bill_to=bill_to,
                 api_key=api_key,
                 timeout=timeout,
-                concurrency=concurrency or most,
+                concurrency=concurrency or default,
             )
         elif isinstance(place, ChatModel) and not isinstance(place, type):
-            chat, most = place, _IN_PROCESS
+            chat, default = place, _IN_PROCESS_CONCURRENCY
         else:
-            urls, most = _urls(name, place), _AT_URL
-            served = [_served(name, url, api_key, concurrency, timeout) for url in urls]
+            urls, default = _urls(name, place), _URL_CONCURRENCY
+            served = [_connect_url(name, url, api_key, concurrency, timeout) for url in urls]
             chat = served[0] if len(served) == 1 else ReplicatedChatModel(served)
             count = len(served)
-        found = _whereabouts(chat)
-        there = " and ".join(f"{server}{alias}" for server, alias in found)
+        servers = _servers_of(chat)
+        location = " and ".join(f"{server}{alias}" for server, alias in servers)
         connected[name] = Endpoint(
             chat=chat,
-            identity=f"{name} at {there}" if there else f"{type(chat).__name__}:{name}",
-            concurrency=(concurrency or most) * count,
-            server=" and ".join(server for server, _ in found),
+            identity=f"{name} at {location}" if location else f"{type(chat).__name__}:{name}",
+            concurrency=(concurrency or default) * count,
+            server=" and ".join(server for server, _ in servers),
         )
     return connected
 
 
 def _urls(name: str, place: object) -> list[str]:
-    """The URLs of a place, each once."""
+    """Return the distinct URLs of a place."""
     urls = [place] if isinstance(place, str) else place
     if not isinstance(urls, Sequence) or not urls or not all(isinstance(u, str) for u in urls):
         raise PipelineError(
-            f"`places` has a {type(place).__name__} for {name!r}: give 'hf', the URL of a server "
-            "or several of them, a `ChatModel` or an `Endpoint`."
+            f"`places` has a {type(place).__name__} for {name!r}: give 'hf', the URL of a server, "
+            "a sequence of URLs, a `ChatModel` or an `Endpoint`."
         )
     return list(dict.fromkeys(urls))
 
 
-def _whereabouts(chat: ChatModel) -> list[tuple[str, str]]:
-    """A chat model's servers, without what may be secret, and how the model is called there.
+def _servers_of(chat: ChatModel) -> list[tuple[str, str]]:
+    """Return the servers of a chat model, and a suffix if the model has another name there.
 
-    The second is empty where it is the usual name. There are no servers where the model lives in
-    this process or does not say.
+    Addresses hold no secrets. There are no servers if the model is in process or of unknown type.
     """
     if isinstance(chat, PatientChat):
-        return _whereabouts(chat._chat)
+        return _servers_of(chat._chat)
     if isinstance(chat, RenamedChatModel):
-        return [(server, f"#{chat.name}") for server, _ in _whereabouts(chat.chat)]
+        return [(server, f"#{chat.name}") for server, _ in _servers_of(chat.chat)]
     if isinstance(chat, ReplicatedChatModel):
-        found = [_whereabouts(replica) for replica in chat.replicas]
-        return sorted(place for places in found for place in places) if all(found) else []
+        replicas = [_servers_of(replica) for replica in chat.replicas]
+        return sorted(pair for pairs in replicas for pair in pairs) if all(replicas) else []
     if not isinstance(chat, HuggingFaceChat):
         return []
     if chat.base_url is None:
@@ -172,33 +181,34 @@ def _whereabouts(chat: ChatModel) -> list[tuple[str, str]]:
 
 
 def _address(url: str) -> str:
-    """Where a server is: host, port and path, the same for all ways to write them."""
+    """Return host, port and path of a server, equal for all spellings of its URL."""
     parts = urlsplit(server_root(url))
     port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
     return f"{parts.hostname}:{port}{parts.path}"
 
 
-def _served(
+def _connect_url(
     name: str, url: str, api_key: ApiKey, concurrency: int | None, timeout: float
 ) -> ChatModel:
-    root, there = urldefrag(url)
+    """Return the chat model of a URL."""
+    root, alias = urldefrag(url)
     chat = HuggingFaceChat(
-        there or name,
+        alias or name,
         base_url=root,
         api_key=api_key,
         timeout=timeout,
-        concurrency=concurrency or _AT_URL,
+        concurrency=concurrency or _URL_CONCURRENCY,
     )
-    return chat if not there or there == name else RenamedChatModel(chat, there)
+    return chat if not alias or alias == name else RenamedChatModel(chat, alias)
 
 
 @dataclass(frozen=True, slots=True)
 class RenamedChatModel:
-    """A chat model that its server knows by another name than the task does.
+    """Chat model whose name at its server differs from the one in the task.
 
     Args:
-        chat: The other.
-        name: The name there.
+        chat: Chat model of the server.
+        name: Name of the model at the server.
     """
 
     chat: HuggingFaceChat
@@ -214,24 +224,25 @@ class RenamedChatModel:
 
 
 @runtime_checkable
-class ManySampler(Protocol):
-    """A chat model that would rather be asked for all samples of a request at once."""
+class MultiSampleChatModel(Protocol):
+    """Chat model that generates all samples of a request in one call."""
 
     async def complete_many(
         self, request: ChatRequest, seeds: Sequence[int]
     ) -> Sequence[Completion]:
-        """One completion for each seed; see `ChatModel.complete`."""
+        """Generate one completion per seed; see `ChatModel.complete`."""
 
 
 class BatchingChatModel:
-    """A chat model made of a function that is fastest when asked for many replies at once.
+    """Chat model that collects concurrent requests into batches for a function.
 
-    Requests that arrive while the function runs, in a thread of its own, wait and make up the
-    next batch. What is generated must depend on request and seed alone.
+    The function runs in a worker thread. Requests that arrive while it runs form the next batch.
+    Each completion must depend on its request and seed alone.
 
     Args:
-        generate: The function. It is never run twice at the same time.
-        max_batch: The most replies to ask for at once.
+        generate: Function that generates a batch of completions. It never runs concurrently with
+            itself.
+        max_batch: Maximum number of completions per batch. The default is chosen by hand.
     """
 
     def __init__(self, generate: Generate, *, max_batch: int = 4096) -> None:
@@ -240,11 +251,11 @@ class BatchingChatModel:
         self._running: asyncio.Task[None] | None = None
 
     def __getstate__(self) -> dict[str, object]:
-        """Leave behind what is under way."""
+        """Return the arguments without the requests in progress."""
         return {"_generate": self._generate, "_max_batch": self._max_batch}
 
     def __setstate__(self, state: dict[str, object]) -> None:
-        """Undo `__getstate__`."""
+        """Restore the arguments, with no requests in progress."""
         self.__dict__.update(state)
         self._waiting, self._running = [], None
 
@@ -255,26 +266,27 @@ class BatchingChatModel:
     async def complete_many(
         self, request: ChatRequest, seeds: Sequence[int]
     ) -> Sequence[Completion]:
-        """Generate one completion for each seed."""
+        """Generate one completion per seed; see `ChatModel.complete`."""
         loop = asyncio.get_running_loop()
         futures: list[asyncio.Future[Completion]] = [loop.create_future() for _ in seeds]
         self._waiting += [(request, seed, future) for seed, future in zip(seeds, futures)]
         if self._running is not None and self._running.get_loop() is not loop:
-            # An objective was closed, and its event loop with it; nobody waits there any more.
+            # The event loop of the older requests was closed, so no caller awaits them.
             self._waiting, self._running = self._waiting[-len(seeds) :], None
         if self._running is None or self._running.done():
             self._running = loop.create_task(self._work())
         return await asyncio.gather(*futures)
 
     async def _work(self) -> None:
-        # Let everyone who is about to ask in this turn of the loop do so first.
+        """Process batches until no request is waiting."""
+        # Yield once, so that requests of the same turn of the loop join the first batch.
         await asyncio.sleep(0)
         while self._waiting:
             batch = self._waiting[: self._max_batch]
             del self._waiting[: self._max_batch]
-            asked = [(request, seed) for request, seed, _ in batch]
+            requests = [(request, seed) for request, seed, _ in batch]
             try:
-                completions = await asyncio.to_thread(self._generate, asked)
+                completions = await asyncio.to_thread(self._generate, requests)
             except Exception as error:
                 for _, _, future in batch:
                     if not future.done():

@@ -21,31 +21,32 @@ from optuna_agenttts.llm.replies import HUB_ERRORS, error_of, hub_error
 from optuna_agenttts.llm.secrets import ApiKey, LostKey, key_for, one_line, redact
 from optuna_agenttts.llm.wire import chat_url, check_base_url, is_loopback, shown_url
 
-_MOST_BYTES = 16_000_000
-"""The longest reply to read: 32 vectors of 8192 numbers take about 6 MB as JSON."""
+_MAX_REPLY_BYTES = 16_000_000
+"""Maximum length of a reply in bytes: 32 vectors of 8192 numbers take about 6 MB as JSON."""
 
 
 class HuggingFaceEmbedder:
-    """An embedding model behind an OpenAI-compatible server, or at Hugging Face.
+    """Embedding model at Hugging Face, or behind an OpenAI-compatible server.
 
-    The same rules hold as for `HuggingFaceChat`: the user's Hugging Face token goes to servers of
-    Hugging Face only, no redirect is followed, and nothing on this machine is reached through a
-    proxy. Connections last for one call of `embed`.
+    The security rules are those of `HuggingFaceChat`: the user's Hugging Face token is sent to
+    servers of Hugging Face only, redirects are not followed, and servers on this machine are not
+    reached through a proxy. Connections are closed at the end of each call of `embed`.
 
     Args:
-        model: The model's id, as the Hub or the server calls it.
-        base_url: Root of a server with ``/v1/embeddings``, such as Text Embeddings Inference,
-            vLLM or llama.cpp. Default: Hugging Face's router (feature extraction).
-        api_key: A key, or a function that returns it; only a function travels with a pickle.
-            Default: the user's Hugging Face token, for servers of Hugging Face; none for others.
-        timeout: The most seconds for one request, from sending to the last byte.
-        concurrency: The most requests at once; more wait their turn, outside the timeout.
-        batch: The most texts in one request.
-        max_characters: Of longer texts, only so many characters are sent: some servers refuse
-            texts that are longer than the model reads. Default: texts are sent whole.
+        model: Id of the model on the Hub, or its name at the server.
+        base_url: Root URL of a server with ``/v1/embeddings``, for example Text Embeddings
+            Inference, vLLM or llama.cpp. Default: Hugging Face's router (feature extraction).
+        api_key: API key, or a function that returns it; only a function is kept by pickling.
+            Default: the user's Hugging Face token for servers of Hugging Face, none for others.
+        timeout: Timeout of one request in seconds, from sending to the last byte.
+        concurrency: Maximum number of concurrent requests; the time that others wait does not
+            count toward their timeout.
+        batch: Maximum number of texts per request.
+        max_characters: Number of characters to truncate texts to, because some servers refuse
+            texts longer than the model's context. Default: no truncation.
 
     Raises:
-        AgentTTSError: An argument makes no sense.
+        AgentTTSError: An argument is out of range, or a URL is invalid.
     """
 
     def __init__(
@@ -63,19 +64,19 @@ class HuggingFaceEmbedder:
         if not model or "://" in model:
             raise AgentTTSError(
                 f"HuggingFaceEmbedder: `model` is {one_line(shown_url(model))!r}: give a model's "
-                "name, and a URL as `base_url`, where the rules for keys hold."
+                "name, and a URL only as `base_url`."
             )
         if base_url is not None:
             check_base_url("HuggingFaceEmbedder", base_url)
         if not timeout > 0 or concurrency < 1 or batch < 1:
             raise AgentTTSError(
-                f"HuggingFaceEmbedder: `timeout` is {timeout!r}, `concurrency` {concurrency!r} "
-                f"and `batch` {batch!r}: all must be above 0."
+                "HuggingFaceEmbedder: `timeout`, `concurrency` and `batch` must be positive, got "
+                f"{timeout!r}, {concurrency!r} and {batch!r}."
             )
         if max_characters is not None and max_characters < 1:
             raise AgentTTSError(
-                f"HuggingFaceEmbedder: `max_characters` is {max_characters!r}: give 1 or more, or "
-                "None."
+                "HuggingFaceEmbedder: `max_characters` must be at least 1 or None, got "
+                f"{max_characters!r}."
             )
         self.model, self.base_url = model, base_url
         self._api_key, self._timeout = api_key, timeout
@@ -86,36 +87,36 @@ class HuggingFaceEmbedder:
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave keys and what belongs to an event loop behind."""
+        """Return the state without API key and objects of event loops."""
         state = {k: v for k, v in self.__dict__.items() if k != "_slots"}
         if isinstance(self._api_key, str):
             state["_api_key"] = LostKey()
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Undo `__getstate__`."""
+        """Restore the state."""
         self.__dict__.update(state)
         self._slots = WeakKeyDictionary()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> HuggingFaceEmbedder:
-        """Copy within the process; the key stays."""
+        """Return a copy that keeps the API key."""
         other = type(self).__new__(type(self))
         other.__setstate__(dict(self.__dict__))
         return other
 
     def __repr__(self) -> str:
-        """Model and server, no key."""
+        """Return model and server, without the API key."""
         return f"<HuggingFaceEmbedder {self.where}>"
 
     @property
     def where(self) -> str:
-        """Model and server, for people."""
+        """Model and server, for messages."""
         server = "Hugging Face" if self.base_url is None else urlsplit(self.base_url).netloc
         return f"{self.model} at {server}"
 
     @property
     def identity(self) -> str:
-        """Model and server, and how much of a text is sent."""
+        """Model, server and truncation, which determine the vectors."""
         place = "hf"
         if self.base_url is not None:
             parts = urlsplit(self.base_url)
@@ -124,7 +125,7 @@ class HuggingFaceEmbedder:
         return f"embedding {self.model} at {place}{cut}"
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
-        """One vector for each text; see `Embedder.embed`."""
+        """Return one vector per text; see `Embedder.embed`."""
         sent = [text[: self._max_characters] for text in texts]
         parts = [sent[start : start + self._batch] for start in range(0, len(sent), self._batch)]
         if not parts:
@@ -132,23 +133,24 @@ class HuggingFaceEmbedder:
         slots = self._slots.setdefault(
             asyncio.get_running_loop(), asyncio.Semaphore(self._concurrency)
         )
-        # Not kept for longer: nobody would close them when their event loop ends.
+        # Connections belong to an event loop, and no hook would close them at its end: close them
+        # after this call.
         connections = Connections(
             concurrency=self._concurrency,
             timeout=self._timeout,
-            # What runs on this machine is not reached through a proxy.
+            # `trust_env` lets proxies of the environment apply; skip them for this machine.
             trust_env=not is_loopback(self.base_url),
         )
 
         async def one(part: list[str]) -> list[list[float]]:
             async with slots:
-                return await self._batch_of(connections, part)
+                return await self._embed_batch(connections, part)
 
         running = [asyncio.ensure_future(one(part)) for part in parts]
         try:
             found = await asyncio.gather(*running)
         finally:
-            # Where one request failed, the others would go on without their connections.
+            # If one request failed, stop the others before their connections are closed.
             for future in running:
                 future.cancel()
             await asyncio.gather(*running, return_exceptions=True)
@@ -160,7 +162,10 @@ class HuggingFaceEmbedder:
             )
         return vectors
 
-    async def _batch_of(self, connections: Connections, texts: Sequence[str]) -> list[list[float]]:
+    async def _embed_batch(
+        self, connections: Connections, texts: Sequence[str]
+    ) -> list[list[float]]:
+        """Return the vectors of one request."""
         key = key_for(self.base_url, self._api_key)
         try:
             if self.base_url is None:
@@ -169,7 +174,7 @@ class HuggingFaceEmbedder:
                 call = self._call_url(client, self.base_url, texts, key)
                 return await asyncio.wait_for(call, self._timeout)
         except asyncio.TimeoutError:
-            raise self._late() from None
+            raise self._timeout_error() from None
         except ChatError as error:
             raise type(error)(
                 redact(str(error), [key]), kind=error.kind, retry_after=error.retry_after
@@ -178,6 +183,7 @@ class HuggingFaceEmbedder:
     async def _call_url(
         self, client: httpx2.AsyncClient, base_url: str, texts: Sequence[str], key: str | None
     ) -> list[list[float]]:
+        """Return the vectors of one request to a server."""
         try:
             status, headers, content = await exchange(
                 client,
@@ -185,52 +191,55 @@ class HuggingFaceEmbedder:
                 _embeddings_url(base_url),
                 key=key,
                 content=json.dumps({"model": self.model, "input": list(texts)}).encode(),
-                most=_MOST_BYTES,
+                most=_MAX_REPLY_BYTES,
                 where=self.where,
             )
         except httpx2.TimeoutException:
-            raise self._late() from None
+            raise self._timeout_error() from None
         if status != 200:
             raise error_of(status, headers, content.decode("utf-8", "replace"), self.where)
         try:
-            return _listed(json.loads(content), len(texts))
+            return _read_vectors(json.loads(content), len(texts))
         except (ValueError, RecursionError) as error:
-            raise self._unreadable(error) from None
+            raise self._invalid_reply(error) from None
 
     async def _call_hub(self, texts: Sequence[str], key: str | None) -> list[list[float]]:
+        """Return the vectors of one request to Hugging Face's router."""
         try:
             async with AsyncInferenceClient(api_key=key, timeout=self._timeout) as client:
                 reply = await client.feature_extraction(list(texts), model=self.model)
         except json.JSONDecodeError as error:
-            raise self._unreadable(error) from None
+            raise self._invalid_reply(error) from None
         except HUB_ERRORS as error:
             raise hub_error(error, key=key, where=self.where, timeout=self._timeout) from None
         rows = np.asarray(reply)
         if rows.ndim > 2:
             raise ChatRefusedError(
-                f"{self.where}: the model gives a vector for each token: take one that embeds "
-                "sentences",
+                f"{self.where}: the model returns one vector per token: use a model that embeds "
+                "whole texts",
                 kind="no embeddings",
             )
         try:
-            return _vectors(rows.tolist(), len(texts))
+            return _check_vectors(rows.tolist(), len(texts))
         except ValueError as error:
-            raise self._unreadable(error) from None
+            raise self._invalid_reply(error) from None
 
-    def _late(self) -> ChatUnavailableError:
+    def _timeout_error(self) -> ChatUnavailableError:
+        """Return the error of a request that timed out."""
         return ChatUnavailableError(
             f"{self.where}: no reply within {self._timeout:g} s", kind="timeout"
         )
 
-    def _unreadable(self, error: Exception) -> ChatUnavailableError:
+    def _invalid_reply(self, error: Exception) -> ChatUnavailableError:
+        """Return the error of a reply without embeddings."""
         return ChatUnavailableError(
-            f"{self.where}: the reply holds no embeddings: {one_line(str(error))}",
+            f"{self.where}: the reply has no valid embeddings: {one_line(str(error))}",
             kind="no embeddings",
         )
 
 
 def _embeddings_url(base_url: str) -> str:
-    """Where embeddings of a server live: ``/v1/embeddings`` unless the URL says."""
+    """Return the URL of a server's embeddings, adding ``/v1`` and ``/embeddings`` if missing."""
     parts = urlsplit(base_url)
     root = parts.path.rstrip("/").removesuffix("/embeddings")
     there = urlsplit(chat_url(urlunsplit((parts.scheme, parts.netloc, root, parts.query, ""))))
@@ -238,42 +247,42 @@ def _embeddings_url(base_url: str) -> str:
     return urlunsplit((there.scheme, there.netloc, path, there.query, ""))
 
 
-def _listed(values: Any, count: int) -> list[list[float]]:
-    """The vectors of a decoded reply of OpenAI's form, in the order of the texts.
+def _read_vectors(values: Any, count: int) -> list[list[float]]:
+    """Return the vectors of a decoded reply in OpenAI's format, in the order of the texts.
 
     Raises:
-        ValueError: It is of another form.
+        ValueError: The reply has another format.
     """
     data = values.get("data") if isinstance(values, Mapping) else None
     if not isinstance(data, list) or not all(isinstance(entry, Mapping) for entry in data):
-        raise ValueError("`data` is no list of objects")
+        raise ValueError("`data` is not a list of objects")
     if len(data) == count and all("index" in entry for entry in data):
         if sorted(repr(entry["index"]) for entry in data) != sorted(map(repr, range(count))):
-            raise ValueError("`index` does not number the texts")
+            raise ValueError("the values of `index` are not those of the texts")
         data = sorted(data, key=lambda entry: entry["index"])
-    return _vectors([entry.get("embedding") for entry in data], count)
+    return _check_vectors([entry.get("embedding") for entry in data], count)
 
 
-def _vectors(rows: Any, count: int) -> list[list[float]]:
-    """Check vectors, and make floats of their entries.
+def _check_vectors(rows: Any, count: int) -> list[list[float]]:
+    """Check vectors, and convert their entries to floats.
 
     Raises:
-        ValueError: There are others than wanted, or not all entries are finite numbers.
+        ValueError: Their number or lengths are wrong, or an entry is not a finite number.
     """
     if not isinstance(rows, list) or len(rows) != count:
-        found = len(rows) if isinstance(rows, list) else "no list"
-        raise ValueError(f"{count} vectors were asked for, and {found} came")
+        found = len(rows) if isinstance(rows, list) else type(rows).__name__
+        raise ValueError(f"expected {count} vectors, got {found}")
     vectors = []
     for row in rows:
         if not isinstance(row, list) or not row or len(row) != len(rows[0]):
-            raise ValueError("the vectors are not lists of one length")
+            raise ValueError("the vectors are not lists of equal length")
         if not all(isinstance(x, (int, float)) and not isinstance(x, bool) for x in row):
-            raise ValueError("a vector holds something that is no number")
+            raise ValueError("a vector has an entry that is not a number")
         try:
             vector = [float(x) for x in row]
         except OverflowError:
             vector = [math.inf]
         if not all(map(math.isfinite, vector)):
-            raise ValueError("a vector holds something that is not finite")
+            raise ValueError("a vector has an entry that is not finite")
         vectors.append(vector)
     return vectors

@@ -1,4 +1,4 @@
-"""One model behind several servers that share the load."""
+"""Load balancing over several servers of one model."""
 
 from __future__ import annotations
 
@@ -10,20 +10,23 @@ from optuna_agenttts.llm import ChatModel, ChatRequest, ChatUnavailableError, Co
 from optuna_agenttts.llm.port import close_chat
 from optuna_agenttts_integrations.exceptions import PipelineError
 
-_PAUSE = 1.0
-_LONGEST_PAUSE = 30.0
+_BACKOFF_SECONDS = 1.0
+"""Seconds without calls after a server's first failure. Chosen by hand."""
+
+_MAX_BACKOFF_SECONDS = 30.0
+"""Maximum seconds without calls to a failing server. Chosen by hand: a restart takes minutes."""
 
 
 class ReplicatedChatModel:
-    """A chat model that several servers serve.
+    """Chat model that distributes its calls over several servers.
 
-    Each call goes to the server that has the fewest under way. One that fails is spared for a
-    while that doubles with each failure, and the call is made again at the next one; seeds go
-    along, so that it does not matter who answers.
+    Each call goes to the server with the fewest calls in progress. If a server is unavailable, the
+    call is repeated with the same seed at the next one, and the server is avoided for 1 s, a time
+    that doubles with each further failure up to 30 s.
 
     Args:
-        replicas: The servers' chat models.
-        clock: Seconds, as from `time.monotonic`.
+        replicas: Chat models of the servers.
+        clock: Function that returns a monotonic time in seconds.
 
     Raises:
         PipelineError: There are no replicas.
@@ -37,21 +40,22 @@ class ReplicatedChatModel:
             raise PipelineError("ReplicatedChatModel: `replicas` is empty: give one or more.")
         self.replicas = tuple(replicas)
         self._clock = clock
-        self._forget()
+        self._reset()
 
-    def _forget(self) -> None:
-        self._under_way = [0] * len(self.replicas)
-        self._pause = [_PAUSE] * len(self.replicas)
-        self._spared_until = [float("-inf")] * len(self.replicas)
+    def _reset(self) -> None:
+        """Set the state of all servers to idle and available."""
+        self._in_progress = [0] * len(self.replicas)
+        self._backoff = [_BACKOFF_SECONDS] * len(self.replicas)
+        self._unavailable_until = [float("-inf")] * len(self.replicas)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave behind what is under way, and who is spared: clocks differ between machines."""
+        """Return replicas and clock, but no times: clocks differ between machines."""
         return {"replicas": self.replicas, "_clock": self._clock}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Undo `__getstate__`."""
+        """Restore replicas and clock, with all servers idle and available."""
         self.__dict__.update(state)
-        self._forget()
+        self._reset()
 
     async def complete(self, request: ChatRequest, *, seed: int) -> Completion:
         """Generate one completion; see `ChatModel.complete`."""
@@ -59,32 +63,34 @@ class ReplicatedChatModel:
         while True:
             chosen = self._choose(tried)
             tried.add(chosen)
-            self._under_way[chosen] += 1
+            self._in_progress[chosen] += 1
             try:
                 completion = await self.replicas[chosen].complete(request, seed=seed)
             except ChatUnavailableError:
-                self._spare(chosen)
+                self._back_off(chosen)
                 if len(tried) == len(self.replicas):
                     raise
             else:
-                self._pause[chosen] = _PAUSE
+                self._backoff[chosen] = _BACKOFF_SECONDS
                 return completion
             finally:
-                self._under_way[chosen] -= 1
+                self._in_progress[chosen] -= 1
 
     def _choose(self, tried: set[int]) -> int:
+        """Return the index of the best server that was not tried."""
         now = self._clock()
         return min(
             (index for index in range(len(self.replicas)) if index not in tried),
-            key=lambda i: (self._spared_until[i] > now, self._under_way[i], i),
+            key=lambda i: (self._unavailable_until[i] > now, self._in_progress[i], i),
         )
 
-    def _spare(self, index: int) -> None:
-        # Calls that were under way when it broke down tell of the same breakdown.
-        if self._spared_until[index] > self._clock():
+    def _back_off(self, index: int) -> None:
+        """Avoid a server for a while."""
+        # Calls in progress when the server failed report the same failure: count it once.
+        if self._unavailable_until[index] > self._clock():
             return
-        self._spared_until[index] = self._clock() + self._pause[index]
-        self._pause[index] = min(_LONGEST_PAUSE, 2 * self._pause[index])
+        self._unavailable_until[index] = self._clock() + self._backoff[index]
+        self._backoff[index] = min(_MAX_BACKOFF_SECONDS, 2 * self._backoff[index])
 
     async def aclose(self) -> None:
         """Close the replicas' connections of the running event loop."""

@@ -1,4 +1,4 @@
-"""Completions on disk, so that nothing that was paid for is paid for twice."""
+"""Completions on disk, so that no request is paid for twice."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from optuna_agenttts.llm import Completion
+from optuna_agenttts_integrations.calls.store_database import open_database
 from optuna_agenttts_integrations.calls.store_records import (
     RequestKey,
     canonical_json,
@@ -27,43 +28,24 @@ __all__ = ["CompletionStore", "Holding", "RequestKey", "canonical_json"]
 
 _logger = logging.getLogger(__name__)
 
-_ATTEMPTS = 100
-_VERSION = 2
-_SCHEMA = (
-    """
-CREATE TABLE IF NOT EXISTS completions (
-    key TEXT NOT NULL,
-    sample INTEGER NOT NULL,
-    value TEXT NOT NULL,
-    PRIMARY KEY (key, sample)
-) WITHOUT ROWID
-""",
-    # Version 2: what was request_key, so that a store can be inspected and exported.
-    """
-CREATE TABLE IF NOT EXISTS requests (
-    key TEXT PRIMARY KEY,
-    endpoint TEXT NOT NULL,
-    seed INTEGER NOT NULL,
-    model TEXT NOT NULL,
-    request TEXT NOT NULL,
-    at REAL NOT NULL
-) WITHOUT ROWID
-""",
-)
+_PROBE_CHARACTERS = 65_536
+"""Length of the text that `CompletionStore.check` writes. Chosen by hand: more than fits into the
+free part of a page of the file, so that a full disk shows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Holding:
-    """What a store holds of one model at one endpoint.
+    """Totals of the stored samples of one model at one endpoint.
 
     Args:
-        endpoint: Identity of the endpoint; empty for what a store of version 1 left undescribed.
-        model: The model.
-        requests: Different requests.
-        samples: Samples of them.
-        prompt_tokens: Tokens of the samples' prompts, each counted as often as it was sent.
+        endpoint: Identity of the endpoint; empty for completions that a store of version 1 kept
+            without their requests.
+        model: Name of the model; empty likewise.
+        requests: Number of distinct requests.
+        samples: Number of samples.
+        prompt_tokens: Tokens of the prompts, counted once per sample.
         generated_tokens: Tokens of the samples.
-        oldest: When the first of the requests was made, in seconds since 1970.
+        oldest: Time of the first request, in seconds since 1970; 0 if unknown.
     """
 
     endpoint: str
@@ -76,17 +58,17 @@ class Holding:
 
 
 class CompletionStore:
-    """Completions by request and sample index, in SQLite.
+    """SQLite store of completions by request and sample index.
 
-    Several threads and processes may share one file. Values are JSON. What is written is on disk
-    when `put` returns, short of a crash of the operating system.
+    Several threads and processes may share one file. A completion survives a crash of the process
+    once `put` has returned, but not necessarily a crash of the operating system.
 
     Args:
-        path: The file, or ``":memory:"`` for a store that ends with the process.
-        clock: Seconds since 1970.
+        path: Path of the file, or ``":memory:"`` for a store that ends with the process.
+        clock: Function that returns the time in seconds since 1970.
 
     Raises:
-        StoreError: The file is no store, or one of a later version.
+        StoreError: The file is not a completion store, or has a later version.
     """
 
     def __init__(
@@ -97,104 +79,91 @@ class CompletionStore:
         self._open()
 
     def _open(self) -> None:
+        """Open the file."""
         self._lock = threading.Lock()
-        self._connection = None
-        try:
-            connection = sqlite3.connect(self.path, timeout=60, check_same_thread=False)
-            self._connection = connection
-            (version,) = connection.execute("PRAGMA user_version").fetchone()
-            if version > _VERSION:
-                connection.close()
-                raise StoreError(
-                    f"`path` is {self.path!r}: the store has version {version}, and this is "
-                    f"version {_VERSION}: use another file, or the package that wrote it."
-                )
-            tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
-            if version == 0 and tables and "completions" not in tables:
-                connection.close()
-                raise StoreError(
-                    f"`path` is {self.path!r}: it is a database of something else: give a file "
-                    "of its own, or one that does not exist yet."
-                )
-            _write_ahead(connection)
-            connection.execute("PRAGMA synchronous=NORMAL")
-            if version < _VERSION:
-                for table in _SCHEMA:
-                    connection.execute(table)
-                connection.execute(f"PRAGMA user_version={_VERSION}")
-        except sqlite3.Error as error:
-            if self._connection is not None:
-                self._connection.close()
-            raise StoreError(
-                f"`path` is {self.path!r}: it cannot be opened as a completion store ({error}): "
-                "give a file that can be written, or one that does not exist yet."
-            ) from error
+        self._connection: sqlite3.Connection | None = None
+        self._connection = open_database(self.path)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Keep the path: another process opens the file for itself."""
+        """Return the path and the clock; the file is opened again on unpickling."""
         return {"path": self.path, "_clock": self._clock}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Undo `__getstate__`; a store in memory comes back empty."""
+        """Open the file again; a store in memory is empty afterwards."""
         self.__dict__.update(state)
         self._open()
 
     def get(self, key: str, count: int) -> dict[int, Completion]:
-        """The completions of a request that are known, of those with index below `count`."""
+        """Return stored completions of a request.
+
+        Args:
+            key: Digest of the request's key, `RequestKey.digest`.
+            count: Number of samples.
+
+        Returns:
+            The completions by sample index, of those with an index below `count`.
+
+        Raises:
+            StoreError: The store cannot be read.
+        """
         rows = self._execute(
             "SELECT sample, value FROM completions WHERE key = ? AND sample < ?", (key, count)
         )
         return {int(sample): read_completion(value) for sample, value in rows}
 
     def put(self, request_key: RequestKey, completions: Mapping[int, Completion]) -> None:
-        """Keep completions of a request by sample index; those that are there already stay."""
-        self._put(request_key, completions, self._clock())
+        """Store completions of a request; samples that are stored already are kept.
 
-    def _put(
-        self, request_key: RequestKey, completions: Mapping[int, Completion], at: float
-    ) -> None:
-        if not completions:
-            return
-        key = request_key.digest
-        rows = [(key, sample, completion_text(value)) for sample, value in completions.items()]
-        about = (
-            key,
-            request_key.endpoint,
-            request_key.seed,
-            request_key.model,
-            request_key.request,
-            at,
-        )
-        try:
-            with self._lock, self._usable() as connection:
-                connection.execute(
-                    "INSERT OR IGNORE INTO requests VALUES (?, ?, ?, ?, ?, ?)", about
-                )
-                connection.executemany("INSERT OR IGNORE INTO completions VALUES (?, ?, ?)", rows)
-        except sqlite3.Error as error:
-            raise self._trouble("written", error) from error
-
-    def check(self) -> None:
-        """Write something and take it back.
+        Args:
+            request_key: Key of the request.
+            completions: Completions by sample index.
 
         Raises:
             StoreError: The store cannot be written.
         """
-        probe = ("probe", -1, "x" * 65_536)
+        self._put(request_key, completions, self._clock())
+
+    def _put(self, key: RequestKey, completions: Mapping[int, Completion], at: float) -> None:
+        """Store completions of a request that was first made at a time."""
+        if not completions:
+            return
+        digest = key.digest
+        rows = [(digest, sample, completion_text(value)) for sample, value in completions.items()]
+        request = (digest, key.endpoint, key.seed, key.model, key.request, at)
         try:
-            with self._lock, self._usable() as connection:
+            with self._lock, self._opened() as connection:
+                connection.execute(
+                    "INSERT OR IGNORE INTO requests VALUES (?, ?, ?, ?, ?, ?)", request
+                )
+                connection.executemany("INSERT OR IGNORE INTO completions VALUES (?, ?, ?)", rows)
+        except sqlite3.Error as error:
+            raise self._error("written", error) from error
+
+    def check(self) -> None:
+        """Check that the store can be written, by a write that is undone.
+
+        Raises:
+            StoreError: The store cannot be written.
+        """
+        probe = ("probe", -1, "x" * _PROBE_CHARACTERS)
+        try:
+            with self._lock, self._opened() as connection:
                 connection.execute("INSERT OR REPLACE INTO completions VALUES (?, ?, ?)", probe)
                 connection.execute("DELETE FROM completions WHERE key = 'probe'")
         except sqlite3.Error as error:
-            raise self._trouble("written", error) from error
+            raise self._error("written", error) from error
 
     def __len__(self) -> int:
-        """The number of completions."""
+        """Return the number of completions."""
         ((count,),) = self._execute("SELECT count(*) FROM completions", ())
         return int(count)
 
     def holdings(self) -> list[Holding]:
-        """What the store holds, by endpoint and model."""
+        """Return totals of the stored samples by endpoint and model.
+
+        Raises:
+            StoreError: The store cannot be read.
+        """
         rows = self._execute(
             "SELECT coalesce(endpoint, ''), coalesce(model, ''), count(DISTINCT c.key), count(*), "
             "sum(json_extract(value, '$[1]')), sum(json_extract(value, '$[2]')), "
@@ -205,17 +174,18 @@ class CompletionStore:
         return [Holding(*row) for row in rows]
 
     def export(self, path: str | Path) -> int:
-        """Write everything to a file, a line of JSON for each request.
+        """Write all requests with their samples to a file, as one line of JSON per request.
 
-        A line has ``endpoint``, ``seed``, ``at`` (when it was first asked, in seconds since 1970),
-        ``request`` and ``samples``: for each index, the text, the tokens of prompt and reply, and
-        why it ended.
+        A line has ``endpoint``, ``seed``, ``at`` (time of the first request, in seconds since
+        1970), ``request`` and ``samples``: by index, the text, the tokens of prompt and reply, and
+        the finish reason. Completions that a store of version 1 kept without their requests are
+        not written.
 
         Args:
-            path: The file; what it held is lost.
+            path: Path of the file, which is overwritten.
 
         Returns:
-            The number of lines. What a store of version 1 left undescribed is not written.
+            Number of lines.
 
         Raises:
             StoreError: The file cannot be written, or is the store itself.
@@ -225,7 +195,7 @@ class CompletionStore:
             and os.path.exists(self.path)
             and os.path.samefile(path, self.path)
         ):
-            raise StoreError(f"`path` is {str(path)!r}, the store itself: give another file.")
+            raise StoreError(f"`path` {str(path)!r} is the store itself: give another file.")
         count = 0
         try:
             with open(path, "w", encoding="utf-8") as file:
@@ -234,47 +204,53 @@ class CompletionStore:
                     count += 1
         except OSError as error:
             raise StoreError(
-                f"`path` is {str(path)!r}: it cannot be written ({error}): give another file, or "
-                "make room."
+                f"`path` {str(path)!r} cannot be written ({error}): give another file, or free "
+                "disk space."
             ) from error
         return count
 
     def _lines(self) -> Iterator[str]:
+        """Yield the lines of an export."""
         for (key,) in self._execute("SELECT key FROM requests ORDER BY at, key", ()):
-            about = self._execute(
+            requests = self._execute(
                 "SELECT endpoint, seed, request, at FROM requests WHERE key = ?", (key,)
             )
             rows = self._execute("SELECT sample, value FROM completions WHERE key = ?", (key,))
-            # Another process may have pruned it meanwhile.
-            for endpoint, seed, request, at in about if rows else ():
+            # Another process may have pruned the request in the meantime.
+            for endpoint, seed, request, at in requests if rows else ():
                 yield export_line(RequestKey(endpoint, seed, request), dict(rows), at)
 
     def load(self, path: str | Path) -> int:
-        """Add what `export` wrote; what is there already stays.
+        """Add the completions of an export; samples that are stored already are kept.
+
+        Args:
+            path: Path of the file that `export` wrote.
 
         Returns:
-            The number of lines.
+            Number of lines.
 
         Raises:
-            StoreError: The file cannot be read, or a line is not what `export` writes.
+            StoreError: The file cannot be read, or a line is invalid; the lines before it are
+                loaded.
         """
         count = 0
         try:
-            # Bytes, so that a line that is no UTF-8 has a number, too.
+            # Read bytes, so that the error about a line that is not UTF-8 has its number.
             with open(path, "rb") as file:
                 for number, line in enumerate(file, 1):
                     try:
                         request_key, samples, at = read_line(line)
                     except (ValueError, LookupError, TypeError, AttributeError) as error:
                         raise StoreError(
-                            f"`path` is {str(path)!r}: line {number} is not what `export` writes "
-                            f"({error!r}): the lines before it are loaded."
+                            f"`path` {str(path)!r}: line {number} is not a line of an export "
+                            f"({error!r}). The lines before it are loaded: mend the file and load "
+                            "it again."
                         ) from error
                     self._put(request_key, samples, self._clock() if at is None else at)
                     count += 1
         except OSError as error:
             raise StoreError(
-                f"`path` is {str(path)!r}: it cannot be read ({error}): give what `export` wrote."
+                f"`path` {str(path)!r} cannot be read ({error}): give a file that `export` wrote."
             ) from error
         return count
 
@@ -286,18 +262,21 @@ class CompletionStore:
         older_than: float | None = None,
         keep: int = 0,
     ) -> int:
-        """Forget completions, and give the room back.
+        """Delete completions, and shrink the file.
 
         Args:
-            model: Only those of this model.
-            endpoint: Only those of this endpoint; empty for what a store of version 1 left
-                undescribed.
-            older_than: Only requests that were first made so many seconds ago or earlier, as far
-                as that is known.
-            keep: How many samples of each request to keep.
+            model: Delete only completions of this model.
+            endpoint: Delete only completions of this endpoint; empty for those that a store of
+                version 1 kept without their requests.
+            older_than: Delete only completions of requests that were first made at least this
+                many seconds ago; those without a time are kept.
+            keep: Number of samples to keep of each request.
 
         Returns:
-            How many completions were forgotten.
+            Number of deleted completions.
+
+        Raises:
+            StoreError: The store cannot be written.
         """
         where = ["1"]
         values: list[Any] = []
@@ -314,27 +293,33 @@ class CompletionStore:
         )
         try:
             with self._lock:
-                with self._usable() as connection:
-                    gone = connection.execute(
+                with self._opened() as connection:
+                    deleted = connection.execute(
                         f"DELETE FROM completions WHERE sample >= ? AND key IN ({chosen})",
                         (keep, *values),
                     ).rowcount
                     connection.execute(
                         "DELETE FROM requests WHERE key NOT IN (SELECT key FROM completions)"
                     )
-                self._shrink()
+                self._vacuum()
         except sqlite3.Error as error:
-            raise self._trouble("written", error) from error
-        return int(gone)
+            raise self._error("written", error) from error
+        return int(deleted)
 
-    def _shrink(self) -> None:
+    def _vacuum(self) -> None:
+        """Return free pages of the file to the file system."""
         try:
-            self._usable().execute("VACUUM")
-            # Until then the smaller file is in the log beside it, which takes room of its own.
-            self._usable().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            self._opened().execute("VACUUM")
+            # Until the checkpoint, the smaller file exists only in the log beside the larger one.
+            self._opened().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         except sqlite3.Error as error:
-            # It needs room itself. What was forgotten makes room for completions all the same.
-            _logger.warning("The store %r keeps its size for now: %s", self.path, error)
+            # VACUUM itself needs disk space. Free pages are reused for new completions anyway.
+            _logger.warning(
+                "The pruned store %r could not be shrunk (%s). New completions will reuse the "
+                "space. To shrink it, prune again with free disk space and no other user.",
+                self.path,
+                error,
+            )
 
     def close(self) -> None:
         """Close the file. The store cannot be used afterwards."""
@@ -348,34 +333,25 @@ class CompletionStore:
         if getattr(self, "_connection", None) is not None:
             self.close()
 
-    def _usable(self) -> sqlite3.Connection:
+    def _opened(self) -> sqlite3.Connection:
+        """Return the connection, or raise an error if the store is closed."""
         if self._connection is None:
-            raise StoreError(f"The store {self.path!r} is closed: open another one.")
+            raise StoreError(
+                f"The store {self.path!r} is closed: construct a new `CompletionStore`."
+            )
         return self._connection
 
     def _execute(self, sql: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+        """Return the rows of a query."""
         try:
             with self._lock:
-                return self._usable().execute(sql, values).fetchall()
+                return self._opened().execute(sql, values).fetchall()
         except sqlite3.Error as error:
-            raise self._trouble("read", error) from error
+            raise self._error("read", error) from error
 
-    def _trouble(self, verb: str, error: sqlite3.Error) -> StoreError:
+    def _error(self, verb: str, error: sqlite3.Error) -> StoreError:
+        """Return the error of a failed query."""
         return StoreError(
-            f"The store {self.path!r} cannot be {verb} ({error}). What it holds is kept: make "
-            "room or mend access, and run the study again to go on."
+            f"The store {self.path!r} cannot be {verb} ({error}). Stored completions are safe: "
+            "free disk space or restore access, and run the study again to resume it."
         )
-
-
-def _write_ahead(connection: sqlite3.Connection) -> None:
-    """Switch a file to write-ahead logging, which stays with it."""
-    for _ in range(_ATTEMPTS):
-        try:
-            connection.execute("PRAGMA journal_mode=WAL")
-            return
-        except sqlite3.OperationalError:
-            # SQLite does not wait for others that have the file open at this moment, as it does
-            # for a transaction. A file that can only be read fails in that, too.
-            connection.execute("BEGIN EXCLUSIVE")
-            connection.execute("COMMIT")
-    connection.execute("PRAGMA journal_mode=WAL")

@@ -1,4 +1,4 @@
-"""What a completion store keeps, as text: requests, completions, and the lines of an export."""
+"""Records of a completion store as JSON text: requests, completions, lines of an export."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from optuna_agenttts.llm import Completion, Usage
 
 @dataclass(frozen=True)
 class RequestKey:
-    """What completions answer.
+    """Key of the completions of a request.
 
     Args:
-        endpoint: Identity of the endpoint that was request_key.
-        seed: The objective's seed.
-        request: The request as canonical JSON.
+        endpoint: Identity of the endpoint.
+        seed: Seed of the objective.
+        request: Request as canonical JSON.
     """
 
     endpoint: str
@@ -28,37 +28,38 @@ class RequestKey:
 
     @cached_property
     def digest(self) -> str:
-        """What the store knows it by."""
+        """SHA-256 of the key, in hexadecimal: the column ``key`` of the store."""
         identity = f"{self.endpoint}\n{self.seed}\n{self.request}"
         return hashlib.sha256(identity.encode()).hexdigest()
 
     @cached_property
     def model(self) -> str:
-        """The model that was asked for."""
+        """Name of the requested model."""
         return str(json.loads(self.request).get("model", ""))
 
 
 def canonical_json(values: Mapping[str, Any]) -> str:
-    """Values as JSON text that is the same for equal values."""
+    """Return values as JSON text that is the same for equal values."""
     return _json(values, sort_keys=True, separators=(",", ":"))
 
 
 def _json(values: Any, **options: Any) -> str:
+    """Return values as JSON text that can be encoded as UTF-8."""
     text = json.dumps(values, ensure_ascii=False, **options)
     try:
         text.encode()
     except UnicodeEncodeError:
-        # Half of a surrogate pair: a reply that was cut off may end in one.
+        # A truncated reply may end in an unpaired surrogate.
         return json.dumps(values, **options)
     return text
 
 
 def completion_text(completion: Completion) -> str:
-    """A completion as JSON text."""
+    """Return a completion as JSON text."""
     usage = completion.usage
     values = [
         completion.text,
-        # Models in process may count in numpy's integers.
+        # Models in process may return numpy integers, which `json` does not accept.
         int(usage.prompt_tokens),
         int(usage.completion_tokens),
         str(completion.finish_reason),
@@ -67,18 +68,18 @@ def completion_text(completion: Completion) -> str:
 
 
 def read_completion(value: str) -> Completion:
-    """Undo `completion_text`."""
+    """Return the completion that `completion_text` wrote."""
     text, prompt, generated, reason = json.loads(value)
     return Completion(text, Usage(prompt, generated), reason)
 
 
 def export_line(request_key: RequestKey, samples: Mapping[int, str], at: float) -> str:
-    """A line of an export.
+    """Return a line of an export.
 
     Args:
-        request_key: What was request_key.
-        samples: For each index, the completion as `completion_text` writes it.
-        at: When it was first asked, in seconds since 1970.
+        request_key: Key of the request.
+        samples: Completions by index, as returned by `completion_text`.
+        at: Time of the first request, in seconds since 1970.
     """
     values = {
         "endpoint": request_key.endpoint,
@@ -91,10 +92,17 @@ def export_line(request_key: RequestKey, samples: Mapping[int, str], at: float) 
 
 
 def read_line(line: bytes) -> tuple[RequestKey, dict[int, Completion], float | None]:
-    """What was asked, the samples, and when, if it says so, from a line of an export.
+    """Read a line of an export.
+
+    Args:
+        line: The line, in UTF-8.
+
+    Returns:
+        The key of the request, its completions by index, and the time of the first request in
+        seconds since 1970, or None if the line has none.
 
     Raises:
-        ValueError, LookupError, TypeError, AttributeError: It is not what `export_line` writes.
+        ValueError, LookupError, TypeError, AttributeError: The line is not one of an export.
     """
     try:
         values = json.loads(line.decode())
@@ -107,8 +115,8 @@ def read_line(line: bytes) -> tuple[RequestKey, dict[int, Completion], float | N
     samples = {}
     for name, (text, prompt, generated, reason) in values["samples"].items():
         index = int(name)
-        whole = all(type(number) is int and number >= 0 for number in (index, prompt, generated))
-        if not (whole and isinstance(text, str) and isinstance(reason, str)):
-            raise ValueError(f"sample {name!r} is no completion")
+        valid = all(type(number) is int and number >= 0 for number in (index, prompt, generated))
+        if not (valid and isinstance(text, str) and isinstance(reason, str)):
+            raise ValueError(f"sample {name!r} is not a completion")
         samples[index] = Completion(text, Usage(prompt, generated), reason)
     return request_key, samples, None if at is None else float(at)
