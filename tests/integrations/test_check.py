@@ -137,7 +137,7 @@ def test_nothing_more_is_asked_of_a_server_that_hangs_up():
     accepted = []
 
     class Deaf(LoopbackServer):
-        def _connected(self, reader, writer):
+        def _accept(self, reader, writer):
             accepted.append(1)
             writer.transport.abort()
 
