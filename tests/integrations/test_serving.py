@@ -27,6 +27,7 @@ from optuna_agenttts_integrations.exceptions import PipelineError
 from optuna_agenttts_integrations.testing.serving import (
     FAULTS,
     Faults,
+    HttpServer,
     LoopbackServer,
     ServerLimits,
 )
@@ -451,6 +452,29 @@ def test_many_connections_are_served_together():
         loop.close()
 
 
+def test_a_subclass_writes_any_bytes_to_the_connection():
+    """Requests arrive whole, header names in lower case; `serve` decides about the connection."""
+    seen = []
+
+    class Odd(HttpServer):
+        async def serve(self, request, writer):
+            seen.append(request)
+            writer.write(b"HTTP/1.1 418 teapot\r\ncontent-length: 2\r\n\r\n[]")
+            return len(seen) < 2
+
+    with Odd() as server:
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+        for _ in range(2):
+            connection.request("POST", "/x?y=1", b"body", {"X-Name": "value"})
+            reply = connection.getresponse()
+            assert (reply.status, reply.read()) == (418, b"[]")
+        assert connection.sock.recv(1) == b""
+        connection.close()
+    assert [(r.method, r.path, r.headers["x-name"], r.content) for r in seen] == [
+        ("POST", "/x", "value", b"body")
+    ] * 2
+
+
 def test_a_taken_port_is_reported():
     """As the system reports it; the server that has the port serves on."""
     with LoopbackServer({"a": Recording()}) as server:
@@ -461,7 +485,7 @@ def test_a_taken_port_is_reported():
         assert call(server, "/health")[0] == 200
 
 
-def test_arguments_that_make_no_sense_are_refused():
+def test_invalid_arguments_are_refused():
     """Before a port is taken."""
     chat = Recording()
     for wrong in (

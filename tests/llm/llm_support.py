@@ -1,9 +1,9 @@
-"""A server that misbehaves on purpose, for tests of clients of language models.
+"""Misbehaving server for tests of clients of language models.
 
-`AdversarialServer` is an `HttpServer` whose replies a test writes byte by byte. It records what it
-is asked and answers chat completions by a behaviour: a name from `BEHAVIOURS`, a function (or
-coroutine function) of the `Exchange`, or a list of these to be used one after the other (the last
-one stays).
+`AdversarialServer` is an `HttpServer` whose replies a test controls byte by byte. It records its
+requests and answers chat completions by a behaviour: a name from `BEHAVIOURS`, a function or
+coroutine function of the `Exchange`, or a list of these for consecutive requests, of which the
+last repeats.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ def ask(text: str = "hello", **options: Any) -> ChatRequest:
 
 @dataclass(frozen=True)
 class Recorded:
-    """A request that came in; names of headers are in lower case."""
+    """A received request; header names are in lower case."""
 
     method: str
     path: str
@@ -41,7 +41,7 @@ class Recorded:
 
 
 class Exchange:
-    """One request, and the means to answer it in any way."""
+    """A request, with methods to answer it in any way."""
 
     def __init__(
         self, server: "AdversarialServer", request: Recorded, writer: asyncio.StreamWriter
@@ -52,7 +52,7 @@ class Exchange:
     def reply(
         self, status: int, body: Any = b"", headers: Mapping[str, str] | None = None
     ) -> None:
-        """Send a whole reply; JSON unless the body is bytes or text."""
+        """Send a complete reply; the body is sent as JSON unless it is bytes or text."""
         content = body if isinstance(body, bytes) else None
         if content is None:
             content = (body if isinstance(body, str) else json.dumps(body)).encode()
@@ -73,7 +73,7 @@ class Exchange:
         self.server.sent += len(data)
 
     async def stream(self, piece: bytes, *, pause: float = 0.0, limit: float = math.inf) -> None:
-        """Send a piece of raw bytes again and again, up to a number of bytes."""
+        """Send the same bytes repeatedly, up to a total number of bytes."""
         sent = 0
         while sent < limit:
             await asyncio.sleep(pause)
@@ -82,7 +82,7 @@ class Exchange:
             sent += len(piece)
 
     def hang_up(self, *, reset: bool = False) -> None:
-        """Close the connection; with `reset`, so that the peer sees an error."""
+        """Close the connection; with `reset`, by a TCP reset that the client sees as an error."""
         self.keep = False
         if reset:
             connection = self._writer.get_extra_info("socket")
@@ -94,7 +94,7 @@ Behaviour = Callable[[Exchange], "Awaitable[None] | None"]
 
 
 def chat_reply(text: str, **changes: Any) -> dict[str, Any]:
-    """A chat completion as OpenAI's API sends it."""
+    """Return a chat completion in OpenAI's format."""
     return {
         "id": "chatcmpl-1",
         "object": "chat.completion",
@@ -113,7 +113,7 @@ def chat_reply(text: str, **changes: Any) -> dict[str, Any]:
 
 
 def good(text: str = "hi there", delay: float = 0.0, **changes: Any) -> Behaviour:
-    """Answer as asked, after some seconds."""
+    """Send a correct reply after some seconds."""
 
     async def behave(exchange: Exchange) -> None:
         await asyncio.sleep(delay)
@@ -123,18 +123,18 @@ def good(text: str = "hi there", delay: float = 0.0, **changes: Any) -> Behaviou
 
 
 def body(content: Any, status: int = 200, **headers: str) -> Behaviour:
-    """Answer with a body; underscores in the names of headers are dashes."""
+    """Send a body; underscores in header names become hyphens."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return lambda exchange: exchange.reply(status, content, named)
 
 
 def failing(status: int, **headers: str) -> Behaviour:
-    """Answer with an error, as OpenAI's API words it."""
+    """Send an error in OpenAI's format."""
     return body({"error": {"message": f"failed on purpose with {status}"}}, status, **headers)
 
 
 def redirect(status: int = 307, location: str | None = None) -> Behaviour:
-    """Point to somewhere else; by default to the server's `elsewhere`, a good one."""
+    """Send a redirect, by default to the correct server `elsewhere`."""
 
     def behave(exchange: Exchange) -> None:
         there = exchange.server.elsewhere.url + exchange.request.path
@@ -144,7 +144,7 @@ def redirect(status: int = 307, location: str | None = None) -> Behaviour:
 
 
 def endless(piece: bytes, pause: float = 0.0, limit: int = 10**12) -> Behaviour:
-    """Send one piece after the other, up to a number of bytes."""
+    """Send a body of repeated pieces, up to a total number of bytes."""
 
     async def behave(exchange: Exchange) -> None:
         exchange.start(200, {"content-length": str(limit)})
@@ -155,7 +155,7 @@ def endless(piece: bytes, pause: float = 0.0, limit: int = 10**12) -> Behaviour:
 
 
 def raw(data: bytes) -> Behaviour:
-    """Send bytes instead of an HTTP reply, and hang up."""
+    """Send bytes instead of an HTTP reply, and close the connection."""
 
     def behave(exchange: Exchange) -> None:
         exchange.send(data)
@@ -186,7 +186,7 @@ def _echo_auth(exchange: Exchange) -> None:
 
 
 def echo_auth_error(status: int) -> Behaviour:
-    """Answer with an error that holds the request's key."""
+    """Send an error that contains the API key of the request."""
 
     def behave(exchange: Exchange) -> None:
         seen = exchange.request.headers.get("authorization", "nothing")
@@ -213,11 +213,11 @@ _NAN_USAGE = json.dumps(chat_reply("fine")).replace("11", "NaN").replace("18", "
 BEHAVIOURS: dict[str, Behaviour] = {
     "good": good(),
     "echo_auth": _echo_auth,
-    # A valid reply with senseless numbers.
+    # Valid replies with invalid numbers.
     "nan": body(_NAN_USAGE),
     "huge_usage": body(chat_reply("fine", usage={"prompt_tokens": 10**30})),
     "odd_usage": body(chat_reply("fine", usage=[{"prompt_tokens": -1}, True])),
-    # A status of 200, and no completion.
+    # Status 200 without a completion.
     "garbage": body(random.Random(0).randbytes(5000)),
     "html": body("<!doctype html><html><body>Log in</body></html>", content_type="text/html"),
     "empty_body": body(b""),
@@ -269,7 +269,7 @@ BEHAVIOURS: dict[str, Behaviour] = {
     "redirect_308": redirect(308),
     "redirect_nonsense": redirect(307, "http://[nonsense"),
     "redirect_loop": lambda exchange: redirect(307, exchange.request.path)(exchange),
-    # No HTTP, or not all of it.
+    # Invalid or incomplete HTTP.
     "no_http": raw(b"SSH-2.0-OpenSSH_9.6\r\n"),
     "hang": _hang,
     "hang_up": lambda exchange: exchange.hang_up(),
@@ -286,17 +286,17 @@ BEHAVIOURS: dict[str, Behaviour] = {
     "echo_auth_503": echo_auth_error(503),
     "echo_auth_in_html": _echo_auth_in_html,
 }
-"""What a server may do to a chat completion, by name."""
+"""Behaviours by name."""
 
 ANSWERING = frozenset({"good", "echo_auth", "nan", "huge_usage", "odd_usage", "blank_content"})
-"""The behaviours that give a usable completion."""
+"""Behaviours with a usable completion."""
 
 REFUSING = frozenset(
     {f"status_{status}" for status in (204, 400, 401, 402, 403, 404, 413, 422)}
     | {name for name in BEHAVIOURS if name.startswith("redirect")}
     | {"echo_auth_400", "echo_auth_401"}
 )
-"""The behaviours that repeating the call does not cure."""
+"""Behaviours that a repeated call would meet again."""
 
 
 _MODELS = body({"object": "list", "data": [{"id": "served"}]})
@@ -305,19 +305,19 @@ _HEALTH = body(b"")
 
 
 class AdversarialServer(HttpServer):
-    """Answers in a good or bad way, and remembers what it was asked.
+    """HTTP server that answers by behaviours and records its requests.
 
     Args:
-        behaviour: What to do to ``POST .../chat/completions``: a name from `BEHAVIOURS`, a
-            function, or a list of these to be used one after the other; the last one stays.
-        models: What to do to ``GET .../models``; in the same words.
-        info: What to do to ``GET /info``.
-        health: What to do to ``GET /health``.
+        behaviour: Answer to ``POST .../chat/completions``: a name from `BEHAVIOURS`, a function,
+            or a list of these for consecutive requests, of which the last repeats.
+        models: Answer to ``GET .../models``: a name or a function.
+        info: Answer to ``GET /info``.
+        health: Answer to ``GET /health``.
 
     Attributes:
-        requests: What came in so far.
-        most_at_once: The largest number of requests that were in progress together.
-        sent: How many bytes were handed to the network.
+        requests: Received requests.
+        most_at_once: Maximum number of requests that were in progress at the same time.
+        sent: Number of bytes sent.
     """
 
     def __init__(
@@ -347,18 +347,18 @@ class AdversarialServer(HttpServer):
 
     @property
     def elsewhere(self) -> "AdversarialServer":
-        """A second, good server, started when it is first needed."""
+        """A second, correct server, started at first use."""
         if self._elsewhere is None:
             self._elsewhere = AdversarialServer().__enter__()
         return self._elsewhere
 
     @property
     def chats(self) -> list[Recorded]:
-        """The chat completions among the requests."""
+        """Received requests for chat completions."""
         return [request for request in self.requests if request.path.endswith("/completions")]
 
     async def serve(self, request: HttpRequest, writer: asyncio.StreamWriter) -> bool:
-        """Record a request, and answer it."""
+        """Record and answer one request."""
         try:
             decoded = json.loads(request.content or b"")
         except ValueError:

@@ -304,7 +304,7 @@ def test_unknown_models_are_refused_where_they_are_told_apart():
         assert fetch(f"{server.url}/v1/chat/completions", body)[0] == 200
 
 
-def test_arguments_that_make_no_sense_are_refused():
+def test_invalid_arguments_are_refused():
     """Before a port is taken."""
     for wrong in (
         lambda: PlaygroundServer(["gpt"]),

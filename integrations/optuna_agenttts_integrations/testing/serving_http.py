@@ -25,7 +25,7 @@ _Self = TypeVar("_Self", bound="HttpServer")
 Delivery = Literal["whole", "drip", "cut", "hang-up"]
 """How a reply is sent: at once, in many pieces, only half of its body, or not at all."""
 
-DRIP_SECONDS = 0.2
+_DRIP_SECONDS = 0.2
 """Seconds over which a ``"drip"`` reply is sent. Chosen by hand: noticeable, but fast enough."""
 
 _DRIP_PIECES = 25
@@ -280,7 +280,7 @@ async def send_reply(writer: asyncio.StreamWriter, request: HttpRequest, reply: 
     writer.write(start)
     size = max(1, -(-len(content) // _DRIP_PIECES))
     for position in range(0, len(content), size):
-        await asyncio.sleep(DRIP_SECONDS * size / len(content))
+        await asyncio.sleep(_DRIP_SECONDS * size / len(content))
         writer.write(content[position : position + size])
         await writer.drain()
     return keep
