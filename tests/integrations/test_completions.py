@@ -1,4 +1,4 @@
-"""Samples, their seeds, their store, and what happens when calls fail."""
+"""Samples, their seeds, their store, and failed calls."""
 
 import asyncio
 import multiprocessing
@@ -36,7 +36,7 @@ def completion(text="hi"):
 
 
 class Flaky:
-    """Fails with the errors given, in turn, then answers."""
+    """Chat model that raises the given errors in order, then answers."""
 
     def __init__(self, *errors):
         self.errors, self.calls = list(errors), 0
@@ -71,7 +71,7 @@ def test_seeds_are_in_the_range_that_all_servers_accept():
 
 
 def test_seeds_do_not_depend_on_the_endpoint_but_the_store_does():
-    """Two servers are asked the same, and never mixed up."""
+    """Two servers get equal seeds, and their completions are stored separately."""
     store = CompletionStore()
     first, _ = draw(Flaky(), 3, store, identity="a")
     second, _ = draw(Flaky(), 3, store, identity="b")
@@ -79,8 +79,8 @@ def test_seeds_do_not_depend_on_the_endpoint_but_the_store_does():
     assert second.generated == 3
 
 
-def test_what_may_pass_is_tried_again():
-    """An overloaded server is asked again after a wait that grows."""
+def test_temporary_failures_are_retried():
+    """Calls to an overloaded server are repeated after increasing waits."""
     waits = []
     chat = Flaky(ChatUnavailableError("busy"), ChatUnavailableError("busy"))
     samples, completions = draw(chat, waits=waits)
@@ -89,7 +89,7 @@ def test_what_may_pass_is_tried_again():
     assert not completions.failures
 
 
-def test_what_will_not_pass_is_not_tried_again():
+def test_refusals_are_not_retried():
     """A refused request is not repeated."""
     chat = Flaky(ChatRefusedError("no"))
     samples, completions = draw(chat)
@@ -98,15 +98,15 @@ def test_what_will_not_pass_is_not_tried_again():
 
 
 def test_attempts_are_bounded():
-    """A dead server does not hold a trial for ever."""
+    """A dead server does not block a trial forever."""
     chat = Flaky(*[ChatUnavailableError("dead")] * 50)
     samples, _ = draw(chat)
     assert samples.failed == 1
     assert chat.calls < 10
 
 
-def test_store_gives_back_what_it_was_given(tmp_path):
-    """Text, tokens and reason survive the disk, whatever the script they are in."""
+def test_completions_survive_the_store(tmp_path):
+    """Text in any script, tokens and finish reason are read as they were written."""
     path = tmp_path / "store.db"
     store = CompletionStore(path)
     store.put(
@@ -122,7 +122,7 @@ def test_store_gives_back_what_it_was_given(tmp_path):
 
 
 def test_store_never_overwrites():
-    """What was measured first stays."""
+    """The first completion of a sample is kept."""
     store = CompletionStore()
     store.put(request_key(), {0: completion("first")})
     store.put(request_key(), {0: completion("second")})
@@ -130,7 +130,7 @@ def test_store_never_overwrites():
 
 
 def test_store_serves_threads():
-    """Threads write at the same time and lose nothing."""
+    """Concurrent writes of threads are all stored."""
     store = CompletionStore()
 
     def write(number):
@@ -150,7 +150,7 @@ def _write(path, number):
 
 
 def test_store_serves_processes(tmp_path):
-    """Processes share a file and lose nothing."""
+    """Concurrent writes of processes are all stored."""
     path = tmp_path / "store.db"
     context = multiprocessing.get_context("spawn")
     workers = [context.Process(target=_write, args=(path, number)) for number in range(2)]
@@ -160,8 +160,8 @@ def test_store_serves_processes(tmp_path):
     store.close()
 
 
-def test_what_is_no_store_is_refused(tmp_path):
-    """A file of another kind, or of another version, is named and left alone."""
+def test_other_files_are_refused(tmp_path):
+    """The error names a file of another kind or version."""
     other = tmp_path / "notes.txt"
     other.write_text("not a database, but a text that is long enough to be read as one" * 20)
     with pytest.raises(StoreError, match=r"notes\.txt"):
@@ -174,16 +174,16 @@ def test_what_is_no_store_is_refused(tmp_path):
         CompletionStore(newer)
 
 
-def test_a_closed_store_says_so():
-    """Use after closing is an error that says what to do."""
+def test_a_closed_store_is_an_error():
+    """Using a closed store raises an error with a remedy."""
     store = CompletionStore()
     store.close()
     with pytest.raises(StoreError, match="closed"):
         store.get("k", 1)
 
 
-def test_batches_gather_what_is_asked_together():
-    """Calls of one turn of the loop are served by one call of the function."""
+def test_concurrent_requests_form_one_batch():
+    """Requests of one turn of the event loop are one call of the function."""
     sizes = []
 
     def generate(requests):
@@ -199,7 +199,7 @@ def test_batches_gather_what_is_asked_together():
     assert sizes == [9]
 
 
-def test_batches_hand_errors_to_all_who_wait():
+def test_an_error_reaches_all_requests_of_its_batch():
     """An error of the function reaches every caller, and the next batch works."""
     attempts = []
 
@@ -222,7 +222,7 @@ def test_batches_hand_errors_to_all_who_wait():
 
 
 def test_batches_survive_their_event_loop():
-    """A model that was cut off with its event loop answers on the next one."""
+    """After its event loop was closed, a model works on the next one."""
     release = threading.Event()
 
     def generate(requests):

@@ -1,4 +1,4 @@
-"""Embedders: over HTTP on this machine, through a store, and the one that counts words."""
+"""Embedders: over HTTP on this machine, through a store, and by hashed words."""
 
 import asyncio
 import copy
@@ -33,18 +33,18 @@ TOKEN = "hf_TheTokenOfTheUser123456"
 
 
 def numbers(text):
-    """The vector that the test server gives a text."""
+    """Return the vector that the test server returns for a text."""
     return [float(len(text)), float(sum(map(ord, text)) % 97), 1.0]
 
 
 def good(body, headers):
-    """Answer in OpenAI's form, the last text first."""
+    """Answer in OpenAI's format, in reverse order."""
     data = [{"index": i, "embedding": numbers(text)} for i, text in enumerate(body["input"])]
     return 200, {"object": "list", "data": data[::-1], "model": body["model"]}
 
 
 class Server:
-    """Answers embeddings by a list of behaviours, of which the last one stays."""
+    """Server of embeddings with a behaviour per request, of which the last repeats."""
 
     def __init__(self, *behaviours):
         self.behaviours = list(behaviours or (good,))
@@ -74,7 +74,7 @@ class Server:
                 pass
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        # Clients that give up are part of the tests.
+        # Some tests let a client time out.
         self._server.handle_error = lambda request, address: None
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
         self.url = f"http://127.0.0.1:{self._server.server_port}"
@@ -101,7 +101,7 @@ def _users_token(monkeypatch, tmp_path):
 
 
 def test_texts_come_back_in_their_order_and_in_batches():
-    """Vectors are in the order of the texts, whatever the order of replies and batches."""
+    """Vectors are in the order of the texts for any order of replies and batches."""
     texts = [f"text {'x' * (i % 7)} {i}" for i in range(70)]
     with Server() as server:
         found = embed(HuggingFaceEmbedder("m", base_url=server.url), *texts)
@@ -110,8 +110,8 @@ def test_texts_come_back_in_their_order_and_in_batches():
     assert {body["model"] for _, _, body in server.requests} == {"m"}
 
 
-def test_nothing_is_asked_for_no_texts():
-    """No text, no request."""
+def test_no_texts_need_no_request():
+    """An empty list returns an empty list."""
     with Server() as server:
         assert embed(HuggingFaceEmbedder("m", base_url=server.url)) == []
     assert server.requests == []
@@ -129,14 +129,14 @@ def test_nothing_is_asked_for_no_texts():
     ],
 )
 def test_the_url_may_end_anywhere(ending, path):
-    """Root, /v1 and the full path mean the same place; a query stays."""
+    """Root, /v1 and the full path are equivalent; a query is kept."""
     with Server() as server:
         embed(HuggingFaceEmbedder("m", base_url=server.url + ending), "a")
     assert server.requests[0][0] == path
 
 
-def test_the_users_token_stays_at_home(monkeypatch):
-    """A server that is not Hugging Face's gets no token, and no proxy sees what is local."""
+def test_the_users_token_is_sent_to_hugging_face_only(monkeypatch):
+    """Other servers get no token, and local requests go through no proxy."""
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     with Server() as server:
@@ -146,7 +146,7 @@ def test_the_users_token_stays_at_home(monkeypatch):
 
 
 def test_a_key_is_sent_and_never_shown():
-    """A key goes into the header; errors, texts and pickles do not hold it."""
+    """The header has the key; errors, texts and pickles do not."""
 
     def echo(body, headers):
         return 403, {"error": f"no access with {headers['authorization']}"}
@@ -167,8 +167,8 @@ def test_a_key_is_sent_and_never_shown():
         assert server.requests[1][1]["authorization"] == f"Bearer {KEY}"
 
 
-def test_a_key_that_an_error_cuts_is_not_shown_either():
-    """The key is taken out of a reply before the reply is shortened for a message."""
+def test_a_truncated_error_shows_no_part_of_a_key():
+    """Keys are redacted before a reply is truncated for a message."""
 
     def echo(body, headers):
         return 403, b"x" * 180 + headers["authorization"].split()[1].encode()
@@ -223,7 +223,7 @@ def entries(*vectors):
     ],
 )
 def test_bad_replies_are_named_errors(reply):
-    """What holds no vectors of finite numbers, one for each text, is worth another call."""
+    """A reply without one finite vector per text is an error that may be retried."""
     with (
         Server(lambda body, headers: (200, reply)) as server,
         pytest.raises(ChatUnavailableError) as caught,
@@ -233,7 +233,7 @@ def test_bad_replies_are_named_errors(reply):
 
 
 def test_batches_of_different_lengths_are_refused():
-    """Vectors of two lengths cannot be compared, even from two replies."""
+    """Vectors of all batches must have one length."""
     replies = [entries([1.0]), entries([1.0, 2.0])]
     with (
         Server(*[lambda body, headers, reply=reply: (200, reply) for reply in replies]) as server,
@@ -250,7 +250,7 @@ def test_batches_of_different_lengths_are_refused():
     ],
 )
 def test_statuses_are_errors_of_the_port(status, error):
-    """What is worth repeating is told from what is not."""
+    """The error type distinguishes statuses that may be retried."""
     with (
         Server(lambda body, headers: (status, {"error": "no"}, {"retry-after": "3"})) as server,
         pytest.raises(error) as caught,
@@ -261,7 +261,7 @@ def test_statuses_are_errors_of_the_port(status, error):
 
 
 def test_long_late_and_missing_replies(monkeypatch):
-    """Replies are bounded in length and time, and a server may be away."""
+    """Long or late replies and unreachable servers are named errors."""
     monkeypatch.setattr(huggingface_embedder, "_MAX_REPLY_BYTES", 1000)
     with Server(lambda body, headers: (200, b" " * 2000)) as server:
         with pytest.raises(ChatUnavailableError, match="longer than 1000 bytes"):
@@ -275,8 +275,8 @@ def test_long_late_and_missing_replies(monkeypatch):
         embed(HuggingFaceEmbedder("m", base_url=server.url), "a")
 
 
-def test_texts_may_be_cut():
-    """A server that refuses long texts gets the beginning, and its vectors are others."""
+def test_texts_may_be_truncated():
+    """Only the beginning of a long text is sent, and the identity names the limit."""
     with Server() as server:
         cut = HuggingFaceEmbedder("m", base_url=server.url, max_characters=3)
         assert embed(cut, "abcdef") == [numbers("abc")]
@@ -296,8 +296,8 @@ def test_texts_may_be_cut():
         ({"max_characters": 0}, "`max_characters`.* got 0"),
     ],
 )
-def test_nonsense_is_refused(options, message):
-    """Arguments are named with their values, secrets left out."""
+def test_invalid_arguments_are_refused(options, message):
+    """Errors name arguments and values, without secrets."""
     with pytest.raises(AgentTTSError, match=message) as caught:
         HuggingFaceEmbedder(**{"model": "m", **options})
     assert "secret" not in str(caught.value)
@@ -305,7 +305,7 @@ def test_nonsense_is_refused(options, message):
 
 @pytest.fixture
 def hub(monkeypatch):
-    """Put a stand-in in the place of huggingface_hub's client; what it is to do goes in a list."""
+    """Replace huggingface_hub's client by a fake with a list of outcomes."""
 
     class FakeClient:
         made, asked, script = [], [], []
@@ -337,7 +337,7 @@ def http_error(status):
 
 
 def test_models_of_the_hub_are_called_with_the_users_token(hub):
-    """Without a URL huggingface_hub extracts the features."""
+    """Without a URL, huggingface_hub's feature extraction is used."""
     hub.script[:] = [np.array([[1, 2], [3, 4]], dtype="float32")]
     assert embed(HuggingFaceEmbedder("o/m", timeout=7), "a", "b") == [[1, 2], [3, 4]]
     assert hub.made == [{"api_key": TOKEN, "timeout": 7}]
@@ -360,8 +360,8 @@ def test_models_of_the_hub_are_called_with_the_users_token(hub):
         (np.array([[math.nan]]), ChatUnavailableError),
     ],
 )
-def test_troubles_of_the_hub_are_errors_of_the_port(hub, outcome, error):
-    """Whatever the client raises or returns is named, without the token."""
+def test_errors_of_the_hub_are_chat_errors(hub, outcome, error):
+    """Exceptions and invalid results of the client are named errors without the token."""
     hub.script[:] = [outcome]
     with pytest.raises(error) as caught:
         embed(HuggingFaceEmbedder("o/m"), "a")
@@ -372,8 +372,8 @@ def stored(server, store, **options):
     return StoredEmbedder(HuggingFaceEmbedder("m", base_url=server.url), store, **options)
 
 
-def test_what_is_stored_is_not_asked_for_again(tmp_path):
-    """A second run asks nothing; equal texts are sent once; new ones alone are sent later."""
+def test_stored_texts_are_not_embedded_again(tmp_path):
+    """Equal texts are sent once, and a second run sends only new texts."""
     path = tmp_path / "store.db"
     with Server() as server:
         store = CompletionStore(path)
@@ -393,7 +393,7 @@ def test_what_is_stored_is_not_asked_for_again(tmp_path):
 
 
 def test_vectors_survive_the_store_to_the_last_digit():
-    """What is stored is what came, for any double."""
+    """Any float is read as it was stored."""
     rng = random.Random(1)
     vector = [rng.uniform(-1, 1) * 10 ** rng.randint(-300, 300) for _ in range(200)]
     with Server(lambda body, headers: (200, entries(vector))) as server:
@@ -402,7 +402,7 @@ def test_vectors_survive_the_store_to_the_last_digit():
         assert embed(stored(server, store), "a") == [vector]
 
 
-def test_servers_and_models_have_vectors_of_their_own():
+def test_vectors_are_stored_by_server_and_model():
     """Two embedders never share vectors."""
     store = CompletionStore()
     with Server() as server:
@@ -415,8 +415,8 @@ def test_servers_and_models_have_vectors_of_their_own():
     assert len(server.requests) == 3
 
 
-def test_a_busy_server_is_asked_again():
-    """Failures that may pass are repeated, as the policy says, others are not."""
+def test_temporary_failures_are_retried():
+    """Retries follow the policy; refusals are not retried."""
     waits = []
 
     async def sleep(seconds):
@@ -434,21 +434,21 @@ def test_a_busy_server_is_asked_again():
         assert len(server.requests) == 4
 
 
-def test_a_replay_asks_nobody():
-    """What the store lacks is an error then."""
+def test_a_replay_makes_no_call():
+    """Missing vectors are an error."""
     with Server() as server, pytest.raises(StoreError, match="lacks the vectors of 1 texts"):
         embed(stored(server, CompletionStore(), replay=True), "a")
     assert server.requests == []
 
 
-def test_half_a_surrogate_pair_is_a_text_too():
-    """JSON may hold what UTF-8 cannot."""
+def test_unpaired_surrogates_are_embedded():
+    """JSON can encode them, UTF-8 cannot."""
     with Server() as server:
         assert len(embed(stored(server, CompletionStore()), "a\ud800b")) == 1
 
 
-def test_counted_words_are_unit_vectors_alike_by_words():
-    """The stand-in sees words and parts of identifiers, in any case, and nothing else."""
+def test_hashed_words_are_unit_vectors_similar_by_words():
+    """Words and parts of identifiers count, in any case, and nothing else."""
     embedder = HashingEmbedder()
     one, other, third, none = embed(
         embedder, "word count of HTTP pages", "wordCount(http_pages) = OF", "1234 5678", " ;-"
@@ -462,8 +462,8 @@ def test_counted_words_are_unit_vectors_alike_by_words():
         HashingEmbedder(0)
 
 
-def test_all_of_them_are_embedders():
-    """The protocol is what callers need."""
+def test_all_embedders_follow_the_protocol():
+    """Callers need only the protocol."""
     hashing = HashingEmbedder()
     for embedder in (
         hashing,

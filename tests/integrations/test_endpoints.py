@@ -1,4 +1,4 @@
-"""Where models live: places, names on the wire, identities, shared slots."""
+"""Endpoints: places, names at servers, identities, limits of concurrency."""
 
 import asyncio
 import pickle
@@ -23,12 +23,12 @@ OTHER = "http://127.0.0.1:8081"
 
 
 def one(place, **options):
-    """The endpoint of model ``m`` at a place."""
+    """Return the endpoint of model ``m`` at a place."""
     return connect_endpoints(["m"], place, **options)["m"]
 
 
 class Recording(LoopbackServer):
-    """A server that keeps the requests' bodies, and counts what it works on at once."""
+    """Server that records request bodies and the maximum number of requests in progress."""
 
     def __init__(self, chats, **options):
         super().__init__(chats, **options)
@@ -48,7 +48,7 @@ class Recording(LoopbackServer):
 
 
 def test_inference_providers():
-    """The default is Hugging Face's choice of a provider; one can be named."""
+    """By default Hugging Face selects the provider; the place may name one."""
     for place, provider in (("hf", None), ("hf:groq", "groq"), ("hf:", None)):
         endpoint = one(place, bill_to="us", timeout=7)
         chat = endpoint.chat
@@ -64,7 +64,7 @@ def test_inference_providers():
 
 
 def test_a_url():
-    """A server that knows the model by its own name is asked as it is."""
+    """A URL without ``#`` requests the model by the name in the task."""
     endpoint = one(URL, api_key="secret-key", timeout=3)
     assert isinstance(endpoint.chat, HuggingFaceChat)
     assert (endpoint.chat.model, endpoint.chat.base_url) == ("m", URL)
@@ -75,7 +75,7 @@ def test_a_url():
 
 
 def test_several_urls_share_the_load():
-    """They are replicas, each with as many requests as one; one twice is one."""
+    """URLs are replicas, each with the full concurrency; duplicates count once."""
     endpoint = one([URL, OTHER, URL], concurrency=5)
     assert isinstance(endpoint.chat, ReplicatedChatModel)
     assert [chat.base_url for chat in endpoint.chat.replicas] == [URL, OTHER]
@@ -85,7 +85,7 @@ def test_several_urls_share_the_load():
     assert one([URL]).identity == one(URL).identity
 
 
-def test_what_is_ready_is_taken_as_it_is():
+def test_chat_models_and_endpoints_are_used_unchanged():
     """Chat models and endpoints need no server; a mapping names a place for each model."""
     chat, ready = Replies(str), Endpoint(chat=Replies(str), identity="mine")
     found = connect_endpoints(
@@ -99,7 +99,7 @@ def test_what_is_ready_is_taken_as_it_is():
 
 
 def test_a_task_names_its_models():
-    """Each is connected once, whatever the number of its stages."""
+    """Each is connected once, also if several stages use it."""
     models = [Model(name, parameters=1e9) for name in ("a", "b")]
     stages = [
         Stage(name, models=models, prompt_tokens=5, generation_tokens=5) for name in ("s", "t")
@@ -111,14 +111,14 @@ def test_a_task_names_its_models():
 
 
 def test_a_model_without_a_place_is_named():
-    """All that are missing are."""
+    """The error names all of them."""
     with pytest.raises(PipelineError, match="`places` lacks a, c: give a place"):
         connect_endpoints(["c", "b", "a"], {"b": URL})
 
 
 @pytest.mark.parametrize("place", [None, 7, [], (), [URL, 5], {"m": None}, b"http", Replies])
-def test_what_is_no_place_is_refused(place):
-    """The error names the model and says what a place is."""
+def test_invalid_places_are_refused(place):
+    """The error names the model and the valid kinds of places."""
     with pytest.raises(PipelineError, match=r"for 'm': give 'hf', the URL of a server"):
         connect_endpoints(["m"], place if isinstance(place, dict) else {"m": place})
 
@@ -136,16 +136,16 @@ def test_what_is_no_place_is_refused(place):
         [URL, "hf"],
     ],
 )
-def test_what_is_no_url_is_refused(place):
-    """Before anything is asked, and without showing a password."""
+def test_invalid_urls_are_refused(place):
+    """The error comes before any request, and shows no password."""
     with pytest.raises(AgentTTSError, match="`base_url`") as caught:
         one(place)
     assert "pass-word-9" not in str(caught.value)
 
 
 @pytest.mark.parametrize("place", ["hf", URL, [URL, OTHER], Replies(str)])
-def test_no_requests_at_once_are_too_few(place):
-    """Zero does not stand for the default."""
+def test_a_concurrency_of_zero_is_refused(place):
+    """Zero does not select the default."""
     with pytest.raises(PipelineError, match="`concurrency` must be at least 1, got 0"):
         one(place, concurrency=0)
 
@@ -153,8 +153,8 @@ def test_no_requests_at_once_are_too_few(place):
 # Identities.
 
 
-def test_identities_tell_servers_apart_and_hold_no_secrets():
-    """Host, port and path count; user names, passwords and query strings do not."""
+def test_identities_distinguish_servers_and_hold_no_secrets():
+    """Host, port and path are part of it; user name, password and query are not."""
     places = [
         URL,
         OTHER,
@@ -190,13 +190,13 @@ def test_identities_tell_servers_apart_and_hold_no_secrets():
     ],
 )
 def test_one_server_has_one_identity(url):
-    """However its URL is written: completions are found again, and slots are shared."""
+    """All spellings of a URL have one identity and share one limit of concurrency."""
     assert one(url).identity == one("http://host").identity
     assert one(url).concurrency_group == one("http://host").concurrency_group
 
 
-def test_chat_models_at_servers_are_known_by_them():
-    """A ready-made chat model has the identity that its URL would have."""
+def test_chat_models_have_the_identity_of_their_url():
+    """A `HuggingFaceChat` has the same identity as its URL."""
 
     def at(url):
         return HuggingFaceChat("m", base_url=url)
@@ -216,7 +216,7 @@ def test_chat_models_at_servers_are_known_by_them():
 
 
 def ask(endpoint):
-    """Ask for a model by the task's name."""
+    """Request a completion by the model's name in the task."""
     request = ChatRequest(
         model="m", messages=(Message("user", "hi"),), max_tokens=5, temperature=0.7
     )
@@ -229,8 +229,8 @@ def ask(endpoint):
     return asyncio.run(work())
 
 
-def test_a_server_is_asked_by_the_name_that_it_knows():
-    """What follows ``#`` is the model's name there, also in a pickle, also of replicas."""
+def test_requests_use_the_name_at_the_server():
+    """The name after ``#`` is sent, also by replicas and after pickling."""
     chat = Replies(lambda *_: "fine")
     with (
         Recording({"org/there-v2": chat}) as server,
@@ -248,8 +248,8 @@ def test_a_server_is_asked_by_the_name_that_it_knows():
     assert [body["model"] for body in plain.bodies] == ["m"]
 
 
-def test_models_of_one_server_share_its_slots():
-    """Three models with four slots never have more than four requests under way together."""
+def test_models_of_one_server_share_its_concurrency():
+    """Three models with a concurrency of 4 never have more than 4 requests in progress."""
     names = ("a", "b", "c")
     stages = [
         StageProgram(name=name, prompt=lambda state, n=name: f"{n} {state.instance}")
@@ -267,7 +267,7 @@ def test_models_of_one_server_share_its_slots():
             assert server.most == concurrency
 
 
-def test_endpoints_by_themselves_have_slots_of_their_own():
+def test_in_process_endpoints_share_no_concurrency():
     """Chat models in process do not wait for each other."""
     chat = Slow(lambda *_: "fine")
     stages = [

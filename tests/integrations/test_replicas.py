@@ -1,4 +1,4 @@
-"""One model behind several servers: who is asked, who is spared, and that nothing is lost."""
+"""Load balancing over several servers: choice of servers, backoff, and no lost calls."""
 
 import asyncio
 import copy
@@ -29,7 +29,7 @@ GONE = ChatUnavailableError("gone", kind="ConnectError")
 
 
 class Server:
-    """Answers with the seed after some seconds, or fails with `error` while it is set."""
+    """Server that replies with the seed after a delay, or raises `error` if it is set."""
 
     def __init__(self, pause=0.0):
         self.pause, self.error, self.calls, self.most, self.now = pause, None, 0, 0, 0
@@ -49,7 +49,7 @@ class Server:
 
 
 def ask(chat, count=1):
-    """Ask with seeds 1, 2, ... at once; returns texts and errors."""
+    """Make concurrent calls with seeds 1, 2, ...; return texts and errors."""
 
     async def work():
         calls = (chat.complete(REQUEST, seed=seed) for seed in range(1, count + 1))
@@ -59,12 +59,12 @@ def ask(chat, count=1):
 
 
 def counts(servers):
-    """How many calls each server has seen."""
+    """Return the number of calls of each server."""
     return [server.calls for server in servers]
 
 
 def test_load_is_spread_evenly():
-    """64 calls at once are 16 for each of four servers, and every seed has its reply."""
+    """Four servers get 16 of 64 concurrent calls each, and every seed has its reply."""
     servers = [Server(0.01) for _ in range(4)]
     assert ask(ReplicatedChatModel(servers), 64) == [f"seed {i}" for i in range(1, 65)]
     assert counts(servers) == [16] * 4
@@ -72,7 +72,7 @@ def test_load_is_spread_evenly():
 
 
 def test_a_slow_server_gets_less():
-    """Calls go to the server with the fewest under way, which a fast one soon is."""
+    """Calls go to the server with the fewest in progress, which favors a fast one."""
     servers = [Server(0.2), Server(0.01)]
     chat = ReplicatedChatModel(servers)
 
@@ -89,8 +89,8 @@ def test_a_slow_server_gets_less():
     assert servers[1].calls > 3 * servers[0].calls
 
 
-def test_a_dead_server_costs_no_call_and_is_spared_for_a_while():
-    """It is asked once, then again after pauses that double up to half a minute."""
+def test_a_dead_server_costs_no_call_and_is_avoided_for_a_while():
+    """It is called once, then again after backoffs that double up to 30 seconds."""
     clock, servers = Clock(), [Server(), Server()]
     servers[0].error = GONE
     chat = ReplicatedChatModel(servers, clock=clock)
@@ -106,8 +106,8 @@ def test_a_dead_server_costs_no_call_and_is_spared_for_a_while():
     assert servers[1].calls == 200
 
 
-def test_calls_that_fail_together_are_one_breakdown():
-    """Many calls that were under way when a server died do not lengthen the pause."""
+def test_concurrent_failures_count_once():
+    """Calls in progress when a server fails do not lengthen its backoff."""
     clock, servers = Clock(), [Server(0.01), Server(0.01)]
     servers[0].error = GONE
     chat = ReplicatedChatModel(servers, clock=clock)
@@ -119,7 +119,7 @@ def test_calls_that_fail_together_are_one_breakdown():
 
 
 def test_a_server_that_comes_back_is_used_again():
-    """After its pause it takes its share, and the next breakdown starts with a short one."""
+    """After its backoff it gets its share, and its next failure has a short backoff again."""
     clock, servers = Clock(), [Server(0.001), Server(0.001)]
     chat = ReplicatedChatModel(servers, clock=clock)
     for error, pause in ((GONE, 1.0), (GONE, 2.0), (None, 0.0), (GONE, 1.0)):
@@ -139,7 +139,7 @@ def test_a_server_that_comes_back_is_used_again():
 
 
 def test_where_all_are_dead_the_error_is_raised():
-    """Each is asked once for a call, and whoever repeats calls hears that it may pass."""
+    """A call tries each server once, and the error allows a retry."""
     servers = [Server() for _ in range(3)]
     for server in servers:
         server.error = GONE
@@ -148,14 +148,14 @@ def test_where_all_are_dead_the_error_is_raised():
         (error,) = ask(chat)
         assert isinstance(error, ChatUnavailableError)
         assert counts(servers) == [repetition] * 3
-    # While all are spared, whoever is back is found.
+    # While all servers are avoided, one that recovers is found.
     servers[2].error = None
     assert ask(chat) == ["seed 1"]
 
 
 @pytest.mark.parametrize("error", [ChatRefusedError("too long"), ValueError("bug")])
-def test_what_another_server_would_refuse_too_is_not_asked_of_it(error):
-    """A refusal and a bug are raised, and the server is not spared for them."""
+def test_refusals_are_not_repeated_at_another_server(error):
+    """A refusal or a bug is raised at once, and the server is not avoided."""
     servers = [Server(), Server()]
     servers[0].error = error
     chat = ReplicatedChatModel(servers, clock=Clock())
@@ -166,8 +166,8 @@ def test_what_another_server_would_refuse_too_is_not_asked_of_it(error):
     assert counts(servers) == [2, 0]
 
 
-def test_a_cancelled_call_leaves_its_place():
-    """Calls that were given up no longer count as under way."""
+def test_cancelled_calls_are_not_in_progress():
+    """Cancelled calls do not count for the choice of a server."""
     servers = [Server(0.05), Server(0.05)]
     chat = ReplicatedChatModel(servers, clock=Clock())
 
@@ -185,7 +185,7 @@ def test_a_cancelled_call_leaves_its_place():
 
 @pytest.mark.parametrize("clone", [copy.deepcopy, lambda c: pickle.loads(pickle.dumps(c))])
 def test_copies_start_afresh(clone):
-    """What is under way and who is spared stays behind."""
+    """Copies keep neither calls in progress nor backoffs."""
     chat = ReplicatedChatModel([Server(0.01), Server(0.01)])
     chat.replicas[0].error = GONE
     copies = []
@@ -205,7 +205,7 @@ def test_copies_start_afresh(clone):
 
 
 def test_replicas_over_http_are_closed_and_copied():
-    """Copies make their own connections, and all are closed."""
+    """Copies open connections separately, and all are closed."""
     with LoopbackServer({"m": Replies(lambda *_: "fine")}) as server:
         chat = ReplicatedChatModel([HuggingFaceChat("m", base_url=server.url) for _ in range(2)])
 
@@ -220,13 +220,13 @@ def test_replicas_over_http_are_closed_and_copied():
 
 
 def test_there_is_a_replica():
-    """None at all are refused."""
+    """An empty sequence is refused."""
     with pytest.raises(PipelineError, match="`replicas` is empty"):
         ReplicatedChatModel([])
 
 
 class BySeed:
-    """Says yes for some seeds, after a moment; the same in every copy of the server."""
+    """Chat model that answers "yes" for some seeds, equally in every copy of the server."""
 
     async def complete(self, request, *, seed):
         """Answer."""
@@ -235,7 +235,7 @@ class BySeed:
 
 
 def test_a_server_that_stops_midway_costs_no_instance():
-    """With two servers, one of which dies for good, scores are those of one server."""
+    """Scores with two servers, one of which stops for good, equal those with one server."""
     pipeline = Pipeline(
         stages=[
             StageProgram(name="s", prompt=lambda state: f"first {state.instance}"),

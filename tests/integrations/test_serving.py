@@ -1,4 +1,4 @@
-"""Any chat model behind HTTP on loopback: what arrives, what is refused, and what goes wrong."""
+"""Loopback server: requests, refusals, limits and faults."""
 
 import asyncio
 import contextlib
@@ -37,7 +37,7 @@ BODY = {"model": "a", "messages": [{"role": "user", "content": "one two three"}]
 
 
 class Recording:
-    """Answers with its name and the seed, and keeps what it was asked."""
+    """Chat model that answers with its name and the seed, and records requests."""
 
     def __init__(self, name="a", usage=None):
         self.name, self.seen = name, []
@@ -49,7 +49,7 @@ class Recording:
 
 
 class Raising:
-    """Fails in a given way."""
+    """Chat model that raises an error."""
 
     def __init__(self, error):
         self.error = error
@@ -59,7 +59,7 @@ class Raising:
 
 
 def call(server, path, body=None, method=None):
-    """One request on a connection of its own: status, headers, and the decoded body."""
+    """Make a request on a new connection; return status, headers and decoded body."""
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
     try:
         data = None if body is None else json.dumps(body)
@@ -72,13 +72,13 @@ def call(server, path, body=None, method=None):
 
 
 def always(kind):
-    """Every request goes wrong in one way."""
+    """Return faults of one kind for every request."""
     return Faults(rate=1, kinds=[kind])
 
 
 @pytest.mark.parametrize("dialect", ["openai", "tgi"])
-def test_what_the_adapter_is_asked_reaches_the_chat_model(dialect):
-    """Request and seed cross both dialects unchanged; text, usage and reason come back."""
+def test_requests_reach_the_chat_model_unchanged(dialect):
+    """Request, seed, text, usage and finish reason survive both dialects."""
     asked = ChatRequest(
         model="a",
         messages=(Message("system", "be brief"), Message("user", "héllo\n\u2028")),
@@ -97,8 +97,8 @@ def test_what_the_adapter_is_asked_reaches_the_chat_model(dialect):
     assert reply == Completion("a 77", Usage(7, 2), "stop")
 
 
-def test_models_are_told_apart_by_name():
-    """In OpenAI's dialect each name has its own model, and other names have none."""
+def test_models_are_selected_by_name():
+    """In OpenAI's dialect a name selects its model, and other names are refused."""
     with LoopbackServer({name: Recording(name) for name in "ab"}) as server:
         for name in "ab":
             status, _, reply = call(server, CHAT, {**BODY, "model": name, "seed": 3})
@@ -113,7 +113,7 @@ def test_models_are_told_apart_by_name():
 
 
 def test_generate_route_of_tgi():
-    """TGI's own route takes a prompt as it is, and is greedy unless told otherwise."""
+    """TGI's own route takes a plain prompt, and is greedy by default."""
     chat = Recording()
     with LoopbackServer({"a": chat}, dialect="tgi") as server:
         parameters = {"max_new_tokens": 4, "seed": 5, "stop": ["x"], "details": True}
@@ -126,7 +126,7 @@ def test_generate_route_of_tgi():
 
 
 def test_errors_of_the_chat_model_have_their_statuses():
-    """Unavailable: 503, with the wait that is asked for; refused: 422; anything else: 424."""
+    """Unavailable: 503 with Retry-After; refused: 422; any other exception: 424."""
     cases = (
         (ChatUnavailableError("busy", retry_after=2.5), 503, "healthcheck"),
         (ChatRefusedError("too long"), 422, "validation"),
@@ -141,8 +141,8 @@ def test_errors_of_the_chat_model_have_their_statuses():
         assert headers["retry-after"] == ("2.5" if status == 503 else None)
 
 
-def test_usage_is_counted_where_the_model_reports_none():
-    """By words unless a counter is given; what the model reports is passed on."""
+def test_usage_is_counted_if_the_model_reports_none():
+    """Words are counted unless a counter is given; a reported usage is passed on."""
     by_letter = ServerLimits(count=len)
     for usage, limits, expected in (
         (Usage(7, 2), ServerLimits(), (7, 2)),
@@ -156,8 +156,8 @@ def test_usage_is_counted_where_the_model_reports_none():
 
 
 @pytest.mark.parametrize("dialect", ["openai", "tgi"])
-def test_limits_are_held_and_said(dialect):
-    """At a limit a request passes, one beyond it is refused with 422."""
+def test_limits_are_enforced_and_reported(dialect):
+    """A request at a limit passes, and one beyond it is refused with 422."""
     limits = ServerLimits(max_input_tokens=6, max_total_tokens=10, max_stop_sequences=1)
     chat = Recording()
     with LoopbackServer({"a": chat}, dialect=dialect, limits=limits) as server:
@@ -179,8 +179,8 @@ def test_limits_are_held_and_said(dialect):
     assert chat.seen[2][0].max_tokens == 4
 
 
-def test_more_requests_at_once_than_allowed_are_answered_429():
-    """Those at work go on, and their places are free again afterwards."""
+def test_too_many_concurrent_requests_are_answered_429():
+    """Requests in progress complete, and later ones are accepted again."""
     limits = ServerLimits(max_concurrent_requests=2)
     slow = ScriptedChatModel(lambda request: "ok", delay=0.4)
     with LoopbackServer({"a": slow}, limits=limits) as server:
@@ -196,7 +196,7 @@ def test_more_requests_at_once_than_allowed_are_answered_429():
 
 @pytest.mark.parametrize("kind", ["429", "429 with Retry-After", "500", "503"])
 def test_faults_that_are_statuses(kind):
-    """The status, its error type, and the header that the name promises; the model is spared."""
+    """Status, error type and header follow the name; the model is not called."""
     chat = Recording()
     with LoopbackServer({"a": chat}, faults=always(kind)) as server:
         status, headers, body = call(server, CHAT, BODY)
@@ -207,8 +207,8 @@ def test_faults_that_are_statuses(kind):
     assert chat.seen == []
 
 
-def test_hang_up_closes_without_a_word():
-    """Not one byte of a reply."""
+def test_hang_up_closes_without_a_reply():
+    """The client receives no byte."""
     with (
         LoopbackServer({"a": Recording()}, faults=always("hang-up")) as server,
         pytest.raises(http.client.RemoteDisconnected),
@@ -216,8 +216,8 @@ def test_hang_up_closes_without_a_word():
         call(server, CHAT, BODY)
 
 
-def test_slow_replies_are_late_and_right():
-    """A fifth of a second more."""
+def test_slow_replies_are_late_and_correct():
+    """The delay is at least 0.2 s."""
     with LoopbackServer({"a": Recording()}, faults=always("slow")) as server:
         start = time.monotonic()
         assert call(server, CHAT, BODY)[0] == 200
@@ -225,7 +225,7 @@ def test_slow_replies_are_late_and_right():
 
 
 def test_drip_arrives_in_pieces_and_is_complete():
-    """Many small pieces over about a fifth of a second; then the connection serves on."""
+    """The pieces take about 0.2 s, and the connection stays usable."""
     with LoopbackServer({"a": Recording()}, faults=always("drip")) as server:
         connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
         for _ in range(2):
@@ -245,7 +245,7 @@ def test_drip_arrives_in_pieces_and_is_complete():
 
 
 def test_cut_breaks_in_the_middle_of_the_body():
-    """A promise of more than arrives, by a server that did the work."""
+    """The length header exceeds the body, and the model was called."""
     chat = Recording()
     with LoopbackServer({"a": chat}, faults=always("cut")) as server:
         with pytest.raises(http.client.IncompleteRead) as caught:
@@ -262,8 +262,8 @@ def test_cut_breaks_in_the_middle_of_the_body():
     assert len(chat.seen) == 2
 
 
-def test_faults_are_of_all_kinds_by_seed_and_spare_what_is_only_read():
-    """The same seed, the same faults; a rate of 0 has none, and GETs are never hit."""
+def test_faults_depend_on_the_seed_and_never_hit_get_requests():
+    """Equal seeds give equal faults, and a rate of 0 gives none."""
     assert Faults().kinds == FAULTS
     assert {"drip", "cut"} < set(FAULTS)
 
@@ -281,7 +281,7 @@ def test_faults_are_of_all_kinds_by_seed_and_spare_what_is_only_read():
 
 
 def test_stop_breaks_connections_and_start_takes_the_same_port():
-    """What is under way is lost, what comes meanwhile is refused, and then all is as before."""
+    """Requests in progress fail, new ones are refused until the server starts again."""
     waiting = ScriptedChatModel(lambda request: "ok", delay=30)
     with LoopbackServer({"a": waiting, "b": Recording("b")}) as server:
         port, lost = server.port, []
@@ -311,8 +311,8 @@ def test_stop_breaks_connections_and_start_takes_the_same_port():
         assert server.served[CHAT] == 4
 
 
-def test_a_server_left_can_be_entered_again():
-    """With another event loop, on the same port."""
+def test_a_server_can_be_entered_again():
+    """It has a new event loop and the same port."""
     server = LoopbackServer({"a": Recording()}, embed=lambda texts: [[1.0]] * len(texts))
     for _ in range(2):
         with server:
@@ -321,8 +321,8 @@ def test_a_server_left_can_be_entered_again():
 
 
 @pytest.mark.parametrize("dialect", ["openai", "tgi"])
-def test_served_as_is_what_the_server_claims(dialect):
-    """Lists and replies name a model that is not there; both names are answered."""
+def test_served_as_is_the_reported_name(dialect):
+    """Lists and replies have that name, and requests by both names are answered."""
     chat = Recording("a")
     with LoopbackServer({"a": chat}, dialect=dialect, served_as="b") as server:
         assert [m["id"] for m in call(server, "/v1/models")[2]["data"]] == ["b"]
@@ -372,7 +372,7 @@ def test_embeddings_need_a_function_that_keeps_its_word():
 
 
 def exchange(server, sent):
-    """What a server says to some bytes, up to the end of the connection."""
+    """Return everything that a server sends in reply to some bytes."""
     with socket.create_connection(("127.0.0.1", server.port), timeout=5) as connection:
         connection.sendall(sent)
         received = b""
@@ -408,7 +408,7 @@ def test_http_is_spoken_with_care():
         assert head.endswith(b"\r\n\r\n")
         long = {**BODY, "messages": [{"role": "user", "content": "x" * 20_000_000}]}
         assert call(server, CHAT, long)[0] == 413
-        # Whoever leaves in the middle of a request disturbs nobody.
+        # Clients that disconnect during a request do not disturb the server.
         socket.create_connection(("127.0.0.1", server.port)).close()
         half = socket.create_connection(("127.0.0.1", server.port))
         half.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nContent-Length: 99\r\n\r\n{")

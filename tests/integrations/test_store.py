@@ -29,17 +29,17 @@ FORK = pytest.mark.skipif(
 
 
 def request_key(number=0, model="m", endpoint="e", seed=0):
-    """A request that its arguments decide."""
+    """Return the key of a request."""
     return RequestKey(endpoint, seed, canonical_json({"model": model, "n": number}))
 
 
 def said(text="hi", prompt=2, generated=1):
-    """A completion."""
+    """Return a completion."""
     return Completion(text, Usage(prompt, generated), "stop")
 
 
 def contents(path):
-    """Everything that a store's file holds, by table."""
+    """Return all rows of a store's file, by table."""
     connection = sqlite3.connect(path)
     rows = [
         sorted(connection.execute(f"SELECT * FROM {table}"))
@@ -50,7 +50,7 @@ def contents(path):
 
 
 def size(path):
-    """Bytes of a store and its log."""
+    """Return the size of a store and its log in bytes."""
     return sum(f.stat().st_size for f in Path(path).parent.glob(f"{Path(path).name}*"))
 
 
@@ -70,7 +70,7 @@ def filled(tmp_path):
 
 
 def first_version(path, values):
-    """A store as version 1 wrote it."""
+    """Write a store of version 1."""
     connection = sqlite3.connect(path)
     connection.execute(
         "CREATE TABLE completions (key TEXT NOT NULL, sample INTEGER NOT NULL, value TEXT NOT "
@@ -83,7 +83,7 @@ def first_version(path, values):
 
 
 def test_a_store_of_version_1_serves_on_and_is_upgraded(tmp_path):
-    """Its completions are found by their requests; what is new is described beside them."""
+    """Its completions are found, and new requests are stored with their contents."""
     path = tmp_path / "old.db"
     key = request_key(1).digest
     first_version(path, [(key, 0, '["old", 3, 4, "stop"]'), ("other", 0, '["?", 1, 1, "stop"]')])
@@ -105,14 +105,14 @@ def test_a_store_of_version_1_serves_on_and_is_upgraded(tmp_path):
 
 
 def test_keys_are_those_of_version_1():
-    """A change of keys would make every store useless without a word."""
+    """A change of keys would silently invalidate every store."""
     assert RequestKey("hf", 7, '{"model":"m"}').digest == (
         "5fc58bbc17d9ae9f3341d471474bd95e07e9e818809d9e5deb2606c0a175ffd3"
     )
 
 
-def test_what_version_1_left_undescribed_can_be_pruned(tmp_path):
-    """By its empty endpoint, or with everything; not by an age that nobody knows."""
+def test_completions_of_version_1_can_be_pruned(tmp_path):
+    """They match an empty endpoint and no filter, but no age, which is unknown."""
     path = tmp_path / "old.db"
     first_version(path, [("one", 0, '["?", 1, 1, "stop"]')])
     store = CompletionStore(path)
@@ -127,8 +127,8 @@ def test_what_version_1_left_undescribed_can_be_pruned(tmp_path):
     store.close()
 
 
-def test_a_later_version_is_refused_and_left_alone(tmp_path):
-    """The message names both versions; not a byte is changed."""
+def test_a_later_version_is_refused_and_unchanged(tmp_path):
+    """The error names both versions, and the file stays the same."""
     path = tmp_path / "newer.db"
     connection = sqlite3.connect(path)
     connection.execute("CREATE TABLE other (x)")
@@ -141,8 +141,8 @@ def test_a_later_version_is_refused_and_left_alone(tmp_path):
     assert path.read_bytes() == before
 
 
-def test_another_database_is_refused_and_left_alone(tmp_path):
-    """A study's storage is easily given in place of a store."""
+def test_another_database_is_refused_and_unchanged(tmp_path):
+    """A study's storage could be given by mistake."""
     path = tmp_path / "study.db"
     storage = optuna.storages.RDBStorage(f"sqlite:///{path}")
     optuna.create_study(storage=storage)
@@ -165,8 +165,8 @@ def _open_and_put(path, barrier, number, failures):
 
 @FORK
 @pytest.mark.parametrize("old", [False, True])
-def test_processes_may_open_at_the_same_moment(tmp_path, old):
-    """Whoever comes first makes the tables, or upgrades them; nobody fails."""
+def test_processes_may_open_a_file_concurrently(tmp_path, old):
+    """The first one creates or upgrades the tables, and none fails."""
     path = tmp_path / "store.db"
     if old:
         first_version(path, [("one", 0, '["?", 1, 1, "stop"]')])
@@ -183,8 +183,8 @@ def test_processes_may_open_at_the_same_moment(tmp_path, old):
     store.close()
 
 
-def test_opening_waits_for_who_reads(tmp_path):
-    """The switch to another kind of log, which SQLite refuses at once, is tried again."""
+def test_opening_waits_for_readers(tmp_path):
+    """Enabling WAL, which SQLite refuses while others read, is retried."""
     path = tmp_path / "old.db"
     first_version(path, [("one", 0, '["?", 1, 1, "stop"]')])
     reader = sqlite3.connect(path, check_same_thread=False)
@@ -205,7 +205,7 @@ def test_opening_waits_for_who_reads(tmp_path):
 
 @pytest.mark.parametrize("text", ["", "\ud83d", "a\udc00b", "\x00\r\n\u2028", "汉字 é", '"]'])
 def test_any_text_survives(tmp_path, text):
-    """In replies and in requests, on disk and in exports; halves of surrogate pairs too."""
+    """Replies and requests, on disk and in exports, also with unpaired surrogates."""
     store = CompletionStore(tmp_path / "store.db")
     store.put(request_key(text), {0: said(text)})
     store.export(tmp_path / "all.jsonl")
@@ -216,16 +216,16 @@ def test_any_text_survives(tmp_path, text):
         kept.close()
 
 
-def test_counts_of_numpy_are_numbers_too():
-    """A model in process may count tokens with numpy."""
+def test_numpy_token_counts_are_stored():
+    """In-process models may return numpy integers."""
     store = CompletionStore()
     store.put(request_key(), {0: said(prompt=np.int64(3), generated=np.int32(4))})
     assert store.get(request_key().digest, 1)[0].usage == Usage(3, 4)
     store.close()
 
 
-def test_nothing_is_kept_of_a_request_without_completions():
-    """A call that gave nothing leaves no trace that would be counted or exported."""
+def test_requests_without_completions_are_not_stored():
+    """They would be counted and exported."""
     store = CompletionStore()
     store.put(request_key(), {})
     assert store._execute("SELECT * FROM requests", ()) == []
@@ -233,7 +233,7 @@ def test_nothing_is_kept_of_a_request_without_completions():
 
 
 def test_holdings_count(filled):
-    """By endpoint and model: requests, samples, tokens and the first time."""
+    """Requests, samples, tokens and the first time by endpoint and model."""
     filled.put(request_key(0, "a", "x"), {7: said(prompt=100, generated=50)})
     filled.put(request_key(9, "a", "x"), {0: said()})
     assert filled.holdings() == [
@@ -244,8 +244,8 @@ def test_holdings_count(filled):
     assert len(filled) == 11
 
 
-def test_only_samples_below_the_count_are_given(filled):
-    """As many as a trial wants, from the first on."""
+def test_only_samples_below_the_count_are_returned(filled):
+    """A count of n selects the samples 0 to n - 1."""
     key = request_key(0, "a", "x").digest
     assert [sorted(filled.get(key, count)) for count in (0, 1, 3, 9)] == [
         [],
@@ -256,8 +256,8 @@ def test_only_samples_below_the_count_are_given(filled):
     assert filled.get("unknown", 9) == {}
 
 
-def test_check_leaves_nothing_behind(filled):
-    """Writing is tried out, and taken back."""
+def test_check_leaves_no_rows(filled):
+    """The write of a check is undone."""
     before = contents(filled.path)
     filled.check()
     assert contents(filled.path) == before
@@ -281,8 +281,8 @@ def test_an_export_makes_an_equal_store(filled, tmp_path):
     other.close()
 
 
-def test_loading_keeps_what_is_there(filled, tmp_path):
-    """A sample that both have stays as the store has it; others are added."""
+def test_loading_keeps_stored_samples(filled, tmp_path):
+    """Stored samples are not overwritten; missing ones are added."""
     filled.export(tmp_path / "all.jsonl")
     other = CompletionStore()
     other.put(request_key(0, "a", "x"), {0: said("mine")})
@@ -293,7 +293,7 @@ def test_loading_keeps_what_is_there(filled, tmp_path):
 
 
 def test_an_export_without_times_is_loaded_as_of_now(filled, tmp_path):
-    """Times are no necessity."""
+    """The time of a line is optional."""
     path = tmp_path / "all.jsonl"
     filled.export(path)
     lines = [json.loads(line) for line in path.read_text().splitlines()]
@@ -338,7 +338,7 @@ LINE = {"endpoint": "e", "seed": 0, "request": {"model": "m"}, "samples": {"0": 
     ],
 )
 def test_a_broken_line_names_its_number(tmp_path, line):
-    """What came before it is loaded."""
+    """The lines before it are loaded."""
     path = tmp_path / "broken.jsonl"
     path.write_bytes(json.dumps(LINE).encode() + b"\n" + line + b"\n")
     store = CompletionStore()
@@ -348,8 +348,8 @@ def test_a_broken_line_names_its_number(tmp_path, line):
     store.close()
 
 
-def test_files_that_cannot_be_used_are_named(filled, tmp_path):
-    """An export that is not there, one that cannot be written, and the store itself."""
+def test_unusable_files_are_named(filled, tmp_path):
+    """A missing export, one that cannot be written, and the store itself."""
     before = contents(filled.path)
     with pytest.raises(StoreError, match=r"nothing\.jsonl.*cannot be read"):
         filled.load(tmp_path / "nothing.jsonl")
@@ -379,8 +379,8 @@ def test_files_that_cannot_be_used_are_named(filled, tmp_path):
         ({"keep": 3}, [0, 1, 2]),
     ],
 )
-def test_pruning_forgets_what_is_named(filled, options, left):
-    """By model, endpoint and age, all of which must fit; the rest stays whole."""
+def test_pruning_deletes_what_matches(filled, options, left):
+    """Model, endpoint and age must all match; other completions are kept."""
     # The clock stands at the last request, two days after the first.
     assert filled.prune(**options) == 9 - 3 * len(left)
     completions, requests = contents(filled.path)
@@ -393,7 +393,7 @@ def test_pruning_forgets_what_is_named(filled, options, left):
 
 
 def test_pruning_can_keep_some_samples(filled):
-    """The first ones, by index, of each request that is named."""
+    """The first ones of each matching request, by index."""
     assert filled.prune(model="b", keep=1) == 4
     assert filled.get(request_key(1, "b", "x").digest, 9) == {0: said("1 0")}
     assert len(filled.get(request_key(0, "a", "x").digest, 9)) == 3
@@ -401,8 +401,8 @@ def test_pruning_can_keep_some_samples(filled):
     assert len(filled) == 3
 
 
-def test_pruning_gives_room_back(tmp_path):
-    """File and log shrink at once, not when the store is closed."""
+def test_pruning_shrinks_the_file(tmp_path):
+    """File and log shrink immediately, not when the store is closed."""
     path = tmp_path / "store.db"
     store = CompletionStore(path)
     for number in range(200):
@@ -415,8 +415,8 @@ def test_pruning_gives_room_back(tmp_path):
     store.close()
 
 
-def test_pruning_without_room_to_shrink_still_makes_room(tmp_path, caplog):
-    """Where the file cannot be written anew, what was forgotten is forgotten, and said."""
+def test_pruning_frees_space_even_if_the_file_cannot_shrink(tmp_path, caplog):
+    """If VACUUM fails, completions are deleted, and a warning explains the size."""
     path = tmp_path / "store.db"
     store = CompletionStore(path)
     for number in range(100):
@@ -448,7 +448,7 @@ def _put_many(path, number):
 
 
 def test_others_write_while_one_prunes(tmp_path):
-    """Two processes write; what is pruned is another model's, and nothing else is lost."""
+    """Two processes write while a third model is pruned; no other completion is lost."""
     path = tmp_path / "store.db"
     store = CompletionStore(path)
     context = multiprocessing.get_context("spawn")
@@ -472,7 +472,7 @@ def test_others_write_while_one_prunes(tmp_path):
 
 
 def test_threads_put_get_and_prune(tmp_path):
-    """Eight threads use one store at the same time; nothing fails, nothing is lost."""
+    """Eight threads use one store concurrently; none fails, and no completion is lost."""
     store = CompletionStore(tmp_path / "store.db")
     errors = []
 
@@ -496,7 +496,7 @@ def test_threads_put_get_and_prune(tmp_path):
 
 
 def test_memory_stays_flat(tmp_path):
-    """Twenty thousand requests are put and read in the memory of a few."""
+    """Memory does not grow with the number of requests that are stored and read."""
     store = CompletionStore(tmp_path / "store.db")
 
     def work(start, count):
@@ -520,7 +520,7 @@ def test_memory_stays_flat(tmp_path):
 
 
 def _fill_up(path, results):
-    """Write until files may not grow, then until they may again; in a process of its own."""
+    """Write until files may not grow, then until they may again; runs in a child process."""
     unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
     store = CompletionStore(path)
     resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, unlimited[1]))
@@ -544,10 +544,10 @@ def _fill_up(path, results):
 
 
 @FORK
-def test_a_full_disk_keeps_what_is_there(tmp_path):
-    """Writing fails with a remedy, what was written stays, and it works again after room is made.
+def test_a_full_disk_keeps_stored_completions(tmp_path):
+    """Writing fails with a remedy, keeps what is stored, and works again with free space.
 
-    A limit on the size of files stands in for the disk.
+    A limit on the size of files simulates the full disk.
     """
     context = multiprocessing.get_context("fork")
     results = context.Queue()
@@ -599,8 +599,8 @@ def _search_on_a_full_disk(path, results):
 
 
 @FORK
-def test_a_search_goes_on_after_room_is_made(tmp_path):
-    """The trial that met a full disk fails; the next ones reuse what was written before."""
+def test_a_search_resumes_after_a_full_disk(tmp_path):
+    """The trial with the full disk fails; later ones reuse the completions stored before."""
     context = multiprocessing.get_context("fork")
     results = context.Queue()
     path = tmp_path / "store.db"
@@ -641,7 +641,7 @@ store.close()
 @pytest.mark.skipif(not hasattr(os, "setuid"), reason="permissions are those of POSIX")
 @pytest.mark.parametrize("folder_mode", [0o777, 0o555])
 def test_a_file_that_cannot_be_written_is_named(folder_mode):
-    """It is refused when it is opened, or read and refused when it is written."""
+    """Opening it fails; or it can be read, and writing fails."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "store.db")
         store = CompletionStore(path)
@@ -670,8 +670,8 @@ def test_a_file_that_cannot_be_written_is_named(folder_mode):
 
 
 @pytest.mark.parametrize("name", [".", "missing/store.db"])
-def test_a_path_that_is_no_file_is_named(tmp_path, name):
-    """A folder, and a file in a folder that does not exist."""
+def test_an_invalid_path_is_named(tmp_path, name):
+    """A folder, or a file in a missing folder."""
     path = tmp_path / name
     with pytest.raises(StoreError, match="cannot be opened as a completion store") as caught:
         CompletionStore(path)
@@ -682,7 +682,7 @@ def test_a_path_that_is_no_file_is_named(tmp_path, name):
 
 
 class Raises:
-    """A model that must not be asked."""
+    """Chat model that must not be called."""
 
     async def complete(self, request, *, seed):
         """Fail."""
@@ -706,7 +706,7 @@ def finished(tmp_path_factory):
 
 @pytest.mark.parametrize("replay", [True, False])
 def test_a_finished_search_runs_again_without_a_request(finished, replay):
-    """Same sampler and seed: the same trials and values from the store alone."""
+    """With equal sampler and seed, the store alone gives equal trials and values."""
     path, trials = finished
     objective, _ = make_objective(store=CompletionStore(path), chats=MUTE, replay=replay)
     with objective:
@@ -718,7 +718,7 @@ def test_a_finished_search_runs_again_without_a_request(finished, replay):
 
 
 def test_a_search_runs_again_from_an_export(finished, tmp_path):
-    """What was exported on one machine is replayed on another."""
+    """An export of one machine can be replayed on another."""
     path, trials = finished
     with_all = CompletionStore(path)
     with_all.export(tmp_path / "all.jsonl")
@@ -732,8 +732,8 @@ def test_a_search_runs_again_from_an_export(finished, tmp_path):
     store.close()
 
 
-def test_a_replay_says_what_is_missing(finished):
-    """Other instances, seeds or endpoints lead to requests that the store has not."""
+def test_a_replay_names_missing_samples(finished):
+    """Other instances, seeds or endpoints lead to requests that are not stored."""
     path, _ = finished
     for options in ({"count": 21}, {"seed": 1}):
         objective, _ = make_objective(
