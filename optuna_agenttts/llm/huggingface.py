@@ -13,7 +13,6 @@ import asyncio
 import json
 import logging
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -28,7 +27,6 @@ from optuna_agenttts.llm.port import (
     ChatRequest,
     ChatUnavailableError,
     Completion,
-    Message,
 )
 from optuna_agenttts.llm.replies import (
     HUB_ERRORS,
@@ -36,21 +34,21 @@ from optuna_agenttts.llm.replies import (
     error_of,
     hub_error,
     parse_completion,
+    plain,
 )
 from optuna_agenttts.llm.secrets import ApiKey, LostKey, key_for, one_line, redact
+from optuna_agenttts.llm.server_info import ServerInfo
 from optuna_agenttts.llm.wire import (
     chat_url,
     check_base_url,
+    encoded,
     is_loopback,
     refuses_form,
     schema_forms,
-    server_root,
     shown_url,
 )
 
 _logger = logging.getLogger(__name__)
-
-_PROBE_TIMEOUT = 5.0
 
 
 class HuggingFaceChat:
@@ -224,7 +222,7 @@ class HuggingFaceChat:
         assert self.base_url is not None
         model = request.model or self.model
         if model is None:
-            model = self.model = await self._served_model(client, key)
+            model = self.model = await self._served_model(client, self.base_url, key)
         body = {
             "model": model,
             "max_tokens": request.max_tokens,
@@ -234,9 +232,22 @@ class HuggingFaceChat:
             **({"stop": list(request.stop)} if request.stop else {}),
             **form,
         }
-        status, headers, content = await self._send(
-            client, "POST", chat_url(self.base_url), key, _encoded(body, request.messages)
-        )
+        try:
+            status, headers, content = await exchange(
+                client,
+                "POST",
+                chat_url(self.base_url),
+                key=key,
+                content=encoded(body, request.messages),
+                most=self._max_reply_bytes,
+                where=self.where,
+            )
+        except httpx2.TimeoutException as timeout:
+            raise ChatUnavailableError(
+                f"{self.where}: no reply within {self._timeout:g} s ({type(timeout).__name__})",
+                # One tells of a host that is away, the other of a reply that is slow.
+                kind="ConnectTimeout" if isinstance(timeout, httpx2.ConnectTimeout) else "timeout",
+            ) from None
         if status == 200:
             return parse_completion(content, request, self.where)
         text = content.decode("utf-8", "replace")
@@ -244,36 +255,6 @@ class HuggingFaceChat:
         if form and refuses_form(status, text):
             raise _FormRefusedError(error)
         raise error
-
-    async def _send(
-        self,
-        client: httpx2.AsyncClient,
-        method: str,
-        url: str,
-        key: str | None,
-        content: bytes | None = None,
-    ) -> tuple[int, Mapping[str, str], bytes]:
-        """Send a request; returns status, headers and body.
-
-        Raises:
-            ChatUnavailableError: There is no whole reply of bearable length.
-        """
-        try:
-            return await exchange(
-                client,
-                method,
-                url,
-                key=key,
-                content=content,
-                most=self._max_reply_bytes,
-                where=self.where,
-            )
-        except httpx2.TimeoutException as error:
-            raise ChatUnavailableError(
-                f"{self.where}: no reply within {self._timeout:g} s ({type(error).__name__})",
-                # One tells of a host that is away, the other of a reply that is slow.
-                kind="ConnectTimeout" if isinstance(error, httpx2.ConnectTimeout) else "timeout",
-            ) from None
 
     async def _call_hub(
         self, request: ChatRequest, seed: int, form: Mapping[str, Any], key: str | None
@@ -310,7 +291,7 @@ class HuggingFaceChat:
             if form and response is not None and refuses_form(response.status_code, response.text):
                 raise _FormRefusedError(found) from None
             raise found from None
-        return completion_of(_plain(reply), request, self.where)
+        return completion_of(plain(reply), request, self.where)
 
     async def served_models(self) -> tuple[str, ...]:
         """The names of the models that the server lists (``/v1/models``, or TGI's ``/info``).
@@ -318,8 +299,11 @@ class HuggingFaceChat:
         Raises:
             ChatUnavailableError: The server is out of reach or lists none.
         """
+        if self.base_url is None:
+            return (self.model,) if self.model else ()
+        key = key_for(self.base_url, self._api_key)
         async with self._connections.lane() as client:
-            return await self._served_models(client, key_for(self.base_url, self._api_key))
+            return await self._server(client, self.base_url, key).names()
 
     async def healthy(self) -> bool:
         """Whether the server says that it is well (``/health``)."""
@@ -327,8 +311,7 @@ class HuggingFaceChat:
             return True
         key = key_for(self.base_url, self._api_key)
         async with self._connections.lane() as client:
-            status, _ = await self._look(client, server_root(self.base_url) + "/health", key)
-        return status == 200
+            return await self._server(client, self.base_url, key).healthy()
 
     async def info(self) -> Mapping[str, Any]:
         """What TGI says of itself (``/info``); empty for other servers."""
@@ -336,82 +319,40 @@ class HuggingFaceChat:
             return {}
         key = key_for(self.base_url, self._api_key)
         async with self._connections.lane() as client:
-            _, values = await self._look(client, server_root(self.base_url) + "/info", key)
-        return values if isinstance(values, Mapping) else {}
+            return await self._server(client, self.base_url, key).info()
 
     async def listing(self) -> tuple[int, tuple[Mapping[str, Any], ...]]:
         """The entries of ``/v1/models`` as the server sends them, behind its HTTP status.
 
         The status is 0 where no reply came, and for the Hub, which is not asked.
         """
-        async with self._connections.lane() as client:
-            return await self._listing(client, key_for(self.base_url, self._api_key))
-
-    async def _listing(
-        self, client: httpx2.AsyncClient, key: str | None
-    ) -> tuple[int, tuple[Mapping[str, Any], ...]]:
         if self.base_url is None:
             return 0, ()
-        url = chat_url(self.base_url).removesuffix("/chat/completions") + "/models"
-        status, values = await self._look(client, url, key)
-        data = values.get("data") if isinstance(values, Mapping) else None
-        entries = data if isinstance(data, list) else []
-        return status, tuple(entry for entry in entries if isinstance(entry, Mapping))
+        key = key_for(self.base_url, self._api_key)
+        async with self._connections.lane() as client:
+            return await self._server(client, self.base_url, key).listing()
 
-    async def _served_models(self, client: httpx2.AsyncClient, key: str | None) -> tuple[str, ...]:
-        if self.base_url is None:
-            return (self.model,) if self.model else ()
-        status, entries = await self._listing(client, key)
-        names = [entry.get("id") for entry in entries]
-        if not names:
-            info_status, values = await self._look(
-                client, server_root(self.base_url) + "/info", key
-            )
-            names = [values.get("model_id")] if isinstance(values, Mapping) else []
-            status = status or info_status
-        found = tuple(redact(name, [key]) for name in names if isinstance(name, str) and name)
-        if not found:
-            raise ChatUnavailableError(
-                f"{self.where}: the server does not say which models it serves "
-                f"({'no reply' if not status else f'HTTP {status}'})",
-                kind="no model listed",
-            )
-        return found
+    def _server(self, client: httpx2.AsyncClient, base_url: str, key: str | None) -> ServerInfo:
+        return ServerInfo(
+            client=client,
+            base_url=base_url,
+            key=key,
+            max_reply_bytes=self._max_reply_bytes,
+            where=self.where,
+        )
 
-    async def _served_model(self, client: httpx2.AsyncClient, key: str | None) -> str:
+    async def _served_model(
+        self, client: httpx2.AsyncClient, base_url: str, key: str | None
+    ) -> str:
         try:
-            return (await self._served_models(client, key))[0]
+            return (await self._server(client, base_url, key).names())[0]
         except ChatUnavailableError:
             # TGI serves one model and drops this name; others will say that they do not know it.
             return "tgi"
 
-    async def _look(
-        self, client: httpx2.AsyncClient, url: str, key: str | None
-    ) -> tuple[int, Any]:
-        """Get a small page: its status (0: out of reach) and decoded JSON (None: no JSON)."""
-        try:
-            status, _, content = await asyncio.wait_for(
-                self._send(client, "GET", url, key), _PROBE_TIMEOUT
-            )
-            return status, json.loads(content) if status == 200 else None
-        except (ChatError, asyncio.TimeoutError):
-            return 0, None
-        except (ValueError, RecursionError):
-            return 200, None
-
     async def aclose(self) -> None:
         """Close the connections of the running event loop."""
         await self._connections.aclose()
-
-
-def _encoded(body: Mapping[str, Any], messages: tuple[Message, ...]) -> bytes:
-    return f'{json.dumps(body)[:-1]}, "messages": {_messages_json(messages)}}}'.encode()
-
-
-@lru_cache(maxsize=256)
-def _messages_json(messages: tuple[Message, ...]) -> str:
-    """Many samples are asked of the same messages, which may be long."""
-    return json.dumps([{"role": m.role, "content": m.content} for m in messages])
 
 
 class _FormRefusedError(Exception):
@@ -420,21 +361,3 @@ class _FormRefusedError(Exception):
     def __init__(self, reason: ChatError) -> None:
         super().__init__(str(reason))
         self.reason = reason
-
-
-def _plain(reply: Any) -> dict[str, Any]:
-    """What huggingface_hub read, as JSON-ready values; its fields may be missing."""
-    choice = (getattr(reply, "choices", None) or [None])[0]
-    message = getattr(choice, "message", None)
-    usage = getattr(reply, "usage", None)
-    return {
-        "choices": [
-            {
-                "message": {"content": getattr(message, "content", None)},
-                "finish_reason": getattr(choice, "finish_reason", None),
-            }
-        ],
-        "usage": {
-            name: getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens")
-        },
-    }

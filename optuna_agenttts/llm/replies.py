@@ -138,6 +138,24 @@ def completion_of(values: Any, request: ChatRequest, where: str) -> Completion:
     )
 
 
+def plain(reply: Any) -> dict[str, Any]:
+    """What huggingface_hub read, as JSON-ready values; its fields may be missing."""
+    choice = (getattr(reply, "choices", None) or [None])[0]
+    message = getattr(choice, "message", None)
+    usage = getattr(reply, "usage", None)
+    return {
+        "choices": [
+            {
+                "message": {"content": getattr(message, "content", None)},
+                "finish_reason": getattr(choice, "finish_reason", None),
+            }
+        ],
+        "usage": {
+            name: getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens")
+        },
+    }
+
+
 def _count(value: Any, characters: int) -> int:
     """A number of tokens; where the server states none, guessed at four characters each."""
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 10**9:

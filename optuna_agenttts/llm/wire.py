@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 from optuna_agenttts.exceptions import AgentTTSError
+from optuna_agenttts.llm.port import Message
 from optuna_agenttts.llm.secrets import one_line
 
 _NO_FORMAT = {400, 415, 422, 501}
@@ -50,6 +52,17 @@ def schema_forms(schema: str | None) -> list[Mapping[str, Any]]:
     openai = {"type": "json_schema", "json_schema": {"name": "reply", "schema": values}}
     tgi = {"type": "json_object", "value": values, "schema": values}
     return [{"response_format": openai}, {"response_format": tgi}, {}]
+
+
+def encoded(body: Mapping[str, Any], messages: tuple[Message, ...]) -> bytes:
+    """Encode the body of a chat completion request; the messages are encoded once."""
+    return f'{json.dumps(body)[:-1]}, "messages": {_messages_json(messages)}}}'.encode()
+
+
+@lru_cache(maxsize=256)
+def _messages_json(messages: tuple[Message, ...]) -> str:
+    """Many samples are asked of the same messages, which may be long."""
+    return json.dumps([{"role": m.role, "content": m.content} for m in messages])
 
 
 def split_url(url: str) -> SplitResult | None:
