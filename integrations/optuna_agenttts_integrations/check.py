@@ -12,8 +12,8 @@ from optuna_agenttts.llm import (
     ChatModel,
     ChatRequest,
     Finding,
-    PatientChat,
     Report,
+    RetryingChatModel,
     examine,
 )
 from optuna_agenttts_integrations.calls.endpoints import Endpoint, Endpoints, RenamedChatModel
@@ -201,7 +201,7 @@ def chats_of(name: str, endpoint: Endpoint) -> list[tuple[str, ChatModel, str]]:
 
 
 def _renamed(chat: ChatModel, name: str) -> tuple[ChatModel, str]:
-    if isinstance(chat, PatientChat):
+    if isinstance(chat, RetryingChatModel):
         return _renamed(chat._chat, name)
     return (chat.chat, chat.name) if isinstance(chat, RenamedChatModel) else (chat, name)
 

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from optuna_agenttts import Task
 from optuna_agenttts.llm import Report
-from optuna_agenttts.llm.loop import LoopThread, together
+from optuna_agenttts.llm.loop import LoopThread, gather
 from optuna_agenttts.llm.port import close_chat
 from optuna_agenttts.study.measured import effective_task
 from optuna_agenttts.task.allocation import Allocation, AllocationLike
@@ -279,7 +279,7 @@ class MultiStageObjective:
             bar.add(result)
             return name, result
 
-        return dict(await together(one(name, item) for name, item in instances.items()))
+        return dict(await gather(one(name, item) for name, item in instances.items()))
 
     def _check_failures(self, evaluation: Evaluation) -> None:
         total = len(evaluation.results)

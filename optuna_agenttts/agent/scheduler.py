@@ -29,7 +29,7 @@ from optuna_agenttts import storage
 from optuna_agenttts.agent.ask import Job, MakeJob, Plan, RoundContext, plan_round
 from optuna_agenttts.llm.loop import LoopThread
 from optuna_agenttts.llm.port import ChatModel
-from optuna_agenttts.llm.retry import PatientChat
+from optuna_agenttts.llm.retry import RetryingChatModel
 from optuna_agenttts.llm.secrets import one_line
 from optuna_agenttts.study.rounds import (
     Proposed,
@@ -96,7 +96,11 @@ class RoundScheduler:
         on_round_written: Callable[[Study], object] | None = None,
     ) -> None:
         """See the class."""
-        self._chat = chat if isinstance(chat, PatientChat) else PatientChat(chat, timeout=timeout)
+        self._chat = (
+            chat
+            if isinstance(chat, RetryingChatModel)
+            else RetryingChatModel(chat, timeout=timeout)
+        )
         self._timeout, self._clock = timeout, clock
         self._on_round_written = on_round_written
         self._loop = LoopThread(self._chat.aclose)

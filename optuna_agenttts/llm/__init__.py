@@ -1,4 +1,4 @@
-"""Language models: the port, and what implements it."""
+"""Language models: the interface `ChatModel`, its implementations and pre-flight checks."""
 
 from optuna_agenttts.llm.doctor import examine
 from optuna_agenttts.llm.factory import connect
@@ -14,7 +14,12 @@ from optuna_agenttts.llm.port import (
     Message,
     Usage,
 )
-from optuna_agenttts.llm.retry import CircuitBreaker, PatientChat, RetryPolicy
+from optuna_agenttts.llm.retry import (
+    CircuitBreaker,
+    CircuitOpenError,
+    RetryingChatModel,
+    RetryPolicy,
+)
 from optuna_agenttts.llm.scripted import ScriptedChatModel
 
 __all__ = [
@@ -24,13 +29,14 @@ __all__ = [
     "ChatRequest",
     "ChatUnavailableError",
     "CircuitBreaker",
+    "CircuitOpenError",
     "Completion",
     "Finding",
     "HuggingFaceChat",
     "Message",
-    "PatientChat",
     "Report",
     "RetryPolicy",
+    "RetryingChatModel",
     "ScriptedChatModel",
     "Usage",
     "connect",

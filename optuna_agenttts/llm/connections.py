@@ -1,4 +1,4 @@
-"""HTTP connections to one server, each lent to one call at a time, and one request on them."""
+"""HTTP connections to one server, each used by one call at a time, and requests on them."""
 
 from __future__ import annotations
 
@@ -14,70 +14,70 @@ import httpx2
 from optuna_agenttts.llm.port import ChatUnavailableError
 from optuna_agenttts.llm.secrets import one_line, redact_bytes
 
-_KEPT = 15.0
-"""Seconds that an idle connection is kept."""
+_KEEPALIVE_EXPIRY = 15.0
+"""Seconds for which an idle connection is kept open; chosen by hand."""
 
 
 class Connections:
-    """HTTP clients, one connection each, for every event loop that asks.
+    """Pool of single-connection HTTP clients, separate for each event loop.
 
-    A pool of httpcore2 looks through all its connections for each request: with 64 of them that
-    is most of a call's time. Here the one that was given back last is taken, and calls wait for
-    their turn in a queue of their own, so that waiting counts against no timeout.
+    httpcore2's pool scans all its connections for each request; with 64 of them this takes most
+    of a call's time. This pool hands out the most recently used client, and calls wait for a
+    client in its own queue, where waiting does not count against any timeout.
 
     Args:
-        concurrency: How many there are at most, for each event loop.
-        timeout: Seconds for connecting, for sending, and for each piece of a reply.
-        trust_env: Whether the environment's proxies are used.
+        concurrency: Maximum number of connections per event loop.
+        timeout: Seconds for connecting, for sending, and for each chunk of a reply.
+        trust_env: Whether to use the proxies that the environment configures.
     """
 
     def __init__(self, *, concurrency: int, timeout: float, trust_env: bool) -> None:
         """See the class."""
         self._concurrency, self._timeout, self._trust_env = concurrency, timeout, trust_env
-        self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, _Lanes] = WeakKeyDictionary()
+        self._pools: WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopPool] = WeakKeyDictionary()
 
     @asynccontextmanager
-    async def lane(self) -> AsyncIterator[httpx2.AsyncClient]:
-        """Lend a client; waits for one where all are lent."""
-        async with self._lanes().slots:
-            # Not before: connections may be closed while calls wait for their turn.
-            lanes = self._lanes()
-            client = lanes.idle.pop() if lanes.idle else self._open(lanes)
+    async def connection(self) -> AsyncIterator[httpx2.AsyncClient]:
+        """Acquire a client for one call; wait while all are in use."""
+        async with self._pool().slots:
+            # Look up again: `aclose` may have discarded the pool while this call waited.
+            pool = self._pool()
+            client = pool.idle.pop() if pool.idle else self._open(pool)
             try:
                 yield client
             finally:
-                lanes.idle.append(client)
+                pool.idle.append(client)
 
-    def _lanes(self) -> _Lanes:
+    def _pool(self) -> _LoopPool:
         loop = asyncio.get_running_loop()
-        if loop not in self._loops:
-            self._loops[loop] = _Lanes(self._concurrency)
-        return self._loops[loop]
+        if loop not in self._pools:
+            self._pools[loop] = _LoopPool(self._concurrency)
+        return self._pools[loop]
 
-    def _open(self, lanes: _Lanes) -> httpx2.AsyncClient:
+    def _open(self, pool: _LoopPool) -> httpx2.AsyncClient:
         client = httpx2.AsyncClient(
             timeout=httpx2.Timeout(self._timeout, pool=None),
             limits=httpx2.Limits(
-                # One for a call, and one for what a call that was given up has not closed yet.
+                # One for the current call, one for a cancelled call that is still closing.
                 max_connections=2,
                 max_keepalive_connections=1,
-                keepalive_expiry=_KEPT,
+                keepalive_expiry=_KEEPALIVE_EXPIRY,
             ),
             follow_redirects=False,
             trust_env=self._trust_env,
-            verify=_certificates(self._trust_env),
+            verify=_ssl_context(self._trust_env),
         )
-        lanes.all.append(client)
+        pool.all.append(client)
         return client
 
     async def aclose(self) -> None:
         """Close the connections of the running event loop."""
-        lanes = self._loops.pop(asyncio.get_running_loop(), None)
-        for client in lanes.all if lanes is not None else ():
+        pool = self._pools.pop(asyncio.get_running_loop(), None)
+        for client in pool.all if pool is not None else ():
             await client.aclose()
 
 
-class _Lanes:
+class _LoopPool:
     """Clients of one event loop."""
 
     def __init__(self, concurrency: int) -> None:
@@ -93,26 +93,26 @@ async def exchange(
     *,
     key: str | None,
     content: bytes | None,
-    most: int,
+    max_bytes: int,
     where: str,
 ) -> tuple[int, Mapping[str, str], bytes]:
-    """Send a request, with JSON if any, and read the reply.
+    """Send a request and read the reply.
 
     Args:
-        client: Of the server.
-        method: The method.
-        url: The URL.
-        key: The key to send; the reply is without it.
-        content: The body.
-        most: The longest reply to read, in bytes.
-        where: Who answers, for messages.
+        client: HTTP client.
+        method: HTTP method.
+        url: URL of the request.
+        key: API key to send; it is redacted from the reply.
+        content: JSON body, if any.
+        max_bytes: Maximum length of the reply's body, in bytes.
+        where: Model and server, for error messages.
 
     Returns:
         Status, headers and body.
 
     Raises:
-        ChatUnavailableError: There is no whole reply of bearable length.
-        httpx2.TimeoutException: It came too late.
+        ChatUnavailableError: The connection failed, or the reply is incomplete or too long.
+        httpx2.TimeoutException: The request timed out.
     """
     headers = {"accept": "application/json", "accept-encoding": "identity"}
     if content is not None:
@@ -122,11 +122,12 @@ async def exchange(
     received = bytearray()
     try:
         async with client.stream(method, _parsed(url), content=content, headers=headers) as reply:
-            async for piece in reply.aiter_bytes():
-                received += piece
-                if len(received) > most:
+            async for chunk in reply.aiter_bytes():
+                received += chunk
+                if len(received) > max_bytes:
                     raise ChatUnavailableError(
-                        f"{where}: the reply is longer than {most} bytes", kind="reply too long"
+                        f"{where}: the reply is longer than {max_bytes} bytes",
+                        kind="reply too long",
                     )
             return reply.status_code, reply.headers, redact_bytes(bytes(received), key)
     except httpx2.TimeoutException:
@@ -139,11 +140,11 @@ async def exchange(
 
 @lru_cache(maxsize=256)
 def _parsed(url: str) -> httpx2.URL:
-    """Parsing takes a twentieth of a call to a near server, and the URL is always the same."""
+    """Parse a URL, cached: parsing takes 5% of a call to a local server."""
     return httpx2.URL(url)
 
 
 @lru_cache(maxsize=2)
-def _certificates(trust_env: bool) -> ssl.SSLContext:
-    """Reading them takes 60 ms, which 64 clients need not spend each."""
+def _ssl_context(trust_env: bool) -> ssl.SSLContext:
+    """Load the certificates, cached: loading takes 60 ms, which each client would repeat."""
     return httpx2.create_ssl_context(trust_env=trust_env)

@@ -1,4 +1,4 @@
-"""What checks found, as values and as a table for people."""
+"""Results of pre-flight checks, and the table that shows them."""
 
 from __future__ import annotations
 
@@ -12,84 +12,86 @@ from optuna_agenttts.exceptions import CheckError
 
 Level = Literal["ok", "warning", "error"]
 
-_WORDS: Mapping[Level, str] = {"ok": "ok", "warning": "WARN", "error": "FAIL"}
-_WIDTH, _GAP = 99, "  "
-_SUBJECT, _CHECK, _LEVEL = 28, 18, 5
-"""The most columns for what a finding is about and for the check; those of the level."""
+_LABELS: Mapping[Level, str] = {"ok": "ok", "warning": "WARN", "error": "FAIL"}
+_TABLE_WIDTH, _GAP = 99, "  "
+"""Width of the table, in columns of a terminal, and the separator of its columns."""
+_MAX_SUBJECT_WIDTH, _MAX_CHECK_WIDTH, _LEVEL_WIDTH = 28, 18, 5
+"""Maximum widths of the first two columns (chosen by hand); width of the title "level"."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one check found.
+    """Result of one check.
 
     Args:
         subject: The model or endpoint.
-        check: What was checked, in a word or two.
-        level: ``"error"`` for what would make a search fail, ``"warning"`` for what may.
-        says: What was found.
+        check: Name of the check, in one or two words.
+        level: ``"error"`` if a search would fail, ``"warning"`` if it might, else ``"ok"``.
+        message: What was found.
         remedy: What to do about it.
     """
 
     subject: str
     check: str
     level: Level
-    says: str
+    message: str
     remedy: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What checks found; as a string, a table for a terminal of 100 columns."""
+    """Results of several checks; as a string, a table for a terminal of 100 columns."""
 
     findings: tuple[Finding, ...] = ()
 
     @property
     def errors(self) -> tuple[Finding, ...]:
-        """What would make a search fail."""
+        """Findings of level ``"error"``."""
         return tuple(finding for finding in self.findings if finding.level == "error")
 
     @property
     def ok(self) -> bool:
-        """Whether there is no error."""
+        """Whether there are no errors."""
         return not self.errors
 
     def __add__(self, other: Report) -> Report:
-        """The findings of both."""
+        """Concatenate the findings."""
         return Report(self.findings + other.findings)
 
     @classmethod
     def joined(cls, reports: Iterable[Report]) -> Report:
-        """The findings of all."""
+        """Concatenate the findings of several reports."""
         return cls(tuple(finding for report in reports for finding in report.findings))
 
     def raise_for_errors(self) -> None:
-        """Pass if there is no error.
+        """Raise an exception if there are errors.
 
         Raises:
-            CheckError: There is; the message holds the table.
+            CheckError: There are errors; the message contains the table.
         """
         if not self.ok:
             count = len(self.errors)
             raise CheckError(f"{count} check{'s' if count > 1 else ''} failed.\n\n{self}")
 
     def __str__(self) -> str:
-        """The table."""
+        """Format the table."""
         if not self.findings:
             return "Nothing was checked."
         subjects = max(len("subject"), *(len(finding.subject) for finding in self.findings))
         checks = max(len("check"), *(len(finding.check) for finding in self.findings))
-        first, second = min(_SUBJECT, subjects), min(_CHECK, checks)
-        widths = (first, second, _LEVEL, _WIDTH - first - second - _LEVEL - 3 * len(_GAP))
-        lines = _row(("subject", "check", "level", "what"), widths)
+        first, second = min(_MAX_SUBJECT_WIDTH, subjects), min(_MAX_CHECK_WIDTH, checks)
+        message = _TABLE_WIDTH - first - second - _LEVEL_WIDTH - 3 * len(_GAP)
+        widths = (first, second, _LEVEL_WIDTH, message)
+        lines = _row(("subject", "check", "level", "message"), widths)
         lines.append(_GAP.join("-" * width for width in widths))
-        above = None
+        previous = None
         for finding in self.findings:
-            shown = finding.subject if finding.subject != above else ""
-            above = finding.subject
-            lines += _row((shown, finding.check, _WORDS[finding.level], finding.says), widths)
+            shown = finding.subject if finding.subject != previous else ""
+            previous = finding.subject
+            lines += _row((shown, finding.check, _LABELS[finding.level], finding.message), widths)
             lines += textwrap.wrap(
                 finding.remedy,
-                _WIDTH,
+                _TABLE_WIDTH,
                 initial_indent="    > ",
                 subsequent_indent="      ",
                 break_on_hyphens=False,
@@ -98,7 +100,7 @@ class Report:
 
 
 def _row(cells: tuple[str, ...], widths: tuple[int, ...]) -> list[str]:
-    """One row of a table, on as many lines as its longest cell needs."""
+    """Format one row of the table, on as many lines as its longest cell needs."""
     wrapped = [textwrap.wrap(c, w, break_on_hyphens=False) for c, w in zip(cells, widths)]
     return [
         _GAP.join(part.ljust(width) for part, width in zip(parts, widths)).rstrip()

@@ -1,10 +1,11 @@
-"""Models behind Hugging Face Inference Providers, TGI, or any OpenAI-compatible server.
+"""Chat models behind Hugging Face Inference Providers, TGI or any OpenAI-compatible server.
 
-Models of the Hub go through `huggingface_hub.AsyncInferenceClient`, which knows the providers,
-their routes and billing. For a URL the request is posted by ourselves, with huggingface_hub's own
-HTTP library, because with a URL the client (2.4.0) sends the user's token to every host, rewrites
-``json_schema`` to a form that only TGI reads, refuses loopback when ``HF_HUB_OFFLINE`` is set,
-waits for its pool within the timeout, and reads replies of any length.
+Models on the Hub are called through `huggingface_hub.AsyncInferenceClient`, which handles the
+providers, their routes and billing. A URL is called directly, with huggingface_hub's own HTTP
+library, because the client (2.4.0), if given a URL, sends the user's token to every host,
+rewrites ``json_schema`` to a format that only TGI reads, refuses loopback addresses if
+``HF_HUB_OFFLINE`` is set, counts waiting for its pool against the timeout, and reads replies of
+any length.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -30,44 +32,45 @@ from optuna_agenttts.llm.port import (
 )
 from optuna_agenttts.llm.replies import (
     HUB_ERRORS,
-    completion_of,
-    error_of,
+    completion_from_json,
+    http_error,
     hub_error,
+    hub_reply_to_json,
     parse_completion,
-    plain,
 )
-from optuna_agenttts.llm.secrets import ApiKey, LostKey, key_for, one_line, redact
+from optuna_agenttts.llm.secrets import ApiKey, UnpickledKey, key_for, one_line, redact
 from optuna_agenttts.llm.server_info import ServerInfo
 from optuna_agenttts.llm.wire import (
     chat_url,
     check_base_url,
-    encoded,
+    encode_chat_request,
     is_loopback,
-    refuses_form,
-    schema_forms,
-    shown_url,
+    redact_url,
+    refuses_response_format,
+    response_formats,
 )
 
 _logger = logging.getLogger(__name__)
 
 
 class HuggingFaceChat:
-    """A chat model on a server.
+    """Chat model on a server.
 
     Args:
-        model: The model's id, as the Hub or the server calls it. With a `base_url` it may be
-            left out: the server is asked which model it serves.
+        model: Id of the model on the Hub or name on the server. If omitted, the first model that
+            the server at `base_url` lists is used.
         base_url: Root of a TGI or OpenAI-compatible server. Default: Hugging Face's router.
         provider: Inference provider, such as ``"groq"``. Default: Hugging Face chooses.
-        bill_to: Organization of the Hub that pays.
-        api_key: A key, or a function that returns it; only a function travels with a pickle.
-            Default: the user's Hugging Face token, for servers of Hugging Face; none for others.
-        timeout: The most seconds for one call, from sending to the last byte.
-        concurrency: The most calls at once; more wait their turn, outside the timeout.
-        max_reply_bytes: The longest reply to read.
+        bill_to: Organization on the Hub to bill.
+        api_key: API key, or a function that returns it; only a function is pickled. Default: the
+            user's Hugging Face token for servers of Hugging Face, no key for others.
+        timeout: Timeout of one call, in seconds, from sending to the last byte.
+        concurrency: Maximum number of concurrent calls; further calls wait in a queue, which does
+            not count against the timeout.
+        max_reply_bytes: Maximum length of a reply, in bytes.
 
     Raises:
-        AgentTTSError: An argument makes no sense.
+        AgentTTSError: An argument is invalid.
     """
 
     def __init__(
@@ -84,66 +87,68 @@ class HuggingFaceChat:
     ) -> None:
         """See the class."""
         if model is None and base_url is None:
-            raise AgentTTSError("HuggingFaceChat: give a `model`, a `base_url`, or both.")
+            raise AgentTTSError("HuggingFaceChat: pass `model`, `base_url`, or both.")
         if model is not None and "://" in model:
             raise AgentTTSError(
-                f"HuggingFaceChat: `model` is {one_line(shown_url(model))!r}: give a URL as "
-                "`base_url`, where the rules for keys hold."
+                "HuggingFaceChat: `model` must be a model id, got "
+                f"{one_line(redact_url(model))!r}: pass a URL as `base_url`."
             )
         if base_url is not None:
             check_base_url("HuggingFaceChat", base_url)
             if provider is not None or bill_to is not None:
                 raise AgentTTSError(
-                    "HuggingFaceChat: `provider` and `bill_to` are for models of the Hub: leave "
-                    "them out beside a `base_url`."
+                    "HuggingFaceChat: `provider` and `bill_to` apply to models on the Hub only: "
+                    "omit them if `base_url` is given."
                 )
-        if not timeout > 0 or concurrency < 1:
+        if not timeout > 0:
+            raise AgentTTSError(f"HuggingFaceChat: `timeout` must be positive, got {timeout!r}.")
+        if concurrency < 1:
             raise AgentTTSError(
-                f"HuggingFaceChat: `timeout` is {timeout!r} and `concurrency` {concurrency!r}: "
-                "both must be above 0."
+                f"HuggingFaceChat: `concurrency` must be at least 1, got {concurrency!r}."
             )
         self.model, self.base_url = model, base_url
         self._provider, self._bill_to, self._api_key = provider, bill_to, api_key
         self._timeout, self._concurrency = timeout, concurrency
         self._max_reply_bytes = max_reply_bytes
-        self._forget()
+        self._reset()
 
-    def _forget(self) -> None:
+    def _reset(self) -> None:
         self._connections = Connections(
             concurrency=self._concurrency,
             timeout=self._timeout,
-            # What runs on this machine is not reached through a proxy.
+            # Servers on this machine are not behind a proxy.
             trust_env=not is_loopback(self.base_url),
         )
-        self._form = 0
-        """Position of the form of constraint to try first: the last one that was accepted."""
+        self._format_index = 0
+        """Index of the `response_format` to try first: the last accepted one."""
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave connections and keys behind."""
-        state = {k: v for k, v in self.__dict__.items() if k not in ("_connections", "_form")}
+        """Return the state without connections and without a key given as a string."""
+        process_local = ("_connections", "_format_index")
+        state = {k: v for k, v in self.__dict__.items() if k not in process_local}
         if isinstance(self._api_key, str):
-            state["_api_key"] = LostKey()
+            state["_api_key"] = UnpickledKey()
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Undo `__getstate__`."""
+        """Restore the state and create new connections."""
         self.__dict__.update(state)
-        self._forget()
+        self._reset()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> HuggingFaceChat:
-        """Copy within the process; the key stays."""
+        """Return a copy with the key and new connections."""
         other = type(self).__new__(type(self))
         other.__dict__.update(self.__dict__)
-        other._forget()
+        other._reset()
         return other
 
     def __repr__(self) -> str:
-        """Model and server, no key."""
+        """Return model and server, without the key."""
         return f"<HuggingFaceChat {self.where}>"
 
     @property
     def where(self) -> str:
-        """Model and server, for people."""
+        """Model and server, for messages."""
         server = self._provider or "Hugging Face"
         if self.base_url is not None:
             server = urlsplit(self.base_url).netloc
@@ -152,57 +157,64 @@ class HuggingFaceChat:
     async def complete(self, request: ChatRequest, *, seed: int) -> Completion:
         """Generate one completion; see `ChatModel.complete`.
 
-        An empty ``request.model`` stands for the adapter's own. A schema is sent in the forms
-        that servers are known to honour, until one is not refused.
+        An empty ``request.model`` means this object's model. Servers differ in the
+        `response_format` that they accept for a schema; they are tried in turn, the last accepted
+        one first.
         """
-        forms = schema_forms(request.schema)
-        async with self._connections.lane() as client:
+        formats = response_formats(request.schema)
+        async with self._connections.connection() as client:
             try:
                 return await asyncio.wait_for(
-                    self._negotiate(client, request, seed, forms), self._timeout
+                    self._call_any_format(client, request, seed, formats), self._timeout
                 )
             except asyncio.TimeoutError:
                 raise ChatUnavailableError(
                     f"{self.where}: no reply within {self._timeout:g} s", kind="timeout"
                 ) from None
 
-    async def _negotiate(
+    async def _call_any_format(
         self,
         client: httpx2.AsyncClient,
         request: ChatRequest,
         seed: int,
-        forms: list[Mapping[str, Any]],
+        formats: list[Mapping[str, Any]],
     ) -> Completion:
-        first = min(self._form, len(forms) - 1)
-        for position in range(first, len(forms)):
+        first = min(self._format_index, len(formats) - 1)
+        for index in range(first, len(formats)):
             try:
-                completion = await self._call(client, request, seed, forms[position])
-            except _FormRefusedError as error:
-                if position == len(forms) - 1:
+                completion = await self._call(client, request, seed, formats[index])
+            except _FormatRefusedError as error:
+                if index == len(formats) - 1:
                     raise error.reason from None
-                _logger.debug("%s refuses %s", self.where, sorted(forms[position]))
+                _logger.debug(
+                    "%s refused `response_format` %d; trying the next one.", self.where, index
+                )
                 continue
-            if len(forms) > 1:
-                self._form = position
+            if len(formats) > 1:
+                self._format_index = index
             return completion
         raise AssertionError("unreachable")
 
     async def _call(
-        self, client: httpx2.AsyncClient, request: ChatRequest, seed: int, form: Mapping[str, Any]
+        self,
+        client: httpx2.AsyncClient,
+        request: ChatRequest,
+        seed: int,
+        response_format: Mapping[str, Any],
     ) -> Completion:
         key = key_for(self.base_url, self._api_key)
         try:
             if self.base_url is None:
-                completion = await self._call_hub(request, seed, form, key)
+                completion = await self._call_hub(request, seed, response_format, key)
             else:
-                completion = await self._call_url(client, request, seed, form, key)
-        except _FormRefusedError:
+                completion = await self._call_url(client, request, seed, response_format, key)
+        except _FormatRefusedError:
             raise
         except ChatError as error:
             raise type(error)(
                 redact(str(error), [key]), kind=error.kind, retry_after=error.retry_after
             ) from None
-        # A server that echoes the request must not make us store the key.
+        # A server that echoes the request must not get the key into a store.
         if key and (key in completion.text or key in completion.finish_reason):
             return Completion(
                 redact(completion.text, [key]),
@@ -216,7 +228,7 @@ class HuggingFaceChat:
         client: httpx2.AsyncClient,
         request: ChatRequest,
         seed: int,
-        form: Mapping[str, Any],
+        response_format: Mapping[str, Any],
         key: str | None,
     ) -> Completion:
         assert self.base_url is not None
@@ -230,7 +242,7 @@ class HuggingFaceChat:
             "seed": seed,
             "stream": False,
             **({"stop": list(request.stop)} if request.stop else {}),
-            **form,
+            **response_format,
         }
         try:
             status, headers, content = await exchange(
@@ -238,30 +250,31 @@ class HuggingFaceChat:
                 "POST",
                 chat_url(self.base_url),
                 key=key,
-                content=encoded(body, request.messages),
-                most=self._max_reply_bytes,
+                content=encode_chat_request(body, request.messages),
+                max_bytes=self._max_reply_bytes,
                 where=self.where,
             )
         except httpx2.TimeoutException as timeout:
             raise ChatUnavailableError(
                 f"{self.where}: no reply within {self._timeout:g} s ({type(timeout).__name__})",
-                # One tells of a host that is away, the other of a reply that is slow.
+                # An unreachable host is retried for longer than a slow reply.
                 kind="ConnectTimeout" if isinstance(timeout, httpx2.ConnectTimeout) else "timeout",
             ) from None
         if status == 200:
             return parse_completion(content, request, self.where)
         text = content.decode("utf-8", "replace")
-        error = error_of(status, headers, text, self.where)
-        if form and refuses_form(status, text):
-            raise _FormRefusedError(error)
+        error = http_error(status, headers, text, self.where)
+        if response_format and refuses_response_format(status, text):
+            raise _FormatRefusedError(error)
         raise error
 
     async def _call_hub(
-        self, request: ChatRequest, seed: int, form: Mapping[str, Any], key: str | None
+        self, request: ChatRequest, seed: int, response_format: Mapping[str, Any], key: str | None
     ) -> Completion:
         if "://" in request.model:
             raise ChatRefusedError(
-                "the request names a URL as its model: give it as `base_url`", kind="URL as model"
+                f"{self.where}: the request's model is a URL: pass it as `base_url` instead",
+                kind="URL as model",
             )
         options: dict[str, Any] = {
             "model": request.model or self.model,
@@ -269,7 +282,7 @@ class HuggingFaceChat:
             "temperature": request.temperature,
             "seed": seed,
             "stop": list(request.stop) or None,
-            **form,
+            **response_format,
         }
         try:
             async with AsyncInferenceClient(
@@ -283,56 +296,66 @@ class HuggingFaceChat:
                 )
         except json.JSONDecodeError:
             raise ChatUnavailableError(
-                f"{self.where}: the reply is no JSON", kind="no JSON"
+                f"{self.where}: the reply is not JSON", kind="no JSON"
             ) from None
         except HUB_ERRORS as error:
             found = hub_error(error, key=key, where=self.where, timeout=self._timeout)
             response = getattr(error, "response", None)
-            if form and response is not None and refuses_form(response.status_code, response.text):
-                raise _FormRefusedError(found) from None
+            if (
+                response_format
+                and response is not None
+                and refuses_response_format(response.status_code, response.text)
+            ):
+                raise _FormatRefusedError(found) from None
             raise found from None
-        return completion_of(plain(reply), request, self.where)
+        return completion_from_json(hub_reply_to_json(reply), request, self.where)
 
     async def served_models(self) -> tuple[str, ...]:
-        """The names of the models that the server lists (``/v1/models``, or TGI's ``/info``).
+        """Return the names of the models that the server lists.
+
+        Reads ``/v1/models`` or TGI's ``/info``. Without a URL, this is the object's own model.
 
         Raises:
-            ChatUnavailableError: The server is out of reach or lists none.
+            ChatUnavailableError: The server is unreachable or lists no model.
         """
         if self.base_url is None:
             return (self.model,) if self.model else ()
-        key = key_for(self.base_url, self._api_key)
-        async with self._connections.lane() as client:
-            return await self._server(client, self.base_url, key).names()
+        async with self._server(self.base_url) as server:
+            return await server.model_names()
 
     async def healthy(self) -> bool:
-        """Whether the server says that it is well (``/health``)."""
+        """Return whether the server reports that it is healthy (``/health``)."""
         if self.base_url is None:
             return True
-        key = key_for(self.base_url, self._api_key)
-        async with self._connections.lane() as client:
-            return await self._server(client, self.base_url, key).healthy()
+        async with self._server(self.base_url) as server:
+            return await server.healthy()
 
     async def info(self) -> Mapping[str, Any]:
-        """What TGI says of itself (``/info``); empty for other servers."""
+        """Return TGI's ``/info``; empty for other servers."""
         if self.base_url is None:
             return {}
-        key = key_for(self.base_url, self._api_key)
-        async with self._connections.lane() as client:
-            return await self._server(client, self.base_url, key).info()
+        async with self._server(self.base_url) as server:
+            return await server.info()
 
     async def listing(self) -> tuple[int, tuple[Mapping[str, Any], ...]]:
-        """The entries of ``/v1/models`` as the server sends them, behind its HTTP status.
+        """Return the HTTP status and the entries of ``/v1/models``.
 
-        The status is 0 where no reply came, and for the Hub, which is not asked.
+        The status is 0 if there was no reply, or if there is no URL.
         """
         if self.base_url is None:
             return 0, ()
-        key = key_for(self.base_url, self._api_key)
-        async with self._connections.lane() as client:
-            return await self._server(client, self.base_url, key).listing()
+        async with self._server(self.base_url) as server:
+            return await server.listing()
 
-    def _server(self, client: httpx2.AsyncClient, base_url: str, key: str | None) -> ServerInfo:
+    @asynccontextmanager
+    async def _server(self, base_url: str) -> AsyncIterator[ServerInfo]:
+        key = key_for(base_url, self._api_key)
+        async with self._connections.connection() as client:
+            yield self._server_info(client, base_url, key)
+
+    def _server_info(
+        self, client: httpx2.AsyncClient, base_url: str, key: str | None
+    ) -> ServerInfo:
         return ServerInfo(
             client=client,
             base_url=base_url,
@@ -345,9 +368,9 @@ class HuggingFaceChat:
         self, client: httpx2.AsyncClient, base_url: str, key: str | None
     ) -> str:
         try:
-            return (await self._server(client, base_url, key).names())[0]
+            return (await self._server_info(client, base_url, key).model_names())[0]
         except ChatUnavailableError:
-            # TGI serves one model and drops this name; others will say that they do not know it.
+            # TGI serves a single model and ignores the name; other servers refuse this one.
             return "tgi"
 
     async def aclose(self) -> None:
@@ -355,8 +378,8 @@ class HuggingFaceChat:
         await self._connections.aclose()
 
 
-class _FormRefusedError(Exception):
-    """A server refused a request that carried a constraint."""
+class _FormatRefusedError(Exception):
+    """The server refused a request with a `response_format`."""
 
     def __init__(self, reason: ChatError) -> None:
         super().__init__(str(reason))

@@ -1,4 +1,4 @@
-"""An event loop for callers that have none: Optuna's samplers and objectives are synchronous."""
+"""Event loop in a background thread: Optuna's samplers and objectives are synchronous."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ from typing import Any, TypeVar
 
 _T = TypeVar("_T")
 
+_JOIN_TIMEOUT = 5
+"""Seconds to wait for the thread to stop; chosen by hand."""
 
-async def together(coroutines: Iterable[Coroutine[Any, Any, _T]]) -> list[_T]:
-    """Run coroutines side by side; where one raises, or all are given up, none goes on."""
+
+async def gather(coroutines: Iterable[Coroutine[Any, Any, _T]]) -> list[_T]:
+    """Run coroutines concurrently; if one fails or the caller is cancelled, cancel the rest."""
     running = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
     try:
         return await asyncio.gather(*running)
@@ -24,72 +27,72 @@ async def together(coroutines: Iterable[Coroutine[Any, Any, _T]]) -> list[_T]:
 
 
 class LoopThread:
-    """An event loop in a daemon thread of its own, started when it is first needed.
+    """Event loop in its own daemon thread, started on first use.
 
     Args:
-        at_end: Runs on the loop when it is stopped, to close what belongs to it.
+        on_stop: Coroutine function that runs on the loop when it stops, to close resources.
     """
 
-    def __init__(self, at_end: Callable[[], Coroutine[Any, Any, None]] | None = None) -> None:
+    def __init__(self, on_stop: Callable[[], Coroutine[Any, Any, None]] | None = None) -> None:
         """See the class."""
-        self._at_end = at_end
-        self._guard = threading.Lock()
+        self._on_stop = on_stop
+        self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._process = 0
 
     def submit(self, coroutine: Coroutine[Any, Any, _T]) -> concurrent.futures.Future[_T]:
-        """Start a coroutine from any thread, without waiting for it."""
-        with self._guard:
+        """Start a coroutine from any thread and return its future."""
+        with self._lock:
             if self._loop is None or self._process != os.getpid():
                 # A forked process inherits the loop, but not the thread that runs it.
                 self._process = os.getpid()
                 self._loop = asyncio.new_event_loop()
                 thread = threading.Thread(
-                    target=_run, args=(self._loop, self._at_end), daemon=True
+                    target=_run, args=(self._loop, self._on_stop), daemon=True
                 )
                 thread.start()
                 self._finalizer = weakref.finalize(self, _stop, self._loop, thread)
             return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
     def run(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
-        """Run a coroutine from any thread, and wait for it."""
+        """Run a coroutine from any thread and return its result."""
         future = self.submit(coroutine)
         try:
             return future.result()
         except BaseException:
-            # Ctrl-C in the calling thread: what is under way there must not go on spending.
+            # On Ctrl-C in the calling thread, calls in progress must not keep spending.
             future.cancel()
             raise
 
     def close(self) -> None:
-        """Stop the loop; the next run starts another one."""
-        with self._guard:
+        """Stop the loop; the next call starts a new one."""
+        with self._lock:
             if self._loop is not None:
                 self._finalizer()
                 self._loop = None
 
 
 def _run(
-    loop: asyncio.AbstractEventLoop, at_end: Callable[[], Coroutine[Any, Any, None]] | None
+    loop: asyncio.AbstractEventLoop, on_stop: Callable[[], Coroutine[Any, Any, None]] | None
 ) -> None:
     try:
         loop.run_forever()
     finally:
-        if at_end is not None:
-            loop.run_until_complete(at_end())
+        if on_stop is not None:
+            loop.run_until_complete(on_stop())
         loop.run_until_complete(loop.shutdown_default_executor())
         loop.close()
 
 
 def _stop(loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
     loop.call_soon_threadsafe(_cancel_all, loop)
-    # The garbage collector may call this on the loop's own thread.
+    # The garbage collector may run this on the loop's own thread, which cannot join itself.
     if thread is not threading.current_thread():
-        thread.join(timeout=5)
+        thread.join(timeout=_JOIN_TIMEOUT)
 
 
 def _cancel_all(loop: asyncio.AbstractEventLoop) -> None:
-    """Let what is under way clean up, then stop: its connections would leak otherwise."""
+    """Cancel all tasks and stop the loop after their cleanup, which closes their connections."""
     tasks = asyncio.all_tasks(loop)
     for task in tasks:
         task.cancel()

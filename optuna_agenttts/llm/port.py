@@ -1,7 +1,7 @@
-"""The port through which language models are called: one async method, and its errors.
+"""Interface to language models: one async method and its errors.
 
-Both the agent that plans a search and the pipelines that are tuned call models through it. What
-implements it lives elsewhere: servers in adapters, the playground's models in process.
+Both the agent and the tuned pipelines call models through this interface. Adapters implement it
+for servers; the playground implements it in process.
 """
 
 from __future__ import annotations
@@ -13,13 +13,12 @@ from optuna_agenttts.exceptions import AgentTTSError
 
 
 class ChatError(AgentTTSError):
-    """A call gave no usable completion.
+    """A call produced no usable completion.
 
     Args:
         message: What happened, without secrets.
-        kind: The same in a word or two that do not vary, to be counted: ``"HTTP 429"``,
-            ``"timeout"``.
-        retry_after: Seconds after which the server asks to be called again, if it said so.
+        kind: Short constant label, used for counting: ``"HTTP 429"``, ``"timeout"``.
+        retry_after: Seconds that the server asks clients to wait, if it sent any.
     """
 
     def __init__(
@@ -31,11 +30,11 @@ class ChatError(AgentTTSError):
 
 
 class ChatUnavailableError(ChatError):
-    """The model was out of reach, overloaded or too slow; a later call may succeed."""
+    """The model is unreachable, overloaded or too slow; a later call may succeed."""
 
 
 class ChatRefusedError(ChatError):
-    """The request itself was refused (unknown model, wrong key, too long); repeating is no use."""
+    """The request was refused (unknown model, wrong key, too long); do not retry it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +47,16 @@ class Message:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatRequest:
-    """What is asked of a model.
+    """Request for one completion.
 
     Args:
-        model: The model's name, as its server calls it.
+        model: Name of the model on its server; empty for the chat model's default.
         messages: The conversation so far.
-        max_tokens: The most tokens to generate.
+        max_tokens: Maximum number of tokens to generate.
         temperature: Sampling temperature; 0 is greedy.
         stop: Strings that end the generation.
-        schema: A JSON schema, as JSON text, that the reply should follow. Servers that can
-            constrain generation do; from others the reply may be anything.
+        schema: JSON schema, as JSON text, for the reply. Servers with constrained generation
+            enforce it; from other servers any reply may come.
     """
 
     model: str
@@ -70,7 +69,7 @@ class ChatRequest:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens that a call used: of the prompt, and generated."""
+    """Numbers of tokens of a call's prompt and of its completion."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -78,12 +77,12 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What a model answered.
+    """Reply of a model.
 
     Args:
-        text: The answer.
-        usage: Tokens used.
-        finish_reason: ``"stop"``, ``"length"``, or what else the server says.
+        text: The generated text.
+        usage: Numbers of tokens.
+        finish_reason: ``"stop"``, ``"length"``, or another reason that the server reports.
     """
 
     text: str
@@ -93,24 +92,27 @@ class Completion:
 
 @runtime_checkable
 class ChatModel(Protocol):
-    """Anything that answers chat requests."""
+    """Interface of chat models."""
 
     async def complete(self, request: ChatRequest, *, seed: int) -> Completion:
         """Generate one completion.
 
         Args:
-            request: What is asked.
-            seed: 1 to 2**31 - 1. The same request and seed give the same completion wherever the
-                server honours seeds.
+            request: The request.
+            seed: Integer from 1 to 2**31 - 1. The same request and seed give the same completion
+                if the server honours seeds.
+
+        Returns:
+            The completion.
 
         Raises:
             ChatUnavailableError: A later call may succeed.
-            ChatRefusedError: Repeating the call is no use.
+            ChatRefusedError: The request was refused; do not retry it.
         """
 
 
 async def close_chat(chat: ChatModel) -> None:
-    """Close the connections that a chat model holds on the running event loop, if it has any."""
+    """Close a chat model's connections on the running event loop, if it has any."""
     close = getattr(chat, "aclose", None)
     if close is not None:
         await close()

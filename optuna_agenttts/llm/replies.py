@@ -1,4 +1,4 @@
-"""What servers answer, and what `huggingface_hub` raises: to a completion or a named error."""
+"""Conversion of replies, HTTP errors and `huggingface_hub` exceptions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from optuna_agenttts.llm.port import (
 )
 from optuna_agenttts.llm.secrets import one_line, redact
 
-_WORTH_REPEATING = {408, 409, 424, 425, 429}
+_RETRYABLE_STATUSES = {408, 409, 424, 425, 429}
+"""HTTP statuses below 500 of requests that may succeed later."""
 
 HUB_ERRORS = (
     httpx2.HTTPError,
@@ -32,11 +33,19 @@ HUB_ERRORS = (
     OSError,
     RuntimeError,
 )
-"""What `huggingface_hub`'s client raises where a call gives nothing."""
+"""Exceptions that `huggingface_hub`'s client raises for failed calls."""
 
 
 def retry_after(headers: Mapping[str, str], now: datetime | None = None) -> float | None:
-    """Seconds that a ``Retry-After`` header asks for: a number, or a date (RFC 9110, 10.2.3)."""
+    """Parse a ``Retry-After`` header: seconds or a date (RFC 9110, 10.2.3).
+
+    Args:
+        headers: Headers of a reply.
+        now: Current time. Default: the system's.
+
+    Returns:
+        Seconds to wait, at least 0; None if the header is missing or invalid.
+    """
     value = next((v for k, v in headers.items() if k.lower() == "retry-after"), "").strip()
     if not value:
         return None
@@ -53,35 +62,35 @@ def retry_after(headers: Mapping[str, str], now: datetime | None = None) -> floa
     return max(0.0, seconds) if seconds < float("inf") else None
 
 
-def error_of(status: int, headers: Mapping[str, str], text: str, where: str) -> ChatError:
-    """The error that an HTTP status means.
+def http_error(status: int, headers: Mapping[str, str], text: str, where: str) -> ChatError:
+    """Build the error for an HTTP status.
 
     Args:
-        status: The status.
-        headers: The headers of the reply.
-        text: Its body, without secrets.
-        where: Who answered, for the message.
+        status: HTTP status.
+        headers: Headers of the reply.
+        text: Body of the reply, without secrets.
+        where: Model and server, for the message.
     """
     kind = f"HTTP {status}"
-    said = one_line(text)
-    message = f"{where}: HTTP {status}" + (f": {said}" if said else "")
-    if status in _WORTH_REPEATING or status >= 500:
+    body = one_line(text)
+    message = f"{where}: HTTP {status}" + (f": {body}" if body else "")
+    if status in _RETRYABLE_STATUSES or status >= 500:
         return ChatUnavailableError(message, kind=kind, retry_after=retry_after(headers))
     return ChatRefusedError(message, kind=kind)
 
 
 def hub_error(error: Exception, *, key: str | None, where: str, timeout: float) -> ChatError:
-    """The error that one of `HUB_ERRORS` means.
+    """Build the error for an exception of `huggingface_hub`.
 
     Args:
-        error: What the client raised.
-        key: The key that was sent.
-        where: Who answers, for the message.
-        timeout: The most seconds that the call might take.
+        error: Instance of one of `HUB_ERRORS`.
+        key: API key that was sent, to redact it.
+        where: Model and server, for the message.
+        timeout: Timeout of the call, in seconds.
     """
     if isinstance(error, OfflineModeIsEnabled):
         return ChatRefusedError(
-            f"{where}: HF_HUB_OFFLINE is set: unset it, or give the URL of a server",
+            f"{where}: HF_HUB_OFFLINE is set: unset it, or pass the URL of a server",
             kind="offline",
         )
     if isinstance(error, InferenceTimeoutError):
@@ -92,54 +101,62 @@ def hub_error(error: Exception, *, key: str | None, where: str, timeout: float) 
         if response is None:
             return ChatUnavailableError(f"{where}: {kind}", kind=kind)
         text = redact(response.text, [key])
-        return error_of(response.status_code, response.headers, text, where)
+        return http_error(response.status_code, response.headers, text, where)
     if isinstance(error, (ValueError, TypeError, AttributeError, KeyError)):
-        # No token, no such provider, or a reply of unexpected shape: the client says so.
+        # No token, an unknown provider, or a reply with an unexpected structure.
         return ChatRefusedError(f"{where}: {one_line(redact(str(error), [key]))}", kind=kind)
     return ChatUnavailableError(f"{where}: {kind}", kind=kind)
 
 
 def parse_completion(body: bytes, request: ChatRequest, where: str) -> Completion:
-    """Read a chat completion.
+    """Parse the body of a chat completion.
+
+    Args:
+        body: Body of the reply.
+        request: The request, to estimate its tokens if the server does not count them.
+        where: Model and server, for the message.
+
+    Returns:
+        The completion.
 
     Raises:
-        ChatUnavailableError: It is none: no JSON, or without a text. A later reply may be one.
+        ChatUnavailableError: The body is not JSON or has no text; a later reply may differ.
     """
     try:
         values = json.loads(body)
     except (ValueError, RecursionError) as error:
         start = one_line(body[:200].decode("utf-8", "replace"), 60)
         raise ChatUnavailableError(
-            f"{where}: the reply is no JSON ({type(error).__name__}): {start!r}", kind="no JSON"
+            f"{where}: the reply is not JSON ({type(error).__name__}): {start!r}", kind="no JSON"
         ) from None
-    return completion_of(values, request, where)
+    return completion_from_json(values, request, where)
 
 
-def completion_of(values: Any, request: ChatRequest, where: str) -> Completion:
-    """Read a chat completion from decoded JSON; see `parse_completion`."""
+def completion_from_json(values: Any, request: ChatRequest, where: str) -> Completion:
+    """Build a completion from decoded JSON; see `parse_completion`."""
     choices = values.get("choices") if isinstance(values, Mapping) else None
     first = choices[0] if isinstance(choices, list) and choices else None
     message = first.get("message") if isinstance(first, Mapping) else None
     text = message.get("content") if isinstance(message, Mapping) else None
-    # An empty text is a completion: a model may have nothing to say.
+    # An empty text is a valid completion.
     if not isinstance(first, Mapping) or not isinstance(text, str):
         raise ChatUnavailableError(f"{where}: the reply has no text", kind="no text in reply")
     reason = first.get("finish_reason")
     usage = values.get("usage")
     counts = usage if isinstance(usage, Mapping) else {}
-    asked = sum(len(m.content) for m in request.messages)
+    prompt_chars = sum(len(m.content) for m in request.messages)
     return Completion(
         text,
         Usage(
-            _count(counts.get("prompt_tokens"), asked),
-            _count(counts.get("completion_tokens"), len(text)),
+            _token_count(counts.get("prompt_tokens"), prompt_chars),
+            _token_count(counts.get("completion_tokens"), len(text)),
         ),
         reason if isinstance(reason, str) else "stop",
     )
 
 
-def plain(reply: Any) -> dict[str, Any]:
-    """What huggingface_hub read, as JSON-ready values; its fields may be missing."""
+def hub_reply_to_json(reply: Any) -> dict[str, Any]:
+    """Convert `huggingface_hub`'s reply object, any field of which may be missing, to JSON."""
     choice = (getattr(reply, "choices", None) or [None])[0]
     message = getattr(choice, "message", None)
     usage = getattr(reply, "usage", None)
@@ -156,8 +173,8 @@ def plain(reply: Any) -> dict[str, Any]:
     }
 
 
-def _count(value: Any, characters: int) -> int:
-    """A number of tokens; where the server states none, guessed at four characters each."""
+def _token_count(value: Any, characters: int) -> int:
+    """Return the server's token count, or an estimate of four characters per token."""
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 10**9:
         return value
     return characters // 4

@@ -1,7 +1,7 @@
-"""When to call again, and when not to call at all.
+"""Retries and circuit breaking.
 
-What deserves another attempt is a value (`RetryPolicy.wait`), decided apart from waiting, which
-tenacity does. A circuit breaker keeps a server that is down from being asked again and again.
+`RetryPolicy.wait` decides whether and when to retry; tenacity does the waiting. A circuit breaker
+stops calls to a server that keeps failing.
 """
 
 from __future__ import annotations
@@ -28,29 +28,30 @@ from optuna_agenttts.llm.port import (
 
 _T = TypeVar("_T")
 
-
-_AWAY = frozenset(
+_UNAVAILABLE = frozenset(
     {"HTTP 429", "HTTP 502", "HTTP 503", "HTTP 504", "ConnectError", "ConnectTimeout"}
 )
-"""Kinds of failure that tell of the server rather than of the request: it sheds load, or it is
-starting."""
+"""Kinds of failure caused by the server's state (overloaded, starting), not by the request."""
+_MAX_DOUBLINGS = 30
+"""Limit of the exponential back-off's exponent, which keeps thousands of attempts finite."""
 
 
-class LeftAloneError(ChatUnavailableError):
-    """The server was not asked, because it failed before; see `CircuitBreaker`."""
+class CircuitOpenError(ChatUnavailableError):
+    """The call was not sent, because earlier ones failed; see `CircuitBreaker`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
-    """How often to call, and how long to wait between.
+    """Number of attempts and the waits between them.
 
     Args:
-        attempts: The most calls for one completion.
-        base: Upper bound of the first wait, in seconds; it doubles with each attempt, and each
-            wait is drawn from zero to the bound (full jitter), so that callers spread out.
-        longest: Upper bound of every wait, in seconds, also of what a server asks for.
-        patience: For how many seconds, waits added up, a server that sheds load or is out of
-            reach is asked again beyond `attempts`.
+        attempts: Maximum number of calls for one completion.
+        base: Upper bound of the first wait, in seconds. The bound doubles with each attempt, and
+            each wait is drawn uniformly from zero to the bound (full jitter), so that clients do
+            not retry at the same time.
+        longest: Upper bound of every wait, in seconds, including the server's ``Retry-After``.
+        patience: Total waiting time, in seconds, up to which calls to an overloaded or
+            unreachable server are retried beyond `attempts`.
     """
 
     attempts: int = 4
@@ -61,31 +62,34 @@ class RetryPolicy:
     def wait(
         self, error: BaseException, attempt: int, rng: random.Random, waited: float = 0.0
     ) -> float | None:
-        """Seconds to wait before the next call; None if there should be none.
+        """Return the wait before the next call.
 
         Args:
-            error: What the last call raised.
-            attempt: How many calls have failed, 1 or more.
-            rng: Source of randomness.
+            error: Exception that the last call raised.
+            attempt: Number of failed calls, 1 or more.
+            rng: Random number generator.
             waited: Seconds waited so far.
+
+        Returns:
+            Seconds to wait; None to stop retrying.
         """
-        if not isinstance(error, ChatUnavailableError) or isinstance(error, LeftAloneError):
+        if not isinstance(error, ChatUnavailableError) or isinstance(error, CircuitOpenError):
             return None
-        patient = error.kind in _AWAY and waited < self.patience
+        patient = error.kind in _UNAVAILABLE and waited < self.patience
         if attempt >= self.attempts and not patient:
             return None
         if error.retry_after is not None:
-            # A server that asks for more than the longest wait is not worth waiting for.
+            # Stop if the server asks for more than the longest wait.
             bound = max(self.longest, self.patience - waited if patient else 0.0)
             if error.retry_after > bound:
                 return None
             if attempt < self.attempts:
                 return error.retry_after
-        # Not 2 ** attempt: a patient caller's thousandth attempt would overflow.
-        wait = rng.uniform(0, min(self.longest, self.base * 2.0 ** min(attempt - 1, 30)))
+        exponent = min(attempt - 1, _MAX_DOUBLINGS)
+        wait = rng.uniform(0, min(self.longest, self.base * 2.0**exponent))
         if attempt < self.attempts:
             return wait
-        # Waits of nothing ("Retry-After: 0") would never use up the patience.
+        # Zero waits ("Retry-After: 0") would never use up the patience.
         return max(error.retry_after or 0.0, min(wait, self.patience - waited)) or None
 
 
@@ -97,27 +101,30 @@ async def with_retries(
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     failures: Counter[str] | None = None,
 ) -> _T:
-    """Call until it succeeds or the policy says to stop.
+    """Call until success or until the policy stops.
 
     Args:
-        call: What to call; each call makes a new awaitable.
-        policy: When to call again.
-        rng: Source of randomness for waits.
-        sleep: Waits for some seconds.
-        failures: Where to count the kind of each failed call.
+        call: Function that returns a new awaitable for each attempt.
+        policy: The policy.
+        rng: Random number generator for the waits.
+        sleep: Coroutine function that waits for a number of seconds.
+        failures: Counter of failed calls by kind, to be updated.
+
+    Returns:
+        The result of the successful call.
 
     Raises:
-        ChatError: What the last call raised.
+        ChatError: The last call failed.
     """
     waits: list[float] = []
-    # Nearly all calls succeed at once, and tenacity takes a tenth of a call to a near server.
+    # Most calls succeed at once, and tenacity takes 10% of a call to a local server.
     first: list[Exception] = []
     try:
         return await call()
     except Exception as error:
         first.append(error)
 
-    def again(state: tenacity.RetryCallState) -> bool:
+    def should_retry(state: tenacity.RetryCallState) -> bool:
         error = state.outcome.exception() if state.outcome is not None else None
         if error is None:
             return False
@@ -129,7 +136,7 @@ async def with_retries(
         return wait is not None
 
     retrying = tenacity.AsyncRetrying(
-        retry=again, wait=lambda _: waits[-1], sleep=sleep, reraise=True
+        retry=should_retry, wait=lambda _: waits[-1], sleep=sleep, reraise=True
     )
 
     async def attempt() -> _T:
@@ -141,13 +148,16 @@ async def with_retries(
 
 
 class CircuitBreaker:
-    """Refuses to call a server that keeps failing, for a while that doubles each time.
+    """Circuit breaker for a server that keeps failing.
+
+    After several consecutive failures the circuit opens: calls are rejected for a pause, which
+    doubles each time the next call after it fails.
 
     Args:
-        threshold: Failures in a row after which calls are refused.
-        pause: For how many seconds at first.
-        longest: For how many seconds at most.
-        clock: Seconds, as from `time.monotonic`.
+        threshold: Number of consecutive failures that open the circuit.
+        pause: Length of the first pause, in seconds.
+        longest: Maximum length of a pause, in seconds.
+        clock: Monotonic clock, in seconds.
     """
 
     def __init__(
@@ -162,48 +172,53 @@ class CircuitBreaker:
         self._threshold, self._pause, self._longest = threshold, pause, longest
         self._clock = clock
         self._failures = 0
-        self._until = float("-inf")
-        self._next = pause
+        self._open_until = float("-inf")
+        self._next_pause = pause
 
     def check(self) -> None:
-        """Pass, or refuse at once.
+        """Raise an exception if the circuit is open.
 
         Raises:
-            LeftAloneError: The server failed too often to be asked now.
+            CircuitOpenError: The circuit is open.
         """
-        rest = self._until - self._clock()
-        if rest > 0:
-            raise LeftAloneError(
-                f"not asked: the server failed before, and is left alone for {rest:.0f} s",
-                kind="left alone",
-                retry_after=rest,
+        remaining = self._open_until - self._clock()
+        if remaining > 0:
+            raise CircuitOpenError(
+                "circuit open: not called after earlier failures; the next call is allowed in "
+                f"{remaining:.0f} s",
+                kind="circuit open",
+                retry_after=remaining,
             )
 
     def record(self, error: ChatError | None) -> None:
-        """Take note of how a call ended; None for well."""
+        """Record the outcome of a call; None is success."""
         if error is None:
-            self._failures, self._next = 0, self._pause
+            self._failures, self._next_pause = 0, self._pause
             return
-        if self._until > self._clock():
-            # It was under way when the pause began: the same breakdown, told once more.
+        if self._open_until > self._clock():
+            # The call began before the circuit opened: it belongs to the same outage.
             return
         self._failures += 1
-        # What was refused for good (a wrong key, an unknown model) is refused again.
+        # Permanent errors (wrong key, unknown model) open the circuit at once.
         if self._failures >= self._threshold or isinstance(error, ChatRefusedError):
-            self._until = self._clock() + self._next
-            self._next = min(self._longest, 2 * self._next)
+            self._open_until = self._clock() + self._next_pause
+            self._next_pause = min(self._longest, 2 * self._next_pause)
 
 
-class PatientChat:
-    """A chat model that calls another again where that helps, and spares it where it does not.
+class RetryingChatModel:
+    """Wrapper around a chat model with retries and a circuit breaker.
 
     Args:
-        chat: The other.
-        policy: When to call again.
-        breaker: When not to call at all.
-        rng: Source of randomness for waits.
-        sleep: Waits for some seconds.
-        timeout: The most seconds for one completion, all attempts and waits included.
+        chat: The chat model.
+        policy: Retry policy. Default: `RetryPolicy()`.
+        breaker: Circuit breaker. Default: `CircuitBreaker()`.
+        rng: Random number generator for the waits.
+        sleep: Coroutine function that waits for a number of seconds.
+        timeout: Timeout for one completion, in seconds, including all attempts and waits.
+
+    Attributes:
+        failures: Number of failed calls by kind.
+        calls: Number of calls made, including failed ones.
     """
 
     def __init__(
@@ -221,18 +236,16 @@ class PatientChat:
         self._breaker = breaker or CircuitBreaker()
         self._rng, self._sleep, self._timeout = rng or random.Random(), sleep, timeout
         self.failures: Counter[str] = Counter()
-        """How often calls failed, by kind."""
         self.calls = 0
-        """How many calls were made, failed ones included."""
 
     @property
     def where(self) -> str:
-        """Who answers, for people."""
+        """Model and server, for messages."""
         name = getattr(self._chat, "where", None) or getattr(self._chat, "model", None)
         return str(name or type(self._chat).__name__)
 
     async def aclose(self) -> None:
-        """Close the other's connections of the running event loop, if it has any."""
+        """Close the wrapped model's connections on the running event loop, if it has any."""
         await close_chat(self._chat)
 
     async def complete(self, request: ChatRequest, *, seed: int) -> Completion:
@@ -260,7 +273,7 @@ class PatientChat:
             return await asyncio.wait_for(retried, self._timeout)
         except asyncio.TimeoutError:
             error = ChatUnavailableError(
-                f"no completion within {self._timeout:g} s, all attempts included", kind="timeout"
+                f"no completion within {self._timeout:g} s, including retries", kind="timeout"
             )
             self.failures[error.kind] += 1
             self._breaker.record(error)

@@ -1,4 +1,4 @@
-"""A chat model that says what it was told to: for tests, examples and dry runs."""
+"""Chat model with scripted replies, for tests, examples and dry runs."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ Script = Callable[[ChatRequest], Reply]
 
 
 class ScriptedChatModel:
-    """Answers from a script, in process.
+    """In-process chat model that replies from a script.
 
     Args:
-        script: The replies, in order; or a function from each request to its reply. A reply is a
+        script: The replies in order, or a function from a request to its reply. A reply is a
             text, a `Completion`, or an exception to raise.
         delay: Seconds that each reply takes.
-        sleep: Waits for some seconds.
+        sleep: Coroutine function that waits for a number of seconds.
 
     Raises:
-        AgentTTSError: The script is a single string.
+        AgentTTSError: `script` is a single string.
 
     Attributes:
-        requests: What was asked so far.
+        requests: The requests received so far.
     """
 
     model = "scripted"
@@ -39,17 +39,20 @@ class ScriptedChatModel:
     ) -> None:
         """See the class."""
         if isinstance(script, str):
-            raise AgentTTSError("ScriptedChatModel: `script` is a string: give a list of replies.")
+            raise AgentTTSError(
+                "`script` must be a list of replies or a function, got a string: wrap it in a "
+                "list."
+            )
         self._function = script if callable(script) else None
         self._replies = [] if callable(script) else list(script)
         self._delay, self._sleep = delay, sleep
         self.requests: list[ChatRequest] = []
 
     async def complete(self, request: ChatRequest, *, seed: int) -> Completion:
-        """Give the next reply; see `ChatModel.complete`.
+        """Return the next reply; see `ChatModel.complete`.
 
         Raises:
-            IndexError: The script has ended.
+            IndexError: The script has no more replies.
         """
         position = len(self.requests)
         self.requests.append(request)
@@ -61,13 +64,13 @@ class ScriptedChatModel:
             reply = self._replies[position]
         else:
             raise IndexError(
-                f"ScriptedChatModel: the script has {len(self._replies)} replies, and request "
-                f"{position + 1} came: write more of them, or give a function."
+                f"`script` has {len(self._replies)} replies, got request {position + 1}: add "
+                "replies, or pass a function."
             )
         if isinstance(reply, Exception):
             raise reply
         if isinstance(reply, Completion):
             return reply
-        # Tokens are guessed at four characters each, as no tokenizer is involved.
+        # Estimate of four characters per token, as there is no tokenizer.
         prompt = sum(len(message.content) for message in request.messages)
         return Completion(reply, Usage(prompt // 4, len(reply) // 4))

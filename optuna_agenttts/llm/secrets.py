@@ -1,4 +1,4 @@
-"""Keys: who may see which, and how they stay out of texts."""
+"""API keys: which server receives which key, and redaction from texts."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from optuna_agenttts.llm.port import ChatRefusedError
 
 ApiKey = str | Callable[[], str] | None
 
-_LIKELY = re.compile(r"\b(?:hf|sk|gsk|api)[_-][A-Za-z0-9_-]{12,}|(?i:bearer)\s+\S+")
-_HOST = re.compile(r"[a-z0-9.-]+")
-_HIDDEN = "[hidden]"
-_SHORTEST = 8
-"""Shorter keys ("none", "EMPTY") are placeholders, and parts of ordinary words."""
+_KEY_PATTERN = re.compile(r"\b(?:hf|sk|gsk|api)[_-][A-Za-z0-9_-]{12,}|(?i:bearer)\s+\S+")
+_HOST_PATTERN = re.compile(r"[a-z0-9.-]+")
+_REDACTED = "[hidden]"
+_MIN_SECRET_LENGTH = 8
+"""Characters; shorter keys ("none", "EMPTY") are placeholders that occur in ordinary words."""
 
 
 def is_hugging_face(url: str) -> bool:
-    """Whether a URL belongs to Hugging Face itself, so that the user's token may go there.
+    """Return whether a URL belongs to Hugging Face, so that the user's token may be sent there.
 
-    Spaces (``*.hf.space``) run anybody's code: a token for one of them must be given explicitly.
+    Spaces (``*.hf.space``) do not count, as they run third-party code.
     """
     parts = urlsplit(url)
     host = (parts.hostname or "").lower()
     return (
         parts.scheme == "https"
-        and bool(_HOST.fullmatch(host))
+        and bool(_HOST_PATTERN.fullmatch(host))
         and (
             host == "huggingface.co"
             or host.endswith((".huggingface.co", ".endpoints.huggingface.cloud"))
@@ -37,10 +37,20 @@ def is_hugging_face(url: str) -> bool:
 
 
 def key_for(url: str | None, api_key: ApiKey) -> str | None:
-    """The key to send to a URL (None: Hugging Face's router): the given one, or the user's token.
+    """Return the API key to send to a URL.
 
-    The token that `huggingface_hub` finds (``HF_TOKEN`` or a saved login) goes to Hugging Face
-    only. `huggingface_hub.InferenceClient` would send it to every host, over plain HTTP too.
+    The token that `huggingface_hub` finds (``HF_TOKEN`` or a saved login) is sent to Hugging Face
+    only. `huggingface_hub.InferenceClient` would send it to every host, also over plain HTTP.
+
+    Args:
+        url: URL of the server; None for Hugging Face's router.
+        api_key: Explicit key or function that returns it, if any.
+
+    Returns:
+        The explicit key, or the user's token if the server belongs to Hugging Face, or None.
+
+    Raises:
+        ChatRefusedError: The function failed, or the key is not valid in an HTTP header.
     """
     key = api_key
     if callable(api_key):
@@ -48,58 +58,58 @@ def key_for(url: str | None, api_key: ApiKey) -> str | None:
             key = api_key()
         except ChatRefusedError:
             raise
-        # The function is the user's: whatever it raises, there is no key.
+        # A user's function may raise anything; its message may contain secrets.
         except Exception as error:
             raise ChatRefusedError(
-                f"the function that should return the key raised {type(error).__name__}",
-                kind="no key",
+                f"`api_key` failed: the function raised {type(error).__name__}", kind="no key"
             ) from None
     if key is not None:
         if not (isinstance(key, str) and key.isascii() and key.isprintable()):
             raise ChatRefusedError(
-                "the key holds characters that no HTTP header can: check for line breaks",
+                "the API key contains characters that are invalid in HTTP headers: check it for "
+                "line breaks",
                 kind="bad key",
             )
         return key
     return get_token() if url is None or is_hugging_face(url) else None
 
 
-class LostKey:
-    """Stands in for a key that did not travel with a pickle."""
+class UnpickledKey:
+    """Placeholder for an API key that was not pickled."""
 
     def __call__(self) -> str:
-        """Say how to bring it.
+        """Raise an exception that explains how to pass the key.
 
         Raises:
             ChatRefusedError: Always.
         """
         raise ChatRefusedError(
-            "the `api_key` was left behind when the model was pickled: give a function that "
-            "returns it, such as `lambda: os.environ['MY_KEY']` at the top of a module",
-            kind="key left behind",
+            "`api_key` is not pickled when given as a string: pass a module-level function that "
+            "returns it, such as one that reads os.environ['MY_KEY']",
+            kind="key not pickled",
         )
 
     def __repr__(self) -> str:
-        """Say what it is."""
-        return "<left behind>"
+        """Return a text without the key."""
+        return "<not pickled>"
 
 
 def redact(text: str, secrets: Iterable[str | None]) -> str:
-    """A text without these secrets, and without what looks like one."""
+    """Replace the given secrets, and anything that looks like an API key, in a text."""
     for secret in secrets:
-        if secret and len(secret) >= _SHORTEST:
-            text = text.replace(secret, _HIDDEN)
-    return _LIKELY.sub(_HIDDEN, text)
+        if secret and len(secret) >= _MIN_SECRET_LENGTH:
+            text = text.replace(secret, _REDACTED)
+    return _KEY_PATTERN.sub(_REDACTED, text)
 
 
 def redact_bytes(content: bytes, secret: str | None) -> bytes:
-    """What a server sent, without the key that it was sent: before any of it is cut."""
-    if secret and len(secret) >= _SHORTEST:
-        content = content.replace(secret.encode(), _HIDDEN.encode())
+    """Replace a secret in a reply's body; call it before truncating the body."""
+    if secret and len(secret) >= _MIN_SECRET_LENGTH:
+        content = content.replace(secret.encode(), _REDACTED.encode())
     return content
 
 
 def one_line(text: str, length: int = 200) -> str:
-    """The start of a text from elsewhere, printable, on one line."""
+    """Return the first `length` printable characters of an untrusted text, on one line."""
     flat = " ".join("".join(c if c.isprintable() else " " for c in text[: 4 * length]).split())
     return flat if len(flat) <= length else flat[: length - 1] + "…"

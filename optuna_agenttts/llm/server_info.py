@@ -1,4 +1,4 @@
-"""What a server says of itself: small pages beside its completions."""
+"""Pages on which a server describes itself: ``/health``, ``/info`` and ``/v1/models``."""
 
 from __future__ import annotations
 
@@ -16,11 +16,20 @@ from optuna_agenttts.llm.secrets import redact
 from optuna_agenttts.llm.wire import chat_url, server_root
 
 _PROBE_TIMEOUT = 5.0
+"""Timeout for one page, in seconds; chosen by hand, as these pages are small."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerInfo:
-    """Requests for a server's pages, on one connection."""
+    """Requests for a server's pages, on one connection.
+
+    Args:
+        client: HTTP client.
+        base_url: URL of the server.
+        key: API key to send.
+        max_reply_bytes: Maximum length of a page, in bytes.
+        where: Model and server, for error messages.
+    """
 
     client: httpx2.AsyncClient
     base_url: str
@@ -29,28 +38,28 @@ class ServerInfo:
     where: str
 
     async def healthy(self) -> bool:
-        """Whether the server says that it is well (``/health``)."""
+        """Return whether the server reports that it is healthy (``/health``)."""
         status, _ = await self._get(server_root(self.base_url) + "/health")
         return status == 200
 
     async def info(self) -> Mapping[str, Any]:
-        """What TGI says of itself (``/info``); empty for other servers."""
+        """Return TGI's ``/info``; empty for other servers."""
         _, values = await self._get(server_root(self.base_url) + "/info")
         return values if isinstance(values, Mapping) else {}
 
     async def listing(self) -> tuple[int, tuple[Mapping[str, Any], ...]]:
-        """The entries of ``/v1/models``, behind the HTTP status (0 where no reply came)."""
+        """Return the HTTP status (0: no reply) and the entries of ``/v1/models``."""
         url = chat_url(self.base_url).removesuffix("/chat/completions") + "/models"
         status, values = await self._get(url)
         data = values.get("data") if isinstance(values, Mapping) else None
         entries = data if isinstance(data, list) else []
         return status, tuple(entry for entry in entries if isinstance(entry, Mapping))
 
-    async def names(self) -> tuple[str, ...]:
-        """The names of the models that the server lists.
+    async def model_names(self) -> tuple[str, ...]:
+        """Return the names of the models that the server lists.
 
         Raises:
-            ChatUnavailableError: The server is out of reach or lists none.
+            ChatUnavailableError: The server is unreachable or lists no model.
         """
         status, entries = await self.listing()
         names = [entry.get("id") for entry in entries]
@@ -61,14 +70,14 @@ class ServerInfo:
         found = tuple(redact(name, [self.key]) for name in names if isinstance(name, str) and name)
         if not found:
             raise ChatUnavailableError(
-                f"{self.where}: the server does not say which models it serves "
+                f"{self.where}: the server lists no models "
                 f"({'no reply' if not status else f'HTTP {status}'})",
                 kind="no model listed",
             )
         return found
 
     async def _get(self, url: str) -> tuple[int, Any]:
-        """Get a small page: its status (0: out of reach) and decoded JSON (None: no JSON)."""
+        """Return the status (0: no reply) and decoded JSON (None: not JSON) of a page."""
         try:
             status, _, content = await asyncio.wait_for(
                 exchange(
@@ -77,7 +86,7 @@ class ServerInfo:
                     url,
                     key=self.key,
                     content=None,
-                    most=self.max_reply_bytes,
+                    max_bytes=self.max_reply_bytes,
                     where=self.where,
                 ),
                 _PROBE_TIMEOUT,

@@ -1,4 +1,4 @@
-"""URLs of servers, and the forms in which they are asked for JSON that follows a schema."""
+"""URLs of servers, and bodies of requests."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from optuna_agenttts.exceptions import AgentTTSError
 from optuna_agenttts.llm.port import Message
 from optuna_agenttts.llm.secrets import one_line
 
-_NO_FORMAT = {400, 415, 422, 501}
-"""What servers answer to a form of constraint that they do not know."""
+_REFUSAL_STATUSES = {400, 415, 422, 501}
+"""HTTP statuses with which servers refuse an unknown `response_format`."""
 
 
-def refuses_form(status: int, text: str) -> bool:
-    """Whether an error may be about the form of constraint.
+def refuses_response_format(status: int, text: str) -> bool:
+    """Return whether an HTTP error may be caused by `response_format`.
 
-    llama-cpp-python's server (0.3.36) answers 500 to a form that it does not know.
+    llama-cpp-python's server (0.3.36) replies with status 500 to an unknown one.
     """
-    return status in _NO_FORMAT or (status == 500 and "response_format" in text)
+    return status in _REFUSAL_STATUSES or (status == 500 and "response_format" in text)
 
 
 def chat_url(base_url: str) -> str:
-    """Where chat completions of a server live: ``/v1/chat/completions`` unless the URL says."""
+    """Return the URL of a server's chat completions, by default ``/v1/chat/completions``."""
     parts = urlsplit(base_url)
     path = parts.path.rstrip("/")
     if not path.endswith("/chat/completions"):
@@ -34,17 +34,18 @@ def chat_url(base_url: str) -> str:
 
 
 def server_root(base_url: str) -> str:
-    """Where ``/info`` and ``/health`` of a server live."""
+    """Return the URL that a server's ``/info`` and ``/health`` are relative to."""
     parts = urlsplit(base_url)
     path = parts.path.rstrip("/").removesuffix("/chat/completions").removesuffix("/v1")
     return urlunsplit((parts.scheme, parts.netloc, path, "", ""))
 
 
-def schema_forms(schema: str | None) -> list[Mapping[str, Any]]:
-    """Ways to ask for JSON that follows a schema, as servers read them; the last asks nothing.
+def response_formats(schema: str | None) -> list[Mapping[str, Any]]:
+    """Return request fields that ask for JSON with a schema, in the order to try them.
 
-    First the form of OpenAI, vLLM, SGLang and llama.cpp's own server. Then that of TGI
-    (``value``) and of llama-cpp-python (``schema``), which accept each other's key.
+    The first is read by OpenAI, vLLM, SGLang and llama.cpp's own server. The second is read by
+    TGI (``value``) and llama-cpp-python (``schema``), each of which ignores the other's key. The
+    last one is empty.
     """
     if schema is None:
         return [{}]
@@ -54,60 +55,60 @@ def schema_forms(schema: str | None) -> list[Mapping[str, Any]]:
     return [{"response_format": openai}, {"response_format": tgi}, {}]
 
 
-def encoded(body: Mapping[str, Any], messages: tuple[Message, ...]) -> bytes:
-    """Encode the body of a chat completion request; the messages are encoded once."""
-    return f'{json.dumps(body)[:-1]}, "messages": {_messages_json(messages)}}}'.encode()
+def encode_chat_request(body: Mapping[str, Any], messages: tuple[Message, ...]) -> bytes:
+    """Encode a chat completion request, given its messages and all other fields."""
+    return f'{json.dumps(body)[:-1]}, "messages": {_encode_messages(messages)}}}'.encode()
 
 
 @lru_cache(maxsize=256)
-def _messages_json(messages: tuple[Message, ...]) -> str:
-    """Many samples are asked of the same messages, which may be long."""
+def _encode_messages(messages: tuple[Message, ...]) -> str:
+    """Encode messages, cached: many samples are drawn for the same long messages."""
     return json.dumps([{"role": m.role, "content": m.content} for m in messages])
 
 
 def split_url(url: str) -> SplitResult | None:
-    """The parts of a sound URL of a server; None if it is none."""
+    """Split the URL of a server; return None if it is invalid."""
     try:
         parts = urlsplit(url)
-        sound = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         return None
-    return parts if sound and not any(c.isspace() for c in url) else None
+    return parts if valid and not any(c.isspace() for c in url) else None
 
 
-def check_base_url(who: str, url: str) -> None:
-    """See to it that a URL is that of a server, without a key in it.
+def check_base_url(owner: str, url: str) -> None:
+    """Check that a URL is that of a server and contains no credentials.
 
     Args:
-        who: Whose argument ``base_url`` it is, for the message.
+        owner: Class whose argument ``base_url`` is checked, for the message.
         url: The URL.
 
     Raises:
-        AgentTTSError: It is not.
+        AgentTTSError: The URL is invalid or contains a user name or password.
     """
     parts = split_url(url)
     if parts is None:
         raise AgentTTSError(
-            f"{who}: `base_url` is {one_line(shown_url(url))!r}: give one such as "
-            "'http://127.0.0.1:8080'."
+            f"{owner}: `base_url` must be a URL such as 'http://127.0.0.1:8080', got "
+            f"{one_line(redact_url(url))!r}."
         )
     if parts.username or parts.password:
         raise AgentTTSError(
-            f"{who}: `base_url` holds a user name or password: give the key as `api_key`, where "
-            "it is kept out of logs and storage."
+            f"{owner}: `base_url` contains a user name or password: pass the key as `api_key`, "
+            "which is kept out of logs and storages."
         )
 
 
 def is_loopback(url: str | None) -> bool:
-    """Whether a URL is this machine's own."""
+    """Return whether a URL refers to this machine."""
     host = "" if url is None else urlsplit(url).hostname or ""
     return host in ("localhost", "::1") or host.startswith("127.")
 
 
-def shown_url(url: str) -> str:
-    """A URL without what may be secret."""
+def redact_url(url: str) -> str:
+    """Return a URL without credentials, port, query and fragment, which may be secret."""
     try:
         parts = urlsplit(url)
         return urlunsplit((parts.scheme, parts.hostname or "", parts.path, "", ""))
     except ValueError:
-        return "no URL"
+        return "<invalid URL>"

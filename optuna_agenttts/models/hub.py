@@ -25,7 +25,7 @@ from optuna_agenttts.exceptions import AgentTTSError, TaskError
 from optuna_agenttts.llm.loop import LoopThread
 from optuna_agenttts.llm.port import ChatRefusedError
 from optuna_agenttts.llm.secrets import ApiKey, key_for, one_line
-from optuna_agenttts.llm.wire import is_loopback, shown_url, split_url
+from optuna_agenttts.llm.wire import is_loopback, redact_url, split_url
 from optuna_agenttts.models.checkpoint import (
     PACKED,
     Facts,
@@ -164,7 +164,7 @@ class Hub:
             parts = split_url(url) if isinstance(url, str) else None
             if parts is None or parts.query or parts.fragment or parts.username or parts.password:
                 raise AgentTTSError(
-                    f"Hub: `{name}` is {one_line(shown_url(str(url)))!r}, or holds more than that:"
+                    f"Hub: `{name}` is {one_line(redact_url(str(url)))!r}, or holds more than that:"
                     " give the root of a server such as 'https://huggingface.co', and a key as "
                     "`token`."
                 )

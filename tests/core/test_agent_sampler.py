@@ -32,7 +32,7 @@ from optuna_agenttts import (
 )
 from optuna_agenttts import storage as keys
 from optuna_agenttts.agent.scheduler import ROUND_LEAD, ROUND_SIZE
-from optuna_agenttts.llm import ChatUnavailableError, PatientChat, RetryPolicy
+from optuna_agenttts.llm import ChatUnavailableError, RetryingChatModel, RetryPolicy
 
 TASK = wiki_task()
 ORIGIN, REASON = "agenttts:origin", "agenttts:reason"
@@ -82,7 +82,7 @@ def origins(study):
 
 def quick(chat):
     """A model that is asked again without long waits."""
-    return PatientChat(chat, policy=RetryPolicy(attempts=2, base=0.001), timeout=5)
+    return RetryingChatModel(chat, policy=RetryPolicy(attempts=2, base=0.001), timeout=5)
 
 
 def test_agent_plans_from_the_first_round_on():

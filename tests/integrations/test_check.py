@@ -7,7 +7,7 @@ import pytest
 from pipeline_support import Replies, objective_of, unused
 
 from optuna_agenttts.exceptions import CheckError
-from optuna_agenttts.llm import HuggingFaceChat, PatientChat
+from optuna_agenttts.llm import HuggingFaceChat, RetryingChatModel
 from optuna_agenttts_integrations import CompletionStore, Pipeline, StageProgram
 from optuna_agenttts_integrations.calls.endpoints import connect_endpoints
 from optuna_agenttts_integrations.pipeline.fusion import LLMFusion
@@ -71,7 +71,7 @@ def test_healthy_servers_are_well_and_asked_little(dialect):
         "structured output",
     }
     assert ("s", "prompts") in findings
-    assert "about 25 tokens on average, 30 at most" in findings["s", "prompts"].says
+    assert "about 25 tokens on average, 30 at most" in findings["s", "prompts"].message
 
 
 def test_the_longest_request_of_all_stages_is_tried():
@@ -111,7 +111,7 @@ def test_models_of_one_server_are_examined_one_by_one():
     }
     # 64 of the two servers' 128 requests each.
     assert findings["b (2 of 2)", "concurrency"].level == "ok"
-    assert findings["b (2 of 2)", "concurrency"].says.startswith("64 requests at once")
+    assert findings["b (2 of 2)", "concurrency"].message.startswith("64 requests at once")
 
 
 # Servers.
@@ -126,7 +126,7 @@ def test_a_dead_server_is_not_asked_again():
             fused, models=("a", "b", "c"), places={"a": url, "b": url, "c": alive.url}
         )
     assert levels(findings) == {("a", "reachable"): "error", ("b", "reachable"): "error"}
-    assert "as a was there" in findings["b", "reachable"].says
+    assert "as a was there" in findings["b", "reachable"].message
     assert [f.check for f in report.findings if f.subject == "b"] == ["reachable"]
     with pytest.raises(CheckError, match="2 checks failed"):
         report.raise_for_errors()
@@ -154,7 +154,7 @@ def test_one_dead_replica_is_told_from_the_others():
     with LoopbackServer({"m": good()}) as alive:
         findings, _ = checked(places=[alive.url, url])
     assert levels(findings) == {("m (2 of 2)", "reachable"): "error"}
-    assert url.removeprefix("http://") in findings["m (2 of 2)", "reachable"].says
+    assert url.removeprefix("http://") in findings["m (2 of 2)", "reachable"].message
 
 
 def test_the_wrong_model_is_an_error():
@@ -172,7 +172,7 @@ def test_the_wrong_model_is_an_error():
 
 def test_a_patient_chat_is_looked_behind():
     """A dead server behind one is not waited for."""
-    patient = PatientChat(HuggingFaceChat("m", base_url=unused(), timeout=2))
+    patient = RetryingChatModel(HuggingFaceChat("m", base_url=unused(), timeout=2))
     findings, _ = checked(places=patient)
     assert levels(findings) == {("m", "reachable"): "error"}
     assert patient.calls == 0
@@ -201,7 +201,7 @@ def test_a_fusion_beyond_the_context_is_a_warning(dialect):
         assert sum(server.served.values()) <= 7
     assert report.ok
     assert levels(findings) == {("m", "fusion"): "warning"}
-    assert "in 't' may take 1001 tokens" in findings["m", "fusion"].says
+    assert "in 't' may take 1001 tokens" in findings["m", "fusion"].message
     assert "LLMFusion(max_prompt_tokens=990)" in findings["m", "fusion"].remedy
 
 
@@ -216,7 +216,7 @@ def test_a_prompt_that_raises_is_an_error():
 
     findings, report = checked(stage(prompt=prompt))
     assert levels(findings) == {("s", "prompts"): "error"}
-    assert "KeyError('" in findings["s", "prompts"].says
+    assert "KeyError('" in findings["s", "prompts"].message
     assert not report.ok
 
 
@@ -227,7 +227,7 @@ def test_a_prompt_that_is_none_is_an_error(prompt):
     """What is neither text nor messages is found, not raised."""
     findings, _ = checked(stage(prompt=prompt))
     assert levels(findings) == {("s", "prompts"): "error"}
-    assert "cannot be written" in findings["s", "prompts"].says
+    assert "cannot be written" in findings["s", "prompts"].message
 
 
 @pytest.mark.parametrize("prompt", [lambda state: "", lambda state: " \n", lambda state: []])
@@ -235,7 +235,7 @@ def test_an_empty_prompt_is_an_error(prompt):
     """White space alone asks nothing."""
     findings, _ = checked(stage(prompt=prompt))
     assert levels(findings) == {("s", "prompts"): "error"}
-    assert "is empty" in findings["s", "prompts"].says
+    assert "is empty" in findings["s", "prompts"].message
 
 
 def test_a_stage_that_no_instance_runs_is_a_warning():
@@ -246,7 +246,7 @@ def test_a_stage_that_no_instance_runs_is_a_warning():
     # One that some instances run is judged by those.
     findings, _ = checked(stage(when=lambda state: state.instance[0] == "x"))
     assert not levels(findings)
-    assert findings["s", "prompts"].says.startswith("1 written")
+    assert findings["s", "prompts"].message.startswith("1 written")
 
 
 @pytest.mark.parametrize(
@@ -257,7 +257,7 @@ def test_lengths_that_are_far_off_are_a_warning(declared, level):
     findings, _ = checked(prompt_tokens=declared)
     assert findings["s", "prompts"].level == level
     if level == "warning":
-        assert f"{declared} are declared" in findings["s", "prompts"].says
+        assert f"{declared} are declared" in findings["s", "prompts"].message
 
 
 def test_plain_steps_before_the_first_stage_are_run():
@@ -265,11 +265,11 @@ def test_plain_steps_before_the_first_stage_are_run():
     step = Step(name="look", run=lambda state: "seen " * 50)
     findings, report = checked(step, stage(prompt=lambda state: state["look"].upper()))
     assert report.ok
-    assert "about 62 tokens" in findings["s", "prompts"].says
+    assert "about 62 tokens" in findings["s", "prompts"].message
     broken = Step(name="look", run=lambda state: 1 / 0)
     findings, _ = checked(broken, stage(prompt=lambda state: state["look"].upper()))
     assert findings["s", "prompts"].level == "error"
-    assert "ZeroDivisionError" in findings["s", "prompts"].says
+    assert "ZeroDivisionError" in findings["s", "prompts"].message
 
 
 def test_coroutine_steps_are_not_run():
@@ -311,7 +311,7 @@ def test_a_full_disk_is_an_error():
     store._connection.execute(f"PRAGMA max_page_count={pages + 1}")
     findings, report = checked(store=store)
     assert levels(findings) == {("store", "writable"): "error"}
-    assert "full" in findings["store", "writable"].says
+    assert "full" in findings["store", "writable"].message
     assert "make room" in findings["store", "writable"].remedy
     with pytest.raises(CheckError, match="1 check failed"):
         report.raise_for_errors()
@@ -326,7 +326,7 @@ def test_a_file_that_cannot_be_written_is_an_error(tmp_path):
     )
     findings, _ = checked(store=store)
     assert levels(findings) == {("store", "writable"): "error"}
-    assert "readonly" in findings["store", "writable"].says
+    assert "readonly" in findings["store", "writable"].message
     store.close()
     writable.close()
 

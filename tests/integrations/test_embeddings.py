@@ -159,7 +159,7 @@ def test_a_key_is_sent_and_never_shown():
         assert KEY not in str(caught.value) + repr(embedder) + embedder.identity
         assert caught.value.kind == "HTTP 403"
         assert KEY.encode() not in pickle.dumps(embedder)
-        with pytest.raises(ChatRefusedError, match="left behind"):
+        with pytest.raises(ChatRefusedError, match="not pickled"):
             embed(pickle.loads(pickle.dumps(embedder)), "a")
         assert len(server.requests) == 1
         server.behaviours = [good]

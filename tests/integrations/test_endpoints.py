@@ -11,7 +11,7 @@ from optuna_agenttts.llm import (
     ChatRequest,
     HuggingFaceChat,
     Message,
-    PatientChat,
+    RetryingChatModel,
 )
 from optuna_agenttts_integrations import Endpoint, Pipeline, PipelineError, StageProgram
 from optuna_agenttts_integrations.calls.endpoints import RenamedChatModel, connect_endpoints
@@ -203,7 +203,7 @@ def test_chat_models_have_the_identity_of_their_url():
 
     assert one(at(URL)).identity == one(URL).identity != one(at(OTHER)).identity
     assert one(at(URL)).concurrency_group == one(URL).concurrency_group
-    assert one(PatientChat(at(URL))).identity == one(URL).identity
+    assert one(RetryingChatModel(at(URL))).identity == one(URL).identity
     assert one(RenamedChatModel(at(URL), "x")).identity == one(f"{URL}#x").identity
     assert one(ReplicatedChatModel([at(URL), at(OTHER)])).identity == one([URL, OTHER]).identity
     assert one(HuggingFaceChat("m", provider="groq")).identity == one("hf:groq").identity

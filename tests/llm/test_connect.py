@@ -1,4 +1,4 @@
-"""From what a user names to a chat model."""
+"""Chat models from names and URLs."""
 
 import asyncio
 
@@ -104,10 +104,10 @@ def test_a_chat_model_is_itself():
     ],
 )
 def test_nonsense_is_refused(nonsense):
-    """What is neither is an error for the user, who learns what to give; secrets are not shown."""
+    """The error says what to pass instead, and shows no secrets."""
     with pytest.raises(AgentTTSError) as caught:
         connect(nonsense)
-    assert "give" in str(caught.value)
+    assert "must be" in str(caught.value) or "as `api_key`" in str(caught.value)
     assert "secret" not in str(caught.value)
 
 

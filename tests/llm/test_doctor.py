@@ -25,8 +25,8 @@ from optuna_agenttts.llm import (
     ChatUnavailableError,
     Finding,
     HuggingFaceChat,
-    PatientChat,
     Report,
+    RetryingChatModel,
     ScriptedChatModel,
     examine,
 )
@@ -87,12 +87,12 @@ def listing(*entries):
 
 
 def constrained(exchange):
-    """Answer with JSON where a schema came in the form that TGI reads; refuse others."""
-    form = exchange.request.body.get("response_format")
-    if form is not None and "value" not in form:
+    """Answer with JSON to the `response_format` that TGI reads; refuse others."""
+    response_format = exchange.request.body.get("response_format")
+    if response_format is not None and "value" not in response_format:
         exchange.reply(422, "response_format: missing field `value`")
     else:
-        exchange.reply(200, chat_reply("sure" if form is None else '{"x": 4.0}'))
+        exchange.reply(200, chat_reply("sure" if response_format is None else '{"x": 4.0}'))
 
 
 def counting(exchange):
@@ -110,17 +110,17 @@ def test_a_playground_of_either_dialect_is_well():
     with PlaygroundServer([SMALL, MIDDLE]) as server:
         found = checked(at(server), model=MIDDLE, longest=longest)
     assert levels(found) == dict.fromkeys(expected, "ok")
-    assert "12 tokens" in found["one token"].says
+    assert "12 tokens" in found["one token"].message
     with PlaygroundServer([SMALL], dialect="tgi") as server:
         found = checked(at(server), model=SMALL, longest=longest, concurrency=128)
         asked = sum(server.served.values())
     assert levels(found) == dict.fromkeys(expected | {"concurrency", "context"}, "ok")
-    assert "32 of 128 tokens" in found["context"].says
+    assert "32 of 128 tokens" in found["context"].message
     assert asked == 4
 
 
 def test_a_server_that_does_all_that_is_asked_is_well_and_asked_six_times():
-    """TGI: its page, one token, the schema in two forms, and one seed twice."""
+    """TGI: its page, one token, the schema in two formats, and one seed twice."""
     with AdversarialServer(constrained, info=tgi()) as server:
         found = checked(
             at(server),
@@ -161,13 +161,13 @@ def test_a_long_prompt_is_sent_once():
 
 
 def test_models_in_process_are_called_and_no_more():
-    """There is no server to ask; a patient chat model is looked behind."""
+    """There is no server to ask; a retrying chat model is unwrapped."""
     chat = ScriptedChatModel(lambda request: "fine")
     found = checked(chat, longest=ask("hello there"), concurrency=500, stop_strings=9)
     assert levels(found) == {"one token": "ok", "seeds": "ok", "size": "ok"}
     assert [request.max_tokens for request in chat.requests] == [1, 16, 16]
     failing_chat = ScriptedChatModel([ChatUnavailableError("busy", kind="HTTP 503")])
-    found = checked(PatientChat(failing_chat))
+    found = checked(RetryingChatModel(failing_chat))
     assert levels(found) == {"one token": "error", "size": "ok"}
     assert len(failing_chat.requests) == 1
 
@@ -183,7 +183,7 @@ def test_a_port_where_nobody_listens_is_an_error_with_a_remedy():
         start = time.monotonic()
         found = checked(HuggingFaceChat(base_url=url, timeout=5), parameters=None)
     assert levels(found) == {"reachable": "error", "size": "warning"}
-    assert url.removeprefix("http://") in found["reachable"].says
+    assert url.removeprefix("http://") in found["reachable"].message
     assert "running" in found["reachable"].remedy
     assert time.monotonic() - start < 3
 
@@ -256,8 +256,8 @@ def test_a_refusal_is_quoted_with_what_to_do(status, remedy):
         "one token": "error",
         "size": "ok",
     }
-    assert f"HTTP {status}" in found["one token"].says
-    assert "failed on purpose" in found["one token"].says
+    assert f"HTTP {status}" in found["one token"].message
+    assert "failed on purpose" in found["one token"].message
     assert remedy in found["one token"].remedy
 
 
@@ -293,15 +293,15 @@ def test_a_key_that_is_echoed_is_in_no_finding(key):
     for status, page in itertools.product((401, 422, 500, 200), names):
         with AdversarialServer(echo_auth_error(status), models=body(page), **OPENAI) as server:
             found = checked(at(server, api_key=key), model="m", schema=SCHEMA)
-        told = " ".join(f"{finding.says} {finding.remedy}" for finding in found.values())
-        assert "[hidden]" in told
-        assert key not in told
-        assert repr(key)[1:-1] not in told
+        text = " ".join(f"{finding.message} {finding.remedy}" for finding in found.values())
+        assert "[hidden]" in text
+        assert key not in text
+        assert repr(key)[1:-1] not in text
     page = f'{{"model_id": "{escaped}"}}'.encode()
     with AdversarialServer(info=body(page)) as server:
         found = checked(at(server, api_key=key), model="m")
     assert found["model"].level == "error"
-    assert "[hidden]" in found["model"].says
+    assert "[hidden]" in found["model"].message
 
 
 def test_a_key_that_cannot_be_had_is_an_error():
@@ -315,7 +315,7 @@ def test_a_key_that_cannot_be_had_is_an_error():
             found = checked(at(server, api_key=api_key))
             assert not server.requests
         assert levels(found) == {"key": "error", "size": "ok"}
-        assert KEY not in found["key"].says
+        assert KEY not in found["key"].message
 
 
 # Models.
@@ -327,7 +327,7 @@ def test_tgi_that_serves_another_model_is_an_error_though_it_answers():
         found = checked(at(server), model=MIDDLE, longest=ask(WORDS))
     assert found["one token"].level == "ok"
     assert found["model"].level == "error"
-    assert SMALL in found["model"].says
+    assert SMALL in found["model"].message
     assert MIDDLE in found["model"].remedy
 
 
@@ -357,8 +357,8 @@ def test_a_model_that_a_server_does_not_know_is_an_error():
         "one token": "error",
         "size": "ok",
     }
-    assert SMALL in found["model"].says
-    assert "HTTP 404" in found["one token"].says
+    assert SMALL in found["model"].message
+    assert "HTTP 404" in found["one token"].message
 
 
 def test_a_model_that_is_not_listed_and_answers_is_a_warning():
@@ -367,7 +367,7 @@ def test_a_model_that_is_not_listed_and_answers_is_a_warning():
     with AdversarialServer(models=many, **OPENAI) as server:
         found = checked(at(server), model="m99")
     assert found["model"].level == "warning"
-    assert "46 more" in found["model"].says
+    assert "46 more" in found["model"].message
 
 
 def test_a_provider_may_be_named_behind_the_model():
@@ -392,7 +392,7 @@ def test_a_reply_that_does_not_fit_beside_the_prompt_is_an_error():
         found = checked(at(server), model=SMALL, longest=ask(WORDS, max_tokens=120))
     assert found["one token"].level == "ok"
     assert found["context"].level == "error"
-    assert "132 of 128" in found["context"].says
+    assert "132 in total; the server accepts 128" in found["context"].message
     assert "to 116" in found["context"].remedy
 
 
@@ -401,9 +401,9 @@ def test_a_prompt_that_the_server_refuses_is_an_error_with_an_estimate():
     with PlaygroundServer([SMALL], dialect="tgi") as server:
         found = checked(at(server), model=SMALL, longest=ask("a " * 200, max_tokens=9))
     assert found["one token"].level == "error"
-    assert "HTTP 422" in found["one token"].says
+    assert "HTTP 422" in found["one token"].message
     assert found["context"].level == "warning"
-    assert "about 134 tokens, of 95" in found["context"].says
+    assert "about 134 tokens; the server accepts 95" in found["context"].message
 
 
 @pytest.mark.parametrize(("model", "length"), [("b", 32), ("a", 18)])
@@ -413,16 +413,17 @@ def test_a_listed_context_is_compared(model, length):
     with AdversarialServer(models=listing(*entries), **OPENAI) as server:
         found = checked(at(server), model=model, longest=ask("x" * 99, max_tokens=20))
     assert found["context"].level == ("ok" if length > 31 else "error")
-    assert f"31 of {length}" in found["context"].says
+    expected = "31 of 32" if length > 31 else "31 in total; the server accepts 18"
+    assert expected in found["context"].message
 
 
 def test_a_count_that_may_be_our_guess_is_not_taken_for_the_servers():
     """A server that sends no usage: the context is a warning, from the characters."""
     with AdversarialServer(good(usage=None), info=tgi(max_total_tokens=50)) as server:
         found = checked(at(server), longest=ask("x" * 90, max_tokens=30), chars_per_token=3.0)
-    assert "unknown length" in found["one token"].says
+    assert "unknown length" in found["one token"].message
     assert found["context"].level == "warning"
-    assert "about 30 tokens" in found["context"].says
+    assert "about 30 tokens" in found["context"].message
 
 
 def test_more_requests_at_once_than_tgi_takes_are_a_warning():
@@ -430,14 +431,14 @@ def test_more_requests_at_once_than_tgi_takes_are_a_warning():
     with PlaygroundServer([SMALL], dialect="tgi") as server:
         found = checked(at(server), model=SMALL, longest=ask(WORDS), concurrency=129)
     assert found["concurrency"].level == "warning"
-    assert "129" in found["concurrency"].says
-    assert "128" in found["concurrency"].says
+    assert "129" in found["concurrency"].message
+    assert "128" in found["concurrency"].message
 
 
-@pytest.mark.parametrize(("said", "stops"), [(4, 5), (None, 5), (2, 3)])
-def test_more_stop_strings_than_tgi_takes_are_an_error(said, stops):
-    """Whether the search or its longest request has them; four where TGI does not say."""
-    with AdversarialServer(info=tgi(max_stop_sequences=said)) as server:
+@pytest.mark.parametrize(("limit", "stops"), [(4, 5), (None, 5), (2, 3)])
+def test_more_stop_strings_than_tgi_takes_are_an_error(limit, stops):
+    """Both the search's and the longest request's count; the default limit is 4."""
+    with AdversarialServer(info=tgi(max_stop_sequences=limit)) as server:
         assert checked(at(server), stop_strings=stops)["stop strings"].level == "error"
         longest = ask(stop=tuple("abcdefg"[:stops]))
         assert checked(at(server), longest=longest)["stop strings"].level == "error"
@@ -445,8 +446,8 @@ def test_more_stop_strings_than_tgi_takes_are_an_error(said, stops):
 
 
 @pytest.mark.parametrize("value", ["many", -1, True, 1.5, None, [], 10**30])
-def test_numbers_that_make_no_sense_are_passed_over(value):
-    """A server that says nonsense of itself is as one that says nothing."""
+def test_invalid_numbers_are_ignored(value):
+    """A server that reports invalid limits is treated like one that reports none."""
     page = tgi(**dict.fromkeys(("max_concurrent_requests", "max_total_tokens"), value))
     with AdversarialServer(info=page, models=listing(7, None, {"id": 7})) as server:
         found = checked(at(server), longest=ask(), concurrency=500)
@@ -481,7 +482,7 @@ def test_a_reply_is_held_to_the_schema(reply, reason, level):
 
 
 def test_a_schema_that_breaks_the_server_is_an_error_and_one_that_is_refused_is_ignored():
-    """Calls of the search would fail as this one; refused forms are left out by the adapter."""
+    """Calls of the search would fail as this one; refused formats are dropped by the adapter."""
 
     def breaks(status):
         def behave(exchange):
@@ -490,12 +491,12 @@ def test_a_schema_that_breaks_the_server_is_an_error_and_one_that_is_refused_is_
 
         return behave
 
-    for status, level, says in ((500, "error", "HTTP 500"), (422, "warning", "ignored")):
+    for status, level, message in ((500, "error", "HTTP 500"), (422, "warning", "ignored")):
         with AdversarialServer(breaks(status), **OPENAI) as server:
             found = checked(at(server), schema=SCHEMA)
             assert len(server.requests) <= 8
         assert found["structured output"].level == level
-        assert says in found["structured output"].says
+        assert message in found["structured output"].message
         assert found["seeds"].level == "ok"
 
 
@@ -514,7 +515,7 @@ def test_seeds_that_cannot_be_tried_are_a_warning():
     with AdversarialServer(["good", "good", "status_503"]) as server:
         found = checked(at(server))
     assert found["seeds"].level == "warning"
-    assert "HTTP 503" in found["seeds"].says
+    assert "HTTP 503" in found["seeds"].message
 
 
 def test_a_model_that_thinks_before_it_answers_is_given_the_tokens_for_it():
@@ -535,23 +536,23 @@ def test_without_a_size_there_are_no_flops():
     """A warning only: tasks check for themselves whether their cost needs it."""
     chat = ScriptedChatModel(lambda request: "fine")
     assert checked(chat, parameters=None)["size"].level == "warning"
-    assert "7.62e+09" in checked(chat, parameters=7_615_616_512)["size"].says
+    assert "7.62e+09" in checked(chat, parameters=7_615_616_512)["size"].message
 
 
 def test_a_chat_model_that_raises_something_else_is_an_error():
     """It would end the search; its words may hold anything and are left out."""
     found = checked(ScriptedChatModel([KeyError(KEY)]))
     assert found["one token"].level == "error"
-    assert "KeyError" in found["one token"].says
-    assert KEY not in found["one token"].says
+    assert "KeyError" in found["one token"].message
+    assert KEY not in found["one token"].message
     found = checked(ScriptedChatModel([ChatRefusedError("no such model")]))
-    assert found["one token"].says == "no such model"
+    assert found["one token"].message == "no such model"
 
 
 @pytest.mark.parametrize(
     "wrong", [{"schema": "no JSON"}, {"schema": "[]"}, {"chars_per_token": 0}]
 )
-def test_arguments_that_make_no_sense_are_refused(wrong):
+def test_invalid_arguments_are_refused(wrong):
     """The caller's, not the server's: before anything is asked."""
     chat = ScriptedChatModel([])
     with pytest.raises(AgentTTSError, match=next(iter(wrong))):
@@ -577,7 +578,7 @@ FINDINGS = (
 )
 
 TABLE = """\
-subject                       check      level  what
+subject                       check      level  message
 ----------------------------  ---------  -----  ---------------------------------------------------
 org/small                     reachable  ok     answers
                               model      ok     serves 'org/small'

@@ -36,7 +36,7 @@ from optuna_agenttts.llm import (
     ChatUnavailableError,
     Completion,
     HuggingFaceChat,
-    PatientChat,
+    RetryingChatModel,
     RetryPolicy,
     Usage,
 )
@@ -550,14 +550,14 @@ def test_a_key_does_not_travel_with_a_pickle():
     with AdversarialServer() as server:
         chat = HuggingFaceChat("m", base_url=server.url, api_key=KEY)
         copied = pickle.loads(pickle.dumps(chat))
-        with pytest.raises(ChatRefusedError, match="left behind") as caught:
+        with pytest.raises(ChatRefusedError, match="not pickled") as caught:
             run(copied)
         assert not server.requests
         twice = pickle.loads(pickle.dumps(copied))
-        with pytest.raises(ChatRefusedError, match="left behind"):
+        with pytest.raises(ChatRefusedError, match="not pickled"):
             run(twice)
         run(chat)
-    assert caught.value.kind == "key left behind"
+    assert caught.value.kind == "key not pickled"
 
 
 def test_a_function_for_a_key_travels_with_a_pickle(monkeypatch):
@@ -603,15 +603,15 @@ def test_a_copy_in_the_process_keeps_the_key():
 # Constraints.
 
 
-def _form(request):
+def _format_type(request):
     return request.body.get("response_format", {}).get("type")
 
 
-def _knows(*forms, status=422):
-    """Answer requests whose form of constraint is among those; refuse others."""
+def _knows(*formats, status=422):
+    """Answer requests with one of these formats; refuse others."""
 
     def behave(exchange):
-        known = _form(exchange.request) in forms
+        known = _format_type(exchange.request) in formats
         return (good("{}") if known else failing(status))(exchange)
 
     return behave
@@ -626,18 +626,18 @@ def _knows(*forms, status=422):
         (None, ["json_schema", "json_object", None], [None]),
     ],
 )
-def test_a_schema_is_sent_in_a_form_that_the_server_knows(known, first, second, status):
-    """Forms are tried until one is not refused, and the next call starts with that one."""
+def test_a_schema_is_sent_in_a_format_that_the_server_knows(known, first, second, status):
+    """Formats are tried until one is not refused, and the next call starts with that one."""
     with AdversarialServer(_knows(known, status=status)) as server:
         chat = HuggingFaceChat("m", base_url=server.url)
         assert run(chat, schema=SCHEMA).text == "{}"
-        assert [_form(r) for r in server.requests] == first
+        assert [_format_type(r) for r in server.requests] == first
         run(chat, schema=SCHEMA)
-        assert [_form(r) for r in server.requests] == first + second
+        assert [_format_type(r) for r in server.requests] == first + second
 
 
 def test_a_schema_arrives_where_servers_look_for_it():
-    """OpenAI's form holds the schema under a name, the other under both names in use."""
+    """OpenAI's format holds the schema under a name, the other under both names in use."""
     with AdversarialServer(_knows("json_object")) as server:
         run(HuggingFaceChat("m", base_url=server.url), schema=SCHEMA)
         first, second = (r.body["response_format"] for r in server.requests)
@@ -652,45 +652,45 @@ def test_a_refusal_without_constraint_is_a_refusal():
         chat = HuggingFaceChat("m", base_url=server.url)
         with pytest.raises(ChatRefusedError) as caught:
             run(chat, schema=SCHEMA)
-        assert [_form(r) for r in server.requests] == ["json_schema", "json_object", None]
-        # Nothing was learned about forms.
+        assert [_format_type(r) for r in server.requests] == ["json_schema", "json_object", None]
+        # Nothing was learned about formats.
         with pytest.raises(ChatRefusedError):
             run(chat, schema=SCHEMA)
-        assert _form(server.requests[3]) == "json_schema"
+        assert _format_type(server.requests[3]) == "json_schema"
     assert caught.value.kind == "HTTP 422"
 
 
 @pytest.mark.parametrize("behaviour", ["status_401", "status_429", "status_500", "html"])
-def test_other_failures_do_not_change_the_form(behaviour):
+def test_other_failures_do_not_change_the_format(behaviour):
     """An overloaded server, or a wrong key, says nothing about constraints."""
     with AdversarialServer([behaviour, "good"]) as server:
         chat = HuggingFaceChat("m", base_url=server.url)
         with pytest.raises(ChatError):
             run(chat, schema=SCHEMA)
         run(chat, schema=SCHEMA)
-        assert [_form(r) for r in server.requests] == ["json_schema", "json_schema"]
+        assert [_format_type(r) for r in server.requests] == ["json_schema", "json_schema"]
 
 
-def test_a_breakdown_over_the_form_is_taken_for_a_refusal_of_it():
-    """llama-cpp-python fails with 500 at a form that it does not know, and names it."""
-    over_form = body({"error": "1 validation error: body.response_format.type"}, 500)
-    with AdversarialServer([over_form, "good"]) as server:
+def test_status_500_about_response_format_is_a_refusal():
+    """llama-cpp-python fails with 500 at a format that it does not know, and names it."""
+    over_format = body({"error": "1 validation error: body.response_format.type"}, 500)
+    with AdversarialServer([over_format, "good"]) as server:
         run(HuggingFaceChat("m", base_url=server.url), schema=SCHEMA)
-        assert [_form(r) for r in server.requests] == ["json_schema", "json_object"]
+        assert [_format_type(r) for r in server.requests] == ["json_schema", "json_object"]
 
 
-def test_requests_without_schema_neither_learn_nor_forget_a_form():
+def test_requests_without_schema_do_not_change_the_format():
     """Plain calls in between change nothing for the constrained ones."""
     with AdversarialServer(_knows("json_object", None)) as server:
         chat = HuggingFaceChat("m", base_url=server.url)
         for schema in (None, SCHEMA, None, SCHEMA):
             run(chat, schema=schema)
-        forms = [_form(r) for r in server.requests]
-    assert forms == [None, "json_schema", "json_object", None, "json_object"]
+        formats = [_format_type(r) for r in server.requests]
+    assert formats == [None, "json_schema", "json_object", None, "json_object"]
 
 
-def test_trying_forms_is_within_one_timeout():
-    """A slow server does not get the timeout anew for each form."""
+def test_all_formats_share_one_timeout():
+    """A slow server does not get the timeout anew for each format."""
 
     async def slow(exchange):
         await asyncio.sleep(0.3)
@@ -782,7 +782,7 @@ def test_health_is_what_the_server_says():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({}, "give a `model`"),
+        ({}, "pass `model`"),
         ({"base_url": "ftp://h/x"}, "base_url"),
         ({"base_url": "h:8080"}, "base_url"),
         ({"base_url": "http://"}, "base_url"),
@@ -804,8 +804,8 @@ def test_health_is_what_the_server_says():
         ({"model": "m", "concurrency": 0}, "concurrency"),
     ],
 )
-def test_arguments_that_make_no_sense_are_refused(arguments, message):
-    """What cannot work says so at once, in words for the user, and without showing keys."""
+def test_invalid_arguments_are_refused(arguments, message):
+    """The error names the argument and shows no key."""
     with pytest.raises(AgentTTSError, match=message) as caught:
         HuggingFaceChat(**arguments)
     assert TOKEN not in str(caught.value)
@@ -952,20 +952,20 @@ def test_retries_get_through_a_server_that_fails_at_first():
     script = ["status_429_now", "hang", "html", "reset", good("at last")]
     with AdversarialServer(script) as server:
         inner = HuggingFaceChat("m", base_url=server.url, timeout=0.8)
-        chat = PatientChat(inner, policy=RetryPolicy(attempts=5, base=0.001))
+        chat = RetryingChatModel(inner, policy=RetryPolicy(attempts=5, base=0.001))
 
         async def call(_):
             return await chat.complete(ask(), seed=3)
 
-        # Four failures in a row are what the circuit breaker bears by default.
-        with pytest.raises(ChatUnavailableError, match="left alone"):
+        # Four consecutive failures open the circuit by default.
+        with pytest.raises(ChatUnavailableError, match="circuit open"):
             run(inner, call)
         assert dict(chat.failures) == {
             "HTTP 429": 1,
             "timeout": 1,
             "no JSON": 1,
             "ReadError": 1,
-            "left alone": 1,
+            "circuit open": 1,
         }
         assert run(inner).text == "at last"
 
@@ -1110,8 +1110,8 @@ def test_the_key_for_the_hub_stays_out_of_texts(hub, outcome):
     assert "bad [hidden]" in kept
 
 
-def test_the_hub_is_offered_the_forms_of_constraint(hub):
-    """A provider that refuses one form is offered the next, and remembered."""
+def test_response_formats_are_tried_on_the_hub(hub):
+    """After a refusal the next one is tried, and remembered."""
     hub.script.append(http_error(422))
     chat = HuggingFaceChat("o/m", provider="groq")
     run(chat, schema=SCHEMA)

@@ -1,4 +1,4 @@
-"""When calls are repeated, when a server is left alone, and for how long."""
+"""Retries, the circuit breaker and their waits."""
 
 import asyncio
 import random
@@ -19,12 +19,12 @@ from optuna_agenttts.llm import (
     CircuitBreaker,
     Completion,
     HuggingFaceChat,
-    PatientChat,
+    RetryingChatModel,
     RetryPolicy,
     ScriptedChatModel,
     Usage,
 )
-from optuna_agenttts.llm.replies import error_of, retry_after
+from optuna_agenttts.llm.replies import http_error, retry_after
 from optuna_agenttts.llm.retry import with_retries
 from optuna_agenttts_integrations.testing.serving import LoopbackServer
 
@@ -183,20 +183,20 @@ def test_repeating_can_be_cancelled():
     assert len(calls) == 1
 
 
-# Leaving a server alone.
+# The circuit breaker.
 
 
 def refusal(breaker):
-    """For how long a breaker refuses calls; None if it does not."""
+    """Seconds for which a breaker rejects calls; None if it does not."""
     try:
         breaker.check()
     except ChatUnavailableError as error:
-        return error.retry_after if error.kind == "left alone" else None
+        return error.retry_after if error.kind == "circuit open" else None
     return None
 
 
 def broken(clock, **options):
-    """A breaker that has just seen as many failures as it bears."""
+    """A breaker whose circuit has just opened."""
     breaker = CircuitBreaker(threshold=3, pause=10, longest=35, clock=clock, **options)
     for _ in range(3):
         assert refusal(breaker) is None
@@ -204,8 +204,8 @@ def broken(clock, **options):
     return breaker
 
 
-def test_a_server_that_fails_in_a_row_is_left_alone():
-    """After as many failures as it bears a breaker refuses, until the pause is over."""
+def test_consecutive_failures_open_the_circuit():
+    """After `threshold` failures calls are rejected until the pause is over."""
     clock = Clock()
     breaker = broken(clock)
     assert refusal(breaker) == 10
@@ -270,9 +270,9 @@ def test_calls_that_fail_together_lengthen_the_pause_once():
 # Both together.
 
 
-def patient(chat, clock, **options):
-    """A patient chat model in the time of a clock."""
-    return PatientChat(
+def retrying(chat, clock, **options):
+    """A retrying chat model that waits on a fake clock."""
+    return RetryingChatModel(
         chat,
         breaker=CircuitBreaker(clock=clock),
         rng=random.Random(0),
@@ -304,7 +304,7 @@ def test_patience_gets_a_completion_from_a_flaky_model():
                 raise BUSY
             return Completion("text", Usage(1, 1))
 
-    chat = patient(Flaky(), Clock())
+    chat = retrying(Flaky(), Clock())
     assert complete(chat).text == "text"
     assert seen == [(ask(), 1)] * 3
     assert (chat.calls, chat.failures) == (3, {"HTTP 503": 2})
@@ -313,7 +313,7 @@ def test_patience_gets_a_completion_from_a_flaky_model():
 def test_a_refusal_is_neither_repeated_nor_asked_for_again():
     """A wrong key costs one call, however many completions are wanted."""
     inner = ScriptedChatModel(lambda request: NO)
-    chat = patient(inner, Clock())
+    chat = retrying(inner, Clock())
     assert complete(chat) is NO
     for _ in range(20):
         complete(chat)
@@ -324,7 +324,7 @@ def test_a_refusal_is_neither_repeated_nor_asked_for_again():
 def test_a_dead_server_is_asked_a_bounded_number_of_times():
     """A search of a thousand steps on a dead server makes few calls and waits little."""
     inner, clock = ScriptedChatModel(lambda request: BUSY), Clock()
-    chat = patient(inner, clock)
+    chat = retrying(inner, clock)
     for _ in range(1000):
         assert isinstance(complete(chat), ChatUnavailableError)
         clock.now += 1
@@ -339,7 +339,7 @@ def test_a_server_that_comes_back_is_used_again():
     """After a breakdown no more than a pause is lost."""
     down = [True]
     inner, clock = ScriptedChatModel(lambda request: BUSY if down[0] else "text"), Clock()
-    chat = patient(inner, clock)
+    chat = retrying(inner, clock)
     for _ in range(10):
         complete(chat)
         clock.now += 1
@@ -351,7 +351,7 @@ def test_a_server_that_comes_back_is_used_again():
 
 def test_a_bug_does_not_count_against_the_server():
     """What is no chat error passes through, and the breaker does not hear of it."""
-    chat = patient(ScriptedChatModel(lambda request: ValueError("bug")), Clock())
+    chat = retrying(ScriptedChatModel(lambda request: ValueError("bug")), Clock())
     for _ in range(10):
         with pytest.raises(ValueError, match="bug"):
             complete(chat)
@@ -369,7 +369,7 @@ def test_one_completion_is_within_one_timeout():
         (ScriptedChatModel(lambda request: "late", delay=10), asyncio.sleep),
         (ScriptedChatModel(lambda request: BUSY), slow),
     ]:
-        chat = PatientChat(inner, sleep=sleep, timeout=0.1)
+        chat = RetryingChatModel(inner, sleep=sleep, timeout=0.1)
         started = time.monotonic()
         error = complete(chat)
         assert time.monotonic() - started < 1
@@ -380,19 +380,19 @@ def test_one_completion_is_within_one_timeout():
 
 
 def test_timeouts_open_the_breaker():
-    """A server that hangs is left alone as one that fails is."""
+    """A server that hangs opens the circuit like one that fails."""
     inner = ScriptedChatModel(lambda request: "late", delay=10)
-    chat = PatientChat(inner, timeout=0.02)
+    chat = RetryingChatModel(inner, timeout=0.02)
     for _ in range(10):
         assert isinstance(complete(chat), ChatUnavailableError)
     assert chat.calls == 4
 
 
-def test_a_server_of_flesh_and_blood_is_spared():
+def test_a_real_server_receives_few_requests():
     """The bound holds for requests that arrive at a real server."""
     with AdversarialServer("status_503") as server:
         inner, clock = HuggingFaceChat("m", base_url=server.url), Clock()
-        chat = patient(inner, clock)
+        chat = retrying(inner, clock)
 
         async def work():
             for _ in range(50):
@@ -477,7 +477,7 @@ def test_whatever_a_header_holds_is_a_wait_or_nothing(value):
 @pytest.mark.parametrize("status", [408, 409, 424, 425, 429, 500, 502, 503, 504, 529, 599])
 def test_statuses_that_may_pass(status):
     """Overload and breakdowns are worth another call."""
-    error = error_of(status, {"retry-after": "2"}, "text", "m at h")
+    error = http_error(status, {"retry-after": "2"}, "text", "m at h")
     assert type(error) is ChatUnavailableError
     assert (error.kind, error.retry_after) == (f"HTTP {status}", 2)
 
@@ -487,41 +487,41 @@ def test_statuses_that_may_pass(status):
 )
 def test_statuses_that_will_not_pass(status):
     """What is wrong with the request stays wrong."""
-    error = error_of(status, {"retry-after": "2"}, "text", "m at h")
+    error = http_error(status, {"retry-after": "2"}, "text", "m at h")
     assert type(error) is ChatRefusedError
     assert error.kind == f"HTTP {status}"
 
 
 def test_messages_of_servers_are_shortened_to_a_line():
     """Pages of HTML and control characters do not get into logs."""
-    error = error_of(500, {}, "<p>\x1b[31m\r\nbroken\u202e</p>\n" + "x" * 10_000, "m at h")
+    error = http_error(500, {}, "<p>\x1b[31m\r\nbroken\u202e</p>\n" + "x" * 10_000, "m at h")
     assert str(error).startswith("m at h: HTTP 500: <p>")
     assert str(error).isprintable()
     assert len(str(error)) < 300
-    assert str(error_of(500, {}, " \n ", "m at h")) == "m at h: HTTP 500"
+    assert str(http_error(500, {}, " \n ", "m at h")) == "m at h: HTTP 500"
 
 
 # Patience.
 
-AWAY = ["HTTP 429", "HTTP 502", "HTTP 503", "HTTP 504", "ConnectError", "ConnectTimeout"]
+UNAVAILABLE = ["HTTP 429", "HTTP 502", "HTTP 503", "HTTP 504", "ConnectError", "ConnectTimeout"]
 
 
-def away(kind="HTTP 503", retry_after=None):
-    """A failure that tells of a server that is away."""
-    return ChatUnavailableError("away", kind=kind, retry_after=retry_after)
+def unavailable(kind="HTTP 503", retry_after=None):
+    """A failure of an unavailable server."""
+    return ChatUnavailableError("unavailable", kind=kind, retry_after=retry_after)
 
 
-@pytest.mark.parametrize("kind", AWAY)
-def test_a_server_that_is_away_is_waited_for(kind):
+@pytest.mark.parametrize("kind", UNAVAILABLE)
+def test_an_unavailable_server_is_waited_for(kind):
     """Beyond the attempts calls go on until the waits add up to the patience, and no longer."""
     policy = RetryPolicy(attempts=3, base=1, longest=15, patience=600)
-    outcome, calls, waits = repeat([away(kind)] * 1000, policy)
+    outcome, calls, waits = repeat([unavailable(kind)] * 1000, policy)
     assert outcome.kind == kind
     assert sum(waits) == pytest.approx(600)
     assert max(waits) <= 15
     assert calls == len(waits) + 1
     assert 600 / 15 <= calls < 4 * 600 / 15
-    assert repeat([away(kind)] * 30 + ["back"], policy)[0] == "back"
+    assert repeat([unavailable(kind)] * 30 + ["back"], policy)[0] == "back"
 
 
 @pytest.mark.parametrize("kind", ["timeout", "HTTP 500", "HTTP 424", "no JSON", "error"])
@@ -530,16 +530,18 @@ def test_other_failures_stop_at_the_attempts(kind):
     policy = RetryPolicy(attempts=3, patience=600)
     outcome, calls, waits = repeat([ChatUnavailableError("?", kind=kind)] * 9, policy)
     assert (calls, len(waits)) == (3, 2)
-    # Nor after the server was away for longer.
+    # Nor after the server was unavailable for longer.
     outcome, calls, _ = repeat(
-        [away()] * 8 + [ChatUnavailableError("?", kind=kind), "late"], policy
+        [unavailable()] * 8 + [ChatUnavailableError("?", kind=kind), "late"], policy
     )
     assert outcome.kind == kind
     assert calls == 9
 
 
 @pytest.mark.parametrize("retry_after", [None, 0.0, 7.5, 30.0, 31.0])
-@pytest.mark.parametrize("error", [*(away(kind) for kind in AWAY), NO, ChatUnavailableError("?")])
+@pytest.mark.parametrize(
+    "error", [*(unavailable(kind) for kind in UNAVAILABLE), NO, ChatUnavailableError("?")]
+)
 def test_without_patience_nothing_changes(error, retry_after):
     """The same waits as those of a policy that knows no patience, whatever was waited."""
     error.retry_after = retry_after
@@ -560,12 +562,12 @@ def test_a_server_may_ask_for_more_than_the_longest_wait():
     """Its wish is granted within the patience that is left, exactly, and else not."""
     policy = RetryPolicy(attempts=2, base=1, longest=10, patience=100)
     for attempt in (1, 2, 50):
-        assert policy.wait(away(retry_after=80), attempt, random.Random(0), 20) == 80
-        assert policy.wait(away(retry_after=80.1), attempt, random.Random(0), 20) is None
+        assert policy.wait(unavailable(retry_after=80), attempt, random.Random(0), 20) == 80
+        assert policy.wait(unavailable(retry_after=80.1), attempt, random.Random(0), 20) is None
     slow = ChatUnavailableError("slow", kind="timeout", retry_after=80)
     assert policy.wait(slow, 1, random.Random(0)) is None
-    assert repeat([away(retry_after=45)] * 9, policy)[1:] == (3, [45, 45])
-    waits = repeat([away(retry_after=4)] * 90, policy)[2]
+    assert repeat([unavailable(retry_after=45)] * 9, policy)[1:] == (3, [45, 45])
+    waits = repeat([unavailable(retry_after=4)] * 90, policy)[2]
     assert all(wait >= 4 for wait in waits)
     assert 100 <= sum(waits) <= 104
 
@@ -573,7 +575,7 @@ def test_a_server_may_ask_for_more_than_the_longest_wait():
 def test_a_server_that_asks_for_no_wait_is_not_hammered():
     """A wait of zero uses up the patience as well, by the policy's own waits."""
     policy = RetryPolicy(attempts=3, base=1, longest=15, patience=100)
-    _, calls, waits = repeat([away("HTTP 429", 0.0)] * 10_000, policy)
+    _, calls, waits = repeat([unavailable("HTTP 429", 0.0)] * 10_000, policy)
     assert waits[:2] == [0, 0]
     assert sum(waits) == pytest.approx(100)
     assert calls < 100
@@ -582,15 +584,15 @@ def test_a_server_that_asks_for_no_wait_is_not_hammered():
 def test_a_policy_without_waits_has_no_patience():
     """Patience is counted in waits: where there are none it would never end."""
     policy = RetryPolicy(attempts=3, base=0, patience=100)
-    assert repeat([away()] * 100, policy)[1:] == (3, [0, 0])
+    assert repeat([unavailable()] * 100, policy)[1:] == (3, [0, 0])
 
 
 def test_thousands_of_attempts_do_not_overflow():
     """The bound of waits stops doubling where it no longer matters."""
     policy = RetryPolicy(attempts=10**6, base=1e-3, longest=0.01, patience=50)
     for attempt in (1000, 5000, 10**5):
-        assert 0 <= policy.wait(away(), attempt, random.Random(0), 1) <= 0.01
-    assert repeat([away()] * 3000 + ["back"], policy)[:2] == ("back", 3001)
+        assert 0 <= policy.wait(unavailable(), attempt, random.Random(0), 1) <= 0.01
+    assert repeat([unavailable()] * 3000 + ["back"], policy)[:2] == ("back", 3001)
 
 
 @given(
@@ -603,7 +605,7 @@ def test_thousands_of_attempts_do_not_overflow():
 def test_patience_ends(asked, patience, longest, base):
     """Whatever a server asks for, waits end at the patience, give or take one."""
     policy = RetryPolicy(attempts=2, base=base, longest=longest, patience=patience)
-    errors = [away(retry_after=seconds) for seconds in asked]
+    errors = [unavailable(retry_after=seconds) for seconds in asked]
     rng, waited = random.Random(0), 0.0
     for attempt in range(1, 20_000):
         wait = policy.wait(errors[attempt % len(errors)], attempt, rng, waited)

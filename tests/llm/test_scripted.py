@@ -71,9 +71,9 @@ def test_the_end_of_a_script_is_an_error_that_says_so():
     """A test that asks more than was foreseen learns how much it asked."""
     chat = ScriptedChatModel(["one"])
     say(chat, ask())
-    with pytest.raises(IndexError, match="has 1 replies, and request 2 came"):
+    with pytest.raises(IndexError, match="has 1 replies, got request 2"):
         say(chat, ask())
-    with pytest.raises(IndexError, match="has 0 replies, and request 1 came"):
+    with pytest.raises(IndexError, match="has 0 replies, got request 1"):
         say(ScriptedChatModel([]), ask())
 
 

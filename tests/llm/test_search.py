@@ -12,7 +12,7 @@ from llm_support import BEHAVIOURS, AdversarialServer, chat_reply
 from llm_support import body as answer
 
 from optuna_agenttts import AgentTTSSampler, HuggingFaceChat, guidelines
-from optuna_agenttts.llm import PatientChat, RetryPolicy
+from optuna_agenttts.llm import RetryingChatModel, RetryPolicy
 from optuna_agenttts.report.dashboard import note
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "core"))
@@ -110,7 +110,7 @@ def _quiet(monkeypatch):
 def patient(url, **options):
     """A model on a server, asked with short patience."""
     chat = HuggingFaceChat("m", base_url=url, timeout=0.3, **options)
-    return PatientChat(chat, policy=RetryPolicy(attempts=2, base=0.01), timeout=1.0)
+    return RetryingChatModel(chat, policy=RetryPolicy(attempts=2, base=0.01), timeout=1.0)
 
 
 def injected(trial):
@@ -183,7 +183,7 @@ def test_given_key_is_sent_and_stays_out_of_everything_else(caplog):
 
 
 def test_dead_server_is_asked_rarely():
-    """A server that fails is left alone instead of being asked in every round."""
+    """The circuit opens for a failing server; it is not called in every round."""
     with AdversarialServer(BEHAVIOURS["status_500"]) as server:
         sampler = AgentTTSSampler(TASK, llm=patient(server.url), llm_timeout=2.0)
         study = optuna.create_study(direction="maximize", sampler=sampler)

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from typing import TypeVar
 
 from optuna_agenttts.llm import ChatError, ChatRequest, Completion, RetryPolicy
-from optuna_agenttts.llm.loop import together
+from optuna_agenttts.llm.loop import gather
 from optuna_agenttts.llm.retry import with_retries
 from optuna_agenttts_integrations.calls.endpoints import Endpoint, MultiSampleChatModel
 from optuna_agenttts_integrations.calls.store import CompletionStore, RequestKey, canonical_json
@@ -195,7 +195,7 @@ class Completions:
                 self._store.put(request_key, {index: reply})
             return index, reply
 
-        replies = await together([one(index) for index in seeds])
+        replies = await gather([one(index) for index in seeds])
         return {index: reply for index, reply in replies if reply is not None}
 
     async def _attempt(self, call: Callable[[], Awaitable[_T]]) -> _T | None:

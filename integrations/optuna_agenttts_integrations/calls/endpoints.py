@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 from urllib.parse import urldefrag, urlsplit
 
 from optuna_agenttts import HuggingFaceChat, Task
-from optuna_agenttts.llm import ChatModel, ChatRequest, Completion, PatientChat
+from optuna_agenttts.llm import ChatModel, ChatRequest, Completion, RetryingChatModel
 from optuna_agenttts.llm.secrets import ApiKey
 from optuna_agenttts.llm.wire import server_root
 from optuna_agenttts_integrations.calls.replicas import ReplicatedChatModel
@@ -166,7 +166,7 @@ def _servers_of(chat: ChatModel) -> list[tuple[str, str]]:
 
     Addresses hold no secrets. There are no servers if the model is in process or of unknown type.
     """
-    if isinstance(chat, PatientChat):
+    if isinstance(chat, RetryingChatModel):
         return _servers_of(chat._chat)
     if isinstance(chat, RenamedChatModel):
         return [(server, f"#{chat.name}") for server, _ in _servers_of(chat.chat)]

@@ -17,9 +17,9 @@ from huggingface_hub import AsyncInferenceClient
 from optuna_agenttts import AgentTTSError
 from optuna_agenttts.llm import ChatError, ChatRefusedError, ChatUnavailableError
 from optuna_agenttts.llm.connections import Connections, exchange
-from optuna_agenttts.llm.replies import HUB_ERRORS, error_of, hub_error
-from optuna_agenttts.llm.secrets import ApiKey, LostKey, key_for, one_line, redact
-from optuna_agenttts.llm.wire import chat_url, check_base_url, is_loopback, shown_url
+from optuna_agenttts.llm.replies import HUB_ERRORS, http_error, hub_error
+from optuna_agenttts.llm.secrets import ApiKey, UnpickledKey, key_for, one_line, redact
+from optuna_agenttts.llm.wire import chat_url, check_base_url, is_loopback, redact_url
 
 _MAX_REPLY_BYTES = 16_000_000
 """Maximum length of a reply in bytes: 32 vectors of 8192 numbers take about 6 MB as JSON."""
@@ -63,7 +63,7 @@ class HuggingFaceEmbedder:
         """See the class."""
         if not model or "://" in model:
             raise AgentTTSError(
-                f"HuggingFaceEmbedder: `model` is {one_line(shown_url(model))!r}: give a model's "
+                f"HuggingFaceEmbedder: `model` is {one_line(redact_url(model))!r}: give a model's "
                 "name, and a URL only as `base_url`."
             )
         if base_url is not None:
@@ -90,7 +90,7 @@ class HuggingFaceEmbedder:
         """Return the state without API key and objects of event loops."""
         state = {k: v for k, v in self.__dict__.items() if k != "_slots"}
         if isinstance(self._api_key, str):
-            state["_api_key"] = LostKey()
+            state["_api_key"] = UnpickledKey()
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -170,7 +170,7 @@ class HuggingFaceEmbedder:
         try:
             if self.base_url is None:
                 return await asyncio.wait_for(self._call_hub(texts, key), self._timeout)
-            async with connections.lane() as client:
+            async with connections.connection() as client:
                 call = self._call_url(client, self.base_url, texts, key)
                 return await asyncio.wait_for(call, self._timeout)
         except asyncio.TimeoutError:
@@ -191,13 +191,13 @@ class HuggingFaceEmbedder:
                 _embeddings_url(base_url),
                 key=key,
                 content=json.dumps({"model": self.model, "input": list(texts)}).encode(),
-                most=_MAX_REPLY_BYTES,
+                max_bytes=_MAX_REPLY_BYTES,
                 where=self.where,
             )
         except httpx2.TimeoutException:
             raise self._timeout_error() from None
         if status != 200:
-            raise error_of(status, headers, content.decode("utf-8", "replace"), self.where)
+            raise http_error(status, headers, content.decode("utf-8", "replace"), self.where)
         try:
             return _read_vectors(json.loads(content), len(texts))
         except (ValueError, RecursionError) as error:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from optuna_agenttts import Task
 from optuna_agenttts.llm import ChatRequest, Message
-from optuna_agenttts.llm.loop import together
+from optuna_agenttts.llm.loop import gather
 from optuna_agenttts.study.spending import cost_of_samples
 from optuna_agenttts.task.allocation import Allocation
 from optuna_agenttts_integrations.calls.completions import Completions, Samples
@@ -105,7 +105,7 @@ class _StageCall:
         drawn = await self._draw(request, count)
         if not drawn.completions:
             raise _FailedError
-        read = await together([self._read(request, c.text) for c in drawn.completions])
+        read = await gather([self._read(request, c.text) for c in drawn.completions])
         replies = [text for text, sample in read if sample is not None]
         samples = [sample for _, sample in read if sample is not None]
         if not samples:
@@ -155,7 +155,7 @@ class _StageCall:
                 return fusion.fallback(samples)
             rest = iter(candidates)
             parts = [list(islice(rest, len(group))) for group in groups]
-            fused = await together([self._fused(fusion, request, part) for part in parts])
+            fused = await gather([self._fused(fusion, request, part) for part in parts])
             if any(sample is None for _, sample in fused):
                 return fusion.fallback(samples)
             candidates = distinct(*zip(*fused))

@@ -37,7 +37,7 @@ from prompt_reading import LEVELS, level_of, size_class
 from optuna_agenttts import ScriptedChatModel
 from optuna_agenttts.agent.prompts import plan_schema
 from optuna_agenttts.agent.validation import read_plan
-from optuna_agenttts.llm import ChatRequest, PatientChat, connect
+from optuna_agenttts.llm import ChatRequest, RetryingChatModel, connect
 from optuna_agenttts.llm.loop import LoopThread
 
 BATCH = 10
@@ -91,7 +91,7 @@ class AgentLoop(ChoicesSampler):
         self.place, self.seed, self.talk = place, seed, []
         chat = connect(llm) if llm else ScriptedChatModel(follow)
         # A server that is down ends the search: random trials must not pass for the model's.
-        self.chat = PatientChat(chat, timeout=_TIMEOUT)
+        self.chat = RetryingChatModel(chat, timeout=_TIMEOUT)
         self.loop = LoopThread(self.chat.aclose)
 
     def ask(self, messages, schema=None):
