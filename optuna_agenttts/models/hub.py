@@ -13,7 +13,7 @@ import json
 import logging
 import re
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 import httpx2
 from huggingface_hub import is_offline_mode
 
-from optuna_agenttts.exceptions import AgentTTSError, TaskError
+from optuna_agenttts.exceptions import AgentTTSError
 from optuna_agenttts.llm.loop import LoopThread
 from optuna_agenttts.llm.port import ChatRefusedError
 from optuna_agenttts.llm.secrets import ApiKey, key_for, one_line
@@ -35,7 +35,7 @@ from optuna_agenttts.models.checkpoint import (
     is_checkpoint,
     local_facts,
 )
-from optuna_agenttts.task.stage import Model, Stage, is_finite, size_in_name
+from optuna_agenttts.task.stage import Model, is_finite, model_from_name
 
 _logger = logging.getLogger(__name__)
 
@@ -66,71 +66,17 @@ def describe_model(name: str, *, hub: Hub | None = None, provider: str | None = 
         TaskError: The name is empty, or no string.
         AgentTTSError: The folder's files are damaged.
     """
-    model = Model(name)
-    facts = Facts()
+    model = Model(name)  # validates the name
     if is_checkpoint(name):
         facts = local_facts(name)
-    elif hub is not None:
-        facts = hub.facts(name, provider=provider)
-    parameters = facts.parameters
-    if parameters is None:
-        parameters = as_number(size_in_name(name))
-        if parameters is not None:
-            _logger.info("%s: %g parameters, from the name (a guess)", name, parameters)
     else:
-        _logger.info("%s: %g parameters (%s)", name, parameters, facts.source)
-    return replace(
-        model,
-        parameters=parameters,
-        input_price=facts.input_price,
-        output_price=facts.output_price,
-    )
-
-
-def describe_stages(
-    lengths: Mapping[str, tuple[float, float]],
-    models: Mapping[str, Sequence[str | Model]],
-    hub: Hub | None,
-    max_samples: int,
-) -> list[Stage]:
-    """Stages of known token lengths, with their models described; see `Task.from_pipeline`.
-
-    A model of several stages is looked up once.
-
-    Raises:
-        TaskError: `models` lacks a stage or names one that is unknown, or has no list for one.
-    """
-    if not isinstance(models, Mapping) or set(models) != set(lengths):
-        given = list(models) if isinstance(models, Mapping) else models
-        raise TaskError(
-            f"`models` is given for {given!r} and the pipeline asks models in {list(lengths)!r}: "
-            "give each of these its models."
-        )
-    described: dict[str, Model] = {}
-
-    def described_model(model: str | Model) -> Model:
-        if isinstance(model, Model):
-            return model
-        # What is no name is refused there.
-        if not isinstance(model, str) or model not in described:
-            described[model] = describe_model(model, hub=hub)
-        return described[model]
-
-    for stage, choices in models.items():
-        if isinstance(choices, str) or not isinstance(choices, Iterable):
-            raise TaskError(
-                f"`models` has {choices!r} for stage {stage!r}: give a list of models or names."
-            )
-    return [
-        Stage(
-            stage,
-            models=[described_model(model) for model in models[stage]],
-            prompt_tokens=prompt,
-            generation_tokens=generation,
-            max_samples=max_samples,
-        )
-        for stage, (prompt, generation) in lengths.items()
-    ]
+        facts = Facts() if hub is None else hub.facts(name, provider=provider)
+    if facts.parameters is None:
+        model = model_from_name(name)
+    else:
+        model = replace(model, parameters=facts.parameters)
+        _logger.info("%s: %g parameters (%s).", name, facts.parameters, facts.source)
+    return replace(model, input_price=facts.input_price, output_price=facts.output_price)
 
 
 class Hub:
@@ -179,6 +125,13 @@ class Hub:
     def __repr__(self) -> str:
         """The servers, no key."""
         return f"<Hub {self._endpoint}, {self._router}>"
+
+    def describe(self, name: str, provider: str | None = None) -> Model:
+        """Return a `Model` with the facts found for its name; see `describe_model`.
+
+        Suitable as the argument `describe` of `Task.from_pipeline`.
+        """
+        return describe_model(name, hub=self, provider=provider)
 
     def facts(self, model: str, *, provider: str | None = None) -> Facts:
         """Look a model up.

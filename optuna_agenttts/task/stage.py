@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from optuna_agenttts.exceptions import TaskError
+
+_logger = logging.getLogger(__name__)
 
 _SIZE = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)\s*([bm])(?![a-z])", re.IGNORECASE)
 _UNITS = {"b": 1e9, "m": 1e6}
@@ -77,6 +80,20 @@ class Model:
                 )
             if price is not None:
                 object.__setattr__(self, name, float(price))
+
+
+def model_from_name(name: str) -> Model:
+    """Return a `Model` whose size is read from its name; nothing is looked up.
+
+    Raises:
+        TaskError: `name` is not a non-empty string.
+    """
+    model = Model(name)
+    parameters = size_in_name(name)
+    if not (is_finite(parameters) and parameters):
+        return model
+    _logger.info("%s: assuming %g parameters, from the name.", name, parameters)
+    return replace(model, parameters=parameters)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Any, Protocol
@@ -14,7 +14,6 @@ from optuna.trial import BaseTrial
 
 from optuna_agenttts import storage
 from optuna_agenttts.exceptions import BudgetError, TaskError
-from optuna_agenttts.models.hub import Hub, describe_stages
 from optuna_agenttts.task.allocation import (
     Allocation,
     AllocationLike,
@@ -24,7 +23,8 @@ from optuna_agenttts.task.allocation import (
 from optuna_agenttts.task.cost import CostModel, FlopsCost, cost_from_dict, cost_row, cost_to_dict
 from optuna_agenttts.task.differences import differences
 from optuna_agenttts.task.feasible import Choice, FeasibleSet
-from optuna_agenttts.task.stage import Model, Stage, is_finite
+from optuna_agenttts.task.from_pipeline import describe_stages
+from optuna_agenttts.task.stage import Model, Stage, is_finite, model_from_name
 from optuna_agenttts.task.suggestion import suggest_choices
 
 _logger = logging.getLogger(__name__)
@@ -215,40 +215,42 @@ class Task:
         *,
         models: Mapping[str, Sequence[str | Model]],
         name: str,
-        hub: Hub | None = None,
+        describe: Callable[[str], Model] = model_from_name,
         max_samples: int = 100,
         budget: float | None = None,
         cost: CostModel | None = None,
         metric: str = "",
         description: str = "",
     ) -> Task:
-        """Describe the task that a pipeline and its data already tell.
+        """Build a task from a pipeline and its data.
 
-        Token lengths come from the data, as far as prompts can be written without any reply, and
-        are replaced by measured ones after the first trials of a search. Sizes and prices of
-        models come from a local folder, from the Hub where `hub` is given, or, of sizes, from the
-        models' names ("Qwen2.5-7B").
+        Token lengths are estimated from the prompts that can be written without any reply, and
+        are replaced by measured ones after the first trials of a search.
 
         Args:
             pipeline: The pipeline, such as a `Pipeline` of the integrations.
             instances: Instances of its data.
-            models: For each of its stages that ask a model, the models to choose from.
+            models: Models to choose from, for each stage that calls a model: `Model` objects, or
+                names that are passed to `describe`.
             name: See `Task`.
-            hub: Where to look facts up. Default: nothing is looked up online.
-            max_samples: The most samples to consider in each stage.
+            describe: Function from a model's name to a `Model`, called once per name, such as
+                `describe_model` (also reads local checkpoints) or ``Hub().describe`` (also looks
+                up sizes and prices online). Default: the size is read from the name
+                ("Qwen2.5-7B").
+            max_samples: Maximum number of samples in each stage.
             budget: See `Task`.
             cost: See `Task`.
             metric: See `Task`.
             description: See `Task`.
 
         Raises:
-            TaskError: `models` lacks a stage or names one that the pipeline has not.
-            MissingFactError: The cost needs a fact that nobody tells.
-            BudgetError: Not even the cheapest allocation is within the budget.
+            TaskError: `models` lacks a stage of the pipeline or has an unknown one.
+            MissingFactError: The cost needs a fact that is unknown for a model.
+            BudgetError: Even the cheapest allocation exceeds the budget.
         """
         return cls(
             name=name,
-            stages=describe_stages(pipeline.lengths(instances), models, hub, max_samples),
+            stages=describe_stages(pipeline.lengths(instances), models, describe, max_samples),
             budget=budget,
             cost=cost,
             metric=metric,

@@ -22,6 +22,7 @@ from optuna_agenttts import (
     Stage,
     Task,
     TaskError,
+    describe_model,
     recommend,
 )
 from optuna_agenttts.llm import Completion, Usage
@@ -56,7 +57,7 @@ def derive(models=NAMES, **options):
     return Task.from_pipeline(pipeline(), INSTANCES, models=models, name="derived", **options)
 
 
-def test_it_is_the_task_that_one_would_write():
+def test_it_equals_the_task_written_by_hand():
     """Prompts are counted, replies guessed at half their bound, sizes read off names."""
     find, say = derive().stages
     assert (find.prompt_tokens, find.generation_tokens) == (150, 50)
@@ -74,7 +75,7 @@ def test_it_is_the_task_that_one_would_write():
     assert derive() == written
 
 
-def test_what_is_said_passes_through():
+def test_arguments_are_passed_through():
     """Budget, cost, metric, description and bounds are those of `Task`."""
     task = derive(
         budget=1e4,
@@ -102,7 +103,7 @@ def test_models_are_taken_as_they_are_given(tmp_path):
     }
     (tmp_path / "config.json").write_text(json.dumps(config))
     given = Model("mine", parameters=5e9)
-    task = derive(models={"find": [str(tmp_path)], "say": [given]})
+    task = derive(models={"find": [str(tmp_path)], "say": [given]}, describe=describe_model)
     assert task.stages[1].models == (given,)
     # Embedding, and for each layer attention, feed-forward and two norms; the last norm.
     layer = 4 * 64 * 64 + 3 * 64 * 128 + 2 * 64
@@ -152,10 +153,10 @@ def test_prices_and_sizes_come_from_the_hub_once_for_each_model():
     """Where one is given; a model of two stages is looked up once."""
     with online() as (hub, seen):
         models = {"find": [Pages.MODEL], "say": [Pages.MODEL]}
-        priced = derive(models=models, hub=hub, cost=PriceCost())
+        priced = derive(models=models, describe=hub.describe, cost=PriceCost())
         assert set(seen.values()) == {1}
         given = Model(Pages.MODEL, input_price=9, output_price=9)
-        mixed = derive(models={**models, "say": [given]}, hub=hub, cost=PriceCost())
+        mixed = derive(models={**models, "say": [given]}, describe=hub.describe, cost=PriceCost())
     found = Model(Pages.MODEL, parameters=8e9, input_price=0.3, output_price=0.6)
     assert [stage.models for stage in priced.stages] == [(found,), (found,)]
     find, say = priced.stages
@@ -173,15 +174,15 @@ def found_one():
     return (Pages.MODEL, 1)
 
 
-def test_what_the_hub_does_not_know_is_an_error_that_says_so():
+def test_a_price_unknown_to_the_hub_is_an_error():
     """The size is guessed from the name; a price is not."""
     with online() as (hub, _):
-        assert derive(hub=hub).stages[0].models[0].parameters == 1e9
+        assert derive(describe=hub.describe).stages[0].models[0].parameters == 1e9
         with pytest.raises(MissingFactError, match=r"Model\('org/small-1B', input_price=\.\.\.\)"):
-            derive(hub=hub, cost=PriceCost())
+            derive(describe=hub.describe, cost=PriceCost())
 
 
-def test_a_fact_that_nobody_tells_is_an_error():
+def test_an_unknown_fact_is_an_error():
     """It names the model and the remedy, before anything is spent."""
     with pytest.raises(MissingFactError, match=r"input_price.*org/small-1B"):
         derive(cost=PriceCost())
@@ -195,25 +196,41 @@ def test_a_budget_below_the_cheapest_allocation_is_refused():
         derive(models={"find": ["org/large-10B"], "say": ["org/small-1B"]}, budget=1)
 
 
+def test_each_name_is_described_once():
+    """By any function from a name to a model; a model that is given is left as it is."""
+    described = []
+
+    def describe(name):
+        described.append(name)
+        return Model(name, parameters=2e9)
+
+    given = Model("given", parameters=3e9)
+    models = {"find": ["one", "two", given], "say": ["two", "one"]}
+    find, say = derive(models=models, describe=describe).stages
+    assert sorted(described) == ["one", "two"]
+    assert [m.parameters for m in find.models] == [2e9, 2e9, 3e9]
+    assert {m.parameters for m in say.models} == {2e9}
+
+
 @pytest.mark.parametrize(
     "models", [{"find": ["a-1B"]}, {**NAMES, "other": ["a-1B"]}, {}, ["find"]]
 )
 def test_stages_and_models_must_agree(models):
     """Both lists are named."""
-    with pytest.raises(TaskError, match=r"asks models in \['find', 'say'\]") as caught:
+    with pytest.raises(TaskError, match=r"pipeline's stages \['find', 'say'\]") as caught:
         derive(models=models)
-    assert f"given for {list(models)!r}" in str(caught.value)
+    assert f"got {list(models)!r}" in str(caught.value)
 
 
 @pytest.mark.parametrize("choices", ["a-1B", Model("a", parameters=1e9), None])
 def test_a_stage_has_a_list_of_models(choices):
     """A name alone is not taken for the names of its letters."""
-    with pytest.raises(TaskError, match="'say': give a list"):
+    with pytest.raises(TaskError, match="list of models or names for stage 'say'"):
         derive(models={**NAMES, "say": choices})
 
 
 @pytest.mark.parametrize("choices", [[], [3], [""], ["a-1B", "a-1B"], [["a-1B"]]])
-def test_models_that_make_no_sense_are_refused(choices):
+def test_invalid_models_are_refused(choices):
     """No raw TypeError."""
     with pytest.raises(TaskError):
         derive(models={**NAMES, "say": choices})
@@ -332,7 +349,7 @@ def test_a_search_follows_what_it_measures():
         assert trial.user_attrs["cost"] == pytest.approx(meant.cost(chosen))
 
 
-def test_no_instances_tell_nothing():
+def test_instances_are_required():
     """An empty list is refused."""
     with pytest.raises(PipelineError, match="`instances` is empty"):
         Task.from_pipeline(pipeline(), [], models=NAMES, name="derived")
