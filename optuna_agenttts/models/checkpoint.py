@@ -1,4 +1,4 @@
-"""Facts about a model from the folder of its checkpoint; nothing is loaded, nothing is run."""
+"""Size and context length of a model from the folder of its checkpoint."""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ from optuna_agenttts.llm.secrets import one_line
 
 _logger = logging.getLogger(__name__)
 
-_LONGEST_HEADER = 100_000_000
-"""Bytes; the limit of the safetensors format itself."""
-_MOST_AXES = 64
-_LONGEST_JSON = 50_000_000
+_MAX_HEADER_BYTES = 100_000_000
+"""Limit of the safetensors format."""
+_MAX_AXES = 64
+"""Maximum number of dimensions of a tensor; chosen by hand, far above those in use."""
+_MAX_JSON_BYTES = 50_000_000
+"""Maximum length of a JSON file; chosen by hand, far above those in use."""
 
 PACKED = frozenset({"I16", "I32", "U8", "U16", "U32"})
-"""Dtypes that hold several quantised weights in one element (GPTQ, AWQ, bitsandbytes, MLX)."""
+"""Dtypes that pack several quantized weights into one element (GPTQ, AWQ, bitsandbytes, MLX)."""
 _DENSE = ("llama", "mistral", "qwen2", "qwen3")
 _DIMENSIONS = (
     "vocab_size",
@@ -35,15 +37,15 @@ _DIMENSIONS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What is known of a model; None is unknown.
+    """Facts about a model; None if unknown.
 
     Args:
-        parameters: Number of parameters, as in ``7e9``. All of them: a mixture of experts uses
-            fewer for each token.
+        parameters: Total number of parameters, such as ``7e9``; a mixture of experts uses fewer
+            per token.
         input_price: USD per million input tokens.
         output_price: USD per million output tokens.
-        context_length: The longest prompt and generation together, in tokens.
-        source: Where size and prices come from, in words.
+        context_length: Maximum length of prompt and reply together, in tokens.
+        source: Sources of size and prices, for people.
     """
 
     parameters: float | None = None
@@ -54,32 +56,34 @@ class Facts:
 
 
 def local_facts(folder: str | os.PathLike[str]) -> Facts:
-    """Read facts off a checkpoint's folder; nothing is loaded, nothing is run.
+    """Read facts from a checkpoint's folder, without loading weights or running code.
 
-    The size is the sum of the shapes in the headers of the safetensors files. Without these, or
-    if they hold quantised weights, it follows from config.json for dense decoders of type llama,
-    mistral, qwen2 or qwen3.
+    The size is the total number of elements in the headers of the safetensors files. If these are
+    missing or hold quantized weights, it is computed from config.json for dense decoders of type
+    llama, mistral, qwen2 or qwen3.
 
     Args:
-        folder: A folder with config.json, ``*.safetensors``, or both, as the Hub lays it out.
+        folder: Folder with config.json, ``*.safetensors``, or both, in the Hub's layout.
 
     Returns:
-        Size and context length, as far as the folder tells them.
+        Size and context length; None if unknown.
 
     Raises:
-        AgentTTSError: There is no such folder, or one of these files is damaged.
+        AgentTTSError: The folder does not exist, or one of these files is damaged.
     """
     path = Path(folder)
     if not path.is_dir():
-        raise AgentTTSError(f"`folder` is {str(folder)!r}: give the folder of a checkpoint.")
+        raise AgentTTSError(f"`folder` must be the folder of a checkpoint, got {str(folder)!r}.")
     config = _read_json(path / "config.json") if (path / "config.json").is_file() else {}
     parameters, source = _dense_parameters(config), "config.json"
     stored, packed = _stored(path)
-    quantised = packed or "quantization_config" in config
-    if stored is not None and not (packed if parameters is None else quantised):
+    quantized = packed or "quantization_config" in config
+    if stored is not None and not (packed if parameters is None else quantized):
         parameters, source = stored, "safetensors header"
     elif packed and parameters is None:
-        _logger.warning("%s: no size: the weights are packed; state `parameters`", path)
+        _logger.warning(
+            "%s: size unknown: its weights are packed; set `Model(..., parameters=...)`.", path
+        )
     return Facts(
         parameters=parameters,
         context_length=as_length(config.get("max_position_embeddings")),
@@ -88,7 +92,7 @@ def local_facts(folder: str | os.PathLike[str]) -> Facts:
 
 
 def is_checkpoint(name: str) -> bool:
-    """Whether a name is that of a folder with a checkpoint."""
+    """Return whether a name is the path of a folder with a checkpoint."""
     return os.path.isdir(name) and (
         Path(name, "config.json").is_file() or any(Path(name).glob("*.safetensors"))
     )
@@ -102,17 +106,17 @@ def _damaged(file: Path, reason: str) -> AgentTTSError:
 
 
 def _read_json(file: Path, *, header: bool = False) -> dict[str, Any]:
-    """The JSON object that is a file, or a safetensors file's header.
+    """Read the JSON object in a file, or in a safetensors file's header.
 
-    The header follows its length in 8 bytes, little-endian.
+    A header is preceded by its length in 8 bytes, little-endian.
     """
     try:
         with file.open("rb") as stream:
-            length = _LONGEST_JSON
+            length = _MAX_JSON_BYTES
             if header:
                 size = os.fstat(stream.fileno()).st_size
                 length = int.from_bytes(stream.read(8), "little")
-                if not 0 < length <= min(size - 8, _LONGEST_HEADER):
+                if not 0 < length <= min(size - 8, _MAX_HEADER_BYTES):
                     raise _damaged(file, f"a header of {length} bytes in a file of {size}")
             values = json.loads(stream.read(length))
     except OSError as error:
@@ -120,21 +124,21 @@ def _read_json(file: Path, *, header: bool = False) -> dict[str, Any]:
             f"{file} cannot be read ({type(error).__name__}): check its permissions."
         ) from None
     except (ValueError, RecursionError):
-        raise _damaged(file, "no JSON") from None
+        raise _damaged(file, "not JSON") from None
     if not isinstance(values, dict):
-        raise _damaged(file, "no JSON object")
+        raise _damaged(file, "not a JSON object")
     return values
 
 
 def _stored(folder: Path) -> tuple[float | None, bool]:
-    """How many elements the weights' files hold, and whether some are packed."""
+    """Return the number of elements in the weights' files, and whether any are packed."""
     index = folder / "model.safetensors.index.json"
     whole = folder / "model.safetensors"
     if index.is_file():
-        # Beside the shards there may be the same weights under other names.
+        # The folder may hold the same weights a second time, in files the index does not list.
         names = as_mapping(_read_json(index).get("weight_map")).values()
         if not names or not all(isinstance(n, str) and n == Path(n).name for n in names):
-            raise _damaged(index, "no `weight_map` of files beside it")
+            raise _damaged(index, "no `weight_map` with names of files")
         files = sorted({folder / name for name in names})
     elif whole.is_file():
         files = [whole]
@@ -142,7 +146,11 @@ def _stored(folder: Path) -> tuple[float | None, bool]:
         files = sorted(f for f in folder.glob("*.safetensors") if f.name[:8] != "adapter_")
     missing = [file.name for file in files if not file.is_file()]
     if missing:
-        _logger.warning("%s: %s is missing, so that sizes stored are unknown", folder, missing[0])
+        _logger.warning(
+            "%s: %s is missing: the size is computed from config.json, if possible.",
+            folder,
+            missing[0],
+        )
         return None, False
     sizes: dict[str, int] = {}
     dtypes: set[str] = set()
@@ -154,7 +162,7 @@ def _stored(folder: Path) -> tuple[float | None, bool]:
 
 
 def _tensors(file: Path) -> dict[str, tuple[str, int]]:
-    """Dtype and number of elements of each tensor, from a safetensors file's header."""
+    """Read dtype and number of elements of each tensor from a safetensors file's header."""
     tensors = {}
     for name, tensor in _read_json(file, header=True).items():
         if name == "__metadata__":
@@ -163,7 +171,7 @@ def _tensors(file: Path) -> dict[str, tuple[str, int]]:
         if (
             not isinstance(dtype, str)
             or not isinstance(shape, list)
-            or len(shape) > _MOST_AXES
+            or len(shape) > _MAX_AXES
             or not all(type(n) is int and 0 <= n < 2**63 for n in shape)
         ):
             raise _damaged(file, f"tensor {one_line(repr(name), 80)} has no dtype or shape")
@@ -172,17 +180,17 @@ def _tensors(file: Path) -> dict[str, tuple[str, int]]:
 
 
 def _dense_parameters(config: Mapping[str, Any]) -> float | None:
-    """Number of parameters of a dense decoder, from its dimensions; None for other models.
+    """Compute a dense decoder's number of parameters from its dimensions; None if unknown.
 
-    Embedding, layers (attention, gated MLP, two norms), last norm, and the output matrix unless
-    it is the embedding. Equal to the number in transformers 5.24 for all four types.
+    Counts the embedding, layers (attention, gated MLP, two norms), the last norm, and the output
+    matrix unless tied to the embedding, as in transformers 5.24 for all four types.
     """
     kind = config.get("model_type")
     known = [n for n in (config.get(d) for d in _DIMENSIONS) if type(n) is int and n > 0]
     if kind not in _DENSE or len(known) < len(_DIMENSIONS):
         return None
     vocabulary, hidden, inner, layers, heads = known
-    # Defaults of transformers; for the other types it has been 8 or 32.
+    # Default of transformers for llama; for the other types it has been 8 or 32.
     key_heads = config.get("num_key_value_heads", heads if kind == "llama" else None)
     width = config.get("head_dim") or (128 if kind == "qwen3" else hidden // heads)
     if not all(type(n) is int and n > 0 for n in (key_heads, width)):
@@ -202,12 +210,12 @@ def _dense_parameters(config: Mapping[str, Any]) -> float | None:
 
 
 def as_mapping(value: object) -> Mapping[str, Any]:
-    """A mapping as it is; an empty one for anything else."""
+    """Return a mapping unchanged, and an empty one for anything else."""
     return value if isinstance(value, Mapping) else {}
 
 
 def as_number(value: object, least: float | None = None) -> float | None:
-    """A finite number above 0, or at least `least`; None for anything else."""
+    """Return a finite number that is positive, or at least `least`; None for anything else."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     try:
@@ -219,6 +227,6 @@ def as_number(value: object, least: float | None = None) -> float | None:
 
 
 def as_length(value: object) -> int | None:
-    """A whole number of 1 or more; None for anything else."""
+    """Return a number of 1 or more, rounded down; None for anything else."""
     number = as_number(value)
     return None if number is None or number < 1 else int(number)

@@ -1,9 +1,7 @@
-"""Facts about models (size, prices, context length) for `Model` values.
+"""Sizes, prices and context lengths of models from the Hugging Face Hub and its router.
 
-They come from a local folder, or from the Hugging Face Hub and its router if a `Hub` is given;
-otherwise nothing is looked up. The Hub is asked by ourselves rather than by
-`huggingface_hub.HfApi`, which (2.4.0) reads replies of any length, bounds no total time, and
-refuses loopback when ``HF_HUB_OFFLINE`` is set.
+Requests are sent directly rather than by `huggingface_hub.HfApi`, which (2.4.0) reads replies of
+any length, has no total timeout, and refuses loopback addresses if ``HF_HUB_OFFLINE`` is set.
 """
 
 from __future__ import annotations
@@ -39,32 +37,35 @@ from optuna_agenttts.task.stage import Model, is_finite, model_from_name
 
 _logger = logging.getLogger(__name__)
 
-_LONGEST_REPLY = 16_000_000
-_MOST_REDIRECTS = 3
+_MAX_REPLY_BYTES = 16_000_000
+"""Maximum length of a reply, in bytes; chosen by hand, well above the router's full list."""
+_MAX_REDIRECTS = 3
+"""Maximum number of redirects; chosen by hand."""
 
 _NAME = re.compile(r"(\w[\w.-]*(?:/\w[\w.-]*)?)(?::([\w.-]*))?", re.ASCII)
-"""A model id of the Hub, and the provider that the router lets follow it."""
+"""Model id on the Hub, optionally followed by a provider, as the router accepts it."""
 _NO_PROVIDER = (None, "", "auto", "fastest", "cheapest", "preferred")
-"""What stands in a provider's place when Hugging Face is to choose one."""
+"""Values of a provider that let Hugging Face choose one."""
 
 
 def describe_model(name: str, *, hub: Hub | None = None, provider: str | None = None) -> Model:
-    """Make a `Model` of a name, with the facts that can be found.
+    """Build a `Model` from a name and the facts found for it.
 
-    The size comes from the folder if the name is that of a folder with a checkpoint; otherwise
-    from `hub`, as do the prices. Where these do not tell it, it is guessed from the name.
+    If the name is the folder of a checkpoint, the size is read from its files. Otherwise size and
+    prices are looked up in `hub`, if given. If the size is still unknown, it is read from the
+    name ("Qwen2.5-7B").
 
     Args:
-        name: A folder, or a model id of the Hub, which may end in ``:provider``.
-        hub: Where to look online. Default: nowhere.
-        provider: The inference provider whose prices count; see `Hub.facts`.
+        name: A folder, or a model id on the Hub, optionally followed by ``:provider``.
+        hub: Hub to look facts up in. Default: nothing is looked up online.
+        provider: Inference provider whose prices to use; see `Hub.facts`.
 
     Returns:
-        The model; facts that are not found are None.
+        The model; unknown facts are None.
 
     Raises:
-        TaskError: The name is empty, or no string.
-        AgentTTSError: The folder's files are damaged.
+        TaskError: `name` is not a non-empty string.
+        AgentTTSError: The checkpoint's files are damaged.
     """
     model = Model(name)  # validates the name
     if is_checkpoint(name):
@@ -80,21 +81,21 @@ def describe_model(name: str, *, hub: Hub | None = None, provider: str | None = 
 
 
 class Hub:
-    """The Hugging Face Hub, for sizes, and its router, for prices.
+    """Client of the Hugging Face Hub (sizes) and its router (prices).
 
-    A fact that cannot be had is None, and the reason is logged as a warning, once. Each request
-    is made once. With ``HF_HUB_OFFLINE`` set only servers on this machine are asked.
+    Unknown facts are None; the reason is logged as a warning, once. Requests are not retried. If
+    ``HF_HUB_OFFLINE`` is set, requests are sent to servers on this machine only.
 
     Args:
-        endpoint: Root of the Hub, or of a mirror.
+        endpoint: Root of the Hub or of a mirror.
         router: Root of the router.
-        token: A key for `endpoint`, or a function that returns it. Default: the user's Hugging
-            Face token if `endpoint` is Hugging Face itself, none otherwise. The router's list
-            is public: no key is ever sent there.
-        timeout: The most seconds for one request, from connecting to the last byte.
+        token: API key for `endpoint`, or a function that returns it. Default: the user's Hugging
+            Face token if `endpoint` belongs to Hugging Face, else none. No key is sent to the
+            router, whose list is public.
+        timeout: Timeout of one request, in seconds, from connecting to the last byte.
 
     Raises:
-        AgentTTSError: An argument makes no sense.
+        AgentTTSError: A URL is invalid or contains credentials, or `timeout` is not positive.
     """
 
     def __init__(
@@ -110,20 +111,20 @@ class Hub:
             parts = split_url(url) if isinstance(url, str) else None
             if parts is None or parts.query or parts.fragment or parts.username or parts.password:
                 raise AgentTTSError(
-                    f"Hub: `{name}` is {one_line(redact_url(str(url)))!r}, or holds more than that:"
-                    " give the root of a server such as 'https://huggingface.co', and a key as "
-                    "`token`."
+                    f"Hub: `{name}` must be the root of a server such as "
+                    "'https://huggingface.co', without credentials or query, got "
+                    f"{one_line(redact_url(str(url)))!r}: pass a key as `token`."
                 )
         if not (is_finite(timeout) and timeout > 0):
-            raise AgentTTSError(f"Hub: `timeout` is {timeout!r}: give seconds above 0.")
+            raise AgentTTSError(f"Hub: `timeout` must be positive seconds, got {timeout!r}.")
         self._endpoint, self._router = endpoint.rstrip("/"), router.rstrip("/")
         self._token, self._timeout = token, timeout
-        self._guard = threading.Lock()
-        self._listed: Mapping[str, list[_Offer]] | None = None
+        self._lock = threading.Lock()
+        self._offers: Mapping[str, list[_Offer]] | None = None
         self._warned: set[tuple[str, str]] = set()
 
     def __repr__(self) -> str:
-        """The servers, no key."""
+        """Return the servers, without the key."""
         return f"<Hub {self._endpoint}, {self._router}>"
 
     def describe(self, name: str, provider: str | None = None) -> Model:
@@ -134,24 +135,28 @@ class Hub:
         return describe_model(name, hub=self, provider=provider)
 
     def facts(self, model: str, *, provider: str | None = None) -> Facts:
-        """Look a model up.
+        """Look up a model.
 
-        The router's list is fetched once for this object and kept, also if that fails. Errors of
-        the network and of the servers are logged, never raised.
+        The router's list is fetched once per object, even if that fails. Errors of the network
+        and of the servers are logged, never raised.
 
         Args:
-            model: A model id of the Hub, such as ``"Qwen/Qwen3-8B"``, which may end in
+            model: Model id on the Hub, such as ``"Qwen/Qwen3-8B"``, optionally followed by
                 ``:provider``.
-            provider: The inference provider whose prices count, such as ``"groq"``. Default: the
-                one of those that are live whose input and output prices add up to least; a call
-                that leaves the choice to Hugging Face may cost more.
+            provider: Inference provider whose prices to use, such as ``"groq"``. Default: the
+                live one with the lowest sum of input and output price. A call for which Hugging
+                Face chooses the provider may cost more.
 
         Returns:
-            What is known.
+            The facts; unknown ones are None.
         """
         parts = _NAME.fullmatch(model) if isinstance(model, str) else None
         if parts is None or ".." in model:
-            self._warn("id", repr(model), f"{one_line(repr(model))} is no model id of the Hub")
+            self._warn(
+                "id",
+                repr(model),
+                f"{one_line(repr(model))}: not a model id on the Hub; nothing is looked up.",
+            )
             return Facts()
         name, wanted = parts[1], parts[2] if provider is None else provider
         if wanted in _NO_PROVIDER:
@@ -170,51 +175,54 @@ class Hub:
         )
 
     def _size(self, name: str) -> tuple[float | None, int | None]:
-        """Number of parameters, and context length (which only GGUF tells)."""
+        """Return number of parameters and context length (which only GGUF files have)."""
         try:
             key = key_for(self._endpoint, self._token)
         except ChatRefusedError as error:
-            self._warn(self._endpoint, "key", f"{name}: no size: {error}")
+            self._warn(self._endpoint, "key", f"{name}: size unknown: {error}.")
             return None, None
         url = f"{self._endpoint}/api/models/{name}?expand=safetensors&expand=gguf"
-        reply = self._get(url, key, f"{name}: no size", name)
+        reply = self._get(url, key, f"{name}: size unknown", name)
         if reply is None:
             return None, None
         weights, gguf = as_mapping(reply.get("safetensors")), as_mapping(reply.get("gguf"))
         size = as_number(weights.get("total"))
         packed = not PACKED.isdisjoint(as_mapping(weights.get("parameters")))
-        # Shapes in GGUF are those of the weights, however they are quantised.
+        # GGUF lists the shapes of the weights before quantization.
         parameters = as_number(gguf.get("total")) if size is None or packed else size
         if parameters is None:
-            reason = "the weights are packed" if packed else "the Hub does not tell it"
-            self._warn(self._endpoint, name, f"{name}: no size: {reason}; state `parameters`")
+            reason = "its weights are packed" if packed else "the Hub does not list it"
+            message = f"{name}: size unknown: {reason}; set `Model(..., parameters=...)`."
+            self._warn(self._endpoint, name, message)
         return parameters, as_length(gguf.get("context_length"))
 
     def _offer(self, name: str, provider: str | None) -> _Offer:
-        """The offer of a provider, or the cheapest; an empty one if there is none."""
-        with self._guard:
-            if self._listed is None:
-                self._listed = self._listing(name)
-            offers = self._listed.get(name, [])
+        """Return a provider's offer, or the cheapest one; an empty one if there is none."""
+        with self._lock:
+            if self._offers is None:
+                self._offers = self._fetch_offers(name)
+            offers = self._offers.get(name, [])
         if provider is None:
             priced = [o for o in offers if o.live and o.total is not None]
             return min(priced, key=lambda o: o.total or 0.0, default=_Offer())
         found = [o for o in offers if o.provider == provider]
-        if not found and self._listed:
-            reason = f"{one_line(repr(provider), 60)} does not offer it"
-            known = one_line(", ".join(o.provider for o in offers)) or "nobody"
-            message = f"{name}: no prices: {reason}; offered by: {known}"
+        if not found and self._offers:
+            reason = f"provider {one_line(repr(provider), 60)} does not offer it"
+            known = one_line(", ".join(o.provider for o in offers)) or "none"
+            message = f"{name}: prices unknown: {reason}; providers that do: {known}."
             self._warn(self._router, f"{name}:{provider}", message)
         return found[0] if found else _Offer()
 
-    def _listing(self, name: str) -> Mapping[str, list[_Offer]]:
-        url, what = f"{self._router}/v1/models", f"{name}: no prices"
+    def _fetch_offers(self, name: str) -> Mapping[str, list[_Offer]]:
+        url, what = f"{self._router}/v1/models", f"{name}: prices unknown"
         reply = self._get(url, None, what)
         if reply is None:
             return {}
         data = reply.get("data")
         if not isinstance(data, list):
-            self._warn(self._router, "shape", f"{what}: the reply is no list of models")
+            self._warn(
+                self._router, "shape", f"{what}: the router's reply is not a list of models."
+            )
             return {}
         return {
             entry["id"]: [
@@ -227,29 +235,31 @@ class Hub:
     def _get(
         self, url: str, key: str | None, what: str, name: str = ""
     ) -> Mapping[str, Any] | None:
-        """The JSON object that a server answers; None, after a warning, if there is no JSON."""
+        """Return the JSON object at a URL; log a warning and return None if there is none."""
         server = urlsplit(url).netloc
         if is_offline_mode() and not is_loopback(url):
-            self._warn(server, "offline", f"{what}: HF_HUB_OFFLINE is set: {server} is not asked")
+            self._warn(
+                server, "offline", f"{what}: HF_HUB_OFFLINE is set, so {server} is not queried."
+            )
             return None
         loop = LoopThread()
         try:
             return as_mapping(json.loads(loop.run(self._fetch(url, key))))
         except _NoReplyError as error:
-            # Of one model only: the next one may be known.
+            # These statuses concern one model only: warn for each.
             cause = f"{error} {name}" if error.status in (401, 403, 404) else str(error)
-            self._warn(server, cause, f"{what}: {server}: {error}")
+            self._warn(server, cause, f"{what}: {server}: {error}.")
         except (ValueError, RecursionError):
-            self._warn(server, "JSON", f"{what}: {server}: the reply is no JSON")
+            self._warn(server, "JSON", f"{what}: {server}: the reply is not JSON.")
         finally:
             loop.close()
         return None
 
     async def _fetch(self, url: str, key: str | None) -> bytes:
-        """The body of a reply with status 200.
+        """Return the body of a reply with status 200.
 
         Raises:
-            _NoReplyError: There is none.
+            _NoReplyError: There is no such reply.
         """
         try:
             return await asyncio.wait_for(self._follow(url, key), self._timeout)
@@ -257,7 +267,7 @@ class Hub:
             raise
         except (asyncio.TimeoutError, httpx2.TimeoutException):
             raise _NoReplyError(f"no reply within {self._timeout:g} s") from None
-        # Whatever else keeps a request from being made, such as a proxy that makes no sense.
+        # Anything else that prevents the request, such as an invalid proxy setting.
         except Exception as error:
             raise _NoReplyError(type(error).__name__) from None
 
@@ -269,22 +279,24 @@ class Hub:
         async with httpx2.AsyncClient(
             timeout=self._timeout,
             follow_redirects=False,
-            # What runs on this machine is not reached through a proxy.
+            # Servers on this machine are not behind a proxy.
             trust_env=not is_loopback(url),
         ) as client:
-            # The Hub redirects from the old names of models.
-            for _ in range(_MOST_REDIRECTS + 1):
+            # The Hub redirects requests for renamed models.
+            for _ in range(_MAX_REDIRECTS + 1):
                 async with client.stream("GET", target, headers=headers) as reply:
                     if reply.status_code == 200:
                         return await _body(reply)
                     if not reply.has_redirect_location:
                         hint = ""
                         if reply.status_code in (401, 403, 404):
-                            hint = " (no such model, or not for this token)"
+                            hint = " (no such model, or no access with this token)"
                         raise _NoReplyError(f"HTTP {reply.status_code}{hint}", reply.status_code)
                     before, target = target, target.join(reply.headers["location"])
                     if (before.scheme, before.netloc) != (target.scheme, target.netloc):
-                        raise _NoReplyError("a redirect to another server, not followed")
+                        raise _NoReplyError(
+                            "it redirects to another server, which is not followed"
+                        )
         raise _NoReplyError("too many redirects")
 
     def _warn(self, server: str, cause: str, message: str) -> None:
@@ -294,7 +306,7 @@ class Hub:
 
 
 class _NoReplyError(Exception):
-    """A server gave no usable reply."""
+    """The server gave no usable reply."""
 
     def __init__(self, reason: str, status: int = 0) -> None:
         super().__init__(reason)
@@ -303,7 +315,7 @@ class _NoReplyError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Offer:
-    """A provider's conditions for a model, as the router lists them."""
+    """Offer of a provider for one model; prices in USD per million tokens."""
 
     provider: str = ""
     live: bool = False
@@ -334,9 +346,9 @@ def _read_offer(values: object) -> _Offer:
 
 async def _body(reply: httpx2.Response) -> bytes:
     received = bytearray()
-    # Raw: what a server compresses unasked may be of any length.
+    # Raw: a decompressed body may be of any length.
     async for piece in reply.aiter_raw():
         received += piece
-        if len(received) > _LONGEST_REPLY:
-            raise _NoReplyError(f"the reply is longer than {_LONGEST_REPLY} bytes")
+        if len(received) > _MAX_REPLY_BYTES:
+            raise _NoReplyError(f"the reply is longer than {_MAX_REPLY_BYTES} bytes")
     return bytes(received)

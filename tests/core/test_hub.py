@@ -147,7 +147,7 @@ class TestLocalFacts:
             {"num_attention_heads": 128},
         ],
     )
-    def test_an_unknown_or_senseless_config_gives_no_size(self, tmp_path, changes):
+    def test_an_unknown_or_invalid_config_gives_no_size(self, tmp_path, changes):
         """A number is given only if the formula is known to hold."""
         config = {"model_type": "llama", **TINY, **changes, "max_position_embeddings": -1}
         assert local_facts(checkpoint(tmp_path, config)) == Facts()
@@ -255,7 +255,7 @@ class TestLocalFacts:
     def test_no_folder_is_an_error(self, tmp_path):
         """An empty folder tells nothing; what is none is refused."""
         assert local_facts(tmp_path) == Facts()
-        with pytest.raises(AgentTTSError, match="`folder` is"):
+        with pytest.raises(AgentTTSError, match="`folder` must be"):
             local_facts(tmp_path / "nowhere")
 
 
@@ -452,7 +452,7 @@ class TestHub:
         assert (facts.input_price, facts.output_price) == (0, 0)
 
     @pytest.mark.parametrize("price", [-1, "0.5", None, True, [0.5], 10**400])
-    def test_a_senseless_price_is_none(self, price):
+    def test_an_invalid_price_is_none(self, price):
         """The other price stays, and such an offer is never the cheapest."""
         page = listing(offer("odd", price, 1), offer("sound", 2, 2))
         with serving({**PAGES, PRICES: page}) as server:
@@ -507,7 +507,7 @@ class TestHub:
         """From both servers, with a reason in the log, and without an error."""
         with serving({SIZE: page, PRICES: page}) as server:
             assert hub_at(server).facts(MODEL) == Facts()
-        assert "no size" in caplog.text
+        assert "size unknown" in caplog.text
 
     @pytest.mark.parametrize("page", [hang, drip, drip_headers])
     def test_a_slow_server_costs_the_timeout_and_no_more(self, page, caplog):
@@ -520,7 +520,7 @@ class TestHub:
         assert [f.parameters for f in facts] == [None, None]
         assert [f.input_price for f in facts] == [0.3, 0.3]
         assert [r.message for r in caplog.records if "no reply within 0.3 s" in r.message] == [
-            f"{MODEL}: no size: {server.url[7:]}: no reply within 0.3 s"
+            f"{MODEL}: size unknown: {server.url[7:]}: no reply within 0.3 s."
         ]
 
     def test_an_endless_reply_is_cut(self, caplog):
@@ -572,9 +572,9 @@ class TestHub:
             {"timeout": None},
         ],
     )
-    def test_senseless_arguments_are_refused(self, options):
+    def test_invalid_arguments_are_refused(self, options):
         """The error names the argument and holds no secret."""
-        with pytest.raises(AgentTTSError, match=f"Hub: `{next(iter(options))}` is") as caught:
+        with pytest.raises(AgentTTSError, match=f"Hub: `{next(iter(options))}` must be") as caught:
             Hub(**options)
         assert "password" not in str(caught.value)
 
@@ -608,7 +608,7 @@ class TestKeys:
         assert TOKEN not in caplog.text
 
     @pytest.mark.parametrize("token", ["line\nbreak", 7, lambda: 1 / 0])
-    def test_a_senseless_key_is_no_error(self, token, caplog):
+    def test_an_invalid_key_is_no_error(self, token, caplog):
         """There is no size, prices stay, and the log says why."""
         with serving(PAGES) as server:
             facts = hub_at(server, token=token).facts(MODEL)
@@ -642,7 +642,7 @@ class TestOffline:
         """There are no facts then, and the log says why."""
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
         assert Hub().facts(MODEL) == Facts()
-        assert "HF_HUB_OFFLINE is set: huggingface.co is not asked" in caplog.text
+        assert "HF_HUB_OFFLINE is set, so huggingface.co is not queried" in caplog.text
 
 
 class TestDescribeModel:
