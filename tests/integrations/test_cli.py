@@ -298,7 +298,7 @@ def test_doctor_finds_the_playground_well(capsys):
         assert main(["doctor", server.url, *names, "--prompt", "2 + 3 ?", "--timeout", "9"]) == 0
         said = capsys.readouterr().out
         assert all(said.count(f"\n{name} ") == 1 for name in names)
-        assert "a prompt of 4 tokens" in said
+        assert "its prompt has 4 tokens" in said
         assert main(["doctor", server.url, *names, "--prompt", "2 " * 200]) == 1
         assert "Shorten the prompt" in capsys.readouterr().out
 
@@ -307,7 +307,7 @@ def test_a_dead_server_is_asked_once(capsys):
     """The remedy is in the table, and further models are not waited for."""
     assert main(["doctor", unused(), "one", "two"]) == 1
     said = " ".join(capsys.readouterr().out.split())
-    assert "Is the server running" in said
+    assert "Check that the server is running" in said
     assert "two reachable FAIL not asked: out of reach, as one was there" in said
 
 
@@ -317,14 +317,11 @@ def test_a_dead_server_is_asked_once(capsys):
         (["http://127.0.0.1:1"], "name the models"),
         (["hf"], "name the models"),
         (["hf:groq"], "name the models"),
-        (
-            ["http://127.0.0.1:1", "m", "--concurrency", "0"],
-            "`concurrency` must be at least 1, got 0",
-        ),
-        (["http://127.0.0.1:1", "m", "--timeout", "0"], "`timeout` is 0"),
-        (["localhost:1", "m"], "`base_url` is 'localhost:1'"),
-        (["http://", "m"], "`base_url` is 'http://'"),
-        (["http://user:password@127.0.0.1:1", "m"], "holds a user name or password"),
+        (["http://127.0.0.1:1", "m", "--concurrency", "0"], "`concurrency` must be at least 1, got 0"),
+        (["http://127.0.0.1:1", "m", "--timeout", "0"], "`timeout` must be positive, got 0"),
+        (["localhost:1", "m"], "'http://127.0.0.1:8080', got 'localhost:1'"),
+        (["http://", "m"], "'http://127.0.0.1:8080', got 'http://'"),
+        (["http://user:password@127.0.0.1:1", "m"], "contains a user name or password"),
         (["http://127.0.0.1:1", "m", "--api-key-env", "password"], "`--api-key-env`"),
         (["http://127.0.0.1:1", ""], "name the models"),
     ],
@@ -372,7 +369,7 @@ def test_keys_are_sent_where_they_belong_and_never_shown(named, monkeypatch, cap
         thread.join()
     assert server.keys == {"Bearer correct horse battery" if named else "none"}
     said = capsys.readouterr()
-    assert "Check that a key is set" in said.out
+    assert "Check that the API key is set" in said.out
     assert "correct horse" not in said.out + said.err
     assert KEY not in said.out + said.err
 
@@ -459,7 +456,7 @@ def test_an_objective_that_would_fail_is_exit_code_1(module, capsys):
         """
     )
     assert main(["doctor", f"{name}:build"]) == 1
-    assert "Is the server running" in " ".join(capsys.readouterr().out.split())
+    assert "Check that the server is running" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize(

@@ -288,7 +288,7 @@ def test_texts_may_be_truncated():
     [
         ({"model": ""}, "`model` is ''"),
         ({"model": "http://u:secret@127.0.0.1"}, "URL only as `base_url`"),
-        ({"base_url": "nowhere"}, "`base_url` is"),
+        ({"base_url": "nowhere"}, "`base_url` must be"),
         ({"base_url": "http://u:secret@127.0.0.1"}, "user name or password"),
         ({"timeout": 0}, "`timeout`.* got 0, 8 and 32"),
         ({"concurrency": 0}, "`concurrency`.* got 60.0, 0 and 32"),
