@@ -172,10 +172,10 @@ def test_the_wrong_model_is_an_error():
 
 def test_a_patient_chat_is_looked_behind():
     """A dead server behind one is not waited for."""
-    patient = RetryingChatModel(HuggingFaceChat("m", base_url=unused(), timeout=2))
-    findings, _ = checked(places=patient)
+    retrying = RetryingChatModel(HuggingFaceChat("m", base_url=unused(), timeout=2))
+    findings, _ = checked(places=retrying)
     assert levels(findings) == {("m", "reachable"): "error"}
-    assert patient.calls == 0
+    assert retrying.calls == 0
 
 
 @pytest.mark.parametrize("dialect", ["tgi", "openai"])

@@ -107,7 +107,7 @@ def _quiet(monkeypatch):
     optuna.logging.set_verbosity(before)
 
 
-def patient(url, **options):
+def retrying(url, **options):
     """A model on a server, asked with short patience."""
     chat = HuggingFaceChat("m", base_url=url, timeout=0.3, **options)
     return RetryingChatModel(chat, policy=RetryPolicy(attempts=2, base=0.01), timeout=1.0)
@@ -124,7 +124,7 @@ def injected(trial):
 def test_no_server_costs_a_trial(name, caplog):
     """50 of 50 trials complete within the budget; one line in the log for each kind of trouble."""
     with AdversarialServer(SERVERS[name]) as server, caplog.at_level(logging.DEBUG):
-        sampler = AgentTTSSampler(TASK, llm=patient(server.url), llm_timeout=2.0)
+        sampler = AgentTTSSampler(TASK, llm=retrying(server.url), llm_timeout=2.0)
         study = optuna.create_study(direction="maximize", sampler=sampler)
         study.optimize(injected, n_trials=50)
         requests = list(server.requests)
@@ -153,7 +153,7 @@ def test_no_server_costs_a_trial(name, caplog):
 def test_server_that_does_everything_at_once_costs_no_trial():
     """Every misbehaviour in turn, in one search with four workers."""
     with AdversarialServer(list(SERVERS.values()) * 3) as server:
-        sampler = AgentTTSSampler(TASK, llm=patient(server.url), llm_timeout=2.0)
+        sampler = AgentTTSSampler(TASK, llm=retrying(server.url), llm_timeout=2.0)
         study = optuna.create_study(direction="maximize", sampler=sampler)
         study.optimize(objective, n_trials=50, n_jobs=4)
     assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 50
@@ -169,7 +169,7 @@ def test_given_key_is_sent_and_stays_out_of_everything_else(caplog):
         exchange.reply(200, chat_reply(text))
 
     with AdversarialServer(echo) as server, caplog.at_level(logging.DEBUG):
-        sampler = AgentTTSSampler(TASK, llm=patient(server.url, api_key=key), llm_timeout=2.0)
+        sampler = AgentTTSSampler(TASK, llm=retrying(server.url, api_key=key), llm_timeout=2.0)
         study = optuna.create_study(direction="maximize", sampler=sampler)
         study.optimize(objective, n_trials=14)
         posted = json.dumps([request.body for request in server.requests])
@@ -185,7 +185,7 @@ def test_given_key_is_sent_and_stays_out_of_everything_else(caplog):
 def test_dead_server_is_asked_rarely():
     """The circuit opens for a failing server; it is not called in every round."""
     with AdversarialServer(BEHAVIOURS["status_500"]) as server:
-        sampler = AgentTTSSampler(TASK, llm=patient(server.url), llm_timeout=2.0)
+        sampler = AgentTTSSampler(TASK, llm=retrying(server.url), llm_timeout=2.0)
         study = optuna.create_study(direction="maximize", sampler=sampler)
         study.optimize(objective, n_trials=100)
         asked = len(server.requests)
