@@ -697,5 +697,5 @@ class TestDescribeModel:
     @pytest.mark.parametrize("name", ["", None, 1])
     def test_a_name_is_required(self, name):
         """As for a model."""
-        with pytest.raises(TaskError, match="`name` is"):
+        with pytest.raises(TaskError, match="`name` must be"):
             describe_model(name)
