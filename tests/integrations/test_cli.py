@@ -317,7 +317,10 @@ def test_a_dead_server_is_asked_once(capsys):
         (["http://127.0.0.1:1"], "name the models"),
         (["hf"], "name the models"),
         (["hf:groq"], "name the models"),
-        (["http://127.0.0.1:1", "m", "--concurrency", "0"], "`concurrency` must be at least 1, got 0"),
+        (
+            ["http://127.0.0.1:1", "m", "--concurrency", "0"],
+            "`concurrency` must be at least 1, got 0",
+        ),
         (["http://127.0.0.1:1", "m", "--timeout", "0"], "`timeout` must be positive, got 0"),
         (["localhost:1", "m"], "'http://127.0.0.1:8080', got 'localhost:1'"),
         (["http://", "m"], "'http://127.0.0.1:8080', got 'http://'"),
