@@ -1,6 +1,6 @@
 """What tests of several task families need."""
 
-from optuna_agenttts_integrations.testing.simulation import simulated_models
+from optuna_agenttts_integrations.testing.simulation import simulated_models, stage_instructions
 
 
 def everything(benchmark):
@@ -16,5 +16,5 @@ def allocated(benchmark, samples=1):
 def as_competent(benchmark, competence):
     """Simulated models that have one chance to be right, in every stage."""
     names = {model.name for stage in benchmark.task.stages for model in stage.models}
-    chances = dict.fromkeys(benchmark.marks, competence)
+    chances = dict.fromkeys(stage_instructions(benchmark), competence)
     return simulated_models(benchmark, dict.fromkeys(names, chances))

@@ -14,7 +14,8 @@ from optuna_agenttts_integrations.exceptions import DataError
 from optuna_agenttts_integrations.pipeline.stages import State
 from optuna_agenttts_integrations.tasks.kg_qa import cwq, triple_benchmark, web_qsp
 from optuna_agenttts_integrations.tasks.records import sample_path
-from optuna_agenttts_integrations.testing.simulation import simulated_models
+from optuna_agenttts_integrations.testing.simulated_replies import quoted_text
+from optuna_agenttts_integrations.testing.simulation import simulated_models, stage_instructions
 
 CWQ, WEB_QSP = sample_path("cwq.json"), sample_path("web_qsp.json")
 PAPER = Path(__file__).parents[3] / "shared" / "data" / "cwq_100.json"
@@ -190,8 +191,10 @@ def test_prompts_show_what_they_should(make, path):
             number in (2, 3) for number in range(1, len(question.triples) + 1)
         ]
         for stage, prompt in (("retrieval", asked), ("answer", text)):
-            assert [s for s, mark in benchmark.marks.items() if mark in prompt] == [stage]
-            assert benchmark.subject(question) in prompt
+            assert [s for s, mark in stage_instructions(benchmark).items() if mark in prompt] == [
+                stage
+            ]
+            assert quoted_text(question) in prompt
 
 
 @pytest.mark.parametrize(("make", "path"), OWN)

@@ -16,7 +16,7 @@ from optuna_agenttts_integrations.exceptions import DataError
 from optuna_agenttts_integrations.tasks import hotpot_qa, passage_benchmark, two_wiki
 from optuna_agenttts_integrations.tasks.records import read_records, sample_path
 from optuna_agenttts_integrations.testing.serving import LoopbackServer
-from optuna_agenttts_integrations.testing.simulation import simulated_models
+from optuna_agenttts_integrations.testing.simulation import simulated_models, stage_instructions
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "2wiki_100.json"
 WIKI = sample_path("two_wiki.json")
@@ -307,7 +307,7 @@ def test_prompts_show_what_was_chosen():
     }
     for request in (*chats["finder"].requests, *chats["sayer"].requests):
         text = "\n".join(message.content for message in request.messages)
-        assert sum(mark in text for mark in benchmark.marks.values()) == 1
+        assert sum(mark in text for mark in stage_instructions(benchmark).values()) == 1
 
 
 @pytest.mark.parametrize(("make", "path"), [(two_wiki, WIKI), (hotpot_qa, HOTPOT)])

@@ -12,8 +12,10 @@ from optuna_agenttts_integrations.tasks.selection import (
     Selection,
     numbered,
     parse_selection,
-    selection_answer,
     selection_vote,
+)
+from optuna_agenttts_integrations.testing.simulated_replies import (
+    selection_answer,
     simulated_selection,
 )
 

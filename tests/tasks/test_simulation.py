@@ -2,19 +2,25 @@
 
 import asyncio
 import math
+from dataclasses import replace
 
 import pytest
 from tasks_support import everything
 
-from optuna_agenttts import Model
+from optuna_agenttts import Model, Task
 from optuna_agenttts.llm import ChatRefusedError, ChatRequest, Message
-from optuna_agenttts_integrations import PipelineError, State
+from optuna_agenttts_integrations import Pipeline, PipelineError, StageProgram, State
 from optuna_agenttts_integrations.pipeline.fusion import fusion_messages
-from optuna_agenttts_integrations.tasks import two_wiki
+from optuna_agenttts_integrations.tasks import Benchmark, two_wiki
 from optuna_agenttts_integrations.tasks.answering import parse_answer
 from optuna_agenttts_integrations.tasks.records import sample_path
 from optuna_agenttts_integrations.tasks.selection import Selection, parse_selection
-from optuna_agenttts_integrations.testing.simulation import SimulatedModel, simulated_models
+from optuna_agenttts_integrations.testing.simulated_replies import quoted_text
+from optuna_agenttts_integrations.testing.simulation import (
+    SimulatedModel,
+    simulated_models,
+    stage_instructions,
+)
 
 BENCHMARK = two_wiki(
     sample_path("two_wiki.json"),
@@ -109,13 +115,13 @@ def test_replies_are_a_function_of_model_request_and_seed():
 
 def test_prompts_of_others_are_refused():
     """Those of no stage, of two, and of questions that the benchmark has not."""
-    marks = list(BENCHMARK.marks.values())
-    subject = BENCHMARK.subject(BENCHMARK.search[0])
+    marks = list(stage_instructions(BENCHMARK).values())
+    subject = quoted_text(BENCHMARK.search[0])
     for text in ("hello", marks[0], subject, f"{marks[0]} {marks[1]} {subject}"):
         asked = ChatRequest(
             model="m", messages=(Message("user", text),), max_tokens=9, temperature=0.0
         )
-        with pytest.raises(ChatRefusedError, match="none of the benchmark's"):
+        with pytest.raises(ChatRefusedError, match="does not belong to the benchmark"):
             say(model(1.0), asked, 1)
 
 
@@ -143,5 +149,42 @@ def test_larger_models_are_better_unless_told_otherwise():
 )
 def test_competence_is_checked(competence):
     """Each model needs a chance for each of its stages, from 0 to 1."""
-    with pytest.raises(PipelineError, match="a chance from 0 to 1"):
+    with pytest.raises(PipelineError, match="a probability from 0 to 1"):
         simulated_models(BENCHMARK, competence)
+
+
+def test_other_instances_need_functions_of_their_own():
+    """Replies and quoted texts can be passed in; without them the remedy is named."""
+    pipeline = Pipeline(
+        stages=[
+            StageProgram(
+                name="add",
+                prompt=lambda state: (Message("system", "Add."), Message("user", state.instance)),
+            )
+        ],
+        score=lambda state: float(state["add"] == "3"),
+    )
+    task = Task.from_pipeline(
+        pipeline, ["1 + 2"], models={"add": [Model("m", parameters=1e9)]}, name="sums"
+    )
+    benchmark = Benchmark(task=task, pipeline=pipeline, search=("1 + 2",), held_out=())
+
+    def reply(instance, *, stage, prompt, right, rng):
+        return "3" if right else "4"
+
+    for competence, text in ((1.0, "3"), (0.0, "4")):
+        chats = simulated_models(benchmark, {"m": {"add": competence}}, reply=reply, quote=str)
+        asked = pipeline.programs[0].request("m", State("1 + 2"))
+        assert say(chats["m"], asked, 1).text == text
+    chats = simulated_models(benchmark)
+    with pytest.raises(PipelineError, match=r"type str: register .*quoted_text.register"):
+        say(chats["m"], asked, 1)
+
+
+def test_stages_need_system_messages():
+    """Without one, prompts of a stage cannot be recognized."""
+    program = StageProgram(name="add", prompt=lambda state: state.instance.question)
+    pipeline = Pipeline(stages=[program], score=lambda state: 0.0)
+    benchmark = replace(BENCHMARK, pipeline=pipeline)
+    with pytest.raises(PipelineError, match="'add' has no system message"):
+        stage_instructions(benchmark)

@@ -42,6 +42,8 @@ from optuna_agenttts_integrations.tasks.software_development import (
     program_so_far,
 )
 from optuna_agenttts_integrations.testing.serving import LoopbackServer
+from optuna_agenttts_integrations.testing.simulated_replies import quoted_text
+from optuna_agenttts_integrations.testing.simulation import stage_instructions
 
 SAMPLE = sample_path("software.csv")
 BOX = Sandbox(limits=Limits(seconds=20))
@@ -62,7 +64,7 @@ class Scripted:
     """Says what it is told to for each stage; keeps the prompts."""
 
     def __init__(self, benchmark, **replies):
-        self._marks, self._replies = benchmark.marks, replies
+        self._marks, self._replies = stage_instructions(benchmark), replies
         self.prompts = []
 
     async def complete(self, request, *, seed):
@@ -395,12 +397,14 @@ def test_prompts_name_one_stage_and_the_requirement():
     state = State(instance, {"coding": Program.of({"main.py": "print(77)\n"})})
     for program in benchmark.pipeline.programs:
         text = "\n".join(message.content for message in program.messages(state))
-        marks = [name for name, mark in benchmark.marks.items() if mark in text]
+        marks = [name for name, mark in stage_instructions(benchmark).items() if mark in text]
         assert marks == [program.name]
-        assert benchmark.subject(instance) == "Requirement: Adds two numbers."
-        assert benchmark.subject(instance) in text
+        assert quoted_text(instance) == "Requirement: Adds two numbers."
+        assert quoted_text(instance) in text
         assert ("print(77)" in text) == (program.name != "coding")
-    assert benchmark.pipeline.lengths(benchmark.search).keys() == benchmark.marks.keys()
+    assert (
+        benchmark.pipeline.lengths(benchmark.search).keys() == stage_instructions(benchmark).keys()
+    )
 
 
 # Stages.

@@ -25,7 +25,8 @@ from optuna_agenttts_integrations.tasks.tool_calls import (
     parse_steps,
 )
 from optuna_agenttts_integrations.testing.serving import LoopbackServer
-from optuna_agenttts_integrations.testing.simulation import simulated_models
+from optuna_agenttts_integrations.testing.simulated_replies import quoted_text, simulated_reply
+from optuna_agenttts_integrations.testing.simulation import simulated_models, stage_instructions
 
 DAILY, MEDIA = sample_path("task_bench.json"), sample_path("task_bench_multimedia.json")
 TOOLS = sample_path("task_bench_tools.json")
@@ -118,8 +119,10 @@ def test_taskbenchs_own_tool_list_is_read_and_shown():
         for program in benchmark.pipeline.programs
     }
     for name, prompt in prompts.items():
-        assert benchmark.subject(request) in prompt
-        assert [stage for stage, mark in benchmark.marks.items() if mark in prompt] == [name]
+        assert quoted_text(request) in prompt
+        assert [
+            stage for stage, mark in stage_instructions(benchmark).items() if mark in prompt
+        ] == [name]
     assert all(f"- {tool.name}: " in prompts["selection"] for tool in request.tools)
     assert "Step 1: look\nStep 2: go" in prompts["selection"]
     assert "location (string): " in prompts["parameters"]
@@ -344,7 +347,9 @@ def scripted(benchmark, replies):
 
     def reply(request):
         prompt = "\n".join(message.content for message in request.messages)
-        (stage,) = (s for s, mark in enumerate(benchmark.marks.values()) if mark in prompt)
+        (stage,) = (
+            s for s, mark in enumerate(stage_instructions(benchmark).values()) if mark in prompt
+        )
         (name,) = (name for name in replies if f"Request: {name}" in prompt)
         said = replies[name][stage]
         return said if isinstance(said, str) else json.dumps({_KEYS[stage]: said})
@@ -548,13 +553,17 @@ def test_wrong_replies_of_simulated_models_can_be_read():
         for request in benchmark.search:
             for seed in range(20):
                 steps, choice, plan = (
-                    benchmark.simulate(stage, request, "", False, random.Random(seed))
-                    for stage in benchmark.marks
+                    simulated_reply(
+                        request, stage=stage, prompt="", right=False, rng=random.Random(seed)
+                    )
+                    for stage in stage_instructions(benchmark)
                 )
                 assert parse_steps(steps)
                 assert parse_choice(choice, request.tools) is not None
                 assert parse_plan(plan, request.tools, named=named) is not None
-            unseen = benchmark.simulate("parameters", request, "", True, random.Random(0))
+            unseen = simulated_reply(
+                request, stage="parameters", prompt="", right=True, rng=random.Random(0)
+            )
             assert parse_plan(unseen, request.tools, named=named).unknown == 1
 
 

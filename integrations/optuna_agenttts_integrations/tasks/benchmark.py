@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,10 +23,6 @@ LLAMA = (
 )
 """The paper's models (AgentTTS, section 5.1), with the sizes that its Theorem 1 counts with."""
 
-Simulate = Callable[[str, Any, str, bool, random.Random], str]
-"""From a stage's name, an instance, the prompt, whether to be right, and a source of randomness to
-a reply: what a model of known competence says."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Benchmark:
@@ -38,18 +33,12 @@ class Benchmark:
         pipeline: What is run.
         search: Instances to search on.
         held_out: Instances to score the winner on; none of them is among those to search on.
-        marks: For each stage, words that its prompts hold and no other stage's do.
-        subject: What prompts quote of an instance, such as its question.
-        simulate: Writes replies for simulated models; see `simulation`.
     """
 
     task: Task
     pipeline: Pipeline
     search: tuple[Any, ...]
     held_out: tuple[Any, ...]
-    marks: Mapping[str, str]
-    subject: Callable[[Any], str]
-    simulate: Simulate
 
     def objective(
         self, places: Place | Mapping[str, Place] = "hf", **options: Any

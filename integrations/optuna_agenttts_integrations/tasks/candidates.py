@@ -6,7 +6,6 @@ Instances have a `question`, `gold` (numbers of the candidates that help, from 1
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -24,7 +23,6 @@ from optuna_agenttts_integrations.tasks.selection import (
     Selection,
     parse_selection,
     selection_vote,
-    simulated_selection,
 )
 
 Candidates = Callable[[Any], Sequence[str]]
@@ -104,34 +102,3 @@ def _answer_score(metric: str) -> Score:
         return 0.0 if answer is None else compare(answer, state.instance.answers)
 
     return score
-
-
-def simulate(
-    stage: str,
-    instance: Any,
-    prompt: str,
-    right: bool,
-    rng: random.Random,
-    *,
-    candidates: Candidates,
-    known: float = 0.0,
-) -> str:
-    """What a simulated model says in either stage; see `Simulate`.
-
-    Args:
-        stage: The stage's name.
-        instance: The instance.
-        prompt: The prompt.
-        right: Whether to be right.
-        rng: Source of randomness.
-        candidates: What there is to choose from.
-        known: The share of questions that can be answered without the candidates that help.
-    """
-    shown = candidates(instance)
-    if stage == "retrieval":
-        return simulated_selection(instance.gold, len(shown), right, rng)
-    # Nobody answers from candidates that he does not see.
-    seen = all(shown[number - 1] in prompt for number in instance.gold)
-    if right and (seen or random.Random(instance.question).random() < known):
-        return f"Answer: {instance.answers[0]}"
-    return f"Answer: nobody knows {rng.randint(1, 4)}"

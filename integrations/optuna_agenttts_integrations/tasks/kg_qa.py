@@ -10,7 +10,6 @@ import random
 import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, cast
 
 from optuna_agenttts import Model, Stage, Task
@@ -19,7 +18,7 @@ from optuna_agenttts_integrations.exceptions import DataError
 from optuna_agenttts_integrations.pipeline.stages import State
 from optuna_agenttts_integrations.tasks.answering import conversation
 from optuna_agenttts_integrations.tasks.benchmark import LLAMA, QWEN, Benchmark
-from optuna_agenttts_integrations.tasks.candidates import candidate_pipeline, chosen, simulate
+from optuna_agenttts_integrations.tasks.candidates import candidate_pipeline, chosen
 from optuna_agenttts_integrations.tasks.graphs import Triple, paths_and_nearest
 from optuna_agenttts_integrations.tasks.records import (
     Record,
@@ -179,9 +178,6 @@ def triple_benchmark(
         pipeline=pipeline,
         search=searched,
         held_out=held_out,
-        marks={"retrieval": _RETRIEVE, "answer": _ANSWER},
-        subject=lambda instance: f"Question: {instance.question}",
-        simulate=partial(simulate, candidates=_candidates),
     )
 
 

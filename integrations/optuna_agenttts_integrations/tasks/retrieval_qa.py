@@ -10,7 +10,6 @@ import logging
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from optuna_agenttts import Model, Stage, Task
@@ -19,7 +18,7 @@ from optuna_agenttts_integrations.exceptions import DataError
 from optuna_agenttts_integrations.pipeline.stages import State
 from optuna_agenttts_integrations.tasks.answering import conversation
 from optuna_agenttts_integrations.tasks.benchmark import LLAMA, QWEN, Benchmark
-from optuna_agenttts_integrations.tasks.candidates import candidate_pipeline, chosen, simulate
+from optuna_agenttts_integrations.tasks.candidates import candidate_pipeline, chosen
 from optuna_agenttts_integrations.tasks.records import (
     Record,
     Source,
@@ -38,8 +37,6 @@ _RETRIEVE = (
     "from different passages."
 )
 _ANSWER = "You answer a question from passages that were chosen for it."
-_KNOWN = 0.3
-"""The share of questions that simulated models can answer without their passages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,9 +168,6 @@ def passage_benchmark(
         pipeline=pipeline,
         search=searched,
         held_out=held_out,
-        marks={"retrieval": _RETRIEVE, "answer": _ANSWER},
-        subject=lambda instance: f"Question: {instance.question}",
-        simulate=partial(simulate, candidates=_candidates, known=_KNOWN),
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -142,21 +141,3 @@ def selection_vote(threshold: float) -> Aggregation:
 def numbered(candidates: Sequence[str]) -> str:
     """Candidates, one a line, numbered from 1."""
     return "\n".join(f"[{number}] {text}" for number, text in enumerate(candidates, 1))
-
-
-def selection_answer(ids: Sequence[int]) -> str:
-    """The line in which a reply chooses."""
-    return f"Answer: [{', '.join(map(str, ids))}]" if ids else "Answer: none"
-
-
-def simulated_selection(gold: Sequence[int], count: int, right: bool, rng: random.Random) -> str:
-    """What a simulated model chooses: the gold candidates, or some of them and some others."""
-    if right:
-        return selection_answer(gold)
-    others = [number for number in range(1, count + 1) if number not in gold]
-    kept = [number for number in gold if rng.random() < 0.4]
-    wrong = rng.sample(others, min(len(others), rng.randint(1, 3)))
-    if not wrong:
-        # All candidates are gold: then to miss one is what is left to do wrong.
-        kept = kept[: len(gold) - 1]
-    return selection_answer(sorted(kept + wrong))

@@ -6,8 +6,6 @@ what its run shows. Prompts are our own. What models write is run inside a sandb
 
 from __future__ import annotations
 
-import random
-import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -69,7 +67,7 @@ _REVISED = (
     f"If nothing has to be changed, reply with the line {UNCHANGED} and nothing else. Otherwise "
     f"reply with all files of the changed program, those that stay as they are too: {_FORM}"
 )
-_SHOWN = "Program:\n"
+PROGRAM_HEADING = "Program:\n"
 _STAGES = ("coding", "static_review", "dynamic_test")
 _RUN, _LAST_RUN, _CONSISTENCY = "execution", "last execution", "consistency"
 
@@ -187,9 +185,6 @@ def chat_dev(
         ),
         search=searched,
         held_out=held_out,
-        marks=dict(zip(_STAGES, (_CODE, _REVIEW, _TEST))),
-        subject=_requirement,
-        simulate=_simulate,
     )
 
 
@@ -307,7 +302,7 @@ def _requirement(software: Software) -> str:
 def _shown(state: State) -> str:
     program = program_so_far(state)
     text = "(none)" if program is None else program_text(program)
-    return f"{_requirement(state.instance)}\n\n{_SHOWN}{text}\n\n"
+    return f"{_requirement(state.instance)}\n\n{PROGRAM_HEADING}{text}\n\n"
 
 
 def _ask_program(state: State) -> tuple[Message, ...]:
@@ -366,31 +361,3 @@ def _requirements(records: Sequence[Record]) -> list[Software]:
             )
         )
     return wanted
-
-
-def _simulate(stage: str, instance: Software, prompt: str, right: bool, rng: random.Random) -> str:
-    finished = _finished(instance)
-    if right:
-        kept = stage != "coding" and f"{_SHOWN}{finished}\n" in prompt
-        return UNCHANGED if kept else finished
-    if stage != "coding" and rng.random() < 0.5:
-        return UNCHANGED
-    draft = rng.randint(1, 6)
-    placeholder = f"def main():\n    # TODO: draft {draft}\n    pass\n\n\nmain()\n"
-    broken = f"def main(:\n    print('draft {draft}')\n\n\nmain()\n"
-    return program_text(Program.of({"main.py": rng.choice((placeholder, broken))}))
-
-
-def _finished(instance: Software) -> str:
-    """A program that runs, and names what the description speaks of."""
-    words = sorted(set(re.findall(r"[a-z]{4,}", instance.description.lower())))
-    main = (
-        "from features import lengths\n\n\ndef main():\n"
-        "    for feature, length in lengths().items():\n        print(feature, length)\n\n\n"
-        'if __name__ == "__main__":\n    main()\n'
-    )
-    features = (
-        f"FEATURES = {words!r}\n\n\ndef lengths():\n"
-        "    return {feature: len(feature) for feature in FEATURES}\n"
-    )
-    return program_text(Program.of({"main.py": main, "features.py": features}))

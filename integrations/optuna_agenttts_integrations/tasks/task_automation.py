@@ -6,8 +6,6 @@ their calls. Prompts are our own.
 
 from __future__ import annotations
 
-import json
-import random
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -185,9 +183,6 @@ def task_bench(
         ),
         search=searched,
         held_out=held_out,
-        marks={"decomposition": _DECOMPOSE, "selection": _SELECT, "parameters": _PREDICT},
-        subject=lambda instance: f"Request: {instance.request}",
-        simulate=partial(_simulate, named=named),
     )
 
 
@@ -286,42 +281,3 @@ def _listed(tools: Sequence[Tool], detailed: bool = False) -> str:
         if detailed:
             lines += [f"    {p.name} ({p.type}): {p.description}" for p in tool.parameters]
     return "\n".join(lines) or "(none was chosen)"
-
-
-def _simulate(
-    stage: str,
-    instance: ToolRequest,
-    prompt: str,
-    right: bool,
-    rng: random.Random,
-    *,
-    named: bool,
-) -> str:
-    if stage == "decomposition":
-        steps = list(instance.steps)
-        if not right:
-            steps[rng.randrange(len(steps))] = f"Ask somebody else {rng.randint(1, 4)}"
-            steps = steps[1:] if len(steps) > 1 and rng.random() < 0.5 else steps
-        return json.dumps({"steps": steps})
-    if stage == "selection":
-        names = list(dict.fromkeys(call.tool for call in instance.calls))
-        if not right:
-            others = [tool.name for tool in instance.tools if tool.name not in names]
-            names[rng.randrange(len(names))] = rng.choice(others or ["no such tool"])
-        return json.dumps({"tools": names})
-    calls: list[dict[str, Any]] = [
-        {
-            "tool": call.tool,
-            "arguments": dict(call.arguments) if named else [value for _, value in call.arguments],
-        }
-        for call in instance.calls
-    ]
-    # Nobody calls tools that he is not shown.
-    unseen = [call for call in calls if f"- {call['tool']}:" not in prompt]
-    if unseen or not right:
-        call = rng.choice(unseen or calls)
-        call["tool"] = "no such tool" if unseen or not call["arguments"] else call["tool"]
-        keys = list(call["arguments"]) if named else list(range(len(call["arguments"])))
-        if keys:
-            call["arguments"][rng.choice(keys)] = f"who knows {rng.randint(1, 4)}"
-    return json.dumps({"calls": calls})

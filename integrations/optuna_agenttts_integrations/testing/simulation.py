@@ -1,4 +1,4 @@
-"""Simulated models of known competence: stand-ins for servers in tests and offline examples."""
+"""Simulated models of known competence, for tests and offline examples."""
 
 from __future__ import annotations
 
@@ -6,39 +6,52 @@ import hashlib
 import math
 import random
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from optuna_agenttts.llm import ChatRefusedError, ChatRequest, Completion, Usage
 from optuna_agenttts_integrations.calls.tokens import estimated_tokens
 from optuna_agenttts_integrations.exceptions import PipelineError
+from optuna_agenttts_integrations.pipeline.stages import State
 from optuna_agenttts_integrations.tasks.benchmark import Benchmark
+from optuna_agenttts_integrations.testing.simulated_replies import quoted_text, simulated_reply
+
+Reply = Callable[..., str]
+"""Function with the signature of `simulated_reply`."""
 
 _CANDIDATE = re.compile(r'<candidate number="\d+">\n(.*?)\n</candidate>', re.DOTALL)
-_FINDS = 0.5
-"""How much of what is missing to certainty a model gains by seeing a right candidate."""
+_FUSION_GAIN = 0.5
+"""Fraction of the probability of error that a fusion removes when a right candidate is among those
+shown; chosen by hand."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimulatedModel:
-    """Answers the prompts of a benchmark with a known chance of being right.
+    """Chat model that answers the prompts of a benchmark with a given probability of being right.
 
-    It finds the instance and the stage that a prompt is about by the marks that the benchmark's
-    prompts carry. What it says is a function of request and seed.
+    The stage of a prompt is recognized by the system message of the stage, the instance by
+    `quote`. A completion is a function of the model's name, the prompt and the seed.
 
     Args:
         name: The model's name.
-        benchmark: The benchmark.
-        competence: For each stage, its chance to be right in one sample, 0 to 1.
+        benchmark: The benchmark. Every stage that asks a model needs a system message of its own.
+        competence: For each stage, the probability of being right in one sample, 0 to 1.
+        reply: Writes replies. Default: `simulated_reply`, which knows the task families.
+        quote: Returns the text that every prompt about an instance contains. Default:
+            `quoted_text`, which knows the task families.
 
     Raises:
-        PipelineError: A stage that the model may run has no competence, or one is out of range.
+        PipelineError: A stage that the model can run has no competence or one out of range, or a
+            stage has no system message.
     """
 
     name: str
     benchmark: Benchmark
     competence: Mapping[str, float]
+    reply: Reply = simulated_reply
+    quote: Callable[[Any], str] = quoted_text
+    _instructions: Mapping[str, str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Check the values."""
@@ -48,52 +61,87 @@ class SimulatedModel:
             if not 0 <= self.competence.get(stage, math.nan) <= 1:
                 raise PipelineError(
                     f"{self.name}: `competence` is {dict(self.competence)!r}: give {stage!r} a "
-                    "chance from 0 to 1."
+                    "probability from 0 to 1."
                 )
+        object.__setattr__(self, "_instructions", stage_instructions(self.benchmark))
 
     async def complete(self, request: ChatRequest, *, seed: int) -> Completion:
         """Generate one completion; see `ChatModel.complete`.
 
         Raises:
-            ChatRefusedError: The prompt is none of the benchmark's.
+            ChatRefusedError: The prompt does not belong to the benchmark.
         """
         prompt = "\n".join(message.content for message in request.messages)
-        stage, instance = self._about(prompt)
+        stage, instance = self._identify(prompt)
         digest = hashlib.blake2b(f"{self.name}:{seed}:{prompt}".encode(), digest_size=8).digest()
         rng = random.Random(int.from_bytes(digest, "big"))
-        chance = self.competence[stage]
-        right = self.benchmark.simulate(stage, instance, prompt, True, random.Random(0))
-        if right.strip() in _CANDIDATE.findall(prompt):
-            chance += (1 - chance) * _FINDS
-        answers = rng.random() < chance
-        text = right if answers else self.benchmark.simulate(stage, instance, prompt, False, rng)
+        probability = self.competence[stage]
+        text = self.reply(instance, stage=stage, prompt=prompt, right=True, rng=random.Random(0))
+        if text.strip() in _CANDIDATE.findall(prompt):
+            probability += (1 - probability) * _FUSION_GAIN
+        if rng.random() >= probability:
+            text = self.reply(instance, stage=stage, prompt=prompt, right=False, rng=rng)
         usage = Usage(
             max(1, round(estimated_tokens(prompt))), max(1, round(estimated_tokens(text)))
         )
         return Completion(text, usage)
 
-    def _about(self, prompt: str) -> tuple[str, Any]:
-        stages = [stage for stage, mark in self.benchmark.marks.items() if mark in prompt]
+    def _identify(self, prompt: str) -> tuple[str, Any]:
+        """Return the stage and the instance that a prompt belongs to."""
+        stages = [stage for stage, text in self._instructions.items() if text in prompt]
         found = [
             instance
             for instance in (*self.benchmark.search, *self.benchmark.held_out)
-            if self.benchmark.subject(instance) in prompt
+            if self.quote(instance) in prompt
         ]
         if len(stages) != 1 or not found:
-            raise ChatRefusedError(f"{self.name}: the prompt is none of the benchmark's")
-        # A question may be part of a longer one.
-        return stages[0], max(found, key=lambda instance: len(self.benchmark.subject(instance)))
+            raise ChatRefusedError(
+                f"{self.name}: the prompt does not belong to the benchmark: it contains the "
+                f"system messages of {len(stages)} stages and the texts of {len(found)} instances."
+            )
+        # A question can be part of a longer one: take the longest match.
+        return stages[0], max(found, key=lambda instance: len(self.quote(instance)))
+
+
+def stage_instructions(benchmark: Benchmark) -> dict[str, str]:
+    """Return the system message of each stage that asks a model, by the stage's name.
+
+    Raises:
+        PipelineError: A stage has no system message.
+    """
+    # Without earlier results, as after stages whose replies were all malformed.
+    state = State(benchmark.search[0], dict.fromkeys(s.name for s in benchmark.pipeline.stages))
+    found: dict[str, str] = {}
+    for program in benchmark.pipeline.programs:
+        texts = [m.content for m in program.messages(state) if m.role == "system"]
+        if not texts:
+            raise PipelineError(
+                f"Stage {program.name!r} has no system message, by which simulated models "
+                "recognize its prompts: add one."
+            )
+        found[program.name] = texts[0]
+    return found
 
 
 def simulated_models(
-    benchmark: Benchmark, competence: Mapping[str, Mapping[str, float]] | None = None
+    benchmark: Benchmark,
+    competence: Mapping[str, Mapping[str, float]] | None = None,
+    *,
+    reply: Reply = simulated_reply,
+    quote: Callable[[Any], str] = quoted_text,
 ) -> dict[str, SimulatedModel]:
-    """Simulated models for a benchmark.
+    """Create a simulated model for each model of a benchmark.
 
     Args:
         benchmark: The benchmark.
-        competence: For each model, its chance to be right in each stage. Default: the larger the
-            model, the better, the more so the earlier the stage.
+        competence: For each model, its probability of being right in each stage. Default: larger
+            models are better, by most in the first stage.
+        reply: Writes replies; see `SimulatedModel`.
+        quote: Returns the text that every prompt about an instance contains; see
+            `SimulatedModel`.
+
+    Returns:
+        The models by name.
 
     Raises:
         PipelineError: A model or a stage has no competence, or one out of range.
@@ -105,13 +153,23 @@ def simulated_models(
         for name, model in models.items()
     }
     return {
-        name: SimulatedModel(name=name, benchmark=benchmark, competence=given.get(name, {}))
+        name: SimulatedModel(
+            name=name,
+            benchmark=benchmark,
+            competence=given.get(name, {}),
+            reply=reply,
+            quote=quote,
+        )
         for name in models
     }
 
 
 def _by_size(parameters: float, stages: int) -> Sequence[float]:
-    """From .45 at 3e9 to .8 at 72e9 parameters in the first stage, .55 to .7 in the last."""
+    """Return one probability per stage, chosen by hand.
+
+    It rises with the logarithm of the size, from 3e9 to 72e9 parameters: from .45 to .8 in the
+    first stage, and from .55 to .7 in the last.
+    """
     size = min(1.0, max(0.0, math.log(parameters / 3e9) / math.log(72 / 3)))
     shares = [index / max(1, stages - 1) for index in range(stages)]
     return [0.45 + 0.1 * share + size * (0.35 - 0.2 * share) for share in shares]
