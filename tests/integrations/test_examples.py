@@ -63,6 +63,16 @@ def test_a_pipeline_of_ones_own_takes_sixty_lines(tmp_path):
     assert len((EXAMPLES / "own_pipeline.py").read_text().splitlines()) <= 60
 
 
+@pytest.mark.parametrize(
+    ("script", "library"),
+    [("train.py", "torch"), ("measure_grid.py", "numpy"), ("plot_curves.py", "matplotlib")],
+)
+def test_training_scripts_start(tmp_path, script, library):
+    """Their imports resolve and they print their help."""
+    pytest.importorskip(library)
+    assert "--out" in run(tmp_path, f"playground_training/{script}", "--help")
+
+
 def test_other_questions_will_do(tmp_path):
     """A small file of one's own, with letters of other alphabets and an empty last line."""
     questions = [

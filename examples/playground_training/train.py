@@ -1,9 +1,10 @@
 """Train the playground's models from scratch, each in some minutes on one CPU core.
 
-``python -m optuna_agenttts_integrations.playground.train --out DIR [--only NAME]``
+``python examples/playground_training/train.py --out DIR [--only NAME]``
 
-The same seed and one thread give the same weights on one machine. Checkpoints are chosen on the
-validation problems alone. Needs ``pip install "optuna-agenttts[train]"``.
+The same seed gives the same weights on the same machine. Checkpoints are chosen by their score on
+the validation problems. Needs PyTorch and transformers:
+``pip install "torch>=2.6,<3" "transformers>=5,<6"``.
 """
 
 from __future__ import annotations
@@ -11,12 +12,16 @@ from __future__ import annotations
 import argparse
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from safetensors.torch import save_file
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from optuna_agenttts_integrations.playground.problems import (
     BELONGS,
@@ -37,21 +42,23 @@ from optuna_agenttts_integrations.playground.vocabulary import ANSWER, RETRIEVAL
 _logger = logging.getLogger(__name__)
 
 _QUESTIONS = 8
+"""Questions per retrieval document."""
 _IGNORED = -100
+"""Label of tokens without a loss: `torch.nn.functional.cross_entropy`'s ``ignore_index``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How one model is trained.
+    """Hyperparameters of one model and its training.
 
     Args:
         stage: ``"retrieval"`` or ``"answer"``.
-        width: Width of the model; the MLP is twice as wide.
+        width: Hidden size; the MLP is twice as wide.
         layers: Number of layers.
         rate: Peak learning rate.
-        steps: Number of steps.
-        batch: Documents (retrieval) or problems (answer) in a step.
-        head: Width of a head.
+        steps: Number of optimizer steps.
+        batch: Documents (retrieval) or problems (answer) per step.
+        head: Width of an attention head.
     """
 
     stage: str
@@ -75,6 +82,8 @@ RECIPES = {
 
 @dataclass(frozen=True, slots=True)
 class _Batch:
+    """Arrays of shape (rows, length); `visible` is the attention mask, (rows, length, length)."""
+
     tokens: Any
     labels: Any
     positions: Any
@@ -82,7 +91,7 @@ class _Batch:
 
 
 def _retrieval_batches(rng: np.random.Generator, size: int) -> Iterator[_Batch]:
-    """Documents of ten titles, each followed by several questions that do not see each other."""
+    """Yield documents: ten titles, then questions that do not attend to each other."""
     head = 2 * LINES
     numbers = np.array(RETRIEVAL.encode(" ".join(DIGITS)))
     titles_of = np.array(RETRIEVAL.encode(" ".join(TITLES)))
@@ -119,7 +128,7 @@ def _retrieval_batches(rng: np.random.Generator, size: int) -> Iterator[_Batch]:
 
 
 def _noisy_lines(rng: np.random.Generator, problem: Problem) -> list[int]:
-    """The lines that an imperfect retrieval would choose; the exact ones two times in five."""
+    """Return lines as an imperfect retrieval chooses them; in 40 % of calls, the exact ones."""
     lines = set(problem.relevant)
     if rng.random() < 0.6:
         lines = {line for line in lines if rng.random() >= 0.25}
@@ -129,6 +138,7 @@ def _noisy_lines(rng: np.random.Generator, problem: Problem) -> list[int]:
 
 
 def _answer_batches(rng: np.random.Generator, size: int) -> Iterator[_Batch]:
+    """Yield problems: the contents of noisily chosen lines, the question and its steps."""
     while True:
         rows = []
         for _ in range(size):
@@ -150,7 +160,7 @@ def _answer_batches(rng: np.random.Generator, size: int) -> Iterator[_Batch]:
 
 
 def _score(generate: Callable[[list[list[int]]], list[list[int]]], recipe: Recipe) -> float:
-    """Quality of greedy replies on the validation problems."""
+    """Return the score of greedy replies on the validation problems, 0 to 1."""
     problems = make_problems("validation", 200)
     if recipe.stage == "retrieval":
         prompts = [RETRIEVAL.encode(retrieval_prompt(p.titles, p.concept)) for p in problems]
@@ -171,34 +181,65 @@ def _score(generate: Callable[[list[list[int]]], list[list[int]]], recipe: Recip
 
 
 def train(name: str, out: Path, *, seed: int = 0, scale: float = 1.0) -> float:
-    """Train one model and write its best checkpoint in Hugging Face form, in fp16.
+    """Train one model and write its best checkpoint in Hugging Face form, in float16.
 
     Args:
         name: A key of `RECIPES`.
-        out: The folder to write ``<name>/config.json`` and ``<name>/model.safetensors`` into.
+        out: The folder for ``<name>/config.json`` and ``<name>/model.safetensors``.
         seed: Seed of weights and data.
-        scale: Factor on the number of steps, for trying things out.
+        scale: Factor on the number of steps, for short test runs.
 
     Returns:
-        The checkpoint's quality on the validation problems, 0 to 1.
-
-    Raises:
-        ImportError: PyTorch or transformers is missing.
+        The checkpoint's score on the validation problems, 0 to 1.
     """
-    try:
-        import torch
-        from safetensors.torch import save_file
-        from transformers import LlamaConfig, LlamaForCausalLM
-    except ImportError as error:
-        raise ImportError(
-            'Training needs PyTorch and transformers: pip install "optuna-agenttts[train]".'
-        ) from error
-
     recipe = RECIPES[name]
     vocabulary: Vocabulary = RETRIEVAL if recipe.stage == "retrieval" else ANSWER
     torch.manual_seed(seed)
     torch.set_num_threads(1)
-    config = LlamaConfig(
+    model = LlamaForCausalLM(_config(recipe, vocabulary))
+    _logger.info("%s: %d parameters", name, sum(p.numel() for p in model.parameters()))
+    steps = max(1, int(recipe.steps * scale))
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=recipe.rate, betas=(0.9, 0.98), weight_decay=0.0
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(_rate, steps=steps))
+    # Training draws from a stream of its own, apart from the splits of `make_problems`.
+    rng = np.random.default_rng([seed, 77])
+    make = _retrieval_batches if recipe.stage == "retrieval" else _answer_batches
+    best, state = -1.0, None
+    started = time.process_time()
+    for step, batch in enumerate(make(rng, recipe.batch), start=1):
+        loss = _loss(model, batch)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        if step == steps or step % max(1, steps // 10) == 0:
+            quality = -1.0
+            if step == steps or step >= 0.7 * steps:
+                quality = _score(partial(_generate, model, vocabulary.end), recipe)
+                if quality >= best:
+                    best = quality
+                    state = {k: v.detach().clone() for k, v in model.state_dict().items()}
+            _logger.info(
+                "%s: step %d, loss %.3f, validation score %.3f, %.0f CPU s",
+                name,
+                step,
+                loss.item(),
+                quality,
+                time.process_time() - started,
+            )
+        if step == steps:
+            break
+    assert state is not None
+    _save(model.config, state, out / name)
+    return best
+
+
+def _config(recipe: Recipe, vocabulary: Vocabulary) -> Any:
+    """Return the architecture of a model."""
+    return LlamaConfig(
         vocab_size=len(vocabulary),
         hidden_size=recipe.width,
         intermediate_size=2 * recipe.width,
@@ -212,84 +253,53 @@ def train(name: str, out: Path, *, seed: int = 0, scale: float = 1.0) -> float:
         pad_token_id=0,
         rms_norm_eps=1e-5,
     )
-    model = LlamaForCausalLM(config)
-    parameters = sum(p.numel() for p in model.parameters())
-    _logger.info("%s: %d parameters", name, parameters)
-    steps = max(1, int(recipe.steps * scale))
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=recipe.rate, betas=(0.9, 0.98), weight_decay=0.0
+
+
+def _rate(step: int, *, steps: int) -> float:
+    """Return the factor on the learning rate: warm-up, plateau, linear decay to 3 %."""
+    if step < 50:
+        return (step + 1) / 50
+    return 1.0 if step < 0.4 * steps else 0.03 + 0.97 * (steps - step) / (0.6 * steps)
+
+
+def _loss(model: Any, batch: _Batch) -> Any:
+    """Return the mean cross entropy of the labeled tokens."""
+    logits = model(
+        input_ids=torch.from_numpy(batch.tokens),
+        attention_mask=torch.where(torch.from_numpy(batch.visible)[:, None], 0.0, -1e9),
+        position_ids=torch.from_numpy(batch.positions),
+    ).logits
+    labels = torch.from_numpy(batch.labels)[:, 1:]
+    return torch.nn.functional.cross_entropy(
+        logits[:, :-1].reshape(-1, logits.shape[-1]), labels.reshape(-1), ignore_index=_IGNORED
     )
 
-    def rate(step: int) -> float:
-        if step < 50:
-            return (step + 1) / 50
-        return 1.0 if step < 0.4 * steps else 0.03 + 0.97 * (steps - step) / (0.6 * steps)
 
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
-
-    @torch.no_grad()  # type: ignore[untyped-decorator, unused-ignore]
-    def generate(prompts: list[list[int]]) -> list[list[int]]:
-        replies = []
-        for prompt in prompts:
-            tokens = torch.tensor([prompt])
+def _generate(model: Any, end: int, prompts: list[list[int]]) -> list[list[int]]:
+    """Return greedy replies without their end token; empty where a reply does not end."""
+    replies = []
+    for prompt in prompts:
+        tokens = torch.tensor([prompt])
+        with torch.no_grad():
             output = model.generate(
                 tokens,
                 attention_mask=torch.ones_like(tokens),
                 do_sample=False,
                 max_new_tokens=24,
             )
-            reply = output[0, len(prompt) :].tolist()
-            replies.append(reply[: reply.index(vocabulary.end)] if vocabulary.end in reply else [])
-        return replies
+        reply = output[0, len(prompt) :].tolist()
+        replies.append(reply[: reply.index(end)] if end in reply else [])
+    return replies
 
-    # Every split draws from a stream of its own (`make_problems`); training from yet another.
-    rng = np.random.default_rng([seed, 77])
-    make = _retrieval_batches if recipe.stage == "retrieval" else _answer_batches
-    best, state = -1.0, None
-    started = time.process_time()
-    for step, batch in enumerate(make(rng, recipe.batch)):
-        mask = torch.where(torch.from_numpy(batch.visible)[:, None], 0.0, -1e9)
-        logits = model(
-            input_ids=torch.from_numpy(batch.tokens),
-            attention_mask=mask,
-            position_ids=torch.from_numpy(batch.positions),
-        ).logits
-        labels = torch.from_numpy(batch.labels)[:, 1:]
-        loss = torch.nn.functional.cross_entropy(
-            logits[:, :-1].reshape(-1, len(vocabulary)), labels.reshape(-1), ignore_index=_IGNORED
-        )
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        last = step + 1 == steps
-        if last or (step + 1) % max(1, steps // 10) == 0:
-            quality = -1.0
-            if last or step + 1 >= 0.7 * steps:
-                quality = _score(generate, recipe)
-                if quality >= best:
-                    best = quality
-                    state = {k: v.detach().clone() for k, v in model.state_dict().items()}
-            _logger.info(
-                "%s: step %d, loss %.3f, validation %.3f, %.0f CPU s",
-                name,
-                step + 1,
-                loss.item(),
-                quality,
-                time.process_time() - started,
-            )
-        if last:
-            break
-    folder = out / name
+
+def _save(config: Any, state: Mapping[str, Any], folder: Path) -> None:
+    """Write a model in Hugging Face form, in float16."""
     folder.mkdir(parents=True, exist_ok=True)
     config.architectures = ["LlamaForCausalLM"]
     config.save_pretrained(folder)
-    assert state is not None
-    # The output layer is the embedding (`tie_word_embeddings`): written once.
+    # The output layer is the embedding (`tie_word_embeddings`) and is stored once.
     weights = {k: v.half().contiguous() for k, v in state.items() if k != "lm_head.weight"}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    return best
 
 
 def main() -> None:
