@@ -299,32 +299,47 @@ PARSES = [{"Answers": [{"AnswerType": "Entity"}]}]
 @pytest.mark.parametrize(
     ("record", "says"),
     [
-        (listed(question=None), r"Record 0 has no str in 'question' or 'RawQuestion'"),
-        (listed(answer=[]), r"Record 0: the answers in `answer` .*leave the record out"),
-        (listed(answer=[" "]), r"Record 0: the answers in `answer` .*leave the record out"),
-        (listed(answer=[1869]), r"Record 0: the answers in `answer` are \[1869\]: give a text"),
-        (listed(answer=None), r"Record 0: the answers in `answer` are None: give a text"),
+        (
+            listed(question=None),
+            r"Record 0: field 'question' or 'RawQuestion' must be a non-empty string",
+        ),
+        (listed(answer=[]), r"Record 0: the answers in `answer` .*remove the record"),
+        (listed(answer=[" "]), r"Record 0: the answers in `answer` .*remove the record"),
+        (
+            listed(answer=[1869]),
+            r"Record 0: the answers in `answer` must be a non-empty string .*got \[1869\]",
+        ),
+        (
+            listed(answer=None),
+            r"Record 0: the answers in `answer` must be a non-empty string .*got None",
+        ),
         (
             listed(answer=None, Parses=[{"Answers": []}]),
-            r"Record 0: the answers in `Parses` are \[\].*leave the record out",
+            r"Record 0: the answers in `Parses` must .*got \[\].*remove the record",
         ),
-        (listed(answer=None, Parses=PARSES), r"Record 0: `Parses` .*: give a list of objects"),
-        (listed(answer=None, Parses=7), r"Record 0: `Parses` is 7: give a list of objects"),
+        (listed(answer=None, Parses=PARSES), r"Record 0: `Parses` must be a list of objects"),
+        (listed(answer=None, Parses=7), r"Record 0: `Parses` must be a list of objects.*got 7"),
         (
             listed(crucial_triples=[["a", "r", "b"], ["a", 2, "b"]]),
-            r"Record 0: `crucial_triples\[1\]` is \['a', 2, 'b'\]: give three texts",
+            r"Record 0: `crucial_triples\[1\]` must be three strings, .*got \['a', 2, 'b'\]",
         ),
         (
             listed(crucial_triples="(a, r, b)"),
-            r"Record 0: `crucial_triples` is '\(a, r, b\)': give a list of triples",
+            r"Record 0: `crucial_triples` must be a list of triples .*got '\(a, r, b\)'",
         ),
-        (listed(gt_triples=[["a", "b"]]), r"Record 0: `gt_triples\[0\]` .*: give three texts"),
-        (listed(**{"2hop_triples": ["abc"]}), r"Record 0: `2hop_triples\[0\]` is 'abc': give"),
-        (listed(**{"2hop_triples": None}), r"Record 0: `2hop_triples` is None: give a list"),
-        ({"question": "Who?", "answer": "me"}, r"Record 0 has no `crucial_triples`.*or with `gr"),
-        (graphed(CHAIN, "a", ["b"]), r"Record 0: `q_entity` is 'a': give a list of entities"),
-        (graphed(CHAIN, ["a"], [3]), r"Record 0: `a_entity` is \[3\]: give a list of entities"),
-        (graphed([("a", "b")], ["a"], ["b"]), r"Record 0: `graph\[0\]` .*: give three texts"),
+        (listed(gt_triples=[["a", "b"]]), r"Record 0: `gt_triples\[0\]` must be three strings"),
+        (listed(**{"2hop_triples": ["abc"]}), r"Record 0: `2hop_triples\[0\]` must .*got 'abc'"),
+        (listed(**{"2hop_triples": None}), r"Record 0: `2hop_triples` must be a list .*got None"),
+        (
+            {"question": "Who?", "answer": "me"},
+            r"Record 0 has no field `crucial_triples`.*or with `gr",
+        ),
+        (graphed(CHAIN, "a", ["b"]), r"Record 0: `q_entity` must be a list of entities .*got 'a'"),
+        (
+            graphed(CHAIN, ["a"], [3]),
+            r"Record 0: `a_entity` must be a list of entities .*got \[3\]",
+        ),
+        (graphed([("a", "b")], ["a"], ["b"]), r"Record 0: `graph\[0\]` must be three strings"),
     ],
 )
 def test_bad_records_are_refused_at_once(record, says):
@@ -337,7 +352,9 @@ def test_a_record_lacks_a_column():
     """A missing list of triples is named, with the record's number and the fields there are."""
     record = listed(ID="two", question="Where else?")
     del record["gt_triples"]
-    with pytest.raises(DataError, match=r"Record 1 has no `gt_triples`; it has .*2hop_triples"):
+    with pytest.raises(
+        DataError, match=r"Record 1 has no field `gt_triples`, only .*2hop_triples"
+    ):
         cwq([listed(), record], search=1)
 
 
@@ -355,8 +372,8 @@ def test_a_data_set_of_the_hub_is_asked_for_as_told(data_sets):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"metric": "accuracy"}, "`metric` is 'accuracy': there are exact match"),
-        ({"candidates": 0}, "`candidates` is 0: give 1 or more"),
+        ({"metric": "accuracy"}, "`metric` must be one of exact match, .*got 'accuracy'"),
+        ({"candidates": 0}, "`candidates` must be at least 1, got 0"),
     ],
 )
 def test_bad_options_are_refused(options, says):

@@ -11,11 +11,11 @@ import pytest
 
 from optuna_agenttts_integrations.exceptions import DataError
 from optuna_agenttts_integrations.tasks.records import (
-    field,
+    get_field,
+    get_texts,
     read_records,
     sample_path,
     split_instances,
-    texts,
 )
 
 RECORDS = [
@@ -66,24 +66,24 @@ def test_csv_keeps_quotes_and_line_breaks(tmp_path, mark):
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
-        ("a.json", "", "holds no records"),
-        ("a.json", "[]", "holds no records"),
+        ("a.json", "", "has no records"),
+        ("a.json", "[]", "has no records"),
         ("a.json", "{}", None),
-        ("a.json", '{"data": []}', "holds no records"),
-        ("a.json", "[1, 2]", "record 0 is a int"),
-        ("a.json", '[{"a": 1}, null]', "record 1 is a NoneType"),
-        ("a.json", '"text"', "record 0 is a str"),
-        ("a.json", '[{"a": 1}', "no JSON"),
-        ("a.json", "[" * 100_000, "no JSON"),
-        ("a.jsonl", '{"a": 1}\n\n{"a": ', "line 3 is no JSON"),
-        ("a.jsonl", "[" * 100_000, "line 1 is no JSON"),
-        ("a.jsonl", "\n\n", "holds no records"),
+        ("a.json", '{"data": []}', "has no records"),
+        ("a.json", "[1, 2]", "record 0 must be an object with named fields, got a int"),
+        ("a.json", '[{"a": 1}, null]', "record 1 must be .*got a NoneType"),
+        ("a.json", '"text"', "record 0 must be .*got a str"),
+        ("a.json", '[{"a": 1}', "invalid JSON"),
+        ("a.json", "[" * 100_000, "invalid JSON"),
+        ("a.jsonl", '{"a": 1}\n\n{"a": ', "line 3 is invalid JSON"),
+        ("a.jsonl", "[" * 100_000, "line 1 is invalid JSON"),
+        ("a.jsonl", "\n\n", "has no records"),
         ("a.json", b"\xff\xfe{}", "cannot be read"),
-        ("a.json", '[{"a": 1}, {"a": "\\ud83d"}]', "record 1 holds half a character"),
-        ("a.csv", "", "holds no records"),
-        ("a.csv", "a,b\n", "holds no records"),
-        ("a.csv", "a,b\n1,2\n3\n", "line 3 has not as many fields"),
-        ("a.csv", "a,b\n1,2,3\n", "line 2 has not as many fields"),
+        ("a.json", '[{"a": 1}, {"a": "\\ud83d"}]', "record 1 contains an unpaired surrogate"),
+        ("a.csv", "", "has no records"),
+        ("a.csv", "a,b\n", "has no records"),
+        ("a.csv", "a,b\n1,2\n3\n", "line 3 and the header differ"),
+        ("a.csv", "a,b\n1,2,3\n", "line 2 and the header differ"),
         ("a.csv", 'a,b\n"1,2\n', "unexpected end"),
         ("a.csv", "a,b\n1," + "x" * 200_000 + "\n", "field larger"),
     ],
@@ -105,12 +105,12 @@ def test_sources_that_are_nothing_to_read_are_refused(tmp_path):
         with pytest.raises(DataError, match="cannot be read"):
             read_records(source)
     for source in (None, 7, b"a.json", {"question": "a"}):
-        with pytest.raises(DataError, match="give a file or a list"):
+        with pytest.raises(DataError, match="must be a file or a list"):
             read_records(source)
     for source in ([], (), iter(())):
         with pytest.raises(DataError, match="no records"):
             read_records(source)
-    with pytest.raises(DataError, match="record 0 is a list"):
+    with pytest.raises(DataError, match=r"record 0 must be .*got a list"):
         read_records([["a"]])
     assert read_records(iter(RECORDS)) == RECORDS
 
@@ -118,24 +118,24 @@ def test_sources_that_are_nothing_to_read_are_refused(tmp_path):
 def test_fields_are_found_under_any_of_their_names():
     """Of the right type and not blank; otherwise the message says what is there instead."""
     record = {"a": None, "b": "x", "c": 3, "d": " ", "e": [], "n": float("nan")}
-    assert field(record, 4, ("a", "b"), str) == "x"
-    assert field(record, 4, "e", list) == []
+    assert get_field(record, 4, ("a", "b"), str) == "x"
+    assert get_field(record, 4, "e", list) == []
     for names, says in (
-        ("z", "Record 4 has no str in 'z': it has the fields a, b"),
+        ("z", "Record 4: field 'z' must be a non-empty string, but the record has only a, b"),
         ("c", "'c' is 3"),
         (("d", "n"), "'d' is ' ' and 'n' is nan"),
     ):
         with pytest.raises(DataError, match=says):
-            field(record, 4, names, str)
+            get_field(record, 4, names, str)
 
 
 def test_texts_are_stripped_and_named_once():
     """A text alone is a list of one; empty ones and repetitions go."""
-    assert texts({"a": " x "}, 0, "a") == ("x",)
-    assert texts({"a": ["x", " x", "", "y"]}, 0, ("b", "a")) == ("x", "y")
+    assert get_texts({"a": " x "}, 0, "a") == ("x",)
+    assert get_texts({"a": ["x", " x", "", "y"]}, 0, ("b", "a")) == ("x", "y")
     for value in ("", [], [""], [" ", "\n"], ["x", None], [1], 1, float("nan"), None, {"a": "b"}):
-        with pytest.raises(DataError, match="has no text in 'a'"):
-            texts({"a": value}, 0, "a")
+        with pytest.raises(DataError, match="field 'a' must be a non-empty string or a list"):
+            get_texts({"a": value}, 0, "a")
 
 
 def test_splits_are_seeded_disjoint_and_without_twins():
@@ -149,7 +149,7 @@ def test_splits_are_seeded_disjoint_and_without_twins():
     assert again == (search, held_out) != other
     assert split_instances("ab", search=2, seed=0)[1] == ()
     for wrong in (0, -1, 11, 2.5, None):
-        with pytest.raises(DataError, match="10 different instances"):
+        with pytest.raises(DataError, match="integer from 1 to 10"):
             split_instances(instances, search=wrong, seed=0, content=lambda pair: pair[0])
 
 
@@ -158,7 +158,7 @@ def test_samples_are_there_and_others_are_not():
     for name in ("hotpot_qa.json", "two_wiki.json"):
         assert len(read_records(sample_path(name))) == 16
     for name in ("none.json", "../records.py", ""):
-        with pytest.raises(DataError, match=r"there are .*two_wiki\.json"):
+        with pytest.raises(DataError, match=r"must be one of .*two_wiki\.json"):
             sample_path(name)
 
 

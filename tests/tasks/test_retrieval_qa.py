@@ -136,28 +136,34 @@ def test_supporting_titles_that_are_missing_are_said(caplog):
 @pytest.mark.parametrize(
     ("broken", "says"),
     [
-        ({"question": "q"}, "nor has the record `ctxs_candidate`"),
-        ({**record(), "question": " "}, "no str in 'question'"),
+        ({"question": "q"}, "provide `ctxs_candidate`"),
+        ({**record(), "question": " "}, "field 'question' must be a non-empty string"),
         ({**record(), "question": 3}, "'question' is 3"),
-        ({**record(), "answers": []}, "no text in 'answers'"),
+        (
+            {**record(), "answers": []},
+            "field 'answers' or 'answer' must be a non-empty string or a list",
+        ),
         ({**record(), "answers": [2014]}, r"'answers' is \[2014\]"),
         ({**record(), "answers": float("nan")}, "'answers' is nan"),
-        ({**record(), "ctxs_candidate": None}, "no text in 'ctxs_candidate'"),
-        ({**record(), "ctxs_candidate": "b"}, "'ctxs_candidate' is one text"),
-        ({**record(), "ctxs_gt": []}, "no text in 'ctxs_gt'"),
-        (record(gold="bz"), "`ctxs_gt` has 'z'"),
-        (paragraphs([["A", ["a"]]], []), "`supporting_facts` names"),
-        (paragraphs([["A", ["a"]]], None), "`supporting_facts` names"),
-        (paragraphs([["A", ["a"]]], [["B", 0]]), r"names \['B'\]"),
-        (paragraphs([["A", []]], [["A", 0]]), r"names \['A'\]"),
-        (paragraphs([["A", ["a"]]], [[["A"], 0]]), "names no titles"),
-        (paragraphs([["A", ["a"]]], [3]), "names no titles"),
-        (paragraphs([["A", ["a"]]], {"sent_id": [0]}), "names no titles"),
-        (paragraphs([["A", ["a"]]], {"title": None}), "names no titles"),
-        (paragraphs([["A"]], [["A", 0]]), "`context` is not a list"),
-        (paragraphs([["A", [None]]], [["A", 0]]), "`context` is not a list"),
-        (paragraphs({"title": ["A"], "sentences": []}, [["A", 0]]), "`context` is not a list"),
-        (paragraphs("text", [["A", 0]]), "`context` is not a list"),
+        ({**record(), "ctxs_candidate": None}, "field 'ctxs_candidate' must be"),
+        (
+            {**record(), "ctxs_candidate": "b"},
+            "'ctxs_candidate' must be a list of passages, got one string",
+        ),
+        ({**record(), "ctxs_gt": []}, "field 'ctxs_gt' must be"),
+        (record(gold="bz"), "`ctxs_gt` must be in `ctxs_candidate`; 'z' is not"),
+        (paragraphs([["A", ["a"]]], []), r"`supporting_facts` contains \[\]"),
+        (paragraphs([["A", ["a"]]], None), r"`supporting_facts` contains \[\]"),
+        (paragraphs([["A", ["a"]]], [["B", 0]]), r"contains \['B'\]"),
+        (paragraphs([["A", []]], [["A", 0]]), r"contains \['A'\]"),
+        (paragraphs([["A", ["a"]]], [[["A"], 0]]), "must contain titles"),
+        (paragraphs([["A", ["a"]]], [3]), "must contain titles"),
+        (paragraphs([["A", ["a"]]], {"sent_id": [0]}), "must contain titles"),
+        (paragraphs([["A", ["a"]]], {"title": None}), "must contain titles"),
+        (paragraphs([["A"]], [["A", 0]]), "`context` must be a list"),
+        (paragraphs([["A", [None]]], [["A", 0]]), "`context` must be a list"),
+        (paragraphs({"title": ["A"], "sentences": []}, [["A", 0]]), "`context` must be a list"),
+        (paragraphs("text", [["A", 0]]), "`context` must be a list"),
     ],
 )
 def test_broken_records_are_refused_by_number(broken, says):
@@ -166,11 +172,13 @@ def test_broken_records_are_refused_by_number(broken, says):
         two_wiki([record("one?"), broken], search=1)
 
 
-def test_settings_that_make_no_sense_are_refused():
+def test_invalid_settings_are_refused():
     """With what there is to choose from."""
-    with pytest.raises(DataError, match="there are exact match, token F1, answer contained"):
+    with pytest.raises(
+        DataError, match="must be one of exact match, token F1, answer contained; got 'rouge'"
+    ):
         two_wiki(WIKI, search=8, metric="rouge")
-    with pytest.raises(DataError, match="`search` is 50 and there are 16"):
+    with pytest.raises(DataError, match=r"`search` must be an integer from 1 to 16, .*got 50"):
         two_wiki(WIKI)
     with pytest.raises(ValueError, match="`threshold` is 2"):
         two_wiki(WIKI, search=8, threshold=2)

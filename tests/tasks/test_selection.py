@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from optuna_agenttts_integrations.tasks.answering import parse_answer
 from optuna_agenttts_integrations.tasks.selection import (
     Selection,
-    numbered,
+    format_candidates,
     parse_selection,
     selection_vote,
 )
@@ -185,10 +185,10 @@ def test_vote_keeps_what_enough_samples_choose_and_adds_counts():
         selection_vote(0)
 
 
-def test_candidates_are_numbered_from_1():
+def test_candidates_are_format_candidates_from_1():
     """One a line."""
-    assert numbered(["a", "b"]) == "[1] a\n[2] b"
-    assert numbered([]) == ""
+    assert format_candidates(["a", "b"]) == "[1] a\n[2] b"
+    assert format_candidates([]) == ""
 
 
 @given(st.integers(1, 30), st.data(), st.integers())

@@ -28,18 +28,18 @@ from optuna_agenttts_integrations.tasks.programs import (
     Program,
     Run,
     Runner,
-    bare_code,
-    code_text,
     completeness,
+    format_program,
+    is_unchanged_reply,
     parse_program,
-    program_text,
-    says_unchanged,
+    program_code,
+    strip_comments,
 )
 from optuna_agenttts_integrations.tasks.records import sample_path
 from optuna_agenttts_integrations.tasks.software_development import (
     Software,
     chat_dev,
-    program_so_far,
+    latest_program,
 )
 from optuna_agenttts_integrations.testing.serving import LoopbackServer
 from optuna_agenttts_integrations.testing.simulated_replies import quoted_text
@@ -57,7 +57,7 @@ RECORDS = [{"Name": "Sum", "Description": "Adds two numbers.", "Category": "Tool
 
 def main_py(source):
     """The program of one file, as a reply."""
-    return program_text(Program.of({"main.py": source}))
+    return format_program(Program.from_files({"main.py": source}))
 
 
 class Scripted:
@@ -100,7 +100,7 @@ def test_a_reply_of_two_files_is_read():
     assert parse_program(reply) == program
     assert parse_program(reply.replace("\n", "\r\n")) == program
     assert parse_program(reply.replace("\n", "\r")) == program
-    assert hash(program) == hash(Program.of(dict(reversed(program.files))))
+    assert hash(program) == hash(Program.from_files(dict(reversed(program.files))))
 
 
 BLOCK = "```python\nx = 1\n```\n"
@@ -179,7 +179,7 @@ def test_long_replies_are_read_in_no_time(line):
     """No pattern goes back and forth over a long line."""
     started = time.perf_counter()
     parse_program(line)
-    says_unchanged(line)
+    is_unchanged_reply(line)
     assert time.perf_counter() - started < 2
 
 
@@ -197,8 +197,8 @@ lines = st.lists(
 @given(st.dictionaries(names, lines, max_size=4), lines)
 def test_what_is_shown_can_be_read(files, main):
     """A program in a prompt, its blocks inside blocks too, is read as the same program."""
-    program = Program.of({**files, "main.py": f"x = 1\n{main}"})
-    read = parse_program(program_text(program))
+    program = Program.from_files({**files, "main.py": f"x = 1\n{main}"})
+    read = parse_program(format_program(program))
     assert read.files == tuple((name, text.rstrip() + "\n") for name, text in program.files)
 
 
@@ -216,7 +216,7 @@ def test_any_reply_is_a_program_or_none(reply):
     if program is not None:
         assert program.files[0][0] == "main.py"
         assert all(".." not in name and name[0] != "/" for name, _ in program.files)
-        assert code_text(program) is not None
+        assert program_code(program) is not None
         assert completeness(program) in (0.0, 1.0)
 
 
@@ -233,7 +233,7 @@ def test_any_reply_is_a_program_or_none(reply):
 )
 def test_a_line_leaves_the_program_as_it_is(reply, unchanged):
     """The line stands alone, and next to no files."""
-    assert says_unchanged(reply) == unchanged
+    assert is_unchanged_reply(reply) == unchanged
 
 
 # Scores.
@@ -242,10 +242,10 @@ def test_a_line_leaves_the_program_as_it_is(reply, unchanged):
 def test_a_program_is_complete_if_all_of_it_is():
     """One unfinished file is enough; other files and empty packages do not count."""
     done = {"main.py": "print(1)\n", "a/__init__.py": "\n", "todo.md": "TODO: pass\n"}
-    assert completeness(Program.of(done)) == 1
-    assert completeness(Program.of({**done, "b.py": "def f():\n    pass\n"})) == 0
-    assert completeness(Program.of({**done, "b.py": "def f(:\n"})) == 0
-    assert completeness(Program.of({**done, "b.py": "\n"})) == 0
+    assert completeness(Program.from_files(done)) == 1
+    assert completeness(Program.from_files({**done, "b.py": "def f():\n    pass\n"})) == 0
+    assert completeness(Program.from_files({**done, "b.py": "def f(:\n"})) == 0
+    assert completeness(Program.from_files({**done, "b.py": "\n"})) == 0
 
 
 @pytest.mark.parametrize(
@@ -264,7 +264,9 @@ def test_a_program_is_complete_if_all_of_it_is():
 )
 def test_code_is_bare(source, bare):
     """Comments, docstrings and blank lines go, whatever looks like them in strings stays."""
-    assert bare_code(source) == (bare or ("def f(a):\n    return \"a\" 'b'" if bare == 0 else ""))
+    assert strip_comments(source) == (
+        bare or ("def f(a):\n    return \"a\" 'b'" if bare == 0 else "")
+    )
 
 
 class Table:
@@ -371,10 +373,13 @@ def test_the_sample_is_sound():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"metric": "consistency"}, "consistency needs an `embedder`"),
-        ({"metric": "executability"}, "executability a `sandbox`"),
-        ({"metric": "beauty"}, "`metric` is 'beauty'"),
-        ({"source": [{"Name": "x"}]}, "no str in 'Description' or 'description'"),
+        ({"metric": "consistency"}, "'consistency' needs an `embedder`"),
+        ({"metric": "executability"}, "'executability' a `sandbox`"),
+        ({"metric": "beauty"}, "`metric` must be one of .*got 'beauty'"),
+        (
+            {"source": [{"Name": "x"}]},
+            "field 'Description' or 'description' must be a non-empty string",
+        ),
     ],
 )
 def test_nonsense_is_refused(options, message):
@@ -394,7 +399,7 @@ def test_prompts_name_one_stage_and_the_requirement():
     """Each stage's prompt holds its own mark, the requirement and the program so far."""
     benchmark = chat_dev(RECORDS, search=1)
     instance = benchmark.search[0]
-    state = State(instance, {"coding": Program.of({"main.py": "print(77)\n"})})
+    state = State(instance, {"coding": Program.from_files({"main.py": "print(77)\n"})})
     for program in benchmark.pipeline.programs:
         text = "\n".join(message.content for message in program.messages(state))
         marks = [name for name, mark in stage_instructions(benchmark).items() if mark in text]
@@ -600,7 +605,7 @@ def test_programs_that_run_are_not_tested(source):
     evaluation, chat = scripted({"coding": main_py(source)}, sandbox=box)
     assert chat.asked("dynamic_test") == []
     stage = chat_dev(RECORDS, search=1, sandbox=box).pipeline.programs[-1]
-    program = Program.of({"main.py": source})
+    program = Program.from_files({"main.py": source})
     assert stage.otherwise(State(None, {"coding": program})) == program
     assert evaluation.metrics["executability"] == 1
 
@@ -643,8 +648,8 @@ class Counting:
 def test_equal_programs_run_once_and_memory_is_bounded():
     """Results are kept for so many programs, and so many run at once."""
     box = Counting()
-    runner = Runner(box, parallel=2, remembered=3)
-    programs = [Program.of({"main.py": f"x = {i}\n"}) for i in range(5)]
+    runner = Runner(box, parallel=2, cache_size=3)
+    programs = [Program.from_files({"main.py": f"x = {i}\n"}) for i in range(5)]
 
     async def work(*which):
         return await asyncio.gather(*(runner.run(programs[i]) for i in which))
@@ -655,22 +660,22 @@ def test_equal_programs_run_once_and_memory_is_bounded():
     asyncio.run(work(3, 4))
     asyncio.run(work(0))
     assert box.runs == 6
-    assert len(runner._known) == 3
+    assert len(runner._results) == 3
 
 
 def test_error_output_is_short_and_the_same_in_each_run():
     """The end is kept, and addresses in memory, which make prompts differ, are not."""
     box = Counting("x" * 5000 + "\n<object at 0x7f3a5c0de120> failed, code 0x10\n")
-    done = asyncio.run(Runner(box).run(Program.of({"main.py": "x\n"})))
+    done = asyncio.run(Runner(box).run(Program.from_files({"main.py": "x\n"})))
     assert done == Run(1, done.errors)
     assert done.errors.endswith("<object at 0x...> failed, code 0x10")
     assert 1900 < len(done.errors) <= 2000
 
 
-def test_the_program_so_far_is_the_last_one():
+def test_the_latest_program_is_the_last_one():
     """Stages that have no result, or have not run, are passed over."""
-    one, two = (Program.of({"main.py": f"x = {i}\n"}) for i in range(2))
+    one, two = (Program.from_files({"main.py": f"x = {i}\n"}) for i in range(2))
     instance = Software("a", "b", "c")
-    assert program_so_far(State(instance)) is None
-    assert program_so_far(State(instance, {"coding": one, "static_review": None})) is one
-    assert program_so_far(State(instance, {"coding": one, "dynamic_test": two})) is two
+    assert latest_program(State(instance)) is None
+    assert latest_program(State(instance, {"coding": one, "static_review": None})) is one
+    assert latest_program(State(instance, {"coding": one, "dynamic_test": two})) is two

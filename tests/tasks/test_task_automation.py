@@ -201,17 +201,26 @@ NODE = {"task": "set_heating", "arguments": []}
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"instruction": None}, "no str in 'instruction' or 'user_request'"),
-        ({"task_steps": None}, "no list, or JSON of one, in 'task_steps' or 'tool_steps'"),
+        (
+            {"instruction": None},
+            "field 'instruction' or 'user_request' must be a non-empty string",
+        ),
+        (
+            {"task_steps": None},
+            "field 'task_steps' or 'tool_steps' must be a non-empty list, or JSON of one",
+        ),
         ({"task_steps": []}, "'task_steps'"),
-        ({"task_steps": [{"step": 1}]}, "`task_steps` holds something that is no text"),
-        ({"task_steps": "[nonsense"}, "`task_steps` is no JSON"),
+        ({"task_steps": [{"step": 1}]}, "`task_steps` must be a list of non-empty strings"),
+        ({"task_steps": "[nonsense"}, "`task_steps` is invalid JSON"),
         ({"task_nodes": {}}, "'task_nodes' or 'tool_nodes'"),
-        ({"task_nodes": ["set_heating"]}, r"`task_nodes\[0\]` has no text in 'task'"),
+        (
+            {"task_nodes": ["set_heating"]},
+            r"`task_nodes\[0\]` must be an object with a string in `task`",
+        ),
         ({"task_nodes": [NODE, {**NODE, "task": "fly"}]}, r"`task_nodes\[1\]` calls 'fly'"),
-        ({"task_nodes": [{**NODE, "arguments": 3}]}, "neither an object nor a list"),
-        ({"task_nodes": [{**NODE, "arguments": ["study"]}]}, "check `domain`"),
-        ({"task_nodes": [{**NODE, "arguments": {"": 1}}]}, "a name that is no text"),
+        ({"task_nodes": [{**NODE, "arguments": 3}]}, "`arguments` must be an object or a list"),
+        ({"task_nodes": [{**NODE, "arguments": ["study"]}]}, "Check `domain`"),
+        ({"task_nodes": [{**NODE, "arguments": {"": 1}}]}, "must have non-empty strings as names"),
         ({"task_nodes": [{**NODE, "arguments": {"a": json.loads("[" * 9 + "]" * 9)}}]}, "deep"),
     ],
 )
@@ -222,15 +231,15 @@ def test_malformed_records_are_refused_or_left_out(changes, says, caplog):
         daily(bad, search=1)
     assert caught.match(says)
     assert len(everything(daily(bad, search=1, skip_unusable=True))) == 1
-    assert "1 of 2 records cannot be used" in caplog.text
-    with pytest.raises(DataError, match=r"no record that can be used. The first: Record 0"):
+    assert "Skipped 1 of 2 records" in caplog.text
+    with pytest.raises(DataError, match=r"no valid record\. The first error: Record 0"):
         daily(bad[1:], search=1, skip_unusable=True)
 
 
 def test_malformed_plain_arguments_are_refused():
     """Where arguments have no names, objects and lists are none."""
     for value in ({"name": "a", "value": "b"}, ["a"], None):
-        with pytest.raises(DataError, match="no list of texts and numbers"):
+        with pytest.raises(DataError, match="must be a list of strings and numbers"):
             media([clip(("Text Shortener", [value]))], search=1)
 
 
@@ -242,14 +251,14 @@ def test_malformed_tool_lists_are_refused(tmp_path):
     for tools, says in (
         (tmp_path / "none.json", "cannot be read as JSON"),
         (tmp_path / "bad.json", "cannot be read as JSON"),
-        ({}, "no list in 'nodes'"),
-        ({"nodes": []}, "no list in 'nodes'"),
+        ({}, "must be an object with a non-empty list"),
+        ({"nodes": []}, "must be an object with a non-empty list"),
         ({"nodes": [{"id": "a"}]}, "node 0 is malformed"),
         ({"nodes": [tool, {**tool, "desc": 1}]}, "node 1 is malformed"),
         ({"nodes": [{**tool, "parameters": ["room"]}]}, "node 0 is malformed"),
         ({"nodes": [tool, {**tool, "id": "A"}]}, "two tools named 'A'"),
         ({"nodes": [tool, tool]}, "two tools named 'a'"),
-        (MEDIA_TOOLS, "choose the `domain`"),
+        (MEDIA_TOOLS, "Check that `domain` is the domain of the list"),
     ):
         with pytest.raises(DataError, match=says):
             daily(tools=tools)
@@ -259,11 +268,13 @@ def test_malformed_tool_lists_are_refused(tmp_path):
 
 def test_other_arguments_are_refused():
     """The message names the argument and what there is."""
-    with pytest.raises(DataError, match="`metric` is 'unknown tools': there are argument F1"):
+    with pytest.raises(
+        DataError, match=r"`metric` must be one of argument F1, .*got 'unknown tools'"
+    ):
         daily(metric="unknown tools")
-    with pytest.raises(DataError, match="`domain` is 'kitchen'"):
+    with pytest.raises(DataError, match=r"`domain` must be one of dailylife, .*got 'kitchen'"):
         daily(domain="kitchen")
-    with pytest.raises(DataError, match="`search` is 17"):
+    with pytest.raises(DataError, match=r"`search` must be an integer from 1 to 16, .*got 17"):
         daily(search=17)
 
 

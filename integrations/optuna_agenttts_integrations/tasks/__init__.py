@@ -1,4 +1,4 @@
-"""The task families of AgentTTS (arXiv 2508.00890), live: data, prompts, parsing, metrics."""
+"""The task families of AgentTTS (arXiv 2508.00890): data, prompts, parsers and metrics."""
 
 from optuna_agenttts_integrations.tasks.benchmark import LLAMA, QWEN, Benchmark
 from optuna_agenttts_integrations.tasks.kg_qa import (

@@ -1,4 +1,4 @@
-"""A stage that answers a question from what an earlier stage chose."""
+"""Prompts, parsing, aggregation and metrics of stages that answer a question."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from optuna_agenttts_integrations.scoring.metrics import (
     token_f1,
 )
 
-ANSWER = re.compile(
+ANSWER_HEADER = re.compile(
     r"^(?:[^\w\n]|_)*(?:final\s)?answers?(?:[^\w\n:\uff1a]|_)*[:\uff1a]",
     re.IGNORECASE | re.MULTILINE,
 )
-"""Where an answer begins: "Answer:" at the start of a line, behind Markdown, quotes or a list's
-dash, with the colon of ASCII or of full width."""
+"""Start of an answer: "Answer:" at the start of a line, after optional Markdown, quotes or a list
+marker. The colon is the ASCII or the full-width one."""
 
 _FENCE = re.compile(r"`{3,}\w*|~{3,}\w*")
 _MARKDOWN = "*_` \t"
@@ -31,15 +31,15 @@ METRICS: dict[str, Callable[[str, Sequence[str]], float]] = {
     "token F1": token_f1,
     "answer contained": contains_answer,
 }
-"""Scores of an answer against all accepted ones; see `metrics` for their normalization."""
+"""Scores of an answer against all accepted answers, 0 to 1; `scoring.metrics` normalizes both."""
 
 
 def parse_answer(text: str, state: State) -> str | None:
-    """Read the last line ``Answer: ...`` of a reply; None if there is none.
+    """Return the answer after the last ``Answer:`` of a reply; None if there is none.
 
-    An answer that begins on a line of its own is read too; Markdown around it is left out.
+    The answer can also stand on one of the following lines. Markdown around it is stripped.
     """
-    for head in reversed(list(ANSWER.finditer(text))):
+    for head in reversed(list(ANSWER_HEADER.finditer(text))):
         for line in text[head.end() :].splitlines():
             answer = "" if _FENCE.fullmatch(line.strip()) else line.strip().strip(_MARKDOWN)
             if answer:
@@ -47,12 +47,12 @@ def parse_answer(text: str, state: State) -> str | None:
     return None
 
 
-def join_answers(fusion: bool) -> Aggregation | LLMFusion:
-    """How answers are joined: by the model, as in the paper, or by a vote after normalization."""
+def answer_aggregation(fusion: bool) -> Aggregation | LLMFusion:
+    """Return the aggregation of answers: fusion by the model, or a vote on normalized answers."""
     vote = normalized_vote(normalize_answer)
     return LLMFusion(fallback=vote) if fusion else vote
 
 
-def conversation(mark: str, ask: str) -> tuple[Message, Message]:
-    """A prompt: what the stage is for, and what is asked."""
-    return Message("system", mark), Message("user", ask)
+def prompt_messages(system: str, user: str) -> tuple[Message, Message]:
+    """Return a prompt of a system and a user message."""
+    return Message("system", system), Message("user", user)

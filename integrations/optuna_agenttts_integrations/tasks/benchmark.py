@@ -1,4 +1,4 @@
-"""What a task family makes of a data set: a task, a pipeline, and instances to run it on."""
+"""A data set with its task, its pipeline and its split into instances."""
 
 from __future__ import annotations
 
@@ -21,18 +21,19 @@ LLAMA = (
     Model("meta-llama/Llama-3.1-8B-Instruct", parameters=8e9),
     Model("meta-llama/Llama-3.1-70B-Instruct", parameters=70e9),
 )
-"""The paper's models (AgentTTS, section 5.1), with the sizes that its Theorem 1 counts with."""
+"""The models of AgentTTS, section 5.1, with the numbers of parameters of its cost model
+(Theorem 1)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Benchmark:
-    """A data set, ready to be searched on.
+    """A data set prepared for a search.
 
     Args:
-        task: What is tuned: stages, models, token lengths and budget, as in the paper.
-        pipeline: What is run.
-        search: Instances to search on.
-        held_out: Instances to score the winner on; none of them is among those to search on.
+        task: The task: stages, models, token lengths and budget as in the paper.
+        pipeline: The pipeline.
+        search: Instances for the search.
+        held_out: Instances for the final evaluation, disjoint from `search`.
     """
 
     task: Task
@@ -43,10 +44,10 @@ class Benchmark:
     def objective(
         self, places: Place | Mapping[str, Place] = "hf", **options: Any
     ) -> MultiStageObjective:
-        """The objective on the instances to search on.
+        """Create the objective on the instances for the search.
 
         Args:
-            places: Where the task's models live; see `connect_endpoints`.
+            places: Where the task's models are served; see `connect_endpoints`.
             options: Further arguments of `MultiStageObjective`, such as ``store``.
         """
         return MultiStageObjective(

@@ -1,7 +1,7 @@
-"""Two stages that families share: choose among numbered candidates, then answer from those chosen.
+"""Two stages shared by families: select numbered candidates, then answer from the selected ones.
 
-Instances have a `question`, `gold` (numbers of the candidates that help, from 1) and `answers`
-(all accepted ones).
+Instances have a `question`, `gold` (numbers of the relevant candidates, from 1) and `answers` (all
+accepted answers).
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from optuna_agenttts import Model, Stage
 from optuna_agenttts_integrations.exceptions import DataError
 from optuna_agenttts_integrations.pipeline.stages import (
     Pipeline,
@@ -18,7 +19,7 @@ from optuna_agenttts_integrations.pipeline.stages import (
     State,
 )
 from optuna_agenttts_integrations.scoring.metrics import set_f1
-from optuna_agenttts_integrations.tasks.answering import METRICS, join_answers, parse_answer
+from optuna_agenttts_integrations.tasks.answering import METRICS, answer_aggregation, parse_answer
 from optuna_agenttts_integrations.tasks.selection import (
     Selection,
     parse_selection,
@@ -26,40 +27,78 @@ from optuna_agenttts_integrations.tasks.selection import (
 )
 
 Candidates = Callable[[Any], Sequence[str]]
-"""From an instance to its candidates, in the order in which they are shown."""
+"""Function from an instance to its candidates, in the order of the prompt."""
+
+
+def candidate_stages(
+    noun: str,
+    *,
+    retrievers: Sequence[Model],
+    retrieval_tokens: tuple[float, float],
+    answerers: Sequence[Model],
+    answer_tokens: tuple[float, float],
+    fusion: bool,
+) -> list[Stage]:
+    """Return the task's stages ``retrieval`` and ``answer``.
+
+    Args:
+        noun: What candidates are called, in the plural.
+        retrievers: Models of the retrieval stage.
+        retrieval_tokens: Lengths of its prompt and of a sample, in tokens.
+        answerers: Models of the answering stage.
+        answer_tokens: Lengths of its prompt and of a sample, in tokens.
+        fusion: Whether answers are fused by the model rather than voted on.
+    """
+    return [
+        Stage(
+            "retrieval",
+            models=retrievers,
+            prompt_tokens=retrieval_tokens[0],
+            generation_tokens=retrieval_tokens[1],
+            description=f"Choose {noun}; samples vote on each.",
+        ),
+        Stage(
+            "answer",
+            models=answerers,
+            prompt_tokens=answer_tokens[0],
+            generation_tokens=answer_tokens[1],
+            description=f"Answer from the chosen {noun}; samples are "
+            + ("fused by the model." if fusion else "voted on."),
+        ),
+    ]
 
 
 def candidate_pipeline(
     candidates: Candidates,
     *,
-    ask_candidates: Callable[[State], Prompt],
-    ask_answer: Callable[[State], Prompt],
+    selection_prompt: Callable[[State], Prompt],
+    answer_prompt: Callable[[State], Prompt],
     metric: str,
     fusion: bool,
     threshold: float,
 ) -> Pipeline:
-    """A pipeline of the stages ``retrieval`` and ``answer``.
+    """Create a pipeline of the stages ``retrieval`` and ``answer``.
 
     Args:
-        candidates: What there is to choose from.
-        ask_candidates: The prompt to choose; see `numbered`.
-        ask_answer: The prompt to answer; see `chosen`.
-        metric: The score, one of `METRICS`; the others are reported beside it.
-        fusion: Whether answers are fused by the model, or voted on.
-        threshold: Share of samples that must choose a candidate.
+        candidates: Returns the candidates of an instance.
+        selection_prompt: Writes the prompt of the first stage; see `format_candidates`.
+        answer_prompt: Writes the prompt of the second stage; see `selected_candidates`.
+        metric: The score, a key of `METRICS`; the other metrics are reported as well.
+        fusion: Whether answers are fused by the model rather than voted on.
+        threshold: Fraction of the samples that must select a candidate, in (0, 1].
 
     Raises:
-        DataError: There is no such metric.
+        DataError: The metric is unknown.
         ValueError: The threshold is out of range.
     """
     if metric not in METRICS:
-        raise DataError(f"`metric` is {metric!r}: there are {', '.join(METRICS)}.")
+        raise DataError(f"`metric` must be one of {', '.join(METRICS)}; got {metric!r}.")
     scores = {name: _answer_score(name) for name in METRICS}
     return Pipeline(
         stages=[
             StageProgram(
                 name="retrieval",
-                prompt=ask_candidates,
+                prompt=selection_prompt,
                 parse=lambda text, state: parse_selection(text, len(candidates(state.instance))),
                 aggregate=selection_vote(threshold),
                 max_tokens=512,
@@ -67,9 +106,9 @@ def candidate_pipeline(
             ),
             StageProgram(
                 name="answer",
-                prompt=ask_answer,
+                prompt=answer_prompt,
                 parse=parse_answer,
-                aggregate=join_answers(fusion),
+                aggregate=answer_aggregation(fusion),
                 max_tokens=512,
                 temperature=0.7,
             ),
@@ -84,8 +123,8 @@ def candidate_pipeline(
     )
 
 
-def chosen(state: State, candidates: Sequence[str]) -> list[str]:
-    """The candidates that the first stage chose."""
+def selected_candidates(state: State, candidates: Sequence[str]) -> list[str]:
+    """Return the candidates that the first stage selected."""
     return [candidates[number - 1] for number in _selection(state).ids]
 
 
@@ -94,7 +133,7 @@ def _selection(state: State) -> Selection:
 
 
 def _answer_score(metric: str) -> Score:
-    """The score of the answer that the pipeline ends with; 0 where there is none."""
+    """Return a score of the final answer; 0 if there is none."""
     compare = METRICS[metric]
 
     def score(state: State) -> float:

@@ -1,7 +1,7 @@
 """Knowledge-graph question answering: ComplexWebQuestions and WebQSP.
 
-Two stages, as in AgentTTS (section 5.1): choose the triples that lead to the answer among about a
-hundred, then answer from them. Prompts are our own.
+Two stages, as in AgentTTS (section 5.1): select the triples that lead to the answer among about a
+hundred, then answer from them. The prompts are not the paper's.
 """
 
 from __future__ import annotations
@@ -12,24 +12,28 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from optuna_agenttts import Model, Stage, Task
+from optuna_agenttts import Model, Task
 from optuna_agenttts.llm import Message
 from optuna_agenttts_integrations.exceptions import DataError
 from optuna_agenttts_integrations.pipeline.stages import State
-from optuna_agenttts_integrations.tasks.answering import conversation
+from optuna_agenttts_integrations.tasks.answering import prompt_messages
 from optuna_agenttts_integrations.tasks.benchmark import LLAMA, QWEN, Benchmark
-from optuna_agenttts_integrations.tasks.candidates import candidate_pipeline, chosen
+from optuna_agenttts_integrations.tasks.candidates import (
+    candidate_pipeline,
+    candidate_stages,
+    selected_candidates,
+)
 from optuna_agenttts_integrations.tasks.graphs import Triple, paths_and_nearest
 from optuna_agenttts_integrations.tasks.records import (
     Record,
     Source,
-    field,
-    on_one_line,
+    get_field,
+    get_texts,
     read_records,
+    single_line,
     split_instances,
-    texts,
 )
-from optuna_agenttts_integrations.tasks.selection import numbered
+from optuna_agenttts_integrations.tasks.selection import format_candidates
 
 _RETRIEVE = (
     "You choose facts of a knowledge graph that lead from a question to its answer. Each fact is "
@@ -41,14 +45,13 @@ _IDS = ("ID", "QuestionId", "id")
 
 @dataclass(frozen=True, slots=True)
 class TripleQuestion:
-    """A question with triples of a knowledge graph, some of which lead to its answer.
+    """A question with triples of a knowledge graph.
 
     Args:
-        id: Its name.
+        id: The identifier.
         question: The question.
-        triples: The triples as texts ``"(head, relation, tail)"``, in the order in which they are
-            shown.
-        gold: Numbers of the triples that lead to the answer, from 1; there may be none.
+        triples: The triples as ``"(head, relation, tail)"``, in the order of the prompt.
+        gold: Numbers of the triples that lead to the answer, from 1; can be empty.
         answers: All accepted answers.
     """
 
@@ -60,30 +63,30 @@ class TripleQuestion:
 
 
 def cwq(source: Source, **options: Any) -> Benchmark:
-    """ComplexWebQuestions (Talmor and Berant, NAACL 2018), ready to be searched on.
+    """Create a benchmark from ComplexWebQuestions (Talmor and Berant, NAACL 2018).
 
     Args:
-        source: The paper's file (``ID``, ``question``, ``answer``, ``crucial_triples``,
+        source: AgentTTS's file (``ID``, ``question``, ``answer``, ``crucial_triples``,
             ``gt_triples``, ``2hop_triples``), or ``"hf:rmanluo/RoG-cwq"``.
         options: See `triple_benchmark`.
 
     Raises:
-        DataError: The records are not of that form.
+        DataError: The records have another form.
     """
     return triple_benchmark("CWQ", source, **options)
 
 
 def web_qsp(source: Source, **options: Any) -> Benchmark:
-    """WebQSP (Yih et al., ACL 2016), ready to be searched on.
+    """Create a benchmark from WebQSP (Yih et al., ACL 2016).
 
     Args:
-        source: The paper's file (``QuestionId``, ``RawQuestion``, ``answer`` or ``Parses``, and
+        source: AgentTTS's file (``QuestionId``, ``RawQuestion``, ``answer`` or ``Parses``, and
             triples as in `cwq`), or ``"hf:rmanluo/RoG-webqsp"``.
-        options: See `triple_benchmark`; ``answer_prompt_tokens`` is 128 here, and the default
-            budget 474.
+        options: See `triple_benchmark`. Other defaults: ``answer_prompt_tokens=128``, and hence
+            a budget of 474.
 
     Raises:
-        DataError: The records are not of that form.
+        DataError: The records have another form.
     """
     return triple_benchmark("WebQSP", source, **{"answer_prompt_tokens": 128, **options})
 
@@ -105,46 +108,46 @@ def triple_benchmark(
     answer_prompt_tokens: float = 256,
     budget: float | None = None,
 ) -> Benchmark:
-    """A benchmark of questions with triples of a knowledge graph.
+    """Create a benchmark from questions with triples of a knowledge graph.
 
-    In the paper's files, gold triples are ``crucial_triples``, and the others are the first of
+    In AgentTTS's files, gold triples are ``crucial_triples``, and the others are the first of
     ``2hop_triples`` that are not in ``gt_triples``.
 
-    Files of the Hub (``question``, ``answer``, ``q_entity``, ``a_entity``, ``graph``) name no gold
-    triples. There they are all triples on the shortest undirected paths, of 4 hops at most,
-    between any question entity and any answer entity: weak supervision, as RoG trains on it
-    (arXiv 2310.01061), since such a path may reach the answer by chance. The others are those
-    nearest to the question entities, breadth first.
+    Data sets of the Hub (``question``, ``answer``, ``q_entity``, ``a_entity``, ``graph``) have no
+    gold triples. All triples on shortest undirected paths of at most 4 hops from a question entity
+    to an answer entity count as gold, as in RoG (arXiv 2310.01061). This is weak supervision, as
+    a path can reach the answer by chance. The others are the nearest to the question entities.
 
     Args:
         name: The data set's name.
-        source: Its records; see `read_records`.
-        search: How many questions to search on; the others are held out.
-        seed: Of the split and of the order of triples, which depends on the question's id besides.
+        source: The records; see `read_records`.
+        search: Number of questions for the search; the others are held out.
+        seed: Seed of the split and, together with a question's id, of the order of its triples.
         split: Split of a data set of the Hub.
-        revision: Its revision, a tag or commit. Default: the newest.
-        candidates: The most triples to show beside the gold ones, 1 or more.
-        metric: What is maximized: ``"exact match"``, ``"token F1"`` or ``"answer contained"``.
+        revision: Revision of a data set of the Hub, a tag or commit. Default: the newest.
+        candidates: Maximum number of triples in addition to the gold ones, at least 1.
+        metric: The maximized metric: ``"exact match"``, ``"token F1"`` or ``"answer contained"``.
         fusion: Whether answers are fused by the model, as in the paper, or voted on.
-        threshold: Share of samples that must choose a triple.
+        threshold: Fraction of the samples that must select a triple, in (0, 1].
         retrievers: Models of the retrieval stage.
         answerers: Models of the answering stage.
-        answer_prompt_tokens: Declared prompt length of the answering stage.
-        budget: Of the task. Default: one sample of the largest model in each stage (520.67).
+        answer_prompt_tokens: Declared prompt length of the answering stage, in tokens.
+        budget: The task's budget. Default: one sample of the largest model per stage (520.67).
 
     Raises:
-        DataError: The records are not of that form, or an argument makes no sense.
+        DataError: The records have another form, or an argument is out of range.
+        ValueError: The threshold is out of range.
     """
     pipeline = candidate_pipeline(
         _candidates,
-        ask_candidates=_ask_triples,
-        ask_answer=_ask_answer,
+        selection_prompt=_selection_prompt,
+        answer_prompt=_answer_prompt,
         metric=metric,
         fusion=fusion,
         threshold=threshold,
     )
     if candidates < 1:
-        raise DataError(f"`candidates` is {candidates!r}: give 1 or more.")
+        raise DataError(f"`candidates` must be at least 1, got {candidates!r}.")
     records = read_records(source, split=split, revision=revision)
     questions = [_question(record, n, candidates, seed) for n, record in enumerate(records)]
     searched, held_out = split_instances(
@@ -155,23 +158,14 @@ def triple_benchmark(
             name=name,
             description="Choose the triples of a knowledge graph that lead to the answer among "
             "about a hundred, then answer.",
-            stages=[
-                Stage(
-                    "retrieval",
-                    models=retrievers,
-                    prompt_tokens=1024,
-                    generation_tokens=64,
-                    description="Choose triples; samples vote on each.",
-                ),
-                Stage(
-                    "answer",
-                    models=answerers,
-                    prompt_tokens=answer_prompt_tokens,
-                    generation_tokens=64,
-                    description="Answer from the chosen triples; samples are "
-                    + ("fused by the model." if fusion else "voted on."),
-                ),
-            ],
+            stages=candidate_stages(
+                "triples",
+                retrievers=retrievers,
+                retrieval_tokens=(1024, 64),
+                answerers=answerers,
+                answer_tokens=(answer_prompt_tokens, 64),
+                fusion=fusion,
+            ),
             budget=budget,
             metric=metric,
         ),
@@ -185,11 +179,11 @@ def _candidates(question: TripleQuestion) -> tuple[str, ...]:
     return question.triples
 
 
-def _ask_triples(state: State) -> tuple[Message, ...]:
+def _selection_prompt(state: State) -> tuple[Message, ...]:
     question: TripleQuestion = state.instance
-    return conversation(
+    return prompt_messages(
         _RETRIEVE,
-        f"Facts:\n{numbered(question.triples) or '(there are none)'}\n\n"
+        f"Facts:\n{format_candidates(question.triples) or '(there are none)'}\n\n"
         f"Question: {question.question}\n\n"
         "Which facts are needed to answer the question? Think briefly, then end with one line "
         "that lists their numbers and nothing else, such as\nAnswer: [2, 7, 19]\n"
@@ -197,10 +191,10 @@ def _ask_triples(state: State) -> tuple[Message, ...]:
     )
 
 
-def _ask_answer(state: State) -> tuple[Message, ...]:
+def _answer_prompt(state: State) -> tuple[Message, ...]:
     question: TripleQuestion = state.instance
-    given = "\n".join(chosen(state, question.triples)) or "(none was chosen)"
-    return conversation(
+    given = "\n".join(selected_candidates(state, question.triples)) or "(none was chosen)"
+    return prompt_messages(
         _ANSWER,
         f"Facts, written (head, relation, tail):\n{given}\n\nQuestion: {question.question}\n\n"
         "Think briefly; where the facts do not suffice, use what you know. Then end with one line "
@@ -215,25 +209,25 @@ def _question(record: Record, number: int, candidates: int, seed: int) -> Triple
         gold, others = _from_graph(record, number)
     else:
         gold, others = _from_lists(record, number)
-    helpful = {_shown(triple) for triple in gold}
-    rest = dict.fromkeys(text for text in map(_shown, others) if text not in helpful)
-    shown = [*dict.fromkeys(map(_shown, gold)), *list(rest)[:candidates]]
+    relevant = {_format_triple(triple) for triple in gold}
+    rest = dict.fromkeys(text for text in map(_format_triple, others) if text not in relevant)
+    shown = [*dict.fromkeys(map(_format_triple, gold)), *list(rest)[:candidates]]
     random.Random(f"{seed}:{name}").shuffle(shown)
     return TripleQuestion(
         id=name,
-        question=field(record, number, ("question", "RawQuestion"), str).strip(),
+        question=get_field(record, number, ("question", "RawQuestion"), str).strip(),
         triples=tuple(shown),
-        gold=tuple(place for place, text in enumerate(shown, 1) if text in helpful),
+        gold=tuple(position for position, text in enumerate(shown, 1) if text in relevant),
         answers=_answers(record, number),
     )
 
 
-def _shown(triple: Triple) -> str:
+def _format_triple(triple: Triple) -> str:
     return f"({', '.join(triple)})"
 
 
 def _from_lists(record: Record, number: int) -> tuple[list[Triple], list[Triple]]:
-    """Gold triples and others, as the paper's files list them."""
+    """Return gold triples and others of a record of AgentTTS's files."""
     gold = _triples(record, number, "crucial_triples")
     related = set(_triples(record, number, "gt_triples"))
     others = _triples(record, number, "2hop_triples")
@@ -241,24 +235,24 @@ def _from_lists(record: Record, number: int) -> tuple[list[Triple], list[Triple]
 
 
 def _from_graph(record: Record, number: int) -> tuple[list[Triple], list[Triple]]:
-    """Gold triples and others, nearest first, of a question's part of the graph."""
+    """Return gold triples and others, nearest first, of a record with a subgraph."""
     triples = _triples(record, number, "graph")
-    asked, answers = (_entities(record, number, name) for name in ("q_entity", "a_entity"))
-    return paths_and_nearest(triples, asked, answers)
+    starts, ends = (_entities(record, number, name) for name in ("q_entity", "a_entity"))
+    return paths_and_nearest(triples, starts, ends)
 
 
 def _triples(record: Record, number: int, name: str) -> list[Triple]:
     if name not in record:
         raise DataError(
-            f"Record {number} has no `{name}`; it has the fields "
-            f"{', '.join(sorted(map(str, record)))}: give records with `crucial_triples`, "
-            "`gt_triples` and `2hop_triples`, or with `graph`, `q_entity` and `a_entity`."
+            f"Record {number} has no field `{name}`, only {', '.join(sorted(map(str, record)))}. "
+            "Provide records with `crucial_triples`, `gt_triples` and `2hop_triples`, or with "
+            "`graph`, `q_entity` and `a_entity`."
         )
     values = record[name]
     if not isinstance(values, (list, tuple)):
         raise DataError(
-            f"Record {number}: `{name}` is {reprlib.repr(values)}: give a list of triples "
-            "[head, relation, tail]."
+            f"Record {number}: `{name}` must be a list of triples [head, relation, tail], got "
+            f"{reprlib.repr(values)}."
         )
     for index, value in enumerate(values):
         if (
@@ -267,20 +261,20 @@ def _triples(record: Record, number: int, name: str) -> list[Triple]:
             or not all(isinstance(part, str) for part in value)
         ):
             raise DataError(
-                f"Record {number}: `{name}[{index}]` is {reprlib.repr(value)}: give three texts, "
-                "[head, relation, tail]."
+                f"Record {number}: `{name}[{index}]` must be three strings, [head, relation, "
+                f"tail], got {reprlib.repr(value)}."
             )
-    return [cast(Triple, tuple(map(on_one_line, value))) for value in values]
+    return [cast(Triple, tuple(map(single_line, value))) for value in values]
 
 
 def _entities(record: Record, number: int, name: str) -> list[str]:
     values = record.get(name)
     if not isinstance(values, (list, tuple)) or not all(isinstance(v, str) for v in values):
         raise DataError(
-            f"Record {number}: `{name}` is {reprlib.repr(values)}: give a list of entities as "
-            "`graph` names them; it may be empty."
+            f"Record {number}: `{name}` must be a list of entities of `graph`, possibly empty, "
+            f"got {reprlib.repr(values)}."
         )
-    return [on_one_line(value) for value in values]
+    return [single_line(value) for value in values]
 
 
 def _answers(record: Record, number: int) -> tuple[str, ...]:
@@ -288,16 +282,16 @@ def _answers(record: Record, number: int) -> tuple[str, ...]:
     if not found and "Parses" in record:
         found, name = _parsed_answers(record, number), "Parses"
     try:
-        return texts({name: found}, number, name)
+        return get_texts({name: found}, number, name)
     except DataError:
         raise DataError(
-            f"Record {number}: the answers in `{name}` are {reprlib.repr(found)}: give a text or "
-            "a list of texts that are not empty, or leave the record out."
+            f"Record {number}: the answers in `{name}` must be a non-empty string or a list of "
+            f"such, got {reprlib.repr(found)}. Correct or remove the record."
         ) from None
 
 
 def _parsed_answers(record: Record, number: int) -> list[Any]:
-    """WebQSP's own form: the answers of all parses, an entity's by its name."""
+    """Return the answers of all parses in WebQSP's form, entities by their names."""
     try:
         return [
             answer.get("EntityName") or answer["AnswerArgument"]
@@ -306,7 +300,7 @@ def _parsed_answers(record: Record, number: int) -> list[Any]:
         ]
     except (KeyError, TypeError, AttributeError):
         raise DataError(
-            f"Record {number}: `Parses` is {reprlib.repr(record['Parses'])}: give a list of "
-            "objects with `Answers`, each a list of objects with `EntityName` or "
-            "`AnswerArgument`; or `answer` with the answers themselves."
+            f"Record {number}: `Parses` must be a list of objects with `Answers`, each a list of "
+            "objects with `EntityName` or `AnswerArgument`, got "
+            f"{reprlib.repr(record['Parses'])}. Correct it, or provide the answers in `answer`."
         ) from None

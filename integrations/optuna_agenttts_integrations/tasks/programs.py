@@ -1,4 +1,4 @@
-"""Programs that models write: read from replies, shown in prompts, run apart."""
+"""Programs that models write: parsed from replies, shown in prompts, run in a sandbox."""
 
 from __future__ import annotations
 
@@ -14,105 +14,107 @@ from weakref import WeakKeyDictionary
 from optuna_agenttts_integrations.scoring import metrics
 from optuna_agenttts_integrations.scoring.sandbox import Sandbox
 
-MAIN = "main.py"
+MAIN_FILE = "main.py"
 UNCHANGED = "NO CHANGES"
 
-_MOST_FILES = 20
-_MOST_CHARACTERS = 200_000
+# Limits chosen by hand: a reply of 4096 tokens has about 16,000 characters.
+_MAX_FILES = 20
+_MAX_CHARACTERS = 200_000
+_MAX_ERROR_CHARACTERS = 2000
 _FILE = re.compile(r"[#*\s]*FILE:(.+)", re.IGNORECASE)
+# At most four folders; no part starts with a dot.
 _NAME = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}/){0,4}[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 _SUFFIXES = (".py", ".txt", ".md", ".json")
-# A fence as CommonMark has it: what follows the marks opens one, and never closes one.
+# A fence as in CommonMark: one with an info string opens a block but never closes one.
 _FENCE = re.compile(r" {0,3}(`{3,})([^`]*)")
 _TICKS = re.compile(r"^ {0,3}(`{3,})", re.MULTILINE)
 _ADDRESS = re.compile(r"\b0x[0-9a-fA-F]{6,}\b")
-_MOST_ERRORS = 2000
 
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A program.
+    """Program of one or more files.
 
     Args:
-        files: Pairs of name and source; see `of`.
+        files: Pairs of name and source; see `from_files`.
     """
 
     files: tuple[tuple[str, str], ...]
 
     @classmethod
-    def of(cls, files: Mapping[str, str]) -> Program:
-        """A program of files by name, ``main.py`` first and the others in order of their names."""
-        return cls(tuple(sorted(files.items(), key=lambda file: (file[0] != MAIN, file[0]))))
+    def from_files(cls, files: Mapping[str, str]) -> Program:
+        """Create a program from sources by file name: ``main.py`` first, the others sorted."""
+        return cls(tuple(sorted(files.items(), key=lambda file: (file[0] != MAIN_FILE, file[0]))))
 
     @property
     def python(self) -> dict[str, str]:
-        """The sources of its Python files by name."""
+        """Sources of the Python files by name."""
         return {name: source for name, source in self.files if name.endswith(".py")}
 
 
 def parse_program(text: str) -> Program | None:
-    """Read a reply that is a program: for each file, a line ``FILE: name`` and a fenced block.
+    """Parse a program: for each file, a line ``FILE: name`` and a fenced code block.
 
-    Lines of prose between files are ignored. Names are relative, of letters, digits and ``_.-/``,
-    and end in .py, .txt, .md or .json; ``main.py`` is among them.
+    Prose between files is ignored. Names are relative paths of letters, digits and ``_.-/`` that
+    end in .py, .txt, .md or .json; one of them is ``main.py``.
 
     Returns:
-        The program, or None where anything is amiss: a block without a name or without an end, a
-        file that is named twice or lies in another one, more than 20 files or 200,000 characters.
+        The program; None if the reply is malformed: a block without name or end, an invalid or
+        repeated name, a file that is also a folder, no ``main.py``, more than 20 files or 200,000
+        characters, or text that cannot be encoded as UTF-8.
     """
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     files: dict[str, str] = {}
-    at = 0
-    while at < len(lines):
-        named = _FILE.fullmatch(lines[at])
+    line = 0
+    while line < len(lines):
+        named = _FILE.fullmatch(lines[line])
         if named is None:
-            if _FENCE.fullmatch(lines[at]):
+            if _FENCE.fullmatch(lines[line]):
                 return None
-            at += 1
+            line += 1
             continue
         name = named[1].strip().strip("`*").strip()
-        at += 1
-        while at < len(lines) and not lines[at].strip():
-            at += 1
-        end = _end_of_block(lines, at)
-        if end is None or name in files or not _acceptable(name) or len(files) == _MOST_FILES:
+        line += 1
+        while line < len(lines) and not lines[line].strip():
+            line += 1
+        end = _end_of_block(lines, line)
+        if end is None or name in files or not _is_valid_name(name) or len(files) == _MAX_FILES:
             return None
-        files[name] = "\n".join(lines[at + 1 : end]).rstrip() + "\n"
-        at = end + 1
-    folders = {name[:at] for name in files for at in range(len(name)) if name[at] == "/"}
-    if MAIN not in files or not files[MAIN].strip() or folders & set(files):
+        files[name] = "\n".join(lines[line + 1 : end]).rstrip() + "\n"
+        line = end + 1
+    folders = {name[:i] for name in files for i in range(len(name)) if name[i] == "/"}
+    if MAIN_FILE not in files or not files[MAIN_FILE].strip() or folders & set(files):
         return None
-    if sum(map(len, files.values())) > _MOST_CHARACTERS or not _is_unicode(files):
+    if sum(map(len, files.values())) > _MAX_CHARACTERS or not _is_unicode(files):
         return None
-    return Program.of(files)
+    return Program.from_files(files)
 
 
-def says_unchanged(text: str) -> bool:
-    """Whether a reply leaves the program as it is: a line ``NO CHANGES``, and no files."""
+def is_unchanged_reply(text: str) -> bool:
+    """Return whether a reply keeps the program: a line ``NO CHANGES`` and no files."""
     lines = [line.strip().strip("*`.").strip() for line in text.splitlines()]
-    said = any(line.upper() == UNCHANGED for line in lines)
-    return said and not any(_FILE.fullmatch(line) for line in lines)
+    unchanged = any(line.upper() == UNCHANGED for line in lines)
+    return unchanged and not any(_FILE.fullmatch(line) for line in lines)
 
 
-def _end_of_block(lines: list[str], at: int) -> int | None:
-    """Where the fenced block that opens on a line closes."""
-    opening = _FENCE.fullmatch(lines[at]) if at < len(lines) else None
+def _end_of_block(lines: list[str], start: int) -> int | None:
+    """Return the last line of the fenced block that starts on a line; None if there is none."""
+    opening = _FENCE.fullmatch(lines[start]) if start < len(lines) else None
     if opening is None:
         return None
-    for end in range(at + 1, len(lines)):
+    for end in range(start + 1, len(lines)):
         closing = _FENCE.fullmatch(lines[end])
         if closing and len(closing[1]) >= len(opening[1]) and not closing[2].strip():
             return end
     return None
 
 
-def _acceptable(name: str) -> bool:
-    # No part begins with a dot, so none is "..".
+def _is_valid_name(name: str) -> bool:
     return _NAME.fullmatch(name) is not None and name.endswith(_SUFFIXES)
 
 
 def _is_unicode(files: Mapping[str, str]) -> bool:
-    """Whether the sources can be written as UTF-8: half a surrogate pair in JSON cannot."""
+    """Return whether the sources can be encoded as UTF-8, which unpaired surrogates cannot."""
     try:
         "".join(files.values()).encode()
     except UnicodeEncodeError:
@@ -120,22 +122,22 @@ def _is_unicode(files: Mapping[str, str]) -> bool:
     return True
 
 
-def fenced(text: str, kind: str = "") -> str:
-    """A text in a block whose fence is longer than any in it."""
+def code_block(text: str, language: str = "") -> str:
+    """Return a text as a code block whose fence is longer than any fence in the text."""
     fence = "`" * max([3, *(len(ticks) + 1 for ticks in _TICKS.findall(text))])
-    return f"{fence}{kind}\n{text.rstrip()}\n{fence}"
+    return f"{fence}{language}\n{text.rstrip()}\n{fence}"
 
 
-def program_text(program: Program) -> str:
-    """A program as `parse_program` reads it."""
+def format_program(program: Program) -> str:
+    """Return a program in the form that `parse_program` parses."""
     return "\n\n".join(
-        f"FILE: {name}\n{fenced(source, 'python' if name.endswith('.py') else '')}"
+        f"FILE: {name}\n{code_block(source, 'python' if name.endswith('.py') else '')}"
         for name, source in program.files
     )
 
 
 def completeness(program: Program) -> float:
-    """Whether a program is finished: 1 if every Python file of it is, else 0.
+    """Return 1 if every Python file of a program is complete, else 0.
 
     See `metrics.completeness`. An ``__init__.py`` may be empty.
     """
@@ -147,15 +149,15 @@ def completeness(program: Program) -> float:
     )
 
 
-def code_text(program: Program) -> str:
-    """A program's Python sources without comments and docstrings, one after another."""
-    return "\n\n".join(filter(None, map(bare_code, program.python.values())))
+def program_code(program: Program) -> str:
+    """Return a program's Python sources without comments and docstrings."""
+    return "\n\n".join(filter(None, map(strip_comments, program.python.values())))
 
 
-def bare_code(source: str) -> str:
-    """Python source without comments, docstrings, other idle strings and blank lines.
+def strip_comments(source: str) -> str:
+    """Remove comments, string statements (docstrings) and blank lines from Python source.
 
-    Source that cannot be split into tokens is left as it is.
+    Source that cannot be tokenized is returned unchanged.
     """
     lines = list(io.StringIO(source))
     try:
@@ -170,7 +172,7 @@ def bare_code(source: str) -> str:
         elif _is_plain_string(token) and strings is not None:
             strings.append(token)
         elif token.type == tokenize.NEWLINE:
-            # A statement of strings alone.
+            # The statement consists of strings only.
             cuts += [(string.start, string.end) for string in strings or ()]
             strings = []
         elif token.type not in (tokenize.NL, tokenize.INDENT, tokenize.DEDENT):
@@ -182,66 +184,65 @@ def bare_code(source: str) -> str:
 
 
 def _is_plain_string(token: tokenize.TokenInfo) -> bool:
-    # Before Python 3.12 an f-string, which is no docstring, is such a token too.
+    # Before Python 3.12, an f-string, which is never a docstring, is a STRING token, too.
     prefix = re.split("['\"]", token.string, maxsplit=1)[0]
     return token.type == tokenize.STRING and "f" not in prefix.lower()
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """How a program ended.
+    """Result of running a program.
 
     Args:
-        exit_code: What it exited with; None if it was still running at the time limit.
-        errors: The end of what it wrote to stderr, at most 2000 characters. Addresses in memory,
-            which differ from run to run, are left out.
+        exit_code: The exit code; None if the program was still running at the time limit.
+        errors: The end of its stderr, at most 2000 characters. Memory addresses, which differ
+            between runs, are masked.
     """
 
     exit_code: int | None
     errors: str
 
     @property
-    def well(self) -> bool:
-        """Whether it ended well or was still running, as games and servers are."""
+    def succeeded(self) -> bool:
+        """Whether the program exited with 0 or was still running, as games and servers do."""
         return self.exit_code in (0, None)
 
 
 class Runner:
-    """Runs programs in a sandbox, each once as long as it is remembered.
+    """Runner of programs in a sandbox, with a cache of results.
 
     Args:
         sandbox: The sandbox.
-        parallel: The most programs at once. Default: one for each processor, because their time
-            is limited.
-        remembered: How many results are kept.
+        parallel: Maximum number of concurrent programs. Default: the number of processors, so
+            that programs do not slow each other down into the time limit.
+        cache_size: Number of results to keep; 1024 is chosen by hand.
     """
 
     def __init__(
-        self, sandbox: Sandbox, *, parallel: int | None = None, remembered: int = 1024
+        self, sandbox: Sandbox, *, parallel: int | None = None, cache_size: int = 1024
     ) -> None:
-        """See the class."""
-        self._sandbox, self._remembered = sandbox, remembered
+        self._sandbox, self._cache_size = sandbox, cache_size
         self._parallel = parallel or os.cpu_count() or 1
-        self._known: dict[Program, Run] = {}
+        self._results: dict[Program, Run] = {}
         self._slots: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = (
             WeakKeyDictionary()
         )
 
     async def run(self, program: Program) -> Run:
-        """Run a program without arguments and input.
+        """Run a program without arguments and input, or return its cached result.
 
         Raises:
-            SandboxError: It could not be run.
+            SandboxError: The sandbox could not run the program.
         """
         slots = self._slots.setdefault(
             asyncio.get_running_loop(), asyncio.Semaphore(self._parallel)
         )
         async with slots:
-            known = self._known.get(program)
-            if known is None:
-                done = await self._sandbox.run(dict(program.files), main=MAIN)
-                errors = _ADDRESS.sub("0x...", done.stderr)[-_MOST_ERRORS:].strip()
-                known = self._known[program] = Run(done.exit_code, errors)
-                while len(self._known) > self._remembered:
-                    del self._known[next(iter(self._known))]
-        return known
+            result = self._results.get(program)
+            if result is None:
+                finished = await self._sandbox.run(dict(program.files), main=MAIN_FILE)
+                errors = _ADDRESS.sub("0x...", finished.stderr)[-_MAX_ERROR_CHARACTERS:].strip()
+                result = self._results[program] = Run(finished.exit_code, errors)
+                while len(self._results) > self._cache_size:
+                    del self._results[next(iter(self._results))]
+        return result

@@ -1,4 +1,4 @@
-"""Records of data sets: read from files or from the Hub, and checked before anything is asked."""
+"""Records of data sets, read from files or from the Hub and validated before any request."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from optuna_agenttts_integrations.exceptions import DataError
 
 Record = Mapping[str, Any]
 Source = str | Path | Sequence[Record]
-"""A file (``.json``, ``.jsonl``, ``.csv``), records, or ``"hf:<data set>[:<configuration>]"``."""
+"""A file (``.json``, ``.jsonl``, ``.csv``), a list of records, or
+``"hf:<data set>[:<configuration>]"``."""
 
 _T = TypeVar("_T")
 
@@ -24,15 +25,14 @@ def read_records(source: Source, *, split: str = "test", revision: str | None = 
     """Read the records of a data set.
 
     Args:
-        source: A file: JSON (a list, or an object with one list of objects, which is meant), JSON
-            lines, or CSV with a header; records that were read already; or
-            ``"hf:rmanluo/RoG-cwq"`` for a data set of the Hub, with its configuration after
-            another colon.
+        source: A file: JSON (a list of objects, or an object with one such list), JSON lines, or
+            CSV with a header. Or a list of records. Or a data set of the Hub,
+            ``"hf:<data set>"`` or ``"hf:<data set>:<configuration>"``.
         split: Split of a data set of the Hub.
-        revision: Its revision, a tag or commit. Default: the newest.
+        revision: Revision of a data set of the Hub, a tag or commit. Default: the newest.
 
     Raises:
-        DataError: The source cannot be read, or holds no records.
+        DataError: The source cannot be read or has no records.
     """
     if isinstance(source, str) and source.startswith("hf:"):
         records: list[Any] = _from_hub(source.removeprefix("hf:"), split, revision)
@@ -41,46 +41,48 @@ def read_records(source: Source, *, split: str = "test", revision: str | None = 
     elif isinstance(source, Iterable) and not isinstance(source, (Mapping, bytes)):
         records = list(source)
     else:
-        raise DataError(f"`source` is {reprlib.repr(source)}: give a file or a list of records.")
+        raise DataError(
+            f"`source` must be a file or a list of records, got {reprlib.repr(source)}."
+        )
     if not records:
-        raise DataError(f"`source` is {_shown(source)}: it holds no records.")
+        raise DataError(f"`source` {_describe(source)} has no records.")
     for number, record in enumerate(records):
         if not isinstance(record, Mapping):
             raise DataError(
-                f"`source` is {_shown(source)}: record {number} is a {type(record).__name__}, not "
-                "an object with named fields."
+                f"`source` {_describe(source)}: record {number} must be an object with named "
+                f"fields, got a {type(record).__name__}."
             )
     return records
 
 
 def sample_path(name: str) -> Path:
-    """The path of a small data set that comes with the package: made-up questions to try with.
+    """Return the path of a small made-up data set that comes with the package.
 
     Args:
-        name: Its file, such as ``"hotpot_qa.json"``.
+        name: The name of its file, such as ``"hotpot_qa.json"``.
 
     Raises:
-        DataError: There is none of that name.
+        DataError: The package has no such file.
     """
     folder = Path(__file__).with_name("samples")
     names = sorted(path.name for path in folder.iterdir() if path.is_file())
     if name not in names:
-        raise DataError(f"`name` is {name!r}: there are {', '.join(names)}.")
+        raise DataError(f"`name` must be one of {', '.join(names)}; got {name!r}.")
     return folder / name
 
 
 def _from_file(path: Path) -> list[Any]:
     try:
-        # A mark of byte order, as spreadsheets write it, is no part of the first name.
+        # Spreadsheets write a byte order mark; it must not become part of the first name.
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:
-        raise DataError(f"`source` is {str(path)!r}: it cannot be read ({error}).") from error
+        raise DataError(f"`source` {str(path)!r} cannot be read: {error}.") from error
     suffix = path.suffix.lower()
     try:
         records = _from_csv(text) if suffix == ".csv" else _from_json(text, suffix == ".jsonl")
     except (ValueError, csv.Error) as error:
         raise DataError(
-            f"`source` is {str(path)!r}: {error}: give JSON, JSON lines or CSV."
+            f"`source` {str(path)!r} must be JSON, JSON lines or CSV: {error}."
         ) from error
     if "\\ud" in text.lower():
         _refuse_surrogates(path, records)
@@ -91,9 +93,11 @@ def _from_csv(text: str) -> list[Any]:
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     records = []
     for record in reader:
-        # Fields beyond the header's, and those that a row lacks.
+        # `DictReader` files extra fields under None and fills missing ones with None.
         if None in record or None in record.values():
-            raise ValueError(f"line {reader.line_num} has not as many fields as the header")
+            raise ValueError(
+                f"line {reader.line_num} and the header differ in their number of fields"
+            )
         records.append(record)
     return records
 
@@ -102,7 +106,7 @@ def _from_json(text: str, lines: bool) -> list[Any]:
     try:
         values = None if lines else json.loads(text)
     except (ValueError, RecursionError) as error:
-        return _json_lines(text, f"no JSON ({error})")
+        return _json_lines(text, f"invalid JSON ({error})")
     if lines:
         return _json_lines(text, None)
     if isinstance(values, Mapping):
@@ -113,23 +117,23 @@ def _from_json(text: str, lines: bool) -> list[Any]:
             and all(isinstance(entry, Mapping) for entry in value)
             and (value or len(values) == 1)
         ]
-        # A file of one line is JSON and JSON lines at once.
+        # A single object may be a JSON lines file of one line.
         return lists[0] if len(lists) == 1 else [values]
     return values if isinstance(values, list) else [values]
 
 
-def _json_lines(text: str, whole: str | None) -> list[Any]:
-    """Records of one line each; `whole` says why the text as a whole is none."""
+def _json_lines(text: str, json_error: str | None) -> list[Any]:
+    """Parse one record per line; `json_error` is why the whole text is no JSON document."""
     records: list[Any] = []
-    # Not `splitlines`: texts in JSON may hold other separators of lines as they are.
+    # Not `splitlines`: strings in JSON can contain other line separators unescaped.
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:
             records.append(json.loads(line))
         except (ValueError, RecursionError) as error:
-            first = whole if whole is not None and not records else None
-            raise ValueError(first or f"line {number} is no JSON ({error})") from error
+            whole = json_error if not records else None
+            raise ValueError(whole or f"line {number} is invalid JSON ({error})") from error
     return records
 
 
@@ -139,8 +143,8 @@ def _refuse_surrogates(path: Path, records: Iterable[Any]) -> None:
             json.dumps(record, ensure_ascii=False).encode()
         except UnicodeEncodeError as error:
             raise DataError(
-                f"`source` is {str(path)!r}: record {number} holds half a character "
-                f"({error.reason}), which cannot be sent to a model."
+                f"`source` {str(path)!r}: record {number} contains an unpaired surrogate and "
+                f"cannot be encoded as UTF-8 ({error.reason})."
             ) from error
 
 
@@ -149,40 +153,52 @@ def _from_hub(name: str, split: str, revision: str | None) -> list[Any]:
         import datasets
     except ImportError as error:
         raise DataError(
-            "`source` names a data set of the Hub, and `datasets` is not installed: "
+            "`source` is a data set of the Hub, which needs the package `datasets`: "
             "pip install 'optuna-agenttts[datasets]', or give a file."
         ) from error
     path, _, configuration = name.partition(":")
     try:
         loaded = datasets.load_dataset(path, configuration or None, split=split, revision=revision)
-    # It raises errors of its own, of huggingface_hub, of its HTTP library and of the system.
+    # Errors come from datasets, huggingface_hub, the HTTP library or the file system.
     except Exception as error:
         raise DataError(
-            f"`source` is 'hf:{name}' and `split` is {split!r}: the data set cannot be loaded "
-            f"({type(error).__name__}: {error})."
+            f"`source` 'hf:{name}', split {split!r}, cannot be loaded: "
+            f"{type(error).__name__}: {error}."
         ) from error
     return list(loaded)
 
 
-def field(record: Record, number: int, names: str | Iterable[str], kind: type[_T]) -> _T:
-    """A field of a record, under any of its names.
+def get_field(record: Record, number: int, names: str | Iterable[str], kind: type[_T]) -> _T:
+    """Return a field of a record.
+
+    Args:
+        record: The record.
+        number: The record's position, for error messages.
+        names: Alternative names of the field; the first with a valid value counts.
+        kind: The type of the value.
 
     Raises:
-        DataError: It is missing, empty or of another type.
+        DataError: The field is missing, empty or of another type.
     """
     names = (names,) if isinstance(names, str) else tuple(names)
     for name in names:
         value = record.get(name)
         if isinstance(value, kind) and not (isinstance(value, str) and not value.strip()):
             return value
-    raise _lacks(record, number, kind.__name__, names)
+    expected = "a non-empty string" if kind is str else f"a {kind.__name__}"
+    raise _field_error(record, number, expected, names)
 
 
-def texts(record: Record, number: int, names: str | Iterable[str]) -> tuple[str, ...]:
-    """A field that is a text or a list of texts, without repetitions and empty ones.
+def get_texts(record: Record, number: int, names: str | Iterable[str]) -> tuple[str, ...]:
+    """Return the distinct non-empty strings of a field that is a string or a list of strings.
+
+    Args:
+        record: The record.
+        number: The record's position, for error messages.
+        names: Alternative names of the field; the first with a valid value counts.
 
     Raises:
-        DataError: It is missing or of another type, or nothing is left.
+        DataError: The field is missing, of another type, or has no non-empty string.
     """
     names = (names,) if isinstance(names, str) else tuple(names)
     for name in names:
@@ -193,19 +209,19 @@ def texts(record: Record, number: int, names: str | Iterable[str]) -> tuple[str,
             found = tuple(dict.fromkeys(text.strip() for text in value if text.strip()))
             if found:
                 return found
-    raise _lacks(record, number, "text", names)
+    raise _field_error(record, number, "a non-empty string or a list of such", names)
 
 
-def on_one_line(text: str) -> str:
-    """A text on one line, so that no part of it passes for another one of a list."""
+def single_line(text: str) -> str:
+    """Replace white space by single blanks, so that a text is one entry of a list of lines."""
     return " ".join(text.split())
 
 
-def _lacks(record: Record, number: int, what: str, names: Sequence[str]) -> DataError:
-    wanted = " or ".join(repr(name) for name in names)
+def _field_error(record: Record, number: int, expected: str, names: Sequence[str]) -> DataError:
     found = [f"{name!r} is {reprlib.repr(record[name])}" for name in names if name in record]
-    has = " and ".join(found) or f"it has the fields {', '.join(sorted(map(str, record)))}"
-    return DataError(f"Record {number} has no {what} in {wanted}: {has}.")
+    got = " and ".join(found) or f"the record has only {', '.join(sorted(map(str, record)))}"
+    wanted = " or ".join(repr(name) for name in names)
+    return DataError(f"Record {number}: field {wanted} must be {expected}, but {got}.")
 
 
 def split_instances(
@@ -215,27 +231,30 @@ def split_instances(
     seed: int,
     content: Callable[[_T], Any] = lambda instance: instance,
 ) -> tuple[tuple[_T, ...], tuple[_T, ...]]:
-    """Divide instances, in a seeded shuffle, into those to search on and those to hold out.
+    """Shuffle instances and split them into those for the search and those held out.
 
     Args:
         instances: The instances.
-        search: How many to search on.
-        seed: Of the shuffle.
-        content: What makes two instances the same; of the same, one is kept.
+        search: Number of instances for the search.
+        seed: Seed of the shuffle.
+        content: Key that identifies duplicates; the first of several is kept.
+
+    Returns:
+        The instances for the search, and the others.
 
     Raises:
-        DataError: `search` is no whole number from 1 to how many different instances there are.
+        DataError: `search` is not an integer from 1 to the number of distinct instances.
     """
     shuffled = list({content(instance): instance for instance in reversed(instances)}.values())
     shuffled.reverse()
     if not isinstance(search, int) or not 1 <= search <= len(shuffled):
         raise DataError(
-            f"`search` is {search!r} and there are {len(shuffled)} different instances: give a "
-            f"whole number from 1 to {len(shuffled)}."
+            f"`search` must be an integer from 1 to {len(shuffled)}, the number of distinct "
+            f"instances; got {search!r}."
         )
     random.Random(seed).shuffle(shuffled)
     return tuple(shuffled[:search]), tuple(shuffled[search:])
 
 
-def _shown(source: Source) -> str:
+def _describe(source: Source) -> str:
     return repr(str(source)) if isinstance(source, (str, Path)) else "a list"

@@ -1,4 +1,4 @@
-"""A stage that chooses some of many numbered candidates: passages, triples."""
+"""Prompts, parsing and votes of stages that select numbered candidates."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from optuna_agenttts_integrations.pipeline.aggregation import Aggregation, id_vote
-from optuna_agenttts_integrations.tasks.answering import ANSWER
+from optuna_agenttts_integrations.tasks.answering import ANSWER_HEADER
 
 _WORD = r"(?:candidate|fact|id|number|paragraph|passage|triple)s?\b"
 _LEAD = re.compile(rf"(?:[^\w\[]|_)*(?:{_WORD}(?:[^\w\[\n]|_)*)?", re.IGNORECASE)
 _NONE = re.compile(r"none\b", re.IGNORECASE)
-# Over several lines only numbers make a list: an unclosed one must not swallow what follows.
+# Lists over several lines hold numbers only, so that an unclosed bracket ends with its line.
 _ONE = re.compile(r"\[+([^\[\]\n]*|[\d\s,]*)\]+")
 _BETWEEN = re.compile(r"(?:[ \t,;&]|and\b)*", re.IGNORECASE)
 _LINE_END = re.compile(r"(?:[^\w\n]|_)*$", re.MULTILINE)
@@ -27,12 +27,12 @@ _ENTRY = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What a reply, or the vote over several, chooses.
+    """Candidates selected by a reply, or by the vote over several.
 
     Args:
-        ids: Numbers of the chosen candidates, from 1, ascending.
-        out_of_range: How many entries of the answer list named no candidate.
-        repeated: How many named one again.
+        ids: Numbers of the selected candidates, from 1, ascending.
+        out_of_range: Number of entries of the answer list without such a candidate.
+        repeated: Number of entries that repeat a candidate.
     """
 
     ids: tuple[int, ...]
@@ -41,21 +41,20 @@ class Selection:
 
 
 def parse_selection(text: str, count: int) -> Selection | None:
-    """Read the answer list of a reply: the last line ``Answer: [3, 17]``, or ``Answer: none``.
+    """Parse the answer list of a reply: the last ``Answer: [3, 17]`` or ``Answer: none``.
 
-    Numbers anywhere else are part of the model's thoughts and do not count. A range such as 3-5 is
-    the numbers from 3 to 5.
+    Numbers elsewhere are ignored. A range such as 3-5 stands for the numbers from 3 to 5.
 
     Args:
         text: The reply.
-        count: How many candidates there are.
+        count: The number of candidates.
 
     Returns:
-        The selection, or None if there is no answer list, or one without any number in it.
+        The selection; None if there is no answer list or the list has no number.
     """
-    # Digits, brackets and commas of full width become those of ASCII.
+    # Replace full-width digits, brackets and commas by ASCII.
     text = unicodedata.normalize("NFKC", text)
-    for head in reversed(list(ANSWER.finditer(text))):
+    for head in reversed(list(ANSWER_HEADER.finditer(text))):
         entries = _entries(text, head.end())
         if entries is not None:
             return _selection(entries, count)
@@ -63,7 +62,7 @@ def parse_selection(text: str, count: int) -> Selection | None:
 
 
 def _entries(text: str, start: int) -> list[str] | None:
-    """The entries of the lists that stand right behind `start`; None if there are none."""
+    """Return the entries of the lists directly after `start`; None if there are none."""
     lead = _LEAD.match(text, start)
     position = lead.end() if lead else start
     below = "\n" in text[start:position]
@@ -76,12 +75,13 @@ def _entries(text: str, start: int) -> list[str] | None:
     alone = _LINE_END.match(text, none.end() if none else position) is not None
     if not (lists or none) or (below and not alone):
         return None
-    # Where words follow, later lists are theirs: "Answer: [4] and [9] is about his father".
+    # If words follow, later lists belong to them: "Answer: [4] and [9] is about his father".
     chosen = lists if alone else lists[:1]
     return [entry for inner in chosen for entry in _COMMA.split(inner) if entry.strip()]
 
 
 def _selection(entries: Sequence[str], count: int) -> Selection | None:
+    """Return the selection of some list entries; None if no entry can be parsed."""
     numbers: list[int] = []
     readable = not entries
     for entry in entries:
@@ -101,7 +101,7 @@ def _selection(entries: Sequence[str], count: int) -> Selection | None:
 
 
 def _numbers(entry: re.Match[str], count: int) -> Iterator[int]:
-    """The numbers that an entry names; those beyond `count` as they come."""
+    """Yield the numbers of an entry; out-of-range ends of a range are yielded, too."""
     ends = [_clipped(digits, count) for digits in entry.groups() if digits is not None]
     yield from ends
     if len(ends) == 2:
@@ -109,19 +109,19 @@ def _numbers(entry: re.Match[str], count: int) -> Iterator[int]:
 
 
 def _clipped(digits: str, count: int) -> int:
-    """A number, or the first one out of range: Python reads no number of 10,000 digits."""
+    """Return a number, clipped to `count` + 1, as Python refuses numbers of 10,000 digits."""
     digits = digits.lstrip("0")
     return count + 1 if len(digits) > len(str(count)) else int(digits or "0")
 
 
 def selection_vote(threshold: float) -> Aggregation:
-    """A vote over candidates: those that at least a share of the samples choose.
+    """Create a vote that selects the candidates in at least a fraction of the samples.
 
     Args:
-        threshold: The share; see `id_vote`.
+        threshold: The fraction, in (0, 1]; see `id_vote`.
 
     Returns:
-        An aggregation of selections into one, whose counts are those of all samples together.
+        An aggregation of selections into one, whose counts are sums over the samples.
 
     Raises:
         ValueError: The threshold is out of range.
@@ -138,6 +138,6 @@ def selection_vote(threshold: float) -> Aggregation:
     return join
 
 
-def numbered(candidates: Sequence[str]) -> str:
-    """Candidates, one a line, numbered from 1."""
+def format_candidates(candidates: Sequence[str]) -> str:
+    """Return candidates numbered from 1, one per line."""
     return "\n".join(f"[{number}] {text}" for number, text in enumerate(candidates, 1))

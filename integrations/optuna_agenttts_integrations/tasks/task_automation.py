@@ -1,7 +1,7 @@
-"""Task automation: TaskBench (arXiv 2311.18760), its daily-life APIs and its two other domains.
+"""Task automation: the three domains of TaskBench (arXiv 2311.18760).
 
-Three stages, as in AgentTTS (section 5.1): break a request down into steps, choose tools, write
-their calls. Prompts are our own.
+Three stages, as in AgentTTS (section 5.1): break a request down into steps, select tools, write
+their calls. The prompts are not the paper's.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from optuna_agenttts_integrations.scoring.metrics import (
     node_f1,
     rouge_l,
 )
-from optuna_agenttts_integrations.tasks.answering import conversation
+from optuna_agenttts_integrations.tasks.answering import prompt_messages
 from optuna_agenttts_integrations.tasks.benchmark import LLAMA, Benchmark
 from optuna_agenttts_integrations.tasks.records import Source, read_records, split_instances
 from optuna_agenttts_integrations.tasks.tool_calls import (
     Tool,
     ToolChoice,
     ToolPlan,
-    by_key,
-    compared,
+    comparable_calls,
+    index_tools,
     parse_choice,
     parse_plan,
     parse_steps,
@@ -45,7 +45,7 @@ from optuna_agenttts_integrations.tasks.tool_requests import (
 __all__ = ["Domain", "Tool", "ToolRequest", "task_bench"]
 
 Domain = Literal["dailylife", "multimedia", "huggingface"]
-"""TaskBench's domains. Arguments have names in the first only."""
+"""TaskBench's domains. Only in the first do arguments have names."""
 
 _DECOMPOSE = "You break a user's request down into steps, each of which one tool can take."
 _SELECT = "You choose, from a list of tools, those that a user's request needs."
@@ -81,122 +81,132 @@ def task_bench(
     predictors: Sequence[Model] = LLAMA[1:],
     budget: float | None = None,
 ) -> Benchmark:
-    """TaskBench (Shen et al., 2023), ready to be searched on.
+    """Create a benchmark from TaskBench (Shen et al., 2023).
 
     Args:
-        source: TaskBench's ``data.json`` of the domain, records of its form, or a configuration
-            of the Hub's data set, such as ``"hf:microsoft/Taskbench:dailylifeapis"``.
-        tools: TaskBench's ``tool_desc.json`` of the domain, or what it holds.
-        domain: The domain: whether arguments have names.
-        search: How many requests to search on; the others are held out.
-        seed: Of the split.
+        source: TaskBench's ``data.json`` of the domain, records of its format, or a configuration
+            of the data set on the Hub, such as ``"hf:microsoft/Taskbench:dailylifeapis"``.
+        tools: TaskBench's ``tool_desc.json`` of the domain, or its decoded content.
+        domain: The domain: ``"dailylife"``, ``"multimedia"`` or ``"huggingface"``.
+        search: Number of requests for the search; the others are held out.
+        seed: Seed of the split.
         split: Split of a data set of the Hub.
-        metric: What is maximized: ``"argument F1"``, ``"argument name F1"``, ``"node F1"`` or
+        metric: The maximized metric: ``"argument F1"``, ``"argument name F1"``, ``"node F1"`` or
             ``"ROUGE-L"``.
         fusion: Whether samples are fused by the model, as in the paper, or voted on.
-        skip_unusable: Whether to leave out records that are malformed or call tools that are not
-            in the list, as some of TaskBench's do, instead of refusing the source.
+        skip_unusable: Whether to skip invalid records, such as those of TaskBench that call tools
+            outside the list, instead of raising an error.
         decomposers: Models of the first stage.
         selectors: Models of the second stage.
         predictors: Models of the third stage.
-        budget: Of the task. Default: one sample of the largest model in each stage (1977.33).
+        budget: The task's budget. Default: one sample of the largest model per stage (1977.33).
 
     Raises:
-        DataError: Records or tools are not of that form.
+        DataError: Records or tools have another format, or an argument is not among its choices.
     """
     if domain not in get_args(Domain):
-        raise DataError(f"`domain` is {domain!r}: there are {', '.join(get_args(Domain))}.")
+        raise DataError(f"`domain` must be one of {', '.join(get_args(Domain))}; got {domain!r}.")
     named = domain == "dailylife"
     listed = read_tools(tools, named=named)
-    scores = _scores(by_key(listed), named)
+    scores = _scores(index_tools(listed), named)
     if metric not in scores:
-        raise DataError(f"`metric` is {metric!r}: there are {', '.join(scores)}.")
+        raise DataError(f"`metric` must be one of {', '.join(scores)}; got {metric!r}.")
     requests = read_requests(
         read_records(source, split=split), listed, named=named, skip_unusable=skip_unusable
     )
     searched, held_out = split_instances(
         requests, search=search, seed=seed, content=lambda instance: instance.request
     )
-    joined = "fused by the model." if fusion else "voted on."
     return Benchmark(
         task=Task(
             name=f"TaskBench, {domain}",
             description="Break a request down into steps, choose tools, write their calls.",
-            stages=[
-                Stage(
-                    "decomposition",
-                    models=decomposers,
-                    prompt_tokens=1024,
-                    generation_tokens=64,
-                    description=f"Break the request down into steps; samples are {joined}",
-                ),
-                Stage(
-                    "selection",
-                    models=selectors,
-                    prompt_tokens=1024,
-                    generation_tokens=256,
-                    description=f"Choose tools for the steps; samples are {joined}",
-                ),
-                Stage(
-                    "parameters",
-                    models=predictors,
-                    prompt_tokens=1024,
-                    generation_tokens=2048,
-                    description=f"Write the calls with all arguments; samples are {joined}",
-                ),
-            ],
+            stages=_stages(decomposers, selectors, predictors, fusion),
             budget=budget,
             metric=metric,
         ),
         pipeline=Pipeline(
-            stages=[
-                StageProgram(
-                    name="decomposition",
-                    prompt=_ask_steps,
-                    parse=lambda text, state: parse_steps(text),
-                    aggregate=_join(medoid(_alike), fusion),
-                    max_tokens=512,
-                    temperature=0.5,
-                    required=True,
-                ),
-                StageProgram(
-                    name="selection",
-                    prompt=_ask_tools,
-                    parse=lambda text, state: parse_choice(text, listed),
-                    aggregate=_join(normalized_vote(lambda choice: choice.names), fusion),
-                    max_tokens=512,
-                    temperature=0.5,
-                    required=True,
-                ),
-                StageProgram(
-                    name="parameters",
-                    prompt=partial(_ask_calls, named=named),
-                    parse=lambda text, state: parse_plan(text, listed, named=named),
-                    aggregate=_join(medoid(partial(_same_calls, by_key(listed), named)), fusion),
-                    max_tokens=2048,
-                    temperature=0.5,
-                    required=True,
-                ),
-            ],
+            stages=_programs(listed, named, fusion),
             score=scores[metric],
-            metrics={**scores, "unknown tools": _unknown},
+            metrics={**scores, "unknown tools": _unknown_tools},
         ),
         search=searched,
         held_out=held_out,
     )
 
 
-def _join(vote: Aggregation, fusion: bool) -> Aggregation | LLMFusion:
-    return LLMFusion(temperature=0.3, fallback=vote) if fusion else vote
+def _stages(
+    decomposers: Sequence[Model],
+    selectors: Sequence[Model],
+    predictors: Sequence[Model],
+    fusion: bool,
+) -> list[Stage]:
+    samples = "samples are fused by the model." if fusion else "samples are voted on."
+    return [
+        Stage(
+            "decomposition",
+            models=decomposers,
+            prompt_tokens=1024,
+            generation_tokens=64,
+            description=f"Break the request down into steps; {samples}",
+        ),
+        Stage(
+            "selection",
+            models=selectors,
+            prompt_tokens=1024,
+            generation_tokens=256,
+            description=f"Choose tools for the steps; {samples}",
+        ),
+        Stage(
+            "parameters",
+            models=predictors,
+            prompt_tokens=1024,
+            generation_tokens=2048,
+            description=f"Write the calls with all arguments; {samples}",
+        ),
+    ]
 
 
-def _alike(one: Sequence[str], other: Sequence[str]) -> float:
+def _programs(tools: Sequence[Tool], named: bool, fusion: bool) -> list[StageProgram]:
+    def aggregation(vote: Aggregation) -> Aggregation | LLMFusion:
+        return LLMFusion(temperature=0.3, fallback=vote) if fusion else vote
+
+    program = partial(StageProgram, temperature=0.5, required=True)
+    return [
+        program(
+            name="decomposition",
+            prompt=_decomposition_prompt,
+            parse=lambda text, state: parse_steps(text),
+            aggregate=aggregation(medoid(_step_similarity)),
+            max_tokens=512,
+        ),
+        program(
+            name="selection",
+            prompt=_selection_prompt,
+            parse=lambda text, state: parse_choice(text, tools),
+            aggregate=aggregation(normalized_vote(lambda choice: choice.names)),
+            max_tokens=512,
+        ),
+        program(
+            name="parameters",
+            prompt=partial(_parameters_prompt, named=named),
+            parse=lambda text, state: parse_plan(text, tools, named=named),
+            aggregate=aggregation(medoid(partial(_call_similarity, index_tools(tools), named))),
+            max_tokens=2048,
+        ),
+    ]
+
+
+def _step_similarity(one: Sequence[str], other: Sequence[str]) -> float:
     return rouge_l("\n".join(one), "\n".join(other))
 
 
-def _same_calls(tools: Mapping[str, Tool], named: bool, one: ToolPlan, other: ToolPlan) -> float:
+def _call_similarity(
+    tools: Mapping[str, Tool], named: bool, one: ToolPlan, other: ToolPlan
+) -> float:
     return argument_f1(
-        compared(one.calls, tools, named=named), compared(other.calls, tools, named=named)
+        comparable_calls(one.calls, tools, named=named),
+        comparable_calls(other.calls, tools, named=named),
     )
 
 
@@ -204,8 +214,8 @@ def _scores(tools: Mapping[str, Tool], named: bool) -> dict[str, Callable[[State
     def calls(state: State) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         gold: ToolRequest = state.instance
         return (
-            compared(_plan(state).calls, tools, named=named),
-            compared(gold.calls, tools, named=named),
+            comparable_calls(_plan(state).calls, tools, named=named),
+            comparable_calls(gold.calls, tools, named=named),
         )
 
     return {
@@ -214,11 +224,11 @@ def _scores(tools: Mapping[str, Tool], named: bool) -> dict[str, Callable[[State
         "node F1": lambda state: node_f1(
             _choice(state).names, [call.tool for call in state.instance.calls]
         ),
-        "ROUGE-L": lambda state: _alike(_steps(state), state.instance.steps),
+        "ROUGE-L": lambda state: _step_similarity(_steps(state), state.instance.steps),
     }
 
 
-def _unknown(state: State) -> float:
+def _unknown_tools(state: State) -> float:
     return float(_choice(state).unknown + _plan(state).unknown)
 
 
@@ -235,8 +245,8 @@ def _plan(state: State) -> ToolPlan:
     return state["parameters"] or ToolPlan(())
 
 
-def _ask_steps(state: State) -> tuple[Message, ...]:
-    return conversation(
+def _decomposition_prompt(state: State) -> tuple[Message, ...]:
+    return prompt_messages(
         _DECOMPOSE,
         f"Request: {state.instance.request}\n\n"
         "Write the steps in order, as few as the request needs, each with the details that it "
@@ -245,33 +255,33 @@ def _ask_steps(state: State) -> tuple[Message, ...]:
     )
 
 
-def _ask_tools(state: State) -> tuple[Message, ...]:
+def _selection_prompt(state: State) -> tuple[Message, ...]:
     gold: ToolRequest = state.instance
-    return conversation(
+    return prompt_messages(
         _SELECT,
-        f"Tools:\n{_listed(gold.tools)}\n\n{_so_far(state)}\n\n"
+        f"Tools:\n{_format_tools(gold.tools)}\n\n{_request_and_steps(state)}\n\n"
         "Choose the tools that the steps need, and no others, by their names in the list. Reply "
         "with JSON and nothing else, in a form such as\n"
         '{"tools": ["name of a tool", "name of another"]}',
     )
 
 
-def _ask_calls(state: State, *, named: bool) -> tuple[Message, ...]:
+def _parameters_prompt(state: State, *, named: bool) -> tuple[Message, ...]:
     gold: ToolRequest = state.instance
     chosen = [tool for tool in gold.tools if tool.name in _choice(state).names]
-    return conversation(
+    return prompt_messages(
         _PREDICT,
-        f"Tools:\n{_listed(chosen, detailed=True)}\n\n{_so_far(state)}\n\n"
+        f"Tools:\n{_format_tools(chosen, detailed=True)}\n\n{_request_and_steps(state)}\n\n"
         f"Write one call after the other, of the tools above. {_NAMED if named else _PLAIN}",
     )
 
 
-def _so_far(state: State) -> str:
+def _request_and_steps(state: State) -> str:
     steps = "\n".join(_steps(state)) or "(none)"
     return f"Request: {state.instance.request}\n\nSteps:\n{steps}"
 
 
-def _listed(tools: Sequence[Tool], detailed: bool = False) -> str:
+def _format_tools(tools: Sequence[Tool], detailed: bool = False) -> str:
     lines = []
     for tool in tools:
         lines.append(f"- {tool.name}: {tool.description}")

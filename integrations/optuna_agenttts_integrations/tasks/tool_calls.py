@@ -1,6 +1,6 @@
-"""Tools and calls of them, as data sets describe them and as models write them.
+"""Tools and tool calls, from data sets and from replies.
 
-What a model writes is data: read, checked, bounded, never executed.
+Replies are data: parsed, validated, bounded and never executed.
 """
 
 from __future__ import annotations
@@ -13,20 +13,22 @@ from typing import Any
 
 import json_repair
 
-_LONGEST = 60_000
-"""Characters of a reply that are read; 2048 tokens have some 8,000."""
-_BRACKETS = 1000
-"""Opening brackets in a reply that is mended: 50,000 of them take json-repair three seconds."""
-_ITEMS, _STEP = 64, 1000
-_DEPTH = 8
+_MAX_CHARACTERS = 60_000
+"""Characters of a reply that are parsed; 2048 tokens have about 8,000."""
+_MAX_BRACKETS = 1000
+"""Opening brackets of a reply that is repaired; json-repair takes three seconds for 50,000."""
+# Limits chosen by hand, far above what the data sets contain.
+_MAX_ITEMS = 64
+_MAX_STEP_CHARACTERS = 1000
+_MAX_DEPTH = 8
 _THOUGHTS = re.compile(r"<think>.*?</think>", re.DOTALL | re.IGNORECASE)
 _NODE = re.compile(r"<node-(\d{1,4})>")
-_KINDS = {
+_MEDIA_TYPES = {
     "image": r"jpe?g|png|gif|bmp|tiff|svg|ico",
     "audio": r"mp3|wav|wma|ogg|aac|flac|aiff|au",
     "video": r"mp4|avi|mov|flv|wmv|mkv|webm|m4v|mpe?g",
 }
-"""Names of files by what is in them, as TaskBench's evaluation takes them; all else is text."""
+"""File extensions by media type, as in TaskBench's evaluation; all other values are text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,11 +45,11 @@ class Tool:
     """A tool.
 
     Args:
-        name: Its name.
-        description: What it does.
-        parameters: Its parameters, where arguments have names.
-        inputs: Kinds of its arguments where they have none: text, image, audio, video, url.
-        outputs: Kinds of what it gives.
+        name: The name.
+        description: The description.
+        parameters: The parameters, if arguments have names.
+        inputs: Types of the arguments, if they have no names: text, image, audio, video, url.
+        outputs: Types of the outputs, if arguments have no names.
     """
 
     name: str
@@ -63,8 +65,8 @@ class ToolCall:
 
     Args:
         tool: The tool's name.
-        arguments: Name and value of each argument, sorted by name, or in order and with an empty
-            name where arguments have none. There, ``"<node-2>"`` is what call 2 gives, from 0.
+        arguments: Pairs of name and value, sorted by name. If arguments have no names: pairs in
+            order, with empty names; ``"<node-2>"`` stands for the output of call 2, from 0.
     """
 
     tool: str
@@ -73,11 +75,11 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class ToolChoice:
-    """Tools that a reply chooses.
+    """Tools selected by a reply.
 
     Args:
-        names: Their names, in the order of the tool list, so that equal choices are equal.
-        unknown: How many others, which are not in the tool list, were dropped.
+        names: Their names, in the order of the tool list, so that equal selections compare equal.
+        unknown: Number of dropped tools that are not in the tool list.
     """
 
     names: tuple[str, ...]
@@ -86,11 +88,11 @@ class ToolChoice:
 
 @dataclass(frozen=True, slots=True)
 class ToolPlan:
-    """Calls that a reply makes.
+    """Tool calls of a reply.
 
     Args:
         calls: The calls.
-        unknown: How many others, of tools that are not in the tool list, were dropped.
+        unknown: Number of dropped calls of tools that are not in the tool list.
     """
 
     calls: tuple[ToolCall, ...]
@@ -98,37 +100,41 @@ class ToolPlan:
 
 
 def _key(name: str) -> str:
-    """What names of tools are compared by, as in `metrics.node_f1`."""
+    """Normalize the name of a tool, as `metrics.node_f1` does."""
     return " ".join(name.replace("_", " ").casefold().split())
 
 
-def by_key(tools: Sequence[Tool]) -> dict[str, Tool]:
-    """Tools by what their names are compared by."""
+def index_tools(tools: Sequence[Tool]) -> dict[str, Tool]:
+    """Return tools by their normalized names."""
     return {_key(tool.name): tool for tool in tools}
 
 
 def find_tool(tools: Mapping[str, Tool], name: str) -> Tool | None:
-    """The tool of a name, among those of `by_key`."""
+    """Return the tool of a name from an index of `index_tools`; None if there is none."""
     return tools.get(_key(name))
 
 
 def read_arguments(values: Any, *, named: bool) -> tuple[tuple[str, Any], ...]:
-    """Read the arguments of a call.
+    """Parse the arguments of a call.
 
     Args:
-        values: With names: an object, or a list of ``{"name": ..., "value": ...}``. Without: a
-            list of texts, numbers and booleans, or one of them. None: there are none.
+        values: If named: an object, or a list of ``{"name": ..., "value": ...}``. Otherwise: a
+            string, number or boolean, or a list of those. None: no arguments.
         named: Whether arguments have names.
 
+    Returns:
+        The arguments as in `ToolCall`.
+
     Raises:
-        ValueError: They are not of that form, or nested too deeply.
+        ValueError: The values have another form or are nested more than 8 levels deep. The message
+            continues a sentence that starts with the name of the field.
     """
     if values is None:
         return ()
     if not named:
         plain = values if isinstance(values, list) else [values]
         if not all(isinstance(value, (str, int, float)) for value in plain):
-            raise ValueError("are no list of texts and numbers")
+            raise ValueError("must be a list of strings and numbers")
         return tuple(("", value) for value in plain)
     pairs: list[tuple[str, Any]]
     try:
@@ -138,11 +144,11 @@ def read_arguments(values: Any, *, named: bool) -> tuple[tuple[str, Any], ...]:
             else [(item["name"], item["value"]) for item in values]
         )
     except (KeyError, TypeError):
-        raise ValueError("are neither an object nor a list of {name, value}") from None
+        raise ValueError("must be an object or a list of {name, value}") from None
     if not all(isinstance(name, str) and name for name, _ in pairs):
-        raise ValueError("have a name that is no text")
+        raise ValueError("must have non-empty strings as names")
     if not all(_shallow(value) for _, value in pairs):
-        raise ValueError("are nested too deeply")
+        raise ValueError(f"must not be nested more than {_MAX_DEPTH} levels deep")
     return tuple(sorted(pairs, key=lambda pair: pair[0]))
 
 
@@ -151,43 +157,48 @@ def _shallow(value: Any, depth: int = 0) -> bool:
         value = list(value.values())
     if not isinstance(value, list):
         return True
-    return depth < _DEPTH and all(_shallow(item, depth + 1) for item in value)
+    return depth < _MAX_DEPTH and all(_shallow(item, depth + 1) for item in value)
 
 
 def parse_steps(text: str) -> tuple[str, ...] | None:
-    """Read the steps of a reply: ``{"steps": ["...", ...]}``; None if there are none to read."""
+    """Parse the steps of a reply, ``{"steps": ["...", ...]}``; None if it is malformed."""
     items = _read_list(text, "steps")
     if items is None or not all(isinstance(item, str) for item in items):
         return None
     steps = tuple(item.strip() for item in items if item.strip())
-    return None if any(len(step) > _STEP for step in steps) else steps
+    return None if any(len(step) > _MAX_STEP_CHARACTERS for step in steps) else steps
 
 
 def parse_choice(text: str, tools: Sequence[Tool]) -> ToolChoice | None:
-    """Read the tools that a reply chooses: ``{"tools": ["...", ...]}``; None if it cannot be."""
+    """Parse the tools of a reply, ``{"tools": ["...", ...]}``; None if it is malformed."""
     items = _read_list(text, "tools")
     if items is None or not all(isinstance(item, str) for item in items):
         return None
-    known = by_key(tools)
-    chosen = [find_tool(known, item) for item in items]
+    index = index_tools(tools)
+    chosen = [find_tool(index, item) for item in items]
     names = tuple(tool.name for tool in tools if tool in chosen)
     return ToolChoice(names, chosen.count(None))
 
 
 def parse_plan(text: str, tools: Sequence[Tool], *, named: bool) -> ToolPlan | None:
-    """Read the calls of a reply: ``{"calls": [{"tool": ..., "arguments": ...}, ...]}``.
+    """Parse the calls of a reply: ``{"calls": [{"tool": ..., "arguments": ...}, ...]}``.
 
-    References to calls that follow a dropped one are renumbered.
+    Calls of unknown tools are dropped, and references to later calls are renumbered.
+
+    Args:
+        text: The reply.
+        tools: The tool list.
+        named: Whether arguments have names.
 
     Returns:
-        The plan, or None if one of the calls cannot be read.
+        The plan; None if a call is malformed.
     """
     items = _read_list(text, "calls")
     if items is None:
         return None
-    known = by_key(tools)
+    index = index_tools(tools)
     calls: list[ToolCall] = []
-    places: dict[str, int] = {}
+    positions: dict[str, int] = {}
     for number, item in enumerate(items):
         if not isinstance(item, Mapping) or not isinstance(item.get("tool"), str):
             return None
@@ -195,40 +206,43 @@ def parse_plan(text: str, tools: Sequence[Tool], *, named: bool) -> ToolPlan | N
             arguments = read_arguments(item.get("arguments"), named=named)
         except ValueError:
             return None
-        tool = find_tool(known, item["tool"])
+        tool = find_tool(index, item["tool"])
         if tool is not None:
-            places[str(number)] = len(calls)
+            positions[str(number)] = len(calls)
             calls.append(ToolCall(tool.name, arguments))
     unknown = len(items) - len(calls)
     if unknown and not named:
-        calls = [_renumbered(call, places) for call in calls]
+        calls = [_renumbered(call, positions) for call in calls]
     return ToolPlan(tuple(calls), unknown)
 
 
-def _renumbered(call: ToolCall, places: Mapping[str, int]) -> ToolCall:
-    def moved(value: Any) -> Any:
+def _renumbered(call: ToolCall, positions: Mapping[str, int]) -> ToolCall:
+    def renumber(value: Any) -> Any:
         if not isinstance(value, str):
             return value
-        return _NODE.sub(lambda found: f"<node-{places.get(found[1], 'dropped')}>", value)
+        return _NODE.sub(lambda found: f"<node-{positions.get(found[1], 'dropped')}>", value)
 
-    return ToolCall(call.tool, tuple((name, moved(value)) for name, value in call.arguments))
+    return ToolCall(call.tool, tuple((name, renumber(value)) for name, value in call.arguments))
 
 
 def _read_list(text: str, key: str) -> list[Any] | None:
-    """The list under a key of the JSON object in a reply, or the list that the reply is."""
+    """Return the list under a key of the JSON object in a reply, or the reply's own list."""
     values = _decode(text)
     if isinstance(values, list):
-        # Several values: the answer is the last that looks like one.
+        # Of several objects, the last one with the key is the answer.
         objects = [value for value in values if isinstance(value, Mapping) and key in value]
         values = objects[-1] if objects else values
     if isinstance(values, Mapping):
         values = values.get(key)
-    return values if isinstance(values, list) and len(values) <= _ITEMS else None
+    return values if isinstance(values, list) and len(values) <= _MAX_ITEMS else None
 
 
 def _decode(text: str) -> Any:
-    text = _THOUGHTS.sub("", text[-_LONGEST:] if "</think>" in text else text[:_LONGEST]).strip()
-    # What opens first is the whole; what is around it may be prose.
+    """Decode the JSON in a reply, repairing it if necessary; None if that fails."""
+    text = _THOUGHTS.sub(
+        "", text[-_MAX_CHARACTERS:] if "</think>" in text else text[:_MAX_CHARACTERS]
+    ).strip()
+    # The outermost value opens first; prose may surround it.
     spans = sorted((text.find(start), text.rfind(end) + 1) for start, end in ("{}", "[]"))
     spans = [(start, end) for start, end in spans if start >= 0]
     for start, end in [(0, len(text)), *spans]:
@@ -236,27 +250,27 @@ def _decode(text: str) -> Any:
             return json.loads(text[start:end])
         except (ValueError, RecursionError):
             continue
-    if not spans or text.count("{") + text.count("[") > _BRACKETS:
+    if not spans or text.count("{") + text.count("[") > _MAX_BRACKETS:
         return None
     try:
         return json_repair.loads(text[spans[0][0] :])
-    # A library that reads arbitrary text may fail in any way.
+    # json-repair documents no exceptions, and the text is arbitrary.
     except Exception:
         return None
 
 
-def compared(
+def comparable_calls(
     calls: Sequence[ToolCall], tools: Mapping[str, Tool], *, named: bool
 ) -> list[dict[str, Any]]:
-    """Calls as `metrics.argument_f1` compares them, whatever order they are in.
+    """Return calls in the form that `metrics.argument_f1` compares, regardless of their order.
 
-    Where arguments have no names, the kind of each value is its name, and a reference to a call
-    becomes the name of the tool called, as in TaskBench's evaluation (arXiv 2311.18760); a call's
-    reference to itself is left out, and one to no call is a text like any other.
+    If arguments have no names, the media type of each value serves as its name, and a reference to
+    another call is replaced by the name of its tool, as in TaskBench's evaluation (arXiv
+    2311.18760). References of a call to itself are dropped; those to missing calls are text.
 
     Args:
         calls: The calls.
-        tools: The tools, as `by_key` has them.
+        tools: The tools; see `index_tools`.
         named: Whether arguments have names.
     """
     found = []
@@ -272,14 +286,14 @@ def compared(
                 tool = find_tool(tools, value)
                 name = tool.outputs[0] if tool and tool.outputs else "none"
             elif not named:
-                name = _kind(str(value))
+                name = _media_type(str(value))
             pairs.append({"name": name, "value": value})
         found.append({"tool": call.tool, "arguments": pairs})
     return found
 
 
-def _kind(value: str) -> str:
-    for kind, endings in _KINDS.items():
-        if re.search(rf"\.(?:{endings})\b", value, re.IGNORECASE):
-            return kind
+def _media_type(value: str) -> str:
+    for media_type, extensions in _MEDIA_TYPES.items():
+        if re.search(rf"\.(?:{extensions})\b", value, re.IGNORECASE):
+            return media_type
     return "text"

@@ -15,7 +15,7 @@ from typing import Any
 
 from optuna_agenttts_integrations.exceptions import PipelineError
 from optuna_agenttts_integrations.tasks.kg_qa import TripleQuestion
-from optuna_agenttts_integrations.tasks.programs import UNCHANGED, Program, program_text
+from optuna_agenttts_integrations.tasks.programs import UNCHANGED, Program, format_program
 from optuna_agenttts_integrations.tasks.retrieval_qa import PassageQuestion
 from optuna_agenttts_integrations.tasks.software_development import PROGRAM_HEADING, Software
 from optuna_agenttts_integrations.tasks.tool_requests import ToolRequest
@@ -185,7 +185,7 @@ def _(instance: Software, *, stage: str, prompt: str, right: bool, rng: random.R
     draft = rng.randint(1, 6)
     placeholder = f"def main():\n    # TODO: draft {draft}\n    pass\n\n\nmain()\n"
     broken = f"def main(:\n    print('draft {draft}')\n\n\nmain()\n"
-    return program_text(Program.of({"main.py": rng.choice((placeholder, broken))}))
+    return format_program(Program.from_files({"main.py": rng.choice((placeholder, broken))}))
 
 
 def _finished_program(software: Software) -> str:
@@ -200,7 +200,7 @@ def _finished_program(software: Software) -> str:
         f"FEATURES = {words!r}\n\n\ndef lengths():\n"
         "    return {feature: len(feature) for feature in FEATURES}\n"
     )
-    return program_text(Program.of({"main.py": main, "features.py": features}))
+    return format_program(Program.from_files({"main.py": main, "features.py": features}))
 
 
 def _unregistered(function: str, instance: Any) -> PipelineError:
