@@ -127,7 +127,7 @@ def test_replies_are_read_as_the_vocabulary_reads_them(loaded):
 def test_unknown_words_are_refused(loaded, text):
     """They are an error, as they are in process, and not some other word."""
     name, _, tokenizer = loaded
-    with pytest.raises(ValueError, match="never saw"):
+    with pytest.raises(ValueError, match="unknown word"):
         vocabulary_of(name).encode(text)
     with pytest.raises(Exception, match="WordLevel"):
         tokenizer(text)

@@ -1,4 +1,4 @@
-"""Tiny real language models, and a two-stage task for them: the offline example."""
+"""Tiny trained language models with a two-stage task: an offline example."""
 
 from optuna_agenttts_integrations.playground.pipeline import (
     make_endpoints,

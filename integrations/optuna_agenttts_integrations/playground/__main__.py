@@ -1,4 +1,7 @@
-"""``python -m optuna_agenttts_integrations.playground``: serve the models, or export one."""
+"""Command line of the playground: serve its models, or export one.
+
+``python -m optuna_agenttts_integrations.playground serve|export --help``
+"""
 
 from __future__ import annotations
 
@@ -13,20 +16,23 @@ from optuna_agenttts_integrations.playground.server import Faults, PlaygroundSer
 
 
 def main() -> None:
-    """Parse the command line, and serve or export."""
+    """Parse the command line, then serve or export."""
     parser = argparse.ArgumentParser(prog="python -m optuna_agenttts_integrations.playground")
     commands = parser.add_subparsers(required=True, dest="command")
-    serve = commands.add_parser("serve", help="serve the playground's models on loopback")
-    serve.add_argument("--models", nargs="+", help="default: all of them; TGI serves one")
+    serve = commands.add_parser("serve", help="serve the playground's models on 127.0.0.1")
+    serve.add_argument("--models", nargs="+", help="models to serve; default: all. TGI serves one")
     serve.add_argument("--dialect", choices=("tgi", "openai"), default="openai")
     serve.add_argument("--port", type=int, default=8080)
-    serve.add_argument("--faults", type=float, default=0.0, help="share of requests that fail")
+    serve.add_argument(
+        "--faults", type=float, default=0.0, help="fraction of requests that fail, 0 to 1"
+    )
     serve.add_argument("--verbose", action="store_true", help="log every request")
     export = commands.add_parser(
-        "export", help="write a model in Hugging Face form, for servers such as transformers serve"
+        "export",
+        help="write a model in Hugging Face format, for servers such as transformers serve",
     )
     export.add_argument("name", metavar="NAME", help=", ".join((*RETRIEVERS, *ANSWERERS)))
-    export.add_argument("folder", metavar="FOLDER", help="made if it is missing")
+    export.add_argument("folder", metavar="FOLDER", help="created if missing")
     options = parser.parse_args()
     try:
         if options.command == "export":

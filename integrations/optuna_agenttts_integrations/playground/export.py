@@ -1,7 +1,6 @@
-"""The playground's models in Hugging Face form, so that other servers can serve the same weights.
+"""Export of the playground's models in Hugging Face format, so that other servers can serve them.
 
-The formats are those that `transformers` 5.24 and `tokenizers` 0.23 read; neither is needed to
-write them.
+The files are those of `transformers` 5.24 and `tokenizers` 0.23; neither is needed to write them.
 """
 
 from __future__ import annotations
@@ -23,24 +22,24 @@ from optuna_agenttts_integrations.playground.problems import END
 from optuna_agenttts_integrations.playground.vocabulary import ANSWER, RETRIEVAL, Vocabulary
 
 _UNKNOWN = "<unknown>"
-"""In no vocabulary on purpose: a word that a model never saw is then an error of `tokenizers`, as
-it is of `Vocabulary.encode`, and not some other word."""
+"""Deliberately in no vocabulary, so that unknown words raise an error in `tokenizers`, as in
+`Vocabulary.encode`, instead of being replaced."""
 
 
 def export_hugging_face(name: str, folder: str | Path) -> Path:
-    """Write one of the playground's models, with its tokenizer, in Hugging Face form.
+    """Write one of the playground's models and its tokenizer in Hugging Face format.
 
-    The weights are copied as they are (float16) and declared to be computed in float32, so that
-    logits agree with the playground's to 1e-4. The tokenizer agrees with `Vocabulary`; its chat
-    template is the last message and nothing around it. By default tokens are sampled from all of
-    the distribution at the pipeline's temperature, until the end of the reply.
+    The float16 weights are copied and declared to be computed in float32, so that logits agree
+    with the playground's to 1e-4. The tokenizer agrees with `Vocabulary`; its chat template is the
+    bare last message. By default, tokens are sampled from the full distribution at the pipeline's
+    temperature until the end token.
 
-    ``transformers serve``, started in the folder's parent without a model's name, serves the
-    model by the folder's name; a folder named as the model is needs no renaming anywhere.
+    ``transformers serve``, started in the folder's parent without a model name, serves the model
+    under the folder's name. Name the folder like the model to use the same name everywhere.
 
     Args:
         name: The model's name, such as ``"answerer-22k"``.
-        folder: Where to write. Made if it is missing; files of the same names are replaced.
+        folder: The folder to write to. It is created if missing; existing files are replaced.
 
     Returns:
         The folder.
@@ -50,7 +49,7 @@ def export_hugging_face(name: str, folder: str | Path) -> Path:
     """
     known = (*RETRIEVERS, *ANSWERERS)
     if name not in known:
-        raise PipelineError(f"`name` is {name!r}: give one of {', '.join(known)}.")
+        raise PipelineError(f"`name` must be one of {', '.join(known)}; got {name!r}.")
     vocabulary = RETRIEVAL if name in RETRIEVERS else ANSWER
     config = json.loads((WEIGHTS / name / "config.json").read_text())
     positions = config["max_position_embeddings"]
@@ -71,7 +70,7 @@ def _generation(config: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "do_sample": True,
         "temperature": TEMPERATURE,
-        # `transformers` keeps the 50 likeliest tokens unless told otherwise.
+        # The default of `transformers` is the 50 most likely tokens.
         "top_k": 0,
         "top_p": 1.0,
         "eos_token_id": config["eos_token_id"],
@@ -80,7 +79,7 @@ def _generation(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _tokenizer(vocabulary: Vocabulary) -> dict[str, Any]:
-    """A tokenizer of words between blanks; without a decoder, words are joined by blanks."""
+    """Return a tokenizer that splits at blanks and, without a decoder, joins with blanks."""
     end = {
         "id": vocabulary.end,
         "content": END,
@@ -88,7 +87,7 @@ def _tokenizer(vocabulary: Vocabulary) -> dict[str, Any]:
         "lstrip": False,
         "rstrip": False,
         "normalized": False,
-        # Servers leave special tokens out of replies.
+        # Servers omit special tokens from replies.
         "special": True,
     }
     return {
@@ -112,7 +111,7 @@ def _tokenizer_config(positions: int) -> dict[str, Any]:
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "eos_token": END,
-        # No `pad_token`: it would be special, and the playground shows this word in replies.
+        # No `pad_token`: it would be special, but the playground keeps this word in replies.
         "clean_up_tokenization_spaces": False,
         "model_input_names": ["input_ids", "attention_mask"],
         "model_max_length": positions,

@@ -1,4 +1,4 @@
-"""The playground as a task, a pipeline and an objective."""
+"""Task, pipeline, endpoints and objective of the playground."""
 
 from __future__ import annotations
 
@@ -30,19 +30,20 @@ WEIGHTS = Path(__file__).parent / "weights"
 RETRIEVERS = ("retriever-9k", "retriever-28k", "retriever-96k")
 ANSWERERS = ("answerer-13k", "answerer-22k", "answerer-72k")
 BUDGET = 60.0
-
+"""Default budget per problem, in samples of the smallest answerer; chosen by hand."""
 TEMPERATURE = 0.9
+"""Sampling temperature of both stages; chosen by hand."""
 
 
 @cache
 def load(name: str) -> Transformer:
-    """Load one of the playground's models."""
+    """Load one of the playground's models; further calls return the same object."""
     return Transformer.load(WEIGHTS / name)
 
 
 @dataclass(frozen=True, slots=True)
 class PlaygroundModel:
-    """Answers batches of chat requests with one of the playground's models.
+    """Batch generation function of one of the playground's models; see `BatchingChatModel`.
 
     Args:
         name: The model's name.
@@ -50,22 +51,28 @@ class PlaygroundModel:
 
     name: str
 
-    def __call__(self, asked: Sequence[tuple[ChatRequest, int]]) -> list[Completion]:
+    def __call__(self, requests: Sequence[tuple[ChatRequest, int]]) -> list[Completion]:
         """Generate a completion for each request and seed.
 
+        Args:
+            requests: Pairs of request and seed.
+
+        Returns:
+            The completions, in the order of the requests.
+
         Raises:
-            ChatRefusedError: A prompt has words that the model does not know, or is too long.
+            ChatRefusedError: A prompt has unknown words or is too long.
         """
         vocabulary = RETRIEVAL if self.name in RETRIEVERS else ANSWER
         groups: defaultdict[tuple[float, int], list[int]] = defaultdict(list)
-        for position, (request, _) in enumerate(asked):
+        for position, (request, _) in enumerate(requests):
             groups[request.temperature, request.max_tokens].append(position)
         completions: dict[int, Completion] = {}
         for (temperature, max_tokens), positions in groups.items():
-            prompts = [_tokens(vocabulary, asked[position][0]) for position in positions]
+            prompts = [_tokens(vocabulary, requests[position][0]) for position in positions]
             try:
                 replies = load(self.name).generate(
-                    [(p, asked[i][1]) for p, i in zip(prompts, positions)],
+                    [(p, requests[i][1]) for p, i in zip(prompts, positions)],
                     temperature=temperature,
                     max_new_tokens=max_tokens,
                     stop_token=vocabulary.end,
@@ -73,11 +80,11 @@ class PlaygroundModel:
             except ValueError as error:
                 raise ChatRefusedError(f"{self.name}: {error}") from error
             for position, prompt, reply in zip(positions, prompts, replies):
-                # The token that ends a reply is generated, too.
+                # The end token is generated, too.
                 usage = Usage(len(prompt), min(len(reply) + 1, max_tokens))
                 reason = "stop" if len(reply) < max_tokens else "length"
                 completions[position] = Completion(vocabulary.decode(reply), usage, reason)
-        return [completions[position] for position in range(len(asked))]
+        return [completions[position] for position in range(len(requests))]
 
 
 def _tokens(vocabulary: Vocabulary, request: ChatRequest) -> list[int]:
@@ -88,10 +95,12 @@ def _tokens(vocabulary: Vocabulary, request: ChatRequest) -> list[int]:
 
 
 def make_task(budget: float = BUDGET) -> Task:
-    """The task: two stages of three models; token lengths as measured on validation problems.
+    """Create the task: two stages of three models.
+
+    Token lengths are those measured on the validation problems.
 
     Args:
-        budget: Per problem, in samples of the smallest answerer.
+        budget: Budget per problem, in samples of the smallest answerer.
     """
     return Task(
         name="playground",
@@ -123,7 +132,7 @@ def make_task(budget: float = BUDGET) -> Task:
 
 
 def make_pipeline() -> Pipeline:
-    """The pipeline: retrieval by union, answering by majority vote, scored by exact match."""
+    """Create the pipeline: union of retrieved lines, majority vote on answers, exact match."""
     return Pipeline(
         stages=[
             StageProgram(
@@ -138,7 +147,7 @@ def make_pipeline() -> Pipeline:
             ),
             StageProgram(
                 name="answer",
-                prompt=_ask,
+                prompt=_answer_prompt,
                 parse=lambda text, state: parse_answer(text),
                 aggregate=majority_vote,
                 max_tokens=20,
@@ -149,19 +158,19 @@ def make_pipeline() -> Pipeline:
     )
 
 
-def _ask(state: State) -> str:
+def _answer_prompt(state: State) -> str:
     problem: Problem = state.instance
     chosen = state["retrieval"] or ()
     return answer_prompt([problem.contents[line] for line in chosen], problem.question)
 
 
 def make_endpoints() -> dict[str, Endpoint]:
-    """The playground's models, in process."""
+    """Create endpoints that run the playground's models in process."""
     return {
         name: Endpoint(
             chat=BatchingChatModel(PlaygroundModel(name)),
             identity=f"playground:{name}",
-            concurrency=4096,
+            concurrency=4096,  # chosen by hand: enough for large batches
         )
         for name in (*RETRIEVERS, *ANSWERERS)
     }
@@ -175,7 +184,15 @@ def make_objective(
     seed: int = 0,
     progress: bool | None = None,
 ) -> MultiStageObjective:
-    """The objective: the pipeline on 50 problems of the search split, unless others are given."""
+    """Create the objective.
+
+    Args:
+        problems: The problems. Default: the first 50 of the search split.
+        task: The task. Default: `make_task`.
+        store: Store of completions; see `MultiStageObjective`.
+        seed: Seed of the completions.
+        progress: Whether to show a progress bar; see `MultiStageObjective`.
+    """
     return MultiStageObjective(
         make_pipeline(),
         make_problems("search", 50) if problems is None else problems,
@@ -183,7 +200,7 @@ def make_objective(
         endpoints=make_endpoints(),
         store=store,
         seed=seed,
-        # The task declares what validation problems measured already.
+        # The task declares measured token lengths already.
         measure_after=None,
         progress=progress,
     )

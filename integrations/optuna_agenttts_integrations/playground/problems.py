@@ -1,16 +1,16 @@
-"""The playground's problems: pick the lines that matter, then do the sum that they spell out.
+"""Problems of the playground: retrieve the relevant lines, then evaluate what they define.
 
-A problem shows ten titled lines. Each line defines a letter, some through other letters::
+A problem has ten lines with titles. Each line defines a letter, some through other letters::
 
-    1 bak    2 dol    3 fim   ...          (titles, which the first stage sees)
-    q = 4    j = p * 1    p = 2   ...      (contents, which the second stage sees)
+    1 bak    2 dol    3 fim   ...          (titles, shown to the first stage)
+    q = 4    j = p * 1    p = 2   ...      (contents, shown to the second stage)
 
-The first stage, retrieval, is given the ten titles and a concept and names the titles that belong
-to the concept. Which titles belong to which concept is a fixed random table of 10,000 bits that
-stands nowhere in the prompt: a model must hold it in its weights, so that quality grows with
-size and cannot be voted into being. The second stage, answering, is given the contents of the
-chosen lines and a question such as ``j - 6``; it writes the steps, all modulo ten, and its last
-number is the answer. The lines that belong to the concept are exactly those that the steps need.
+The first stage, retrieval, gets the ten titles and a concept and names the titles that belong to
+the concept. Membership is a fixed random table of 10,000 bits that is not part of the prompt:
+models must store it in their weights, so that quality grows with size, and votes cannot replace
+it. The second stage, answering, gets the contents of the retrieved lines and a question such as
+``j - 6``. It writes the steps, all modulo ten; the last number is the answer. The lines of the
+concept are exactly those that the steps need.
 """
 
 from __future__ import annotations
@@ -32,10 +32,12 @@ LETTERS = tuple("abcdefghijklmnopqrstuvwxyz")
 DIGITS = tuple("0123456789")
 OPERATORS = ("+", "-", "*")
 END = "."
-"""Ends a reply."""
+"""The end token."""
 
 BELONGS = np.random.default_rng(2508).random((len(CONCEPTS), len(TITLES))) < 0.25
-"""Whether a title belongs to a concept, shape (concepts, titles): the knowledge."""
+"""Whether a title belongs to a concept, shape (concepts, titles): the knowledge to learn.
+
+The seed 2508 and the density 0.25 are chosen by hand; other values need new weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +45,14 @@ class Problem:
     """One problem.
 
     Args:
-        id: Its name, unique over all splits.
-        titles: The titles of its ten lines.
-        contents: What its ten lines define.
-        concept: What to retrieve by.
-        relevant: Positions of the lines that belong to the concept.
-        question: What is asked, such as ``"j - 6"``.
-        steps: The right steps, such as ``"2 * 1 = 2 ; 2 - 6 = 6 ."``.
-        answer: The right answer, a digit.
+        id: The identifier, unique over all splits.
+        titles: The titles of the ten lines.
+        contents: The definitions of the ten lines.
+        concept: The concept to retrieve by.
+        relevant: Positions of the lines that belong to the concept, from 0.
+        question: The question, such as ``"j - 6"``.
+        steps: The correct steps, such as ``"2 * 1 = 2 ; 2 - 6 = 6 ."``.
+        answer: The correct answer, a digit.
     """
 
     id: str
@@ -64,7 +66,12 @@ class Problem:
 
 
 def draw_problem(rng: np.random.Generator, name: str = "") -> Problem:
-    """Draw a problem at random."""
+    """Draw a random problem.
+
+    Args:
+        rng: Source of randomness.
+        name: The identifier.
+    """
     while True:
         titles = rng.choice(len(TITLES), LINES, replace=False)
         belongs = BELONGS[:, titles]
@@ -74,7 +81,7 @@ def draw_problem(rng: np.random.Generator, name: str = "") -> Problem:
     concept = int(rng.choice(concepts))
     relevant = np.flatnonzero(belongs[concept])
     letters = [LETTERS[i] for i in rng.choice(len(LETTERS), LINES, replace=False)]
-    contents, question, steps, answer = _sum(rng, relevant, letters)
+    contents, question, steps, answer = _write_lines(rng, relevant, letters)
     return Problem(
         id=name,
         titles=tuple(TITLES[i] for i in titles),
@@ -88,12 +95,12 @@ def draw_problem(rng: np.random.Generator, name: str = "") -> Problem:
 
 
 def make_problems(split: Split, count: int) -> tuple[Problem, ...]:
-    """The first `count` problems of a split; splits never overlap.
+    """Return the first problems of a split. Splits do not overlap.
 
     Args:
-        split: ``"validation"`` chose the checkpoints of the models, ``"search"`` is for tuning,
-            ``"test"`` for reporting.
-        count: How many.
+        split: ``"validation"`` (used to select the models' checkpoints), ``"search"`` or
+            ``"test"``.
+        count: Number of problems.
     """
     problems: dict[tuple[object, ...], Problem] = {}
     rng = np.random.default_rng([zlib.crc32(split.encode()), 1])
@@ -104,35 +111,35 @@ def make_problems(split: Split, count: int) -> tuple[Problem, ...]:
 
 
 def retrieval_prompt(titles: Sequence[str], concept: str) -> str:
-    """The first stage's prompt: numbered titles, then the concept."""
+    """Return the first stage's prompt: numbered titles, then the concept."""
     lines = " ".join(f"{number} {title}" for number, title in zip(DIGITS, titles))
     return f"{lines} ? {concept}"
 
 
 def parse_retrieval(reply: str, titles: Sequence[str]) -> tuple[int, ...] | None:
-    """The positions of the lines whose titles a reply names, in order.
+    """Return the positions of the lines whose titles a reply contains, ascending.
 
-    Titles that are not in the problem, and those named before, are left out.
+    Other words and repeated titles are ignored.
 
     Returns:
-        Positions, or None for a reply that names no title of the problem.
+        Positions from 0; None if the reply contains no title of the problem.
     """
     named = {titles.index(word) for word in reply.split() if word in titles}
     return tuple(sorted(named)) or None
 
 
 def answer_prompt(contents: Sequence[str], question: str) -> str:
-    """The second stage's prompt: what the chosen lines define, then the question."""
+    """Return the second stage's prompt: the contents of lines, then the question."""
     return " ".join([*(f"{content} ;" for content in contents), "?", question])
 
 
 def parse_answer(reply: str) -> str | None:
-    """The last number of the steps in a reply, or None if it ends in anything else."""
+    """Return the last word of a reply if it is a digit; None otherwise."""
     words = [word for word in reply.split() if word != END]
     return words[-1] if words and words[-1] in DIGITS else None
 
 
-def _sum(
+def _write_lines(
     rng: np.random.Generator,
     relevant: np.ndarray[tuple[int], np.dtype[np.int64]],
     letters: list[str],

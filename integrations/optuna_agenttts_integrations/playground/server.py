@@ -1,6 +1,6 @@
-"""The playground's models behind HTTP: a stand-in for TGI, or for an OpenAI-compatible server.
+"""HTTP server of the playground's models, with the API of TGI or of OpenAI-compatible servers.
 
-It generates from the same seeds as in process; the rest is `serving`.
+Completions are those of the same seeds in process.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from optuna_agenttts_integrations.testing.serving import (
 __all__ = ["FAULTS", "Dialect", "Fault", "Faults", "PlaygroundServer"]
 
 _LIMITS = ServerLimits(max_input_tokens=95, max_total_tokens=128)
-"""The models have 128 positions."""
+"""The models have 128 positions; 33 remain for the reply of the longest prompt."""
 
 
 class PlaygroundServer(LoopbackServer):
-    """Serves models of the playground on loopback; start it with ``with``.
+    """Server of playground models on 127.0.0.1, to be used as a context manager.
 
     Args:
-        models: Names of the models. TGI serves one of them.
-        dialect: ``"tgi"``: one model, whatever name is asked for; ``"openai"``: several, by name.
-        port: The port; 0 for any that is free.
-        faults: Whether and how to misbehave.
-        served_as: The name that the server claims while its only model answers; see
-            `LoopbackServer`.
+        models: Names of the models. TGI serves exactly one.
+        dialect: ``"tgi"``: one model, which answers requests for any name. ``"openai"``: several
+            models, by name.
+        port: The port; 0 selects a free one.
+        faults: Injected faults. Default: none.
+        served_as: The name under which the only model is listed; see `LoopbackServer`.
 
     Raises:
-        PipelineError: A name is unknown, or TGI is to serve several models.
+        PipelineError: A name is unknown, or `dialect` is ``"tgi"`` with several models.
     """
 
     kind = "playground"
@@ -52,10 +52,11 @@ class PlaygroundServer(LoopbackServer):
         faults: Faults | None = None,
         served_as: str | None = None,
     ) -> None:
-        """See the class."""
         known = (*RETRIEVERS, *ANSWERERS)
         if unknown := [name for name in models if name not in known]:
-            raise PipelineError(f"PlaygroundServer: {unknown!r} is none of {', '.join(known)}.")
+            raise PipelineError(
+                f"PlaygroundServer: `models` must be among {', '.join(known)}; got {unknown!r}."
+            )
         super().__init__(
             {name: BatchingChatModel(PlaygroundModel(name)) for name in models},
             dialect=dialect,
@@ -66,11 +67,15 @@ class PlaygroundServer(LoopbackServer):
         )
 
     async def complete(self, model: str, request: ChatRequest, seed: int) -> Completion:
-        """Generate one completion, as `PlaygroundModel` does in process."""
+        """Generate one completion with `PlaygroundModel`.
+
+        Raises:
+            ChatRefusedError: The request has stop strings, which these models do not support.
+        """
         if request.stop:
-            raise ChatRefusedError("the playground's models end by themselves")
+            raise ChatRefusedError("`stop` is not supported by the playground's models")
         return await super().complete(model, request, seed)
 
     def prompt_tokens(self, request: ChatRequest) -> int:
-        """Words of the last message: all that these models read."""
+        """Return the number of words in the last message; these models ignore the others."""
         return self.limits.count(request.messages[-1].content)

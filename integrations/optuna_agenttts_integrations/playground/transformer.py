@@ -1,9 +1,9 @@
-"""A Llama forward pass in numpy, for models small enough not to need more.
+"""A Llama forward pass in numpy, for tiny models.
 
-The architecture is that of `transformers.LlamaForCausalLM` (RMSNorm, rotary positions, SwiGLU,
-tied embeddings); weights are read from a folder in Hugging Face form. Everything is computed in
-float64: sums in another order then differ by 1e-15 instead of 1e-7, so that in practice a sample
-does not depend on what it was batched with, nor on the machine.
+The architecture is that of `transformers.LlamaForCausalLM` (RMSNorm, rotary position embeddings,
+SwiGLU, tied embeddings); weights are read from a folder in Hugging Face format. Computation is in
+float64: results of different summation orders differ by 1e-15 instead of 1e-7, so that in practice
+a sample depends neither on its batch nor on the machine.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 _ROWS = 2048
-"""The most samples decoded as one batch; bounds the memory of the caches."""
+"""Maximum number of samples per batch; bounds the memory of the KV cache. Chosen by hand."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Layer:
-    """Weights of one layer, transposed for ``x @ w``, those that share an input side by side."""
+    """Weights of one layer, transposed for ``x @ w`` and concatenated where inputs are shared."""
 
     attention_norm: Floats
     qkv: Floats
@@ -39,27 +39,27 @@ class _Layer:
 
 @dataclass(slots=True)
 class _Cache:
-    """Keys and values so far, each of shape (layers, rows, heads, length, head width)."""
+    """Cached keys and values, each of shape (layers, rows, heads, length, head width)."""
 
     keys: Floats
     values: Floats
 
     def rows(self, kept: Ints) -> _Cache:
-        """The caches of some rows, any number of times each."""
+        """Return the caches of some rows, possibly repeated."""
         return _Cache(self.keys[:, kept], self.values[:, kept])
 
 
 class Transformer:
-    """A small language model.
+    """A small Llama model.
 
     Args:
         embedding: Token embeddings, shape (vocabulary, width); also the output layer.
-        layers: The layers' weights.
-        norm: Weights of the last norm.
+        layers: Weights of the layers.
+        norm: Weights of the final norm, shape (width,).
         heads: Number of attention heads.
-        epsilon: Of the norms.
-        theta: Base of the rotary positions.
-        positions: The longest sequence.
+        epsilon: Epsilon of the norms.
+        theta: Base of the rotary position embeddings.
+        positions: Maximum sequence length, in tokens.
         parameters: Number of parameters.
     """
 
@@ -85,17 +85,20 @@ class Transformer:
 
     @classmethod
     def load(cls, folder: Path) -> Transformer:
-        """Load ``config.json`` and ``model.safetensors``.
+        """Load a model from ``config.json`` and ``model.safetensors``.
+
+        Args:
+            folder: The folder of both files.
 
         Raises:
-            ValueError: The folder holds another architecture.
+            ValueError: The folder has a model of another architecture.
         """
         config = json.loads((folder / "config.json").read_text())
         shared = config["num_key_value_heads"] == config["num_attention_heads"]
         if config["model_type"] != "llama" or not config["tie_word_embeddings"] or not shared:
             raise ValueError(
-                f"{folder.name}: only Llama models with tied embeddings and as many key as query "
-                "heads are supported."
+                f"{folder.name}: the model must be a Llama model with tied embeddings and as many "
+                "key as query heads."
             )
         stored = load_file(folder / "model.safetensors")
         weights = {name: value.astype(np.float64) for name, value in stored.items()}
@@ -131,13 +134,13 @@ class Transformer:
         )
 
     def logits(self, tokens: Ints) -> Floats:
-        """Logits after every token.
+        """Compute the logits after every token.
 
         Args:
-            tokens: Shape (rows, length).
+            tokens: Tokens, shape (rows, length).
 
         Returns:
-            Shape (rows, length, vocabulary).
+            Logits, shape (rows, length, vocabulary).
         """
         hidden = self._forward(tokens, self._empty(tokens.shape[0], tokens.shape[1]), 0)
         logits: Floats = hidden @ self._embedding.T
@@ -154,23 +157,24 @@ class Transformer:
         """Sample one reply for each request.
 
         Args:
-            requests: Prompts as tokens, and seeds. The randomness of a reply comes from its seed
-                alone, so it is the same whatever else is asked for. Equal prompts are read once.
-            temperature: Sampling temperature; 0 is greedy.
-            max_new_tokens: The longest reply.
-            stop_token: Ends a reply, and is left out of it.
+            requests: Pairs of prompt tokens and seed. A reply is a function of its prompt and
+                seed, not of the other requests. Equal prompts are processed once.
+            temperature: Sampling temperature; 0 is greedy decoding.
+            max_new_tokens: Maximum length of a reply, in tokens.
+            stop_token: Token that ends a reply; it is not part of the result.
 
         Returns:
-            The replies as tokens, in order of the requests.
+            The replies as tokens, in the order of the requests.
 
         Raises:
-            ValueError: A prompt is empty, or with its reply longer than the model's positions.
+            ValueError: A prompt is empty, or too long for the model's positions.
         """
         longest = max((len(prompt) for prompt, _ in requests), default=1)
         if longest + max_new_tokens > self.positions or any(not p for p, _ in requests):
             raise ValueError(
-                f"`requests` has a prompt of {longest} tokens, or an empty one, with "
-                f"`max_new_tokens` {max_new_tokens}: together 1 to {self.positions} are possible."
+                f"Prompts must have 1 to {self.positions - max_new_tokens} tokens, as the model has "
+                f"{self.positions} positions and `max_new_tokens` is {max_new_tokens}; got an empty "
+                f"prompt or one of {longest} tokens."
             )
         by_length: defaultdict[int, list[int]] = defaultdict(list)
         for position, (prompt, _) in enumerate(requests):
@@ -213,7 +217,7 @@ class Transformer:
             going = np.flatnonzero(~done[alive])
             if len(going) == 0 or step == max_new_tokens - 1:
                 break
-            # Copying the caches costs more than a few finished rows.
+            # Dropping finished rows copies the caches: not worth it for a few (.7: by hand).
             if len(going) < 0.7 * len(alive):
                 alive, tokens, cache = alive[going], tokens[going], cache.rows(going)
             last = self._forward(tokens[:, None], cache, length + step)[:, 0]
@@ -226,21 +230,21 @@ class Transformer:
         return _Cache(np.empty(shape), np.empty(shape))
 
     def _forward(self, tokens: Ints, cache: _Cache, start: int) -> Floats:
-        """Hidden states after the last norm; extends the cache from `start`."""
+        """Return the hidden states after the final norm, and extend the cache from `start`."""
         rows, length = tokens.shape
         end = start + length
         cos, sin = self._cos[start:end], self._sin[start:end]
         hidden = self._embedding[tokens]
-        # A single token sees everything so far; several see no later ones.
+        # Causal mask; a single new token may attend to all earlier ones.
         future = None if length == 1 else np.triu(np.full((length, end), -np.inf), k=start + 1)
         for index, layer in enumerate(self._layers):
             qkv = self._normed(hidden, layer.attention_norm) @ layer.qkv
             qkv = qkv.reshape(rows, length, 3, self._heads, self._head_width)
             queries, keys, values = qkv.transpose(2, 0, 3, 1, 4)
-            cache.keys[index, :, :, start:end] = _rotated(keys, cos, sin)
+            cache.keys[index, :, :, start:end] = _rotate(keys, cos, sin)
             cache.values[index, :, :, start:end] = values
             seen_keys = cache.keys[index, :, :, :end]
-            scores = _rotated(queries, cos, sin) @ seen_keys.swapaxes(-1, -2)
+            scores = _rotate(queries, cos, sin) @ seen_keys.swapaxes(-1, -2)
             scores *= self._head_width**-0.5
             if future is not None:
                 scores += future
@@ -257,7 +261,7 @@ class Transformer:
         return normed
 
 
-def _rotated(x: Floats, cos: Floats, sin: Floats) -> Floats:
+def _rotate(x: Floats, cos: Floats, sin: Floats) -> Floats:
     half = x.shape[-1] // 2
     turned = np.concatenate([-x[..., half:], x[..., :half]], axis=-1)
     return x * cos + turned * sin
@@ -270,7 +274,7 @@ def _softmax(scores: Floats) -> Floats:
 
 
 def _choose(logits: Floats, temperature: float, draws: Floats) -> Ints:
-    """Sample a token for each row by inverting the distribution; the greedy one at 0."""
+    """Sample one token per row by inverting the CDF; the most likely one at temperature 0."""
     if temperature == 0:
         return np.asarray(np.argmax(logits, axis=-1))
     cumulative = np.cumsum(_softmax(logits / temperature), axis=-1)

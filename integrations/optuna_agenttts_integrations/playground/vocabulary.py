@@ -1,4 +1,4 @@
-"""The words that the playground's models know; a token is a word."""
+"""Vocabularies of the playground's models; a token is a word."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from optuna_agenttts_integrations.playground.problems import (
 
 
 class Vocabulary:
-    """Words and their numbers.
+    """Mapping between words and tokens.
 
     Args:
-        words: All words; the first one pads.
+        words: All words in the order of their tokens; the first one is the padding.
     """
 
     def __init__(self, words: Sequence[str]) -> None:
@@ -26,16 +26,16 @@ class Vocabulary:
         self._numbers = {word: number for number, word in enumerate(self.words)}
 
     def __len__(self) -> int:
-        """The number of words."""
+        """Return the number of words."""
         return len(self.words)
 
     @property
     def end(self) -> int:
-        """The token that ends a reply."""
+        """The end token."""
         return self._numbers[END]
 
     def encode(self, text: str) -> list[int]:
-        """Turn text into tokens.
+        """Convert a text into tokens.
 
         Raises:
             ValueError: A word is unknown.
@@ -44,12 +44,12 @@ class Vocabulary:
             return [self._numbers[word] for word in text.split()]
         except KeyError as error:
             raise ValueError(
-                f"`text` has the word {error.args[0]!r}, which these models never saw: they "
-                "speak only the playground's language (see `playground.problems`)."
+                f"`text` contains the unknown word {error.args[0]!r}; the words that the "
+                "playground's models know are in `playground.problems`."
             ) from None
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """Turn tokens into text."""
+        """Convert tokens into a text."""
         return " ".join(self.words[token] for token in tokens)
 
 

@@ -111,12 +111,9 @@ def triple_benchmark(
     """Create a benchmark from questions with triples of a knowledge graph.
 
     In AgentTTS's files, gold triples are ``crucial_triples``, and the others are the first of
-    ``2hop_triples`` that are not in ``gt_triples``.
-
-    Data sets of the Hub (``question``, ``answer``, ``q_entity``, ``a_entity``, ``graph``) have no
-    gold triples. All triples on shortest undirected paths of at most 4 hops from a question entity
-    to an answer entity count as gold, as in RoG (arXiv 2310.01061). This is weak supervision, as
-    a path can reach the answer by chance. The others are the nearest to the question entities.
+    ``2hop_triples`` that are not in ``gt_triples``. Data sets of the Hub have no gold triples:
+    those on shortest undirected paths of at most 4 hops from ``q_entity`` to ``a_entity`` count as
+    gold (weak supervision, as in RoG, arXiv 2310.01061), and the others are the nearest.
 
     Args:
         name: The data set's name.
