@@ -1,4 +1,4 @@
-"""Let a language model plan the search, and read what it concluded.
+"""Let a language model plan the search, and print its guidelines.
 
 ``python examples/llm_agent.py`` runs offline with a scripted model.
 ``python examples/llm_agent.py --llm Qwen/Qwen2.5-72B-Instruct`` asks Hugging Face Inference
@@ -16,7 +16,7 @@ from optuna_agenttts import AgentTTSSampler, ScriptedChatModel, guidelines, reco
 
 
 def script(request):
-    """Stand in for a model: the large retriever once or twice, small answerers often."""
+    """Write the replies of the scripted model."""
     script.rounds += 1
     candidates = [
         {
@@ -43,7 +43,7 @@ script.rounds = 0
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--llm", help="model id of the Hub, or URL of a server")
+    parser.add_argument("--llm", help="model ID of the Hub, or URL of a server")
     parser.add_argument("--trials", type=int, default=30)
     options = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)

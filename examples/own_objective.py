@@ -1,7 +1,7 @@
-"""A drop-in for TPE around any pipeline: describe the stages, let a trial choose, return a score.
+"""Replace TPE by AgentTTSSampler for any pipeline: describe the stages, return a score.
 
-The pipeline here is a formula with the paper's three insights in it, so that the example runs in
-a second; put your own calls in its place.
+The pipeline here is a formula that follows the paper's three insights, so that the example runs
+in a second. Replace it by your own calls.
 """
 
 import math
@@ -39,7 +39,7 @@ task = Task(
 
 
 def my_pipeline(allocation, rng):
-    """Stand in for fifty questions asked of real models."""
+    """Simulate the mean score of a pipeline on fifty questions."""
     retriever, answerer = allocation["retrieval"], allocation["answer"]
     found = (0.5 if "72B" in retriever.model else -0.8) + 0.15 * math.log(retriever.samples)
     peak = 12 if found > 0 else 40

@@ -1,17 +1,17 @@
-"""A pipeline of your own over your own JSON lines: plain code, a tool, a stage for some only."""
+"""Tune your own pipeline on your own JSON lines: plain code, a tool, a conditional stage."""
 
 import argparse
 import json
 from pathlib import Path
 
 import optuna
-from stand_ins import calculate, stand_ins
+from offline_models import calculate, make_offline_models
 
 from optuna_agenttts import AgentTTSSampler, Model, PriceCost, Task, recommend
 from optuna_agenttts_integrations import MultiStageObjective, Pipeline, StageProgram, Step
 from optuna_agenttts_integrations import connect_endpoints as connect
 
-MODELS = [  # prices in USD per million tokens: yours may be others
+MODELS = [  # prices in USD per million tokens; replace them by yours
     Model("Qwen/Qwen2.5-1.5B-Instruct", input_price=0.02, output_price=0.06),
     Model("Qwen/Qwen2.5-7B-Instruct", input_price=0.10, output_price=0.30),
 ]
@@ -27,7 +27,7 @@ PIPELINE = Pipeline(
         StageProgram(
             name="answer",
             prompt=lambda s: f"{s['question']}\nAnswer with one word or number.",
-            when=lambda state: state["value"] is None,  # only where there was nothing to reckon
+            when=lambda state: state["value"] is None,  # only without a formula
             max_tokens=16,
         ),
     ],
@@ -38,16 +38,16 @@ PIPELINE = Pipeline(
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=Path(__file__).parent / "questions.jsonl")
-    parser.add_argument("--places", help="'hf' or a URL; default: offline, with stand-ins")
+    parser.add_argument("--places", help="'hf' or a URL; default: offline, simulated")
     options = parser.parse_args()
     lines = options.data.read_text(encoding="utf-8").split("\n")
     questions = [json.loads(line) for line in lines if line]
     some = 2 * len(questions) // 3
-    search, held_out = questions[:some], questions[some:]  # the winner is scored on others
+    search, held_out = questions[:some], questions[some:]  # for the final evaluation
     models = {"formula": MODELS, "answer": MODELS}
-    usd = {"cost": PriceCost(), "budget": 2e-5}  # for one question
+    usd = {"cost": PriceCost(), "budget": 2e-5}  # per question
     task = Task.from_pipeline(PIPELINE, search, models=models, name="sums", **usd)
-    places = connect(task, options.places or stand_ins(questions, task))
+    places = connect(task, options.places or make_offline_models(questions, task))
     with MultiStageObjective(PIPELINE, search, task=task, endpoints=places) as objective:
         print(objective.check())
         study = optuna.create_study(direction="maximize", sampler=AgentTTSSampler())

@@ -1,7 +1,7 @@
-"""Tune the pipelines of the paper's task families, on its data sets or on small samples of ours.
+"""Tune the pipelines of the paper's task families on its data sets or on small samples.
 
-Runs offline: models of known competence are simulated and served on loopback. ``--places hf`` asks
-Hugging Face Inference Providers, ``--places http://127.0.0.1:8080`` a TGI or OpenAI-compatible
+Runs offline: models are simulated and served on 127.0.0.1. ``--places hf`` uses Hugging Face
+Inference Providers, ``--places http://127.0.0.1:8080`` a TGI or OpenAI-compatible
 server; ``--data`` is a file or a data set of the Hub, such as ``hf:framolfese/2WikiMultihopQA``.
 """
 
@@ -39,12 +39,12 @@ FAMILIES = {  # name: constructor, sample
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("family", choices=FAMILIES)
-    parser.add_argument("--data", help="default: a sample that comes with the package")
+    parser.add_argument("--data", help="default: a sample of the package")
     parser.add_argument("--tools", help="TaskBench's tool_desc.json")
     parser.add_argument("--split", default="validation", help="of a data set of the Hub")
     parser.add_argument("--places", default="simulated", help="simulated, hf, or a URL")
     parser.add_argument("--trials", type=int, default=8)
-    parser.add_argument("--store", default=":memory:", help="file that keeps what is generated")
+    parser.add_argument("--store", default=":memory:", help="SQLite file of completions")
     options = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -52,7 +52,7 @@ def main():
     if make is task_bench:
         make = partial(task_bench, tools=options.tools or sample_path("task_bench_tools.json"))
     records = read_records(options.data or sample_path(sample), split=options.split)
-    # Half to search on, as many as in the paper at most; the winner is scored on others.
+    # Half of the records, at most 50 as in the paper, are for the search.
     benchmark = make(records, search=max(1, min(50, len(records) // 2)))
     task, held_out = benchmark.task, benchmark.held_out[:200]
 
@@ -77,7 +77,7 @@ def main():
         best = recommend(study)
         print(best)
         scored = objective.evaluate(best.allocation, held_out, baseline=task.complete({}))
-        print("Held out, against the cheapest allocation:", scored)
+        print("Held out, compared with the cheapest allocation:", scored)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Tune a real two-stage pipeline of tiny language models under a budget: offline, in a minute.
 
-Forty trials on fifty problems; then the recommended allocation, what it beats on problems that
-were held out, and how to look at the study in optuna-dashboard.
+Runs forty trials on fifty problems, evaluates the recommended allocation and others on held-out
+problems, and shows how to open the study in optuna-dashboard.
 """
 
 import argparse
@@ -20,7 +20,7 @@ TRIALS = 40
 
 
 def spend(study):
-    """What the trials of a study cost to generate, in units of the task's cost model."""
+    """Return the total cost of a study's trials, in units of the task's cost model."""
     return sum(trial.user_attrs.get("spend", 0.0) for trial in study.trials)
 
 
@@ -46,11 +46,11 @@ def main():
         f"{task.count_allocations():,} allocations of {len(task.stages)} stages cost at most "
         f"{task.budget:g} {task.cost_model.unit} per problem."
     )
-    # Each search has a store of its own, so that none profits from what another has paid for.
+    # Each search has its own store, so that none reuses the completions of another.
     storage = RDBStorage(url)
     objective = make_objective(task=task, store=CompletionStore())
     study = optuna.create_study(
-        # A new name each time: what an earlier run measured stays.
+        # A new name for each run, so that earlier studies are kept.
         study_name=f"quickstart {len(optuna.get_all_study_names(storage)) + 1}",
         storage=storage,
         direction="maximize",
@@ -80,7 +80,7 @@ def main():
     )
     print(f"Recommended\n  {recommendation}\n")
 
-    # TPE on the same problems, until it has spent as much.
+    # TPE on the same problems, with the same total cost.
     rival_objective = make_objective(task=task, store=CompletionStore())
     rival = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=0))
     paid = spend(study)

@@ -1,7 +1,7 @@
 """Tune a pipeline whose models are served over HTTP: TGI, or any OpenAI-compatible server.
 
-Runs offline: the playground's tiny models are served on loopback, each by a stand-in for TGI of
-its own. Point `urls` at your servers instead.
+Runs offline: the playground's tiny models are served on 127.0.0.1, each by its own loopback server
+with the API of TGI. Replace `urls` by those of your servers.
 """
 
 import argparse

@@ -110,5 +110,5 @@ def test_other_questions_will_do(tmp_path):
 )
 def test_the_pocket_calculator_takes_sums_only(formula, value):
     """Whatever a model writes, it does not raise, and runs nothing else."""
-    calculate = runpy.run_path(str(EXAMPLES / "stand_ins.py"))["calculate"]
+    calculate = runpy.run_path(str(EXAMPLES / "offline_models.py"))["calculate"]
     assert calculate(formula) == value

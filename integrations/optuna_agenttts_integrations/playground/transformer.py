@@ -172,9 +172,9 @@ class Transformer:
         longest = max((len(prompt) for prompt, _ in requests), default=1)
         if longest + max_new_tokens > self.positions or any(not p for p, _ in requests):
             raise ValueError(
-                f"Prompts must have 1 to {self.positions - max_new_tokens} tokens, as the model has "
-                f"{self.positions} positions and `max_new_tokens` is {max_new_tokens}; got an empty "
-                f"prompt or one of {longest} tokens."
+                f"Prompts must have 1 to {self.positions - max_new_tokens} tokens ("
+                f"{self.positions} positions less `max_new_tokens` {max_new_tokens}); got an "
+                f"empty prompt or one of {longest} tokens."
             )
         by_length: defaultdict[int, list[int]] = defaultdict(list)
         for position, (prompt, _) in enumerate(requests):

@@ -1,4 +1,4 @@
-"""Stand-ins for `own_pipeline.py`: models that know the answers but often slip; a calculator."""
+"""Simulated models and a calculator for `own_pipeline.py`."""
 
 import ast
 import operator
@@ -17,7 +17,7 @@ SIGNS = {
 
 
 def calculate(formula):
-    """A pocket calculator; None where it is given no sum."""
+    """Evaluate a formula of numbers and + - * /; return None if it is anything else."""
 
     def value(node):
         if isinstance(node, ast.Constant) and isinstance(node.value, int):
@@ -26,21 +26,21 @@ def calculate(formula):
 
     try:
         return f"{value(ast.parse(formula or '', mode='eval').body):.12g}"
-    # Models write anything: no Python, half of a surrogate pair, thousands of brackets.
+    # Formulas come from models: invalid Python, unpaired surrogates, thousands of brackets.
     except (ValueError, SyntaxError, LookupError, AttributeError, ArithmeticError):
         return None
     except (RecursionError, MemoryError):
         return None
 
 
-class StandIn:
-    """Answers questions whose answers it was told, right with a given chance."""
+class OfflineModel:
+    """Simulated model that answers known questions, right with a given probability."""
 
     def __init__(self, answers, competence):
         self.answers, self.competence = answers, competence
 
     async def complete(self, request, *, seed):
-        """Answer, or slip."""
+        """Write the right answer, or a wrong one."""
         question, _, ask = request.messages[-1].content.partition("\n")
         rng = random.Random(f"{seed} {question} {ask}")
         text = self.answers.get(question, "OK")
@@ -51,7 +51,7 @@ class StandIn:
         return Completion(text, Usage(len(question) // 4 + 12, len(text) // 4 + 1))
 
     def _sum(self, question):
-        """The sum that gives the answer: what a model would find, tried out."""
+        """Find a formula for the answer by trying combinations of the question's numbers."""
         numbers = NUMBER.findall(question)
         sums = [f"{a} {sign} {b}" for a in numbers for b in numbers for sign in "*/"]
         sums += [f"{a} * {b} + {c}" for a in numbers for b in numbers for c in numbers]
@@ -59,8 +59,8 @@ class StandIn:
         return next((text for text in sums if calculate(text) == self.answers[question]), None)
 
 
-def stand_ins(questions, task):
-    """A stand-in for each model of a task; the dearer, the better."""
+def make_offline_models(questions, task):
+    """Create a simulated model for each model of a task; later ones are better."""
     answers = {" ".join(q["question"].split()): q["answer"] for q in questions}
     names = [model.name for model in task.stages[0].models]
-    return {name: StandIn(answers, 0.5 + 0.25 * rank) for rank, name in enumerate(names)}
+    return {name: OfflineModel(answers, 0.5 + 0.25 * rank) for rank, name in enumerate(names)}
