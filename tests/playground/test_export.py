@@ -48,7 +48,7 @@ MAX_TOKENS = 20
 
 
 def vocabulary_of(name):
-    """The words that a model knows."""
+    """Return the vocabulary of a model."""
     return RETRIEVAL if name in RETRIEVERS else ANSWER
 
 
@@ -63,7 +63,7 @@ def prompts_of(name, count):
 
 
 def greedy(name, prompt):
-    """The reply in process, as tokens."""
+    """Return the reply in process, as tokens."""
     vocabulary = vocabulary_of(name)
     (reply,) = load(name).generate(
         [(vocabulary.encode(prompt), 1)],
@@ -85,7 +85,7 @@ def exported(tmp_path_factory):
 
 @pytest.fixture(scope="module", params=NAMES)
 def loaded(request, exported):
-    """A model's name, and model and tokenizer as `transformers` loads them."""
+    """Return a model's name, and model and tokenizer as `transformers` loads them."""
     pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     folder = exported / request.param
@@ -193,7 +193,7 @@ def test_command_writes_what_the_function_writes(exported, tmp_path):
 
 @pytest.fixture(scope="module")
 def url(exported):
-    """A real server that runs where the models are, pinned to none."""
+    """Start a real server in the folder of the models, pinned to none."""
     for library in ("torch", "transformers", "uvicorn"):
         pytest.importorskip(library)
     with transformers_serve(exported) as url:

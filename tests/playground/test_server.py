@@ -46,7 +46,7 @@ def fetch(url, body=None):
 
 
 def prompt_of_answerer():
-    """A prompt that the answering models know."""
+    """Return a prompt in the vocabulary of the answering models."""
     objective = make_objective(problems=PROBLEMS[:1])
     seen = []
 
@@ -67,7 +67,7 @@ def prompt_of_answerer():
 
 
 def served(urls, timeout=20.0):
-    """An objective over servers; `urls` by model's name."""
+    """Create an objective over servers; `urls` by model's name."""
     endpoints = {
         name: Endpoint(
             chat=HuggingFaceChat(name, base_url=urls[name], timeout=timeout),
@@ -108,7 +108,7 @@ def restarted(server, *, up, down):
 
 
 def searched(objective):
-    """What a search of five trials tries, and what each scores."""
+    """Return parameters and scores of a search of five trials."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(direction="maximize", sampler=AgentTTSSampler())
     study.optimize(objective, n_trials=5)
@@ -118,7 +118,7 @@ def searched(objective):
 
 @pytest.fixture(scope="module")
 def quiet_search():
-    """A search in process."""
+    """Run a search in process."""
     with make_objective(problems=PROBLEMS) as objective:
         return searched(objective)
 
@@ -183,7 +183,7 @@ def test_faults_and_restarts_cost_no_instance(expected):
 
 
 def resolved(schema, schemas):
-    """A schema with its reference followed."""
+    """Return a schema with its reference resolved."""
     while "$ref" in schema:
         schema = schemas[schema["$ref"].rpartition("/")[2]]
     return schema

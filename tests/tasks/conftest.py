@@ -22,7 +22,7 @@ def _quiet():
 
 @pytest.fixture(params=["openai", "tgi"])
 def served(request):
-    """Serves chat models over HTTP in a dialect: from models to their places."""
+    """Serve chat models over HTTP in a dialect; the function returns their URLs."""
     with contextlib.ExitStack() as stack:
 
         def serve(chats):
@@ -39,7 +39,7 @@ def served(request):
 
 @pytest.fixture
 def data_sets(monkeypatch):
-    """A stand-in for the library `datasets`: what it gives out, and what it was asked for."""
+    """Replace the library `datasets` by a fake with settable records and recorded calls."""
     library = SimpleNamespace(records=[], asked=[])
 
     def load_dataset(*names, **options):

@@ -25,7 +25,7 @@ ONE_MODEL_EACH = {"retrievers": [READER], "answerers": [WRITER]}
 
 
 def gold_of(question):
-    """The gold triples as texts, however they were shuffled."""
+    """Return the gold triples as a set of strings."""
     return {question.triples[number - 1] for number in question.gold}
 
 
@@ -34,7 +34,7 @@ def shown(triple):
 
 
 def listed(**changes):
-    """A record in the paper's form, one gold triple and three others."""
+    """Return a record in the paper's form, one gold triple and three others."""
     record = {
         "ID": "one",
         "question": "Where does the Nile end?",
@@ -57,7 +57,7 @@ def listed(**changes):
 
 
 def graphed(graph, asked, answers, **changes):
-    """A record in the Hub's form."""
+    """Return a record in the Hub's form."""
     record = {
         "id": "one",
         "question": "Which?",
@@ -70,7 +70,7 @@ def graphed(graph, asked, answers, **changes):
 
 
 def only(record, **options):
-    """The one question that a record makes."""
+    """Return the question of a single record."""
     benchmark = triple_benchmark("test", [record], search=1, **options)
     return benchmark.search[0]
 
@@ -242,7 +242,7 @@ def test_hub_gold_is_what_lies_on_shortest_paths(graph, asked, answers, gold):
 
 
 def walks(graph, start, end):
-    """The triples of all shortest walks of four hops at most, by trying every walk."""
+    """Return the triples of all shortest walks of at most four hops, by trying every walk."""
     ends = {start: [()]}
     for _ in range(4):
         if end in ends:

@@ -25,7 +25,7 @@ RECORDS = [
 
 
 def write(folder, name, content):
-    """A file with a content, text or bytes."""
+    """Write a file with a content, text or bytes."""
     path = folder / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8"))
     return path

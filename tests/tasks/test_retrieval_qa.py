@@ -29,7 +29,7 @@ ONCE = {"retrieval": ("finder", 1), "answer": ("sayer", 1)}
 
 
 def record(question="Who?", passages="abcd", gold="b", answers=("x",)):
-    """A record in the paper's form."""
+    """Return a record in the paper's form."""
     return {
         "question": question,
         "answers": list(answers),
@@ -39,13 +39,13 @@ def record(question="Who?", passages="abcd", gold="b", answers=("x",)):
 
 
 def paragraphs(context, facts, question="Who?", **more):
-    """A record in HotpotQA's form."""
+    """Return a record in HotpotQA's form."""
     fields = {"question": question, "answer": "x", "context": context, "supporting_facts": facts}
     return {**fields, **more}
 
 
 def only(source, **options):
-    """The one question of a source."""
+    """Return the question of a source of one."""
     (question,) = hotpot_qa(source, search=1, **options).search
     return question
 

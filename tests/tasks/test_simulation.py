@@ -1,4 +1,4 @@
-"""Simulated models: as right as they are told to be, and a function of request and seed."""
+"""Simulated models: as competent as configured, and a function of request and seed."""
 
 import asyncio
 import math
@@ -32,13 +32,13 @@ FIND, SAY = BENCHMARK.pipeline.programs
 
 
 def model(competence, name="m"):
-    """A model as competent in either stage."""
+    """Create a model with the same competence in both stages."""
     chances = {"retrieval": competence, "answer": competence}
     return SimulatedModel(name=name, benchmark=BENCHMARK, competence=chances)
 
 
 def say(chat, request, seed):
-    """One reply."""
+    """Return one reply."""
     return asyncio.run(chat.complete(request, seed=seed))
 
 

@@ -56,7 +56,7 @@ RECORDS = [{"Name": "Sum", "Description": "Adds two numbers.", "Category": "Tool
 
 
 def main_py(source):
-    """The program of one file, as a reply."""
+    """Return a reply with a program of one file."""
     return format_program(Program.from_files({"main.py": source}))
 
 
@@ -80,7 +80,7 @@ class Scripted:
 
 
 def scripted(replies, allocation=ONE_EACH, **options):
-    """What one instance scores with a scripted model, and the model."""
+    """Evaluate one instance with a scripted model; return the evaluation and the model."""
     benchmark = chat_dev(RECORDS, search=1, **options)
     chat = Scripted(benchmark, **replies)
     with benchmark.objective(chat, progress=False) as objective:

@@ -48,7 +48,7 @@ def media(source=MEDIA, **options):
 
 
 def record(**changes):
-    """A record of the daily-life form."""
+    """Return a record of the daily-life form."""
     return {
         "id": "one",
         "instruction": "Heat the study.",
@@ -67,7 +67,7 @@ def record(**changes):
 
 
 def clip(*nodes, **changes):
-    """A record of the multimedia form."""
+    """Return a record of the multimedia form."""
     return {
         "id": "one",
         "instruction": "Do it.",
@@ -354,7 +354,7 @@ def four(**options):
 
 
 def scripted(benchmark, replies):
-    """A model that says what is written for a request and a stage."""
+    """Create a model with a given reply for each request and stage."""
 
     def reply(request):
         prompt = "\n".join(message.content for message in request.messages)
