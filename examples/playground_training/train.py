@@ -203,7 +203,7 @@ def train(name: str, out: Path, *, seed: int = 0, scale: float = 1.0) -> float:
         model.parameters(), lr=recipe.rate, betas=(0.9, 0.98), weight_decay=0.0
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(_rate, steps=steps))
-    # Training draws from a stream of its own, apart from the splits of `make_problems`.
+    # Independent of the random streams of `make_problems`.
     rng = np.random.default_rng([seed, 77])
     make = _retrieval_batches if recipe.stage == "retrieval" else _answer_batches
     best, state = -1.0, None

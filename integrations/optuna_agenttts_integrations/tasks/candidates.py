@@ -42,7 +42,7 @@ def candidate_stages(
     """Return the task's stages ``retrieval`` and ``answer``.
 
     Args:
-        noun: What candidates are called, in the plural.
+        noun: Plural noun for the candidates, used in descriptions.
         retrievers: Models of the retrieval stage.
         retrieval_tokens: Lengths of its prompt and of a sample, in tokens.
         answerers: Models of the answering stage.

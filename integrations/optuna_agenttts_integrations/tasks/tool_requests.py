@@ -184,19 +184,19 @@ def _read_calls(
     name, nodes = _decoded(record, number, ("task_nodes", "tool_nodes"))
     calls = []
     for position, node in enumerate(nodes):
-        place = f"Record {number}: `{name}[{position}]`"
+        location = f"Record {number}: `{name}[{position}]`"
         if not isinstance(node, Mapping) or not isinstance(node.get("task"), str):
-            raise DataError(f"{place} must be an object with a string in `task`.")
+            raise DataError(f"{location} must be an object with a string in `task`.")
         tool = find_tool(tools, node["task"])
         if tool is None:
             raise DataError(
-                f"{place} calls {node['task']!r}, which is not in `tools`. Provide the tool list "
-                "of the records' domain."
+                f"{location} calls {node['task']!r}, which is not in `tools`. Provide the tool "
+                "list of the records' domain."
             )
         try:
             arguments = read_arguments(node.get("arguments"), named=named)
         except ValueError as error:
-            raise DataError(f"{place}: `arguments` {error}. Check `domain`.") from error
+            raise DataError(f"{location}: `arguments` {error}. Check `domain`.") from error
         calls.append(ToolCall(tool.name, arguments))
     return tuple(calls)
 

@@ -75,38 +75,31 @@ def simulated_reply(
     raise _unregistered("simulated_reply", instance)
 
 
-@simulated_reply.register
+@simulated_reply.register(PassageQuestion)
+@simulated_reply.register(TripleQuestion)
 def _(
-    instance: PassageQuestion, *, stage: str, prompt: str, right: bool, rng: random.Random
-) -> str:
-    if stage == "retrieval":
-        return simulated_selection(instance.gold, len(instance.passages), right, rng)
-    closed_book = random.Random(instance.question).random() < _ANSWERABLE_WITHOUT_PASSAGES
-    return _simulated_answer(instance, instance.passages, prompt, right, rng, closed_book)
-
-
-@simulated_reply.register
-def _(
-    instance: TripleQuestion, *, stage: str, prompt: str, right: bool, rng: random.Random
-) -> str:
-    if stage == "retrieval":
-        return simulated_selection(instance.gold, len(instance.triples), right, rng)
-    return _simulated_answer(instance, instance.triples, prompt, right, rng, False)
-
-
-def _simulated_answer(
-    question: PassageQuestion | TripleQuestion,
-    candidates: Sequence[str],
+    instance: PassageQuestion | TripleQuestion,
+    *,
+    stage: str,
     prompt: str,
     right: bool,
     rng: random.Random,
-    closed_book: bool,
 ) -> str:
-    """Answer rightly only if the prompt shows all gold candidates or none are needed."""
-    shown = all(candidates[number - 1] in prompt for number in question.gold)
+    candidates, closed_book = _candidates(instance)
+    if stage == "retrieval":
+        return simulated_selection(instance.gold, len(candidates), right, rng)
+    shown = all(candidates[number - 1] in prompt for number in instance.gold)
     if right and (shown or closed_book):
-        return f"Answer: {question.answers[0]}"
+        return f"Answer: {instance.answers[0]}"
     return f"Answer: nobody knows {rng.randint(1, 4)}"
+
+
+def _candidates(question: PassageQuestion | TripleQuestion) -> tuple[Sequence[str], bool]:
+    """Return the candidates, and whether the question can be answered without them."""
+    if isinstance(question, TripleQuestion):
+        return question.triples, False
+    draw = random.Random(question.question).random()
+    return question.passages, draw < _ANSWERABLE_WITHOUT_PASSAGES
 
 
 def simulated_selection(gold: Sequence[int], count: int, right: bool, rng: random.Random) -> str:

@@ -35,7 +35,7 @@ class SimulatedModel:
 
     Args:
         name: The model's name.
-        benchmark: The benchmark. Every stage that asks a model needs a system message of its own.
+        benchmark: The benchmark. Every stage that asks a model needs its own system message.
         competence: For each stage, the probability of being right in one sample, 0 to 1.
         reply: Writes replies. Default: `simulated_reply`, which knows the task families.
         quote: Returns the text that every prompt about an instance contains. Default:
