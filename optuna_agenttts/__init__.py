@@ -22,6 +22,8 @@ from optuna_agenttts.task.cost import CostModel, FlopsCost, LatencyCost, PriceCo
 from optuna_agenttts.task.stage import Model, Stage
 from optuna_agenttts.task.task import Task
 
+__version__ = "0.1.0"
+
 __all__ = [
     "AgentTTSError",
     "AgentTTSSampler",
@@ -51,6 +53,7 @@ __all__ = [
     "TaskError",
     "Tie",
     "Verdict",
+    "__version__",
     "describe_model",
     "guidelines",
     "recommend",

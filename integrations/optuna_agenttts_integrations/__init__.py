@@ -1,5 +1,6 @@
 """Multi-stage objectives for optuna-agenttts: pipelines of model calls, run and scored."""
 
+from optuna_agenttts import __version__
 from optuna_agenttts_integrations.calls.endpoints import (
     BatchingChatModel,
     Endpoint,
@@ -54,6 +55,7 @@ __all__ = [
     "Step",
     "StoreError",
     "TooManyFailuresError",
+    "__version__",
     "best_of",
     "connect_endpoints",
     "id_vote",
