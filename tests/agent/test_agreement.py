@@ -243,6 +243,7 @@ GARBAGE = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(GARBAGE | st.lists(GARBAGE))
 @example([{"stage": "answer", "models": [BIG], "samples": [10**400, 1]}])

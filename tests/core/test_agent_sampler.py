@@ -106,6 +106,7 @@ def test_rounds_are_asked_for_once_each():
     assert all(planned.requests == 1 for planned in guidelines(study))
 
 
+@pytest.mark.slow
 def test_archive_survives_the_process_and_its_rounds_are_not_asked_for_again(tmp_path):
     """A resumed study keeps its guidelines, and goes on with the next round."""
     url = f"sqlite:///{tmp_path}/s.db"
@@ -587,17 +588,20 @@ def _four_processes(kind, path, storage):
     storage.engine.dispose()
 
 
+@pytest.mark.slow
 def test_processes_share_one_plan_on_one_sqlite_file(tmp_path):
     """Four processes on one file."""
     _four_processes("sqlite", tmp_path / "s.db", open_storage("sqlite", tmp_path / "s.db"))
 
 
+@pytest.mark.slow
 def test_processes_share_one_plan_on_postgresql():
     """Four processes on one server."""
     with postgresql() as url:
         _four_processes("rdb", url, optuna.storages.RDBStorage(url))
 
 
+@pytest.mark.slow
 def test_killed_planner_is_replaced(tmp_path):
     """After `kill -9` of the worker that plans, others finish, and plan its round or the next."""
     path = tmp_path / "s.db"

@@ -314,6 +314,7 @@ def test_trials_of_another_version_of_the_task_are_left_out():
     assert {setting.model for setting in result.allocation.values()} == {"qwen-7B", SMALL}
 
 
+@pytest.mark.slow
 def test_values_are_not_shrunk_to_the_prior_and_ties_are_no_better():
     """Values are unbiased on the playground's grid, where shrinkage is about .12.
 

@@ -367,6 +367,7 @@ def test_killed_worker_does_not_stop_the_search():
     assert len({tuple(trial.params.items()) for trial in finished}) == 45
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sqlite", "journal"])
 def test_processes_share_a_study(tmp_path, kind):
     """Four processes on one file: all trials fit, and at most a few repeat."""
@@ -494,10 +495,13 @@ def reporting(trial):
 @pytest.mark.parametrize(
     "pruner",
     [
-        WilcoxonPruner(p_threshold=0.3, n_startup_steps=2),
-        HyperbandPruner(min_resource=1, max_resource=9),
+        pytest.param(
+            WilcoxonPruner(p_threshold=0.3, n_startup_steps=2),
+            id="wilcoxon",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(HyperbandPruner(min_resource=1, max_resource=9), id="hyperband"),
     ],
-    ids=["wilcoxon", "hyperband"],
 )
 @pytest.mark.parametrize("task", [TASK, None], ids=["told", "registered"])
 def test_pruners_work(pruner, task):

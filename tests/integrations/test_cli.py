@@ -667,6 +667,7 @@ def test_the_installed_program_is_this_one():
     assert found[0].load() is main
 
 
+@pytest.mark.slow
 def test_the_module_runs_as_a_program(studied, tmp_path):
     """From any folder, with the exit code of what was found."""
     process = start("report", studied[0], cwd=tmp_path)

@@ -248,6 +248,7 @@ def test_requests_use_the_name_at_the_server():
     assert [body["model"] for body in plain.bodies] == ["m"]
 
 
+@pytest.mark.slow
 def test_models_of_one_server_share_its_concurrency():
     """Three models with a concurrency of 4 never have more than 4 requests in progress."""
     names = ("a", "b", "c")

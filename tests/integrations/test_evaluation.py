@@ -142,7 +142,7 @@ def test_sampled_p_values_are_close_to_exact_ones():
     assert compared([1.0] * 8 + [-1.0]).p_value == pytest.approx(20 / 512)
 
 
-@pytest.mark.parametrize("count", [8, 24])
+@pytest.mark.parametrize("count", [8, pytest.param(24, marks=pytest.mark.slow)])
 def test_p_values_are_uniform_where_there_is_no_difference(count):
     """Exact and sampled ones; checked at the quartiles and in the tail."""
     rng = np.random.default_rng(count)

@@ -37,6 +37,7 @@ def run(folder, *arguments):
     return done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_each_data_set_runs_end_to_end(tmp_path, family):
     """Search on one half of the sample, score on the other, over HTTP."""
@@ -51,6 +52,7 @@ def test_every_family_of_the_paper_has_its_data_sets():
     assert set(FAMILIES) == names
 
 
+@pytest.mark.slow
 def test_a_pipeline_of_ones_own_takes_sixty_lines(tmp_path):
     """As the README says; it checks, searches, recommends and scores."""
     said = run(tmp_path, "own_pipeline.py")

@@ -383,6 +383,7 @@ def _work(storage, barrier):
     search(task, 6, storage=storage)
 
 
+@pytest.mark.slow
 def test_workers_agree(storage):
     """Two processes on one storage end up with one task, and with its costs."""
     optuna.create_study(direction="maximize", storage=storage, study_name="s")

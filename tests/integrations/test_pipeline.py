@@ -455,6 +455,7 @@ def test_a_counter_that_fails_is_heard():
 # Interruptions.
 
 
+@pytest.mark.slow
 def test_a_server_that_is_down_for_seconds_costs_no_instance():
     """Instances wait for it, and their scores are those of a server that was there."""
     server = LoopbackServer({"m": Replies(lambda *_: "fine")})
@@ -527,6 +528,7 @@ print("done", study.trials[-1].user_attrs["reused"])
 """
 
 
+@pytest.mark.slow
 def test_an_interrupted_search_exits_at_once_and_is_taken_up_again(tmp_path):
     """After Ctrl-C in the middle of a trial nothing that was generated is generated again."""
     script = tmp_path / "search.py"

@@ -447,6 +447,7 @@ def _put_many(path, number):
     store.close()
 
 
+@pytest.mark.slow
 def test_others_write_while_one_prunes(tmp_path):
     """Two processes write while a third model is pruned; no other completion is lost."""
     path = tmp_path / "store.db"
@@ -495,6 +496,7 @@ def test_threads_put_get_and_prune(tmp_path):
     store.close()
 
 
+@pytest.mark.slow
 def test_memory_stays_flat(tmp_path):
     """Memory does not grow with the number of requests that are stored and read."""
     store = CompletionStore(tmp_path / "store.db")

@@ -617,6 +617,7 @@ def test_patience_ends(asked, patience, longest, base):
     assert waited <= patience + 2 * longest
 
 
+@pytest.mark.slow
 def test_a_server_that_is_down_for_seconds_loses_no_call():
     """Nobody listens at first, then a real server does: each call is answered."""
     with socket.socket() as free:

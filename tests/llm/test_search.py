@@ -95,6 +95,9 @@ SERVERS = {
     },
 }
 
+WAITING = {"hang", "says long", "slow_drip"}
+"""Servers that cost seconds: each call is given up when its time is over."""
+
 
 @pytest.fixture(autouse=True)
 def _quiet(monkeypatch):
@@ -120,7 +123,10 @@ def injected(trial):
     return objective(trial)
 
 
-@pytest.mark.parametrize("name", SERVERS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow) if name in WAITING else name for name in SERVERS],
+)
 def test_no_server_costs_a_trial(name, caplog):
     """50 of 50 trials complete within the budget; one line in the log for each kind of trouble."""
     with AdversarialServer(SERVERS[name]) as server, caplog.at_level(logging.DEBUG):

@@ -123,6 +123,7 @@ def quiet_search():
         return searched(objective)
 
 
+@pytest.mark.slow
 def test_a_search_is_the_same_through_both_dialects(quiet_search):
     """The same allocations and the very same scores, in process and over HTTP."""
     with PlaygroundServer() as server:
@@ -137,6 +138,7 @@ def test_a_search_is_the_same_through_both_dialects(quiet_search):
                 assert searched(objective) == quiet_search
 
 
+@pytest.mark.slow
 def test_a_search_survives_faults_and_restarts(quiet_search):
     """A fifth of the requests go wrong and the server is killed twice: not one score differs."""
     with PlaygroundServer(faults=Faults(rate=0.2, seed=5)) as server:
@@ -172,6 +174,7 @@ def test_tgi_dialect_gives_the_scores_of_the_process(expected):
         server.__exit__()
 
 
+@pytest.mark.slow
 def test_faults_and_restarts_cost_no_instance(expected):
     """With a fifth of the requests going wrong, and two restarts, the scores are the same."""
     with PlaygroundServer(faults=Faults(rate=0.2, seed=3)) as server:

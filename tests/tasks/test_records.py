@@ -188,6 +188,7 @@ for source, split in ((folder, "other"), (folder + ":other", "train"), (folder +
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(find_spec("datasets") is None, reason="datasets is not installed")
 def test_data_sets_of_the_hub_read_as_the_files_do(tmp_path):
     """With the real library, in the Hub's form of HotpotQA, from local files and offline."""

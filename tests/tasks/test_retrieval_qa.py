@@ -373,6 +373,7 @@ def test_held_out_questions_are_scored_and_those_seen_are_refused():
                     objective.evaluate(ONCE, seen)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("make", "path"), [(two_wiki, WIKI), (hotpot_qa, HOTPOT)])
 def test_a_second_study_from_the_same_store_asks_nobody(tmp_path, make, path):
     """Eight trials; the same again, from what was kept, with the same values."""

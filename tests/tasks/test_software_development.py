@@ -498,6 +498,7 @@ def test_what_models_can_do_shows_in_the_score():
     assert found[1].mean == 0
 
 
+@pytest.mark.slow
 def test_a_study_runs_and_its_repetition_asks_nobody(tmp_path):
     """Chat and embeddings over HTTP; a second study of the same store makes no request."""
 
