@@ -1,0 +1,142 @@
+"""Programs that use the public API as its documentation shows; mypy checks them, nothing runs."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import optuna
+from typing_extensions import assert_type
+
+from optuna_agenttts import (
+    AgentTTSSampler,
+    Allocation,
+    Claim,
+    CostModel,
+    FlopsCost,
+    HuggingFaceChat,
+    LatencyCost,
+    Model,
+    PriceCost,
+    Recommendation,
+    Round,
+    ScriptedChatModel,
+    Spend,
+    Stage,
+    StageAllocation,
+    StopAtSpend,
+    StopWhenSettled,
+    Task,
+    Tie,
+    Verdict,
+    __version__,
+    guidelines,
+    recommend,
+    spend,
+)
+from optuna_agenttts.llm import ChatModel, ChatRequest, Completion, Usage
+from optuna_agenttts_integrations import (
+    CompletionStore,
+    Evaluation,
+    LLMFusion,
+    LoopbackServer,
+    MultiStageObjective,
+    Pipeline,
+    StageProgram,
+    State,
+    Step,
+    connect_endpoints,
+    majority_vote,
+    union,
+)
+from optuna_agenttts_integrations.tasks import Benchmark, two_wiki
+
+assert_type(__version__, str)
+
+# A task is a value, and reads as one.
+model = Model("small", parameters=3e9)
+stage = Stage("answer", models=[model], prompt_tokens=256, generation_tokens=64)
+task = Task(name="qa", stages=[stage], budget=900, cost=FlopsCost())
+assert_type(task.cost({"answer": ("small", 3)}), float)
+assert_type(task.fits({"answer": ("small", 3)}), bool)
+assert_type(task.count_allocations(), int)
+assert_type(task.allocations(), Iterator[Allocation])
+assert_type(task.complete({}), Allocation)
+assert_type(task.params(task.complete({})), dict[str, Any])
+assert_type(task.complete({})["answer"], StageAllocation)
+assert_type(Task.from_dict(task.to_dict()), Task)
+
+
+def objective(trial: optuna.Trial) -> float:
+    """Return the score of what a trial chose."""
+    name, samples = task.suggest(trial)["answer"]
+    assert_type(name, str)
+    assert_type(samples, int)
+    return samples / 100
+
+
+def search(llm: str | ChatModel | None) -> None:
+    """Search with or without an agent, and read what came out."""
+    sampler: optuna.samplers.BaseSampler = AgentTTSSampler(task, llm=llm, insights=(1, 2), seed=0)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    study.optimize(objective, n_trials=3, callbacks=[StopAtSpend(10.0), StopWhenSettled()])
+    best = recommend(study)
+    assert_type(best, Recommendation)
+    assert_type(best.interval, tuple[float, float])
+    assert_type(best.ties, tuple[Tie, ...])
+    assert_type(spend(study), Spend)
+    for planned in guidelines(study):
+        assert_type(planned, Round)
+        assert_type(planned.claims, tuple[Claim, ...])
+        assert_type(planned.verdicts, tuple[Verdict, ...])
+
+
+class Scripted:
+    """Answer every request alike: anything with `complete` is a chat model."""
+
+    async def complete(self, request: ChatRequest, *, seed: int) -> Completion:
+        """Generate one completion."""
+        return Completion("yes", Usage(prompt_tokens=1, completion_tokens=1))
+
+
+search(Scripted())
+search(ScriptedChatModel(["yes"]))
+search(HuggingFaceChat("model", base_url="http://127.0.0.1:8080"))
+costs: list[CostModel] = [FlopsCost(), PriceCost(), LatencyCost(prefix_sharing=False)]
+
+
+def prompt(state: State) -> str:
+    """Write the prompt of an instance."""
+    return f"Answer {state.instance}"
+
+
+def score(state: State) -> float:
+    """Score an instance."""
+    return float(state["answer"] == "yes")
+
+
+pipeline = Pipeline(
+    stages=[
+        Step(name="look_up", run=lambda state: state.instance, fails_on=(TimeoutError,)),
+        StageProgram(name="ids", prompt=prompt, aggregate=union),
+        StageProgram(name="draft", prompt=prompt, aggregate=majority_vote),
+        StageProgram(name="answer", prompt=prompt, aggregate=LLMFusion()),
+    ],
+    score=score,
+)
+with (
+    LoopbackServer({"small": Scripted()}) as server,
+    MultiStageObjective(
+        pipeline,
+        ["one", "two"],
+        task=task,
+        endpoints=connect_endpoints(task, server.url),
+        store=CompletionStore("completions.db"),
+    ) as measured,
+):
+    optuna.create_study().optimize(measured, n_trials=1)
+    evaluation = measured.evaluate(task.complete({}), ["three"])
+    assert_type(evaluation, Evaluation)
+    assert_type(evaluation.mean, float)
+
+benchmark = two_wiki("2wiki.json")
+assert_type(benchmark, Benchmark)
+assert_type(benchmark.objective("http://127.0.0.1:8080"), MultiStageObjective)
