@@ -1,0 +1,59 @@
+"""The pages keep their word: links lead somewhere, blocks are Python, the first program runs."""
+
+import re
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted(ROOT.glob("*.md")) + sorted((ROOT / "docs").rglob("*.md"))
+NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
+BLOCK = re.compile(r"^( *)```python\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
+
+pytestmark = pytest.mark.skipif(not (ROOT / "docs").exists(), reason="needs the source tree")
+
+
+def blocks(name):
+    """Return the Python blocks of a page."""
+    return [block for _, block in BLOCK.findall((ROOT / name).read_text(encoding="utf-8"))]
+
+
+def anchor(heading):
+    """Return the anchor that GitHub gives to a heading."""
+    kept = re.sub(r"[^\w\- ]", "", heading.replace("`", "").strip().lower())
+    return kept.replace(" ", "-")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_links_lead_somewhere(name):
+    """Files exist, and headings within them."""
+    page = ROOT / name
+    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    broken = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, fragment = unquote(target).partition("#")
+        file = (page.parent / path) if path else page
+        headings = (
+            {anchor(line) for line in re.findall(r"^#+ (.*)$", file.read_text("utf-8"), re.M)}
+            if file.suffix == ".md" and file.exists()
+            else set()
+        )
+        if not file.exists() or (fragment and fragment not in headings):
+            broken.append(target)
+    assert not broken
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_python_blocks_are_python(name):
+    """Every block compiles."""
+    for block in blocks(name):
+        compile(block, name, "exec")
+
+
+def test_the_first_program_of_the_readme_runs(capsys):
+    """What a newcomer pastes recommends an allocation."""
+    exec(compile(blocks("README.md")[0], "README.md", "exec"), {"__name__": "readme"})
+    assert "large-72B" in capsys.readouterr().out
