@@ -1,0 +1,18 @@
+"""Set-up of the stress tests."""
+
+import sys
+from pathlib import Path
+
+import optuna
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "core"))
+
+
+@pytest.fixture(autouse=True)
+def _quiet():
+    """Keep Optuna's log out of the tests' output."""
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.CRITICAL)
+    yield
+    optuna.logging.set_verbosity(before)
