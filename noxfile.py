@@ -1,0 +1,112 @@
+"""Sessions that a contributor can start with one command: ``nox --list`` shows them.
+
+``nox`` alone runs what a change should pass before it is sent: lint, types, and the fast tests.
+Arguments after ``--`` go to pytest: ``nox -s tests-3.12 -- tests/core -k cost``.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import nox
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parent
+PROJECT = nox.project.load_toml("pyproject.toml")
+EXTRAS = PROJECT["project"]["optional-dependencies"]
+VERSIONS = nox.project.python_versions(PROJECT)
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+
+nox.needs_version = ">=2025.11.12"
+nox.options.default_venv_backend = "uv|venv"
+nox.options.reuse_existing_virtualenvs = True
+nox.options.sessions = ["lint", "types", f"tests-3.{sys.version_info.minor}"]
+# Versions of Python that are not at hand are skipped, not downloaded.
+nox.options.download_python = "never"
+
+
+def _tool(name: str) -> str:
+    """Return a tool of the `dev` extra with its version bounds."""
+    return next(line for line in EXTRAS["dev"] if Requirement(line).name == name)
+
+
+def _pytest(session: nox.Session, *arguments: str) -> None:
+    session.run("python", "-m", "pytest", *arguments, *session.posargs, env=ENVIRONMENT)
+
+
+@nox.session(python=VERSIONS)
+def tests(session: nox.Session) -> None:
+    """Run the fast tests on every version of Python that is at hand."""
+    session.install("-e", ".[test]")
+    _pytest(session)
+
+
+@nox.session
+def slow(session: nox.Session) -> None:
+    """Run all tests, the slow ones included, but no stress tests."""
+    session.install("-e", ".[test]", _tool("mypy"))
+    _pytest(session, "-m", "not stress")
+
+
+@nox.session
+def stress(session: nox.Session) -> None:
+    """Run the stress tests, which load all cores for minutes."""
+    session.install("-e", ".[test]")
+    _pytest(session, "-m", "stress")
+
+
+@nox.session(python=VERSIONS[:2], venv_backend="uv")
+def lowest(session: nox.Session) -> None:
+    """Run the fast tests with the lowest version of each dependency that is allowed."""
+    session.install("--resolution", "lowest-direct", "-e", ".[test]")
+    session.run("uv", "pip", "list", external=True)
+    _pytest(session)
+
+
+@nox.session
+def hosts(session: nox.Session) -> None:
+    """Run the tests against a server that is not ours: `transformers serve`, with PyTorch."""
+    session.install("-e", ".[test,train]", "transformers[serving]")
+    _pytest(session, "-m", "not stress", "tests/llm/test_real_server.py", "tests/playground")
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check format and style."""
+    session.install(_tool("ruff"))
+    session.run("ruff", "format", "--check", ".")
+    session.run("ruff", "check", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check the types of both packages, and of programs that use them."""
+    session.install("-e", ".[test,plot]", _tool("mypy"))
+    session.run("mypy")
+    session.run("python", "-m", "pytest", "-m", "", "tests/typing", env=ENVIRONMENT)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Check links and code blocks of all pages."""
+    session.install("-e", ".[test]")
+    _pytest(session, "-m", "", "tests/docs")
+
+
+@nox.session
+def wheel(session: nox.Session) -> None:
+    """Run the fast tests against the built wheel, with the sources out of reach."""
+    work = Path(session.create_tmp()).resolve()
+    shutil.rmtree(work)
+    session.install(_tool("build"))
+    session.run("python", "-m", "build", "--wheel", "--outdir", str(work / "dist"), str(ROOT))
+    (built,) = (work / "dist").glob("*.whl")
+    session.install("--force-reinstall", f"{built}[test]")
+    for name in ("tests", "examples"):
+        shutil.copytree(ROOT / name, work / name)
+    shutil.copy(ROOT / "pyproject.toml", work)
+    session.chdir(work)
+    session.run("python", "tests/installed.py")
+    _pytest(session, "-p", "no:cacheprovider")
