@@ -68,7 +68,7 @@ def lowest(session: nox.Session) -> None:
 @nox.session
 def hosts(session: nox.Session) -> None:
     """Run the tests against a server that is not ours: `transformers serve`, with PyTorch."""
-    session.install("-e", ".[test,train]", "transformers[serving]")
+    session.install("-e", ".[test]", "torch>=2.6,<3", "transformers[serving]>=5,<6")
     _pytest(session, "-m", "not stress", "tests/llm/test_real_server.py", "tests/playground")
 
 
