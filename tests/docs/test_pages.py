@@ -57,3 +57,13 @@ def test_the_first_program_of_the_readme_runs(capsys):
     """What a newcomer pastes recommends an allocation."""
     exec(compile(blocks("README.md")[0], "README.md", "exec"), {"__name__": "readme"})
     assert "large-72B" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(not (ROOT / "optuna_agenttts/planner").exists(), reason="needs the rooms")
+def test_contributors_are_sent_to_files_that_exist():
+    """Paths in CONTRIBUTING are from the root, or from one of the packages."""
+    roots = (ROOT, ROOT / "optuna_agenttts", ROOT / "integrations/optuna_agenttts_integrations")
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    paths = [path for path in re.findall(r"`([\w.]+/[\w./]*)`", text) if path != ".ci/run"]
+    assert len(paths) > 30
+    assert not [path for path in paths if not any((root / path).exists() for root in roots)]
