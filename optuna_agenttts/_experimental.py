@@ -11,12 +11,10 @@ import functools
 import inspect
 import warnings
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 from optuna.exceptions import ExperimentalWarning
 
-_P = ParamSpec("_P")
-_R = TypeVar("_R")
 _C = TypeVar("_C")
 
 _NOTE = """
@@ -50,30 +48,6 @@ class _Once:
 
 def _with_note(doc: str | None, version: str) -> str:
     return inspect.cleandoc(doc or "") + _NOTE.format(version=version)
-
-
-def experimental_func(version: str) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
-    """Mark a function or method as experimental.
-
-    Args:
-        version: The first version that has it, such as ``"0.1.0"``.
-
-    Returns:
-        A decorator that adds a note to the docstring and warns at the first call.
-    """
-
-    def decorate(function: Callable[_P, _R]) -> Callable[_P, _R]:
-        warn = _Once(function.__qualname__, version)
-
-        @functools.wraps(function)
-        def wrapper(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-            warn()
-            return function(*args, **kwargs)
-
-        wrapper.__doc__ = _with_note(function.__doc__, version)
-        return wrapper
-
-    return decorate
 
 
 def experimental_class(version: str) -> Callable[[type[_C]], type[_C]]:

@@ -16,6 +16,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from optuna_agenttts import storage
+from optuna_agenttts._experimental import warn_experimental_argument
 from optuna_agenttts.agent.advice import (
     advised_candidate,
     contains,
@@ -89,7 +90,7 @@ class AgentTTSSampler(BaseSampler):
         tables: Tables of computed evidence that the agent sees, for ablations: ``"models"`` (gaps
             between models), ``"saturation"`` (of samples; needs Insight 2), ``"paired"`` (trials).
         experience: Earlier studies of similar tasks, as evidence for agent and planner. They are
-            read once, by this constructor.
+            read once, by this constructor. Experimental.
         description: Description of the objective, for the agent in studies without a task.
         llm_timeout: Timeout for planning a round, in seconds; only the first round blocks that
             long.
@@ -131,6 +132,8 @@ class AgentTTSSampler(BaseSampler):
             raise TaskError(
                 f"AgentTTSSampler: `llm_timeout` must be positive, got {llm_timeout!r}."
             )
+        if experience:
+            warn_experimental_argument("experience")
         self._chat = connect(llm)
         self._guidelines, self._description = guidelines, description
         self._llm_timeout = llm_timeout

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import httpx2
 from huggingface_hub import is_offline_mode
 
+from optuna_agenttts._experimental import experimental_class
 from optuna_agenttts.exceptions import AgentTTSError
 from optuna_agenttts.llm.loop import LoopThread
 from optuna_agenttts.llm.port import ChatRefusedError
@@ -80,6 +81,7 @@ def describe_model(name: str, *, hub: Hub | None = None, provider: str | None = 
     return replace(model, input_price=facts.input_price, output_price=facts.output_price)
 
 
+@experimental_class("0.1.0")
 class Hub:
     """Client of the Hugging Face Hub (sizes) and its router (prices).
 

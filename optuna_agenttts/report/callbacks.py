@@ -8,6 +8,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial
 
 from optuna_agenttts import storage
+from optuna_agenttts._experimental import experimental_class
 from optuna_agenttts.exceptions import NoTaskError, TaskError
 from optuna_agenttts.planner.numerical import NumericalPlanner
 from optuna_agenttts.study.archive import Archive, is_maximized
@@ -56,6 +57,7 @@ class StopAtSpend:
             study.stop()
 
 
+@experimental_class("0.1.0")
 class StopWhenSettled:
     """Callback that stops a search once the expected gain of another trial is small.
 

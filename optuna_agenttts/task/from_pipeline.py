@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol
 
 from optuna_agenttts.exceptions import TaskError
 from optuna_agenttts.task.stage import Model, Stage
+
+
+class DataPipeline(Protocol):
+    """Pipeline that can measure its token lengths on data."""
+
+    def lengths(self, instances: Sequence[Any]) -> Mapping[str, tuple[float, float]]:
+        """Return mean tokens of a prompt and of a sample, for each stage that calls a model."""
 
 
 def describe_stages(

@@ -157,3 +157,28 @@ class Stage:
         object.__setattr__(
             self, "samples_parameter", self.samples_parameter or f"{self.name}.samples"
         )
+
+
+def checked_stages(owner: str, stages: Sequence[Stage]) -> tuple[Stage, ...]:
+    """Return the stages of a task as a tuple.
+
+    Args:
+        owner: Prefix of error messages.
+        stages: The stages.
+
+    Raises:
+        TaskError: There is no stage, or stages share a name or a parameter.
+    """
+    stages = tuple(stages) if isinstance(stages, Iterable) else ()
+    if not stages or not all(isinstance(stage, Stage) for stage in stages):
+        raise TaskError(f"{owner}: `stages` must hold at least one `Stage`, got {stages!r}.")
+    names = [stage.name for stage in stages]
+    if len(set(names)) < len(names):
+        raise TaskError(f"{owner}: names of `stages` must be unique, got {names!r}.")
+    parameters = [p for s in stages for p in (s.model_parameter, s.samples_parameter)]
+    if len(set(parameters)) < len(parameters):
+        raise TaskError(
+            f"{owner}: parameters of `stages` must be unique, got {parameters!r}: change "
+            "`model_parameter` or `samples_parameter` of a stage."
+        )
+    return stages

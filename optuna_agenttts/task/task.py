@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from optuna.study import Study
 from optuna.trial import BaseTrial
@@ -23,24 +23,16 @@ from optuna_agenttts.task.allocation import (
 from optuna_agenttts.task.cost import CostModel, FlopsCost, cost_from_dict, cost_row, cost_to_dict
 from optuna_agenttts.task.differences import differences
 from optuna_agenttts.task.feasible import Choice, FeasibleSet
-from optuna_agenttts.task.from_pipeline import describe_stages
-from optuna_agenttts.task.stage import Model, Stage, is_finite, model_from_name
+from optuna_agenttts.task.from_pipeline import DataPipeline, describe_stages
+from optuna_agenttts.task.stage import Model, Stage, checked_stages, is_finite, model_from_name
 from optuna_agenttts.task.suggestion import suggest_choices
 
 _logger = logging.getLogger(__name__)
 
 
-class DataPipeline(Protocol):
-    """Pipeline that can measure its token lengths on data."""
-
-    def lengths(self, instances: Sequence[Any]) -> Mapping[str, tuple[float, float]]:
-        """Return mean tokens of a prompt and of a sample, for each stage that calls a model."""
-
-
+@dataclass(frozen=True, init=False, repr=False, eq=False)
 class Task:
-    """Multi-stage task with a budget per instance.
-
-    Immutable, and equal to any task with the same content.
+    """Multi-stage task with a budget per instance; immutable, and compared by content.
 
     Args:
         name: Name of the task.
@@ -57,17 +49,6 @@ class Task:
         MissingFactError: The cost model needs a fact that a model does not state.
         BudgetError: The cheapest allocation is over the budget.
     """
-
-    __slots__ = (
-        "budget",
-        "cost_model",
-        "description",
-        "feasible",
-        "metric",
-        "name",
-        "stages",
-        "text",
-    )
 
     name: str
     stages: tuple[Stage, ...]
@@ -92,18 +73,7 @@ class Task:
         if not isinstance(name, str) or not name:
             raise TaskError(f"Task: `name` must be a non-empty string, got {name!r}.")
         owner = f"Task {name!r}"
-        stages = tuple(stages) if isinstance(stages, Iterable) else ()
-        if not stages or not all(isinstance(stage, Stage) for stage in stages):
-            raise TaskError(f"{owner}: `stages` must hold at least one `Stage`, got {stages!r}.")
-        names = [stage.name for stage in stages]
-        if len(set(names)) < len(names):
-            raise TaskError(f"{owner}: names of `stages` must be unique, got {names!r}.")
-        parameters = [p for s in stages for p in (s.model_parameter, s.samples_parameter)]
-        if len(set(parameters)) < len(parameters):
-            raise TaskError(
-                f"{owner}: parameters of `stages` must be unique, got {parameters!r}: change "
-                "`model_parameter` or `samples_parameter` of a stage."
-            )
+        stages = checked_stages(owner, stages)
         cost_model: CostModel = FlopsCost() if cost is None else cost
         if not isinstance(cost_model, CostModel):
             raise TaskError(f"{owner}: `cost` must be a `CostModel`, got {cost!r}.")
@@ -134,14 +104,6 @@ class Task:
         for key, value in values.items():
             object.__setattr__(self, key, value)
         object.__setattr__(self, "text", json.dumps(self.to_dict(), sort_keys=True))
-
-    def __setattr__(self, name: str, value: object) -> None:
-        """Raise AttributeError: a task is immutable."""
-        raise AttributeError(f"Task is immutable: build a new one with the other `{name}`.")
-
-    def __delattr__(self, name: str) -> None:
-        """Raise AttributeError: a task is immutable."""
-        raise AttributeError("Task is immutable.")
 
     def __eq__(self, other: object) -> bool:
         """Compare by content."""

@@ -5,14 +5,12 @@ import inspect
 import pickle
 import warnings
 
+import optuna
 import pytest
 from optuna.exceptions import ExperimentalWarning
 
-from optuna_agenttts._experimental import (
-    experimental_class,
-    experimental_func,
-    warn_experimental_argument,
-)
+from optuna_agenttts import AgentTTSSampler, Hub, StopWhenSettled
+from optuna_agenttts._experimental import experimental_class, warn_experimental_argument
 
 
 @experimental_class("0.1.0")
@@ -27,48 +25,9 @@ class Marked:
         self.value = value
 
 
-def make_function():
-    """Mark a new function, which has not warned yet."""
-
-    @experimental_func("0.1.0")
-    def double(value: int) -> int:
-        """Return twice a value."""
-        return 2 * value
-
-    return double
-
-
-def test_a_function_warns_once_and_returns_its_result():
-    """The first call warns, at the caller's line; the second is silent."""
-    double = make_function()
-    with pytest.warns(ExperimentalWarning, match=r"double is experimental .*v0\.1\.0") as caught:
-        assert double(2) == 4
-    assert caught[0].filename == __file__
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert double(value=3) == 6
-
-
-def test_features_warn_separately():
-    """One feature's warning does not silence another's."""
-    for double in (make_function(), make_function()):
-        with pytest.warns(ExperimentalWarning):
-            double(1)
-
-
-def test_the_wrapper_keeps_name_and_signature():
-    """Documentation tools see what was written."""
-    double = make_function()
-    assert double.__name__ == "double"
-    assert list(inspect.signature(double).parameters) == ["value"]
-
-
 def test_notes_follow_the_docstring():
-    """The note says since when, whether or not there is a docstring, without stray indentation."""
-    assert "Return twice a value.\n\n.. note::\n    Added in v0.1.0" in make_function().__doc__
+    """The note names the version, without stray indentation."""
     assert Marked.__doc__.startswith("Hold a value.\n\nArgs:\n    value: Any.\n\n.. note::\n")
-    bare = experimental_func("0.1.0")(lambda: None)
-    assert "experimental feature" in bare.__doc__
 
 
 def test_a_class_warns_at_its_first_instance():
@@ -125,3 +84,12 @@ def test_an_argument_warns_where_the_function_is_called():
     with pytest.warns(ExperimentalWarning, match="Argument `fast`") as caught:
         use(fast=True)
     assert caught[0].filename == __file__
+
+
+def test_features_that_may_change_are_marked():
+    """An argument warns when it is given, a class when it is constructed."""
+    study = optuna.create_study()
+    with pytest.warns(ExperimentalWarning, match="Argument `experience`"):
+        AgentTTSSampler(experience=[study])
+    assert ".. note::" in StopWhenSettled.__doc__
+    assert ".. note::" in Hub.__doc__

@@ -299,9 +299,9 @@ def test_copies_are_equal(copied, cost):
 def test_task_is_immutable(name):
     """Attributes can be neither set nor deleted."""
     task = wiki_task()
-    with pytest.raises(AttributeError, match="immutable"):
+    with pytest.raises(AttributeError, match=r"cannot (assign|delete)"):
         setattr(task, name, 1)
-    with pytest.raises(AttributeError, match="immutable"):
+    with pytest.raises(AttributeError, match=r"cannot (assign|delete)"):
         delattr(task, name)
 
 

@@ -1,0 +1,150 @@
+"""Imports between the rooms of both packages run one way, as drawn in docs/design.md."""
+
+import ast
+from pathlib import Path
+
+import optuna_agenttts
+import optuna_agenttts_integrations
+
+CORE, INTEGRATIONS = "optuna_agenttts", "optuna_agenttts_integrations"
+FOLDERS = {
+    CORE: Path(optuna_agenttts.__file__).parent,
+    INTEGRATIONS: Path(optuna_agenttts_integrations.__file__).parent,
+}
+# What each room may import, beside itself. Every list names rooms that stand above it only, so
+# there are no circles.
+ROOMS = {
+    CORE: {
+        "_experimental": (),
+        "exceptions": (),
+        "storage": (),
+        "task": ("exceptions", "storage"),
+        "planner": ("task",),
+        "llm": ("exceptions",),
+        "models": ("llm", "task", "_experimental", "exceptions"),
+        "study": ("planner", "task", "storage", "exceptions"),
+        "agent": ("study", "planner", "llm", "task", "storage"),
+        "report": ("study", "planner", "task", "storage", "_experimental", "exceptions"),
+        "sampler": (
+            *("report", "agent", "study", "planner", "llm", "task"),
+            *("storage", "_experimental", "exceptions"),
+        ),
+    },
+    INTEGRATIONS: {
+        "exceptions": (),
+        "scoring": ("exceptions",),
+        "calls": ("exceptions",),
+        "pipeline": ("calls", "exceptions"),
+        "instances": ("exceptions",),
+        "lengths": ("pipeline", "exceptions"),
+        "check": ("pipeline", "calls", "exceptions"),
+        "objective": ("check", "lengths", "instances", "pipeline", "calls", "exceptions"),
+        "tasks": ("objective", "pipeline", "scoring", "calls", "exceptions"),
+        "testing": ("tasks", "pipeline", "calls", "exceptions"),
+        "playground": ("testing", "objective", "pipeline", "calls", "exceptions"),
+        "cli": ("objective", "check", "calls", "exceptions"),
+    },
+}
+
+
+def imports_of(path):
+    """Dotted names of the modules that a file imports, wherever in the file."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def arrows(package):
+    """Return (room, imported room, file) for each import between rooms of a package."""
+    folder = FOLDERS[package]
+    for path in sorted(folder.rglob("*.py")):
+        room = path.relative_to(folder).with_suffix("").parts[0]
+        for name in imports_of(path):
+            top, _, rest = name.partition(".")
+            if top == package and rest and room != "__init__":
+                other = rest.split(".")[0]
+                # A public name, taken from the package itself, lives in no room of its own.
+                assert other in ROOMS[package], f"{path} imports {name}: name its module"
+                if other != room:
+                    yield room, other, path
+
+
+def test_every_module_belongs_to_a_room():
+    for package, folder in FOLDERS.items():
+        found = {path.stem for path in folder.iterdir() if path.suffix == ".py" or is_room(path)}
+        assert found - {"__init__"} == set(ROOMS[package])
+
+
+def is_room(path):
+    return (path / "__init__.py").exists()
+
+
+def test_imports_run_one_way():
+    for package, rooms in ROOMS.items():
+        for room, other, path in arrows(package):
+            assert other in rooms[room], f"{path}: `{room}` must not import `{other}`"
+
+
+def test_the_rooms_have_no_circles():
+    for rooms in ROOMS.values():
+        order = list(rooms)
+        for room, allowed in rooms.items():
+            assert all(other in order for other in allowed)
+            assert room not in allowed
+        seen = set()
+        while len(seen) < len(rooms):
+            free = {r for r in rooms if r not in seen and set(rooms[r]) <= seen}
+            assert free, f"a circle among {set(rooms) - seen}"
+            seen |= free
+
+
+def test_no_arrow_that_is_allowed_is_unused():
+    """A list that allows more than is used says less than it could."""
+    for package, rooms in ROOMS.items():
+        used = {(room, other) for room, other, _ in arrows(package)}
+        allowed = {(room, other) for room, others in rooms.items() for other in others}
+        assert allowed <= used, f"unused: {allowed - used}"
+
+
+def test_the_core_never_imports_the_integrations():
+    for path in FOLDERS[CORE].rglob("*.py"):
+        assert not any(name.split(".")[0] == INTEGRATIONS for name in imports_of(path)), path
+
+
+def test_only_storage_writes_attributes():
+    for package, folder in FOLDERS.items():
+        for path in folder.rglob("*.py"):
+            if package == CORE and path.name == "storage.py" and path.parent == folder:
+                continue
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Attribute):
+                    name = node.attr
+                    assert not (name.startswith("set_") and name.endswith("_attr")), path
+
+
+def test_no_module_is_named_like_a_public_function():
+    """`import optuna_agenttts.x` must give a module, not a function of that name."""
+    for package, folder in FOLDERS.items():
+        for init in folder.rglob("__init__.py"):
+            parts = init.parent.relative_to(folder).parts
+            module = __import__(".".join((package, *parts)), fromlist=["x"])
+            modules = {p.stem for p in init.parent.iterdir() if p.suffix == ".py" or is_room(p)}
+            public = {
+                name for name in getattr(module, "__all__", ()) if callable(getattr(module, name))
+            }
+            assert not modules & public, f"{init}: {modules & public}"
+
+
+def test_modules_and_functions_are_of_readable_length():
+    for folder in FOLDERS.values():
+        for path in folder.rglob("*.py"):
+            text = path.read_text(encoding="utf-8")
+            assert text.count("\n") <= 400, f"{path} is longer than 400 lines"
+            for node in ast.walk(ast.parse(text)):
+                if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                    assert node.end_lineno is not None
+                    length = node.end_lineno - node.lineno + 1
+                    assert length <= 80, f"{path}: `{node.name}` is longer than 80 lines"
