@@ -1,1 +1,1 @@
-"""The language model that plans: when it is asked, what it reads, how replies are used."""
+"""LLM agent that plans rounds of a search: scheduling, prompts, and use of the replies."""

@@ -1,9 +1,9 @@
-"""What becomes of the agent's proposals: which of them are tried, and what the rest is.
+"""Choice between the agent's proposals and the numerical planner's.
 
-An agent that knows more than the evidence shows must be able to say so, and one that talks
-nonsense must cost little. So each proposal is weighed when its trial begins: it is tried if its
-expected improvement is at least a share of the largest one. How large the share must be follows
-from how the agent's earlier proposals did beside the numerical planner's.
+An agent with prior knowledge should be able to overrule the posterior, and a bad agent should cost
+little. A proposal is therefore checked when its trial starts: it is tried if its expected
+improvement is at least a given share of the largest one. The share depends on how well the agent's
+earlier proposals did compared with the numerical planner's.
 """
 
 from __future__ import annotations
@@ -29,17 +29,27 @@ from optuna_agenttts.planner.numerical import NumericalPlanner
 from optuna_agenttts.study.rounds import Round
 from optuna_agenttts.study.spending import price_of, spend_of
 
+# Chosen by hand.
 _WANTED = ROUND_SIZE + 2
+"""Candidates to ask for in a round of a task: a few spare ones for proposals that are unusable."""
 _BASE_SHARE = 0.1
-"""How much of the largest expected improvement an unknown agent's proposal must promise."""
+"""Required share of the largest expected improvement, in [0, 1], before the agent has results."""
 _MAX_SHARE = 0.9
+"""Upper bound of the required share."""
 
 
 def required_share(evidence: Evidence) -> float:
-    """How much of the largest expected improvement the agent's next proposal must promise.
+    """Return the required share of the largest expected improvement for the agent's next proposal.
 
-    A proposal has done well if it scored at least the median of the trials that others proposed
-    after the opening, or of all others where there are none.
+    The share is divided by the odds that a proposal of the agent does well, that is, scores at
+    least the median of the numerical planner's trials after the opening (of all trials that are
+    not the agent's if there are none).
+
+    Args:
+        evidence: The trials so far, with their origins.
+
+    Returns:
+        The share, in (0, 0.9].
     """
     ours = [s for s, origin in zip(evidence.scores, evidence.origins) if origin == "agent"]
     others = [
@@ -49,9 +59,9 @@ def required_share(evidence: Evidence) -> float:
     ] or [s for s, origin in zip(evidence.scores, evidence.origins) if origin != "agent"]
     if not ours or not others:
         return _BASE_SHARE
-    middle = float(np.median(others))
-    good = sum(score >= middle for score in ours)
-    # One good and one bad proposal are imagined beside the real ones.
+    median = float(np.median(others))
+    good = sum(score >= median for score in ours)
+    # Add one good and one bad pseudo-observation (Laplace smoothing).
     odds = (good + 1) / (len(ours) - good + 1)
     return float(min(_MAX_SHARE, _BASE_SHARE / odds))
 
@@ -59,13 +69,16 @@ def required_share(evidence: Evidence) -> float:
 def advised_candidate(
     planner: NumericalPlanner, evidence: Evidence, planned: Round | None, number: int
 ) -> Candidate:
-    """The candidate of a trial whose round has, or should have, been planned by the agent.
+    """Return the agent's candidate for a trial if it is worth trying, else the planner's.
 
     Args:
         planner: The numerical planner.
-        evidence: What is known.
-        planned: The trial's round; None if it did not come in time.
+        evidence: The trials so far.
+        planned: The trial's round; None if it was not ready in time.
         number: The trial's number.
+
+    Returns:
+        The candidate. Its origin is ``"fallback"`` if the round is missing or failed.
     """
     if planned is None or planned.error:
         own = planner.propose(evidence, Constraint())
@@ -87,7 +100,7 @@ def advised_candidate(
 def _agent_choices(
     planner: NumericalPlanner, evidence: Evidence, planned: Round, number: int
 ) -> Choices | None:
-    """What the agent proposed for a trial, if that can still be tried."""
+    """Return the agent's proposal for a trial; None if there is none that can still be tried."""
     position, task = number % ROUND_SIZE, planner.task
     if position >= len(planned.candidates):
         return None
@@ -113,7 +126,22 @@ def task_job(
     experience: tuple[str, ...] = (),
     limit: float | None = None,
 ) -> Job | None:
-    """What a round of a task is planned from; None before the first score."""
+    """Build the job that plans a round of a task.
+
+    Args:
+        planner: The numerical planner of the task.
+        evidence: The trials so far.
+        trials: The same trials as Optuna holds them, for the spending.
+        agent: Label of the planning model, for its price.
+        insights: Numbers of the paper's insights to state.
+        guidelines: Whether to ask for guidelines.
+        tables: Names of the tables of computed evidence to show.
+        experience: Prompt lines that describe earlier studies.
+        limit: Spending limit of the search in the task's cost unit; None without one.
+
+    Returns:
+        The job, or None before the first score.
+    """
     task = planner.task
     if len(evidence.scores) == 0:
         return None
@@ -122,9 +150,9 @@ def task_job(
         if len(proposals) <= ROUND_SIZE:
             return proposals
         _, worth = planner.compare(evidence, [proposal.choices for proposal in proposals])
-        # The posterior says which to drop; the order stays the agent's. In the posterior's order
-        # an agent that knows the playground's grid took 12.2 trials to its best allocation, in
-        # its own 7.2 (means of 20 seeds): what the posterior doubts waits until it is ruled out.
+        # The posterior selects, but the agent's order stays. On the playground, an agent with
+        # access to the full grid took 7.2 trials to its best allocation in its own order and 12.2
+        # in the posterior's (means of 20 seeds), which tries the allocations it doubts last.
         kept = sorted(np.argsort(-worth, kind="stable")[:ROUND_SIZE].tolist())
         return [proposals[i] for i in kept]
 
@@ -155,7 +183,20 @@ def generic_job(
     description: str,
     guidelines: bool,
 ) -> Job | None:
-    """What a round over an arbitrary space is planned from; None before the first value."""
+    """Build the job that plans a round over an arbitrary search space.
+
+    Half of the round's trials are the agent's; see `generic_candidate_index`.
+
+    Args:
+        trials: The study's trials.
+        stated: Distributions by parameter, as given by the user; may be empty.
+        maximize: Whether higher values are better.
+        description: What is optimized, in the user's words; may be empty.
+        guidelines: Whether to ask for guidelines.
+
+    Returns:
+        The job, or None before the first value or without parameters.
+    """
     evidence = generic_evidence(trials, stated, maximize=maximize)
     if not evidence.values or not evidence.space:
         return None
@@ -175,7 +216,13 @@ def generic_job(
 def generic_evidence(
     trials: Sequence[FrozenTrial], stated: Mapping[str, BaseDistribution], *, maximize: bool
 ) -> GenericEvidence:
-    """Trials as evidence about an arbitrary space."""
+    """Collect the finished and running trials of a study over an arbitrary search space.
+
+    Args:
+        trials: The study's trials.
+        stated: Distributions by parameter, as given by the user; may be empty.
+        maximize: Whether higher values are better.
+    """
     finished = [
         trial
         for trial in trials
@@ -203,11 +250,20 @@ def generic_evidence(
 def generic_candidate_index(
     trials: Sequence[FrozenTrial], number: int, *, maximize: bool
 ) -> int | None:
-    """Which of a round's candidates a trial gets; None if it is the independent sampler's.
+    """Return the index of a trial's candidate in its round.
 
-    Every second trial is the agent's, the others stay with the independent sampler: without a
-    posterior to weigh proposals by, that bounds what a bad agent costs. One whose trials do
-    worse than the others' median keeps one trial in each round.
+    Every second trial is the agent's and the others are the independent sampler's. Without a
+    posterior to check proposals, this bounds the cost of a bad agent. If the median of the agent's
+    trials is worse than that of the others (at least four of each), the agent keeps only the first
+    trial of each round.
+
+    Args:
+        trials: The study's trials.
+        number: The trial's number.
+        maximize: Whether higher values are better.
+
+    Returns:
+        The index, or None if the trial is the independent sampler's.
     """
     position = number % ROUND_SIZE
     if position % 2:
@@ -224,7 +280,7 @@ def generic_candidate_index(
 
 
 def contains(distribution: BaseDistribution, value: Any) -> bool:
-    """Whether a distribution has a value."""
+    """Return whether a distribution contains a value."""
     try:
         return bool(distribution._contains(distribution.to_internal_repr(value)))
     except (ValueError, TypeError):

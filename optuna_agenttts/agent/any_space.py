@@ -1,4 +1,4 @@
-"""What the agent is asked about search spaces that are no pipeline."""
+"""Questions to the agent about search spaces without pipeline stages."""
 
 from __future__ import annotations
 
@@ -16,20 +16,21 @@ from optuna_agenttts.llm.port import Message
 from optuna_agenttts.study.claims import Claim, Verdict
 
 _BEST, _RECENT = 12, 8
+"""Trials in the history of a prompt: so many of the best and of the latest. Chosen by hand."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenericEvidence:
-    """A study's trials over an arbitrary space.
+    """Trials of a study over an arbitrary search space.
 
     Args:
-        space: Distributions by parameter, the newest where they changed.
-        conditional: Parameters that some trials lacked.
+        space: Distributions by parameter; the latest one if it changed between trials.
+        conditional: Parameters that some trials do not have.
         maximize: Whether higher values are better.
-        numbers: Numbers of the finished trials that have a finite value.
-        params: Their parameters.
-        values: Their values.
-        running: Parameters of trials that are running.
+        numbers: Numbers of the finished trials with a finite value.
+        params: Parameters of these trials.
+        values: Values of these trials.
+        running: Parameters of the running trials.
     """
 
     space: Mapping[str, BaseDistribution] = field(default_factory=dict)
@@ -42,13 +43,13 @@ class GenericEvidence:
 
 
 class GenericQuestions:
-    """What is asked about an arbitrary search space; see `planning.agent.Questions`.
+    """Questions about an arbitrary search space; see `ask.Questions`.
 
     Args:
-        evidence: What is known.
-        description: What is optimized, in the user's words.
+        evidence: The trials so far.
+        description: What is optimized, in the user's words; may be empty.
         guidelines: Whether to ask for guidelines.
-        wanted: How many candidates to ask for.
+        wanted: Number of candidates to ask for.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class GenericQuestions:
         self._guidelines, self._wanted = guidelines, wanted
 
     def messages(self, context: RoundContext) -> tuple[Message, ...]:
-        """The prompt."""
+        """Render the prompt."""
         evidence = self._evidence
         return render_generic(
             GenericBrief(
@@ -77,23 +78,24 @@ class GenericQuestions:
         )
 
     def schema(self) -> str:
-        """The JSON schema of the reply."""
+        """Return the JSON schema of the reply, as JSON text."""
         return generic_schema(
             self._evidence.space, wanted=self._wanted, guidelines=self._guidelines
         )
 
     def read(self, text: str, found: Sequence[Proposal]) -> Reply:
-        """Read a reply."""
+        """Read a reply; `found` are the proposals of earlier replies to the same prompt."""
         evidence = self._evidence
         taken = [*evidence.params, *evidence.running, *(proposal.params for proposal in found)]
         return read_params(text, evidence.space, evidence.conditional, taken)
 
     def check(self, claims: Sequence[Claim]) -> tuple[Verdict, ...]:
-        """Nothing: there is no fit that claims could be held against, and none are asked for."""
+        """Return no verdicts: no claims are requested and no model is fitted to check them."""
         return ()
 
 
 def _history(evidence: GenericEvidence) -> tuple[GenericRow, ...]:
+    """Select the best trials and the latest."""
     sign = -1.0 if evidence.maximize else 1.0
     order = sorted(range(len(evidence.values)), key=lambda i: sign * evidence.values[i])
     why = dict.fromkeys(order[:_BEST], "best")

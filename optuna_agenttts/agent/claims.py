@@ -1,8 +1,8 @@
-"""What the agent's guidelines come to, as data: claims about each stage that can be checked.
+"""Reader of the claims in a reply.
 
-Guidelines are prose, which nothing can be held against. Claims say the same of each stage in
-names and numbers, and `agreement.py` compares them with the fit. They are by the way: a claim
-that cannot be used is dropped and counted, and never a reason to ask again.
+Guidelines are prose and cannot be checked. Claims state the same about each stage in names and
+numbers, and `verdicts.py` compares them with the fitted facts. Claims are optional: an unusable
+one is dropped and counted, and never causes a repair request.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from optuna_agenttts.task.stage import Stage
 from optuna_agenttts.task.task import Task
 
 _MAX_ITEMS = 32
-"""Claims of a reply that are looked at, and models of a claim."""
+"""Maximum number of claims to read from a reply, and of models in a claim; chosen by hand."""
 
 
 def read_claims(given: Any, task: Task, *, samples: bool) -> tuple[tuple[Claim, ...], int]:
     """Read the claims of a reply.
 
     Args:
-        given: What stands there for claims; None for nothing.
+        given: The reply's value under ``"claims"``; None if there is none.
         task: The task.
-        samples: Whether samples were asked for; else what is said of them is passed over.
+        samples: Whether samples were requested; otherwise they are ignored.
 
     Returns:
-        At most one claim for each stage, in the task's names and ranges, and how many things
-        could not be used: whole claims, or only the samples of one.
+        At most one claim per stage, with names and ranges of the task, and the number of unusable
+        parts: whole claims, or the samples of one.
     """
     if given is None:
         return (), 0
@@ -43,7 +43,7 @@ def read_claims(given: Any, task: Task, *, samples: bool) -> tuple[tuple[Claim, 
         if not isinstance(name, str) or name not in stages or name in found:
             unusable += 1
             continue
-        # A list from which an unknown name were dropped would say something else.
+        # Dropping only the unknown names would change the claim's meaning.
         models = _models(item.get("models"), stages[name])
         if models is None:
             unusable += 1
@@ -57,6 +57,7 @@ def read_claims(given: Any, task: Task, *, samples: bool) -> tuple[tuple[Claim, 
 
 
 def _models(given: Any, stage: Stage) -> tuple[str, ...] | None:
+    """Return the distinct model names of a claim; None if any is unknown."""
     if not isinstance(given, list) or not 0 < len(given) <= _MAX_ITEMS:
         return None
     names = [model.name for model in stage.models]
@@ -70,6 +71,7 @@ def _models(given: Any, stage: Stage) -> tuple[str, ...] | None:
 
 
 def _interval(given: Any, most: int) -> tuple[int, int] | None:
+    """Return a pair of integers with 1 <= low <= high <= most; None if it is not one."""
     if not isinstance(given, list) or len(given) != 2:
         return None
     low, high = (read_integer(bound) for bound in given)

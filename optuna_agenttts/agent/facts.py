@@ -1,9 +1,9 @@
-"""What the evidence says in figures: the part of a prompt that is computed, not remembered.
+"""Computed facts about the evidence, for the tables of a prompt and the check of claims.
 
-Three tables, one for each insight of the paper: how far each model of a stage falls behind the
-best, where its samples saturate, and how the rest of the allocation should follow it. All of
-them come from the posterior (`planner/posterior.py`), so they hold what is uncertain too; paired
-comparisons of trials, which need no model, stand beside them.
+For each model of a stage, one fact per insight of the paper: how far it is behind the best, where
+its samples saturate, and the best rest of the allocation beside it. They come from the posterior
+(`planner/posterior.py`) and include its uncertainty. Paired comparisons of trials, which need no
+fitted model, complete them.
 """
 
 from __future__ import annotations
@@ -18,28 +18,33 @@ from optuna_agenttts.planner.numerical import NumericalPlanner
 from optuna_agenttts.planner.posterior import Z90, Posterior
 
 _GRID_SIZE = 16
+"""Number of sample counts, evenly spaced by ratio, to search for saturation; chosen by hand."""
 _SATURATION_TOLERANCE = 0.1
-"""Samples saturate where all but this share of what they can gain has been gained."""
+"""Samples saturate where all but this fraction of the possible gain is reached; chosen by hand."""
+_MIN_SHARED = 5
+"""Minimum number of shared instances for a paired comparison; chosen by hand."""
+_EPSILON = 1e-12
+"""Tolerance for rounding errors, on the posterior's scale of scores."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelFact:
-    """What is known of a model in a stage. Values are in the study's own units.
+    """Fitted facts about a model in a stage, in the units of the study's values.
 
     Args:
         stage: Position of the stage.
         model: Position of the model.
-        trials: How many trials used it there.
+        trials: Number of trials that use the model in the stage.
         expected: Expected value of the best allocation that uses it there.
-        behind: How much worse that is than the best of all, 0 or more.
+        behind: Difference between the best of all allocations and that one, 0 or more.
         behind_sd: Standard deviation of that difference.
-        companion: That best allocation.
-        saturation: Number of samples at which it saturates there, beside that allocation.
-        saturation_range: The fewest and the most samples that cannot be told from the peak: the
-            central 90 % of the difference holds zero.
-        gain: How much better that number of samples is than one.
+        companion: The best allocation that uses the model in the stage.
+        saturation: Number of samples at which the model saturates, beside the rest of `companion`.
+        saturation_range: Smallest and largest number of samples that are indistinguishable from
+            the peak: the central 90 % interval of the difference contains zero.
+        gain: Difference between `saturation` samples and one sample.
         gain_sd: Standard deviation of that difference.
-        most: The most samples that fit the budget beside that allocation.
+        most: Maximum number of samples within the budget, beside the rest of `companion`.
     """
 
     stage: int
@@ -57,21 +62,21 @@ class ModelFact:
 
     @property
     def excluded(self) -> bool:
-        """Whether it is surely not the best: zero is outside the central 90 % of `behind`."""
+        """Whether the central 90 % interval of `behind` excludes zero."""
         return self.behind > Z90 * self.behind_sd
 
 
 @dataclass(frozen=True, slots=True)
 class PairedFact:
-    """Two trials compared instance by instance: the best with one model, and with another.
+    """Paired comparison of the best trials with two models of a stage, over shared instances.
 
     Args:
-        stage: Position of the stage in which they use different models.
-        numbers: The trials' numbers, the better one first.
-        models: Positions of their models.
-        difference: Mean difference of outcomes, 0 or more.
-        error: Its standard error.
-        instances: How many instances both saw.
+        stage: Position of the stage.
+        numbers: Numbers of the trials, the better one first.
+        models: Positions of their models in the stage, in the same order.
+        difference: Mean difference of the outcomes per instance.
+        error: Standard error of `difference`.
+        instances: Number of shared instances.
     """
 
     stage: int
@@ -84,14 +89,22 @@ class PairedFact:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """Everything that is computed from the evidence."""
+    """Facts about models and paired comparisons; empty before the first score."""
 
     models: tuple[ModelFact, ...] = ()
     paired: tuple[PairedFact, ...] = ()
 
 
 def fit_facts(planner: NumericalPlanner, evidence: Evidence) -> Facts:
-    """Work the facts out; none before the first score."""
+    """Compute the facts from the planner's posterior.
+
+    Args:
+        planner: The numerical planner of the task.
+        evidence: The trials so far.
+
+    Returns:
+        The facts; empty before the first score.
+    """
     if len(evidence.scores) == 0:
         return Facts()
     posterior = Posterior(planner.surrogate, evidence)
@@ -103,16 +116,16 @@ def fit_facts(planner: NumericalPlanner, evidence: Evidence) -> Facts:
         for model in np.unique(pool.models[:, stage])
     ]
     best = int(np.argmax(mean))
-    holders = []
+    best_with_model = []
     for stage, model in pairs:
         with_model = np.flatnonzero(pool.models[:, stage] == model)
-        holders.append(int(with_model[np.argmax(mean[with_model])]))
-    compared = pool.take(np.array([best, *holders]))
+        best_with_model.append(int(with_model[np.argmax(mean[with_model])]))
+    compared = pool.take(np.array([best, *best_with_model]))
     behind_sd = posterior.at(compared).difference_sd(0)[1:]
     span = posterior.scale.span
     facts = []
-    for (stage, model), holder, sd in zip(pairs, holders, behind_sd):
-        point = pool.take(np.array([holder]))
+    for (stage, model), position, sd in zip(pairs, best_with_model, behind_sd):
+        point = pool.take(np.array([position]))
         most = _most_samples(planner, point, stage)
         number, interval, gain, gain_sd = _saturation(planner, posterior, point, stage, most)
         facts.append(
@@ -120,8 +133,8 @@ def fit_facts(planner: NumericalPlanner, evidence: Evidence) -> Facts:
                 stage=stage,
                 model=model,
                 trials=int((evidence.models[:, stage] == model).sum()),
-                expected=float(evidence.sign * posterior.scale.scores(mean[holder])),
-                behind=float(mean[best] - mean[holder]) * span,
+                expected=float(evidence.sign * posterior.scale.scores(mean[position])),
+                behind=float(mean[best] - mean[position]) * span,
                 behind_sd=float(sd) * span,
                 companion=tuple(zip(point.models[0].tolist(), point.samples[0].tolist())),
                 saturation=number,
@@ -135,7 +148,7 @@ def fit_facts(planner: NumericalPlanner, evidence: Evidence) -> Facts:
 
 
 def _most_samples(planner: NumericalPlanner, point: Points, stage: int) -> int:
-    """The most samples of one stage beside the rest of an allocation."""
+    """Return the maximum number of samples of a stage beside the rest of an allocation."""
     feasible = planner.task.feasible
     choices = list(zip(point.models[0].tolist(), point.samples[0].tolist()))
     model, samples = choices[stage]
@@ -146,28 +159,29 @@ def _most_samples(planner: NumericalPlanner, point: Points, stage: int) -> int:
 def _saturation(
     planner: NumericalPlanner, posterior: Posterior, point: Points, stage: int, most: int
 ) -> tuple[int, tuple[int, int], float, float]:
-    """Vary one stage's samples: where they saturate, the range of that, the gain and its sd."""
+    """Return saturation, its range, gain and standard deviation of the gain of a stage."""
     grid: Ints = np.unique(np.geomspace(1, most, _GRID_SIZE).round().astype(np.int64))
     samples = np.repeat(point.samples, len(grid), axis=0)
     samples[:, stage] = grid
     along = planner.surrogate.points(np.repeat(point.models, len(grid), axis=0), samples)
     view = posterior.at(along)
     curve = view.mean()
-    at, peak = _knee(curve), int(np.argmax(curve))
-    close = curve[peak] - curve <= Z90 * view.difference_sd(peak) + 1e-12
-    alike = np.flatnonzero(close)
-    sd = view.difference_sd(0)[at]
-    interval = (int(grid[min(alike[0], at)]), int(grid[max(alike[-1], at)]))
-    return int(grid[at]), interval, float(curve[at] - curve[0]), float(sd)
+    knee, peak = _knee(curve), int(np.argmax(curve))
+    at_peak = np.flatnonzero(curve[peak] - curve <= Z90 * view.difference_sd(peak) + _EPSILON)
+    sd = view.difference_sd(0)[knee]
+    interval = (int(grid[min(at_peak[0], knee)]), int(grid[max(at_peak[-1], knee)]))
+    return int(grid[knee]), interval, float(curve[knee] - curve[0]), float(sd)
 
 
 def _knee(curve: Floats) -> int:
+    """Return the first position at which the curve is saturated."""
     top = float(curve.max())
     enough = top - _SATURATION_TOLERANCE * (top - float(curve[0]))
-    return int(np.argmax(curve >= enough - 1e-12))
+    return int(np.argmax(curve >= enough - _EPSILON))
 
 
 def _paired(evidence: Evidence) -> list[PairedFact]:
+    """Compare, in each stage, the best trial with the best trial of every other model."""
     found = []
     for stage in range(len(evidence.task.stages)):
         best: dict[int, int] = {}
@@ -182,15 +196,16 @@ def _paired(evidence: Evidence) -> list[PairedFact]:
 
 
 def _pair(evidence: Evidence, better: int, other: int, stage: int) -> PairedFact | None:
+    """Compare two trials over shared instances; None if there are too few."""
     if not evidence.outcomes:
         return None
     ours, theirs = evidence.outcomes[better], evidence.outcomes[other]
     shared = [step for step in ours if step in theirs]
-    if len(shared) < 5:
+    if len(shared) < _MIN_SHARED:
         return None
     gaps = evidence.sign * np.array([ours[step] - theirs[step] for step in shared])
     gaps = gaps[np.isfinite(gaps)]
-    if len(gaps) < 5:
+    if len(gaps) < _MIN_SHARED:
         return None
     return PairedFact(
         stage=stage,

@@ -1,4 +1,4 @@
-"""Values from a model's reply: read and bounded, mended where what was meant is plain."""
+"""Parsing of values in a model's reply: bounded, and repaired where the meaning is unambiguous."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ import json_repair
 from optuna_agenttts.llm.secrets import one_line
 
 _MAX_REPLY = 60_000
-"""Characters of a reply that are read: some ten times what an honest one needs."""
-_BRACKETS = 1000
-"""Opening brackets in a reply that is mended: 50,000 of them take json-repair three seconds."""
+"""Maximum number of characters of a reply to read: about ten times a normal reply."""
+_MAX_BRACKETS = 1000
+"""Maximum number of opening brackets in a reply to repair: json-repair takes three seconds for
+50,000 of them."""
 _THOUGHTS = re.compile(r"<think>.*?</think>", re.DOTALL | re.IGNORECASE)
 _INTEGER = re.compile(r"[+-]?\d{1,9}(?:\.0+)?")
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something that cannot be used.
+    """Problem that makes a reply, or a part of it, unusable.
 
     Args:
-        kind: What it is in fixed words, to be counted: ``"no JSON"``, ``"unknown model"``.
-        text: What it is in this case, to be sent back.
+        kind: Fixed label for counting, such as ``"no JSON"`` or ``"unknown model"``.
+        text: Description of this case, sent back to the model.
     """
 
     kind: str
@@ -35,7 +36,7 @@ class Problem:
 
 
 def read_object(text: str) -> tuple[Mapping[str, Any], Problem | None]:
-    """The JSON object in a text, or why there is none."""
+    """Return the JSON object in a reply, or an empty one and the problem."""
     text = _THOUGHTS.sub(
         "", text[-_MAX_REPLY:] if "</think>" in text else text[:_MAX_REPLY]
     ).strip()
@@ -49,15 +50,15 @@ def read_object(text: str) -> tuple[Mapping[str, Any], Problem | None]:
         try:
             values = json.loads(text[start : end + 1])
         except (ValueError, RecursionError):
-            if text.count("{") + text.count("[") > _BRACKETS:
+            if text.count("{") + text.count("[") > _MAX_BRACKETS:
                 return {}, Problem("no JSON", "the reply is no JSON, and too deep to be mended")
             try:
                 values = json_repair.loads(text[start:])
-            # A library that reads arbitrary text may fail in any way.
+            # json-repair does not document its exceptions for arbitrary text.
             except Exception as error:
                 return {}, Problem("no JSON", f"the reply is no JSON ({type(error).__name__})")
     if isinstance(values, list):
-        # Several objects: the answer is the last that looks like one.
+        # Several objects: the last one with candidates is the answer.
         objects = [v for v in values if isinstance(v, Mapping) and "candidates" in v]
         values = objects[-1] if objects else None
     if not isinstance(values, Mapping):
@@ -66,7 +67,7 @@ def read_object(text: str) -> tuple[Mapping[str, Any], Problem | None]:
 
 
 def abbreviate(value: Any) -> str:
-    """A value as it is named in a problem."""
+    """Return a value as JSON of at most 80 characters, for the text of a problem."""
     try:
         return one_line(json.dumps(value, ensure_ascii=False, default=str), 80)
     except (ValueError, RecursionError):
@@ -74,14 +75,14 @@ def abbreviate(value: Any) -> str:
 
 
 def match_model(name: Any, names: Sequence[str]) -> int | None:
-    """The position of a name among the models of a stage; None if none or several are meant."""
+    """Return the position of a model name; None if it is unknown or ambiguous."""
     if not isinstance(name, str):
         return None
     if name in names:
         return names.index(name)
     plain = name.strip().casefold()
     alike = [i for i, known in enumerate(names) if known.casefold() == plain]
-    # Models leave out the organization: "Llama-3B" for "meta/Llama-3B".
+    # LLMs often omit the organization: "Llama-3B" for "meta/Llama-3B".
     alike = alike or [
         i for i, known in enumerate(names) if known.casefold().rpartition("/")[2] == plain
     ]
@@ -89,7 +90,7 @@ def match_model(name: Any, names: Sequence[str]) -> int | None:
 
 
 def read_integer(value: Any) -> int | None:
-    """An integer, also one that is written ``4.0`` or ``"4"``."""
+    """Return an integer, also for ``4.0`` or ``"4"``; None for any other value."""
     if isinstance(value, bool):
         return None
     if isinstance(value, int):
@@ -102,7 +103,7 @@ def read_integer(value: Any) -> int | None:
 
 
 def read_float(value: Any) -> float | None:
-    """A finite number, also one that is written as text."""
+    """Return a finite number, also for a string that holds one; None for any other value."""
     if isinstance(value, bool):
         return None
     try:

@@ -1,8 +1,8 @@
-"""From what a model replied to candidates, or to what is wrong with it.
+"""Validation of replies: usable proposals, guidelines and claims, and the problems of the rest.
 
-A reply is data: read, checked, bounded, never executed. What can be mended without guessing what
-was meant is mended: fences, trailing commas and truncation (by json-repair), a name in another
-case, samples that are a little over the budget.
+A reply is untrusted data: it is read, checked and bounded, never executed. Unambiguous errors are
+repaired: code fences, trailing commas and truncation (by json-repair), the case of names, and
+numbers of samples over the budget.
 """
 
 from __future__ import annotations
@@ -32,13 +32,22 @@ from optuna_agenttts.planner.evidence import Choices
 from optuna_agenttts.study.claims import Claim
 from optuna_agenttts.task.task import Task
 
-_GUIDELINES, _GUIDELINE, _REASON = 8, 400, 300
-_CANDIDATES = 32
+_MAX_GUIDELINES, _MAX_GUIDELINE, _MAX_REASON = 8, 400, 300
+"""Maximum number of guidelines, and maximum characters of a guideline and of a reason, as in the
+reply schema (`prompts/schema.py`)."""
+_MAX_CANDIDATES = 32
+"""Maximum number of candidates to read from a reply; chosen by hand."""
 
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """A candidate that can be used: an allocation, or parameters of an arbitrary space."""
+    """Usable candidate.
+
+    Args:
+        reason: The agent's reason; may be empty.
+        choices: The allocation, for a task.
+        params: The parameters, for an arbitrary search space.
+    """
 
     reason: str
     choices: Choices = ()
@@ -47,14 +56,14 @@ class Proposal:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A reply, read and checked.
+    """Validated reply.
 
     Args:
-        guidelines: What the agent concluded.
-        proposals: What can be used of its candidates.
-        problems: What cannot be used, to be sent back.
-        claims: What can be used of its claims.
-        unusable_claims: How much of them cannot be used, which is not sent back.
+        guidelines: The agent's guidelines, one sentence each.
+        proposals: Usable candidates, in the reply's order.
+        problems: Problems with the other candidates, for the repair request.
+        claims: Usable claims.
+        unusable_claims: Number of unusable claims, or parts of them; not sent back.
     """
 
     guidelines: tuple[str, ...] = ()
@@ -72,8 +81,8 @@ def read_plan(
     Args:
         text: The reply.
         task: The task.
-        taken: Allocations that were tried, are running, or have been proposed already.
-        claims: What claims were asked to say; see `prompts.claim_fields`.
+        taken: Allocations that were tried, are running, or were proposed before.
+        claims: Requested fields of a claim; see `prompts.claim_fields`.
     """
     values, problem = read_object(text)
     if problem is not None:
@@ -83,11 +92,11 @@ def read_plan(
     seen = set(taken)
     for position, item in enumerate(_candidates(values, "allocation", problems), start=1):
         label = f"candidate {position}"
-        found = _choices(item.get("allocation"), task, label)
+        found = _parse_choices(item.get("allocation"), task, label)
         if isinstance(found, Problem):
             problems.append(found)
             continue
-        fitted = _fitted(found, task, label)
+        fitted = _fit_budget(found, task, label)
         if isinstance(fitted, Problem):
             problems.append(fitted)
         elif fitted in seen:
@@ -117,8 +126,8 @@ def read_params(
     Args:
         text: The reply.
         space: Distributions by parameter.
-        optional: Parameters that a candidate may leave out.
-        taken: Parameters that were tried, or are running.
+        optional: Parameters that a candidate may omit.
+        taken: Parameters that were tried, are running, or were proposed before.
     """
     values, problem = read_object(text)
     if problem is not None:
@@ -142,7 +151,7 @@ def read_params(
                 if name not in optional:
                     wrong = Problem("missing parameter", f"{label} lacks {abbreviate(name)}")
                 continue
-            value = _value(raw[name], distribution, f"{label}: {abbreviate(name)}")
+            value = _parse_value(raw[name], distribution, f"{label}: {abbreviate(name)}")
             if isinstance(value, Problem):
                 wrong = value
             else:
@@ -160,32 +169,35 @@ def read_params(
 def _candidates(
     values: Mapping[str, Any], name: str, problems: list[Problem]
 ) -> list[Mapping[str, Any]]:
+    """Return the candidates that are objects, and append the problems of the others."""
     items = values.get("candidates")
     if not isinstance(items, list) or not items:
         problems.append(Problem("no candidates", "the reply has no list `candidates`"))
         return []
-    good = [item for item in items[:_CANDIDATES] if isinstance(item, Mapping)]
-    if len(good) < len(items[:_CANDIDATES]):
+    good = [item for item in items[:_MAX_CANDIDATES] if isinstance(item, Mapping)]
+    if len(good) < len(items[:_MAX_CANDIDATES]):
         problems.append(Problem("wrong type", f"each candidate must be an object with `{name}`"))
     return good
 
 
 def _guidelines(values: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the guidelines of a reply, bounded in number and length."""
     lines = values.get("guidelines")
     lines = [lines] if isinstance(lines, str) else lines
     if not isinstance(lines, list):
         return ()
-    texts = [one_line(line, _GUIDELINE) for line in lines if isinstance(line, str)]
-    return tuple(text for text in texts if text)[:_GUIDELINES]
+    texts = [one_line(line, _MAX_GUIDELINE) for line in lines if isinstance(line, str)]
+    return tuple(text for text in texts if text)[:_MAX_GUIDELINES]
 
 
 def _reason(item: Mapping[str, Any]) -> str:
+    """Return the reason of a candidate, bounded in length; empty if there is none."""
     reason = item.get("reason")
-    return one_line(reason, _REASON) if isinstance(reason, str) and reason.strip() else ""
+    return one_line(reason, _MAX_REASON) if isinstance(reason, str) and reason.strip() else ""
 
 
-def _choices(raw: Any, task: Task, label: str) -> Choices | Problem:
-    """An allocation as choices; samples may still be over the stage's most or the budget."""
+def _parse_choices(raw: Any, task: Task, label: str) -> Choices | Problem:
+    """Parse an allocation; samples are capped per stage, but may still exceed the budget."""
     if not isinstance(raw, Mapping):
         return Problem("wrong type", f"{label}: `allocation` is no object")
     names = [stage.name for stage in task.stages]
@@ -227,8 +239,8 @@ def _choices(raw: Any, task: Task, label: str) -> Choices | Problem:
     return tuple(choices)
 
 
-def _fitted(choices: Choices, task: Task, label: str) -> Choices | Problem:
-    """The allocation with its samples reduced to fit the budget, if its models do."""
+def _fit_budget(choices: Choices, task: Task, label: str) -> Choices | Problem:
+    """Reduce the samples of an allocation to fit the budget, if its models can."""
     feasible = task.feasible
     if feasible.fits(choices):
         return choices
@@ -242,14 +254,14 @@ def _fitted(choices: Choices, task: Task, label: str) -> Choices | Problem:
     return tuple(feasible.project(choices))
 
 
-def _value(value: Any, distribution: BaseDistribution, label: str) -> Any:
-    """A value that a distribution contains, of its exact type; or the problem."""
+def _parse_value(value: Any, distribution: BaseDistribution, label: str) -> Any:
+    """Return a value of the distribution, with the distribution's type, or the problem."""
     if isinstance(distribution, CategoricalDistribution):
-        same = [c for c in distribution.choices if type(c) is type(value) and c == value]
-        # Choices that are no strings arrive as what JSON makes of them.
-        alike = same or [c for c in distribution.choices if abbreviate(c) == abbreviate(value)]
-        if alike:
-            return alike[0]
+        equal = [c for c in distribution.choices if type(c) is type(value) and c == value]
+        # Choices of other types than JSON's are compared by their JSON text.
+        matches = equal or [c for c in distribution.choices if abbreviate(c) == abbreviate(value)]
+        if matches:
+            return matches[0]
         return Problem("unknown choice", f"{label} is {abbreviate(value)}, none of its choices")
     if isinstance(distribution, IntDistribution):
         number = read_integer(value)

@@ -1,27 +1,27 @@
-"""Whether the fit bears out what the agent claims.
+"""Comparison of the agent's claims with the fitted facts.
 
-Both sides of a verdict are those of the fit's certainty, the central 90 % of a difference, as in
-the tables that the agent is shown; what lies between them is open.
+Both parts of a verdict use the central 90 % interval of a difference, as do the tables shown to
+the agent. Differences whose interval contains zero leave a claim open.
 
-*Models.* A claim says that the best model of a stage is one of those that it names. Of the models
-that fit the budget, those can be the best that the fit does not exclude (`ModelFact.excluded`;
-one that it has not weighed it does not exclude). The fit
+*Models.* A claim names the models of a stage, one of which should be the best. A model *can be the
+best* if it fits the budget and the fit does not exclude it (`ModelFact.excluded`; a model without
+facts is not excluded). The verdict is
 
-* contradicts the claim if none of the models that can be the best is named,
-* agrees if all of them are, and some model that fits the budget is not,
-* leaves it open else; so a claim that names every model is open, however good the evidence.
+* "contradicts" if no named model can be the best,
+* "agrees" if all models that can be the best are named, and some model within the budget is not,
+* "open" otherwise. A claim that names every model is always open.
 
-*Samples.* A claim says from how many to how many samples the first model that it names
-saturates, beside the best rest. The fit
+*Samples.* A claim gives the range of samples at which its first model saturates, beside the best
+rest of the allocation. The verdict is
 
-* contradicts the claim if it has no number in common with `ModelFact.saturation_range`, and does
-  not begin beyond what fits the budget there, of which no trial can tell,
-* agrees if it holds `ModelFact.saturation`, spans at most half of what fits (by ratio: of 1 to
-  100, 3 to 30), and the fit itself can tell one sample or the most from the peak,
-* leaves it open else.
+* "contradicts" if that range does not overlap `ModelFact.saturation_range`, unless it starts
+  beyond the maximum within the budget, where no trial can decide,
+* "agrees" if it contains `ModelFact.saturation`, spans at most half of the possible range by ratio
+  (such as 3 to 30 of 1 to 100), and the fit distinguishes one sample or the maximum from the peak,
+* "open" otherwise.
 
-A claim on what nothing can be said of has no verdict: before the first score, of a stage with one
-model, or of one sample.
+There is no verdict before the first score, for stages with one model (models), or where only one
+sample fits the budget (samples).
 """
 
 from __future__ import annotations
@@ -34,15 +34,19 @@ from optuna_agenttts.study.claims import Aspect, Claim, Outcome, Verdict
 from optuna_agenttts.task.task import Task
 
 _MAX_TEXT = 400
+"""Maximum number of characters in the text of a verdict; chosen by hand."""
 
 
 def check_claims(claims: Sequence[Claim], facts: Facts, task: Task) -> tuple[Verdict, ...]:
-    """Compare claims with the fit.
+    """Compare claims with fitted facts.
 
     Args:
-        claims: Claims; those on stages and models that the task does not have are passed over.
-        facts: What the fit says.
-        task: The task that both are about.
+        claims: The claims; stages and models that are not in the task are ignored.
+        facts: The facts.
+        task: The task.
+
+    Returns:
+        The verdicts, at most one per claim and aspect.
     """
     stages = [stage.name for stage in task.stages]
     verdicts = []
@@ -55,7 +59,7 @@ def check_claims(claims: Sequence[Claim], facts: Facts, task: Task) -> tuple[Ver
         named = [names.index(name) for name in claim.models if name in names]
         if not known or not named:
             continue
-        found: dict[Aspect, _Found] = {
+        found: dict[Aspect, _Result] = {
             "models": _check_models(named, known, task, stage),
             "samples": _check_samples(claim.samples, known.get(named[0]), names[named[0]]),
         }
@@ -67,13 +71,14 @@ def check_claims(claims: Sequence[Claim], facts: Facts, task: Task) -> tuple[Ver
     return tuple(verdicts)
 
 
-_Found = tuple[Outcome, str] | tuple[None, str]
-_NOTHING: _Found = (None, "")
+_Result = tuple[Outcome, str] | tuple[None, str]
+_NO_VERDICT: _Result = (None, "")
 
 
 def _check_models(
     named: Sequence[int], known: Mapping[int, ModelFact], task: Task, stage: int
-) -> _Found:
+) -> _Result:
+    """Compare the models of a claim with the facts."""
     feasible, names = task.feasible, [model.name for model in task.stages[stage].models]
     affordable = [
         model
@@ -81,14 +86,14 @@ def _check_models(
         if feasible.fits(feasible.complete({stage: (model, 1)}))
     ]
     if len(affordable) < 2:
-        return _NOTHING
+        return _NO_VERDICT
     possible = sorted(
         (m for m in affordable if m not in known or not known[m].excluded),
         key=lambda m: known[m].behind if m in known else float("inf"),
     )
     others = [model for model in affordable if model not in named]
 
-    def told(models: Sequence[int], word: str) -> str:
+    def describe(models: Sequence[int], word: str) -> str:
         figures = []
         for model in models:
             if model not in affordable:
@@ -103,38 +108,41 @@ def _check_models(
 
     if not others:
         return "open", "the best was claimed to be any of its models, which says nothing."
-    claimed = f"the best was claimed to be {told(named, 'or')}"
+    claimed = f"the best was claimed to be {describe(named, 'or')}"
     if not set(possible) & set(named):
-        return "contradicts", f"{claimed}, but is {told(possible, 'or')}."
+        return "contradicts", f"{claimed}, but is {describe(possible, 'or')}."
     if set(possible) <= set(named):
-        return "agrees", f"{claimed}, beside {told(others, 'and')}."
-    return "open", f"{claimed}; the fit cannot tell yet between {told(possible, 'and')}."
+        return "agrees", f"{claimed}, beside {describe(others, 'and')}."
+    return "open", f"{claimed}; the fit cannot tell yet between {describe(possible, 'and')}."
 
 
-def _check_samples(claimed: tuple[int, int] | None, fact: ModelFact | None, model: str) -> _Found:
+def _check_samples(claimed: tuple[int, int] | None, fact: ModelFact | None, model: str) -> _Result:
+    """Compare the samples of a claim with the facts."""
     if claimed is None or fact is None or fact.most < 2:
-        return _NOTHING
+        return _NO_VERDICT
     (low, high), (first, last), most = claimed, fact.saturation_range, fact.most
     span = f"{low} to {high}" if low < high else f"{low}"
-    says = f"{model} was claimed to saturate at {span} samples"
-    fits = f"at {fact.saturation} ({first} to {last})"
+    claim = f"{model} was claimed to saturate at {span} samples"
+    fitted = f"at {fact.saturation} ({first} to {last})"
     if low > most:
-        return "open", f"{says}; beside the best rest no more than {most} fit."
+        return "open", f"{claim}; beside the best rest no more than {most} fit."
     if high < first or low > last:
-        return "contradicts", f"{says}, but does {fits}."
-    # At most half of the logarithms of 1 to `most`.
+        return "contradicts", f"{claim}, but does {fitted}."
+    # More than half of the range 1 to `most` on a logarithmic scale.
     if (min(high, most) / low) ** 2 > most:
-        return "open", f"{says}, which says little of 1 to {most}."
+        return "open", f"{claim}, which says little of 1 to {most}."
     if first == 1 and last == most:
-        return "open", f"{says}; the fit cannot tell any of 1 to {most} from the peak yet."
+        return "open", f"{claim}; the fit cannot tell any of 1 to {most} from the peak yet."
     if low <= fact.saturation <= high:
-        return "agrees", f"{says}, and does {fits}."
-    return "open", f"{says}; the fit has it {fits}."
+        return "agrees", f"{claim}, and does {fitted}."
+    return "open", f"{claim}; the fit has it {fitted}."
 
 
 def _behind(fact: ModelFact) -> str:
+    """Format the distance to the best model."""
     return f"{fact.behind:.2g} ± {fact.behind_sd:.2g}"
 
 
 def _join(words: Sequence[str], word: str) -> str:
+    """Join words with commas, and the last with a conjunction."""
     return f" {word} ".join(filter(None, (", ".join(words[:-1]), words[-1])))

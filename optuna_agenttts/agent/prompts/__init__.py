@@ -1,4 +1,4 @@
-"""What the agent is asked: one render function for each prompt, from values to messages."""
+"""Prompts of the agent: one render function per prompt, from plain values to messages."""
 
 from optuna_agenttts.agent.prompts.claims import claim_fields
 from optuna_agenttts.agent.prompts.experience import describe_experience

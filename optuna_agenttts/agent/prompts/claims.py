@@ -1,7 +1,7 @@
-"""The claims that sum guidelines up: how they are asked for, and what comes back of them.
+"""Parts of the prompt and of the reply schema about claims.
 
-Claims on models belong to Insight 1 or 2, and those on samples to Insight 2, so that nothing of
-an insight that is off is told by asking.
+Claims about models belong to Insights 1 and 2, and claims about samples to Insight 2. They are
+requested only with these insights, so that the request does not reveal an ablated insight.
 """
 
 from __future__ import annotations
@@ -14,19 +14,27 @@ from optuna_agenttts.task.task import Task
 
 
 def claim_fields(insights: Collection[int], *, guidelines: bool) -> tuple[str, ...]:
-    """What claims are to say beside their stage: ``"models"``, and ``"samples"``, or nothing."""
+    """Return the fields of a claim to request besides its stage.
+
+    Args:
+        insights: Numbers of the paper's insights in use.
+        guidelines: Whether guidelines are requested; there are no claims without them.
+
+    Returns:
+        ``("models", "samples")``, ``("models",)`` or ``()``.
+    """
     if not guidelines or not {1, 2} & set(insights):
         return ()
     return ("models", "samples") if 2 in insights else ("models",)
 
 
-def claims_instruction(asked: Collection[str]) -> str:
-    """What the instruction says of claims."""
-    if not asked:
+def claims_instruction(fields: Collection[str]) -> str:
+    """Return the instruction for claims; empty if none are requested."""
+    if not fields:
         return ""
     samples = (
         "; `samples`: from how many to how many the first of them saturates"
-        if "samples" in asked
+        if "samples" in fields
         else ""
     )
     return (
@@ -36,19 +44,19 @@ def claims_instruction(asked: Collection[str]) -> str:
     )
 
 
-def claims_example(task: Task, asked: Collection[str]) -> str:
-    """Claims in the form of the answer, with the comma that follows them."""
-    if not asked:
+def claims_example(task: Task, fields: Collection[str]) -> str:
+    """Return the claims in the example of a reply, with a trailing comma."""
+    if not fields:
         return ""
     stage = task.stages[0]
-    samples = f', "samples": [1, {min(4, stage.max_samples)}]' if "samples" in asked else ""
+    samples = f', "samples": [1, {min(4, stage.max_samples)}]' if "samples" in fields else ""
     model = quote(stage.models[0].name)
     return f'"claims": [{{"stage": {quote(stage.name)}, "models": [{model}]{samples}}}], '
 
 
-def claims_schema(task: Task, asked: Collection[str]) -> dict[str, Any] | None:
-    """The JSON schema of the claims; None where none are asked for."""
-    if not asked:
+def claims_schema(task: Task, fields: Collection[str]) -> dict[str, Any] | None:
+    """Return the JSON schema of the claims; None if none are requested."""
+    if not fields:
         return None
     models = dict.fromkeys(model.name for stage in task.stages for model in stage.models)
     samples = {"type": "integer", "minimum": 1, "maximum": max(s.max_samples for s in task.stages)}
@@ -61,7 +69,7 @@ def claims_schema(task: Task, asked: Collection[str]) -> dict[str, Any] | None:
             "maxItems": max(len(stage.models) for stage in task.stages),
         },
     }
-    if "samples" in asked:
+    if "samples" in fields:
         properties["samples"] = {
             "type": "array",
             "items": samples,
@@ -78,7 +86,7 @@ def claims_schema(task: Task, asked: Collection[str]) -> dict[str, Any] | None:
 
 
 def contradicted_block(sentences: Sequence[str]) -> str:
-    """Which of the agent's latest claims the fit contradicts by now."""
+    """Return the block of the latest claims that the fit contradicts; empty if there are none."""
     if not sentences:
         return ""
     note = "Of your latest claims, the fit contradicts by now:"

@@ -1,4 +1,4 @@
-"""Earlier studies, described in lines for a prompt."""
+"""Description of earlier studies in a prompt."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 from optuna_agenttts.agent.prompts.data import quote
 from optuna_agenttts.study.experience import Experience
 
-# Per study: enough to show a ranking and the conclusions, in some 200 tokens.
+# Allocations and guidelines per study: a ranking and the conclusions in about 200 tokens.
 _BEST = 4
 _GUIDELINES = 4
 
 
 def describe_experience(experience: Sequence[Experience]) -> tuple[str, ...]:
-    """Earlier studies in lines for a prompt: their best allocations, and what was concluded."""
+    """Describe the best parameters and the guidelines of earlier studies, in prompt lines."""
     lines = []
     for earlier in experience:
         metric = f", {quote(earlier.metric, 80)}" if earlier.metric else ""
@@ -31,4 +31,5 @@ def describe_experience(experience: Sequence[Experience]) -> tuple[str, ...]:
 
 
 def _line(params: Mapping[str, Any]) -> str:
+    """Format parameters on one line."""
     return ", ".join(f"{quote(name, 80)}: {quote(value, 80)}" for name, value in params.items())

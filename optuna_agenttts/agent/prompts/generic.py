@@ -1,4 +1,4 @@
-"""The prompt for search spaces that are no pipeline: any parameters that Optuna knows."""
+"""Prompt for search spaces without pipeline stages: any parameters of Optuna."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SYSTEM = (
 
 @dataclass(frozen=True, slots=True)
 class GenericRow:
-    """A trial in the history: number, parameters, value, and why it is listed."""
+    """Trial in the history: number, parameters, value, and the reason why it is listed."""
 
     number: int
     params: Mapping[str, Any]
@@ -41,19 +41,19 @@ class GenericRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenericBrief:
-    """Everything that the prompt says.
+    """Data of the prompt.
 
     Args:
         space: Distributions by parameter.
-        conditional: Parameters that not every trial had.
+        conditional: Parameters that some trials do not have.
         maximize: Whether higher values are better.
         description: What is optimized, in the user's words; may be empty.
-        guidelines: Whether to ask for guidelines, and to show earlier ones.
-        wanted: How many candidates to ask for.
+        guidelines: Whether to ask for guidelines and show earlier ones.
+        wanted: Number of candidates to ask for.
         history: Trials to show.
-        trials: How many trials there are in all.
-        running: Parameters that are being tried.
-        earlier: Guidelines of earlier rounds, by round.
+        trials: Total number of finished trials.
+        running: Parameters of the running trials.
+        earlier: Guidelines of earlier rounds, as pairs of round number and lines.
     """
 
     space: Mapping[str, BaseDistribution]
@@ -69,7 +69,7 @@ class GenericBrief:
 
 
 def render_generic(brief: GenericBrief) -> tuple[Message, ...]:
-    """The prompt for a round over an arbitrary space."""
+    """Render the prompt for a round over an arbitrary search space."""
     goal = "Maximize" if brief.maximize else "Minimize"
     rows = [
         (str(row.number), _line(row.params), f"{row.value:.6g}", row.why) for row in brief.history
@@ -118,7 +118,13 @@ def render_generic(brief: GenericBrief) -> tuple[Message, ...]:
 
 
 def generic_schema(space: Mapping[str, BaseDistribution], *, wanted: int, guidelines: bool) -> str:
-    """The JSON schema of the reply, as JSON text. Conditional parameters may be left out."""
+    """Return the JSON schema of the reply, as JSON text; no parameter is required.
+
+    Args:
+        space: Distributions by parameter.
+        wanted: Maximum number of candidates.
+        guidelines: Whether the reply includes guidelines.
+    """
     properties = {name: _property(distribution) for name, distribution in space.items()}
     return reply_schema(
         properties, wanted=wanted, guidelines=guidelines, name="params", strict=False
@@ -126,6 +132,7 @@ def generic_schema(space: Mapping[str, BaseDistribution], *, wanted: int, guidel
 
 
 def _property(distribution: BaseDistribution) -> dict[str, Any]:
+    """Return the JSON schema of a parameter."""
     if isinstance(distribution, CategoricalDistribution):
         simple = [c for c in distribution.choices if c is None or isinstance(c, (str, int, float))]
         return {"enum": json.loads(json.dumps(simple, default=str))}
@@ -137,6 +144,7 @@ def _property(distribution: BaseDistribution) -> dict[str, Any]:
 
 
 def _example(distribution: BaseDistribution) -> Any:
+    """Return a value for the example of a reply."""
     if isinstance(distribution, CategoricalDistribution):
         return distribution.choices[-1]
     if isinstance(distribution, (IntDistribution, FloatDistribution)):
@@ -145,6 +153,7 @@ def _example(distribution: BaseDistribution) -> Any:
 
 
 def _space(brief: GenericBrief) -> list[str]:
+    """Describe each parameter on one line."""
     lines = []
     for name, distribution in brief.space.items():
         if isinstance(distribution, CategoricalDistribution):
@@ -166,8 +175,10 @@ def _space(brief: GenericBrief) -> list[str]:
 
 
 def _line(params: Mapping[str, Any]) -> str:
+    """Format parameters on one line."""
     return ", ".join(f"{quote(name)}: {_value(value)}" for name, value in params.items())
 
 
 def _value(value: Any) -> str:
+    """Format a value; floats with six significant digits."""
     return f"{value:.6g}" if isinstance(value, float) else quote(value)

@@ -1,4 +1,4 @@
-"""The paper's three insights (arXiv 2508.00890, Section 3) in words for the agent."""
+"""Text of the paper's three insights (arXiv 2508.00890, Section 3)."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ INSIGHTS = {
 }
 
 
-def insights_text(believed: Collection[int]) -> str:
-    """The insights that are believed in; nothing if there are none."""
-    chosen = [number for number in sorted(INSIGHTS) if number in believed]
+def insights_text(insights: Collection[int]) -> str:
+    """Return the text of these insights; empty if there are none."""
+    chosen = [number for number in sorted(INSIGHTS) if number in insights]
     if not chosen:
         return ""
     lines = [f"Insight {number}: {INSIGHTS[number]}" for number in chosen]

@@ -1,4 +1,4 @@
-"""The prompt that asks for the next round: guidelines, then candidates, in one reply."""
+"""Prompt for the next round of a task: guidelines, claims and candidates in one reply."""
 
 from __future__ import annotations
 
@@ -42,15 +42,16 @@ SYSTEM = (
 
 @dataclass(frozen=True, slots=True)
 class TrialRow:
-    """A trial in the history.
+    """Trial in the history.
 
     Args:
         number: The trial's number.
-        allocation: What it ran.
-        value: Its value.
-        error: Standard error of that over instances; None if unknown.
-        cost: Cost of the allocation for one instance.
-        why: Why it is listed: ``"best"``, ``"recent"``, ``"telling"``.
+        allocation: The trial's allocation.
+        value: The trial's value.
+        error: Standard error of the value over instances; None if unknown.
+        cost: Cost of the allocation for one instance, in the task's cost unit.
+        why: Reason why the trial is listed: ``"best"``, ``"recent"``, or ``"telling"`` for the
+            best trial with a model of a stage.
     """
 
     number: int
@@ -63,24 +64,24 @@ class TrialRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Brief:
-    """Everything that the prompt says.
+    """Data of the prompt.
 
     Args:
         task: The task.
         maximize: Whether higher values are better.
-        insights: The insights to state.
-        tables: The tables of computed evidence to show, some of `TABLES`.
-        guidelines: Whether to ask for guidelines, and to show earlier ones.
-        wanted: How many candidates to ask for.
+        insights: Numbers of the paper's insights to state.
+        tables: Names of the tables of computed evidence to show, from `TABLES`.
+        guidelines: Whether to ask for guidelines and show earlier ones.
+        wanted: Number of candidates to ask for.
         history: Trials to show.
-        trials: How many trials there are in all.
-        running: Allocations that are being tried.
-        facts: Fitted facts of each model in each stage.
-        paired: Paired comparisons.
-        earlier: Guidelines of earlier rounds, by round: the first and the latest.
-        contradicted: Which of the agent's latest claims the fit contradicts, as sentences.
-        spent: What the search has spent so far, as a line of words; may be empty.
-        experience: Lines on earlier studies; may be empty.
+        trials: Total number of finished trials.
+        running: Allocations of the running trials.
+        facts: Fitted facts about each model in each stage.
+        paired: Paired comparisons of trials.
+        earlier: Guidelines of earlier rounds, as pairs of round number and lines.
+        contradicted: Sentences about the latest claims that the fit contradicts.
+        spent: Description of the spending so far; may be empty.
+        experience: Lines that describe earlier studies; may be empty.
     """
 
     task: Task
@@ -101,7 +102,7 @@ class Brief:
 
 
 def render_plan(brief: Brief) -> tuple[Message, ...]:
-    """The prompt for a round."""
+    """Render the prompt for a round of a task."""
     later = any(lines for _, lines in brief.earlier)
     text = sections(
         [
@@ -125,7 +126,14 @@ def render_plan(brief: Brief) -> tuple[Message, ...]:
 def plan_schema(
     task: Task, *, wanted: int, guidelines: bool, insights: Collection[int] = (1, 2, 3)
 ) -> str:
-    """The JSON schema of the reply, as JSON text."""
+    """Return the JSON schema of the reply, as JSON text.
+
+    Args:
+        task: The task.
+        wanted: Maximum number of candidates.
+        guidelines: Whether the reply includes guidelines.
+        insights: Numbers of the paper's insights in use; they decide about claims.
+    """
     claims = claims_schema(task, claim_fields(insights, guidelines=guidelines))
     stages = {
         stage.name: {
@@ -145,6 +153,7 @@ def plan_schema(
 
 
 def _task(task: Task, *, maximize: bool) -> str:
+    """Describe the task and its stages."""
     lines = [
         f"name: {quote(task.name)}",
         *([f"description: {quote(task.description)}"] if task.description else []),
@@ -161,7 +170,7 @@ def _task(task: Task, *, maximize: bool) -> str:
 
 
 def _rule(task: Task) -> str:
-    """The rule of cost in words; the table beside it has the figures."""
+    """Describe the cost model and the budget in words."""
     cost = task.cost_model
     words = {
         FlopsCost: "The cost of a stage is the computation of its model: proportional to its "
@@ -187,6 +196,7 @@ def _rule(task: Task) -> str:
 
 
 def _costs(task: Task) -> str:
+    """Return the cost model in words, the table of costs, and examples."""
     feasible = task.feasible
     rows = []
     for index, stage in enumerate(task.stages):
@@ -217,7 +227,7 @@ def _costs(task: Task) -> str:
 
 
 def _size(parameters: float | None) -> str:
-    """A number of parameters as people write it: 7B, 350M."""
+    """Format a number of parameters, such as 7B or 350M."""
     if parameters is None:
         return "unknown"
     for unit, suffix in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
@@ -227,26 +237,27 @@ def _size(parameters: float | None) -> str:
 
 
 def _examples(task: Task) -> list[list[tuple[int, int]]]:
-    """The cheapest allocation, one sample of the dearest everywhere, and more than fits of it."""
+    """Return the cheapest allocation, one sample of the most expensive models, and too many."""
     feasible = task.feasible
     cheapest = feasible.complete({})
-    dearest = [
+    costliest = [
         (max(range(len(rows)), key=lambda m: float(rows[m][0])), 1) for rows in feasible.costs
     ]
-    many, samples = dearest, 1
+    many, samples = costliest, 1
     while feasible.fits(many) and samples < max(stage.max_samples for stage in task.stages):
         samples *= 2
         many = [
-            (m, min(samples, stage.max_samples)) for (m, _), stage in zip(dearest, task.stages)
+            (m, min(samples, stage.max_samples)) for (m, _), stage in zip(costliest, task.stages)
         ]
     found: list[list[tuple[int, int]]] = []
-    for choices in (cheapest, dearest, many):
+    for choices in (cheapest, costliest, many):
         if list(choices) not in found:
             found.append(list(choices))
     return found
 
 
 def _history(brief: Brief) -> list[str]:
+    """Return the table of trials."""
     if not brief.history:
         return []
     rows = [
@@ -264,22 +275,24 @@ def _history(brief: Brief) -> list[str]:
 
 
 def _earlier(brief: Brief) -> list[str]:
+    """Return the guidelines of earlier rounds, one per line."""
     return [f"round {number}: {quote(line)}" for number, lines in brief.earlier for line in lines]
 
 
 def _instruction(brief: Brief, *, later: bool) -> str:
-    believed = set(brief.insights)
+    """Return what to write: guidelines (new or updated), claims, candidates."""
+    insights = set(brief.insights)
     steps = []
     if brief.guidelines and not later:
         steps.append("Write the first guidelines, at most 8, each one sentence with figures:")
-        if 1 in believed:
+        if 1 in insights:
             steps.append(
                 "- for each stage: which models deserve budget, which are out, and how sure that "
                 "is (Insight 1);"
             )
-        if 2 in believed:
+        if 2 in insights:
             steps.append("- for each stage: the range of samples to look at next (Insight 2);")
-        if 3 in believed:
+        if 3 in insights:
             steps.append("- how the budget should be split between the stages (Insight 3);")
         steps.append("- what is still unknown and worth a trial.")
     elif brief.guidelines:
@@ -287,9 +300,9 @@ def _instruction(brief: Brief, *, later: bool) -> str:
             "Update the guidelines, at most 8, each one sentence with figures; drop what the "
             "evidence has refuted:"
         )
-        if 2 in believed:
+        if 2 in insights:
             steps.append("- where samples saturate in each stage (Insight 2);")
-        if 3 in believed:
+        if 3 in insights:
             steps.append("- how later stages' optima move with earlier choices (Insight 3);")
         steps.append(
             "- whether the best trials differ by less than their errors: if so, explore what has "
@@ -307,14 +320,15 @@ def _instruction(brief: Brief, *, later: bool) -> str:
 
 
 def _answer(brief: Brief) -> str:
+    """Return the form of the reply, with an example."""
     cheapest = brief.task.allocation(brief.task.feasible.complete({}))
     stages = ", ".join(
         f'{quote(stage)}: {{"model": {quote(setting.model)}, "samples": {setting.samples}}}'
         for stage, setting in cheapest.items()
     )
     guidelines = '"guidelines": ["..."], ' if brief.guidelines else ""
-    asked = claim_fields(brief.insights, guidelines=brief.guidelines)
-    claims = claims_example(brief.task, asked)
+    fields = claim_fields(brief.insights, guidelines=brief.guidelines)
+    claims = claims_example(brief.task, fields)
     return (
         "Answer in this form:\n"
         f'{{{guidelines}{claims}"candidates": [{{"allocation": {{{stages}}}, '

@@ -1,4 +1,4 @@
-"""The prompt that sends a reply back with what was wrong with it."""
+"""Prompt that asks to repair a reply, given its problems."""
 
 from __future__ import annotations
 
@@ -7,27 +7,30 @@ from collections.abc import Sequence
 from optuna_agenttts.agent.prompts.data import block, quote
 from optuna_agenttts.llm.port import Message
 
-_SHOWN = 12
-_REPLY = 4000
+# Chosen by hand.
+_MAX_PROBLEMS = 12
+"""Maximum number of problems to list."""
+_MAX_REPLY = 4000
+"""Maximum number of characters of the reply to repeat."""
 
 
 def render_repair(
-    asked: Sequence[Message], reply: str, problems: Sequence[str], *, missing: int
+    prompt: Sequence[Message], reply: str, problems: Sequence[str], *, missing: int
 ) -> tuple[Message, ...]:
-    """The conversation so far, the reply, and what to mend.
+    """Render the conversation with the reply, its problems, and the request to repair it.
 
     Args:
-        asked: What was asked.
-        reply: What came back.
-        problems: What was wrong with it.
-        missing: How many candidates are still wanted.
+        prompt: The original prompt, a system and a user message.
+        reply: The reply to it.
+        problems: Descriptions of the problems.
+        missing: Number of candidates that are still needed.
     """
-    lines = [quote(problem) for problem in problems[:_SHOWN]]
-    if len(problems) > _SHOWN:
-        lines.append(f"and {len(problems) - _SHOWN} more")
+    lines = [quote(problem) for problem in problems[:_MAX_PROBLEMS]]
+    if len(problems) > _MAX_PROBLEMS:
+        lines.append(f"and {len(problems) - _MAX_PROBLEMS} more")
     text = (
         f"Some of this cannot be used:\n{block('problems', lines)}\n\n"
         f"Propose {missing} other candidate{'s' if missing != 1 else ''}. Answer with one JSON "
         "object in the same form and nothing else."
     )
-    return (*asked[:2], Message("assistant", reply[:_REPLY]), Message("user", text))
+    return (*prompt[:2], Message("assistant", reply[:_MAX_REPLY]), Message("user", text))

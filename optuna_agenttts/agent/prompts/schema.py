@@ -1,4 +1,4 @@
-"""The JSON schema that replies should follow, for servers that can constrain generation."""
+"""JSON schema of the replies, for servers that support structured output."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ def reply_schema(
     strict: bool = True,
     claims: dict[str, Any] | None = None,
 ) -> str:
-    """The schema of a reply, as JSON text.
+    """Return the schema of a reply, as JSON text.
 
     Args:
-        properties: What each candidate has under `name`.
-        wanted: The most candidates.
-        guidelines: Whether the reply holds guidelines too.
+        properties: Schemas of the properties that each candidate has under `name`.
+        wanted: Maximum number of candidates.
+        guidelines: Whether the reply includes guidelines.
         name: ``"allocation"`` or ``"params"``.
-        strict: Whether every property is required, and no other allowed.
-        claims: The schema of claims, if the reply holds some.
+        strict: Whether all properties are required and no others are allowed.
+        claims: Schema of the claims; None if the reply includes none.
     """
     inner: dict[str, Any] = {"type": "object", "properties": properties}
     if strict:

@@ -1,4 +1,4 @@
-"""The evidence that is computed, as tables of the prompt: models, saturation, paired trials."""
+"""Tables of computed evidence in the prompt: models, saturation, paired trials."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from optuna_agenttts.agent.prompts.data import block, quote, table
 from optuna_agenttts.task.allocation import Allocation
 
 TABLES = ("models", "saturation", "paired")
-"""How the tables are called, in the order in which they are shown."""
+"""Names of the tables, in the order of the prompt."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelRow:
-    """Fitted facts of a model in a stage, in the study's units; see `planning.facts`."""
+    """Fitted facts about a model in a stage, with names; see `facts.ModelFact`."""
 
     stage: str
     model: str
@@ -31,7 +31,7 @@ class ModelRow:
 
 @dataclass(frozen=True, slots=True)
 class PairedRow:
-    """Two trials that differ in a stage's model, compared on the same instances."""
+    """Paired comparison of two trials, with names; see `facts.PairedFact`."""
 
     stage: str
     better: str
@@ -43,7 +43,8 @@ class PairedRow:
 
 
 def shown_tables(tables: Collection[str], insights: Collection[int]) -> tuple[str, ...]:
-    """The tables that are shown: where samples saturate would tell of Insight 2."""
+    """Return the names of the tables to show."""
+    # The saturation table would reveal Insight 2.
     return tuple(
         name for name in TABLES if name in tables and (name != "saturation" or 2 in insights)
     )
@@ -52,13 +53,13 @@ def shown_tables(tables: Collection[str], insights: Collection[int]) -> tuple[st
 def table_blocks(
     tables: Collection[str], facts: Sequence[ModelRow], paired: Sequence[PairedRow]
 ) -> list[str]:
-    """Some of the tables, each between its tags; nothing of one that has no rows."""
+    """Return the given tables, each as a block; empty for tables without rows."""
     lines = {"models": _models(facts), "saturation": _saturation(facts), "paired": _paired(paired)}
     return [block(name, lines[name]) for name in TABLES if name in tables]
 
 
 def allocation_line(allocation: Allocation) -> str:
-    """An allocation as data on one line."""
+    """Format an allocation on one line."""
     return ", ".join(
         f"{quote(stage)}: {quote(setting.model)} x {setting.samples}"
         for stage, setting in allocation.items()
@@ -66,6 +67,7 @@ def allocation_line(allocation: Allocation) -> str:
 
 
 def _models(facts: Sequence[ModelRow]) -> list[str]:
+    """Return the table of the distance of each model to the best."""
     if not facts:
         return []
     rows = [
@@ -85,6 +87,7 @@ def _models(facts: Sequence[ModelRow]) -> list[str]:
 
 
 def _saturation(facts: Sequence[ModelRow]) -> list[str]:
+    """Return the table of the samples at which each model saturates."""
     if not facts:
         return []
     rows = [
@@ -105,6 +108,7 @@ def _saturation(facts: Sequence[ModelRow]) -> list[str]:
 
 
 def _paired(paired: Sequence[PairedRow]) -> list[str]:
+    """Return the table of paired comparisons."""
     if not paired:
         return []
     rows = [
