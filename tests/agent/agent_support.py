@@ -1,4 +1,4 @@
-"""Tasks and evidence that the tests of the agent share."""
+"""Tasks and evidence shared by the tests of the agent."""
 
 import random
 
@@ -12,7 +12,7 @@ TASK = wiki_task()
 
 
 def evidence_of(task, rate, trials, *, seed=0, direction="maximize", running=0, instances=0):
-    """Evidence of a study that tried random allocations, some of which are still running."""
+    """Return the evidence of a study with random allocations, some of them still running."""
     rng = random.Random(seed)
     study = optuna.create_study(direction=direction)
     sign = 1 if direction == "maximize" else -1
@@ -46,7 +46,7 @@ def evidence_of(task, rate, trials, *, seed=0, direction="maximize", running=0, 
 
 
 def planner_of(task):
-    """The numerical planner of a task."""
+    """Return the numerical planner of a task."""
     return NumericalPlanner(task)
 
 

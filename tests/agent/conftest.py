@@ -1,4 +1,4 @@
-"""Set-up that the tests of the agent share."""
+"""Set-up shared by the tests of the agent."""
 
 import sys
 from pathlib import Path
@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 @pytest.fixture(autouse=True)
 def _quiet(monkeypatch):
-    """No model from outside, and no log of Optuna's."""
+    """Ignore the user's model and silence Optuna's log."""
     monkeypatch.delenv("OPTUNA_AGENTTTS_LLM", raising=False)
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)

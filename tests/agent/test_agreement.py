@@ -1,4 +1,4 @@
-"""Claims of the agent: what is read of them, what the fit says of them, and who is told."""
+"""Claims of the agent: reading, comparison with the fit, and use in prompts and notes."""
 
 import asyncio
 import json
@@ -30,13 +30,13 @@ FACTS = fit_facts(PLANNER, EVIDENCE)
 
 
 def fact(model, behind=0.0, behind_sd=0.0, *, at=7, alike=(3, 20), most=100, stage=1):
-    """What the fit says of a model of the answering stage."""
+    """Return facts about a model of the answer stage."""
     best = ((1, 1), (model, 1))
     return ModelFact(stage, model, 3, 0.5, behind, behind_sd, best, at, alike, 0.1, 0.02, most)
 
 
 def outcome(aspect, claim, *facts, task=TASK):
-    """The verdict on one aspect of one claim: outcome and text; None if there is none."""
+    """Return outcome and text of the verdict on one aspect of a claim; None if there is none."""
     found = check_claims([claim], Facts(tuple(facts)), task)
     return next(((v.outcome, v.text) for v in found if v.aspect == aspect), None)
 
@@ -45,7 +45,7 @@ def outcome(aspect, claim, *facts, task=TASK):
 
 
 def test_claim_that_names_the_fitted_best_agrees_where_the_fit_excludes_the_other():
-    """And one that names only what the fit excludes contradicts, with its figures."""
+    """A claim that names only excluded models is contradicted, with figures."""
     facts = (fact(0, 0.12, 0.03), fact(1))
     assert outcome("models", Claim("answer", (BIG,)), *facts) == (
         "agrees",
@@ -57,24 +57,24 @@ def test_claim_that_names_the_fitted_best_agrees_where_the_fit_excludes_the_othe
     )
 
 
-def test_nothing_is_settled_within_the_error_of_the_fit():
+def test_claims_within_the_error_of_the_fit_are_open():
     """Either model may be claimed while the difference is less than 1.64 standard deviations."""
     facts = (fact(0, 0.04, 0.03), fact(1))
     for model in (SMALL, BIG):
-        said, text = outcome("models", Claim("answer", (model,)), *facts)
-        assert said == "open"
+        verdict, text = outcome("models", Claim("answer", (model,)), *facts)
+        assert verdict == "open"
         assert "large-70B and small-3B (0.04 ± 0.03 behind)" in text
 
 
-def test_claim_that_leaves_no_model_out_says_nothing():
-    """However sure the fit is; and what it has not weighed it does not exclude."""
+def test_claim_that_names_every_model_is_open():
+    """Such a claim is open for any fit; models without facts are not excluded."""
     both = Claim("answer", (BIG, SMALL))
     assert outcome("models", both, fact(0, 0.5, 0.01), fact(1))[0] == "open"
     assert outcome("models", Claim("answer", (BIG,)), fact(1))[0] == "open"
 
 
 def test_claims_agree_with_the_truth_of_a_landscape_without_noise():
-    """After 40 trials, with what is best in truth; and with nothing else."""
+    """After 40 trials, only the claim with the truly best model agrees."""
     true = [Claim("retrieval", ("qwen-72B",)), Claim("answer", (SMALL,))]
     false = [Claim("retrieval", ("qwen-7B",)), Claim("answer", (BIG,))]
     assert not contradictions(check_claims(true, FACTS, TASK))
@@ -90,22 +90,22 @@ def test_claims_agree_with_the_truth_of_a_landscape_without_noise():
     st.sets(st.sampled_from([BIG, SMALL]), min_size=1),
 )
 def test_a_claim_and_its_opposite_never_both_agree(gaps, sd, named):
-    """Nor are both contradicted: one of the models is the best."""
+    """They are not both contradicted either, since one of the models is the best."""
     facts = tuple(fact(m, gap - min(gaps), sd) for m, gap in enumerate(gaps))
-    said = outcome("models", Claim("answer", tuple(sorted(named))), *facts)[0]
+    verdict = outcome("models", Claim("answer", tuple(sorted(named))), *facts)[0]
     rest = {BIG, SMALL} - named
     if rest:
         other = outcome("models", Claim("answer", tuple(rest)), *facts)[0]
-        assert {said, other} in ({"agrees", "contradicts"}, {"open"})
+        assert {verdict, other} in ({"agrees", "contradicts"}, {"open"})
     else:
-        assert said == "open"
+        assert verdict == "open"
 
 
 # Samples.
 
 
 @pytest.mark.parametrize(
-    ("claimed", "changes", "said"),
+    ("claimed", "changes", "verdict"),
     [
         ((5, 10), {}, "agrees"),
         ((7, 7), {}, "agrees"),
@@ -126,17 +126,17 @@ def test_a_claim_and_its_opposite_never_both_agree(gaps, sd, named):
         ((1, 90), {"at": 2, "alike": (2, 3), "most": 3}, "open"),
     ],
 )
-def test_claims_about_samples_are_held_against_the_saturation(claimed, changes, said):
-    """Contradicted outside its range; borne out around it, unless claim or fit say little."""
+def test_claims_about_samples_are_compared_with_the_saturation(claimed, changes, verdict):
+    """Claims beyond the range are contradicted; others agree unless claim or fit is vague."""
     found, text = outcome("samples", Claim("answer", (BIG,), claimed), fact(1, **changes))
-    assert found == said
-    if said == "contradicts":
+    assert found == verdict
+    if verdict == "contradicts":
         low, high = claimed
         assert f"claimed to saturate at {low} to {high} samples, but does at 7 (3 to 20)" in text
 
 
-def test_nothing_is_said_where_nothing_can_be():
-    """Before the first score, of one model, of one sample, of foreign names, of no claim."""
+def test_there_are_no_verdicts_without_facts():
+    """There is no verdict before the first score, on one model, one sample, or unknown names."""
     claim = Claim("answer", (BIG,), (5, 10))
     assert check_claims([claim], Facts(), TASK) == ()
     assert fit_facts(PLANNER, evidence_of(TASK, score, 0)) == Facts()
@@ -149,7 +149,7 @@ def test_nothing_is_said_where_nothing_can_be():
 
 
 def test_figures_are_in_the_units_of_the_study():
-    """A verdict says how far a model is behind as the fit to values in percent says it."""
+    """For values in percent, a verdict shows the distance of a model in percent."""
     facts = fit_facts(PLANNER, evidence_of(TASK, lambda a: 100 * score(a), 20))
     (verdict,) = check_claims([WRONG], facts, TASK)
     behind = next(f for f in facts.models if (f.stage, f.model) == (0, 0))
@@ -168,8 +168,8 @@ CANDIDATE = {
 }
 
 
-def said(claims, *samples):
-    """A reply that claims something and proposes numbers of samples."""
+def reply_with(claims, *samples):
+    """Return a reply with claims and candidates with these numbers of samples."""
     items = [json.loads(json.dumps(CANDIDATE)) for _ in samples or (3,)]
     for item, number in zip(items, samples):
         item["allocation"]["answer"]["samples"] = number
@@ -213,18 +213,18 @@ GOOD = {"stage": "answer", "models": [BIG], "samples": [2, 8]}
     ],
     ids=str,
 )
-def test_what_can_be_used_of_claims_is_read_and_the_rest_is_counted(claims, read, unusable):
-    """The candidates beside them are read in any case, and nothing is to be sent back."""
-    reply = read_plan(said(claims), TASK, (), BOTH)
+def test_usable_claims_are_read_and_others_are_counted(claims, read, unusable):
+    """Unusable claims neither drop candidates nor cause a repair request."""
+    reply = read_plan(reply_with(claims), TASK, (), BOTH)
     assert (list(reply.claims), reply.unusable_claims) == (read, unusable)
     assert len(reply.proposals) == 1
     assert reply.problems == ()
 
 
-def test_what_was_not_asked_for_is_passed_over():
-    """Claims without guidelines or insights, and samples without Insight 2."""
-    assert read_plan(said([GOOD]), TASK, ()).claims == ()
-    (claim,) = read_plan(said([GOOD]), TASK, (), ("models",)).claims
+def test_claims_that_were_not_requested_are_ignored():
+    """Claims are ignored if not requested, and samples without Insight 2."""
+    assert read_plan(reply_with([GOOD]), TASK, ()).claims == ()
+    (claim,) = read_plan(reply_with([GOOD]), TASK, (), ("models",)).claims
     assert claim == Claim("answer", (BIG,))
 
 
@@ -248,8 +248,8 @@ GARBAGE = st.recursive(
 @given(GARBAGE | st.lists(GARBAGE))
 @example([{"stage": "answer", "models": [BIG], "samples": [10**400, 1]}])
 def test_garbage_in_claims_never_raises_nor_costs_a_proposal(claims):
-    """What is read of it is of the task's names and ranges, can be checked, kept and read back."""
-    reply = read_plan(said(claims), TASK, (), BOTH)
+    """Accepted claims have names and ranges of the task, and survive checking and storing."""
+    reply = read_plan(reply_with(claims), TASK, (), BOTH)
     assert len(reply.proposals) == 1
     assert len(reply.claims) <= len(TASK.stages)
     stages = {stage.name: stage for stage in TASK.stages}
@@ -264,7 +264,7 @@ def test_garbage_in_claims_never_raises_nor_costs_a_proposal(claims):
 
 
 def ask(script, context=None, **options):
-    """Plan a round; returns the plan and the model."""
+    """Plan a round; return the plan and the model."""
     chat = ScriptedChatModel(script)
     options = {"insights": (1, 2, 3), "guidelines": True, "wanted": 8, **options}
     questions = TaskQuestions(PLANNER, EVIDENCE, **options)
@@ -272,12 +272,12 @@ def ask(script, context=None, **options):
     return made, chat
 
 
-def test_useless_claims_are_no_reason_to_ask_again():
-    """They are counted; and what is sent back for want of candidates does not name them."""
-    made, chat = ask([said([{"stage": "search"}], 1, 2, 3)])
+def test_unusable_claims_cause_no_repair_request():
+    """Unusable claims are counted, and repair requests do not mention them."""
+    made, chat = ask([reply_with([{"stage": "search"}], 1, 2, 3)])
     assert len(chat.requests) == 1
     assert made.problems == {"unusable claim": 1}
-    made, chat = ask([said("<x>", 1, 0), said([GOOD], 2, 3)])
+    made, chat = ask([reply_with("<x>", 1, 0), reply_with([GOOD], 2, 3)])
     assert len(chat.requests) == 2
     assert "claim" not in chat.requests[1].messages[-1].content
     assert made.claims == (Claim("answer", (BIG,), (2, 8)),)
@@ -285,7 +285,7 @@ def test_useless_claims_are_no_reason_to_ask_again():
 
 
 def test_facts_are_fitted_once_a_round(monkeypatch):
-    """Claims are held against the very facts that the prompt shows."""
+    """Claims are compared with the facts that the prompt shows."""
     fits = []
 
     def counted(planner, evidence):
@@ -293,16 +293,16 @@ def test_facts_are_fitted_once_a_round(monkeypatch):
         return fit_facts(planner, evidence)
 
     monkeypatch.setattr("optuna_agenttts.agent.task_questions.fit_facts", counted)
-    made, _ = ask([said([GOOD], 1, 2, 3)], RoundContext(claims=(Claim("answer", (SMALL,)),)))
+    made, _ = ask([reply_with([GOOD], 1, 2, 3)], RoundContext(claims=(Claim("answer", (SMALL,)),)))
     assert made.verdicts
     assert len(fits) == 1
 
 
 def test_contradicted_claims_come_back_in_the_next_prompt():
-    """As the fit of now sees them, in the words of the verdict; others do not."""
+    """The prompt repeats the verdicts of the current fit on contradicted claims only."""
     claims = (WRONG, Claim("answer", (BIG, SMALL)))
     (verdict,) = contradictions(check_claims(claims, FACTS, TASK))
-    _, chat = ask([said([], 1, 2, 3)], RoundContext(claims=claims))
+    _, chat = ask([reply_with([], 1, 2, 3)], RoundContext(claims=claims))
     text = chat.requests[0].messages[1].content
     block = text.partition("<contradicted>")[2].partition("</contradicted>")[0]
     assert block.splitlines()[2:] == [json.dumps(verdict.text, ensure_ascii=False)]
@@ -318,9 +318,9 @@ def test_contradicted_claims_come_back_in_the_next_prompt():
     ],
     ids=str,
 )
-def test_what_is_left_out_does_not_come_back_as_a_contradiction(options):
-    """Neither without guidelines or insights nor without the table that has the same figures."""
-    _, chat = ask([said([], 1, 2, 3)], RoundContext(claims=(WRONG,)), **options)
+def test_contradictions_do_not_reveal_ablated_figures(options):
+    """They are omitted without guidelines, insights, or the table with the same figures."""
+    _, chat = ask([reply_with([], 1, 2, 3)], RoundContext(claims=(WRONG,)), **options)
     assert "contradicted" not in chat.requests[0].messages[1].content
 
 
@@ -336,9 +336,9 @@ def test_what_is_left_out_does_not_come_back_as_a_contradiction(options):
     ],
     ids=str,
 )
-def test_claims_are_asked_for_with_guidelines_and_the_insights_that_they_are_about(options, asked):
-    """In prompt and schema alike; what was not asked for is not kept."""
-    made, chat = ask([said([GOOD], 1, 2, 3)], **options)
+def test_claims_are_requested_with_guidelines_and_their_insights(options, asked):
+    """Prompt and schema request the same fields; claims that were not requested are dropped."""
+    made, chat = ask([reply_with([GOOD], 1, 2, 3)], **options)
     (request,) = chat.requests
     properties = json.loads(request.schema)["properties"]
     assert ("claims" in properties) == ("laims" in request.messages[1].content) == bool(asked)
@@ -350,8 +350,8 @@ def test_claims_are_asked_for_with_guidelines_and_the_insights_that_they_are_abo
 # Rounds, note.
 
 
-def test_old_rounds_are_still_read_and_additions_are_passed_over():
-    """A round without claims, one with more than this version knows, one with broken claims."""
+def test_rounds_of_other_versions_can_be_read():
+    """Rounds without claims, with unknown fields, or with broken claims can be read."""
     study = run(AgentTTSSampler(TASK), n_trials=1)
     old = asdict(Round(number=1, guidelines=("g",)))
     del old["claims"], old["verdicts"]
@@ -379,7 +379,7 @@ def test_old_rounds_are_still_read_and_additions_are_passed_over():
 
 
 def test_note_counts_the_claims_and_shows_the_contradicted_ones_escaped():
-    """Nothing in them acts on Markdown."""
+    """Verdicts contain no active Markdown."""
     study = run(AgentTTSSampler(TASK), n_trials=1)
     hostile = "[x](http://y) <b> | # `c`"
     verdicts = (
@@ -396,13 +396,13 @@ def test_note_counts_the_claims_and_shows_the_contradicted_ones_escaped():
     assert "an open one" not in text
 
 
-def test_claims_are_kept_checked_and_held_against_later_trials():
-    """A search keeps claims and verdicts with its rounds, and tells what it has refuted."""
+def test_claims_are_stored_and_compared_with_later_trials():
+    """Rounds store claims and verdicts, and prompts show the contradicted ones."""
 
     def script(request):
         script.rounds += 1
         claims = [{"stage": "retrieval", "models": ["qwen-7B"], "samples": [1, 2]}]
-        return said(claims, *range(script.rounds, script.rounds + 8))
+        return reply_with(claims, *range(script.rounds, script.rounds + 8))
 
     script.rounds = 0
     chat = ScriptedChatModel(script)

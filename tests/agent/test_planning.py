@@ -1,4 +1,4 @@
-"""Asking, asking again, and what the computed evidence says."""
+"""Planning of a round: requests, repair requests, and computed facts."""
 
 import asyncio
 import json
@@ -28,7 +28,7 @@ QUESTIONS = TaskQuestions(
 
 
 def reply(*samples, lines=("a guideline",)):
-    """A reply that proposes numbers of samples in the answering stage."""
+    """Return a reply with candidates with these numbers of samples in the answer stage."""
     candidates = [
         {
             "allocation": {
@@ -43,14 +43,14 @@ def reply(*samples, lines=("a guideline",)):
 
 
 def ask(script, context=None):
-    """Plan a round of six; returns the plan and the model."""
+    """Plan a round of six; return the plan and the model."""
     chat = ScriptedChatModel(script)
     made = asyncio.run(plan_round(chat, QUESTIONS, context or RoundContext(), wanted=6, seed=1))
     return made, chat
 
 
-def test_one_request_is_enough_where_enough_can_be_used():
-    """Half a round of proposals is not sent back."""
+def test_one_request_is_enough_if_half_the_round_is_usable():
+    """No repair request follows a reply that fills half of the round."""
     made, chat = ask([Completion(reply(1, 2, 3), Usage(100, 20))])
     assert len(chat.requests) == made.requests == 1
     assert (made.prompt_tokens, made.completion_tokens) == (100, 20)
@@ -58,8 +58,8 @@ def test_one_request_is_enough_where_enough_can_be_used():
     assert made.error == ""
 
 
-def test_reasons_go_back_and_proposals_add_up():
-    """The next request carries the reply and what was wrong with it."""
+def test_repair_requests_contain_problems_and_proposals_add_up():
+    """A repair request contains the reply and its problems."""
     made, chat = ask([reply(1, 0, lines=["kept"]), reply(1, 2, 3, lines=[])])
     second = chat.requests[1].messages
     assert [m.role for m in second] == ["system", "user", "assistant", "user"]
@@ -70,7 +70,7 @@ def test_reasons_go_back_and_proposals_add_up():
 
 
 def test_at_most_two_requests_follow_the_first():
-    """And none where none may."""
+    """No request follows the first if repair requests are disabled."""
     made, chat = ask(["nothing"] * 9)
     assert len(chat.requests) == 3
     assert made.error
@@ -86,8 +86,8 @@ def test_at_most_two_requests_follow_the_first():
         (ZeroDivisionError("x"), "ZeroDivisionError"),
     ],
 )
-def test_failures_are_told_not_raised(failure, kind):
-    """What was proposed before the failure is kept."""
+def test_failures_are_recorded_not_raised(failure, kind):
+    """Proposals from before the failure are kept."""
     made, _ = ask([reply(1), failure])
     assert made.failures == {kind: 1}
     assert len(made.proposals) == 1
@@ -97,7 +97,7 @@ def test_failures_are_told_not_raised(failure, kind):
 
 
 def test_first_and_latest_guidelines_are_shown():
-    """The paper's choice: the first, and the latest two."""
+    """As in the paper, prompts show the first guidelines and the latest two."""
     context = RoundContext(
         guidelines=tuple((n, (f"g{n}",) if n != 3 else ()) for n in range(1, 7))
     )
@@ -153,8 +153,8 @@ def test_paired_facts_are_means_over_shared_instances():
     assert fit_facts(planner_of(TASK), few).paired == ()
 
 
-def test_agents_that_did_well_need_to_promise_less():
-    """The required share falls with good trials of the agent's and rises with bad ones."""
+def test_required_share_falls_with_good_trials():
+    """The required share falls with good trials of the agent and rises with bad ones."""
     shares = []
     for good in range(5):
         agent = [1.0] * good + [0.0] * (4 - good)
@@ -185,7 +185,7 @@ def test_only_stages_and_models_of_the_task_are_recalled():
 
 
 def test_level_of_an_earlier_study_does_not_matter():
-    """Once there is a score of its own, a constant added to all earlier ones is taken off."""
+    """A constant added to all earlier scores is removed once the study has a score."""
     earlier = recall(read_experience([run(AgentTTSSampler(TASK), n_trials=12)]), TASK)
     evidence = evidence_of(TASK, lambda a: score(a) / 2, 6)
     low = NumericalPlanner(TASK, experience=earlier).with_experience(evidence)
@@ -199,7 +199,7 @@ def test_level_of_an_earlier_study_does_not_matter():
 
 
 def test_rounds_come_back_as_they_were(tmp_path):
-    """Long and foreign texts too, on disk."""
+    """Long and non-ASCII texts survive on disk."""
     study = run(AgentTTSSampler(TASK), n_trials=1, storage=f"sqlite:///{tmp_path}/s.db")
     rounds = [
         Round(
@@ -218,7 +218,7 @@ def test_rounds_come_back_as_they_were(tmp_path):
 
 
 def test_note_shows_the_latest_first_and_keeps_what_the_user_wrote():
-    """Nothing that a model says acts on Markdown."""
+    """The note escapes Markdown in the model's texts."""
     dashboard = pytest.importorskip("optuna_dashboard")
     study = run(AgentTTSSampler(TASK), n_trials=1)
     assert not save_note(study)
@@ -235,7 +235,7 @@ def test_note_shows_the_latest_first_and_keeps_what_the_user_wrote():
 
 
 def test_agent_is_priced_like_a_stage():
-    """By a size in its name for FLOPs; nobody can tell without one."""
+    """The FLOPs cost uses the size in the model's name, and is unknown without one."""
     known = price_of(TASK, "org/Qwen2.5-72B-Instruct at host", 2048, 128)
     assert known == pytest.approx(814, abs=1)
     assert price_of(TASK, "mystery", 2048, 128) is None

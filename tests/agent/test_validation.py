@@ -1,4 +1,4 @@
-"""Replies to proposals: what is read, what is mended, what is named, and that nothing raises."""
+"""Validation of replies: what is accepted, repaired or reported, and that nothing raises."""
 
 import json
 
@@ -14,7 +14,7 @@ BIG, SMALL = ("qwen-72B", 1), ("small-3B", 3)
 
 
 def item(retrieval=BIG, answer=SMALL, **changes):
-    """A candidate."""
+    """Return a candidate."""
     setting = {
         stage: {"model": model, "samples": samples}
         for stage, (model, samples) in (("retrieval", retrieval), ("answer", answer))
@@ -22,12 +22,12 @@ def item(retrieval=BIG, answer=SMALL, **changes):
     return {"allocation": setting, "reason": "why", **changes}
 
 
-def said(*items, **changes):
-    """A reply as text."""
+def reply_of(*items, **changes):
+    """Return a reply as text."""
     return json.dumps({"guidelines": ["g"], "candidates": list(items), **changes})
 
 
-GOOD = said(item())
+GOOD = reply_of(item())
 
 
 @pytest.mark.parametrize(
@@ -41,13 +41,13 @@ GOOD = said(item())
         GOOD.replace('"', "'"),
         GOOD[:-2],
         json.dumps([{"note": 1}, json.loads(GOOD)]),
-        said(item(retrieval=("QWEN-72b ", 1))),
-        said(item(retrieval=("qwen-72B", 1.0), answer=("small-3B", "3"))),
+        reply_of(item(retrieval=("QWEN-72b ", 1))),
+        reply_of(item(retrieval=("qwen-72B", 1.0), answer=("small-3B", "3"))),
     ],
     ids=range(10),
 )
-def test_what_is_meant_is_read(text):
-    """Fences, chatter, thoughts, commas, quotes, truncation, case, and harmless types."""
+def test_unambiguous_errors_are_repaired(text):
+    """Fences, chatter, thoughts, commas, quotes, truncation, case, and types are repaired."""
     reply = read_plan(text, TASK, ())
     assert [proposal.choices for proposal in reply.proposals] == [((1, 1), (0, 3))]
     assert reply.proposals[0].reason == "why"
@@ -63,30 +63,30 @@ def test_what_is_meant_is_read(text):
         ("{}", "no candidates"),
         ('{"candidates": {}}', "no candidates"),
         ('{"candidates": [3]}', "wrong type"),
-        (said(item(allocation=[])), "wrong type"),
-        (said(item(allocation={"search": {}})), "unknown stage"),
+        (reply_of(item(allocation=[])), "wrong type"),
+        (reply_of(item(allocation={"search": {}})), "unknown stage"),
         (
-            said(item(allocation={"retrieval": {"model": "qwen-7B", "samples": 1}})),
+            reply_of(item(allocation={"retrieval": {"model": "qwen-7B", "samples": 1}})),
             "missing stage",
         ),
-        (said(item(allocation={"retrieval": 1, "answer": 2})), "wrong type"),
-        (said(item(retrieval=("qwen-9B", 1))), "unknown model"),
-        (said(item(retrieval=(None, 1))), "unknown model"),
+        (reply_of(item(allocation={"retrieval": 1, "answer": 2})), "wrong type"),
+        (reply_of(item(retrieval=("qwen-9B", 1))), "unknown model"),
+        (reply_of(item(retrieval=(None, 1))), "unknown model"),
         *(
-            (said(item(answer=("small-3B", bad))), "wrong type")
+            (reply_of(item(answer=("small-3B", bad))), "wrong type")
             for bad in (None, True, 1.5, "x", [])
         ),
-        (said(item(answer=("small-3B", float("nan")))), "wrong type"),
-        (said(item(answer=("small-3B", float("inf")))), "wrong type"),
-        (said(item(answer=("small-3B", 10**12))), "wrong type"),
-        (said(item(answer=("small-3B", 0))), "out of range"),
-        (said(item(answer=("small-3B", -2))), "out of range"),
-        (said(item(retrieval=BIG, answer=("large-70B", 1))), "over budget"),
+        (reply_of(item(answer=("small-3B", float("nan")))), "wrong type"),
+        (reply_of(item(answer=("small-3B", float("inf")))), "wrong type"),
+        (reply_of(item(answer=("small-3B", 10**12))), "wrong type"),
+        (reply_of(item(answer=("small-3B", 0))), "out of range"),
+        (reply_of(item(answer=("small-3B", -2))), "out of range"),
+        (reply_of(item(retrieval=BIG, answer=("large-70B", 1))), "over budget"),
     ],
     ids=range(24),
 )
-def test_what_cannot_be_used_is_named(text, kind):
-    """Each reply has no proposal and one problem, of the right kind."""
+def test_problems_are_reported(text, kind):
+    """Each reply yields no proposal and one problem of the right kind."""
     reply = read_plan(text, TASK, ())
     assert reply.proposals == ()
     assert [problem.kind for problem in reply.problems] == [kind]
@@ -94,18 +94,20 @@ def test_what_cannot_be_used_is_named(text, kind):
 
 
 def test_samples_are_reduced_to_fit_and_models_are_kept():
-    """Too many samples are all that is wrong: fewer are tried."""
-    reply = read_plan(said(item(("qwen-72B", 90), ("small-3B", 500))), TASK, ())
+    """Samples over the budget are reduced; the models stay."""
+    reply = read_plan(reply_of(item(("qwen-72B", 90), ("small-3B", 500))), TASK, ())
     (proposal,) = reply.proposals
     assert [model for model, _ in proposal.choices] == [1, 0]
     assert TASK.feasible.fits(proposal.choices)
 
 
-def test_repeats_are_named():
-    """What was tried, is running, or stands twice in the reply is no proposal."""
+def test_duplicates_are_reported():
+    """Allocations that were tried, are running, or repeat in the reply are duplicates."""
     taken = ((1, 1), (0, 3))
     reply = read_plan(
-        said(item(), item(answer=("small-3B", 4)), item(answer=("small-3B", 4))), TASK, {taken}
+        reply_of(item(), item(answer=("small-3B", 4)), item(answer=("small-3B", 4))),
+        TASK,
+        {taken},
     )
     assert [proposal.choices for proposal in reply.proposals] == [((1, 1), (0, 4))]
     assert [problem.kind for problem in reply.problems] == ["duplicate", "duplicate"]
@@ -113,7 +115,9 @@ def test_repeats_are_named():
 
 def test_texts_are_bounded_and_printable():
     """Guidelines and reasons are kept short, on one line, without control characters."""
-    text = said(item(reason="a\nb\x00\x1b[31m" + "c" * 10_000), guidelines=["x\n" * 900] * 9 + [3])
+    text = reply_of(
+        item(reason="a\nb\x00\x1b[31m" + "c" * 10_000), guidelines=["x\n" * 900] * 9 + [3]
+    )
     reply = read_plan(text, TASK, ())
     assert len(reply.guidelines) == 8
     assert all(len(line) <= 400 and line.isprintable() for line in reply.guidelines)
@@ -161,7 +165,7 @@ JSON = st.recursive(
 @settings(max_examples=300, deadline=None)
 @given(st.text() | JSON.map(lambda value: json.dumps(value)))
 def test_no_text_raises(text):
-    """Whatever comes, what is proposed is feasible and of exact types."""
+    """For any text, proposals are feasible and have exact types."""
     for proposal in read_plan(text, TASK, ()).proposals:
         assert TASK.feasible.fits(proposal.choices)
     for proposal in read_params(text, SPACE, tuple(SPACE), ()).proposals:
@@ -173,7 +177,7 @@ def test_no_text_raises(text):
     st.fixed_dictionaries({name: JSON | st.floats(-1, 21) | st.integers(0, 21) for name in SPACE})
 )
 def test_values_are_within_their_distributions(params):
-    """Every value that is accepted is one that Optuna accepts, of its exact type."""
+    """Optuna accepts every accepted value, which has the distribution's type."""
     reply = read_params(json.dumps({"candidates": [{"params": params}]}), SPACE, (), ())
     assert len(reply.proposals) + len(reply.problems) == 1
     for proposal in reply.proposals:
@@ -181,7 +185,7 @@ def test_values_are_within_their_distributions(params):
 
 
 def check(params):
-    """Values of `SPACE`."""
+    """Check that values lie in `SPACE` and have its types."""
     for name, value in params.items():
         distribution = SPACE[name]
         assert distribution._contains(distribution.to_internal_repr(value))
@@ -197,8 +201,8 @@ def check(params):
     st.integers(-3, 10**8),
 )
 def test_any_numbers_of_samples_end_within_the_budget(first, second, n, m):
-    """A proposal fits, or there is a problem; never both, never neither."""
-    reply = read_plan(said(item((first, n), (second, m))), TASK, ())
+    """Each reply yields either a proposal within the budget or a problem."""
+    reply = read_plan(reply_of(item((first, n), (second, m))), TASK, ())
     assert len(reply.proposals) + len(reply.problems) == 1
     for proposal in reply.proposals:
         assert TASK.feasible.fits(proposal.choices)

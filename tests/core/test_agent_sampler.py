@@ -1,4 +1,4 @@
-"""The sampler with a language model that plans: what is tried, kept, shared, and survived."""
+"""The sampler with an LLM agent: candidates, storage, workers, and failures of the model."""
 
 import asyncio
 import copy
@@ -39,7 +39,7 @@ ORIGIN, REASON = "agenttts:origin", "agenttts:reason"
 
 
 def reply(*allocations, guidelines=("large models answer better",)):
-    """A reply that proposes allocations, each (model, samples) for both stages."""
+    """Return a reply that proposes allocations, each (model, samples) for both stages."""
     candidates = [
         {
             "allocation": {
@@ -70,23 +70,23 @@ sensible.counter = 0
 
 @pytest.fixture(autouse=True)
 def _fresh(monkeypatch):
-    """The tests name their models themselves, and scripts start anew."""
+    """Ignore the user's model and reset the scripts."""
     sensible.counter = general_reply.counter = 0
     monkeypatch.delenv("OPTUNA_AGENTTTS_LLM", raising=False)
 
 
 def origins(study):
-    """Who proposed each trial."""
+    """Return the origin of each trial."""
     return [trial.user_attrs.get(ORIGIN) for trial in study.trials]
 
 
 def quick(chat):
-    """A model that is asked again without long waits."""
+    """Return a model with short waits between retries."""
     return RetryingChatModel(chat, policy=RetryPolicy(attempts=2, base=0.001), timeout=5)
 
 
 def test_agent_plans_from_the_first_round_on():
-    """The opening is the numerical planner's; then come the agent's candidates, in its words."""
+    """After the numerical planner's opening, trials follow the agent, with its reasons."""
     study = run(AgentTTSSampler(TASK, llm=ScriptedChatModel(sensible)), n_trials=30)
     assert "agent" not in origins(study)[:ROUND_SIZE]
     assert origins(study)[0] == "opening"
@@ -97,8 +97,8 @@ def test_agent_plans_from_the_first_round_on():
     assert len({json.dumps(trial.params) for trial in study.trials}) == 30
 
 
-def test_rounds_are_asked_for_once_each():
-    """As many requests as rounds that began or were about to, with usable replies."""
+def test_each_round_is_requested_once():
+    """With usable replies, there is one request per round."""
     chat = ScriptedChatModel(sensible)
     study = run(AgentTTSSampler(TASK, llm=chat), n_trials=50)
     assert len(chat.requests) == len(guidelines(study)) == (49 + ROUND_LEAD) // ROUND_SIZE
@@ -107,8 +107,8 @@ def test_rounds_are_asked_for_once_each():
 
 
 @pytest.mark.slow
-def test_archive_survives_the_process_and_its_rounds_are_not_asked_for_again(tmp_path):
-    """A resumed study keeps its guidelines, and goes on with the next round."""
+def test_rounds_survive_the_process_and_are_not_requested_again(tmp_path):
+    """A resumed study keeps its guidelines and continues with the next round."""
     url = f"sqlite:///{tmp_path}/s.db"
     run(AgentTTSSampler(TASK, llm=ScriptedChatModel(sensible)), n_trials=14, storage=url)
     chat = ScriptedChatModel(sensible)
@@ -122,7 +122,7 @@ def test_archive_survives_the_process_and_its_rounds_are_not_asked_for_again(tmp
 
 
 def test_guidelines_are_read_without_the_sampler():
-    """Any study object of the same storage reads them."""
+    """Any study object of the same storage can read them."""
     storage = optuna.storages.InMemoryStorage()
     run(AgentTTSSampler(TASK, llm=ScriptedChatModel(sensible)), n_trials=12, storage=storage)
     study = optuna.load_study(study_name="s", storage=storage)
@@ -131,7 +131,7 @@ def test_guidelines_are_read_without_the_sampler():
 
 
 def test_agents_tokens_count_as_spend():
-    """Prompts and replies of all requests are in the search's spend."""
+    """The spend of the search includes the tokens of all prompts and replies."""
     chat = ScriptedChatModel(sensible)
     chat.model = "org/planner-7B"
     study = run(AgentTTSSampler(TASK, llm=chat), n_trials=12)
@@ -142,8 +142,8 @@ def test_agents_tokens_count_as_spend():
     assert found.total == found.trials + found.agent
 
 
-def test_search_stops_at_a_limit_that_the_agent_knows():
-    """The cap counts trials and agent, and prompts say what is left of it."""
+def test_search_stops_at_a_limit_that_the_prompt_shows():
+    """The limit covers trials and agent, and prompts show the remainder."""
     chat = ScriptedChatModel(sensible)
     chat.model = "org/planner-7B"
     study = optuna.create_study(direction="maximize", sampler=AgentTTSSampler(TASK, llm=chat))
@@ -155,8 +155,8 @@ def test_search_stops_at_a_limit_that_the_agent_knows():
     assert "of 20000 are left" in chat.requests[0].messages[1].content
 
 
-def test_limit_that_makes_no_sense_is_refused():
-    """Before any trial."""
+def test_invalid_limits_are_rejected():
+    """Limits must be positive numbers."""
     for limit in (0, -1, float("nan"), "10"):
         with pytest.raises(AgentTTSError, match="limit"):
             StopAtSpend(limit)
@@ -180,7 +180,7 @@ def test_limit_that_makes_no_sense_is_refused():
     ids=str,
 )
 def test_useless_models_cost_no_trial(bad):
-    """All trials complete within the budget, and what went wrong is on record."""
+    """All trials complete within the budget, and the failures are recorded."""
     study = run(AgentTTSSampler(TASK, llm=quick(ScriptedChatModel(lambda _: bad))), n_trials=20)
     assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 20
     assert all(TASK.fits(allocation_of(trial)) for trial in study.trials)
@@ -191,14 +191,14 @@ def test_useless_models_cost_no_trial(bad):
 
 
 def test_script_that_ends_is_a_failure_like_any_other():
-    """A model that raises what it should not ends no search."""
+    """An unexpected exception in a model does not end the search."""
     study = run(AgentTTSSampler(TASK, llm=ScriptedChatModel([])), n_trials=14)
     assert all(trial.state.name == "COMPLETE" for trial in study.trials)
     assert guidelines(study)[0].failures == {"IndexError": 1}
 
 
 def test_each_kind_of_failure_is_logged_once(caplog):
-    """The log says what happened and how often in one line, not one per trial."""
+    """The log has one line with the failure and its count, not one per trial."""
     chat = quick(ScriptedChatModel(lambda _: ChatUnavailableError("no way", kind="HTTP 503")))
     with caplog.at_level(logging.WARNING):
         run(AgentTTSSampler(TASK, llm=chat), n_trials=50)
@@ -207,15 +207,15 @@ def test_each_kind_of_failure_is_logged_once(caplog):
     assert "HTTP 503, 2 so far" in lines[0]
 
 
-def test_one_round_of_nonsense_is_followed_by_single_requests():
-    """A model that cannot answer is asked three times once, and once a round from then on."""
+def test_round_without_usable_reply_is_followed_by_single_requests():
+    """A model without usable replies gets three requests once, and then one per round."""
     chat = ScriptedChatModel(lambda _: "no idea")
     study = run(AgentTTSSampler(TASK, llm=chat), n_trials=32)
     assert [planned.requests for planned in guidelines(study)] == [3, 1, 1, 1, 1]
 
 
-def test_requests_are_bounded_whatever_is_replied():
-    """Fifty trials take at most twelve requests, also where every reply wants another."""
+def test_requests_are_bounded_for_any_replies():
+    """Fifty trials take at most twelve requests, even if every reply needs a repair."""
     chat = ScriptedChatModel(
         lambda _: reply((("qwen-7B", 1 + len(chat.requests)), (LARGE, 20)), (("?", 1), (SMALL, 1)))
     )
@@ -225,7 +225,7 @@ def test_requests_are_bounded_whatever_is_replied():
 
 
 def test_worst_agent_is_overruled():
-    """Proposals that the evidence speaks against are not tried."""
+    """Proposals that contradict the evidence are not tried."""
     poor = [(("qwen-7B", 1), (SMALL, 1 + n)) for n in range(8)]
     study = run(AgentTTSSampler(TASK, llm=ScriptedChatModel(lambda _: reply(*poor))), n_trials=30)
     alone = run(AgentTTSSampler(TASK), n_trials=30)
@@ -234,7 +234,7 @@ def test_worst_agent_is_overruled():
 
 
 def test_enqueued_trials_keep_what_the_user_chose():
-    """Settled parameters win over the agent's proposals."""
+    """Enqueued parameters take precedence over the agent's proposals."""
     study = optuna.create_study(
         direction="maximize", sampler=AgentTTSSampler(TASK, llm=ScriptedChatModel(sensible))
     )
@@ -256,8 +256,8 @@ def test_environment_names_the_model(monkeypatch):
     assert all(trial.state.name == "COMPLETE" for trial in study.trials)
 
 
-def test_arguments_that_make_no_sense_are_refused():
-    """Before any trial."""
+def test_invalid_arguments_are_rejected():
+    """Invalid arguments raise before any trial."""
     with pytest.raises(AgentTTSError, match="llm"):
         AgentTTSSampler(llm=3)
     with pytest.raises(AgentTTSError, match="llm_timeout"):
@@ -271,8 +271,8 @@ def test_arguments_that_make_no_sense_are_refused():
         AgentTTSSampler(experience=[optuna.create_study(directions=["minimize", "maximize"])])
 
 
-def test_copies_of_a_used_sampler_go_on():
-    """Pickled and deep-copied samplers plan in the same study."""
+def test_copies_of_a_used_sampler_continue():
+    """Pickled and deep-copied samplers continue the same study."""
     chat = quick(ScriptedChatModel([sensible(None) for _ in range(9)]))
     sampler = AgentTTSSampler(TASK, llm=chat)
     study = run(sampler, n_trials=8)
@@ -284,8 +284,8 @@ def test_copies_of_a_used_sampler_go_on():
 
 
 @pytest.mark.parametrize("number", [1, 2, 3])
-def test_insight_that_is_off_is_not_told(number):
-    """Ablations reach the prompt."""
+def test_ablated_insight_is_not_in_any_prompt(number):
+    """An ablated insight does not appear in prompts."""
     chat = ScriptedChatModel(sensible)
     rest = tuple({1, 2, 3} - {number})
     run(AgentTTSSampler(TASK, llm=chat, insights=rest), n_trials=20)
@@ -295,8 +295,8 @@ def test_insight_that_is_off_is_not_told(number):
 
 
 @pytest.mark.parametrize("tables", [(), ("paired",), ["saturation", "models"]])
-def test_only_the_wanted_tables_are_told(tables):
-    """Prompts hold these tables of computed evidence, and no other."""
+def test_prompts_contain_only_the_selected_tables(tables):
+    """Prompts contain only the selected tables of computed evidence."""
     chat = ScriptedChatModel(sensible)
 
     def target(trial):
@@ -308,12 +308,12 @@ def test_only_the_wanted_tables_are_told(tables):
     run(AgentTTSSampler(TASK, llm=chat, tables=tables), n_trials=14, target=target)
     for request in chat.requests:
         text = request.messages[1].content
-        told = [name for name in ("models", "saturation", "paired") if f"<{name}>" in text]
-        assert sorted(told) == sorted(tables)
+        shown = [name for name in ("models", "saturation", "paired") if f"<{name}>" in text]
+        assert sorted(shown) == sorted(tables)
 
 
-def test_without_guidelines_none_are_asked_for_or_shown():
-    """LLM_ZS: candidates from the history alone."""
+def test_without_guidelines_none_are_requested_or_shown():
+    """Without guidelines (LLM_ZS), candidates come from the history alone."""
     chat = ScriptedChatModel(sensible)
     run(AgentTTSSampler(TASK, llm=chat, guidelines=False), n_trials=20)
     assert all("uidelines" not in request.messages[1].content for request in chat.requests)
@@ -321,7 +321,7 @@ def test_without_guidelines_none_are_asked_for_or_shown():
     assert all(set(json.loads(r.schema)["properties"]) == {"candidates"} for r in chat.requests)
 
 
-def test_experience_is_told_and_used():
+def test_experience_is_in_the_prompt_and_used():
     """Earlier studies reach the prompt, and the first trial is the best of them."""
     earlier = run(AgentTTSSampler(TASK), n_trials=20)
     chat = ScriptedChatModel(sensible)
@@ -331,7 +331,7 @@ def test_experience_is_told_and_used():
 
 
 def test_agent_works_beside_a_bracket_pruner():
-    """Hyperband hands samplers a study that has few of a study's methods."""
+    """Hyperband passes samplers a study object with few of the usual methods."""
 
     def target(trial):
         value = objective(trial)
@@ -351,8 +351,8 @@ def test_agent_works_beside_a_bracket_pruner():
     assert guidelines(study)
 
 
-def test_rounds_that_make_no_sense_are_passed_over():
-    """What another version, or a bad disk, left under a round's key costs no trial."""
+def test_unreadable_rounds_are_ignored():
+    """Unreadable rounds in the storage do not fail a trial."""
     storage = optuna.storages.InMemoryStorage()
     study = run(AgentTTSSampler(TASK), n_trials=6, storage=storage)
     odd = {"params": {"retrieval.model": "qwen-7B", "retrieval.samples": "many"}, "reason": 3}
@@ -367,7 +367,7 @@ def test_rounds_that_make_no_sense_are_passed_over():
 
 
 def general(trial):
-    """Floats, logs, steps, categoricals and a condition."""
+    """Suggest floats, logs, steps, categoricals and a conditional parameter."""
     kind = trial.suggest_categorical("kind", ["a", None, 2, True])
     x = trial.suggest_float("x", -5, 5)
     rate = trial.suggest_float("rate", 1e-5, 1e-1, log=True)
@@ -394,7 +394,7 @@ general_reply.counter = 0
 
 
 def test_agent_searches_any_space():
-    """In studies without stages the agent proposes values of whatever is suggested."""
+    """In studies without stages, the agent proposes values of any parameters."""
     chat = ScriptedChatModel(general_reply)
     sampler = AgentTTSSampler(llm=chat, seed=0, description="a bowl")
     study = optuna.create_study(sampler=sampler)
@@ -408,7 +408,7 @@ def test_agent_searches_any_space():
 
 
 def test_bad_agent_keeps_one_trial_a_round_in_any_space():
-    """Where there is no posterior to weigh proposals by, results do."""
+    """Without a posterior, results limit the trials of a bad agent."""
 
     def worst(request):
         n = worst.counter = getattr(worst, "counter", 0) + 1
@@ -424,7 +424,7 @@ def test_bad_agent_keeps_one_trial_a_round_in_any_space():
 
 
 def test_several_objectives_are_left_to_the_independent_sampler():
-    """No request is made for what the agent does not understand."""
+    """Multi-objective studies cause no requests."""
     chat = ScriptedChatModel([])
     study = optuna.create_study(
         directions=["minimize", "minimize"], sampler=AgentTTSSampler(llm=chat, seed=0)
@@ -437,7 +437,7 @@ def test_several_objectives_are_left_to_the_independent_sampler():
 
 
 def test_threads_share_one_plan():
-    """With n_jobs=4 no round is asked for twice and no allocation is tried twice."""
+    """With n_jobs=4, no round is requested twice and no allocation is tried twice."""
     chat = ScriptedChatModel(sensible)
     study = optuna.create_study(
         direction="maximize", sampler=AgentTTSSampler(TASK, llm=chat, llm_timeout=20)
@@ -457,7 +457,7 @@ def test_threads_share_one_plan():
 
 
 class Gated(ScriptedChatModel):
-    """A model that answers when it is told to."""
+    """Model that replies once its gate is open."""
 
     def __init__(self, script):
         super().__init__(script)
@@ -470,8 +470,8 @@ class Gated(ScriptedChatModel):
         return reply
 
 
-def test_round_that_is_being_planned_is_asked_for_by_nobody_else():
-    """Neither by the same worker nor by another, until the claim has expired."""
+def test_round_being_planned_is_not_requested_again():
+    """No worker requests a round that is being planned, until its claim has expired."""
     storage = optuna.storages.InMemoryStorage()
     first, second = Gated(sensible), Gated(sensible)
     study = optuna.create_study(
@@ -500,8 +500,8 @@ def test_round_that_is_being_planned_is_asked_for_by_nobody_else():
     assert (len(first.requests), len(second.requests)) == (1, 0)
 
 
-def planner_at_work(kind, path, n_trials, delay, started=None):
-    """Run some trials of a shared study with an agent; for another process to call."""
+def run_worker(kind, path, n_trials, delay, started=None):
+    """Run some trials of a shared study with an agent; entry point of other processes."""
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
     storage = optuna.storages.RDBStorage(path) if kind == "rdb" else open_storage(kind, path)
 
@@ -537,7 +537,7 @@ def _signalling(started, delay):
 
 @contextmanager
 def postgresql():
-    """A throw-away PostgreSQL server on loopback; skips where none is installed."""
+    """Start a temporary PostgreSQL server on loopback; skip the test if none is installed."""
     found = shutil.which("initdb") or shutil.which(
         "initdb", path=os.pathsep.join(f"/usr/lib/postgresql/{v}/bin" for v in range(18, 12, -1))
     )
@@ -570,7 +570,7 @@ def postgresql():
 def _four_processes(kind, path, storage):
     optuna.create_study(study_name="s", storage=storage, direction="maximize")
     spawn = multiprocessing.get_context("spawn")
-    workers = [spawn.Process(target=planner_at_work, args=(kind, path, 8, 0.05)) for _ in range(4)]
+    workers = [spawn.Process(target=run_worker, args=(kind, path, 8, 0.05)) for _ in range(4)]
     for worker in workers:
         worker.start()
     for worker in workers:
@@ -590,31 +590,31 @@ def _four_processes(kind, path, storage):
 
 @pytest.mark.slow
 def test_processes_share_one_plan_on_one_sqlite_file(tmp_path):
-    """Four processes on one file."""
+    """Four processes on one SQLite file plan each round once."""
     _four_processes("sqlite", tmp_path / "s.db", open_storage("sqlite", tmp_path / "s.db"))
 
 
 @pytest.mark.slow
 def test_processes_share_one_plan_on_postgresql():
-    """Four processes on one server."""
+    """Four processes on one PostgreSQL server plan each round once."""
     with postgresql() as url:
         _four_processes("rdb", url, optuna.storages.RDBStorage(url))
 
 
 @pytest.mark.slow
 def test_killed_planner_is_replaced(tmp_path):
-    """After `kill -9` of the worker that plans, others finish, and plan its round or the next."""
+    """After `kill -9` of the planning worker, others finish and plan its round or the next."""
     path = tmp_path / "s.db"
     storage = open_storage("sqlite", path)
     optuna.create_study(study_name="s", storage=storage, direction="maximize")
     spawn = multiprocessing.get_context("spawn")
     started = spawn.Event()
-    victim = spawn.Process(target=planner_at_work, args=("sqlite", path, 40, 60.0, started))
+    victim = spawn.Process(target=run_worker, args=("sqlite", path, 40, 60.0, started))
     victim.start()
     assert started.wait(60)
     os.kill(victim.pid, signal.SIGKILL)
     victim.join()
-    heir = spawn.Process(target=planner_at_work, args=("sqlite", path, 16, 0.0))
+    heir = spawn.Process(target=run_worker, args=("sqlite", path, 16, 0.0))
     heir.start()
     heir.join(120)
     assert heir.exitcode == 0
@@ -625,7 +625,7 @@ def test_killed_planner_is_replaced(tmp_path):
 
 
 def test_slow_model_does_not_hold_up_later_rounds():
-    """Once a first round is there, an unanswered request delays no trial for long."""
+    """After the first round, an unanswered request delays no trial for long."""
     gate = threading.Event()
     first = sensible(None)
 
