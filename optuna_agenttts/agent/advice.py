@@ -31,7 +31,7 @@ from optuna_agenttts.study.spending import price_of, spend_of
 
 # Chosen by hand.
 _WANTED = ROUND_SIZE + 2
-"""Candidates to ask for in a round of a task: a few spare ones for proposals that are unusable."""
+"""Candidates to ask for in a round of a task; two spare ones replace unusable proposals."""
 _BASE_SHARE = 0.1
 """Required share of the largest expected improvement, in [0, 1], before the agent has results."""
 _MAX_SHARE = 0.9
@@ -41,9 +41,9 @@ _MAX_SHARE = 0.9
 def required_share(evidence: Evidence) -> float:
     """Return the required share of the largest expected improvement for the agent's next proposal.
 
-    The share is divided by the odds that a proposal of the agent does well, that is, scores at
-    least the median of the numerical planner's trials after the opening (of all trials that are
-    not the agent's if there are none).
+    It is 0.1 divided by the odds that a proposal of the agent does well, that is, scores at least
+    the median of the numerical planner's trials after the opening, or of all trials of other
+    origins if there are none.
 
     Args:
         evidence: The trials so far, with their origins.
@@ -51,18 +51,18 @@ def required_share(evidence: Evidence) -> float:
     Returns:
         The share, in (0, 0.9].
     """
-    ours = [s for s, origin in zip(evidence.scores, evidence.origins) if origin == "agent"]
-    others = [
+    agent_scores = [s for s, origin in zip(evidence.scores, evidence.origins) if origin == "agent"]
+    other_scores = [
         s
         for s, origin in zip(evidence.scores, evidence.origins)
         if origin in ("numerical", "fallback")
     ] or [s for s, origin in zip(evidence.scores, evidence.origins) if origin != "agent"]
-    if not ours or not others:
+    if not agent_scores or not other_scores:
         return _BASE_SHARE
-    median = float(np.median(others))
-    good = sum(score >= median for score in ours)
+    median = float(np.median(other_scores))
+    good = sum(score >= median for score in agent_scores)
     # Add one good and one bad pseudo-observation (Laplace smoothing).
-    odds = (good + 1) / (len(ours) - good + 1)
+    odds = (good + 1) / (len(agent_scores) - good + 1)
     return float(min(_MAX_SHARE, _BASE_SHARE / odds))
 
 
@@ -81,20 +81,20 @@ def advised_candidate(
         The candidate. Its origin is ``"fallback"`` if the round is missing or failed.
     """
     if planned is None or planned.error:
-        own = planner.propose(evidence, Constraint())
+        fallback = planner.propose(evidence, Constraint())
         why = "the agent's round did not come in time" if planned is None else planned.error
-        return replace(own, origin="fallback", reason=f"{own.reason} (fallback: {why})")
+        return replace(fallback, origin="fallback", reason=f"{fallback.reason} (fallback: {why})")
     choices = _agent_choices(planner, evidence, planned, number)
     if choices is None or planner.in_opening(evidence):
         return planner.propose(evidence, Constraint())
-    own, worth = planner.compare(evidence, [choices])
+    fallback, worth = planner.compare(evidence, [choices])
     if worth[0] >= required_share(evidence):
         reason = planned.candidates[number % ROUND_SIZE].reason
         return Candidate(choices, "agent", reason or "proposed without a reason")
     if evidence.concurrent:
-        own = planner.propose(evidence, Constraint())
+        fallback = planner.propose(evidence, Constraint())
     weak = "nothing" if worth[0] < 0.005 else f"{100 * worth[0]:.0f} % as much"
-    return replace(own, reason=f"{own.reason}; what the agent proposed promises {weak}")
+    return replace(fallback, reason=f"{fallback.reason}; what the agent proposed promises {weak}")
 
 
 def _agent_choices(

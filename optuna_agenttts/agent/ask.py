@@ -20,7 +20,7 @@ from optuna_agenttts.study.claims import Claim, Verdict
 from optuna_agenttts.study.rounds import Round
 
 # Chosen by hand.
-_REASKS = 2
+_MAX_REPAIRS = 2
 """Maximum number of repair requests per round."""
 _MAX_TOKENS = 4096
 """Maximum number of tokens per reply."""
@@ -33,14 +33,14 @@ class RoundContext:
 
     Args:
         guidelines: Guidelines of earlier rounds, as pairs of round number and lines.
-        reasks: Maximum number of repair requests, capped at 2.
+        max_repairs: Maximum number of repair requests, capped at 2.
         spent: Description of the spending so far, for the prompt; may be empty.
         experience: Prompt lines that describe earlier studies.
         claims: Claims of the latest round that has some.
     """
 
     guidelines: tuple[tuple[int, tuple[str, ...]], ...] = ()
-    reasks: int = _REASKS
+    max_repairs: int = _MAX_REPAIRS
     spent: str = ""
     experience: tuple[str, ...] = ()
     claims: tuple[Claim, ...] = ()
@@ -159,7 +159,7 @@ async def plan_round(
     failures: Counter[str] = Counter()
     tokens = Counter[str]()
     requests, error = 0, ""
-    for attempt in range(1 + min(context.reasks, _REASKS)):
+    for attempt in range(1 + min(context.max_repairs, _MAX_REPAIRS)):
         requests += 1
         try:
             completion, reply = await _ask(

@@ -239,7 +239,7 @@ class RoundScheduler:
         """Submit the planning of a round to the background loop."""
         context = RoundContext(
             guidelines=tuple((planned.number, planned.guidelines) for planned in earlier),
-            reasks=_allowed_reasks(earlier),
+            max_repairs=_allowed_repairs(earlier),
             spent=job.spent(earlier),
             experience=job.experience,
             claims=next((planned.claims for planned in reversed(earlier) if planned.claims), ()),
@@ -361,7 +361,7 @@ def model_label(chat: ChatModel) -> str:
     return type(chat).__name__
 
 
-def _allowed_reasks(earlier: Sequence[Round]) -> int:
+def _allowed_repairs(earlier: Sequence[Round]) -> int:
     """Return the maximum number of repair requests in the next round.
 
     Zero after a round without usable candidates. Over a search, two, plus one for every third

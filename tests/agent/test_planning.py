@@ -75,7 +75,7 @@ def test_at_most_two_requests_follow_the_first():
     assert len(chat.requests) == 3
     assert made.error
     assert made.proposals == ()
-    _, chat = ask(["nothing"] * 9, RoundContext(reasks=0))
+    _, chat = ask(["nothing"] * 9, RoundContext(max_repairs=0))
     assert len(chat.requests) == 1
 
 
