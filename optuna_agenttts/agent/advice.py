@@ -81,20 +81,20 @@ def advised_candidate(
         The candidate. Its origin is ``"fallback"`` if the round is missing or failed.
     """
     if planned is None or planned.error:
-        fallback = planner.propose(evidence, Constraint())
+        default = planner.propose(evidence, Constraint())
         why = "the agent's round did not come in time" if planned is None else planned.error
-        return replace(fallback, origin="fallback", reason=f"{fallback.reason} (fallback: {why})")
+        return replace(default, origin="fallback", reason=f"{default.reason} (fallback: {why})")
     choices = _agent_choices(planner, evidence, planned, number)
     if choices is None or planner.in_opening(evidence):
         return planner.propose(evidence, Constraint())
-    fallback, worth = planner.compare(evidence, [choices])
+    default, worth = planner.compare(evidence, [choices])
     if worth[0] >= required_share(evidence):
         reason = planned.candidates[number % ROUND_SIZE].reason
         return Candidate(choices, "agent", reason or "proposed without a reason")
     if evidence.concurrent:
-        fallback = planner.propose(evidence, Constraint())
+        default = planner.propose(evidence, Constraint())
     weak = "nothing" if worth[0] < 0.005 else f"{100 * worth[0]:.0f} % as much"
-    return replace(fallback, reason=f"{fallback.reason}; what the agent proposed promises {weak}")
+    return replace(default, reason=f"{default.reason}; what the agent proposed promises {weak}")
 
 
 def _agent_choices(
