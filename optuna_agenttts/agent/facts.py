@@ -62,7 +62,7 @@ class ModelFact:
 
     @property
     def excluded(self) -> bool:
-        """Whether the central 90 % interval of `behind` excludes zero."""
+        """True if the central 90 % interval of `behind` excludes zero."""
         return self.behind > Z90 * self.behind_sd
 
 
