@@ -8,18 +8,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from optuna_agenttts_integrations.scoring.code_metrics import completeness
 from optuna_agenttts_integrations.scoring.metrics import (
-    argument_f1,
-    argument_name_f1,
-    completeness,
     contains_answer,
     cosine,
     exact_match,
-    node_f1,
     normalize_answer,
     rouge_l,
     set_f1,
     token_f1,
+)
+from optuna_agenttts_integrations.scoring.tool_metrics import (
+    argument_f1,
+    argument_name_f1,
+    node_f1,
 )
 
 words = st.lists(st.sampled_from(["the", "a", "New", "york", "City.", "1969", "!", "\u00e9tat"]))

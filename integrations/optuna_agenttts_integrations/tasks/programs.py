@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
-from optuna_agenttts_integrations.scoring import metrics
+from optuna_agenttts_integrations.scoring import code_metrics
 from optuna_agenttts_integrations.scoring.sandbox import Sandbox
 
 MAIN_FILE = "main.py"
@@ -139,12 +139,12 @@ def format_program(program: Program) -> str:
 def completeness(program: Program) -> float:
     """Return 1 if every Python file of a program is complete, else 0.
 
-    See `metrics.completeness`. An ``__init__.py`` may be empty.
+    See `code_metrics.completeness`. An ``__init__.py`` may be empty.
     """
     return min(
         1.0
         if name.split("/")[-1] == "__init__.py" and not source.strip()
-        else metrics.completeness(source)
+        else code_metrics.completeness(source)
         for name, source in program.python.items()
     )
 

@@ -17,11 +17,11 @@ from optuna_agenttts_integrations.exceptions import DataError
 from optuna_agenttts_integrations.pipeline.aggregation import Aggregation, medoid, normalized_vote
 from optuna_agenttts_integrations.pipeline.fusion import LLMFusion
 from optuna_agenttts_integrations.pipeline.stages import Pipeline, StageProgram, State
-from optuna_agenttts_integrations.scoring.metrics import (
+from optuna_agenttts_integrations.scoring.metrics import rouge_l
+from optuna_agenttts_integrations.scoring.tool_metrics import (
     argument_f1,
     argument_name_f1,
     node_f1,
-    rouge_l,
 )
 from optuna_agenttts_integrations.tasks.answering import prompt_messages
 from optuna_agenttts_integrations.tasks.benchmark import LLAMA, Benchmark

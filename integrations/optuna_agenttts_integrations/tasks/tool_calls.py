@@ -100,7 +100,7 @@ class ToolPlan:
 
 
 def _key(name: str) -> str:
-    """Normalize the name of a tool, as `metrics.node_f1` does."""
+    """Normalize the name of a tool, as `tool_metrics.node_f1` does."""
     return " ".join(name.replace("_", " ").casefold().split())
 
 
@@ -262,7 +262,7 @@ def _decode(text: str) -> Any:
 def comparable_calls(
     calls: Sequence[ToolCall], tools: Mapping[str, Tool], *, named: bool
 ) -> list[dict[str, Any]]:
-    """Return calls in the form that `metrics.argument_f1` compares, regardless of their order.
+    """Return calls in the form that `tool_metrics.argument_f1` compares, regardless of their order.
 
     If arguments have no names, the media type of each value serves as its name, and a reference to
     another call is replaced by the name of its tool, as in TaskBench's evaluation (arXiv
