@@ -1,4 +1,4 @@
-"""Multi-stage objectives for optuna-agenttts: pipelines of model calls, run and scored."""
+"""Multi-stage objectives for optuna-agenttts: run and score pipelines of model calls."""
 
 from optuna_agenttts import __version__
 from optuna_agenttts_integrations.calls.endpoints import (

@@ -1,10 +1,11 @@
-"""What would make a search fail, found before anything is spent on it."""
+"""Checks of data, store and servers before a search spends money."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from optuna_agenttts import FlopsCost, HuggingFaceChat, Model, PriceCost, Task
@@ -25,20 +26,28 @@ from optuna_agenttts_integrations.pipeline.fusion import LLMFusion
 from optuna_agenttts_integrations.pipeline.stages import Pipeline, StageProgram, State
 
 _REACHABLE = "reachable"
-"""What `examine` calls the check of whether anybody is there."""
+"""Name of the check of `examine` that contacts the server."""
 
-_START = "Start the server, and check again."
-
-_FAR = 2.0
-"""A declared prompt length that is off by more than this factor makes costs meaningless."""
+_LENGTH_FACTOR = 2.0
+"""Factor between declared and estimated prompt length from which a warning is given. Chosen by
+hand: estimates (four characters per token) are off by less for most texts."""
 
 
 def check_data(
     pipeline: Pipeline, instances: Mapping[str, Any], task: Task, store: CompletionStore
 ) -> Report:
-    """Write every prompt that needs no model's reply, and something into the store.
+    """Check that the store is writable and that prompts can be built.
 
-    Plain steps before the first stage that asks a model are run, too.
+    Builds all prompts of the first stage that calls a model, after running the steps before it.
+
+    Args:
+        pipeline: The pipeline.
+        instances: Instances by ID.
+        task: The task, whose declared prompt length is compared with the prompts.
+        store: Store for completions.
+
+    Returns:
+        One finding about the store and one about the prompts.
     """
     return Report((_check_store(store), _check_prompts(pipeline, instances, task)))
 
@@ -49,13 +58,15 @@ def _check_store(store: CompletionStore) -> Finding:
         count = len(store)
     except StoreError as error:
         return Finding(
-            "store", "writable", "error", str(error), "Give another file, or make room."
+            "store", "writable", "error", str(error), "Use another file, or free disk space."
         )
     return Finding("store", "writable", "ok", f"{count} completions in {store.path}")
 
 
 def _check_prompts(pipeline: Pipeline, instances: Mapping[str, Any], task: Task) -> Finding:
     program = pipeline.programs[0]
+    finding = partial(Finding, program.name, "prompts")
+    remedy = "Check the fields of the instance and the stage's `prompt` function."
     tokens = []
     for name, instance in instances.items():
         try:
@@ -64,66 +75,59 @@ def _check_prompts(pipeline: Pipeline, instances: Mapping[str, Any], task: Task)
                 continue
             texts = [message.content for message in program.messages(state)]
             length = sum(estimated_tokens(text) for text in texts if text.strip())
-        # Prompts are the user's code; whatever it raises is what there is to say.
+        # User code may raise anything.
         except Exception as error:
-            return Finding(
-                program.name,
-                "prompts",
-                "error",
-                f"the prompt of instance {name!r} cannot be written: {error!r}",
-                "Check the instance's fields, or the function that writes prompts.",
-            )
+            message = f"building the prompt of instance {name!r} raised {error!r}"
+            return finding("error", message, remedy)
         if not length:
-            return Finding(
-                program.name,
-                "prompts",
-                "error",
-                f"the prompt of instance {name!r} is empty",
-                "Check the instance's fields, or the function that writes prompts.",
-            )
+            return finding("error", f"the prompt of instance {name!r} is empty", remedy)
         tokens.append(length)
     if not tokens:
-        return Finding(
-            program.name,
-            "prompts",
+        return finding(
             "warning",
             "no instance runs this stage",
-            "Check `when`: its samples would be tuned without any effect.",
+            "Check the stage's `when`: tuning its samples has no effect.",
         )
     declared = next(s for s in task.stages if s.name == program.name).prompt_tokens
     mean = sum(tokens) / len(tokens)
-    says = f"{len(tokens)} written, about {mean:.0f} tokens on average, {max(tokens):.0f} at most"
-    if not declared / _FAR <= mean <= declared * _FAR:
-        return Finding(
-            program.name,
-            "prompts",
+    message = f"{len(tokens)} built, about {mean:.0f} tokens on average, {max(tokens):.0f} at most"
+    if not declared / _LENGTH_FACTOR <= mean <= declared * _LENGTH_FACTOR:
+        return finding(
             "warning",
-            f"{says}, and {declared:g} are declared",
-            "Declare the stage's `prompt_tokens` anew, or let the first trials measure them.",
+            f"{message}, but the task declares {declared:g}",
+            "Correct the stage's `prompt_tokens`, or let the first trials measure them.",
         )
-    return Finding(program.name, "prompts", "ok", says)
+    return finding("ok", message)
 
 
 async def check_servers(
     pipeline: Pipeline, instances: Mapping[str, Any], task: Task, endpoints: Endpoints
 ) -> Report:
-    """Examine each of the task's models once at each of its servers.
+    """Check each of the task's models at each of its servers.
 
-    It is sent the longest prompt that any stage can write for it. A server that is out of reach
-    is not asked again, for any model.
+    Sends the longest prompt that the stages of a model can build without replies. A server that is
+    unreachable for one model is skipped for the others.
+
+    Args:
+        pipeline: The pipeline.
+        instances: Instances by ID.
+        task: The task, whose models are checked.
+        endpoints: Endpoint of each model, by name.
+
+    Returns:
+        Findings about schemas, models and servers.
     """
     findings: list[Finding] = []
     unreachable: dict[str, str] = {}
-    for model, programs in _uses(pipeline, task):
+    for model, programs in _programs_by_model(pipeline, task):
         endpoint = endpoints[model.name]
-        longest = _longest(pipeline, programs, list(instances.values()))
-        schemas = _sound_schemas(programs, findings)
-        servers = chats_of(model.name, endpoint)
+        longest = _longest_request(pipeline, programs, list(instances.values()))
+        schemas = _valid_schemas(programs, findings)
+        servers = server_chats(model.name, endpoint)
         for subject, chat, name in servers:
             url = chat.base_url if isinstance(chat, HuggingFaceChat) else None
             if url in unreachable:
-                says = f"not asked: out of reach, as {unreachable[url]} was there"
-                findings.append(Finding(subject, _REACHABLE, "error", says, _START))
+                findings.append(skipped_finding(subject, unreachable[url]))
                 continue
             found = await examine(
                 chat,
@@ -135,30 +139,47 @@ async def check_servers(
                 schema=schemas[0] if schemas else None,
                 parameters=model.parameters,
             )
-            findings.append(_fact(task, model, subject))
+            findings.append(_cost_finding(task, model, subject))
             findings += [finding for finding in found if finding.check != "size"]
-            if url and any(f.check == _REACHABLE and f.level == "error" for f in found):
+            if url and is_unreachable(found):
                 unreachable[url] = subject
             elif any(isinstance(program.aggregate, LLMFusion) for program in programs):
-                context = await _context(chat, name)
+                context = await _context_length(chat, name)
                 findings += [f for p in programs for f in _check_fusion(p, subject, context)]
     return Report(tuple(findings))
 
 
-def _fact(task: Task, model: Model, subject: str) -> Finding:
-    """What the task's cost model knows of a model; a task without it cannot be built."""
+def is_unreachable(findings: Sequence[Finding]) -> bool:
+    """Return whether findings about a server include that it is unreachable."""
+    return any(f.check == _REACHABLE and f.level == "error" for f in findings)
+
+
+def skipped_finding(subject: str, earlier: str) -> Finding:
+    """Report a model that was skipped because its server was unreachable for an earlier one."""
+    return Finding(
+        subject,
+        _REACHABLE,
+        "error",
+        f"skipped: the server was unreachable for {earlier}",
+        "Start the server, and check again.",
+    )
+
+
+def _cost_finding(task: Task, model: Model, subject: str) -> Finding:
+    """Report the model facts that the task's cost model uses."""
     if isinstance(task.cost_model, PriceCost):
-        says = (
-            f"{model.input_price:g} USD for a million tokens read, {model.output_price:g} written"
+        message = (
+            f"{model.input_price:g} USD per million prompt tokens, "
+            f"{model.output_price:g} USD per million generated tokens"
         )
-        return Finding(subject, "price", "ok", says)
+        return Finding(subject, "price", "ok", message)
     if isinstance(task.cost_model, FlopsCost):
         return Finding(subject, "size", "ok", f"{model.parameters:.3g} parameters")
     return Finding(subject, "cost", "ok", f"in {task.cost_model.unit or 'units of the task'}")
 
 
-def _uses(pipeline: Pipeline, task: Task) -> list[tuple[Model, list[StageProgram]]]:
-    """Each model, and what asks it."""
+def _programs_by_model(pipeline: Pipeline, task: Task) -> list[tuple[Model, list[StageProgram]]]:
+    """Pair each model with the stages that may call it."""
     found: dict[str, tuple[Model, list[StageProgram]]] = {}
     for program, stage in zip(pipeline.programs, task.stages):
         for model in stage.models:
@@ -166,58 +187,67 @@ def _uses(pipeline: Pipeline, task: Task) -> list[tuple[Model, list[StageProgram
     return list(found.values())
 
 
-def _sound_schemas(programs: Sequence[StageProgram], findings: list[Finding]) -> list[str]:
-    """The schemas that can be sent; what is wrong with the others is added to the findings."""
-    sound = []
+def _valid_schemas(programs: Sequence[StageProgram], findings: list[Finding]) -> list[str]:
+    """Return the valid schemas; append a finding for each invalid one."""
+    valid = []
     for program in programs:
         try:
             if program.schema is None:
                 continue
             if not isinstance(json.loads(program.schema), dict):
-                raise ValueError("it is no object")
-            sound.append(program.schema)
+                raise ValueError("it is not a JSON object")
+            valid.append(program.schema)
         except ValueError as error:
             finding = Finding(
                 program.name,
                 "schema",
                 "error",
-                f"`schema` is no JSON schema as JSON text: {error}",
-                "Give a JSON object as text, such as `json.dumps(...)` writes.",
+                f"`schema` is not a valid JSON schema: {error}",
+                "Pass a JSON object as text, for example with `json.dumps(...)`.",
             )
             if finding not in findings:
                 findings.append(finding)
-    return sound
+    return valid
 
 
-def chats_of(name: str, endpoint: Endpoint) -> list[tuple[str, ChatModel, str]]:
-    """For each server of a model: what to call it, what answers, and the model's name there."""
+def server_chats(name: str, endpoint: Endpoint) -> list[tuple[str, ChatModel, str]]:
+    """List the servers of a model.
+
+    Args:
+        name: Name of the model in the task.
+        endpoint: Endpoint of the model.
+
+    Returns:
+        For each server: a label, the chat model that calls it without retries, and the model's
+        name on that server.
+    """
     chat = endpoint.chat
     if isinstance(chat, ReplicatedChatModel):
         return [
-            (f"{name} ({number} of {len(chat.replicas)})", *_renamed(replica, name))
+            (f"{name} ({number} of {len(chat.replicas)})", *_unwrap(replica, name))
             for number, replica in enumerate(chat.replicas, 1)
         ]
-    return [(name, *_renamed(chat, name))]
+    return [(name, *_unwrap(chat, name))]
 
 
-def _renamed(chat: ChatModel, name: str) -> tuple[ChatModel, str]:
+def _unwrap(chat: ChatModel, name: str) -> tuple[ChatModel, str]:
     if isinstance(chat, RetryingChatModel):
-        return _renamed(chat._chat, name)
+        return _unwrap(chat._chat, name)
     return (chat.chat, chat.name) if isinstance(chat, RenamedChatModel) else (chat, name)
 
 
-def _longest(
+def _longest_request(
     pipeline: Pipeline, programs: Sequence[StageProgram], instances: Sequence[Any]
 ) -> ChatRequest | None:
-    """The longest request, reply included, that can be written without replies, if any can."""
+    """Return the request with most tokens, reply included, that can be built without replies."""
     found: tuple[float, ChatRequest | None] = (0.0, None)
     for program in programs:
         for instance in instances:
             try:
-                begun = pipeline.start(instance).results
-                request = program.request("", State(instance, _NoResults(begun)))
+                results = pipeline.start(instance).results
+                request = program.request("", State(instance, _MissingResults(results)))
                 prompt = sum(estimated_tokens(message.content) for message in request.messages)
-            # Later stages' prompts may need what earlier ones found.
+            # Prompts of later stages may need results of earlier ones.
             except Exception:
                 continue
             if prompt:
@@ -225,15 +255,15 @@ def _longest(
     return found[1]
 
 
-class _NoResults(dict[str, Any]):
-    """Results of stages of which none has run."""
+class _MissingResults(dict[str, Any]):
+    """Results that are None for stages that have not run."""
 
     def __missing__(self, key: str) -> None:
         return None
 
 
-async def _context(chat: ChatModel, name: str) -> int | None:
-    """How many tokens of prompt and reply a server takes, if it says so."""
+async def _context_length(chat: ChatModel, name: str) -> int | None:
+    """Return the maximum number of prompt and reply tokens, if the server reports it."""
     if not isinstance(chat, HuggingFaceChat):
         return None
     context = (await chat.info()).get("max_total_tokens")
@@ -255,8 +285,9 @@ def _check_fusion(program: StageProgram, subject: str, context: int | None) -> l
             subject,
             "fusion",
             "warning",
-            f"a fusion in {program.name!r} may take {needed} tokens, the server takes {context}",
-            f"Give `LLMFusion(max_prompt_tokens={max(1, context - program.max_tokens)})`: more "
-            "candidates are then fused in groups.",
+            f"a fusion in stage {program.name!r} may need {needed} tokens, but the server's "
+            f"context is {context} tokens",
+            f"Use `LLMFusion(max_prompt_tokens={max(1, context - program.max_tokens)})`, which "
+            "fuses many candidates in groups.",
         )
     ]

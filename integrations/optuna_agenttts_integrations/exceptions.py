@@ -1,10 +1,10 @@
-"""Errors of the integrations, all of them `optuna_agenttts.AgentTTSError`.
+"""Exceptions of the integrations; all derive from `optuna_agenttts.AgentTTSError`.
 
-* `PipelineError` (also a `ValueError`): pipeline, instances and endpoints do not fit together.
+* `PipelineError` (also a `ValueError`): pipeline, instances and endpoints do not match.
 * `StoreError`: a completion store cannot be read or written.
-* `TooManyFailuresError`: too many instances of a trial failed for its score to mean anything.
-* `DataError` (also a `ValueError`): records of a data set are not what a loader expects.
-* `SandboxError`: code cannot be run inside a sandbox here.
+* `TooManyFailuresError`: too many instances of a trial failed, so that it has no valid score.
+* `DataError` (also a `ValueError`): records of a data set do not have the expected format.
+* `SandboxError`: a program cannot be run in a sandbox on this machine.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from optuna_agenttts import AgentTTSError
 
 
 class PipelineError(AgentTTSError, ValueError):
-    """A pipeline, its instances or its endpoints do not fit together."""
+    """A pipeline, its instances and its endpoints do not match, or an argument is invalid."""
 
 
 class StoreError(AgentTTSError):
@@ -21,12 +21,12 @@ class StoreError(AgentTTSError):
 
 
 class TooManyFailuresError(AgentTTSError):
-    """Too many instances of a trial failed for its score to mean anything."""
+    """Too many instances of a trial failed, so that it has no valid score."""
 
 
 class DataError(AgentTTSError, ValueError):
-    """Records of a data set are not what a loader expects."""
+    """Records of a data set do not have the expected format."""
 
 
 class SandboxError(AgentTTSError):
-    """Code cannot be run inside a sandbox here, so it is not run at all."""
+    """A program cannot be run in a sandbox on this machine, so it is not run at all."""

@@ -1,4 +1,4 @@
-"""Instances: their names, and whether two sets of them share any."""
+"""IDs of instances, and overlap between two sets of instances."""
 
 from __future__ import annotations
 
@@ -10,51 +10,60 @@ from typing import Any
 from optuna_agenttts_integrations.exceptions import PipelineError
 
 InstanceId = Callable[[Any], Any]
+"""Function that returns the ID of an instance, or None for its position."""
 
 
 def named_instances(
     instances: Sequence[Any], instance_id: InstanceId | None = None
 ) -> dict[str, Any]:
-    """Instances by name.
+    """Index instances by ID.
 
     Args:
         instances: The instances.
-        instance_id: Names one. Default: its attribute or key ``id``, or else its position.
+        instance_id: Function that returns the ID of an instance. Default: the attribute or key
+            ``id``, or else the position.
+
+    Returns:
+        Instances by ID, in the given order.
 
     Raises:
-        PipelineError: There are none, or two of one name.
+        PipelineError: There are no instances, or two share an ID.
     """
     if len(instances) == 0:
-        raise PipelineError("`instances` is empty: give one instance or more.")
+        raise PipelineError("`instances` must not be empty.")
     named: dict[str, Any] = {}
     for position, instance in enumerate(instances):
-        own = (instance_id or _own_id)(instance)
-        name = str(position if own is None else own)
+        found = (instance_id or _own_id)(instance)
+        name = str(position if found is None else found)
         if name in named:
             raise PipelineError(
-                f"`instances` has two named {name!r}: name each once, or give `instance_id`."
+                f"`instances` must have unique IDs, got {name!r} twice: change the data, or pass "
+                "`instance_id`."
             )
         named[name] = instance
     return named
 
 
-def refuse_overlap(search: Mapping[str, Any], held_out: Mapping[str, Any]) -> None:
-    """See to it that held-out instances are others than those searched on.
+def check_disjoint(search: Mapping[str, Any], held_out: Mapping[str, Any]) -> None:
+    """Raise if held-out instances also occur in the search.
 
-    Instances are the same if their contents are, ids left aside.
+    Two instances are the same if their contents are equal, regardless of their IDs.
+
+    Args:
+        search: Instances of the search, by ID.
+        held_out: Held-out instances, by ID.
 
     Raises:
-        PipelineError: Some are the same.
+        PipelineError: Some instances are in both.
     """
     seen = {_content(instance): name for name, instance in search.items()}
     twins = {name: seen.get(_content(instance)) for name, instance in held_out.items()}
     shared = [name for name, twin in twins.items() if twin is not None]
     if shared:
-        first, twin = shared[0], twins[shared[0]]
         raise PipelineError(
-            f"`instances` holds {len(shared)} that the search has seen, such as {first!r} (there "
-            f"{twin!r}): a score on them says nothing about new ones. Hold out others, or leave "
-            "`instances` out to score on those of the search."
+            f"`instances` must not occur in the search, got {len(shared)} that do, for example "
+            f"{shared[0]!r} ({twins[shared[0]]!r} in the search): their score would be biased. "
+            "Pass other instances, or omit `instances` to score on those of the search."
         )
 
 
@@ -65,27 +74,28 @@ def _own_id(instance: Any) -> Any:
 
 
 def _content(instance: Any) -> str:
+    """Serialize an instance without its ID."""
     values = _values(instance)
     if values is not None:
-        # Where there is nothing but an id, that is the content.
+        # An instance that has only an ID is compared by it.
         values = {key: value for key, value in values.items() if key != "id"} or values
     content = instance if values is None else values
     try:
         return json.dumps(_plain(content))
     except RecursionError:
-        # It holds itself.
+        # The instance contains itself.
         return repr(content)
 
 
 def _values(instance: Any) -> dict[str, Any] | None:
-    """What an instance holds by name; None for what has no names."""
+    """Return an instance's fields by name; None if it has none."""
     if is_dataclass(instance) and not isinstance(instance, type):
         return {f.name: getattr(instance, f.name) for f in fields(instance)}
     if isinstance(instance, Mapping):
         return {str(key): value for key, value in instance.items()}
     if isinstance(instance, tuple) and hasattr(instance, "_asdict"):
         return dict(instance._asdict())
-    # Objects that print as their address, or name themselves, hold what their attributes do.
+    # Objects without a `repr`, or with an ID, are compared by their attributes.
     if (
         getattr(type(instance), "__repr__", None) is object.__repr__
         or _own_id(instance) is not None
@@ -95,7 +105,7 @@ def _values(instance: Any) -> dict[str, Any] | None:
 
 
 def _plain(value: Any) -> Any:
-    """A value that is the same JSON for the same content."""
+    """Convert a value to JSON types, equal for equal content."""
     if value is None or isinstance(value, (str, int, float)):
         return value
     if isinstance(value, Mapping):
@@ -105,6 +115,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (set, frozenset)):
         return sorted(json.dumps(_plain(item)) for item in value)
     if hasattr(value, "dtype") and hasattr(value, "tolist"):
-        # Arrays: long ones print as their ends only.
+        # The `repr` of a long array leaves out the middle.
         return _plain(value.tolist())
     return repr(value)

@@ -1,4 +1,4 @@
-"""Token lengths as trials measured them, and the task with those."""
+"""Token lengths measured by trials, and the task that uses them."""
 
 from __future__ import annotations
 
@@ -18,61 +18,72 @@ from optuna_agenttts_integrations.pipeline.stages import Pipeline
 
 _logger = logging.getLogger(__name__)
 
-_told: WeakSet[Study] = WeakSet()
-"""Studies whose users were told that what was measured leaves nothing within the budget."""
+_warned: WeakSet[Study] = WeakSet()
+"""Studies for which a warning was logged that measured lengths leave no affordable allocation."""
 
-_NEAR = 0.1
-"""Declared lengths within a tenth of the measured ones are right: models' tokenizers differ by
-more than that from each other."""
+_TOLERANCE = 0.1
+"""Relative difference up to which declared lengths are kept: tokenizers of different models differ
+by more than 10 % on the same text."""
 
 
 def mean_lengths(
     results: Mapping[str, InstanceResult], pipeline: Pipeline
 ) -> dict[str, list[float]]:
-    """What each stage's prompts and samples measured, in tokens, as means over all instances.
+    """Compute the mean prompt and sample length of each stage.
 
-    Instances that skipped a stage count as zero, so that its cost is what it is expected to be.
-    Failed ones do not count.
+    Instances that skipped a stage count as zero, so that the stage's cost is the expected cost per
+    instance. Failed instances are left out.
+
+    Args:
+        results: Results by instance ID.
+        pipeline: The pipeline that was run.
+
+    Returns:
+        ``[prompt, sample]`` in tokens, by stage name; empty if all instances failed.
     """
     finished = [result for result in results.values() if not result.failed]
-    found: dict[str, list[float]] = {}
+    lengths: dict[str, list[float]] = {}
     for program in pipeline.programs if finished else ():
         usage = [result.stages.get(program.name, StageUsage()) for result in finished]
-        found[program.name] = [
+        lengths[program.name] = [
             round(sum(used.prompt_length for used in usage) / len(usage), 2),
             round(sum(used.sample_length for used in usage) / len(usage), 2),
         ]
-    return found
+    return lengths
 
 
-def measure(study: Study, declared: Task, after: int) -> Task:
-    """The task with the lengths that a study's finished trials measured, once there are enough.
+def apply_measured_lengths(study: Study, declared: Task, after: int) -> Task:
+    """Replace declared token lengths by measured ones once enough trials are complete.
 
-    From then on it is the task that the study tunes. Only the trials that finished first count,
-    so that workers that look at different moments find the same.
+    The new task then becomes the study's effective task. Only the first `after` trials to complete
+    count, so that workers that look at different times measure the same.
 
     Args:
         study: The study.
-        declared: The task as its user describes it.
-        after: How many finished trials are enough.
+        declared: The task as the user declared it.
+        after: Number of complete trials to wait for.
+
+    Returns:
+        The task with measured lengths; `declared` if there are too few trials, if its lengths are
+        accurate within 10 %, or if no allocation would fit the budget.
     """
     trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     trials = [t for t in trials if isinstance(t.user_attrs.get("lengths"), dict)]
     trials.sort(key=lambda t: (t.datetime_complete or datetime.max, t.number))
     if len(trials) < after:
         return declared
-    said = [t.user_attrs["lengths"] for t in trials[:after]]
+    reported = [t.user_attrs["lengths"] for t in trials[:after]]
     lengths: dict[str, tuple[float, float]] = {}
     for stage in declared.stages:
-        pairs = [values[stage.name] for values in said if stage.name in values]
+        pairs = [values[stage.name] for values in reported if stage.name in values]
         if pairs:
-            # Not the mean: the first trials show models that a search leaves soon.
+            # The median, because the first trials include models that a search soon drops.
             prompt, sample = (median(pair[i] for pair in pairs) for i in (0, 1))
             lengths[stage.name] = (_three_digits(prompt), _three_digits(sample))
     if all(
-        abs(measured - told) <= _NEAR * told
+        abs(measured - expected) <= _TOLERANCE * expected
         for stage in declared.stages
-        for measured, told in zip(
+        for measured, expected in zip(
             lengths.get(stage.name, (stage.prompt_tokens, stage.generation_tokens)),
             (stage.prompt_tokens, stage.generation_tokens),
         )
@@ -81,14 +92,21 @@ def measure(study: Study, declared: Task, after: int) -> Task:
     try:
         measured = with_lengths(declared, lengths)
     except BudgetError as error:
-        if study not in _told:
-            _told.add(study)
-            _logger.warning("Declared lengths are kept: with measured ones, %s", error)
+        if study not in _warned:
+            _warned.add(study)
+            _logger.warning(
+                "Study %r keeps the declared token lengths, because no allocation would fit the "
+                "budget with the measured ones: %s",
+                study.study_name,
+                error,
+            )
         return declared
     if measured == declared:
         return declared
     _logger.info(
-        "From now on, costs follow what was measured: %s",
+        "Study %r now uses token lengths measured in its first %d trials, and costs follow: %s",
+        study.study_name,
+        after,
         "; ".join(declared.differences(measured)),
     )
     set_effective_task(study, measured)
@@ -96,5 +114,5 @@ def measure(study: Study, declared: Task, after: int) -> Task:
 
 
 def _three_digits(value: float) -> float:
-    """Rounded, so that workers that measure at the same moment measure the same."""
+    """Round to three digits, so that concurrent workers measure the same."""
     return float(f"{value:.3g}")

@@ -1,14 +1,12 @@
-"""The objective: runs a pipeline on instances, and is what `Study.optimize` gets."""
+"""Objective of a search: run a pipeline on instances and score it."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import random
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
@@ -17,11 +15,10 @@ from typing import Any
 import optuna
 from optuna.pruners import WilcoxonPruner
 from optuna.study import Study
-from tqdm import tqdm
 
-from optuna_agenttts import Task
+from optuna_agenttts import Task, storage
 from optuna_agenttts.llm import Report
-from optuna_agenttts.llm.loop import LoopThread, gather
+from optuna_agenttts.llm.loop import LoopThread
 from optuna_agenttts.llm.port import close_chat
 from optuna_agenttts.study.measured import effective_task
 from optuna_agenttts.task.allocation import Allocation, AllocationLike
@@ -30,51 +27,75 @@ from optuna_agenttts_integrations.calls.endpoints import Endpoints
 from optuna_agenttts_integrations.calls.store import CompletionStore
 from optuna_agenttts_integrations.check import check_data, check_servers
 from optuna_agenttts_integrations.exceptions import PipelineError, TooManyFailuresError
-from optuna_agenttts_integrations.instances import InstanceId, named_instances, refuse_overlap
-from optuna_agenttts_integrations.lengths import mean_lengths, measure
+from optuna_agenttts_integrations.instances import InstanceId, check_disjoint, named_instances
+from optuna_agenttts_integrations.lengths import apply_measured_lengths, mean_lengths
 from optuna_agenttts_integrations.pipeline.evaluation import Evaluation, InstanceResult
-from optuna_agenttts_integrations.pipeline.run import run_instance
+from optuna_agenttts_integrations.pipeline.progress import ProgressBar, progress_bar
+from optuna_agenttts_integrations.pipeline.run import run_instances
 from optuna_agenttts_integrations.pipeline.stages import Pipeline
 
 _logger = logging.getLogger(__name__)
 
-_BLOCKS = 10
-"""How often a pruner is asked within a trial: after each tenth of the instances."""
+_PRUNING_BLOCKS = 10
+"""Blocks of instances between which the pruner is consulted. Chosen by hand: finer blocks stop bad
+trials earlier but leave less to run concurrently."""
+
+_LISTED_CAUSES = 3
+"""Causes of failures listed in a message. Chosen by hand, to keep it on one line."""
+
+_TRIAL_ATTRIBUTES = frozenset(
+    {
+        "cost",
+        "spend",
+        "tokens",
+        "naive_tokens",
+        "reused",
+        "failed",
+        "malformed",
+        "seconds",
+        "lengths",
+    }
+)
+"""User attributes of every trial, which a pipeline's metrics must not overwrite."""
 
 
 class MultiStageObjective:
-    """Scores allocations by running a pipeline; give it to `Study.optimize`.
+    """Objective that scores an allocation by running a pipeline; pass it to `Study.optimize`.
 
     A trial's value is the mean outcome over the instances. Outcomes are reported as intermediate
-    values, step by step in one fixed shuffled order, as `optuna.pruners.WilcoxonPruner` expects;
-    with that pruner a hopeless trial is pruned after some of the instances. Other pruners compare
-    learning curves, which outcomes of single instances are not: they are not asked.
+    values, one step per instance, in a shuffled order that is the same in every trial, as
+    `optuna.pruners.WilcoxonPruner` expects. That pruner is consulted after each tenth of the
+    instances. Other pruners are ignored: they compare learning curves, and outcomes of single
+    instances are not a learning curve.
 
-    What is generated is kept in the store at once, so that an interrupted search loses nothing,
-    and samples are reused wherever the same request comes up again (`completions.py`).
+    Each completion is written to the store when it arrives, so that an interrupted search loses
+    nothing, and is reused wherever the same request recurs.
 
     Args:
-        pipeline: What to run; its stages that ask models must be the task's.
-        instances: What to run it on.
-        task: What is tuned.
-        endpoints: Where each of the task's models is served; see `connect_endpoints`.
-        store: Where completions are kept. Default: in memory.
-        instance_id: Names an instance; names must be unique. Default: its attribute or key
-            ``id``, or else its position.
-        concurrency: How many instances may be under way at once; each endpoint bounds its
-            requests besides.
-        seed: Of the samples and of the order of instances.
-        max_failed: The largest share of instances, 0 to 1, that may fail before the trial fails.
-            Those of which no reply could be read do not count: that is what the score is for.
-        measure_after: After so many finished trials the task's token lengths are replaced by what
-            those trials measured, where they differ by more than a tenth; so are its costs, and
-            its budget if that is the default one. None keeps what is declared.
-        replay: Whether to take every sample from the store and ask no server at all.
-        progress: Whether to show a progress bar for each trial. Default: on a terminal.
-        clock: Seconds, as from `time.monotonic`.
+        pipeline: Pipeline to run. Its `StageProgram`s must have the names of the task's stages,
+            in the same order.
+        instances: Instances to run it on.
+        task: Task to tune.
+        endpoints: Endpoint of each of the task's models, by name; see `connect_endpoints`.
+        store: Store for completions. Default: in memory.
+        instance_id: Function that returns the unique ID of an instance. Default: the attribute or
+            key ``id``, or else the position.
+        concurrency: Maximum number of instances run at once. Each endpoint also limits its
+            requests.
+        seed: Seed of the samples and of the order of instances.
+        max_failed: Maximum fraction of instances, from 0 to 1, that may fail before the trial
+            fails. Instances that failed because no reply was readable do not count: that is the
+            model's quality, which the score measures.
+        measure_after: Number of finished trials after which measured token lengths replace the
+            task's declared ones where they differ by more than 10 %. Costs follow, and the budget
+            too if it is the default one. None keeps the declared lengths.
+        replay: Whether to take all samples from the store and send no requests.
+        progress: Whether to show a progress bar for each trial. Default: only on a terminal.
+        clock: Monotonic clock, in seconds.
 
     Raises:
-        PipelineError: Stages, instances and endpoints do not fit together.
+        PipelineError: Stages, instances and endpoints do not match, or an argument is out of
+            range.
     """
 
     def __init__(
@@ -95,13 +116,15 @@ class MultiStageObjective:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """See the class."""
-        _check(pipeline, task, endpoints)
+        _check_pipeline(pipeline, task, endpoints)
         if concurrency < 1:
-            raise PipelineError(f"`concurrency` is {concurrency!r}: give 1 or more.")
+            raise PipelineError(f"`concurrency` must be at least 1, got {concurrency!r}.")
         if not 0 <= max_failed <= 1:
-            raise PipelineError(f"`max_failed` is {max_failed!r}: give a share from 0 to 1.")
+            raise PipelineError(f"`max_failed` must be between 0 and 1, got {max_failed!r}.")
         if measure_after is not None and measure_after < 1:
-            raise PipelineError(f"`measure_after` is {measure_after!r}: give 1 or more, or None.")
+            raise PipelineError(
+                f"`measure_after` must be at least 1, or None, got {measure_after!r}."
+            )
         self.pipeline, self.task, self.endpoints = pipeline, task, endpoints
         self.store = store if store is not None else CompletionStore()
         self._instance_id = instance_id
@@ -128,34 +151,35 @@ class MultiStageObjective:
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the loop behind; another process starts its own."""
+        """Leave out the event loop; another process starts its own."""
         return {k: v for k, v in self.__dict__.items() if k not in ("_loop", "_completions")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Undo `__getstate__`."""
+        """Restore the state and prepare a new event loop."""
         self.__dict__.update(state)
         self._start()
 
     def close(self) -> None:
-        """Stop the event loop; it starts again when it is needed. The store stays open."""
+        """Stop the event loop; the next use starts a new one. The store stays open."""
         self._loop.close()
         self._completions = self._new_completions()
 
     def __enter__(self) -> MultiStageObjective:
-        """Close at the end of a ``with`` block."""
+        """Return the objective, which is closed at the end of the ``with`` block."""
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Close."""
+        """Close the objective."""
         self.close()
 
     def check(self) -> Report:
-        """Examine data, store and servers before anything is spent on a search.
+        """Check data, store and servers before a search.
 
-        Servers are asked a handful of requests for a token or a few each.
+        Each server receives about seven small requests.
 
         Returns:
-            What was found, to be printed as a table; `Report.raise_for_errors` stops a script.
+            A report that prints as a table; `Report.raise_for_errors` turns errors into an
+            exception.
         """
         data = check_data(self.pipeline, self.instances, self.task, self.store)
         servers = check_servers(self.pipeline, self.instances, self.task, self.endpoints)
@@ -164,16 +188,22 @@ class MultiStageObjective:
     def __call__(self, trial: optuna.Trial) -> float:
         """Score the allocation that a trial suggests.
 
-        Writes onto the trial, as user attributes: ``cost`` (of the allocation, per instance),
-        ``spend`` (cost of what was really generated, over all instances), ``tokens``
-        (generated), ``naive_tokens`` (without reuse), ``reused`` (share of calls), ``failed``
-        (instances), ``malformed`` (replies), ``lengths`` (for each stage, tokens of a prompt and
-        of a sample), ``seconds``, and the pipeline's further metrics under their names.
+        Sets user attributes on the trial: ``cost`` (of the allocation, per instance), ``spend``
+        (cost of what was generated, over all instances), ``tokens`` (generated), ``naive_tokens``
+        (generated without reuse), ``reused`` (fraction of calls), ``failed`` (instances),
+        ``malformed`` (replies), ``lengths`` (per stage, mean tokens of a prompt and of a sample),
+        ``seconds``, and the pipeline's metrics under their names.
+
+        Args:
+            trial: The trial to score.
+
+        Returns:
+            The mean outcome over the instances.
 
         Raises:
-            optuna.TrialPruned: The allocation is over the budget, or the pruner says so.
+            optuna.TrialPruned: The allocation exceeds the budget, or the pruner stops the trial.
             TooManyFailuresError: More than `max_failed` of the instances failed.
-            PipelineError: The pruner needs a package that is missing.
+            PipelineError: The pruner needs a package that is not installed.
         """
         _check_pruner(trial)
         task = self._effective_task(trial)
@@ -182,25 +212,26 @@ class MultiStageObjective:
         results: dict[str, InstanceResult] = {}
         pruned = False
         try:
-            with self._bar(len(self.instances), f"trial {trial.number}") as bar:
+            title = f"trial {trial.number}"
+            with progress_bar(len(self.instances), title, show=self._progress) as bar:
                 for block in self._blocks(trial):
-                    found = self._loop.run(self._run(task, allocation, block, bar))
+                    found = self._run(task, allocation, block, bar)
                     for name in block:
                         results[name] = found[name]
                         trial.report(found[name].outcome, step=self._steps[name])
                     unfinished = len(results) < len(self.instances)
-                    pruned = unfinished and _has_pruner(trial) and trial.should_prune()
+                    pruned = unfinished and _uses_pruner(trial) and trial.should_prune()
                     if pruned:
                         break
         finally:
             evaluation = Evaluation(results, self._clock() - started)
             if results:
-                self._describe(trial, task.cost(allocation), evaluation)
+                self._write_attributes(trial, task.cost(allocation), evaluation)
         self._check_failures(evaluation)
         if pruned:
             raise optuna.TrialPruned(
-                f"pruned after {len(results)} of {len(self.instances)} instances, with a mean "
-                f"outcome of {evaluation.mean:.3f}"
+                f"Pruned after {len(results)} of {len(self.instances)} instances, with a mean "
+                f"outcome of {evaluation.mean:.3f}."
             )
         return evaluation.mean
 
@@ -211,24 +242,26 @@ class MultiStageObjective:
         *,
         baseline: AllocationLike | None = None,
     ) -> Evaluation:
-        """Score an allocation outside any trial, for example on held-out instances.
+        """Score an allocation outside of a trial, for example on held-out instances.
 
         Args:
-            allocation: ``{"stage": (model, samples)}``; it may be over the budget.
-            instances: What to run it on, none of which the search has seen. Default: the
+            allocation: ``{"stage": (model, samples)}``; it may exceed the budget.
+            instances: Instances to run it on, disjoint from those of the search. Default: the
                 objective's own instances.
-            baseline: Another allocation to run on the same instances and to compare with.
+            baseline: Another allocation to run on the same instances and compare with.
+
+        Returns:
+            The evaluation, with its comparison if there is a baseline.
 
         Raises:
-            TaskError: The allocation does not fit the task.
-            PipelineError: There are no instances, two of one name, or some that the search has
-                seen.
+            TaskError: The allocation does not match the task.
+            PipelineError: There are no instances, two share an ID, or some occur in the search.
             TooManyFailuresError: More than `max_failed` of the instances failed.
         """
         named = self.instances
         if instances is not None:
             named = named_instances(instances, self._instance_id)
-            refuse_overlap(self.instances, named)
+            check_disjoint(self.instances, named)
         evaluation = self._evaluate(allocation, named, "evaluate")
         if baseline is None:
             return evaluation
@@ -240,69 +273,71 @@ class MultiStageObjective:
     ) -> Evaluation:
         checked = self.task.allocation(self.task.choices(allocation))
         started = self._clock()
-        with self._bar(len(named), title) as bar:
-            results = self._loop.run(self._run(self.task, checked, named, bar))
+        with progress_bar(len(named), title, show=self._progress) as bar:
+            results = self._run(self.task, checked, named, bar)
         evaluation = Evaluation(results, self._clock() - started)
         self._check_failures(evaluation)
         return evaluation
 
     def _effective_task(self, trial: optuna.Trial) -> Task:
-        """The task with the lengths that the study has measured, once it has."""
+        """Return the task, with measured token lengths once the study has them."""
         study = getattr(trial, "study", None)
         if self._measure_after is None or not isinstance(study, Study):
             return self.task
         task = effective_task(study, self.task, fresh=True)
-        return measure(study, self.task, self._measure_after) if task is self.task else task
+        if task is not self.task:
+            return task
+        return apply_measured_lengths(study, self.task, self._measure_after)
 
     def _blocks(self, trial: optuna.Trial) -> Iterator[dict[str, Any]]:
-        """The instances all at once, or in parts between which a pruner is asked."""
+        """Yield the instances in blocks between which the pruner is consulted."""
         named = list(self.instances.items())
-        size = max(1, -(-len(named) // _BLOCKS)) if _has_pruner(trial) else len(named)
+        blocks = _PRUNING_BLOCKS if _uses_pruner(trial) else 1
+        size = max(1, -(-len(named) // blocks))
         for start in range(0, len(named), size):
             yield dict(named[start : start + size])
 
-    async def _run(
-        self, task: Task, allocation: Allocation, instances: Mapping[str, Any], bar: _Bar
+    def _run(
+        self, task: Task, allocation: Allocation, instances: Mapping[str, Any], bar: ProgressBar
     ) -> dict[str, InstanceResult]:
-        slots = asyncio.Semaphore(self._concurrency)
-
-        async def one(name: str, instance: Any) -> tuple[str, InstanceResult]:
-            async with slots:
-                result = await run_instance(
-                    self.pipeline,
-                    instance,
-                    allocation,
-                    task=task,
-                    completions=self._completions,
-                    endpoints=self.endpoints,
-                )
-            bar.add(result)
-            return name, result
-
-        return dict(await gather(one(name, item) for name, item in instances.items()))
+        return self._loop.run(
+            run_instances(
+                self.pipeline,
+                instances,
+                allocation,
+                task=task,
+                completions=self._completions,
+                endpoints=self.endpoints,
+                concurrency=self._concurrency,
+                on_result=bar.add,
+            )
+        )
 
     def _check_failures(self, evaluation: Evaluation) -> None:
+        """Log failed instances, and raise if there are too many."""
         total = len(evaluation.results)
         failed = sum(r.failed and not r.unreadable for r in evaluation.results.values())
         if not failed:
             return
-        causes = self._completions.failures.most_common(3)
+        causes = self._completions.failures.most_common(_LISTED_CAUSES)
         listed = "; ".join(f"{count} x {cause}" for cause, count in causes)
         if failed > self._max_failed * total:
             raise TooManyFailuresError(
-                f"{failed} of {total} instances could not be run, more than `max_failed` "
-                f"({self._max_failed:g}) allows, so their score would mean nothing. Commonest "
-                f"causes so far: {listed}. What was generated is in the store."
+                f"{failed} of {total} instances failed, more than `max_failed` "
+                f"({self._max_failed:g}) allows, so their mean is not a valid score. Most common "
+                f"causes since the objective was opened: {listed}. Fix the causes and run again: "
+                "completions generated so far are in the store."
             )
         _logger.warning(
-            "%d of %d instances could not be run and count as 0. Commonest causes so far: %s",
+            "%d of %d instances failed and score 0. Most common causes since the objective was "
+            "opened: %s",
             failed,
             total,
             listed,
         )
 
-    def _describe(self, trial: optuna.Trial, cost: float, evaluation: Evaluation) -> None:
-        facts = {
+    def _write_attributes(self, trial: optuna.Trial, cost: float, evaluation: Evaluation) -> None:
+        values = {
             "cost": cost,
             "spend": evaluation.spend,
             "tokens": evaluation.generated_tokens,
@@ -314,80 +349,46 @@ class MultiStageObjective:
             "lengths": mean_lengths(evaluation.results, self.pipeline),
             **{name: round(value, 6) for name, value in evaluation.metrics.items()},
         }
-        for name, value in facts.items():
-            trial.set_user_attr(name, value)
-
-    @contextmanager
-    def _bar(self, total: int, title: str) -> Iterator[_Bar]:
-        with tqdm(total=total, desc=title, disable=not self._progress, leave=False) as shown:
-            yield _Bar(shown)
-
-
-class _Bar:
-    """A progress bar that shows instances, reuse and cost."""
-
-    def __init__(self, bar: Any) -> None:
-        self._bar, self._calls, self._generated, self._spend = bar, 0.0, 0.0, 0.0
-
-    def add(self, result: InstanceResult) -> None:
-        self._calls += result.total("calls")
-        self._generated += result.total("generated")
-        self._spend += result.total("spend")
-        reused = 1 - self._generated / max(1.0, self._calls)
-        self._bar.set_postfix_str(f"{reused:.0%} reused, spend {self._spend:.3g}", refresh=False)
-        self._bar.update()
+        storage.write_trial_values(trial, values)
 
 
 async def close_chats(endpoints: Endpoints) -> None:
-    """Close the connections that chat models hold on the event loop that ends."""
+    """Close the connections that chat models hold on the running event loop."""
     for endpoint in endpoints.values():
         await close_chat(endpoint.chat)
 
 
-def _has_pruner(trial: optuna.Trial) -> bool:
+def _uses_pruner(trial: optuna.Trial) -> bool:
+    """Return whether the trial's study has a pruner that can judge outcomes of instances."""
     study = getattr(trial, "study", None)
     return study is not None and isinstance(study.pruner, WilcoxonPruner)
 
 
 def _check_pruner(trial: optuna.Trial) -> None:
-    # Optuna would say so only when it prunes: after money was spent.
-    if _has_pruner(trial) and find_spec("scipy") is None:
+    # Optuna would only raise when it prunes, after instances were paid for.
+    if _uses_pruner(trial) and find_spec("scipy") is None:
         raise PipelineError(
-            "`WilcoxonPruner` needs scipy, which is not installed: "
-            "pip install 'optuna-agenttts[prune]', or leave the pruner out."
+            "`WilcoxonPruner` needs scipy, which is not installed. Run "
+            "`pip install 'optuna-agenttts[prune]'`, or create the study without the pruner."
         )
 
 
-def _check(pipeline: Pipeline, task: Task, endpoints: Endpoints) -> None:
+def _check_pipeline(pipeline: Pipeline, task: Task, endpoints: Endpoints) -> None:
     programs = [program.name for program in pipeline.programs]
     stages = [stage.name for stage in task.stages]
     if programs != stages:
         raise PipelineError(
-            f"`pipeline` asks models in the stages {programs!r} and `task` has {stages!r}: give "
-            "each stage one program, in the same order."
+            f"`pipeline` must have one `StageProgram` for each stage of `task`, in the same "
+            f"order: the task has {stages!r}, got {programs!r}."
         )
-    reserved = [name for name in pipeline.metrics if name in _RESERVED]
+    reserved = [name for name in pipeline.metrics if name in _TRIAL_ATTRIBUTES]
     if reserved:
-        raise PipelineError(f"`metrics` of the pipeline has {reserved!r}: give other names.")
+        raise PipelineError(
+            f"`metrics` of the pipeline has the reserved names {reserved!r}: rename them."
+        )
     models = {model.name for stage in task.stages for model in stage.models}
     if missing := sorted(models - set(endpoints)):
         raise PipelineError(
-            f"`endpoints` lacks {', '.join(missing)}: say where each of the task's models is "
-            "served."
+            f"`endpoints` has no endpoint for {', '.join(missing)}: add one for each of the "
+            "task's models, for example with `connect_endpoints(task, ...)`."
         )
-
-
-_RESERVED = frozenset(
-    {
-        "cost",
-        "spend",
-        "tokens",
-        "naive_tokens",
-        "reused",
-        "failed",
-        "malformed",
-        "seconds",
-        "lengths",
-    }
-)
-"""User attributes that every trial has."""

@@ -1,4 +1,4 @@
-"""`MultiStageObjective.check`: what would make a search fail is found before it is spent on."""
+"""`MultiStageObjective.check` finds errors before a search spends money."""
 
 import json
 import sqlite3
@@ -21,19 +21,19 @@ SCHEMA = json.dumps({"type": "object", "properties": {"x": {}}, "required": ["x"
 
 
 def good():
-    """A model that always says the same."""
+    """Return a model whose reply never changes."""
     return Replies(lambda request, number: '{"x": 1}')
 
 
 def stage(name="s", **options):
-    """A stage that sends its instance."""
+    """Return a stage that sends its instance."""
     options.setdefault("prompt", lambda state: f"{state.instance}{name}")
     options.setdefault("max_tokens", 10)
     return StageProgram(name=name, **options)
 
 
 def checked(*stages, places=None, models=("m",), **options):
-    """Check a pipeline; returns findings by subject and check, and the report."""
+    """Check a pipeline; return findings by subject and check, and the report."""
     pipeline = Pipeline(stages=stages or (stage(),), score=lambda state: 1.0)
     found = connect_endpoints(models, good() if places is None else places)
     options.setdefault("instances", INSTANCES)
@@ -46,16 +46,16 @@ def checked(*stages, places=None, models=("m",), **options):
 
 
 def levels(findings):
-    """The findings that are not all right."""
+    """Return the levels of findings that are not ok."""
     return {key: finding.level for key, finding in findings.items() if finding.level != "ok"}
 
 
-# What is well.
+# Healthy servers.
 
 
 @pytest.mark.parametrize("dialect", ["tgi", "openai"])
-def test_healthy_servers_are_well_and_asked_little(dialect):
-    """A model of two stages is examined once, with some seven requests."""
+def test_healthy_servers_have_no_findings_and_get_few_requests(dialect):
+    """A model of two stages is examined once, with at most seven requests."""
     stages = [stage("s", schema=SCHEMA, stop=("\n\n",)), stage("t", schema=SCHEMA)]
     with LoopbackServer({"m": good()}, dialect=dialect) as server:
         findings, report = checked(*stages, places=server.url)
@@ -75,7 +75,7 @@ def test_healthy_servers_are_well_and_asked_little(dialect):
 
 
 def test_the_longest_request_of_all_stages_is_tried():
-    """Of prompts that can be written without replies, with the reply that may follow."""
+    """It is the longest that can be built without replies, including `max_tokens`."""
     chat = good()
     stages = [
         stage("s", max_tokens=40),
@@ -88,7 +88,7 @@ def test_the_longest_request_of_all_stages_is_tried():
 
 
 def test_models_of_one_server_are_examined_one_by_one():
-    """Each model is one subject, each of several servers of a model another."""
+    """Each pair of model and server is one subject."""
     with (
         LoopbackServer({"a": good(), "b": good()}) as both,
         LoopbackServer({"there": good()}, dialect="tgi") as other,
@@ -117,8 +117,8 @@ def test_models_of_one_server_are_examined_one_by_one():
 # Servers.
 
 
-def test_a_dead_server_is_not_asked_again():
-    """Each of its models has an error, and so have both of its stages' models only once."""
+def test_an_unreachable_server_is_contacted_once():
+    """Each of its models has an error, and only the first is examined."""
     url = unused()
     with LoopbackServer({"c": good()}) as alive:
         fused = stage("s", aggregate=LLMFusion())
@@ -126,14 +126,14 @@ def test_a_dead_server_is_not_asked_again():
             fused, models=("a", "b", "c"), places={"a": url, "b": url, "c": alive.url}
         )
     assert levels(findings) == {("a", "reachable"): "error", ("b", "reachable"): "error"}
-    assert "as a was there" in findings["b", "reachable"].message
+    assert "unreachable for a" in findings["b", "reachable"].message
     assert [f.check for f in report.findings if f.subject == "b"] == ["reachable"]
     with pytest.raises(CheckError, match="2 checks failed"):
         report.raise_for_errors()
 
 
-def test_nothing_more_is_asked_of_a_server_that_hangs_up():
-    """A connection that is accepted and closed: one call and the pages, for three models."""
+def test_a_server_that_closes_connections_is_not_contacted_again():
+    """Three models on it cause one call and two pages."""
     accepted = []
 
     class Deaf(LoopbackServer):
@@ -148,8 +148,8 @@ def test_nothing_more_is_asked_of_a_server_that_hangs_up():
     assert len(accepted) == 3
 
 
-def test_one_dead_replica_is_told_from_the_others():
-    """Whoever is out of reach is named, and where."""
+def test_one_unreachable_replica_is_identified():
+    """The finding has its number and URL."""
     url = unused()
     with LoopbackServer({"m": good()}) as alive:
         findings, _ = checked(places=[alive.url, url])
@@ -158,7 +158,7 @@ def test_one_dead_replica_is_told_from_the_others():
 
 
 def test_the_wrong_model_is_an_error():
-    """TGI answers to any name: its own page tells."""
+    """TGI answers to any name, so its info page is read."""
     with LoopbackServer({"other": good()}, dialect="tgi") as server:
         findings, report = checked(places=server.url)
         assert levels(findings) == {("m", "model"): "error"}
@@ -170,8 +170,8 @@ def test_the_wrong_model_is_an_error():
         assert sum(server.served.values()) <= 7
 
 
-def test_a_patient_chat_is_looked_behind():
-    """A dead server behind one is not waited for."""
+def test_a_retrying_chat_model_is_unwrapped():
+    """A check does not wait for retries."""
     retrying = RetryingChatModel(HuggingFaceChat("m", base_url=unused(), timeout=2))
     findings, _ = checked(places=retrying)
     assert levels(findings) == {("m", "reachable"): "error"}
@@ -180,14 +180,14 @@ def test_a_patient_chat_is_looked_behind():
 
 @pytest.mark.parametrize("dialect", ["tgi", "openai"])
 def test_a_fusion_beyond_the_context_is_a_warning(dialect):
-    """The remedy is a bound that fits, for each stage that fuses."""
+    """The remedy is a limit that fits, for each stage that fuses."""
     limits = ServerLimits(max_input_tokens=900, max_total_tokens=1000)
 
     class Server(LoopbackServer):
         def _page(self, path):
             page = super()._page(path)
             if path == "/v1/models":
-                # As vLLM says it.
+                # As vLLM reports it.
                 page["data"][0]["max_model_len"] = 1000
             return page
 
@@ -201,7 +201,7 @@ def test_a_fusion_beyond_the_context_is_a_warning(dialect):
         assert sum(server.served.values()) <= 7
     assert report.ok
     assert levels(findings) == {("m", "fusion"): "warning"}
-    assert "in 't' may take 1001 tokens" in findings["m", "fusion"].message
+    assert "in stage 't' may need 1001 tokens" in findings["m", "fusion"].message
     assert "LLMFusion(max_prompt_tokens=990)" in findings["m", "fusion"].remedy
 
 
@@ -209,7 +209,7 @@ def test_a_fusion_beyond_the_context_is_a_warning(dialect):
 
 
 def test_a_prompt_that_raises_is_an_error():
-    """Instance and exception are named."""
+    """The finding has the exception."""
 
     def prompt(state):
         return {"x": "fine"}[state.instance[0]]
@@ -223,45 +223,45 @@ def test_a_prompt_that_raises_is_an_error():
 @pytest.mark.parametrize(
     "prompt", [lambda state: None, lambda state: 5, lambda state: ["no message"]]
 )
-def test_a_prompt_that_is_none_is_an_error(prompt):
-    """What is neither text nor messages is found, not raised."""
+def test_a_prompt_of_a_wrong_type_is_an_error(prompt):
+    """A value that is neither text nor messages is reported, not raised."""
     findings, _ = checked(stage(prompt=prompt))
     assert levels(findings) == {("s", "prompts"): "error"}
-    assert "cannot be written" in findings["s", "prompts"].message
+    assert "building the prompt of instance" in findings["s", "prompts"].message
 
 
 @pytest.mark.parametrize("prompt", [lambda state: "", lambda state: " \n", lambda state: []])
 def test_an_empty_prompt_is_an_error(prompt):
-    """White space alone asks nothing."""
+    """Whitespace alone counts as empty."""
     findings, _ = checked(stage(prompt=prompt))
     assert levels(findings) == {("s", "prompts"): "error"}
     assert "is empty" in findings["s", "prompts"].message
 
 
 def test_a_stage_that_no_instance_runs_is_a_warning():
-    """It would be tuned without any effect."""
+    """Tuning it has no effect."""
     findings, report = checked(stage(when=lambda state: False))
     assert levels(findings) == {("s", "prompts"): "warning"}
     assert "no instance runs this stage" in str(report)
-    # One that some instances run is judged by those.
+    # A stage that some instances run is checked with those.
     findings, _ = checked(stage(when=lambda state: state.instance[0] == "x"))
     assert not levels(findings)
-    assert findings["s", "prompts"].message.startswith("1 written")
+    assert findings["s", "prompts"].message.startswith("1 built")
 
 
 @pytest.mark.parametrize(
     ("declared", "level"), [(12, "warning"), (13, "ok"), (50, "ok"), (51, "warning")]
 )
 def test_lengths_that_are_far_off_are_a_warning(declared, level):
-    """By more than a factor of two."""
+    """The limit is a factor of two."""
     findings, _ = checked(prompt_tokens=declared)
     assert findings["s", "prompts"].level == level
     if level == "warning":
-        assert f"{declared} are declared" in findings["s", "prompts"].message
+        assert f"the task declares {declared}" in findings["s", "prompts"].message
 
 
 def test_plain_steps_before_the_first_stage_are_run():
-    """Their results are in the prompts, and what they raise is found before a search."""
+    """Prompts contain their results, and their exceptions are reported."""
     step = Step(name="look", run=lambda state: "seen " * 50)
     findings, report = checked(step, stage(prompt=lambda state: state["look"].upper()))
     assert report.ok
@@ -273,7 +273,7 @@ def test_plain_steps_before_the_first_stage_are_run():
 
 
 def test_coroutine_steps_are_not_run():
-    """What they find is not known before a search."""
+    """Their results are None in prompts."""
 
     async def look(state):
         raise AssertionError
@@ -285,8 +285,8 @@ def test_coroutine_steps_are_not_run():
 
 
 @pytest.mark.parametrize("schema", ["{", "[]", "null"])
-def test_a_schema_that_is_none_is_an_error(schema):
-    """The check says so, and goes on."""
+def test_an_invalid_schema_is_an_error(schema):
+    """The other checks still run."""
     findings, _ = checked(stage(schema=schema), models=("a", "b"), places=good())
     assert levels(findings) == {("s", "schema"): "error"}
     assert ("b", "seeds") in findings
@@ -295,8 +295,8 @@ def test_a_schema_that_is_none_is_an_error(schema):
 # The store.
 
 
-def test_a_store_that_is_written_to_is_well(tmp_path):
-    """What is written to try it is gone afterwards."""
+def test_a_writable_store_is_ok(tmp_path):
+    """The check leaves nothing in it."""
     store = CompletionStore(tmp_path / "store.db")
     findings, _ = checked(store=store)
     assert findings["store", "writable"].level == "ok"
@@ -305,20 +305,20 @@ def test_a_store_that_is_written_to_is_well(tmp_path):
 
 
 def test_a_full_disk_is_an_error():
-    """SQLite's own bound on the file stands in for the disk's."""
+    """SQLite's limit on the file has the same effect as a full disk."""
     store = CompletionStore()
     (pages,) = store._connection.execute("PRAGMA page_count").fetchone()
     store._connection.execute(f"PRAGMA max_page_count={pages + 1}")
     findings, report = checked(store=store)
     assert levels(findings) == {("store", "writable"): "error"}
     assert "full" in findings["store", "writable"].message
-    assert "make room" in findings["store", "writable"].remedy
+    assert "free disk space" in findings["store", "writable"].remedy
     with pytest.raises(CheckError, match="1 check failed"):
         report.raise_for_errors()
 
 
 def test_a_file_that_cannot_be_written_is_an_error(tmp_path):
-    """A connection that may only read, as root may write to any file."""
+    """The connection is read-only, because root could write to any file."""
     store = CompletionStore(tmp_path / "store.db")
     writable = store._connection
     store._connection = sqlite3.connect(
@@ -332,7 +332,7 @@ def test_a_file_that_cannot_be_written_is_an_error(tmp_path):
 
 
 def test_a_closed_store_is_an_error():
-    """And no exception."""
+    """It is reported, not raised."""
     store = CompletionStore()
     store.close()
     findings, _ = checked(store=store)

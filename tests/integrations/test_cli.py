@@ -1,4 +1,4 @@
-"""The command line: what it prints, and how it says no."""
+"""Output, errors and exit codes of the command line."""
 
 import asyncio
 import json
@@ -30,28 +30,28 @@ KEY = "hf_" + "secret" * 5
 
 
 class Echo:
-    """Answers at once."""
+    """Chat model that replies at once."""
 
     async def complete(self, request, *, seed):
-        """Say OK."""
+        """Reply OK."""
         return Completion("OK", Usage(5, 1))
 
 
 class Slow:
-    """Does not answer in time."""
+    """Chat model that does not reply in time."""
 
     def __init__(self):
-        self.asked = threading.Event()
+        self.called = threading.Event()
 
     async def complete(self, request, *, seed):
         """Wait."""
-        self.asked.set()
+        self.called.set()
         await asyncio.sleep(30)
 
 
 @pytest.fixture(autouse=True)
-def _alone(monkeypatch):
-    """Keep Optuna's log as it is, and a key at hand that nobody may see."""
+def _secret_key(monkeypatch):
+    """Set a key that must not be printed, and check that Optuna's verbosity is restored."""
     verbosity = optuna.logging.get_verbosity()
     monkeypatch.setenv("HF_TOKEN", KEY)
     yield
@@ -60,7 +60,7 @@ def _alone(monkeypatch):
 
 @pytest.fixture(scope="module")
 def studied(tmp_path_factory):
-    """A storage with the studies "older", of one trial, and "mine", and the latter's store."""
+    """Create a storage with the studies "older" (one trial) and "mine", and their store."""
     folder = tmp_path_factory.mktemp("studied")
     storage, path = f"sqlite:///{folder}/study.db", folder / "store.db"
     verbosity = optuna.logging.get_verbosity()
@@ -79,8 +79,8 @@ def studied(tmp_path_factory):
 
 
 @pytest.fixture
-def refused(capsys):
-    """Run a command that is to fail; returns the one line that says why."""
+def fails(capsys):
+    """Run a command that must fail; return its one-line error."""
 
     def run(*arguments, code=1):
         assert main([str(argument) for argument in arguments]) == code
@@ -95,7 +95,7 @@ def refused(capsys):
 
 
 def new_study(path, **options):
-    """A study in a file of its own; returns it and its URL."""
+    """Create a study in a new file; return it and its URL."""
     url = f"sqlite:///{path}"
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -105,7 +105,7 @@ def new_study(path, **options):
 
 
 def start(*arguments, stdout=subprocess.PIPE, cwd=None, **variables):
-    """The command line in a process of its own."""
+    """Start the command line in a new process."""
     path = os.pathsep.join(filter(None, sys.path))
     return subprocess.Popen(
         [sys.executable, "-m", "optuna_agenttts_integrations.cli", *arguments],
@@ -114,7 +114,7 @@ def start(*arguments, stdout=subprocess.PIPE, cwd=None, **variables):
         text=True,
         cwd=cwd,
         env={**os.environ, "PYTHONPATH": path, **variables},
-        # Whoever runs the tests in a shell's background has it ignored.
+        # Background jobs of a shell ignore SIGINT.
         preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
 
@@ -122,8 +122,8 @@ def start(*arguments, stdout=subprocess.PIPE, cwd=None, **variables):
 # Reports.
 
 
-def test_report_says_what_to_use_and_what_was_spent(studied, capsys):
-    """Of the newest study, without a word of Optuna's log."""
+def test_report_prints_recommendation_and_spend(studied, capsys):
+    """It is about the newest study, without Optuna's log."""
     storage, _ = studied
     assert main(["report", storage]) == 0
     said = capsys.readouterr()
@@ -135,13 +135,13 @@ def test_report_says_what_to_use_and_what_was_spent(studied, capsys):
 
 
 def test_report_on_another_study_of_the_storage(studied, capsys):
-    """The one that is named."""
+    """`--study` selects it."""
     assert main(["report", studied[0], "--study", "older"]) == 0
     assert "Study 'older': 1 finished trials of 1" in capsys.readouterr().out
 
 
 def test_files_of_storages_are_storages(studied, tmp_path, capsys):
-    """An SQLite database by its path, and a journal, which has no URL."""
+    """An SQLite database and a journal can be given by their path."""
     assert main(["report", studied[0].removeprefix("sqlite:///")]) == 0
     assert "Study 'mine'" in capsys.readouterr().out
     journal = tmp_path / "journal.log"
@@ -154,8 +154,8 @@ def test_files_of_storages_are_storages(studied, tmp_path, capsys):
     assert "Study 'journaled': 2 finished trials of 2" in capsys.readouterr().out
 
 
-def test_report_shows_the_last_guidelines_there_are(tmp_path, capsys):
-    """A round that failed has none; those of the rounds before it stay."""
+def test_report_prints_the_last_guidelines(tmp_path, capsys):
+    """A failed round has none; those of earlier rounds are printed."""
     study, url = new_study(tmp_path / "study.db")
     task = make_task()
     study.optimize(lambda trial: float(len(task.suggest(trial))), n_trials=1)
@@ -168,15 +168,15 @@ def test_report_shows_the_last_guidelines_there_are(tmp_path, capsys):
     assert "Old." not in said
     assert "270 tokens on planning" in said
     assert "claim" not in said
-    # A terminal that lacks a letter shows how it is written.
+    # Characters that the terminal cannot encode are escaped.
     process = start("report", url, PYTHONIOENCODING="ascii")
     out, error = process.communicate(timeout=60)
     assert (process.returncode, error) == (0, "")
     assert r"F\xfcr wenig Geld." in out
 
 
-def test_report_says_which_claims_of_the_agent_the_fit_contradicts(tmp_path, capsys):
-    """Below the guidelines that they sum up: how many hold, and each that does not."""
+def test_report_prints_contradicted_claims_of_the_agent(tmp_path, capsys):
+    """Below the guidelines: counts of verdicts, and each contradicted claim."""
     study, url = new_study(tmp_path / "study.db")
     task = make_task()
     study.optimize(lambda trial: float(len(task.suggest(trial))), n_trials=1)
@@ -196,8 +196,8 @@ def test_report_says_which_claims_of_the_agent_the_fit_contradicts(tmp_path, cap
     assert "right." not in said
 
 
-def test_a_study_that_describes_no_task_is_recognised_by_its_parameters(tmp_path, capsys):
-    """What it spent is not known then."""
+def test_a_study_without_task_is_recognised_by_its_parameters(tmp_path, capsys):
+    """Its spend is unknown and not printed."""
     study, url = new_study(tmp_path / "study.db")
 
     def objective(trial):
@@ -211,32 +211,33 @@ def test_a_study_that_describes_no_task_is_recognised_by_its_parameters(tmp_path
     assert "Spent" not in said
 
 
-def test_a_study_that_is_not_there_is_named_beside_those_that_are(studied, refused):
-    """So that a slip of the pen is seen."""
-    assert "no study 'other'" in (said := refused("report", studied[0], "--study", "other"))
-    assert "there are older, mine" in said
+def test_an_unknown_study_is_an_error(studied, fails):
+    """The error lists the studies of the storage."""
+    error = fails("report", studied[0], "--study", "other")
+    assert "must be one of older, mine" in error
+    assert "got 'other'" in error
 
 
-def test_a_storage_that_is_missing_is_not_made(tmp_path, refused):
-    """Optuna would make an empty database of it."""
+def test_a_missing_storage_is_not_created(tmp_path, fails):
+    """Optuna would create an empty database."""
     for path in (tmp_path / "no.db", tmp_path / "nowhere" / "no.db"):
-        assert "No such file" in refused("report", f"sqlite:///{path}")
-        assert "URL of a storage" in refused("report", path)
+        assert "No such file" in fails("report", f"sqlite:///{path}")
+        assert "URL of an Optuna storage" in fails("report", path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_databases_without_studies_are_left_as_they_are(studied, tmp_path, refused):
-    """An empty storage, a store that was mistaken for one, and what is no database."""
+def test_databases_without_studies_are_not_changed(studied, tmp_path, fails):
+    """This holds for an empty storage, a completion store and a text file."""
     store = CompletionStore(tmp_path / "store.db")
     store.close()
     (tmp_path / "notes.txt").write_text("no database at all " * 50)
     study, url = new_study(tmp_path / "empty.db")
     optuna.delete_study(study_name=study.study_name, storage=url)
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
-    assert "holds no study" in refused("report", url)
-    assert "holds no study" in refused("report", f"sqlite:///{tmp_path}/store.db")
-    assert "not a database" in refused("report", f"sqlite:///{tmp_path}/notes.txt")
-    assert "holds no study" in refused("report", tmp_path / "notes.txt")
+    assert "must contain a study" in fails("report", url)
+    assert "must contain a study" in fails("report", f"sqlite:///{tmp_path}/store.db")
+    assert "not a database" in fails("report", f"sqlite:///{tmp_path}/notes.txt")
+    assert "must contain a study" in fails("report", tmp_path / "notes.txt")
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
@@ -251,34 +252,34 @@ def test_databases_without_studies_are_left_as_they_are(studied, tmp_path, refus
         "postgresql://user:password@host:port/db",
     ],
 )
-def test_a_storage_that_cannot_be_opened_is_told_without_its_password(refused, storage):
-    """One line, whatever the driver raises."""
-    said = refused("report", storage)
+def test_an_unreadable_storage_is_reported_without_its_password(fails, storage):
+    """The error is one line for every driver."""
+    error = fails("report", storage)
     assert "cannot be read" in said
     assert "password" not in said
 
 
-def test_a_study_without_evidence_or_task_says_so(tmp_path, refused):
-    """Nothing is printed of a report that cannot be completed."""
+def test_a_study_without_trials_or_task_is_an_error(tmp_path, fails):
+    """No partial report is printed."""
     study, url = new_study(tmp_path / "fresh.db", study_name="fresh")
     make_task().register(study)
-    assert "no completed trial" in refused("report", url)
+    assert "no completed trial" in fails("report", url)
     study, url = new_study(tmp_path / "other.db", study_name="other")
     study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=2)
-    assert "No task is registered" in (said := refused("report", url))
-    assert "recommend(study, task=...)" in said
+    assert "is unknown" in (error := fails("report", url))
+    assert "recommend(study, task=...)" in error
     study, url = new_study(
         tmp_path / "two.db", study_name="two", direction=None, directions=["minimize"] * 2
     )
-    assert "2 objectives" in refused("report", url)
+    assert "2 objectives" in fails("report", url)
 
 
-# The doctor, at servers.
+# The doctor on servers.
 
 
 @pytest.mark.parametrize("dialect", ["tgi", "openai"])
 def test_doctor_examines_servers(dialect, capsys):
-    """A table of findings; exit code 1 where something must be mended first."""
+    """It prints a table of findings; the exit code is 1 if there is an error."""
     with LoopbackServer({"small": Echo()}, dialect=dialect) as server:
         assert main(["doctor", server.url, "small"]) == 0
         said = capsys.readouterr()
@@ -291,8 +292,8 @@ def test_doctor_examines_servers(dialect, capsys):
         capsys.readouterr()
 
 
-def test_doctor_finds_the_playground_well(capsys):
-    """Each model has its rows; it is asked in the only words that it knows."""
+def test_doctor_finds_no_error_in_the_playground(capsys):
+    """Each model has its rows; the prompt consists of words that it knows."""
     names = ["answerer-13k", "answerer-22k"]
     with PlaygroundServer(names) as server:
         assert main(["doctor", server.url, *names, "--prompt", "2 + 3 ?", "--timeout", "9"]) == 0
@@ -303,12 +304,12 @@ def test_doctor_finds_the_playground_well(capsys):
         assert "Shorten the prompt" in capsys.readouterr().out
 
 
-def test_a_dead_server_is_asked_once(capsys):
-    """The remedy is in the table, and further models are not waited for."""
+def test_an_unreachable_server_is_contacted_once(capsys):
+    """The table has the remedy, and further models are skipped."""
     assert main(["doctor", unused(), "one", "two"]) == 1
     said = " ".join(capsys.readouterr().out.split())
     assert "Check that the server is running" in said
-    assert "two reachable FAIL not asked: out of reach, as one was there" in said
+    assert "two reachable FAIL skipped: the server was unreachable for one" in said
 
 
 @pytest.mark.parametrize(
@@ -329,16 +330,16 @@ def test_a_dead_server_is_asked_once(capsys):
         (["http://127.0.0.1:1", ""], "name the models"),
     ],
 )
-def test_what_cannot_be_examined_says_why(refused, arguments, message):
-    """One line that names what to change, and no secret."""
-    said = refused("doctor", *arguments)
+def test_invalid_server_arguments_are_errors(fails, arguments, message):
+    """The error is one line without secrets."""
+    error = fails("doctor", *arguments)
     assert message in said
     assert "password@" not in said
     assert "'password'" not in said
 
 
 class Forgetful(BaseHTTPRequestHandler):
-    """Refuses every request, and repeats the key that it was sent."""
+    """Server that refuses every request and repeats the key it received."""
 
     def do_GET(self):
         key = self.headers.get("authorization", "none")
@@ -356,8 +357,8 @@ class Forgetful(BaseHTTPRequestHandler):
 
 
 @pytest.mark.parametrize("named", [True, False])
-def test_keys_are_sent_where_they_belong_and_never_shown(named, monkeypatch, capsys):
-    """A server gets the key of the variable that is named, or none, and not Hugging Face's."""
+def test_keys_are_sent_only_to_their_server_and_never_printed(named, monkeypatch, capsys):
+    """A server gets the key of the given variable or none, never the Hugging Face token."""
     monkeypatch.setenv("MY_KEY", "correct horse battery")
     server = HTTPServer(("127.0.0.1", 0), Forgetful)
     server.keys = set()
@@ -377,12 +378,12 @@ def test_keys_are_sent_where_they_belong_and_never_shown(named, monkeypatch, cap
     assert KEY not in said.out + said.err
 
 
-# The doctor, at objectives.
+# The doctor on objectives.
 
 
 @pytest.fixture
 def module(tmp_path, monkeypatch):
-    """Write a module into the current folder; returns its name, which no other test uses."""
+    """Write a module into the current folder; return its unique name."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
     names = []
@@ -411,7 +412,7 @@ BUILD = """
 
 
 def test_doctor_examines_objectives(module, capsys):
-    """By name, as an object or a function that makes one; the path is as before."""
+    """Objects and functions that return one work; `sys.path` is restored."""
     name, before = module(BUILD), list(sys.path)
     for attribute in ("build", "objective", "Kept.objective"):
         assert main(["doctor", f"{name}:{attribute}"]) == 0
@@ -421,8 +422,8 @@ def test_doctor_examines_objectives(module, capsys):
         assert sys.path == before
 
 
-def test_modules_of_this_folder_are_found_while_an_objective_is_checked(module, capsys):
-    """A prompt may import something only when it is written; another folder's are not found."""
+def test_modules_of_the_current_folder_can_be_imported_during_a_check(module, capsys):
+    """A prompt function may import lazily."""
     module("WORDS = 'from elsewhere'", "cli_lazily")
     name = module(
         """
@@ -441,12 +442,12 @@ def test_modules_of_this_folder_are_found_while_an_objective_is_checked(module, 
         """
     )
     assert main(["doctor", f"{name}:build"]) == 0
-    assert "1 written" in capsys.readouterr().out
+    assert "1 built" in capsys.readouterr().out
     assert str(Path.cwd()) not in sys.path
 
 
-def test_an_objective_that_would_fail_is_exit_code_1(module, capsys):
-    """The table says what to mend."""
+def test_an_objective_with_errors_has_exit_code_1(module, capsys):
+    """The table has the remedy."""
     name = module(
         f"""
         from pipeline_support import objective_of, make_pipeline
@@ -465,7 +466,7 @@ def test_an_objective_that_would_fail_is_exit_code_1(module, capsys):
 @pytest.mark.parametrize(
     ("text", "what", "message"),
     [
-        (BUILD, "{}:number", "is of type int"),
+        (BUILD, "{}:number", "got int"),
         (BUILD, "{}:missing", "has no attribute 'missing'"),
         (BUILD, "{}:build.missing", "has no attribute 'missing'"),
         (BUILD, "{}", "'module:name'"),
@@ -484,27 +485,27 @@ def test_an_objective_that_would_fail_is_exit_code_1(module, capsys):
         (f"def build(): raise ValueError('{KEY}')", "{}:build", "raised ValueError: [hidden]"),
     ],
 )
-def test_objectives_that_cannot_be_had_say_why(module, refused, text, what, message):
-    """One line with the place in the user's code, and the path is as before."""
+def test_objectives_that_cannot_be_imported_are_errors(module, fails, text, what, message):
+    """The error is one line with the place in the user's code; `sys.path` is restored."""
     name, before = module(text), list(sys.path)
-    assert message.format(name) in refused("doctor", what.format(name))
+    assert message.format(name) in fails("doctor", what.format(name))
     assert sys.path == before
 
 
 @pytest.mark.parametrize(
     "option", ["--concurrency=3", "--prompt=x", "--timeout=3", "--bill-to=me"]
 )
-def test_options_for_servers_are_refused_at_objectives(module, refused, option):
-    """They would do nothing."""
-    said = refused("doctor", f"{module(BUILD)}:objective", option)
+def test_options_for_servers_are_rejected_for_objectives(module, fails, option):
+    """They would have no effect."""
+    error = fails("doctor", f"{module(BUILD)}:objective", option)
     assert option.split("=")[0] in said
 
 
 # Stores.
 
 
-def test_store_is_shown_exported_loaded_and_pruned(studied, tmp_path, capsys):
-    """What is exported from one store makes another one."""
+def test_store_can_be_shown_exported_loaded_and_pruned(studied, tmp_path, capsys):
+    """Loading an export creates an equal store."""
     _, path = studied
     assert main(["store", "show", "--path", str(path)]) == 0
     shown = capsys.readouterr().out
@@ -524,12 +525,12 @@ def test_store_is_shown_exported_loaded_and_pruned(studied, tmp_path, capsys):
     assert "scripted:small" not in said
     assert "scripted:large" in said
     assert main(["store", "prune", "--all", "--path", str(copy)]) == 0
-    assert "0 are left" in capsys.readouterr().out
+    assert ", 0 left" in capsys.readouterr().out
 
 
 @pytest.fixture
 def filled(tmp_path):
-    """A store of two requests of three samples each, of one model."""
+    """Create a store of two requests with three samples each, of one model."""
     lines = [
         {
             "endpoint": "here",
@@ -547,7 +548,7 @@ def filled(tmp_path):
 
 
 def count(path):
-    """How many completions a store holds."""
+    """Count the completions of a store."""
     store = CompletionStore(path)
     held = len(store)
     store.close()
@@ -567,10 +568,10 @@ def count(path):
         ["--older-than-days=inf"],
     ],
 )
-def test_nothing_is_forgotten_by_mistake(filled, capsys, refused, options):
-    """Without a bound, or with one that bounds nothing, all would be forgotten."""
+def test_nothing_is_deleted_by_mistake(filled, capsys, fails, options):
+    """Without a valid condition, all completions would be deleted."""
     capsys.readouterr()
-    refused("store", "prune", *options, "--path", filled)
+    fails("store", "prune", *options, "--path", filled)
     assert count(filled) == 6
 
 
@@ -586,49 +587,49 @@ def test_nothing_is_forgotten_by_mistake(filled, capsys, refused, options):
         (["--all"], 0),
     ],
 )
-def test_what_is_forgotten_is_what_was_said(filled, capsys, options, left):
-    """Bounds narrow it down together; an empty endpoint is one, too."""
+def test_only_matching_completions_are_deleted(filled, capsys, options, left):
+    """Conditions are combined; an empty endpoint is a condition, too."""
     assert main(["store", "prune", *options, "--path", str(filled)]) == 0
-    assert f"{left} are left" in capsys.readouterr().out
+    assert f", {left} left" in capsys.readouterr().out
     assert count(filled) == left
 
 
-def test_dates_that_no_calendar_has_are_shown_all_the_same(tmp_path, filled, capsys):
-    """What was loaded may say anything."""
+def test_invalid_dates_are_printed_as_a_question_mark(tmp_path, filled, capsys):
+    """Loaded files may have any number as a date."""
     assert main(["store", "prune", "--older-than-days=30", "--path", str(filled)]) == 0
     capsys.readouterr()
     assert main(["store", "show", "--path", str(filled)]) == 0
     assert capsys.readouterr().out.splitlines()[1].split() == ["here", "m", *"1393?"]
 
 
-def test_stores_that_are_none_are_left_alone(studied, tmp_path, refused):
-    """A file that is missing, or of another kind, for every action."""
+def test_files_that_are_not_stores_are_not_changed(studied, tmp_path, fails):
+    """Every action rejects a missing file and other kinds of files."""
     text, study = tmp_path / "notes.txt", studied[0].removeprefix("sqlite:///")
     text.write_text("notes, and no database at all " * 50)
     before, new = text.read_bytes(), tmp_path / "new.jsonl"
     for action in (["show"], ["export", new], ["prune", "--all"]):
         missing = tmp_path / "missing.db"
-        assert "no such file" in refused("store", *action, "--path", missing)
-        assert "notes.txt" in refused("store", *action, "--path", text)
-        assert "another application" in refused("store", *action, "--path", study)
-        assert "cannot be opened" in refused("store", *action, "--path", tmp_path)
+        assert "does not exist" in fails("store", *action, "--path", missing)
+        assert "notes.txt" in fails("store", *action, "--path", text)
+        assert "another application" in fails("store", *action, "--path", study)
+        assert "cannot be opened" in fails("store", *action, "--path", tmp_path)
     assert text.read_bytes() == before
     assert list(tmp_path.iterdir()) == [text]
 
 
-def test_files_that_cannot_be_loaded_or_written_say_why(studied, tmp_path, refused):
-    """Nothing is made of a file that is missing, and the store is not overwritten by itself."""
+def test_unreadable_or_unwritable_files_are_errors(studied, tmp_path, fails):
+    """A missing file creates no store, and a store is not exported to itself."""
     _, path = studied
     new = tmp_path / "new.db"
-    assert "no such file" in refused("store", "load", tmp_path / "missing", "--path", new)
+    assert "does not exist" in fails("store", "load", tmp_path / "missing", "--path", new)
     assert not new.exists()
     text = tmp_path / "notes.txt"
     text.write_text("notes")
-    assert "line 1" in refused("store", "load", text, "--path", new)
-    assert "cannot be read" in refused("store", "load", tmp_path, "--path", new)
+    assert "line 1" in fails("store", "load", text, "--path", new)
+    assert "cannot be read" in fails("store", "load", tmp_path, "--path", new)
     nowhere = tmp_path / "nowhere" / "all.jsonl"
-    assert "cannot be written" in refused("store", "export", nowhere, "--path", path)
-    assert "the store itself" in refused("store", "export", path, "--path", path)
+    assert "cannot be written" in fails("store", "export", nowhere, "--path", path)
+    assert "the store itself" in fails("store", "export", path, "--path", path)
 
 
 # The program.
@@ -649,8 +650,8 @@ def test_files_that_cannot_be_loaded_or_written_say_why(studied, tmp_path, refus
         (["unknown"], 2),
     ],
 )
-def test_what_is_no_command_is_told_with_the_usage(arguments, code, capsys):
-    """As programs do: help on standard output, usage on standard error."""
+def test_invalid_commands_print_the_usage(arguments, code, capsys):
+    """Help goes to standard output, usage to standard error."""
     with pytest.raises(SystemExit) as end:
         main(arguments)
     assert end.value.code == code
@@ -660,7 +661,7 @@ def test_what_is_no_command_is_told_with_the_usage(arguments, code, capsys):
 
 
 def test_the_installed_program_is_this_one():
-    """Where the package is installed, `agenttts` runs it."""
+    """`agenttts` runs `main` if the package is installed."""
     found = [e for e in entry_points(group="console_scripts") if e.name == "agenttts"]
     if not found:
         pytest.skip("runs from the sources")
@@ -669,7 +670,7 @@ def test_the_installed_program_is_this_one():
 
 @pytest.mark.slow
 def test_the_module_runs_as_a_program(studied, tmp_path):
-    """From any folder, with the exit code of what was found."""
+    """It runs in any folder, with the same exit codes."""
     process = start("report", studied[0], cwd=tmp_path)
     out, error = process.communicate(timeout=60)
     assert (process.returncode, error) == (0, "")
@@ -680,8 +681,8 @@ def test_the_module_runs_as_a_program(studied, tmp_path):
     assert error.startswith("agenttts: ")
 
 
-def test_a_reader_that_has_seen_enough_is_no_error(studied):
-    """As with `agenttts report ... | head`."""
+def test_a_closed_pipe_is_no_error(studied):
+    """`agenttts report ... | head` prints no traceback."""
     reading, writing = os.pipe()
     os.close(reading)
     process = start("report", studied[0], stdout=writing)
@@ -690,20 +691,20 @@ def test_a_reader_that_has_seen_enough_is_no_error(studied):
     assert error == ""
 
 
-def test_interrupting_is_no_traceback():
-    """Ctrl-C while a server is being examined ends at once."""
+def test_interrupting_prints_no_traceback():
+    """Ctrl-C during a check exits at once."""
     slow = Slow()
     with LoopbackServer({"slow": slow}) as server:
         process = start("doctor", server.url, "slow")
-        assert slow.asked.wait(30)
+        assert slow.called.wait(30)
         process.send_signal(signal.SIGINT)
         out, error = process.communicate(timeout=20)
     assert (process.returncode, out) == (130, "")
     assert error == "agenttts: interrupted\n"
 
 
-def test_evaluations_of_a_replayed_store_ask_nobody(studied):
-    """A store alone is enough to score what was tried."""
+def test_evaluations_of_a_replayed_store_send_no_requests(studied):
+    """A store is enough to score an allocation again."""
     storage, path = studied
     trial = optuna.load_study(study_name="mine", storage=storage).trials[0]
     store = CompletionStore(path)

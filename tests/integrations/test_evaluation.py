@@ -1,4 +1,4 @@
-"""Intervals, comparisons and totals of evaluations, against known values and simulation."""
+"""Intervals, comparisons and totals of evaluations, against known values and simulations."""
 
 import itertools
 import tracemalloc
@@ -12,24 +12,24 @@ from optuna_agenttts_integrations.pipeline.evaluation import Comparison, StageUs
 
 
 def evaluation(outcomes, **options):
-    """An evaluation of instances 0, 1, ... with these outcomes."""
+    """Build an evaluation of instances 0, 1, ... with these outcomes."""
     results = {str(i): InstanceResult(float(v), False) for i, v in enumerate(outcomes)}
     return Evaluation(results, 1.0, **options)
 
 
 def compared(gaps):
-    """The comparison of two evaluations whose outcomes differ by these."""
+    """Compare two evaluations whose outcomes differ by these gaps."""
     return evaluation(np.asarray(gaps)).against(evaluation([0] * len(gaps)))
 
 
 def exact(gaps):
-    """The paired permutation test by brute force."""
-    seen = abs(sum(gaps))
+    """Compute the p-value of the paired permutation test by brute force."""
+    observed = abs(sum(gaps))
     sums = [
         abs(sum(sign * gap for sign, gap in zip(signs, gaps)))
         for signs in itertools.product((-1, 1), repeat=len(gaps))
     ]
-    return sum(total >= seen - 1e-9 for total in sums) / len(sums)
+    return sum(total >= observed - 1e-9 for total in sums) / len(sums)
 
 
 # Intervals.
@@ -49,8 +49,8 @@ def exact(gaps):
         (0, 1, 0.0, 0.7935),
     ],
 )
-def test_shares_have_wilsons_interval(right, count, low, high):
-    """Of outcomes that are all 0 or 1; none and all of them included."""
+def test_proportions_have_wilsons_interval(right, count, low, high):
+    """It is used if all outcomes are 0 or 1, including none and all of them 1."""
     interval = evaluation([1] * right + [0] * (count - right)).interval
     assert interval == pytest.approx((low, high), abs=6e-5)
 
@@ -64,7 +64,7 @@ def test_shares_have_wilsons_interval(right, count, low, high):
     ],
 )
 def test_intervals_cover_the_mean_95_times_of_100(draw):
-    """Of outcomes on a scale, in steps, and of 0 or 1."""
+    """Outcomes are continuous, in steps, or 0 and 1."""
     rng = np.random.default_rng(1)
     truth = np.concatenate([draw(rng) for _ in range(2000)]).mean()
     rounds = 200
@@ -72,18 +72,19 @@ def test_intervals_cover_the_mean_95_times_of_100(draw):
     for _ in range(rounds):
         low, high = evaluation(draw(rng)).interval
         covered += low <= truth <= high
-    # Three standard errors of a share of 200 are 4.6 %; percentiles of few are a little narrow.
+    # Three standard errors of a proportion of 200 are 4.6 %; bootstrap intervals of small samples
+    # are slightly narrow.
     assert 0.895 <= covered / rounds <= 0.995
 
 
 @pytest.mark.parametrize("values", [[0.3], [0.3] * 9, [2.0], [-1.0] * 4])
 def test_outcomes_without_spread_have_no_interval_but_themselves(values):
-    """A bootstrap of equal values knows nothing else."""
+    """The interval of equal values has width zero."""
     assert evaluation(values).interval == pytest.approx((values[0], values[0]))
 
 
-def test_intervals_hold_the_mean_and_repeat():
-    """The same evaluation says the same, and in any order of instances about the same."""
+def test_intervals_contain_the_mean_and_are_reproducible():
+    """The order of instances changes them only by sampling error."""
     values = np.random.default_rng(0).random(30)
     one = evaluation(values)
     low, high = one.interval
@@ -93,7 +94,7 @@ def test_intervals_hold_the_mean_and_repeat():
 
 
 def test_many_instances_take_bounded_memory():
-    """Resampling is done in parts."""
+    """Resamples are drawn in blocks."""
     values = np.random.default_rng(0).random(20_000)
     tracemalloc.start()
     one = evaluation(values)
@@ -112,7 +113,7 @@ def test_many_instances_take_bounded_memory():
 @pytest.mark.parametrize("count", [1, 2, 3, 6, 10])
 @pytest.mark.parametrize("kind", ["scale", "steps", "binary"])
 def test_few_instances_are_compared_exactly(count, kind):
-    """The p-value is that of all ways to swap outcomes."""
+    """The p-value is that of all sign patterns."""
     rng = np.random.default_rng(count)
     for _ in range(5):
         gaps = {
@@ -125,7 +126,7 @@ def test_few_instances_are_compared_exactly(count, kind):
 
 @pytest.mark.parametrize("scale", [1e-9, 1e-3, 1e6 / 3, 1e12 / 7])
 def test_the_scale_of_outcomes_does_not_matter(scale):
-    """Ties of sums are ties in any unit."""
+    """Equal sums count as equal at any scale."""
     gaps = np.array([-3, 3, 2, -3, -1, 3, -2, -3]) / 10
     assert compared(gaps).p_value == 0.6875
     assert compared(gaps * scale).p_value == compared(gaps).p_value
@@ -134,17 +135,17 @@ def test_the_scale_of_outcomes_does_not_matter(scale):
 
 
 def test_sampled_p_values_are_close_to_exact_ones():
-    """Beyond 14 differing instances the test is sampled; the binomial tells what it should be."""
+    """Above 14 differing instances the test is sampled; the binomial gives its expectation."""
     # 15 of 20 differing instances in favour: twice the upper tail of Bin(20, 1/2).
     p_value = compared([1.0] * 15 + [-1.0] * 5 + [0.0] * 30).p_value
     assert p_value == pytest.approx(0.0414, abs=0.006)
-    # 8 of 9, by the exact way.
+    # 8 of 9, by the exact test.
     assert compared([1.0] * 8 + [-1.0]).p_value == pytest.approx(20 / 512)
 
 
 @pytest.mark.parametrize("count", [8, pytest.param(24, marks=pytest.mark.slow)])
 def test_p_values_are_uniform_where_there_is_no_difference(count):
-    """Exact and sampled ones; checked at the quartiles and in the tail."""
+    """Exact and sampled p-values are checked at the quartiles and in the tail."""
     rng = np.random.default_rng(count)
     rounds = 400
     found = np.array([compared(rng.normal(0, 1, count)).p_value for _ in range(rounds)])
@@ -154,7 +155,7 @@ def test_p_values_are_uniform_where_there_is_no_difference(count):
 
 
 def test_a_real_difference_is_found():
-    """Of a tenth, with a spread of a fifth, on 100 instances."""
+    """It is .1 with a standard deviation of .2 on 100 instances."""
     gaps = np.random.default_rng(0).normal(0.1, 0.2, 100)
     comparison = compared(gaps)
     assert comparison.p_value < 0.001
@@ -163,7 +164,7 @@ def test_a_real_difference_is_found():
 
 
 @pytest.mark.parametrize("count", [5, 40])
-def test_comparing_the_other_way_round_only_changes_signs(count):
+def test_swapping_the_evaluations_only_changes_signs(count):
     """Difference and interval change their sign, the p-value stays."""
     rng = np.random.default_rng(count)
     one, other = (evaluation(rng.random(count)) for _ in range(2))
@@ -175,7 +176,7 @@ def test_comparing_the_other_way_round_only_changes_signs(count):
 
 
 def test_the_order_of_instances_does_not_matter():
-    """Instances are paired by name; what was evaluated first changes nothing."""
+    """Instances are paired by ID."""
     rng = np.random.default_rng(0)
     one, other = (evaluation(rng.random(30)) for _ in range(2))
     turned = Evaluation(dict(reversed(one.results.items())), 1.0)
@@ -184,18 +185,18 @@ def test_the_order_of_instances_does_not_matter():
 
 @pytest.mark.parametrize("values", [[0.5], [1, 0, 1], np.linspace(0, 1, 50)])
 def test_no_difference_has_a_p_value_of_1(values):
-    """And an interval of nothing."""
+    """Its interval has width zero."""
     comparison = evaluation(values).against(evaluation(values))
     assert comparison == Comparison(0.0, (0.0, 0.0), 1.0, len(values))
 
 
 def test_one_instance_proves_nothing():
-    """Whatever it says, chance would say it as often."""
+    """Both sign patterns are as extreme as the observed one."""
     assert compared([0.9]).p_value == 1
 
 
 def test_intervals_of_differences_cover_the_truth():
-    """About 95 of 100 on 60 instances."""
+    """Coverage is about 95 % on 60 instances."""
     rng = np.random.default_rng(3)
     rounds, covered = 150, 0
     for _ in range(rounds):
@@ -204,15 +205,15 @@ def test_intervals_of_differences_cover_the_truth():
     assert 0.89 <= covered / rounds <= 0.995
 
 
-def test_other_instances_are_not_compared():
-    """Neither fewer nor others."""
+def test_evaluations_of_different_instances_are_rejected():
+    """Both missing and other instances are errors."""
     for other in (evaluation([1]), Evaluation({"x": InstanceResult(1.0, False)}, 1.0)):
-        with pytest.raises(PipelineError, match="other instances"):
+        with pytest.raises(PipelineError, match="must have the same instances"):
             evaluation([1, 0]).against(other)
 
 
-def test_texts_tell_interval_failures_and_comparison():
-    """As people read them."""
+def test_text_has_interval_failures_and_comparison():
+    """Evaluations print as one line."""
     one = evaluation([1] * 8 + [0] * 2)
     assert str(one) == "0.800 (0.490 to 0.943) on 10 instances"
     results = {**one.results, "9": InstanceResult(0.0, True)}
@@ -225,7 +226,7 @@ def test_texts_tell_interval_failures_and_comparison():
 
 
 def test_metrics_are_means_and_failures_count_as_zero():
-    """Also where a metric is missing from an instance."""
+    """An instance without a metric counts as zero, too."""
     results = {
         "a": InstanceResult(1.0, False, {}, {"f1": 0.5, "em": 1.0}),
         "b": InstanceResult(0.0, False, {}, {"f1": 0.25, "em": 0.0}),
@@ -238,7 +239,7 @@ def test_metrics_are_means_and_failures_count_as_zero():
 
 
 def test_totals_are_sums_over_instances_and_stages():
-    """Of tokens, malformed replies, spend, and the share that was reused."""
+    """This holds for tokens, malformed replies and spend; reuse is a fraction of calls."""
     usage = StageUsage(
         samples=4,
         calls=5,
@@ -260,7 +261,7 @@ def test_totals_are_sums_over_instances_and_stages():
 
 
 def test_an_objective_compares_on_held_out_instances():
-    """The better allocation is told from the worse one, on instances of neither's search."""
+    """A clearly better allocation has a small p-value."""
     objective, _ = make_objective()
     with objective:
         found = objective.evaluate(

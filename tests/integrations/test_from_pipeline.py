@@ -351,5 +351,5 @@ def test_a_search_follows_what_it_measures():
 
 def test_instances_are_required():
     """An empty list is refused."""
-    with pytest.raises(PipelineError, match="`instances` is empty"):
+    with pytest.raises(PipelineError, match="`instances` must not be empty"):
         Task.from_pipeline(pipeline(), [], models=NAMES, name="derived")

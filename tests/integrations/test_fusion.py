@@ -1,4 +1,4 @@
-"""Fusion: what is asked of the stage's model in place of its samples, and what that costs."""
+"""Fusion of samples by the stage's model: prompts, failures and costs."""
 
 import json
 import random
@@ -14,7 +14,7 @@ from optuna_agenttts_integrations.calls.endpoints import connect_endpoints
 from optuna_agenttts_integrations.calls.tokens import estimated_tokens
 from optuna_agenttts_integrations.pipeline.fusion import (
     LLMFusion,
-    distinct,
+    deduplicate,
     fusion_messages,
     most_frequent,
 )
@@ -22,18 +22,18 @@ from optuna_agenttts_integrations.testing.serving import LoopbackServer, ServerL
 
 
 def number(text, state):
-    """Read a whole number."""
+    """Parse an integer."""
     text = text.strip()
     return int(text) if text.lstrip("-").isdigit() else None
 
 
 def is_fusion(request):
-    """Whether a request asks to fuse."""
+    """Return whether a request is a fusion."""
     return "<candidate" in request.messages[-1].content
 
 
 def scripted(samples, fused="7"):
-    """A model that gives samples in turn, and fuses to what a text or a function says."""
+    """Build a model that replies with samples in turn, and to fusions with a text or function."""
 
     def answer(request, index):
         if is_fusion(request):
@@ -44,7 +44,7 @@ def scripted(samples, fused="7"):
 
 
 def run(chat, count, *, fusion=None, program=None, chats=None, model="m", **options):
-    """Evaluate one stage with some samples; returns its result, usage and the evaluation."""
+    """Evaluate one stage; return its result, its usage and the evaluation."""
     results = []
     stage = StageProgram(
         **{
@@ -68,16 +68,16 @@ def run(chat, count, *, fusion=None, program=None, chats=None, model="m", **opti
 
 
 def fusions(chat):
-    """The last messages of the requests to fuse."""
+    """Return the last message of each fusion request."""
     return [r.messages[-1].content for r in chat.requests if is_fusion(r)]
 
 
-# When the model is asked.
+# When a fusion is requested.
 
 
 @pytest.mark.parametrize("samples", [["4"], ["4", "4"], ["4", " 4\n", "4  "], ["x", "4", "y"]])
-def test_what_says_one_thing_is_not_fused(samples):
-    """One sample, or several that are read as the same, make no call beyond their own."""
+def test_a_single_distinct_sample_is_not_fused(samples):
+    """One sample, or several with one parsed value, cause no further call."""
     chat = scripted(samples)
     result, usage, _ = run(chat, len(samples))
     assert result == 4
@@ -85,31 +85,31 @@ def test_what_says_one_thing_is_not_fused(samples):
 
 
 def test_candidates_are_distinct_and_in_order_of_first_appearance():
-    """What cannot be read is no candidate, and what repeats one is none either."""
+    """Malformed and repeated replies are not candidates."""
     chat = scripted(["5", "junk", "3", " 5", "3", "9"])
     result, usage, _ = run(chat, 6)
-    (asked,) = fusions(chat)
+    (prompt,) = fusions(chat)
     assert result == 7
-    assert asked == fusion_messages([Message("user", "Which number?")], "539")[0].content
+    assert prompt == fusion_messages([Message("user", "Which number?")], "539")[0].content
     assert (usage.malformed, usage.samples, usage.calls) == (1, 6, 7)
 
 
 @given(st.lists(st.integers(0, 4) | st.lists(st.integers(0, 1), max_size=2)))
-def test_distinct_keeps_the_first_of_each_sample(samples):
-    """Samples that can be hashed and such that cannot, mixed: first appearances, in order."""
-    found = distinct([f" {index}\n" for index in range(len(samples))], samples)
+def test_deduplicate_keeps_the_first_of_each_sample(samples):
+    """Hashable and unhashable samples are kept in order of first appearance."""
+    found = deduplicate([f" {index}\n" for index in range(len(samples))], samples)
     first = [i for i, sample in enumerate(samples) if sample not in samples[:i]]
     assert found == [(str(i), samples[i]) for i in first]
 
 
 @given(st.lists(st.integers(0, 3), min_size=1))
-def test_most_frequent_counts_alike_whether_samples_can_be_hashed_or_not(samples):
-    """Lists are counted as what they hold would be."""
+def test_most_frequent_works_for_unhashable_samples(samples):
+    """Lists of one item give the same winner as the items."""
     assert most_frequent([[sample] for sample in samples]) == [most_frequent(samples)]
 
 
-def test_a_sample_that_says_nothing_new_leaves_the_fusion_as_it_was():
-    """From two samples on, repetitions pay for themselves only: the fusion is in the store."""
+def test_a_repeated_sample_leaves_the_fusion_unchanged():
+    """Only the repeated sample is generated, because the fusion is in the store."""
     chat = scripted(["5", "3", "5", "3", "5"])
     pipeline = Pipeline(
         stages=[
@@ -126,22 +126,22 @@ def test_a_sample_that_says_nothing_new_leaves_the_fusion_as_it_was():
 
 
 def test_the_stages_own_model_fuses():
-    """Each model's samples are fused by itself, at the fusion's temperature."""
+    """Each model fuses its own samples, at the fusion's temperature."""
     chats = {name: scripted(["1", "2"], fused) for name, fused in (("a", "10"), ("b", "20"))}
     fusion = LLMFusion(temperature=0.05)
     for name, expected in (("a", 10), ("b", 20)):
         result, _, _ = run(None, 2, chats=chats, model=name, fusion=fusion)
         assert result == expected
-        (asked,) = [request for request in chats[name].requests if is_fusion(request)]
-        assert (asked.model, asked.temperature) == (name, 0.05)
+        (fused,) = [request for request in chats[name].requests if is_fusion(request)]
+        assert (fused.model, fused.temperature) == (name, 0.05)
 
 
-def test_a_begun_reply_is_not_added_to():
-    """After a prompt that ends with the model's own words the candidates come in a message."""
+def test_a_prefilled_reply_is_not_extended():
+    """If the prompt ends with an assistant message, candidates go into a new user message."""
     prompt = (Message("user", "Which?"), Message("assistant", "It is"))
-    asked = fusion_messages(prompt, ["a", "b"])
-    assert asked[:2] == prompt
-    assert [message.role for message in asked] == ["user", "assistant", "user"]
+    messages = fusion_messages(prompt, ["a", "b"])
+    assert messages[:2] == prompt
+    assert [message.role for message in messages] == ["user", "assistant", "user"]
 
 
 # Prompts that are too long.
@@ -149,7 +149,7 @@ def test_a_begun_reply_is_not_added_to():
 
 @pytest.mark.parametrize("most", [330, 500, 900, 3000])
 def test_prompts_that_would_not_fit_are_fused_in_groups(most):
-    """Every prompt is within the bound, every candidate is read, and one reply comes out."""
+    """Every prompt is within the limit, every candidate is used, and one reply is left."""
     rng = random.Random(most)
     texts = [f"{i} " + "x" * rng.randrange(1, 400) for i in range(30)]
 
@@ -160,15 +160,15 @@ def test_prompts_that_would_not_fit_are_fused_in_groups(most):
     chat = scripted(texts, fused)
     fusion = LLMFusion(max_prompt_tokens=most)
     result, usage, _ = run(chat, 30, fusion=fusion, program={"parse": lambda text, _: text})
-    asked = fusions(chat)
-    assert all(estimated_tokens(text) <= most for text in asked)
+    prompts = fusions(chat)
+    assert all(estimated_tokens(text) <= most for text in prompts)
     assert result.startswith("000")
-    assert usage.calls == 30 + len(asked)
-    assert all(any(text in prompt for prompt in asked) for text in texts[:-1])
+    assert usage.calls == 30 + len(prompts)
+    assert all(any(text in prompt for prompt in prompts) for text in texts[:-1])
 
 
-def test_where_no_two_fit_the_fallback_decides():
-    """No call is made for what cannot be asked."""
+def test_the_fallback_is_used_if_no_two_candidates_fit():
+    """No fusion is requested."""
     chat = scripted(["5", "3", "3"])
     result, usage, _ = run(chat, 3, fusion=LLMFusion(max_prompt_tokens=10))
     assert result == 3
@@ -176,8 +176,8 @@ def test_where_no_two_fit_the_fallback_decides():
     assert not fusions(chat)
 
 
-def test_groups_that_are_fused_to_the_same_need_no_further_fusion():
-    """Results of groups are compared by what they are read as, as samples are."""
+def test_groups_with_equal_fusions_need_no_further_fusion():
+    """Fused replies are deduplicated by their parsed samples."""
     texts = [f"{i}{' ' * 300}" for i in range(4)]
     bound = round(
         estimated_tokens(fusion_messages([Message("user", "Which number?")], "01")[0].content)
@@ -191,11 +191,11 @@ def test_groups_that_are_fused_to_the_same_need_no_further_fusion():
     assert usage.calls - 4 == len(fusions(chat)) == 2
 
 
-# What goes wrong.
+# Failures.
 
 
-def test_an_unreadable_fusion_is_counted_and_the_fallback_decides():
-    """The instance lives on, and the reply counts as malformed."""
+def test_a_malformed_fusion_is_counted_and_the_fallback_is_used():
+    """The instance does not fail."""
     chat = scripted(["5", "3", "3"], "I cannot decide")
     result, usage, evaluation = run(chat, 3)
     assert result == 3
@@ -203,7 +203,7 @@ def test_an_unreadable_fusion_is_counted_and_the_fallback_decides():
 
 
 def test_a_refused_fusion_is_no_failure():
-    """A server that refuses the long prompt costs the fusion, not the instance."""
+    """The fallback is used if the server refuses the long prompt."""
     chat = scripted(["5", "3", "3"], lambda request: ChatRefusedError("too long"))
     result, usage, evaluation = run(chat, 3, fusion=LLMFusion(fallback=max))
     assert result == 5
@@ -211,13 +211,13 @@ def test_a_refused_fusion_is_no_failure():
     assert (usage.calls, usage.generated) == (3, 3)
 
 
-@pytest.mark.parametrize("trouble", ["unreadable", ChatRefusedError("no")])
-def test_a_group_that_cannot_be_fused_is_not_left_out(trouble):
-    """Where one of several groups fails, the fallback decides over all samples."""
+@pytest.mark.parametrize("failure", ["unreadable", ChatRefusedError("no")])
+def test_a_group_that_cannot_be_fused_is_not_left_out(failure):
+    """If one of several groups fails, the fallback aggregates all samples."""
     texts = [f"{i}{'1' * 300}" for i in range(6)]
 
     def fused(request):
-        return trouble if texts[0] in request.messages[-1].content else "5"
+        return failure if texts[0] in request.messages[-1].content else "5"
 
     chat = scripted(texts, fused)
     fusion = LLMFusion(max_prompt_tokens=400, fallback=min)
@@ -227,8 +227,8 @@ def test_a_group_that_cannot_be_fused_is_not_left_out(trouble):
 
 
 @pytest.mark.parametrize("fused", ["[7]", "nonsense"])
-def test_samples_that_cannot_be_hashed_are_fused_and_counted(fused):
-    """Lists and dictionaries are samples like any others, in the fallback too."""
+def test_unhashable_samples_are_fused_and_counted(fused):
+    """Lists and dictionaries work in fusion and fallback."""
 
     def parse(text, state):
         try:
@@ -244,7 +244,7 @@ def test_samples_that_cannot_be_hashed_are_fused_and_counted(fused):
 
 
 def test_a_real_server_that_refuses_a_long_fusion_costs_no_instance():
-    """TGI's answer to a prompt beyond its context is 422: the fallback decides."""
+    """TGI returns 422 for a prompt beyond its context; the fallback is used."""
     chat = scripted(["5", "3", "3"])
     limits = ServerLimits(max_input_tokens=20, max_total_tokens=300)
     with LoopbackServer({"m": chat}, limits=limits, dialect="tgi") as server:
@@ -256,11 +256,11 @@ def test_a_real_server_that_refuses_a_long_fusion_costs_no_instance():
     assert not fusions(chat)
 
 
-# What it costs.
+# Costs.
 
 
 def test_fusion_and_repair_are_charged():
-    """Tokens, calls and spend are those of all requests, at the lengths that they had."""
+    """Tokens, calls and spend include all requests, at their actual lengths."""
 
     def answer(request, index):
         if is_fusion(request):
@@ -295,13 +295,13 @@ def test_fusion_and_repair_are_charged():
     assert used.generated_tokens == used.naive_tokens == 1 + 3 + 1 + 1
     assert (used.prompt_length, used.sample_length) == (2, 2)
     assert evaluation.spend == pytest.approx(used.prompt_tokens + 2 * used.generated_tokens)
-    # The second time all of it is reused, fusion and repair included.
+    # The second time everything is reused, including fusion and repair.
     assert (again.generated_tokens, again.spend, again.reused) == (0, 0, 1)
     assert again.naive_tokens == evaluation.naive_tokens
     assert len(chat.requests) == 4
 
 
-def test_nonsense_is_refused():
-    """A bound of no tokens is named."""
-    with pytest.raises(PipelineError, match="`max_prompt_tokens` is 0"):
+def test_invalid_limits_are_rejected():
+    """The error has the argument and its value."""
+    with pytest.raises(PipelineError, match="`max_prompt_tokens` must be at least 1, got 0"):
         LLMFusion(max_prompt_tokens=0)

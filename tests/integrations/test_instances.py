@@ -1,4 +1,4 @@
-"""Names of instances, and whether held-out ones are others than those searched on."""
+"""IDs of instances, and overlap of held-out instances with those of the search."""
 
 import json
 from collections import namedtuple
@@ -12,7 +12,7 @@ import pytest
 from pipeline_support import allocation, make_objective
 
 from optuna_agenttts_integrations import PipelineError
-from optuna_agenttts_integrations.instances import named_instances, refuse_overlap
+from optuna_agenttts_integrations.instances import check_disjoint, named_instances
 
 
 @dataclass
@@ -34,14 +34,14 @@ class Plain:
 
 
 class Printed(Plain):
-    """Names itself, and prints its id."""
+    """Object with an ID and its own `repr`."""
 
     def __repr__(self):
         return f"<question {self.id}>"
 
 
 class ReadOnly(Mapping):
-    """A mapping that is no dict, as rows of data sets may be."""
+    """Mapping that is not a dict, like rows of some data sets."""
 
     def __init__(self, **values):
         self._values = values
@@ -60,9 +60,9 @@ Tuple = namedtuple("Tuple", ["id", "text"])
 
 
 def overlap(search, held_out):
-    """Whether two lists of instances are found to share one."""
+    """Return whether an overlap of two lists of instances is found."""
     try:
-        refuse_overlap(named_instances(search), named_instances(held_out))
+        check_disjoint(named_instances(search), named_instances(held_out))
     except PipelineError:
         return True
     return False
@@ -118,36 +118,36 @@ OTHER = {
 
 @pytest.mark.parametrize(("one", "other"), SAME.values(), ids=SAME)
 def test_the_same_content_is_found(one, other):
-    """Whatever its id, its type and the order of its keys, in both directions."""
+    """IDs, types and the order of keys do not matter, in either direction."""
     assert overlap([one], [other])
     assert overlap([other], [one])
 
 
 @pytest.mark.parametrize(("one", "other"), OTHER.values(), ids=OTHER)
-def test_other_content_is_no_overlap(one, other):
-    """Under the same position, and under the same id, too."""
+def test_different_content_is_no_overlap(one, other):
+    """Equal positions or IDs do not matter."""
     assert not overlap([one], [other])
     assert not overlap([other], [one])
 
 
-def test_instances_may_hold_themselves():
-    """They are told apart as far as they print."""
+def test_instances_may_contain_themselves():
+    """They are compared by their `repr`."""
     one, other = {"id": 1, "q": "x"}, {"id": 2, "q": "y"}
     one["me"], other["me"] = [one, one], [other]
     assert not overlap([one], [other])
     assert overlap([one], [one])
 
 
-def test_the_error_counts_and_names_one():
-    """With the name that the search knows it by."""
+def test_the_error_has_a_count_and_an_example():
+    """The example has its ID in both sets."""
     search = {"s0": {"q": 0}, "s1": {"q": 1}, "s2": {"q": 2}}
     held_out = {"h0": {"q": 5}, "h1": {"q": 2}, "h2": {"q": 1}}
-    with pytest.raises(PipelineError, match=r"holds 2 .* such as 'h1' \(there 's2'\)"):
-        refuse_overlap(search, held_out)
+    with pytest.raises(PipelineError, match=r"got 2 .* example 'h1' \('s2' in the search\)"):
+        check_disjoint(search, held_out)
 
 
 def test_names_are_ids_or_positions():
-    """An attribute or key `id`, or a function's; where it is None, the position."""
+    """IDs come from an attribute, a key or a function; None means the position."""
     assert list(named_instances(["a", {"id": 7}, Plain("x", ""), {"id": None}])) == [
         "0",
         "7",
@@ -155,23 +155,23 @@ def test_names_are_ids_or_positions():
         "3",
     ]
     assert list(named_instances(["a", "b"], str.upper)) == ["A", "B"]
-    with pytest.raises(PipelineError, match="two named '1'"):
+    with pytest.raises(PipelineError, match="got '1' twice"):
         named_instances([{"id": 1}, 7])
 
 
-def test_an_objective_refuses_what_its_search_has_seen():
-    """`evaluate` on held-out instances says which one it knows already; nothing is asked."""
+def test_an_objective_rejects_instances_of_its_search():
+    """`evaluate` raises before any request is sent."""
     objective, chats = make_objective()
     with objective:
-        with pytest.raises(PipelineError, match=r"has seen, such as 'q3\.'"):
+        with pytest.raises(PipelineError, match=r"must not occur in the search.* 'q3\.'"):
             objective.evaluate(allocation(), [{"id": "new"}, {"id": "q3."}])
         assert not any(chat.calls for chat in chats.values())
         assert len(objective.evaluate(allocation()).results) == 20
 
 
 def test_comparing_is_quick():
-    """A thousand instances of ten kilobytes take no second."""
+    """A thousand instances of ten kilobytes take less than a second."""
     search = {str(i): {"id": i, "text": f"{i} " + "x" * 10_000} for i in range(1000)}
     held_out = {str(i): {"id": i, "text": f"{i}! " + "x" * 10_000} for i in range(1000)}
-    refuse_overlap(search, held_out)
+    check_disjoint(search, held_out)
     assert json.dumps(search["0"])

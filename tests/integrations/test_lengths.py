@@ -18,7 +18,7 @@ from optuna_agenttts_integrations import (
     Pipeline,
     StageProgram,
 )
-from optuna_agenttts_integrations.lengths import mean_lengths, measure
+from optuna_agenttts_integrations.lengths import apply_measured_lengths, mean_lengths
 from optuna_agenttts_integrations.pipeline.evaluation import StageUsage
 
 DECLARED = (100.0, 50.0)
@@ -148,10 +148,10 @@ def test_only_the_first_trials_count():
     first = {"find": [200.0, 25.0], "say": [400.0, 30.0]}
     other = {"find": [900.0, 900.0], "say": [900.0, 900.0]}
     task = declare()
-    found = measure(told(first, first), task, 2)
+    found = apply_measured_lengths(told(first, first), task, 2)
     assert found == with_lengths(task, MEASURED)
-    assert measure(told(first, first, other, other), task, 2) == found
-    assert measure(told(first), task, 2) == task
+    assert apply_measured_lengths(told(first, first, other, other), task, 2) == found
+    assert apply_measured_lengths(told(first), task, 2) == task
 
 
 @pytest.mark.parametrize(
@@ -171,9 +171,9 @@ def test_a_tenth_is_near_enough(find, follows, caplog):
     task = declare()
     study = told(*[{"find": list(find), "say": [100.0, 50.0]}] * 2)
     with caplog.at_level(logging.INFO, logger="optuna_agenttts_integrations"):
-        found = measure(study, task, 2)
+        found = apply_measured_lengths(study, task, 2)
     assert (found != task) == follows
-    assert ("From now on" in caplog.text) == follows
+    assert ("now uses token lengths" in caplog.text) == follows
     assert (Task.registered(study) is not None) == follows
 
 
@@ -181,7 +181,7 @@ def test_measured_lengths_that_fit_no_budget_are_left_alone(caplog):
     """The declared task stays, and the log says why."""
     task = declare(budget=20.0)
     study = told({"find": [5000.0, 50.0], "say": [100.0, 50.0]})
-    assert measure(study, task, 1) is task
+    assert apply_measured_lengths(study, task, 1) is task
     assert "cheapest allocation" in caplog.text
 
 
@@ -257,7 +257,7 @@ def test_a_resumed_study_follows_at_once(storage, caplog):
         assert trial.user_attrs["cost"] == pytest.approx(measured.cost(allocation_in(trial)))
         assert measured.fits(allocation_in(trial))
     assert "another task" not in caplog.text
-    assert "From now on" not in caplog.text
+    assert "now uses token lengths" not in caplog.text
 
 
 def test_a_study_stopped_before_it_measured_goes_on_to(storage, caplog):
@@ -413,7 +413,7 @@ def test_workers_that_measure_at_the_same_moment_measure_the_same():
                 value=0.0, user_attrs={"lengths": {"find": [1.0, 1.0], "say": [1.0, 1.0]}}
             )
         )
-        found.append(measure(study, task, 3))
+        found.append(apply_measured_lengths(study, task, 3))
 
     threads = [threading.Thread(target=look) for _ in range(4)]
     side_by_side(threads)

@@ -351,14 +351,14 @@ def test_order_of_calls_and_arguments_makes_no_difference(predicted, gold, rng):
 @pytest.mark.parametrize(
     ("item", "reason"),
     [
-        ("get_news", "no mapping"),
-        ({"arguments": {}}, "no text under 'tool'"),
-        ({"tool": 3}, "no text under 'tool'"),
+        ("get_news", "not a mapping"),
+        ({"arguments": {}}, "'tool' is not a string"),
+        ({"tool": 3}, "'tool' is not a string"),
         (call("t", "x"), "neither a mapping nor a list"),
         (call("t", 0), "neither a mapping nor a list"),
-        (call("t", {1: "x"}), "name 1 is no text"),
-        (call("t", [{"name": None, "value": 1}]), "name None is no text"),
-        (call("t", {"x": b"bytes"}), "bytes is no JSON value"),
+        (call("t", {1: "x"}), "name 1 is not a string"),
+        (call("t", [{"name": None, "value": 1}]), "name None is not a string"),
+        (call("t", {"x": b"bytes"}), "bytes is not a JSON value"),
     ],
 )
 def test_malformed_calls_are_named(item, reason):
@@ -374,7 +374,7 @@ def test_endless_nesting_is_refused():
     value = []
     for _ in range(5000):
         value = [value]
-    with pytest.raises(ValueError, match="nested too deeply"):
+    with pytest.raises(ValueError, match="nested deeper than 64 levels"):
         argument_f1([call("t", {"x": value})], [])
 
 

@@ -244,11 +244,11 @@ def test_threads_share_an_objective():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"count": 0}, "`instances` is empty"),
-        ({"concurrency": 0}, "`concurrency` is 0"),
-        ({"max_failed": 2}, "`max_failed` is 2"),
-        ({"chats": {"small": ScriptedModel("small")}}, "`endpoints` lacks large"),
-        ({"instance_id": lambda instance: "same"}, "two named 'same'"),
+        ({"count": 0}, "`instances` must not be empty"),
+        ({"concurrency": 0}, "`concurrency` must be at least 1, got 0"),
+        ({"max_failed": 2}, "`max_failed` must be between 0 and 1, got 2"),
+        ({"chats": {"small": ScriptedModel("small")}}, "`endpoints` has no endpoint for large"),
+        ({"instance_id": lambda instance: "same"}, "got 'same' twice"),
     ],
 )
 def test_nonsense_is_refused_before_anything_is_spent(options, message):

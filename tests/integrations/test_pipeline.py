@@ -405,7 +405,7 @@ def test_a_pipeline_asks_a_model_and_names_each_stage_once():
     """Others are refused at construction."""
     step = Step(name="s", run=str)
     for stages in ([], [step], [asks("s"), step], [asks("s"), asks("s")]):
-        with pytest.raises(PipelineError, match="each name once"):
+        with pytest.raises(PipelineError, match="unique names"):
             Pipeline(stages=stages, score=_score)
 
 
@@ -420,7 +420,7 @@ def test_lengths_of_the_first_stage_are_those_of_the_data():
         "s": (2.0, 50.0)
     }
     assert pipeline.lengths([""])["s"][0] == 1
-    with pytest.raises(PipelineError, match="`instances` is empty"):
+    with pytest.raises(PipelineError, match="`instances` must not be empty"):
         pipeline.lengths([])
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from optuna_agenttts_integrations.exceptions import SandboxError
-from optuna_agenttts_integrations.scoring.sandbox import Finished, Limits, Sandbox
+from optuna_agenttts_integrations.scoring.sandbox import Limits, ProgramResult, Sandbox
 
 PROBED = Sandbox()
 MISSING = PROBED.missing()
@@ -48,7 +48,7 @@ def token():
 def test_a_program_says_hello():
     """What a program prints comes back, with the time it took."""
     done = run("print('hello, w\\u00f6rld')")
-    assert done == Finished(0, "hello, w\u00f6rld\n", "", False, done.seconds)
+    assert done == ProgramResult(0, "hello, w\u00f6rld\n", "", False, done.seconds)
     assert done.ok
     assert 0 < done.seconds < 5
 
@@ -301,7 +301,7 @@ def test_files_and_folders_are_bounded():
 )
 def test_file_names_stay_inside(name):
     """A name that is absolute, climbs up, is empty or cannot be one is refused."""
-    with pytest.raises(SandboxError, match="file name"):
+    with pytest.raises(SandboxError, match="File name"):
         asyncio.run(PROBED.run({"main.py": "", name: ""}))
 
 
@@ -384,7 +384,7 @@ def test_a_sandbox_that_does_not_work_says_so(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     box = Sandbox(python="/usr/bin/python3" if Path("/usr/bin/python3").exists() else None)
     assert "user namespaces" in box.missing()
-    with pytest.raises(SandboxError, match="does not work here"):
+    with pytest.raises(SandboxError, match="does not work on this machine"):
         asyncio.run(box.run({"main.py": ""}))
 
 

@@ -23,7 +23,7 @@ from optuna_agenttts_integrations.exceptions import SandboxError
 from optuna_agenttts_integrations.pipeline.fusion import LLMFusion, fusion_messages
 from optuna_agenttts_integrations.pipeline.stages import State
 from optuna_agenttts_integrations.scoring.metrics import cosine
-from optuna_agenttts_integrations.scoring.sandbox import Finished, Limits, Sandbox
+from optuna_agenttts_integrations.scoring.sandbox import Limits, ProgramResult, Sandbox
 from optuna_agenttts_integrations.tasks.programs import (
     Program,
     Run,
@@ -643,7 +643,7 @@ class Counting:
         self.most = max(self.most, self.at_once)
         await asyncio.sleep(0.001)
         self.at_once -= 1
-        return Finished(1, "", self._stderr, False, 0.0)
+        return ProgramResult(1, "", self._stderr, False, 0.0)
 
 
 def test_equal_programs_run_once_and_memory_is_bounded():

@@ -1,4 +1,4 @@
-"""``agenttts``: look at a study, check servers before a search, look after completion stores."""
+"""``agenttts``: report on a study, check servers before a search, manage completion stores."""
 
 from __future__ import annotations
 
@@ -18,25 +18,28 @@ from optuna_agenttts_integrations.cli.report import add_report
 from optuna_agenttts_integrations.cli.store import add_store
 
 _INTERRUPTED = 130
-"""What shells make of a program that Ctrl-C ended: 128 and the signal's number."""
+"""Exit code of shells for a program stopped by Ctrl-C: 128 + SIGINT (2)."""
+
+_MAX_ERROR = 1000
+"""Maximum length of an error message, in characters. Chosen by hand."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code.
+    """Run the command line.
 
     Args:
-        arguments: What follows the program's name. Default: what this process was given.
+        arguments: Arguments after the program's name. Default: those of this process.
 
     Returns:
-        0 if all is well, 1 if something is not, 130 after Ctrl-C.
+        The exit code: 0 on success, 1 if a check or a command failed, 130 after Ctrl-C.
 
     Raises:
-        SystemExit: Help was asked for (code 0), or the arguments are no command (code 2).
+        SystemExit: Help was requested (code 0), or the arguments are invalid (code 2).
     """
     parser = argparse.ArgumentParser(
         prog="agenttts",
         description=__doc__.replace("``", "") if __doc__ else None,
-        epilog="Exit code: 0 if all is well, 1 if something is not, 2 if this is no command.",
+        epilog="Exit code: 0 on success, 1 if a check or command failed, 2 for invalid arguments.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     add_report(commands)
@@ -50,17 +53,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("agenttts: interrupted", file=sys.stderr)
         return _INTERRUPTED
     except BrokenPipeError:
-        # Whoever read this, such as `head`, has seen enough. Python flushes once more at its end.
+        # The reader, for example `head`, closed the pipe. Python flushes once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (AgentTTSError, OSError) as error:
-        print(f"agenttts: {one_line(redact(str(error), ()), 1000)}", file=sys.stderr)
+        print(f"agenttts: {one_line(redact(str(error), ()), _MAX_ERROR)}", file=sys.stderr)
         return 1
 
 
 @contextmanager
 def _printing() -> Iterator[None]:
-    """Keep Optuna's log out of what is printed, and escape what a terminal cannot show."""
+    """Hide Optuna's info log, and escape characters that the terminal cannot encode."""
     verbosity, out = optuna.logging.get_verbosity(), sys.stdout
     optuna.logging.set_verbosity(max(verbosity, optuna.logging.WARNING))
     try:

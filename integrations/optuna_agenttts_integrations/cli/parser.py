@@ -1,4 +1,4 @@
-"""Build the parser of a command."""
+"""Parsers of commands."""
 
 from __future__ import annotations
 
@@ -9,8 +9,19 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def add_command(
-    commands: Commands, name: str, says: str, more: str = "", **options: Any
+    commands: Commands, name: str, summary: str, details: str = "", **options: Any
 ) -> argparse.ArgumentParser:
-    """A command whose own help begins with what the list of commands says of it."""
-    about = f"{says[0].upper()}{says[1:]}. {more}".strip()
-    return commands.add_parser(name, help=says, description=about, **options)
+    """Add a command.
+
+    Args:
+        commands: The commands to add it to.
+        name: Name of the command.
+        summary: What it does, in lower case and without a period, for the list of commands.
+        details: Further sentences for the command's own help.
+        **options: Arguments for `argparse.ArgumentParser`.
+
+    Returns:
+        The command's parser.
+    """
+    description = f"{summary[0].upper()}{summary[1:]}. {details}".strip()
+    return commands.add_parser(name, help=summary, description=description, **options)

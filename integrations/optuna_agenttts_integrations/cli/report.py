@@ -1,4 +1,4 @@
-"""``agenttts report``: show what a study recommends and what it spent."""
+"""``agenttts report``: print the recommendation and the spend of a study."""
 
 from __future__ import annotations
 
@@ -17,21 +17,24 @@ from optuna_agenttts.llm.secrets import one_line
 from optuna_agenttts.study.claims import contradictions, summary
 from optuna_agenttts_integrations.cli.parser import Commands, add_command
 
+_MAX_REASON = 300
+"""Maximum length of a database's error in a message, in characters. Chosen by hand."""
+
 
 def add_report(commands: Commands) -> None:
     """Add ``agenttts report`` to the command line."""
     report = add_command(
         commands,
         "report",
-        "what a study recommends, and what it spent",
-        "Reads the study's storage and changes nothing.",
+        "print the recommendation and the spend of a study",
+        "The study's storage is only read.",
     )
     report.add_argument(
         "storage",
-        help="where Optuna keeps the study: a URL such as sqlite:///quickstart.db, or the file of "
-        "an SQLite database or of a JournalStorage",
+        help="Optuna storage of the study: a URL such as sqlite:///quickstart.db, or the file of "
+        "an SQLite database or a JournalStorage",
     )
-    report.add_argument("--study", metavar="NAME", help="default: the newest of the storage")
+    report.add_argument("--study", metavar="NAME", help="default: the newest study in the storage")
     report.set_defaults(run=_report)
 
 
@@ -39,11 +42,11 @@ def _report(options: argparse.Namespace) -> int:
     storage, shown = _open_storage(options.storage)
     studies = [] if storage is None else storage.get_all_studies()
     if storage is None or not studies:
-        raise AgentTTSError(f"`storage` is {shown!r}: it holds no study.")
+        raise AgentTTSError(f"`storage` must contain a study, but {shown!r} has none.")
     names = [study.study_name for study in studies]
     if options.study is not None and options.study not in names:
         raise AgentTTSError(
-            f"there is no study {options.study!r} in {shown}; there are {', '.join(names)}"
+            f"`--study` must be one of {', '.join(names)} in {shown}, got {options.study!r}."
         )
     study = optuna.load_study(study_name=options.study or names[-1], storage=storage)
     try:
@@ -52,15 +55,14 @@ def _report(options: argparse.Namespace) -> int:
         if len(study.directions) > 1:
             raise
         raise AgentTTSError(
-            f"Study {study.study_name!r} does not say which task it tunes, as those do whose "
-            "objective calls `task.suggest`, or whose sampler is `AgentTTSSampler(task)`: call "
-            "`recommend(study, task=...)` in Python."
+            f"No task is registered on study {study.study_name!r}: `task.suggest` and "
+            "`AgentTTSSampler(task)` register one. Call `recommend(study, task=...)` in Python."
         ) from error
     finished = sum(trial.state.is_finished() for trial in study.trials)
     print(f"Study {study.study_name!r}: {finished} finished trials of {len(study.trials)}\n")
     print("Recommended")
     print(textwrap.indent(str(recommended), "  "))
-    # Of a task that was recognised from parameters' names nobody knows what it costs.
+    # A task that was inferred from parameter names has no costs.
     if Task.registered(study) is not None:
         print(f"\n{spend(study)}")
     if written := [planned for planned in guidelines(study) if planned.guidelines]:
@@ -75,10 +77,16 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _open_storage(given: str) -> tuple[BaseStorage | None, str]:
-    """Open a storage without creating any: None for a database without studies, and its name.
+    """Open an existing storage.
+
+    Args:
+        given: URL or file of the storage.
+
+    Returns:
+        The storage, or None for a database without studies, and its name without secrets.
 
     Raises:
-        AgentTTSError: There is none, or it cannot be read; what may be secret is not told.
+        AgentTTSError: The storage does not exist or cannot be read; the message has no secrets.
     """
     shown, secrets = given.rpartition("@")[2].partition("?")[0], []
     try:
@@ -90,24 +98,24 @@ def _open_storage(given: str) -> tuple[BaseStorage | None, str]:
         url = make_url(given)
         shown = url.set(query={}).render_as_string()
         secrets = [str(secret) for secret in (url.password, *url.query.values()) if secret]
-        # Opening it would write Optuna's tables into it.
+        # `RDBStorage` would write Optuna's tables into a database without them.
         return (RDBStorage(given) if _has_studies(url) else None), shown
-    # Each kind of storage, and each database's driver, has errors of its own.
+    # Every kind of storage and every database driver has its own exceptions.
     except Exception as error:
         reason = str(error).split("(Background on")[0]
         for secret in secrets:
             reason = reason.replace(secret, "***")
         raise AgentTTSError(
-            f"`storage` is {shown!r}: it cannot be read ({one_line(reason, 300)}): give the URL "
-            "of a storage, such as 'sqlite:///study.db'."
+            f"`storage` {shown!r} cannot be read: {one_line(reason, _MAX_REASON)}. Pass the URL "
+            "of an Optuna storage, for example 'sqlite:///study.db'."
         ) from error
 
 
 def _has_studies(url: URL) -> bool:
-    """Whether Optuna ever wrote into a database.
+    """Return whether a database has Optuna's tables.
 
     Raises:
-        FileNotFoundError: There is no such file, which SQLite would create.
+        FileNotFoundError: The file does not exist; SQLite would create it.
     """
     file = url.database or ""
     if url.get_backend_name() == "sqlite" and file and not file.startswith((":", "file:")):

@@ -12,7 +12,7 @@ from optuna_agenttts import AgentTTSError
 from optuna_agenttts_integrations.calls.store import CompletionStore
 from optuna_agenttts_integrations.cli.parser import Commands, add_command
 
-_DAY = 86_400.0
+_DAY = 86_400.0  # seconds
 
 
 def add_store(commands: Commands) -> None:
@@ -20,46 +20,50 @@ def add_store(commands: Commands) -> None:
     store = add_command(
         commands,
         "store",
-        "inspect, export, load or prune completions",
-        "A store is the file that `CompletionStore` was given: what models generated.",
+        "inspect, export, load or prune a completion store",
+        "A store is the file of a `CompletionStore`, which keeps the models' replies.",
     )
     actions = store.add_subparsers(required=True, metavar="ACTION")
-    show = add_command(actions, "show", "what a store holds, by endpoint and model")
+    show = add_command(actions, "show", "list the contents by endpoint and model")
     show.set_defaults(run=_show)
-    export = add_command(actions, "export", "write everything as JSON lines")
-    export.add_argument("file", type=Path, help="what it held is lost")
+    export = add_command(actions, "export", "write all completions as JSON lines")
+    export.add_argument("file", type=Path, help="file to write; an existing file is overwritten")
     export.set_defaults(run=_export)
     load = add_command(
-        actions, "load", "add what `export` wrote", "What the store holds already stays."
+        actions, "load", "add completions written by `export`", "Existing completions are kept."
     )
-    load.add_argument("file", type=Path, help="what `export` wrote")
+    load.add_argument("file", type=Path, help="file written by `export`")
     load.set_defaults(run=_load)
     prune = add_command(
         actions,
         "prune",
-        "forget completions",
-        "What is forgotten has to be paid for again. Options narrow it down together.",
+        "delete completions",
+        "Deleted completions must be paid for again. Only completions that match all options are "
+        "deleted.",
     )
-    prune.add_argument("--model", help="only those of this model")
-    prune.add_argument("--endpoint", help="only those of this endpoint, as `show` names it")
+    prune.add_argument("--model", help="only completions of this model")
+    prune.add_argument("--endpoint", help="only completions of this endpoint, named as by `show`")
     prune.add_argument(
-        "--older-than-days", type=float, metavar="DAYS", help="only requests first made by then"
+        "--older-than-days",
+        type=float,
+        metavar="DAYS",
+        help="only requests first sent more than DAYS ago",
     )
     prune.add_argument(
         "--keep", type=int, metavar="N", help="keep the first N samples of each request"
     )
-    prune.add_argument("--all", action="store_true", help="needed where nothing narrows it down")
+    prune.add_argument("--all", action="store_true", help="required if no other option is given")
     prune.set_defaults(run=_prune)
     for action in (show, export, load, prune):
-        made = " (made if there is none)" if action is load else ""
+        created = "; created if missing" if action is load else ""
         action.add_argument(
-            "--path", type=Path, required=True, metavar="STORE", help=f"the store's file{made}"
+            "--path", type=Path, required=True, metavar="STORE", help=f"file of the store{created}"
         )
 
 
 def _open(path: Path, *, create: bool = False) -> closing[CompletionStore]:
     if not create and not path.exists():
-        raise AgentTTSError(f"`--path` is {str(path)!r}: there is no such file.")
+        raise AgentTTSError(f"`--path` {str(path)!r} does not exist.")
     return closing(CompletionStore(path))
 
 
@@ -82,7 +86,7 @@ def _date(seconds: float) -> str:
     try:
         return time.strftime("%Y-%m-%d", time.localtime(seconds)) if seconds else "?"
     except (OverflowError, ValueError, OSError):
-        # Whatever a file that was loaded says.
+        # Times from a loaded file may be outside of the calendar.
         return "?"
 
 
@@ -94,7 +98,7 @@ def _export(options: argparse.Namespace) -> int:
 
 def _load(options: argparse.Namespace) -> int:
     if not options.file.exists():
-        raise AgentTTSError(f"`file` is {str(options.file)!r}: there is no such file.")
+        raise AgentTTSError(f"`file` {str(options.file)!r} does not exist.")
     with _open(options.path, create=True) as store:
         print(f"{store.load(options.file)} requests loaded into {options.path}")
     return 0
@@ -103,20 +107,20 @@ def _load(options: argparse.Namespace) -> int:
 def _prune(options: argparse.Namespace) -> int:
     days, keep = options.older_than_days, options.keep
     if days is not None and not (math.isfinite(days) and days > 0):
-        raise AgentTTSError(f"`--older-than-days` is {days:g}: give a number of days above 0.")
+        raise AgentTTSError(f"`--older-than-days` must be positive and finite, got {days:g}.")
     if keep is not None and keep < 0:
-        raise AgentTTSError(f"`--keep` is {keep}: give a number of samples, 0 or more.")
+        raise AgentTTSError(f"`--keep` must not be negative, got {keep}.")
     narrowed = keep or any(v is not None for v in (options.model, options.endpoint, days))
     if not (narrowed or options.all):
         raise AgentTTSError(
-            "this would forget everything that was paid for: narrow it down, or say --all."
+            "This would delete all completions: add options that select some, or `--all`."
         )
     with _open(options.path) as store:
-        gone = store.prune(
+        deleted = store.prune(
             model=options.model,
             endpoint=options.endpoint,
             older_than=None if days is None else days * _DAY,
             keep=keep or 0,
         )
-        print(f"{gone} completions forgotten, {len(store)} are left")
+        print(f"{deleted} completions deleted, {len(store)} left")
     return 0

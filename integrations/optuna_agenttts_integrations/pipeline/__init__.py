@@ -1,1 +1,1 @@
-"""A pipeline: its stages, how samples become results, how an instance runs through it."""
+"""Pipelines: stages, aggregation of samples, execution on instances, evaluation."""

@@ -1,7 +1,7 @@
-"""How the samples of a stage become its one result.
+"""Aggregation of a stage's samples into its result.
 
-An aggregation is any callable from the parsed samples, in order of their index and never empty,
-to a result. Malformed samples are left out before.
+An aggregation is any callable that takes the parsed samples, at least one and in order of their
+index, and returns a result. Malformed replies are removed beforehand.
 """
 
 from __future__ import annotations
@@ -15,14 +15,18 @@ Aggregation = Callable[[Sequence[Any]], Any]
 
 
 def majority_vote(samples: Sequence[Hashable]) -> Hashable:
-    """The most frequent sample; of equals, the one that came first."""
+    """Return the most frequent sample; the earliest one wins ties."""
     return Counter(samples).most_common(1)[0][0]
 
 
 def normalized_vote(normalize: Callable[[Any], Hashable]) -> Aggregation:
-    """A majority vote over what `normalize` makes of the samples.
+    """Build a majority vote over normalized samples.
 
-    The first sample that voted for the winner is the result.
+    Args:
+        normalize: Function that maps a sample to the value to vote on.
+
+    Returns:
+        An aggregation that returns the first sample with the winning value.
     """
 
     def vote(samples: Sequence[Any]) -> Any:
@@ -33,24 +37,24 @@ def normalized_vote(normalize: Callable[[Any], Hashable]) -> Aggregation:
 
 
 def id_vote(threshold: float) -> Aggregation:
-    """A vote over ids: those that at least a share of the samples name.
+    """Build a vote that keeps the IDs contained in at least a fraction of the samples.
 
     Args:
-        threshold: The share, above 0 and up to 1. Every id needs one sample at least, so that a
-            tiny threshold is the union of all samples.
+        threshold: The fraction, above 0 and at most 1. Every ID needs at least one sample, so
+            that a tiny threshold gives the union.
 
     Returns:
-        An aggregation of collections of ids into a sorted tuple of ids.
+        An aggregation of collections of IDs into a sorted tuple of IDs.
 
     Raises:
         ValueError: The threshold is out of range.
     """
     if not 0 < threshold <= 1:
-        raise ValueError(f"`threshold` is {threshold!r}: give a share above 0 and up to 1.")
+        raise ValueError(f"`threshold` must be above 0 and at most 1, got {threshold!r}.")
 
     def vote(samples: Sequence[Iterable[Any]]) -> tuple[Any, ...]:
         counts = Counter(name for sample in samples for name in set(sample))
-        # A hair below, so that a half of four samples is two of them whatever the rounding.
+        # The tolerance keeps rounding errors from raising the count, as in 25 * .28 = 7 + 9e-16.
         needed = max(1, math.ceil(threshold * len(samples) - 1e-9))
         return tuple(sorted(name for name, count in counts.items() if count >= needed))
 
@@ -58,12 +62,12 @@ def id_vote(threshold: float) -> Aggregation:
 
 
 def union(samples: Sequence[Iterable[Any]]) -> tuple[Any, ...]:
-    """Every id that any sample names, sorted."""
+    """Return the sorted union of the IDs in all samples."""
     return tuple(sorted({name for sample in samples for name in sample}))
 
 
 def best_of(score: Callable[[Any], float]) -> Aggregation:
-    """The sample that a scorer likes best; of equals, the first."""
+    """Build an aggregation that returns the sample of highest score; the first wins ties."""
 
     def choose(samples: Sequence[Any]) -> Any:
         return max(samples, key=score)
@@ -72,24 +76,26 @@ def best_of(score: Callable[[Any], float]) -> Aggregation:
 
 
 def medoid(similarity: Callable[[Any, Any], float]) -> Aggregation:
-    """The sample that is most like all the others: a vote for what has no equal, such as prose.
+    """Build an aggregation that returns the sample most similar to all the others.
+
+    This is a vote for samples that are rarely equal, such as prose.
 
     Args:
-        similarity: How alike two samples are; the larger, the more.
+        similarity: Symmetric similarity of two samples; larger is more similar.
 
     Returns:
-        An aggregation; of equals, the first sample wins.
+        An aggregation; the first sample wins ties.
     """
 
     def choose(samples: Sequence[Any]) -> Any:
         if len(samples) < 3:
             return samples[0]
-        likeness = [0.0] * len(samples)
-        for i, one in enumerate(samples):
+        totals = [0.0] * len(samples)
+        for i, sample in enumerate(samples):
             for j in range(i):
-                alike = similarity(one, samples[j])
-                likeness[i] += alike
-                likeness[j] += alike
-        return samples[max(range(len(samples)), key=lambda i: (likeness[i], -i))]
+                value = similarity(sample, samples[j])
+                totals[i] += value
+                totals[j] += value
+        return samples[totals.index(max(totals))]
 
     return choose

@@ -1,4 +1,4 @@
-"""One run of a pipeline over instances, added up, and two of them compared."""
+"""Results of a pipeline on instances: totals, intervals and paired comparisons."""
 
 from __future__ import annotations
 
@@ -12,28 +12,34 @@ import numpy as np
 from optuna_agenttts_integrations.exceptions import PipelineError
 
 _LEVEL = 0.95
+"""Confidence level of intervals: the customary one."""
+
 _RESAMPLES = 10_000
+"""Bootstrap resamples and random sign patterns: a p-value of .05 has a standard error of .002."""
+
 _BLOCK = 2_000_000
-"""So many numbers are drawn at once."""
+"""Numbers drawn at once, to bound memory (16 MB as float64). Chosen by hand."""
+
 _EXACT = 14
-"""Up to so many differing instances all 2**n sign patterns are walked through."""
+"""Maximum number of differing instances for the exact test; 2**14 = 16,384 sign patterns are about
+as many as `_RESAMPLES`."""
 
 
 @dataclass(frozen=True, slots=True)
 class StageUsage:
-    """What a stage took for one instance.
+    """Usage of one stage for one instance.
 
     Args:
-        samples: Samples that were asked for; 0 where the stage was skipped.
-        calls: Those, and calls for fusion and repair.
-        generated: How many calls were generated rather than reused.
-        malformed: Replies that could not be read.
-        prompt_tokens: Tokens of the prompts of what was generated.
-        generated_tokens: Tokens that were generated.
+        samples: Number of samples requested; 0 if the stage was skipped.
+        calls: Number of successful calls, including fusion and repair.
+        generated: Number of these calls that were generated rather than reused.
+        malformed: Number of replies that could not be parsed.
+        prompt_tokens: Prompt tokens of generated calls.
+        generated_tokens: Tokens generated.
         naive_tokens: Tokens that would have been generated without reuse.
         prompt_length: Length of the stage's prompt, in tokens.
-        sample_length: Mean length of a sample, in tokens, reused ones included.
-        spend: The cost of what was generated, in units of the task's cost model.
+        sample_length: Mean length of a sample, in tokens, including reused ones.
+        spend: Cost of generated calls, in units of the task's cost model.
     """
 
     samples: int = 0
@@ -50,15 +56,15 @@ class StageUsage:
 
 @dataclass(frozen=True, slots=True)
 class InstanceResult:
-    """What became of one instance.
+    """Result of one instance.
 
     Args:
-        outcome: Its score.
-        failed: Whether a stage could get no sample at all, or a step failed.
-        stages: For each stage that ran, what it took.
-        metrics: The pipeline's further metrics, by name.
-        unreadable: Whether it failed because no reply of a required stage could be read: the
-            model's fault, which its score should show, not the server's.
+        outcome: Score of the instance; 0 if it failed.
+        failed: Whether a stage got no sample, or a step failed.
+        stages: Usage of each stage that ran, by name.
+        metrics: The pipeline's metrics, by name.
+        unreadable: Whether it failed because no reply of a required stage could be parsed. This
+            is due to the model, not to the server, and does not count towards `max_failed`.
     """
 
     outcome: float
@@ -68,21 +74,20 @@ class InstanceResult:
     unreadable: bool = False
 
     def total(self, name: str) -> float:
-        """The sum of a field of `StageUsage` over the stages."""
+        """Return the sum of a field of `StageUsage` over the stages."""
         return float(sum(getattr(usage, name) for usage in self.stages.values()))
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Two allocations on the same instances.
+    """Paired comparison of two allocations on the same instances.
 
     Args:
-        difference: Mean outcome less the baseline's.
-        interval: Bootstrap interval of 95 % for it.
-        p_value: How often a difference at least as large, in either direction, would come about
-            if it were chance which of the two allocations each outcome belongs to: a paired
-            permutation test (Fisher 1935), exact for few instances, else from 10,000 draws.
-        instances: How many instances both were scored on.
+        difference: Mean outcome minus that of the baseline.
+        interval: 95 % bootstrap interval of the difference.
+        p_value: Two-sided p-value of a paired permutation test (Fisher 1935), exact for up to 14
+            instances whose outcomes differ, else from 10,000 random permutations.
+        instances: Number of instances.
     """
 
     difference: float
@@ -91,7 +96,7 @@ class Comparison:
     instances: int
 
     def __str__(self) -> str:
-        """A sentence for people."""
+        """Format the comparison as text."""
         low, high = self.interval
         return (
             f"{self.difference:+.3f} ({low:+.3f} to {high:+.3f}) against the baseline on "
@@ -101,12 +106,12 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What an allocation scored on some instances.
+    """Results of an allocation on instances.
 
     Args:
-        results: For each instance's id, what became of it, in order of evaluation.
-        seconds: How long it took.
-        comparison: With the baseline, if there is one.
+        results: Result of each instance, by ID, in order of evaluation.
+        seconds: Duration of the run, in seconds.
+        comparison: Comparison with the baseline, if there is one.
     """
 
     results: Mapping[str, InstanceResult]
@@ -114,7 +119,7 @@ class Evaluation:
     comparison: Comparison | None = None
 
     def __str__(self) -> str:
-        """A sentence or two for people."""
+        """Format the mean, its interval, failures and the comparison as text."""
         low, high = self.interval
         text = f"{self.mean:.3f} ({low:.3f} to {high:.3f}) on {len(self.results)} instances"
         if self.failed:
@@ -123,19 +128,19 @@ class Evaluation:
 
     @property
     def outcomes(self) -> dict[str, float]:
-        """For each instance's id, its score."""
+        """Score of each instance, by ID."""
         return {name: result.outcome for name, result in self.results.items()}
 
     @property
     def mean(self) -> float:
-        """The mean outcome."""
+        """Mean outcome."""
         return sum(r.outcome for r in self.results.values()) / len(self.results)
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The 95 % interval of the mean over instances like these.
+        """95 % confidence interval of the mean over the population of instances.
 
-        Wilson's where every outcome is 0 or 1, else bootstrap percentiles with a fixed seed.
+        Wilson's interval if every outcome is 0 or 1, else bootstrap percentiles (fixed seed).
         """
         values = np.array(list(self.outcomes.values()))
         if np.isin(values, (0.0, 1.0)).all():
@@ -144,7 +149,7 @@ class Evaluation:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Means of the pipeline's further metrics; a failed instance counts as 0."""
+        """Mean of each of the pipeline's metrics; a failed instance counts as 0."""
         names = {name: None for result in self.results.values() for name in result.metrics}
         return {
             name: sum(r.metrics.get(name, 0.0) for r in self.results.values()) / len(self.results)
@@ -153,22 +158,22 @@ class Evaluation:
 
     @property
     def failed(self) -> int:
-        """How many instances failed."""
+        """Number of failed instances."""
         return sum(r.failed for r in self.results.values())
 
     @property
     def malformed(self) -> int:
-        """How many replies could not be read."""
+        """Number of replies that could not be parsed."""
         return int(self._total("malformed"))
 
     @property
     def prompt_tokens(self) -> int:
-        """Tokens of the prompts of what was generated."""
+        """Prompt tokens of generated calls."""
         return int(self._total("prompt_tokens"))
 
     @property
     def generated_tokens(self) -> int:
-        """Tokens that were generated."""
+        """Tokens generated."""
         return int(self._total("generated_tokens"))
 
     @property
@@ -178,26 +183,34 @@ class Evaluation:
 
     @property
     def reused(self) -> float:
-        """The share of calls that were reused, 0 to 1."""
+        """Fraction of calls that were reused, from 0 to 1."""
         return 1 - self._total("generated") / max(1.0, self._total("calls"))
 
     @property
     def spend(self) -> float:
-        """The cost of what was generated, in units of the task's cost model."""
+        """Cost of generated calls, in units of the task's cost model."""
         return self._total("spend")
 
     def _total(self, name: str) -> float:
         return sum(result.total(name) for result in self.results.values())
 
     def against(self, baseline: Evaluation) -> Comparison:
-        """Compare with another allocation on the same instances.
+        """Compare with the evaluation of another allocation on the same instances.
+
+        Args:
+            baseline: The other evaluation.
+
+        Returns:
+            Difference of the means, its interval and its p-value.
 
         Raises:
-            PipelineError: The instances are not the same.
+            PipelineError: The instances differ.
         """
         if set(self.results) != set(baseline.results):
             raise PipelineError(
-                "`baseline` was scored on other instances: evaluate both on the same ones."
+                "`baseline` must have the same instances, but it has "
+                f"{len(set(baseline.results) - set(self.results))} others and lacks "
+                f"{len(set(self.results) - set(baseline.results))}: evaluate both on one set."
             )
         ours, theirs = self.outcomes, baseline.outcomes
         gaps = np.array([ours[name] - theirs[name] for name in sorted(ours)])
@@ -205,14 +218,16 @@ class Evaluation:
 
 
 def _wilson(mean: float, count: int) -> tuple[float, float]:
+    """Return the score interval of a binomial proportion (Wilson 1927)."""
     z = NormalDist().inv_cdf((1 + _LEVEL) / 2)
-    middle = (mean + z * z / (2 * count)) / (1 + z * z / count)
+    center = (mean + z * z / (2 * count)) / (1 + z * z / count)
     half = math.sqrt(mean * (1 - mean) / count + z * z / (4 * count * count))
     half *= z / (1 + z * z / count)
-    return max(0.0, middle - half), min(1.0, middle + half)
+    return max(0.0, center - half), min(1.0, center + half)
 
 
 def _bootstrap(values: np.ndarray) -> tuple[float, float]:
+    """Return the percentile interval of the mean of resampled values."""
     rng = np.random.default_rng(0)
     means = np.concatenate(
         [rng.choice(values, (rows, len(values))).mean(axis=1) for rows in _blocks(len(values))]
@@ -222,25 +237,26 @@ def _bootstrap(values: np.ndarray) -> tuple[float, float]:
 
 
 def _sign_flips(gaps: np.ndarray) -> float:
+    """Return the p-value of the mean of paired differences under random signs."""
     differing = gaps[gaps != 0]
     if not len(differing):
         return 1.0
-    # Sums that are equal but for rounding are as large.
-    seen = abs(differing.sum()) - 1e-12 * np.abs(differing).sum()
+    # The relative tolerance counts sums that differ only by rounding as equal.
+    observed = abs(differing.sum()) - 1e-12 * np.abs(differing).sum()
     if len(differing) <= _EXACT:
         patterns = np.arange(2 ** len(differing))[:, None] >> np.arange(len(differing)) & 1
         sums = np.abs((2 * patterns - 1) @ differing)
-        return float((sums >= seen).mean())
+        return float((sums >= observed).mean())
     rng = np.random.default_rng(0)
-    larger = 0
+    extreme = 0
     for rows in _blocks(len(differing)):
         signs = rng.integers(0, 2, (rows, len(differing)), dtype=np.int8) * 2 - 1
-        larger += int((np.abs(signs @ differing) >= seen).sum())
-    # The outcomes as they are count as one of the draws (Davison & Hinkley 1997, section 4.2).
-    return (larger + 1) / (_RESAMPLES + 1)
+        extreme += int((np.abs(signs @ differing) >= observed).sum())
+    # The observed signs count as one of the draws (Davison & Hinkley 1997, section 4.2).
+    return (extreme + 1) / (_RESAMPLES + 1)
 
 
 def _blocks(width: int) -> list[int]:
-    """How many resamples to draw at a time, so that memory does not grow with the instances."""
+    """Split the resamples into blocks of at most `_BLOCK` numbers."""
     rows = max(1, min(_RESAMPLES, _BLOCK // width))
     return [min(rows, _RESAMPLES - done) for done in range(0, _RESAMPLES, rows)]

@@ -1,8 +1,8 @@
-"""Fusion by the stage's own model: it reads the candidates and writes one reply.
+"""Fusion of samples by the stage's own model.
 
-The paper's default aggregation (AgentTTS, section 3.1): what repeated sampling found is fused by
-one more call of the same model, which smaller models find harder the more candidates there are
-(Insight 2). One candidate needs no fusion, and neither do many that say the same.
+The paper's default aggregation (AgentTTS, section 3.1): one more call of the same model reads the
+candidates and writes one reply. The more candidates, the harder this is for small models (Insight
+2). A single distinct candidate needs no fusion.
 """
 
 from __future__ import annotations
@@ -17,11 +17,14 @@ from optuna_agenttts_integrations.pipeline.aggregation import Aggregation, major
 
 
 def fusion_messages(messages: Sequence[Message], candidates: Sequence[str]) -> tuple[Message, ...]:
-    """Ask for one reply in place of several.
+    """Build the prompt that asks for one reply in place of several.
 
     Args:
         messages: The stage's own prompt.
-        candidates: Replies to it, each different from the others.
+        candidates: Distinct replies to it.
+
+    Returns:
+        The stage's prompt, with candidates and instructions added.
     """
     listed = "\n\n".join(
         f'<candidate number="{number}">\n{text}\n</candidate>'
@@ -37,16 +40,13 @@ def fusion_messages(messages: Sequence[Message], candidates: Sequence[str]) -> t
     )
     *before, last = messages
     if last.role != "user":
-        # The beginning of the reply, say, which is not the model's to read as a request.
+        # A prompt that ends with the beginning of the reply: do not append instructions to it.
         return (*messages, Message("user", ask))
     return (*before, Message(last.role, f"{last.content}\n\n{ask}"))
 
 
 def most_frequent(samples: Sequence[Any]) -> Any:
-    """The most frequent sample; of equals, the one that came first.
-
-    A majority vote that takes samples that cannot be hashed, such as lists, too.
-    """
+    """Return the most frequent sample, hashable or not; the earliest one wins ties."""
     try:
         return majority_vote(samples)
     except TypeError:
@@ -56,19 +56,20 @@ def most_frequent(samples: Sequence[Any]) -> Any:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LLMFusion:
-    """Joins samples by one more call of the model that wrote them.
+    """Aggregation by one more call of the model that wrote the samples.
 
-    Candidates are the replies that could be read, without those that repeat an earlier one, in
-    order of first appearance: a sample more that says nothing new leaves the request, and what it
-    cost, as they were. Where they do not fit into one prompt they are fused in groups, and the
-    results again.
+    Candidates are the distinct readable replies, in order of first appearance. A repeated sample
+    therefore leaves the fusion request unchanged, and a stored fusion is reused. Candidates that
+    do not fit into one prompt are fused in groups, and the results are fused again.
 
     Args:
-        messages: Writes the fusion's prompt from the stage's own and the candidates.
+        messages: Function that builds the fusion prompt from the stage's own prompt and the
+            candidates.
         temperature: Sampling temperature of the fusion.
-        max_prompt_tokens: The longest prompt, in tokens as `StageProgram` lengths are estimated.
-        fallback: Joins the samples where a fusion fails or gives nothing that can be read, and
-            where no two candidates fit into one prompt. Default: the most frequent sample.
+        max_prompt_tokens: Maximum length of a fusion prompt, in estimated tokens (see
+            `estimated_tokens`).
+        fallback: Aggregation used if a fusion fails or is unreadable, or if no two candidates fit
+            into one prompt. Default: the most frequent sample.
 
     Raises:
         PipelineError: `max_prompt_tokens` is below 1.
@@ -83,7 +84,7 @@ class LLMFusion:
         """Check the values."""
         if self.max_prompt_tokens < 1:
             raise PipelineError(
-                f"LLMFusion: `max_prompt_tokens` is {self.max_prompt_tokens!r}: give 1 or more."
+                f"`max_prompt_tokens` must be at least 1, got {self.max_prompt_tokens!r}."
             )
 
     def groups(
@@ -92,19 +93,37 @@ class LLMFusion:
         candidates: Sequence[str],
         count: Callable[[str], float],
     ) -> list[list[str]]:
-        """Split candidates, in order, into the largest groups whose prompts fit."""
+        """Split candidates, in order, into the largest groups whose prompts fit.
+
+        Args:
+            prompt: The stage's own prompt.
+            candidates: Distinct replies to it.
+            count: Function that counts the tokens of a text.
+
+        Returns:
+            Groups of at least one candidate. A candidate that exceeds `max_prompt_tokens` alone
+            is a group by itself.
+        """
         groups: list[list[str]] = [[]]
         for text in candidates:
-            asked = self.messages(prompt, [*groups[-1], text])
-            tokens = sum(count(message.content) for message in asked)
+            messages = self.messages(prompt, [*groups[-1], text])
+            tokens = sum(count(message.content) for message in messages)
             if groups[-1] and tokens > self.max_prompt_tokens:
                 groups.append([])
             groups[-1].append(text)
         return groups
 
 
-def distinct(replies: Sequence[str], samples: Sequence[Any]) -> list[tuple[str, Any]]:
-    """Replies and their samples, without those whose sample an earlier reply has."""
+def deduplicate(replies: Sequence[str], samples: Sequence[Any]) -> list[tuple[str, Any]]:
+    """Pair replies with their samples, and keep the first pair of each distinct sample.
+
+    Args:
+        replies: Texts of replies.
+        samples: Parsed samples, one for each reply; hashable or not.
+
+    Returns:
+        Pairs of the stripped reply and its sample, in order of first appearance.
+    """
     found: list[tuple[str, Any]] = []
     hashed: set[Any] = set()
     for text, sample in zip(replies, samples):

@@ -1,13 +1,14 @@
-"""One instance's way through a pipeline under an allocation."""
+"""Run a pipeline on instances under an allocation."""
 
 from __future__ import annotations
 
+import asyncio
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from math import fsum
-from typing import Any, TypeVar
+from typing import Any
 
 from optuna_agenttts import Task
 from optuna_agenttts.llm import ChatRequest, Message
@@ -18,21 +19,70 @@ from optuna_agenttts_integrations.calls.completions import Completions, Samples
 from optuna_agenttts_integrations.calls.endpoints import Endpoint, Endpoints
 from optuna_agenttts_integrations.calls.tokens import estimated_tokens
 from optuna_agenttts_integrations.pipeline.evaluation import InstanceResult, StageUsage
-from optuna_agenttts_integrations.pipeline.fusion import LLMFusion, distinct
+from optuna_agenttts_integrations.pipeline.fusion import LLMFusion, deduplicate
 from optuna_agenttts_integrations.pipeline.stages import Pipeline, Score, StageProgram, State, Step
 
-_T = TypeVar("_T")
 
+class _InstanceFailedError(Exception):
+    """The instance cannot be finished.
 
-class _FailedError(Exception):
-    """The instance cannot be finished; whether that is for want of a reply that can be read."""
+    Args:
+        unreadable: Whether the reason is that no reply was readable.
+    """
 
     def __init__(self, *, unreadable: bool = False) -> None:
         super().__init__()
         self.unreadable = unreadable
 
 
-async def run_instance(
+async def run_instances(
+    pipeline: Pipeline,
+    instances: Mapping[str, Any],
+    allocation: Allocation,
+    *,
+    task: Task,
+    completions: Completions,
+    endpoints: Endpoints,
+    concurrency: int,
+    on_result: Callable[[InstanceResult], None],
+) -> dict[str, InstanceResult]:
+    """Run a pipeline on instances concurrently and score each of them.
+
+    Args:
+        pipeline: Pipeline to run.
+        instances: Instances by ID.
+        allocation: Model and number of samples of each stage.
+        task: Task that prices the calls.
+        completions: Source of samples.
+        endpoints: Endpoint of each model, by name.
+        concurrency: Maximum number of instances run at once.
+        on_result: Function called with each result when it is ready.
+
+    Returns:
+        Results by ID, in the order of `instances`.
+
+    Raises:
+        StoreError: The store cannot be read or written.
+    """
+    semaphore = asyncio.Semaphore(concurrency)
+
+    async def run(name: str, instance: Any) -> tuple[str, InstanceResult]:
+        async with semaphore:
+            result = await _run_instance(
+                pipeline,
+                instance,
+                allocation,
+                task=task,
+                completions=completions,
+                endpoints=endpoints,
+            )
+        on_result(result)
+        return name, result
+
+    return dict(await gather(run(name, instance) for name, instance in instances.items()))
+
+
+async def _run_instance(
     pipeline: Pipeline,
     instance: Any,
     allocation: Allocation,
@@ -41,11 +91,6 @@ async def run_instance(
     completions: Completions,
     endpoints: Endpoints,
 ) -> InstanceResult:
-    """Run a pipeline on an instance and score it.
-
-    Raises:
-        StoreError: The store cannot be read or written.
-    """
     state = State(instance)
     usage: dict[str, StageUsage] = {}
     for stage in pipeline.stages:
@@ -54,7 +99,7 @@ async def run_instance(
             continue
         try:
             if isinstance(stage, Step):
-                result = await _step(stage, state, completions)
+                result = await _run_step(stage, state, completions)
             else:
                 model, samples = allocation[stage.name]
                 call = _StageCall(stage, model, state, task, completions, endpoints[model])
@@ -62,31 +107,31 @@ async def run_instance(
                     result = await call.run(samples)
                 finally:
                     usage[stage.name] = call.usage()
-        except _FailedError as error:
-            nought = dict.fromkeys(pipeline.metrics, 0.0)
-            return InstanceResult(0.0, True, usage, nought, error.unreadable)
+        except _InstanceFailedError as error:
+            zeros = dict.fromkeys(pipeline.metrics, 0.0)
+            return InstanceResult(0.0, True, usage, zeros, error.unreadable)
         state = state.after(stage.name, result)
-    metrics = {name: await _scored(score, state) for name, score in pipeline.metrics.items()}
-    return InstanceResult(await _scored(pipeline.score, state), False, usage, metrics)
+    metrics = {name: await _apply(score, state) for name, score in pipeline.metrics.items()}
+    return InstanceResult(await _apply(pipeline.score, state), False, usage, metrics)
 
 
-async def _scored(score: Score, state: State) -> float:
+async def _apply(score: Score, state: State) -> float:
     value = score(state)
     return float(await value if inspect.isawaitable(value) else value)
 
 
-async def _step(step: Step, state: State, completions: Completions) -> Any:
+async def _run_step(step: Step, state: State, completions: Completions) -> Any:
     try:
         result = step.run(state)
         return await result if inspect.isawaitable(result) else result
     except step.fails_on as error:
         completions.count_failure(f"{step.name}: {type(error).__name__}", str(error))
-        raise _FailedError from error
+        raise _InstanceFailedError from error
 
 
 @dataclass(slots=True)
 class _StageCall:
-    """One stage's calls for one instance, and what they take."""
+    """Calls of one stage for one instance, and their usage."""
 
     program: StageProgram
     model: str
@@ -95,22 +140,22 @@ class _StageCall:
     completions: Completions
     endpoint: Endpoint
     drawn: list[Samples] = field(default_factory=list)
-    """What was drawn: the stage's samples first."""
-    wanted: int = 0
+    """Samples of each request, that of the stage itself first."""
+    requested: int = 0
     malformed: int = 0
 
     async def run(self, count: int) -> Any:
         request = self.program.request(self.model, self.state)
-        self.wanted = count
+        self.requested = count
         drawn = await self._draw(request, count)
         if not drawn.completions:
-            raise _FailedError
-        read = await gather([self._read(request, c.text) for c in drawn.completions])
-        replies = [text for text, sample in read if sample is not None]
-        samples = [sample for _, sample in read if sample is not None]
+            raise _InstanceFailedError
+        parsed = await gather([self._parse_or_repair(request, c.text) for c in drawn.completions])
+        replies = [text for text, sample in parsed if sample is not None]
+        samples = [sample for _, sample in parsed if sample is not None]
         if not samples:
             if self.program.required:
-                raise _FailedError(unreadable=True)
+                raise _InstanceFailedError(unreadable=True)
             return None
         if isinstance(self.program.aggregate, LLMFusion):
             return await self._fuse(self.program.aggregate, request, replies, samples)
@@ -126,18 +171,22 @@ class _StageCall:
         self.malformed += sample is None
         return sample
 
-    async def _read(self, request: ChatRequest, text: str) -> tuple[str, Any]:
-        """Read a reply, and ask once to have it written again if it cannot be read."""
+    async def _draw_and_parse(self, request: ChatRequest) -> tuple[str, Any]:
+        """Return the only reply to a request and its sample; None if there is none."""
+        drawn = await self._draw(request, 1)
+        if not drawn.completions:
+            return "", None
+        text = drawn.completions[0].text
+        return text, self._parse(text)
+
+    async def _parse_or_repair(self, request: ChatRequest, text: str) -> tuple[str, Any]:
+        """Parse a reply; if it is malformed, ask the model once to rewrite it."""
         sample = self._parse(text)
         if sample is not None or self.program.repair is None:
             return text, sample
         ask = Message("user", self.program.repair(self.state, text))
-        again = replace(request, messages=(*request.messages, Message("assistant", text), ask))
-        drawn = await self._draw(again, 1)
-        if not drawn.completions:
-            return text, None
-        text = drawn.completions[0].text
-        return text, self._parse(text)
+        messages = (*request.messages, Message("assistant", text), ask)
+        return await self._draw_and_parse(replace(request, messages=messages))
 
     async def _fuse(
         self,
@@ -146,47 +195,42 @@ class _StageCall:
         replies: Sequence[str],
         samples: Sequence[Any],
     ) -> Any:
-        candidates = distinct(replies, samples)
+        """Fuse candidates, group by group, until one is left."""
+        candidates = deduplicate(replies, samples)
         while len(candidates) > 1:
             texts = [text for text, _ in candidates]
             groups = fusion.groups(request.messages, texts, estimated_tokens)
             if len(groups) == len(candidates):
-                # No two of them fit into one prompt.
+                # No two candidates fit into one prompt.
                 return fusion.fallback(samples)
             rest = iter(candidates)
             parts = [list(islice(rest, len(group))) for group in groups]
-            fused = await gather([self._fused(fusion, request, part) for part in parts])
+            fused = await gather([self._fuse_group(fusion, request, part) for part in parts])
             if any(sample is None for _, sample in fused):
                 return fusion.fallback(samples)
-            candidates = distinct(*zip(*fused))
+            candidates = deduplicate(*zip(*fused))
         return candidates[0][1]
 
-    async def _fused(
+    async def _fuse_group(
         self, fusion: LLMFusion, request: ChatRequest, group: Sequence[tuple[str, Any]]
     ) -> tuple[str, Any]:
-        """The reply that the model writes in place of a group, and its sample; None for none."""
+        """Return the fused reply and its sample; None if the fusion failed."""
         if len(group) == 1:
             return group[0]
-        asked = replace(
-            request,
-            messages=tuple(fusion.messages(request.messages, [text for text, _ in group])),
-            temperature=fusion.temperature,
+        messages = tuple(fusion.messages(request.messages, [text for text, _ in group]))
+        return await self._draw_and_parse(
+            replace(request, messages=messages, temperature=fusion.temperature)
         )
-        drawn = await self._draw(asked, 1)
-        if not drawn.completions:
-            return "", None
-        text = drawn.completions[0].text
-        return text, self._parse(text)
 
     def usage(self) -> StageUsage:
-        """What the calls so far took."""
+        """Return the usage of the calls so far."""
         if not self.drawn:
             return StageUsage()
         first = self.drawn[0]
         count = len(first.completions)
         return StageUsage(
-            samples=self.wanted,
-            # What failed was neither generated nor reused.
+            samples=self.requested,
+            # Failed calls were neither generated nor reused.
             calls=sum(len(drawn.completions) for drawn in self.drawn),
             generated=sum(drawn.generated for drawn in self.drawn),
             malformed=self.malformed,
@@ -195,11 +239,11 @@ class _StageCall:
             naive_tokens=sum(drawn.naive_tokens for drawn in self.drawn),
             prompt_length=first.prompt_length,
             sample_length=first.naive_tokens / count if count else 0.0,
-            # Exact, as repairs end in any order.
-            spend=fsum(self._spent(drawn) for drawn in self.drawn),
+            # An exact sum does not depend on the order in which repairs finish.
+            spend=fsum(self._spend(drawn) for drawn in self.drawn),
         )
 
-    def _spent(self, drawn: Samples) -> float:
+    def _spend(self, drawn: Samples) -> float:
         if not drawn.generated:
             return 0.0
         return cost_of_samples(

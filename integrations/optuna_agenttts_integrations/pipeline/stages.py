@@ -1,8 +1,8 @@
-"""A pipeline: what each stage asks, how replies are read and joined, how results are scored.
+"""Pipelines of model calls and plain code, with the score of their results.
 
-A pipeline is a list of stages that run one after another on each instance. A `StageProgram` asks a
-model, and its model and samples are what a search tunes; a `Step` is plain code between them: it
-looks something up, calls a tool, tidies a result. Either may be skipped for some instances.
+A pipeline is a list of stages that run one after another on each instance. A `StageProgram` calls
+a model; a search tunes which model and how many samples. A `Step` is plain code, for example a
+lookup, a tool call or a clean-up. Both can be skipped for some instances.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from optuna_agenttts_integrations.pipeline.aggregation import Aggregation, major
 from optuna_agenttts_integrations.pipeline.fusion import LLMFusion
 
 Prompt = str | Sequence[Message]
-"""The text of a user's message, or messages."""
+"""Text of one user message, or messages."""
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """How far an instance has come.
+    """Intermediate state of an instance in a pipeline.
 
     Args:
-        instance: The instance, as the user gave it.
-        results: Results of the stages so far, by name; None where every sample was malformed, or
+        instance: The instance as the user passed it.
+        results: Results of the stages so far, by name. None where every reply was malformed, or
             where the stage was skipped.
     """
 
@@ -36,77 +36,76 @@ class State:
     results: Mapping[str, Any] = field(default_factory=dict)
 
     def __getitem__(self, stage: str) -> Any:
-        """The result of an earlier stage."""
+        """Return the result of an earlier stage."""
         return self.results[stage]
 
     def after(self, stage: str, result: Any) -> State:
-        """The state with one result more."""
+        """Return the state with one more result."""
         return State(self.instance, {**self.results, stage: result})
 
 
-def stripped(text: str, state: State) -> str | None:
-    """Read a reply as it is, without white space around it; an empty one is malformed."""
+def strip_reply(text: str, state: State) -> str | None:
+    """Return a reply without surrounding whitespace; None (malformed) if it is empty."""
     return text.strip() or None
 
 
 def always(state: State) -> bool:
-    """Run for every instance."""
+    """Return True: run the stage for every instance."""
     return True
 
 
-def nothing(state: State) -> None:
-    """No result."""
+def no_result(state: State) -> None:
+    """Return None as the result of a skipped stage."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """Plain code between the stages that ask models: it costs nothing and is not tuned.
+    """Plain code between model calls; it costs nothing and is not tuned.
 
     Args:
-        name: Name of its result.
-        run: Makes the result from the state; it may be a coroutine function. Like prompts, it
-            should be a function of the state alone: the requests that follow depend on it, and
-            equal requests are not paid twice.
-        when: Whether to run for an instance. Default: always.
-        otherwise: The result where it does not run. Default: None.
-        fails_on: Exceptions of `run` that mean that the instance failed, such as those of a tool
-            that is out of order. Any other one is a bug, and ends the trial.
+        name: Name of the step and of its result.
+        run: Function or coroutine function that computes the result from the state. It should
+            depend on the state alone: equal results lead to equal requests, which are reused.
+        when: Predicate that decides whether the step runs for an instance. Default: always.
+        otherwise: Function that computes the result if the step is skipped. Default: None.
+        fails_on: Exceptions of `run` that fail the instance, such as those of an unavailable
+            tool. Any other exception is a bug and fails the trial.
     """
 
     name: str
     run: Callable[[State], Any]
     when: Callable[[State], bool] = always
-    otherwise: Callable[[State], Any] = nothing
+    otherwise: Callable[[State], Any] = no_result
     fails_on: tuple[type[Exception], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageProgram:
-    """What a stage that asks a model does.
+    """Stage that calls a model.
 
     Args:
         name: Name of the task's stage.
-        prompt: Writes the prompt from the state: the text of a user's message, or messages.
-        parse: Reads one reply: the sample, or None for a malformed reply, which is counted and
-            left out. Default: the text.
-        aggregate: Joins the samples into the stage's result: a function of them (see
-            `aggregation`), or an `LLMFusion`. Default: majority vote.
-        max_tokens: The longest reply, in tokens.
+        prompt: Function that builds the prompt from the state: the text of one user message, or
+            messages. It should depend on the state alone, so that equal requests are reused.
+        parse: Function that converts a reply and the state to a sample, or to None if the reply
+            is malformed; malformed replies are counted and left out. Default: the stripped text.
+        aggregate: Aggregation of the samples into the stage's result: a function (see
+            `aggregation`) or an `LLMFusion`. Default: majority vote.
+        max_tokens: Maximum length of a reply, in tokens.
         temperature: Sampling temperature.
         stop: Strings that end a reply.
-        schema: A JSON schema, as JSON text, that replies should follow.
-        required: Whether the instance fails where no reply can be read. Default: the stage's
-            result is None then, and the next stages make of it what they can.
-        repair: Writes a message that asks the model to write a malformed reply again, from the
-            state and that reply; it is asked once for each. Default: malformed replies are left
-            out.
-        when: Whether the stage runs for an instance. Default: always.
-        otherwise: The stage's result where it does not run. Default: None.
+        schema: JSON schema, as JSON text, that constrains replies.
+        required: Whether an instance without a readable reply fails. By default the result is
+            None and the pipeline continues.
+        repair: Function that builds a message, from the state and a malformed reply, which asks
+            the model once to rewrite that reply. Default: malformed replies are left out.
+        when: Predicate that decides whether the stage runs for an instance. Default: always.
+        otherwise: Function that computes the result if the stage is skipped. Default: None.
     """
 
     name: str
     prompt: Callable[[State], Prompt]
-    parse: Callable[[str, State], Any] = stripped
+    parse: Callable[[str, State], Any] = strip_reply
     aggregate: Aggregation | LLMFusion = majority_vote
     max_tokens: int = 256
     temperature: float = 0.7
@@ -115,15 +114,15 @@ class StageProgram:
     required: bool = False
     repair: Callable[[State, str], str] | None = None
     when: Callable[[State], bool] = always
-    otherwise: Callable[[State], Any] = nothing
+    otherwise: Callable[[State], Any] = no_result
 
     def messages(self, state: State) -> tuple[Message, ...]:
-        """The messages of the prompt for an instance."""
+        """Build the messages of the prompt for an instance."""
         prompt = self.prompt(state)
         return (Message("user", prompt),) if isinstance(prompt, str) else tuple(prompt)
 
     def request(self, model: str, state: State) -> ChatRequest:
-        """What to ask a model for an instance."""
+        """Build the request to a model for an instance."""
         return ChatRequest(
             model=model,
             messages=self.messages(state),
@@ -139,16 +138,16 @@ Score = Callable[[State], "float | Awaitable[float]"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pipeline:
-    """Stages that run one after another on each instance, and a score of what comes out.
+    """Stages that run one after another on each instance, and the score of the final state.
 
     Args:
-        stages: The stages, in the order in which they run; at least one asks a model.
-        score: Scores an instance from its final state: its outcome, usually from 0 to 1. It may be
-            a coroutine function.
-        metrics: More scores by name, to be reported beside the outcome.
+        stages: Stages in order of execution, at least one of them a `StageProgram`.
+        score: Function or coroutine function that computes an instance's outcome, usually from 0
+            to 1, from its final state.
+        metrics: Further scores by name, reported beside the outcome.
 
     Raises:
-        PipelineError: No stage asks a model, or two stages have one name.
+        PipelineError: There is no `StageProgram`, or two stages share a name.
     """
 
     stages: Sequence[StageProgram | Step]
@@ -160,20 +159,21 @@ class Pipeline:
         names = [stage.name for stage in self.stages]
         if not self.programs or len(set(names)) < len(names):
             raise PipelineError(
-                f"Pipeline: `stages` names {names!r}: give one `StageProgram` or more, each name "
-                "once."
+                "`stages` must have at least one `StageProgram`, and unique names, got the names "
+                f"{names!r}."
             )
 
     @property
     def programs(self) -> tuple[StageProgram, ...]:
-        """The stages that ask models."""
+        """Stages that call models."""
         return tuple(stage for stage in self.stages if isinstance(stage, StageProgram))
 
     def start(self, instance: Any) -> State:
-        """The state before the first stage that asks a model.
+        """Return the state before the first stage that calls a model.
 
-        Plain steps before it are run; coroutine functions are not, and leave None. So do steps
-        that fail as their `fails_on` expects, and those that raise after such a None.
+        Steps before it are run, except coroutine functions, whose result is None. The result is
+        also None for a step that raises one of its `fails_on`, or that raises anything after an
+        earlier step was left at None.
         """
         state, complete = State(instance), True
         for stage in self.stages:
@@ -190,7 +190,7 @@ class Pipeline:
                     raise
                 complete = False
             if iscoroutine(result):
-                # Of a callable that only calls a coroutine function: it has not begun.
+                # A plain callable that returned a coroutine, which has not started.
                 result.close()
                 result, complete = None, False
             state = state.after(stage.name, result)
@@ -199,33 +199,33 @@ class Pipeline:
     def lengths(
         self, instances: Sequence[Any], *, count: TokenCounter | None = None
     ) -> dict[str, tuple[float, float]]:
-        """Token lengths of each stage that asks a model, as far as data alone can tell.
+        """Estimate the token lengths of each stage that calls a model, from the data alone.
 
-        Prompts of the first such stage are written and counted. Later ones depend on results that
-        nobody has yet: they are written as if all stages had been skipped, and half of
-        each earlier stage's longest reply is added; one that cannot be written like that adds
-        nothing of its own. A reply is taken to be half as long as it may be. A search replaces
-        all of these by what it measures in its first trials.
+        Prompts of the first such stage are built and counted. Later prompts depend on unknown
+        results: they are built as if all earlier stages were skipped, plus half of each earlier
+        stage's `max_tokens`; a prompt that cannot be built that way counts only the latter. A
+        reply is assumed to have half of `max_tokens`. A search replaces these estimates by
+        measured lengths after its first trials.
 
         Args:
             instances: Instances of the data.
-            count: Counts the tokens of a text. Default: a token is four characters.
+            count: Function that counts the tokens of a text. Default: four characters per token.
 
         Returns:
-            For each stage's name, the mean length of a prompt and of a sample, in tokens.
+            Mean length of a prompt and of a sample, in tokens, by stage name.
 
         Raises:
             PipelineError: There are no instances.
         """
         if len(instances) == 0:
-            raise PipelineError("`instances` is empty: give one instance or more.")
+            raise PipelineError("`instances` must not be empty.")
         counted = count or estimated_tokens
         found: dict[str, tuple[float, float]] = {}
         states = [self.start(instance) for instance in instances]
         earlier = 0.0
         for stage in self.stages:
             if isinstance(stage, StageProgram):
-                prompts = [_written(stage, state, counted) for state in states]
+                prompts = [_prompt_tokens(stage, state, counted) for state in states]
                 known = [tokens for tokens in prompts if tokens is not None]
                 mean = sum(known) / len(known) if known else 1.0
                 found[stage.name] = (max(1.0, mean + earlier), max(1.0, stage.max_tokens / 2))
@@ -240,20 +240,19 @@ class Pipeline:
 
 
 def _otherwise(stage: StageProgram | Step, state: State) -> Any:
-    """The result of a stage that is skipped; None where that needs earlier results."""
+    """Return the result of a skipped stage; None if it needs missing results."""
     try:
         return stage.otherwise(state)
-    # The user's code, whose input is made up here.
+    # User code on an incomplete state may raise anything.
     except Exception:
         return None
 
 
-def _written(program: StageProgram, state: State, count: TokenCounter) -> float | None:
-    """The tokens of a prompt, or None where it cannot be written without earlier results."""
+def _prompt_tokens(program: StageProgram, state: State, count: TokenCounter) -> float | None:
+    """Count the tokens of a prompt; None if it needs missing results."""
     try:
         texts = [message.content for message in program.messages(state)]
-    # The prompt is the user's code, and its input is made up here: whatever it raises, nothing
-    # can be counted.
+    # User code on an incomplete state may raise anything.
     except Exception:
         return None
     return sum(count(text) for text in texts)

@@ -1,1 +1,1 @@
-"""How results are scored: metrics, and a sandbox for programs that models write."""
+"""Scoring of results: metrics, and a sandbox that runs generated programs."""

@@ -1,4 +1,4 @@
-"""Score generated Python source without running it."""
+"""Metrics of Python source that do not run it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterable
 
 _REMINDER = re.compile(
-    # Not within masks and names, such as XXX-XX-1234; a program may well be about to-dos.
+    # Does not match inside of masks and names (XXX-XX-1234), or in programs about to-do lists.
     r"(?<!\w)(?<!\w[.-])(?:TODO|XXX|(?i:fixme))(?!\w|[.-]\w)"
     r"|^\W*(?i:todo|xxx)\s*(?:[:(]|-+\s|$)"
     r"|(?i:\byour\s+(?:code|logic|implementation)\s+(?:goes\s+)?here\b)"
@@ -20,7 +20,7 @@ _DECLARING_DECORATORS = {"abstractmethod", "overload"}
 
 
 def _last_names(expressions: Iterable[ast.expr]) -> set[str]:
-    """The last part of each dotted name, whether it is called, subscripted or neither."""
+    """Collect the last part of each dotted name, called, subscripted or plain."""
     names = set()
     for node in expressions:
         while isinstance(node, (ast.Call, ast.Subscript)):
@@ -33,6 +33,7 @@ def _last_names(expressions: Iterable[ast.expr]) -> set[str]:
 
 
 def _does_nothing(statement: ast.stmt) -> bool:
+    """Return whether a statement is a docstring, `...`, `pass` or raises NotImplementedError."""
     if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
         return isinstance(statement.value.value, str) or statement.value.value is ...
     if isinstance(statement, ast.Raise) and statement.exc is not None:
@@ -41,8 +42,9 @@ def _does_nothing(statement: ast.stmt) -> bool:
 
 
 def _is_placeholder(node: ast.AST, declared: set[ast.stmt]) -> bool:
+    """Return whether a node is an empty function, class or module; protocol methods are not."""
     if isinstance(node, ast.ClassDef):
-        if node.bases or node.keywords:  # an error, a marker, a plain subclass
+        if node.bases or node.keywords:  # exceptions and other subclasses need no body
             return False
     elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
         if node in declared or _last_names(node.decorator_list) & _DECLARING_DECORATORS:
@@ -53,30 +55,34 @@ def _is_placeholder(node: ast.AST, declared: set[ast.stmt]) -> bool:
 
 
 def completeness(code: str) -> float:
-    """Whether Python source is finished: 1 if it parses and holds no placeholder, else 0.
+    """Compute whether Python source parses and has no placeholder.
 
-    Placeholders are functions and methods whose body is nothing but a docstring, ``pass``,
-    ``...`` or ``raise NotImplementedError``; such classes, unless they inherit, as errors do;
-    and comments with TODO, FIXME or XXX, or that say "your code here" or "implement ... here".
-    A "todo" in lower case counts where it opens a comment and a colon, bracket or dash follows.
-    Abstract methods, overloads and the methods of protocols are no placeholders, nor is ``pass``
-    beside or below other statements, as in ``except KeyError: pass``. Source without any code
-    is not finished.
+    Placeholders are:
 
-    ChatDev (arXiv 2307.07924, section 4) calls software complete if no code in it is left as a
-    placeholder. Its own script gives 0 as soon as one line has "pass" or "todo" in it, in any
-    case and as part of any word other than passed, passes, passenger and password; hence a
-    finished list of to-dos, ``bypass()`` and ``except KeyError: pass`` are incomplete there and
-    complete here, while bodies of ``...`` and source that does not parse are the reverse.
+    * functions whose body is only a docstring, ``pass``, ``...`` or ``raise
+      NotImplementedError``, except abstract methods, overloads and methods of protocols;
+    * classes and modules with such a body, except subclasses, for example of exceptions;
+    * comments with TODO, FIXME or XXX, or with "your code here" or "implement ... here". A
+      lower-case "todo" counts at the beginning of a comment, before a colon, bracket or dash.
+
+    ``pass`` beside or below other statements, as in ``except KeyError: pass``, is not one.
+
+    ChatDev (arXiv 2307.07924, section 4) calls software complete if it has no placeholder code.
+    Its script returns 0 if any line contains "pass" or "todo", in any case and in any word except
+    passed, passes, passenger and password. It therefore rejects to-do apps, ``bypass()`` and
+    ``except KeyError: pass``, and accepts bodies of ``...`` and source that does not parse.
 
     Args:
-        code: The source of one module.
+        code: Source of one module.
+
+    Returns:
+        1 or 0.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # those of the source, about its escapes say
+            warnings.simplefilter("ignore")  # invalid escapes in the source
             tree = ast.parse(code)
-            lines = io.StringIO(code, newline=None)  # line ends as the parser takes them
+            lines = io.StringIO(code, newline=None)  # the parser's line ends
             tokens = list(tokenize.generate_tokens(lines.readline))
     except (SyntaxError, ValueError, RecursionError, MemoryError, tokenize.TokenError):
         return 0.0

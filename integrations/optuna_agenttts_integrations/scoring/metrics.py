@@ -1,7 +1,6 @@
-"""Scores of answers, retrieved ids, tool calls and programs.
+"""Metrics of answers, sets, texts and vectors, for one instance each.
 
-Every F1 here is 2 |common| / (|predicted| + |gold|), the harmonic mean of precision and recall.
-Nothing is averaged: each function scores one instance.
+Every F1 is 2 |common| / (|predicted| + |gold|), the harmonic mean of precision and recall.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ _ROUGE_TOKEN = re.compile(r"[a-z0-9]+")
 
 
 def _f1(common: int, predicted: int, gold: int) -> float:
-    """F1 of two collections by their sizes: 1 if both are empty, 0 if one is."""
+    """Compute F1 from sizes: 1 if both collections are empty, 0 if one is."""
     return 2 * common / (predicted + gold) if predicted + gold else 1.0
 
 
@@ -30,16 +29,27 @@ def _set_f1(predicted: set[Any], gold: set[Any]) -> float:
 
 
 def require_collection(name: str, value: object) -> None:
-    """A text is a sequence of texts too, and would be taken apart."""
+    """Raise if a single string is passed as a collection, because it would be split into letters.
+
+    Args:
+        name: Name of the argument.
+        value: The argument.
+
+    Raises:
+        ValueError: The value is a string.
+    """
     if isinstance(value, str):
-        raise ValueError(f"`{name}` is the text {reprlib.repr(value)}: give a list of them.")
+        raise ValueError(
+            f"`{name}` must be a collection, got the string {reprlib.repr(value)}: pass it in a "
+            "list."
+        )
 
 
 def normalize_answer(text: str) -> str:
-    """A text as the SQuAD v1.1 evaluation compares it (arXiv 1606.05250, section 6.1).
+    """Normalize a text as the SQuAD v1.1 evaluation does (arXiv 1606.05250, section 6.1).
 
-    Lower case; the 32 ASCII punctuation characters deleted, so that "U.S." is "us"; the words a,
-    an and the removed; runs of white space made one blank. Other characters are kept as they are.
+    Converts to lower case, deletes the 32 ASCII punctuation characters ("U.S." becomes "us"),
+    removes the words a, an and the, and collapses whitespace. Other characters are kept.
     """
     text = text.lower().translate(_NO_PUNCTUATION)
     return " ".join(_ARTICLE.sub(" ", text).split())
@@ -48,57 +58,64 @@ def normalize_answer(text: str) -> str:
 def _normalized(accepted: Sequence[str]) -> list[str]:
     require_collection("accepted", accepted)
     if len(accepted) == 0:
-        raise ValueError("`accepted` is empty: give at least one accepted answer.")
+        raise ValueError("`accepted` must have at least one answer.")
     return [normalize_answer(text) for text in accepted]
 
 
 def exact_match(answer: str, accepted: Sequence[str]) -> float:
-    """Whether an answer equals an accepted one after `normalize_answer`: 1 or 0.
+    """Compute whether an answer equals an accepted one after `normalize_answer`.
+
+    Returns:
+        1 or 0.
 
     Raises:
-        ValueError: `accepted` is empty, or a text instead of a sequence of them.
+        ValueError: `accepted` is empty or a string.
     """
     return float(normalize_answer(answer) in _normalized(accepted))
 
 
 def token_f1(answer: str, accepted: Sequence[str]) -> float:
-    """The best F1 of an answer's words and those of an accepted answer, as SQuAD v1.1 has it.
+    """Compute the token F1 of SQuAD v1.1 with the best matching accepted answer.
 
-    Words are those of `normalize_answer`, counted as often as they occur, in any order.
+    Words are those of `normalize_answer`, as multisets.
 
     Returns:
-        0 to 1. Two texts without words make 1, one makes 0.
+        0 to 1. If both texts have no words 1, if only one has none 0.
 
     Raises:
-        ValueError: `accepted` is empty, or a text instead of a sequence of them.
+        ValueError: `accepted` is empty or a string.
     """
     words = Counter(normalize_answer(answer).split())
-    rivals = [Counter(text.split()) for text in _normalized(accepted)]
-    return max(_f1((words & other).total(), words.total(), other.total()) for other in rivals)
+    golds = [Counter(text.split()) for text in _normalized(accepted)]
+    return max(_f1((words & gold).total(), words.total(), gold.total()) for gold in golds)
 
 
 def contains_answer(answer: str, accepted: Sequence[str]) -> float:
-    """Whether the words of an accepted answer occur in an answer, adjacent and in order: 1 or 0.
+    """Compute whether an answer contains the words of an accepted one, adjacent and in order.
 
-    A laxer variant of `exact_match`: report it under its own name. Words are whole and those of
-    `normalize_answer`. An accepted answer without words counts only if the answer has none.
+    This is more lenient than `exact_match`: report it under its own name. Words are those of
+    `normalize_answer`, compared as a whole. An accepted answer without words matches only an
+    answer without words.
+
+    Returns:
+        1 or 0.
 
     Raises:
-        ValueError: `accepted` is empty, or a text instead of a sequence of them.
+        ValueError: `accepted` is empty or a string.
     """
-    # No two blanks meet in a normalized text, unless it is empty.
+    # Two adjacent blanks occur only if the normalized text is empty.
     text = f" {normalize_answer(answer)} "
     return float(any(f" {other} " in text for other in _normalized(accepted)))
 
 
 def set_f1(predicted: Iterable[Hashable], gold: Iterable[Hashable]) -> float:
-    """F1 of two sets, such as retrieved and relevant ids.
+    """Compute the F1 of two sets, for example of retrieved and relevant IDs.
 
     Returns:
-        0 to 1. Two empty sets make 1, one makes 0.
+        0 to 1. If both sets are empty 1, if only one is 0.
 
     Raises:
-        ValueError: A text is given instead of a collection.
+        ValueError: An argument is a string.
     """
     require_collection("predicted", predicted)
     require_collection("gold", gold)
@@ -106,56 +123,62 @@ def set_f1(predicted: Iterable[Hashable], gold: Iterable[Hashable]) -> float:
 
 
 def rouge_l(predicted: str, reference: str) -> float:
-    """ROUGE-L, the F-measure with beta = 1 (Lin 2004, section 3).
+    """Compute the ROUGE-L F-measure with beta = 1 (Lin 2004, section 3).
 
-    Tokens are runs of a-z and 0-9 in lower case, as in the rouge-score package without a stemmer;
-    each text is one sequence, not split into sentences. Other scripts have no tokens.
+    Tokens are runs of a-z and 0-9 in lower case, as in the rouge-score package without a stemmer,
+    so that other scripts have no tokens. Each text is one sequence, not split into sentences.
 
     Returns:
         0 to 1; 0 if a text has no tokens.
     """
-    ours, theirs = (_ROUGE_TOKEN.findall(text.lower()) for text in (predicted, reference))
-    if not ours or not theirs:
+    left, right = (_ROUGE_TOKEN.findall(text.lower()) for text in (predicted, reference))
+    if not left or not right:
         return 0.0
-    return _f1(_common_subsequence(ours, theirs), len(ours), len(theirs))
+    return _f1(_common_subsequence(left, right), len(left), len(right))
 
 
 def _common_subsequence(left: Sequence[str], right: Sequence[str]) -> int:
-    """The length of the longest common subsequence (Hyyro 2004, bit-parallel LCS).
+    """Compute the length of the longest common subsequence (Hyyro 2004, bit-parallel LCS).
 
-    Bit i of `row` is 0 where the length grows from `left[:i]` to `left[:i + 1]`.
+    Bit i of `row` is 0 if the length for `left[:i + 1]` exceeds that for `left[:i]`.
     """
-    places: dict[str, int] = {}
+    masks: dict[str, int] = {}
     for index, token in enumerate(left):
-        places[token] = places.get(token, 0) | 1 << index
+        masks[token] = masks.get(token, 0) | 1 << index
     full = row = (1 << len(left)) - 1
     for token in right:
-        matched = row & places.get(token, 0)
+        matched = row & masks.get(token, 0)
         row = (row + matched | row - matched) & full
     return len(left) - row.bit_count()
 
 
 def cosine(a: Sequence[float], b: Sequence[float]) -> float:
-    """The cosine of the angle between two vectors of the same length.
+    """Compute the cosine similarity of two vectors.
+
+    Args:
+        a: Vector of shape ``(n,)``.
+        b: Vector of shape ``(n,)``.
 
     Returns:
-        -1 to 1; 0 if a vector is zero or has no entries.
+        -1 to 1; 0 if a vector is zero or empty.
 
     Raises:
-        ValueError: The lengths differ, a vector is not flat or holds infinity or NaN.
+        ValueError: The lengths differ, or a vector is not one-dimensional or not finite.
     """
     units = []
     for name, vector in (("a", a), ("b", b)):
         entries = np.asarray(vector, dtype=float)
         if entries.ndim != 1 or not np.isfinite(entries).all():
-            raise ValueError(f"`{name}` is {reprlib.repr(vector)}: give a list of finite numbers.")
-        # Divided by the largest entry, so that no square overflows or vanishes.
+            raise ValueError(
+                f"`{name}` must be a list of finite numbers, got {reprlib.repr(vector)}."
+            )
+        # Dividing by the largest entry keeps squares from overflowing or underflowing.
         largest = np.abs(entries).max(initial=0.0)
         units.append(entries / largest if largest else entries)
     left, right = units
     if len(left) != len(right):
         raise ValueError(
-            f"`a` has {len(left)} entries and `b` has {len(right)}: give vectors of one length."
+            f"`a` and `b` must have the same length, got {len(left)} and {len(right)}."
         )
     norms = float(np.linalg.norm(left) * np.linalg.norm(right))
     return max(-1.0, min(1.0, float(left @ right) / norms)) if norms else 0.0

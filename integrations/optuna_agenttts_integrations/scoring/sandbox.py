@@ -1,12 +1,11 @@
-"""Runs Python programs that a model wrote: apart, without network, within limits.
+"""Sandbox for Python programs written by a model: isolated, without network, with limits.
 
-bubblewrap (https://github.com/containers/bubblewrap) builds the sandbox from the kernel's
-namespaces. What a program can see is the interpreter, `/usr` and its own files; what it can change
-is in memory and gone afterwards. Where that cannot be had, nothing is run.
+Bubblewrap (https://github.com/containers/bubblewrap) builds the sandbox from the kernel's
+namespaces. A program sees the interpreter, `/usr` and its own files; its changes are in memory and
+discarded afterwards. Without bubblewrap, no program is run.
 
-This keeps careless programs from doing harm. It shares the kernel with them, and memory that a
-program takes from the kernel rather than for itself is not counted: for programs of somebody who
-wants to break out, take a virtual machine.
+This protects against careless programs. They share the kernel, and kernel memory that they use is
+not limited: for malicious programs, use a virtual machine.
 """
 
 from __future__ import annotations
@@ -36,28 +35,33 @@ from optuna_agenttts_integrations.scoring.bubblewrap import (
     try_host,
 )
 
-__all__ = ["Finished", "Limits", "Sandbox"]
+__all__ = ["Limits", "ProgramResult", "Sandbox"]
 
 _logger = logging.getLogger(__name__)
 
+_CHUNK = 65_536  # bytes per read: the capacity of a pipe on Linux
+
+_KILL_TIMEOUT = 10
+"""Timeout for killed processes to end, in seconds. Chosen by hand: milliseconds are usual."""
+
 _REMEDY = (
-    "The sandbox needs Linux, bubblewrap 0.8 or newer, and user namespaces for ordinary users: "
-    "a kernel setting (user.max_user_namespaces, kernel.unprivileged_userns_clone, "
-    "kernel.apparmor_restrict_unprivileged_userns), and in a container one of its security profile"
+    "The sandbox needs Linux, bubblewrap 0.8 or newer, and unprivileged user namespaces. Enable "
+    "them in the kernel (user.max_user_namespaces, kernel.unprivileged_userns_clone, "
+    "kernel.apparmor_restrict_unprivileged_userns) and in a container's security profile"
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Finished:
-    """How a program ended. Its output is data: never trust it, bytes that are no UTF-8 replaced.
+class ProgramResult:
+    """Result of a program. Its output is untrusted.
 
     Args:
-        exit_code: What it exited with, 0 to 255; 128 + n if signal n ended it. None if it ran out
-            of time.
-        stdout: The first bytes it wrote there, as text; see `Limits.output_bytes`.
-        stderr: Likewise.
-        timed_out: Whether it was stopped for its time.
-        seconds: Wall-clock time it took, the sandbox's own start included.
+        exit_code: Exit code, 0 to 255; 128 + n if signal n ended the program, None if it timed
+            out.
+        stdout: Beginning of its output (see `Limits.output_bytes`), with invalid UTF-8 replaced.
+        stderr: Beginning of its error output, likewise.
+        timed_out: Whether it was killed at the time limit.
+        seconds: Wall-clock time, including the start of the sandbox.
     """
 
     exit_code: int | None
@@ -68,23 +72,23 @@ class Finished:
 
     @property
     def ok(self) -> bool:
-        """Whether it ended by itself and well."""
+        """Whether the program exited with code 0."""
         return self.exit_code == 0
 
 
 class Sandbox:
-    """Runs Python programs inside bubblewrap. Can be pickled, and used from several loops.
+    """Bubblewrap sandbox for Python programs; picklable, and usable from several event loops.
 
-    A process of root runs them as user 65534: bubblewrap alone would leave root's settings of the
-    kernel (`/proc/sys`) in reach, and the kernel does not limit how many processes root has.
+    If this process is root, programs run as user 65534 (nobody): otherwise root's kernel settings
+    (`/proc/sys`) would be writable, and the number of processes would not be limited.
 
     Args:
-        limits: What a program may take.
-        python: The interpreter. By default the running one, or `/usr/bin/python3` where that does
-            not start in the sandbox, as in root's home, which user 65534 cannot read; a warning
-            tells so. Of a virtual environment, the interpreter it was made from is taken, without
-            what is installed in it.
-        clock: Seconds, as from `time.monotonic`.
+        limits: Resource limits of a program. Default: `Limits()`.
+        python: Interpreter. Default: the running one, or, with a warning, `/usr/bin/python3` if
+            that does not start in the sandbox (for example in root's home folder, which user 65534
+            cannot read). For a virtual environment its base interpreter is used, without the
+            installed packages.
+        clock: Monotonic clock, in seconds.
     """
 
     def __init__(
@@ -102,34 +106,40 @@ class Sandbox:
         self._host: Host | str | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # What this machine has says nothing about the one that unpickles it.
-        again = partial(type(self), limits=self._limits, python=self._python, clock=self._clock)
-        return again, ()
+        # Paths are not copied: another machine may unpickle it.
+        create = partial(type(self), limits=self._limits, python=self._python, clock=self._clock)
+        return create, ()
 
     def missing(self) -> str | None:
-        """Why programs cannot be run here, and what helps; None if they can.
+        """Explain why programs cannot be run on this machine.
 
-        The first call runs an empty program to find out, the others know.
+        The first call runs an empty program, and its result is kept.
+
+        Returns:
+            The reason and the remedy, or None if programs can be run.
         """
         host = self._probed()
         return host if isinstance(host, str) else None
 
     async def run(
         self, files: Mapping[str, str], *, main: str = "main.py", stdin: str = ""
-    ) -> Finished:
-        """Run a program and wait for its end.
+    ) -> ProgramResult:
+        """Run a program and wait for it.
 
-        When the time is over, or this coroutine is cancelled, all its processes are killed.
+        All its processes are killed at the time limit, or when this coroutine is cancelled.
 
         Args:
-            files: Contents by name; names are relative paths, with `/` between folders. They lie
-                in the working directory, and the folder of `main` can be imported from.
-            main: Which of them to run.
-            stdin: What the program can read.
+            files: Contents by relative path, with `/` between folders. They are written to the
+                working directory, and modules in the folder of `main` can be imported.
+            main: File to run.
+            stdin: Text that the program can read.
+
+        Returns:
+            Exit code and output.
 
         Raises:
-            SandboxError: Nothing can be run here (see `missing`), or a file's name is not
-                relative, or `main` is not among the files, or the sandbox could not be set up.
+            SandboxError: Programs cannot be run on this machine (see `missing`), a file name is
+                not relative, `main` is not among the files, or the sandbox could not be set up.
         """
         _check_names(files, main)
         host = await asyncio.to_thread(self._probed)
@@ -142,7 +152,7 @@ class Sandbox:
                     *command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options
                 )
             except OSError as error:
-                raise SandboxError(f"The sandbox cannot be started: {error}.") from error
+                raise SandboxError(f"Starting the sandbox failed: {error}.") from error
             stdout, stderr = bytearray(), bytearray()
             work = asyncio.gather(
                 _read(process.stdout, stdout, self._limits.output_bytes),
@@ -156,15 +166,15 @@ class Sandbox:
             finally:
                 if not work.done():
                     _kill(process)
-                    await asyncio.wait({work}, timeout=10)
+                    await asyncio.wait({work}, timeout=_KILL_TIMEOUT)
                     work.cancel()
             output, errors = (bytes(data).decode(errors="replace") for data in (stdout, stderr))
-            # Whatever bubblewrap exits with, it is not the verdict on a program that never ran.
+            # The exit code of bubblewrap is not that of a program that never started.
             if not os.fstat(started).st_size:
-                late = f"it was not ready within {self._limits.seconds:g} s, raise `seconds`"
+                late = f"it was not ready within {self._limits.seconds:g} s; raise `seconds`"
                 reason = late if timed_out else errors.strip()
-                raise SandboxError(f"The sandbox cannot be set up: {reason}.")
-        return Finished(
+                raise SandboxError(f"The sandbox could not be set up: {reason}.")
+        return ProgramResult(
             exit_code=None if timed_out else process.returncode,
             stdout=output,
             stderr=errors,
@@ -184,7 +194,7 @@ class Sandbox:
         bwrap = shutil.which("bwrap")
         if bwrap is None:
             return (
-                "There is no `bwrap` on PATH: install bubblewrap, for example with "
+                "`bwrap` is not on PATH: install bubblewrap, for example with "
                 "`apt install bubblewrap` or `dnf install bubblewrap`."
             )
         default = self._python is None
@@ -198,41 +208,38 @@ class Sandbox:
                 continue
             if reasons:
                 _logger.warning(
-                    "Programs in the sandbox run with %s, as the running interpreter does not "
-                    "start there (%s). Name one with `python` to silence this.",
+                    "Sandboxed programs use %s, because the running interpreter does not start in "
+                    "the sandbox (%s). Pass `python` to choose one and silence this warning.",
                     host.python,
                     reasons[0],
                 )
             return host
-        return f"bubblewrap does not work here ({'; '.join(reasons)}). {_REMEDY}."
+        return f"bubblewrap does not work on this machine ({'; '.join(reasons)}). {_REMEDY}."
 
 
 def _check_names(files: Mapping[str, str], main: str) -> None:
     for name in files:
         path = PurePosixPath(name)
         if not path.parts or path.is_absolute() or ".." in path.parts or "\0" in name:
-            raise SandboxError(
-                f"The file name {name!r} leaves the program's folder, or is none: give relative "
-                "names without `..`."
-            )
+            raise SandboxError(f"File names must be relative paths without `..`, got {name!r}.")
         try:
             name.encode()
         except UnicodeEncodeError as error:
-            raise SandboxError(f"The file name {name!r} is not valid Unicode: {error}.") from error
+            raise SandboxError(f"File name {name!r} is not valid Unicode: {error}.") from error
     if main not in files:
-        raise SandboxError(f"`main` is {main!r}, which is not among the files {sorted(files)}.")
+        raise SandboxError(f"`main` must be one of the files {sorted(files)}, got {main!r}.")
 
 
 async def _read(stream: asyncio.StreamReader | None, into: bytearray, most: int) -> None:
-    """Read to the end, so that the writer is never stuck, and keep the beginning."""
-    while stream is not None and (data := await stream.read(65536)):
+    """Read a stream to its end, so that the writer never blocks, and keep the beginning."""
+    while stream is not None and (data := await stream.read(_CHUNK)):
         into += data[: most - len(into)]
 
 
 def _kill(process: asyncio.subprocess.Process) -> None:
-    """Kill the sandbox's process 1, and the kernel kills the rest; bubblewrap reaps it and ends.
+    """Kill process 1 of the sandbox, whose end makes the kernel kill all others.
 
-    Before there is one, bubblewrap itself; if it has just been born, it dies with its parent.
+    If it does not exist yet, kill bubblewrap; a child just started dies with its parent.
     """
     try:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()

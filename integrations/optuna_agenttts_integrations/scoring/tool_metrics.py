@@ -1,4 +1,4 @@
-"""Score tool calls against the right ones."""
+"""Metrics of tool calls, for one instance each."""
 
 from __future__ import annotations
 
@@ -12,24 +12,28 @@ from optuna_agenttts_integrations.scoring.metrics import require_collection, set
 
 _JSON_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 _QUOTES = "\"'`"
+_CALL = '{"tool": name, "arguments": mapping or list}'
+
 _MAX_DEPTH = 64
+"""Maximum nesting of a value. Chosen by hand, far below Python's recursion limit."""
 
 
 def _name(text: str) -> str:
+    """Normalize a name: lower case, blanks for underscores, single blanks."""
     return " ".join(text.replace("_", " ").casefold().split())
 
 
 def node_f1(predicted: Iterable[str], gold: Iterable[str]) -> float:
-    """F1 of two sets of tool names: the node F1 of one instance of TaskBench (arXiv 2311.18760).
+    """Compute the F1 of two sets of tool names, TaskBench's node F1 (arXiv 2311.18760).
 
-    Names are compared with "_" as a blank, as TaskBench's own evaluation does, and regardless of
-    case and of further white space. How often a tool is called makes no difference.
+    Underscores count as blanks, as in TaskBench's evaluation; case and further whitespace are
+    ignored, and so are repeated calls of a tool.
 
     Returns:
-        0 to 1. Two empty sets make 1, one makes 0.
+        0 to 1. If both sets are empty 1, if only one is 0.
 
     Raises:
-        ValueError: A text is given instead of a collection.
+        ValueError: An argument is a string.
     """
     require_collection("predicted", predicted)
     require_collection("gold", gold)
@@ -37,9 +41,9 @@ def node_f1(predicted: Iterable[str], gold: Iterable[str]) -> float:
 
 
 def _canonical(value: Any, depth: int = 0) -> Hashable:
-    """What stands for a JSON value in comparisons; numbers and booleans never meet."""
+    """Convert a JSON value to a hashable form that distinguishes numbers from booleans."""
     if depth > _MAX_DEPTH:
-        raise ValueError("its values are nested too deeply")
+        raise ValueError(f"its values are nested deeper than {_MAX_DEPTH} levels")
     if value is None:
         return None
     if isinstance(value, bool):
@@ -48,7 +52,7 @@ def _canonical(value: Any, depth: int = 0) -> Hashable:
         return "number", Decimal(int(value))
     if isinstance(value, float):
         number = Decimal(float.__repr__(value))
-        # A NaN would differ from itself.
+        # Decimal("NaN") differs from itself, its text does not.
         return "number", number if number.is_finite() else str(number)
     if isinstance(value, str):
         return _canonical_text(value)
@@ -57,10 +61,11 @@ def _canonical(value: Any, depth: int = 0) -> Hashable:
         return "mapping", frozenset(pairs)
     if isinstance(value, Sequence) and not isinstance(value, (bytes, bytearray)):
         return "list", tuple(_canonical(item, depth + 1) for item in value)
-    raise ValueError(f"a {type(value).__name__} is no JSON value")
+    raise ValueError(f"a {type(value).__name__} is not a JSON value")
 
 
 def _canonical_text(text: str) -> Hashable:
+    """Convert a text to a number if it is one in JSON, else to its normalized form."""
     text = text.strip()
     while len(text) > 1 and text[0] == text[-1] and text[0] in _QUOTES:
         text = text[1:-1].strip()
@@ -73,7 +78,7 @@ def _canonical_text(text: str) -> Hashable:
 
 
 def _arguments(arguments: Any) -> Iterator[tuple[str, Hashable]]:
-    """Name and value of each argument of a call; one nameless None for a call without any."""
+    """Yield name and value of each argument of a call; ``("", None)`` if it has none."""
     if arguments is None:
         arguments = ()
     if isinstance(arguments, str) or not isinstance(arguments, (Mapping, Sequence)):
@@ -83,32 +88,32 @@ def _arguments(arguments: Any) -> Iterator[tuple[str, Hashable]]:
     elif isinstance(arguments, Mapping):
         for name, value in arguments.items():
             if not isinstance(name, str):
-                raise ValueError(f"its argument's name {name!r} is no text")
+                raise ValueError(f"its argument name {name!r} is not a string")
             yield _name(name), _canonical(value)
     else:
         for item in arguments:
             if isinstance(item, Mapping) and "name" in item and "value" in item:
                 if not isinstance(item["name"], str):
-                    raise ValueError(f"its argument's name {item['name']!r} is no text")
+                    raise ValueError(f"its argument name {item['name']!r} is not a string")
                 yield _name(item["name"]), _canonical(item["value"])
             else:
                 yield "", _canonical(item)
 
 
 def _triples(which: str, calls: Iterable[Mapping[str, Any]]) -> set[tuple[str, str, Hashable]]:
+    """Convert calls to triples of tool, argument name and argument value."""
     found: set[tuple[str, str, Hashable]] = set()
     for index, call in enumerate(calls):
         try:
             if not isinstance(call, Mapping):
-                raise ValueError("it is no mapping")
+                raise ValueError("it is not a mapping")
             if not isinstance(call.get("tool"), str):
-                raise ValueError("it has no text under 'tool'")
+                raise ValueError("its 'tool' is not a string")
             tool = _name(call["tool"])
             found.update((tool, name, value) for name, value in _arguments(call.get("arguments")))
         except ValueError as error:
             raise ValueError(
-                f"`{which}[{index}]` is {reprlib.repr(call)}, and {error}: give a call as "
-                '{"tool": name, "arguments": mapping or list}.'
+                f"`{which}[{index}]` must be a call {_CALL}, got {reprlib.repr(call)}: {error}."
             ) from None
     return found
 
@@ -116,30 +121,30 @@ def _triples(which: str, calls: Iterable[Mapping[str, Any]]) -> set[tuple[str, s
 def argument_f1(
     predicted: Iterable[Mapping[str, Any]], gold: Iterable[Mapping[str, Any]]
 ) -> float:
-    """F1 of two sets of (tool, argument's name, argument's value).
+    """Compute the F1 of two sets of (tool, argument name, argument value).
 
-    After TaskBench's F1 of arguments and values (arXiv 2311.18760), with these differences: its
-    evaluation compares values as they are printed, leaves out calls without arguments, and in
-    the domains whose arguments have no names takes the type of each value for one.
+    This follows TaskBench's F1 of arguments and values (arXiv 2311.18760), except that TaskBench
+    compares printed values, leaves out calls without arguments, and uses the type of a value as
+    its name in domains whose arguments have no names.
 
-    Names are compared as in `node_f1`. Of values, texts are compared regardless of case, white
-    space around and between words, and quotes around them; numbers by value, where a text that
-    is a number in JSON counts as one (2, 2.0 and "2" are equal, "007" is a text); true and false
-    are no numbers; lists keep their order, mappings do not. A reference such as "<node-0>" is a
-    text like any other: replace it by what it refers to if calls may come in another order.
+    Names are compared as in `node_f1`. Texts are compared regardless of case, whitespace and
+    enclosing quotes, and numbers by value. A text that is a JSON number counts as a number (2, 2.0
+    and "2" are equal, "007" is a text); booleans do not. The order matters in lists, but not in
+    mappings. A reference such as "<node-0>" is compared as text: replace it by its target if the
+    order of calls may differ.
 
     Args:
         predicted: Tool calls ``{"tool": name, "arguments": arguments}``, where arguments are a
-            mapping, a list of ``{"name": ..., "value": ...}`` or a list of plain values, which
-            have the empty name. A call without arguments has one, without name and value, so
-            that choosing the tool counts.
-        gold: The calls that are right.
+            mapping, a list of ``{"name": ..., "value": ...}``, or a list of plain values, whose
+            name is empty. A call without arguments gives one triple with an empty name and no
+            value, so that choosing the tool counts.
+        gold: Correct calls.
 
     Returns:
-        0 to 1. Two empty sets make 1, one makes 0.
+        0 to 1. If both sets are empty 1, if only one is 0.
 
     Raises:
-        ValueError: A call is malformed; the message says which.
+        ValueError: A call is malformed; the message gives its position.
     """
     return set_f1(_triples("predicted", predicted), _triples("gold", gold))
 
@@ -147,13 +152,13 @@ def argument_f1(
 def argument_name_f1(
     predicted: Iterable[Mapping[str, Any]], gold: Iterable[Mapping[str, Any]]
 ) -> float:
-    """F1 of two sets of (tool, argument's name); see `argument_f1`.
+    """Compute the F1 of two sets of (tool, argument name); see `argument_f1`.
 
     Returns:
-        0 to 1. Two empty sets make 1, one makes 0.
+        0 to 1. If both sets are empty 1, if only one is 0.
 
     Raises:
-        ValueError: A call is malformed; the message says which.
+        ValueError: A call is malformed; the message gives its position.
     """
-    ours, theirs = _triples("predicted", predicted), _triples("gold", gold)
-    return set_f1({triple[:2] for triple in ours}, {triple[:2] for triple in theirs})
+    left, right = _triples("predicted", predicted), _triples("gold", gold)
+    return set_f1({triple[:2] for triple in left}, {triple[:2] for triple in right})

@@ -1,0 +1,38 @@
+"""Progress bar over the instances of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tqdm import tqdm
+
+from optuna_agenttts_integrations.pipeline.evaluation import InstanceResult
+
+
+class ProgressBar:
+    """Progress bar that shows finished instances, reuse and spend.
+
+    Args:
+        bar: The tqdm bar to update.
+    """
+
+    def __init__(self, bar: tqdm) -> None:
+        """See the class."""
+        self._bar, self._calls, self._generated, self._spend = bar, 0.0, 0.0, 0.0
+
+    def add(self, result: InstanceResult) -> None:
+        """Count a finished instance."""
+        self._calls += result.total("calls")
+        self._generated += result.total("generated")
+        self._spend += result.total("spend")
+        reused = 1 - self._generated / max(1.0, self._calls)
+        self._bar.set_postfix_str(f"{reused:.0%} reused, spend {self._spend:.3g}", refresh=False)
+        self._bar.update()
+
+
+@contextmanager
+def progress_bar(total: int, title: str, *, show: bool) -> Iterator[ProgressBar]:
+    """Open a progress bar for a number of instances; a hidden one counts silently."""
+    with tqdm(total=total, desc=title, disable=not show, leave=False) as bar:
+        yield ProgressBar(bar)
