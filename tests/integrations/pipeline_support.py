@@ -1,4 +1,4 @@
-"""Pipelines over models that say what they are told to, and what tests around them need."""
+"""Pipelines over scripted models, and helpers of their tests."""
 
 import asyncio
 import socket
@@ -19,7 +19,7 @@ MODELS = ("small", "large")
 
 
 class ScriptedModel:
-    """Says ``yes`` with a probability that its name decides; counts its calls."""
+    """Chat model that replies ``yes`` with a probability given by its name, and counts calls."""
 
     def __init__(self, name, refuse=()):
         self.name, self.refuse = name, set(refuse)
@@ -34,7 +34,7 @@ class ScriptedModel:
         self._lock = threading.Lock()
 
     async def complete(self, request, *, seed):
-        """Answer, or refuse instances that are named in `refuse`."""
+        """Reply, or refuse instances named in `refuse`."""
         text = request.messages[-1].content
         with self._lock:
             self.calls.append((text, seed))
@@ -46,7 +46,7 @@ class ScriptedModel:
 
 
 def make_task(max_samples=20):
-    """Two stages of two models."""
+    """Build a task of two stages with two models each."""
     models = [Model("small", parameters=1e9), Model("large", parameters=1e10)]
     return Task(
         name="two",
@@ -77,7 +77,7 @@ def _score(state):
 
 
 def make_pipeline():
-    """Find, then say; right if both say yes."""
+    """Build a pipeline of two stages, whose outcome is 1 if both reply yes."""
     return Pipeline(
         stages=[StageProgram(name="find", prompt=_find), StageProgram(name="say", prompt=_say)],
         score=_score,
@@ -85,7 +85,7 @@ def make_pipeline():
 
 
 def make_objective(count=20, refuse=(), chats=None, **options):
-    """An objective over `count` instances, and its models."""
+    """Build an objective over `count` instances; return it and its models."""
     chats = chats or {name: ScriptedModel(name, refuse) for name in MODELS}
     endpoints = {
         name: Endpoint(chat=chat, identity=f"scripted:{name}") for name, chat in chats.items()
@@ -103,17 +103,17 @@ def make_objective(count=20, refuse=(), chats=None, **options):
 
 
 def allocation(find=("large", 1), say=("small", 1)):
-    """An allocation of both stages."""
+    """Build an allocation of both stages."""
     return {"find": find, "say": say}
 
 
 def calls(chats):
-    """How many calls all models have seen."""
+    """Count the calls of all models."""
     return sum(len(chat.calls) for chat in chats.values())
 
 
 class Replies:
-    """Answers with what a function makes of a request and of how often it was made before.
+    """Chat model that replies with a function of a request and the number of equal ones before.
 
     The function returns a text, or an error to raise. A word is a token.
     """
@@ -134,7 +134,7 @@ class Replies:
 
 
 class Slow(Replies):
-    """Answers after some seconds; counts what it works on at once."""
+    """Chat model that replies after a delay and counts concurrent calls."""
 
     def __init__(self, answer, seconds=0.01):
         super().__init__(answer)
@@ -150,7 +150,7 @@ class Slow(Replies):
 
 
 def objective_of(pipeline, chats, instances=("q",), **options):
-    """An objective over a pipeline, each of whose stages has all the models.
+    """Build an objective over a pipeline in which every stage has all the models.
 
     A token of a prompt costs 1, one of a reply 2.
     """
@@ -180,7 +180,7 @@ def objective_of(pipeline, chats, instances=("q",), **options):
 
 
 class Clock:
-    """Seconds that a test sets."""
+    """Clock that a test sets, in seconds."""
 
     def __init__(self, now=0.0):
         self.now = now
@@ -190,14 +190,14 @@ class Clock:
 
 
 def unused():
-    """The URL of a port where nobody listens."""
+    """Return the URL of a port without a server."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return f"http://127.0.0.1:{free.getsockname()[1]}"
 
 
 def side_by_side(workers):
-    """Start threads or processes, and wait until all have ended well."""
+    """Start threads or processes, and wait until all have succeeded."""
     for worker in workers:
         worker.start()
     for worker in workers:

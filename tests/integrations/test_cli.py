@@ -84,12 +84,12 @@ def fails(capsys):
 
     def run(*arguments, code=1):
         assert main([str(argument) for argument in arguments]) == code
-        said = capsys.readouterr()
-        assert said.out == ""
-        assert said.err.startswith("agenttts: ")
-        assert said.err.count("\n") == 1
-        assert KEY not in said.err
-        return said.err
+        printed = capsys.readouterr()
+        assert printed.out == ""
+        assert printed.err.startswith("agenttts: ")
+        assert printed.err.count("\n") == 1
+        assert KEY not in printed.err
+        return printed.err
 
     return run
 
@@ -126,12 +126,12 @@ def test_report_prints_recommendation_and_spend(studied, capsys):
     """It is about the newest study, without Optuna's log."""
     storage, _ = studied
     assert main(["report", storage]) == 0
-    said = capsys.readouterr()
-    assert "Study 'mine': 3 finished trials of 3" in said.out
-    assert "90 % interval" in said.out
-    assert "Spent so far" in said.out
-    assert "guidelines" not in said.out
-    assert said.err == ""
+    printed = capsys.readouterr()
+    assert "Study 'mine': 3 finished trials of 3" in printed.out
+    assert "90 % interval" in printed.out
+    assert "Spent so far" in printed.out
+    assert "guidelines" not in printed.out
+    assert printed.err == ""
 
 
 def test_report_on_another_study_of_the_storage(studied, capsys):
@@ -163,11 +163,11 @@ def test_report_prints_the_last_guidelines(tmp_path, capsys):
         planned = Round(number=number, guidelines=lines, prompt_tokens=90, requests=1)
         write_round(study, planned)
     assert main(["report", url]) == 0
-    said = capsys.readouterr().out
-    assert "guidelines\n  - Sample more.\n  - Für wenig Geld.\n" in said
-    assert "Old." not in said
-    assert "270 tokens on planning" in said
-    assert "claim" not in said
+    printed = capsys.readouterr().out
+    assert "guidelines\n  - Sample more.\n  - Für wenig Geld.\n" in printed
+    assert "Old." not in printed
+    assert "270 tokens on planning" in printed
+    assert "claim" not in printed
     # Characters that the terminal cannot encode are escaped.
     process = start("report", url, PYTHONIOENCODING="ascii")
     out, error = process.communicate(timeout=60)
@@ -187,13 +187,13 @@ def test_report_prints_contradicted_claims_of_the_agent(tmp_path, capsys):
     planned = Round(number=1, guidelines=("Sample more.",), verdicts=verdicts)
     write_round(study, planned)
     assert main(["report", url]) == 0
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     assert (
         "  - Sample more.\n"
         "  Of 2 claims the fit agrees with 1, contradicts 1 and leaves 0 open.\n"
         "  - answer: wrong.\n"
-    ) in said
-    assert "right." not in said
+    ) in printed
+    assert "right." not in printed
 
 
 def test_a_study_without_task_is_recognised_by_its_parameters(tmp_path, capsys):
@@ -206,9 +206,9 @@ def test_a_study_without_task_is_recognised_by_its_parameters(tmp_path, capsys):
 
     study.optimize(objective, n_trials=3)
     assert main(["report", url]) == 0
-    said = capsys.readouterr().out
-    assert "answer: " in said
-    assert "Spent" not in said
+    printed = capsys.readouterr().out
+    assert "answer: " in printed
+    assert "Spent" not in printed
 
 
 def test_an_unknown_study_is_an_error(studied, fails):
@@ -255,8 +255,8 @@ def test_databases_without_studies_are_not_changed(studied, tmp_path, fails):
 def test_an_unreadable_storage_is_reported_without_its_password(fails, storage):
     """The error is one line for every driver."""
     error = fails("report", storage)
-    assert "cannot be read" in said
-    assert "password" not in said
+    assert "cannot be read" in error
+    assert "password" not in error
 
 
 def test_a_study_without_trials_or_task_is_an_error(tmp_path, fails):
@@ -282,10 +282,10 @@ def test_doctor_examines_servers(dialect, capsys):
     """It prints a table of findings; the exit code is 1 if there is an error."""
     with LoopbackServer({"small": Echo()}, dialect=dialect) as server:
         assert main(["doctor", server.url, "small"]) == 0
-        said = capsys.readouterr()
-        assert "one token" in said.out
-        assert "WARN" not in said.out
-        assert said.err == ""
+        printed = capsys.readouterr()
+        assert "one token" in printed.out
+        assert "WARN" not in printed.out
+        assert printed.err == ""
         assert main(["doctor", server.url, "another"]) == 1
         assert "another" in capsys.readouterr().out
         assert main(["doctor", f"{server.url}#small", "another"]) == 0
@@ -297,9 +297,9 @@ def test_doctor_finds_no_error_in_the_playground(capsys):
     names = ["answerer-13k", "answerer-22k"]
     with PlaygroundServer(names) as server:
         assert main(["doctor", server.url, *names, "--prompt", "2 + 3 ?", "--timeout", "9"]) == 0
-        said = capsys.readouterr().out
-        assert all(said.count(f"\n{name} ") == 1 for name in names)
-        assert "its prompt has 4 tokens" in said
+        printed = capsys.readouterr().out
+        assert all(printed.count(f"\n{name} ") == 1 for name in names)
+        assert "its prompt has 4 tokens" in printed
         assert main(["doctor", server.url, *names, "--prompt", "2 " * 200]) == 1
         assert "Shorten the prompt" in capsys.readouterr().out
 
@@ -307,9 +307,9 @@ def test_doctor_finds_no_error_in_the_playground(capsys):
 def test_an_unreachable_server_is_contacted_once(capsys):
     """The table has the remedy, and further models are skipped."""
     assert main(["doctor", unused(), "one", "two"]) == 1
-    said = " ".join(capsys.readouterr().out.split())
-    assert "Check that the server is running" in said
-    assert "two reachable FAIL skipped: the server was unreachable for one" in said
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "Check that the server is running" in printed
+    assert "two reachable FAIL skipped: the server was unreachable for one" in printed
 
 
 @pytest.mark.parametrize(
@@ -333,9 +333,9 @@ def test_an_unreachable_server_is_contacted_once(capsys):
 def test_invalid_server_arguments_are_errors(fails, arguments, message):
     """The error is one line without secrets."""
     error = fails("doctor", *arguments)
-    assert message in said
-    assert "password@" not in said
-    assert "'password'" not in said
+    assert message in error
+    assert "password@" not in error
+    assert "'password'" not in error
 
 
 class Forgetful(BaseHTTPRequestHandler):
@@ -372,10 +372,10 @@ def test_keys_are_sent_only_to_their_server_and_never_printed(named, monkeypatch
         server.server_close()
         thread.join()
     assert server.keys == {"Bearer correct horse battery" if named else "none"}
-    said = capsys.readouterr()
-    assert "Check that the API key is set" in said.out
-    assert "correct horse" not in said.out + said.err
-    assert KEY not in said.out + said.err
+    printed = capsys.readouterr()
+    assert "Check that the API key is set" in printed.out
+    assert "correct horse" not in printed.out + printed.err
+    assert KEY not in printed.out + printed.err
 
 
 # The doctor on objectives.
@@ -416,9 +416,9 @@ def test_doctor_examines_objectives(module, capsys):
     name, before = module(BUILD), list(sys.path)
     for attribute in ("build", "objective", "Kept.objective"):
         assert main(["doctor", f"{name}:{attribute}"]) == 0
-        said = capsys.readouterr()
-        assert "writable" in said.out
-        assert said.err == ""
+        printed = capsys.readouterr()
+        assert "writable" in printed.out
+        assert printed.err == ""
         assert sys.path == before
 
 
@@ -498,7 +498,7 @@ def test_objectives_that_cannot_be_imported_are_errors(module, fails, text, what
 def test_options_for_servers_are_rejected_for_objectives(module, fails, option):
     """They would have no effect."""
     error = fails("doctor", f"{module(BUILD)}:objective", option)
-    assert option.split("=")[0] in said
+    assert option.split("=")[0] in error
 
 
 # Stores.
@@ -521,9 +521,9 @@ def test_store_can_be_shown_exported_loaded_and_pruned(studied, tmp_path, capsys
     assert main(["store", "prune", "--model", "small", "--path", str(copy)]) == 0
     capsys.readouterr()
     assert main(["store", "show", "--path", str(copy)]) == 0
-    said = capsys.readouterr().out
-    assert "scripted:small" not in said
-    assert "scripted:large" in said
+    printed = capsys.readouterr().out
+    assert "scripted:small" not in printed
+    assert "scripted:large" in printed
     assert main(["store", "prune", "--all", "--path", str(copy)]) == 0
     assert ", 0 left" in capsys.readouterr().out
 
@@ -655,9 +655,9 @@ def test_invalid_commands_print_the_usage(arguments, code, capsys):
     with pytest.raises(SystemExit) as end:
         main(arguments)
     assert end.value.code == code
-    said = capsys.readouterr()
-    assert (said.err if code else said.out).startswith("usage: agenttts")
-    assert (said.out if code else said.err) == ""
+    printed = capsys.readouterr()
+    assert (printed.err if code else printed.out).startswith("usage: agenttts")
+    assert (printed.out if code else printed.err) == ""
 
 
 def test_the_installed_program_is_this_one():

@@ -41,7 +41,7 @@ NAMES = {"find": ["org/small-1B", "org/large-10B"], "say": ["org/small-1B"]}
 
 
 def pipeline(*before):
-    """Two stages; the second reads what the first found."""
+    """Build a pipeline of two stages; the second uses the result of the first."""
     return Pipeline(
         stages=[
             *before,
@@ -53,15 +53,15 @@ def pipeline(*before):
 
 
 def derive(models=NAMES, **options):
-    """A task from that pipeline."""
+    """Derive a task from that pipeline."""
     return Task.from_pipeline(pipeline(), INSTANCES, models=models, name="derived", **options)
 
 
-def test_it_equals_the_task_written_by_hand():
-    """Prompts are counted, replies guessed at half their bound, sizes read off names."""
+def test_a_derived_task_equals_a_written_one():
+    """Prompts are counted, replies are half of `max_tokens`, sizes come from names."""
     find, say = derive().stages
     assert (find.prompt_tokens, find.generation_tokens) == (150, 50)
-    # Its own words, and half of the longest reply of the stage before.
+    # Its own text, and half of `max_tokens` of the stage before.
     assert say.prompt_tokens == pytest.approx(50 + len("None say it") / 4)
     assert say.generation_tokens == 20
     small, large = Model("org/small-1B", parameters=1e9), Model("org/large-10B", parameters=1e10)
@@ -75,8 +75,8 @@ def test_it_equals_the_task_written_by_hand():
     assert derive() == written
 
 
-def test_arguments_are_passed_through():
-    """Budget, cost, metric, description and bounds are those of `Task`."""
+def test_arguments_are_passed_on():
+    """Budget, cost, metric, description and limits are those of `Task`."""
     task = derive(
         budget=1e4,
         cost=FlopsCost(prefix_sharing=False),
@@ -89,8 +89,8 @@ def test_arguments_are_passed_through():
     assert {stage.max_samples for stage in task.stages} == {7}
 
 
-def test_models_are_taken_as_they_are_given(tmp_path):
-    """A `Model`, or the folder of a checkpoint."""
+def test_models_can_be_given_as_objects_or_folders(tmp_path):
+    """A `Model` is used unchanged, the folder of a checkpoint is read."""
     config = {
         "model_type": "llama",
         "hidden_size": 64,
@@ -111,7 +111,7 @@ def test_models_are_taken_as_they_are_given(tmp_path):
 
 
 class Pages(BaseHTTPRequestHandler):
-    """A stand-in for the Hub and its router: a model of 8e9 parameters at 0.3 and 0.6 USD."""
+    """Fake Hub and router with a model of 8e9 parameters at 0.3 and 0.6 USD."""
 
     MODEL = "org/priced"
     OFFER = {"provider": "groq", "status": "live", "pricing": {"input": 0.3, "output": 0.6}}
@@ -135,7 +135,7 @@ class Pages(BaseHTTPRequestHandler):
 
 @contextmanager
 def online():
-    """A Hub on loopback, and how often each of its pages was asked for."""
+    """Serve a Hub on loopback; yield it and the number of requests for each page."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Pages)
     server.seen = Counter()
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
@@ -150,7 +150,7 @@ def online():
 
 
 def test_prices_and_sizes_come_from_the_hub_once_for_each_model():
-    """Where one is given; a model of two stages is looked up once."""
+    """A model of two stages is looked up once."""
     with online() as (hub, seen):
         models = {"find": [Pages.MODEL], "say": [Pages.MODEL]}
         priced = derive(models=models, describe=hub.describe, cost=PriceCost())
@@ -165,33 +165,33 @@ def test_prices_and_sizes_come_from_the_hub_once_for_each_model():
     assert priced.cost({"find": found_one(), "say": found_one()}) == pytest.approx(
         (one + other) / 1e6
     )
-    # What is stated is taken as it is stated.
+    # Declared facts are used unchanged.
     assert mixed.stages[1].models == (given,)
 
 
 def found_one():
-    """One sample of the Hub's model."""
+    """Return one sample of the Hub's model."""
     return (Pages.MODEL, 1)
 
 
-def test_a_price_unknown_to_the_hub_is_an_error():
-    """The size is guessed from the name; a price is not."""
+def test_a_fact_missing_from_the_hub_is_an_error():
+    """A size can be inferred from the name; a price cannot."""
     with online() as (hub, _):
         assert derive(describe=hub.describe).stages[0].models[0].parameters == 1e9
         with pytest.raises(MissingFactError, match=r"Model\('org/small-1B', input_price=\.\.\.\)"):
             derive(describe=hub.describe, cost=PriceCost())
 
 
-def test_an_unknown_fact_is_an_error():
-    """It names the model and the remedy, before anything is spent."""
+def test_a_missing_fact_is_an_error():
+    """The error names the model and the missing argument."""
     with pytest.raises(MissingFactError, match=r"input_price.*org/small-1B"):
         derive(cost=PriceCost())
     with pytest.raises(MissingFactError, match=r"parameters.*nameless"):
         derive(models={"find": ["nameless"], "say": ["nameless"]})
 
 
-def test_a_budget_below_the_cheapest_allocation_is_refused():
-    """As for any task."""
+def test_a_budget_below_the_cheapest_allocation_is_rejected():
+    """This is the check of `Task`."""
     with pytest.raises(BudgetError, match="raise `budget`"):
         derive(models={"find": ["org/large-10B"], "say": ["org/small-1B"]}, budget=1)
 
@@ -216,7 +216,7 @@ def test_each_name_is_described_once():
     "models", [{"find": ["a-1B"]}, {**NAMES, "other": ["a-1B"]}, {}, ["find"]]
 )
 def test_stages_and_models_must_agree(models):
-    """Both lists are named."""
+    """The error has both lists of names."""
     with pytest.raises(TaskError, match=r"pipeline's stages \['find', 'say'\]") as caught:
         derive(models=models)
     assert f"got {list(models)!r}" in str(caught.value)
@@ -224,20 +224,20 @@ def test_stages_and_models_must_agree(models):
 
 @pytest.mark.parametrize("choices", ["a-1B", Model("a", parameters=1e9), None])
 def test_a_stage_has_a_list_of_models(choices):
-    """A name alone is not taken for the names of its letters."""
+    """A string is not split into letters."""
     with pytest.raises(TaskError, match="list of models or names for stage 'say'"):
         derive(models={**NAMES, "say": choices})
 
 
 @pytest.mark.parametrize("choices", [[], [3], [""], ["a-1B", "a-1B"], [["a-1B"]]])
-def test_invalid_models_are_refused(choices):
-    """No raw TypeError."""
+def test_invalid_models_are_rejected(choices):
+    """The error is a TaskError, not a TypeError."""
     with pytest.raises(TaskError):
         derive(models={**NAMES, "say": choices})
 
 
 def test_plain_steps_before_the_first_stage_are_run():
-    """Their results are in prompts; coroutine functions are left out."""
+    """Prompts contain their results; coroutine functions are not run."""
 
     async def fetch(state):
         raise AssertionError
@@ -256,7 +256,7 @@ async def _fetch(state, url=""):
 
 
 class Tool:
-    """A callable object whose call is a coroutine."""
+    """Callable object with an asynchronous call."""
 
     async def __call__(self, state):
         raise AssertionError
@@ -264,7 +264,7 @@ class Tool:
 
 @pytest.mark.parametrize("run", [_fetch, partial(_fetch, url="x"), lambda s: _fetch(s), Tool()])
 def test_no_form_of_coroutine_step_is_run(run):
-    """Nor begun and left behind; a step that needs its result leaves None, too."""
+    """No coroutine is left unawaited; a step that needs its result gives None, too."""
     stages = [
         Step(name="page", run=run),
         Step(name="title", run=lambda state: state["page"].title()),
@@ -277,8 +277,8 @@ def test_no_form_of_coroutine_step_is_run(run):
     assert state.results == {"page": None, "title": None, "tidy": "tidy"}
 
 
-def test_bugs_of_leading_steps_are_heard_and_failures_of_tools_are_not():
-    """What `fails_on` names may happen to an instance; the rest can be counted."""
+def test_bugs_of_leading_steps_are_raised_and_failures_of_tools_are_not():
+    """Exceptions in `fails_on` leave an instance out; the others are counted."""
 
     def look(state):
         if state.instance["text"].startswith("b"):
@@ -302,7 +302,7 @@ def test_bugs_of_leading_steps_are_heard_and_failures_of_tools_are_not():
 
 
 def test_later_prompts_are_written_as_if_stages_had_been_skipped():
-    """With what `otherwise` gives, as far as that needs no results."""
+    """They use the results of `otherwise`, where these need no missing results."""
     stages = [
         StageProgram(name="find", prompt=str, otherwise=lambda s: "o" * 20, max_tokens=100),
         Step(name="look", run=lambda s: "no", otherwise=lambda s: s["find"][:8]),
@@ -316,16 +316,16 @@ def test_later_prompts_are_written_as_if_stages_had_been_skipped():
 
 
 class Wordy:
-    """Uses more tokens than data alone can tell."""
+    """Chat model that uses more tokens than estimated from the data."""
 
     async def complete(self, request, *, seed):
-        """Answer."""
+        """Reply."""
         await asyncio.sleep(0)
         return Completion("yes" if seed % 3 else "no", Usage(1000, 30))
 
 
 def test_a_search_follows_what_it_measures():
-    """From the fourth trial on, costs and the default budget are those of measured lengths."""
+    """Costs and the default budget use measured lengths from the fourth trial on."""
     task = derive()
     endpoints = {
         model.name: Endpoint(chat=Wordy(), identity=model.name) for model in task.stages[0].models
@@ -349,7 +349,7 @@ def test_a_search_follows_what_it_measures():
         assert trial.user_attrs["cost"] == pytest.approx(meant.cost(chosen))
 
 
-def test_instances_are_required():
-    """An empty list is refused."""
+def test_an_empty_list_of_instances_is_rejected():
+    """There is nothing to measure."""
     with pytest.raises(PipelineError, match="`instances` must not be empty"):
         Task.from_pipeline(pipeline(), [], models=NAMES, name="derived")

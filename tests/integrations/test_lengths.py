@@ -1,4 +1,4 @@
-"""Lengths that a search's first trials measure, and the search that follows them."""
+"""Token lengths measured by first trials, and the search that uses them."""
 
 import logging
 import multiprocessing
@@ -26,13 +26,13 @@ MEASURED = {"find": (200.0, 25.0), "say": (400.0, 30.0)}
 
 
 class Counted:
-    """Says yes or no, and counts tokens as `MEASURED` says, by the stage that a prompt names."""
+    """Chat model that replies yes or no, and reports the token usage of the prompt's stage."""
 
     def __init__(self, lengths, refuse=()):
         self.lengths, self.refuse = lengths, refuse
 
     async def complete(self, request, *, seed):
-        """Answer."""
+        """Reply."""
         text = request.messages[-1].content
         stage, instance = text.split()[:2]
         if instance in self.refuse:
@@ -42,7 +42,7 @@ class Counted:
 
 
 def declare(budget=None, lengths=None, cost=None):
-    """A task of two stages that declares lengths of its own."""
+    """Build a task of two stages with declared lengths."""
     models = [
         Model("small", parameters=3e9, input_price=0.1, output_price=0.2),
         Model("large", parameters=7e10, input_price=1.0, output_price=2.0),
@@ -65,7 +65,7 @@ def declare(budget=None, lengths=None, cost=None):
 
 
 def objective_of(task, *, lengths=MEASURED, pipeline=None, count=6, refuse=(), **options):
-    """An objective whose models use `lengths`."""
+    """Build an objective whose models report `lengths`."""
     chats = {name: Counted(lengths, refuse) for name in MODELS}
     return MultiStageObjective(
         pipeline or make_pipeline(),
@@ -78,7 +78,7 @@ def objective_of(task, *, lengths=MEASURED, pipeline=None, count=6, refuse=(), *
 
 
 def search(task, trials, *, storage=None, sampler=None, **options):
-    """Run or resume a study with objects of its own, and return it."""
+    """Run or resume a study with a new objective, and return it."""
     study = optuna.create_study(
         direction="maximize",
         sampler=sampler or AgentTTSSampler(task),
@@ -93,7 +93,7 @@ def search(task, trials, *, storage=None, sampler=None, **options):
 
 
 def allocation_in(trial):
-    """The allocation that a trial's parameters say."""
+    """Return the allocation of a trial's parameters."""
     return {
         name: (trial.params[f"{name}.model"], trial.params[f"{name}.samples"])
         for name in ("find", "say")
@@ -107,7 +107,7 @@ def _quiet():
 
 @pytest.fixture
 def storage(tmp_path):
-    """A storage that other processes can open."""
+    """Return the URL of a storage that other processes can open."""
     return f"sqlite:///{tmp_path}/study.db"
 
 
@@ -115,7 +115,7 @@ def storage(tmp_path):
 
 
 def result(stages, failed=False):
-    """What became of an instance: for each stage, the lengths of prompt and sample."""
+    """Build a result from the prompt and sample lengths of each stage."""
     usage = {
         name: StageUsage(prompt_length=prompt, sample_length=sample)
         for name, (prompt, sample) in stages.items()
@@ -135,8 +135,8 @@ def test_lengths_are_means_over_instances():
     assert mean_lengths({}, make_pipeline()) == {}
 
 
-def told(*lengths, **options):
-    """A study whose trials say what they measured, in this order."""
+def study_with(*lengths, **options):
+    """Create a study whose trials report these lengths, in this order."""
     study = optuna.create_study(**options)
     for each in lengths:
         study.add_trial(optuna.create_trial(value=0.0, user_attrs={"lengths": each}))
@@ -144,14 +144,14 @@ def told(*lengths, **options):
 
 
 def test_only_the_first_trials_count():
-    """Workers that look later, when more trials are finished, measure the same."""
+    """Workers that look later, with more finished trials, measure the same."""
     first = {"find": [200.0, 25.0], "say": [400.0, 30.0]}
     other = {"find": [900.0, 900.0], "say": [900.0, 900.0]}
     task = declare()
-    found = apply_measured_lengths(told(first, first), task, 2)
+    found = apply_measured_lengths(study_with(first, first), task, 2)
     assert found == with_lengths(task, MEASURED)
-    assert apply_measured_lengths(told(first, first, other, other), task, 2) == found
-    assert apply_measured_lengths(told(first), task, 2) == task
+    assert apply_measured_lengths(study_with(first, first, other, other), task, 2) == found
+    assert apply_measured_lengths(study_with(first), task, 2) == task
 
 
 @pytest.mark.parametrize(
@@ -166,10 +166,10 @@ def test_only_the_first_trials_count():
         ((0.0, 80.0), True),
     ],
 )
-def test_a_tenth_is_near_enough(find, follows, caplog):
-    """A stage that never ran says nothing; what follows is logged, and only then."""
+def test_differences_up_to_a_tenth_are_ignored(find, follows, caplog):
+    """A stage that never ran is ignored; a change is logged."""
     task = declare()
-    study = told(*[{"find": list(find), "say": [100.0, 50.0]}] * 2)
+    study = study_with(*[{"find": list(find), "say": [100.0, 50.0]}] * 2)
     with caplog.at_level(logging.INFO, logger="optuna_agenttts_integrations"):
         found = apply_measured_lengths(study, task, 2)
     assert (found != task) == follows
@@ -177,10 +177,10 @@ def test_a_tenth_is_near_enough(find, follows, caplog):
     assert (Task.registered(study) is not None) == follows
 
 
-def test_measured_lengths_that_fit_no_budget_are_left_alone(caplog):
-    """The declared task stays, and the log says why."""
+def test_measured_lengths_that_fit_no_budget_are_not_used(caplog):
+    """The declared task is kept, and the log has the reason."""
     task = declare(budget=20.0)
-    study = told({"find": [5000.0, 50.0], "say": [100.0, 50.0]})
+    study = study_with({"find": [5000.0, 50.0], "say": [100.0, 50.0]})
     assert apply_measured_lengths(study, task, 1) is task
     assert "cheapest allocation" in caplog.text
 
@@ -190,7 +190,7 @@ def test_measured_lengths_that_fit_no_budget_are_left_alone(caplog):
 
 @pytest.mark.parametrize("explicit", [True, False])
 def test_costs_follow_after_the_first_trials(explicit, caplog):
-    """From the fourth trial on; sampler, budget and recommendation alike, without a warning."""
+    """Sampler, budget and recommendation use them from the fourth trial on, without a warning."""
     task = declare(budget=300.0)
     measured = with_lengths(task, MEASURED)
     study = search(task, 10, sampler=AgentTTSSampler(task if explicit else None))
@@ -198,9 +198,9 @@ def test_costs_follow_after_the_first_trials(explicit, caplog):
         asked = allocation_in(trial)
         assert trial.user_attrs["lengths"] == {k: list(v) for k, v in MEASURED.items()}
         follows = trial.number >= 3
-        in_force = measured if follows else task
-        assert trial.user_attrs["cost"] == pytest.approx(in_force.cost(asked))
-        assert in_force.fits(asked)
+        effective = measured if follows else task
+        assert trial.user_attrs["cost"] == pytest.approx(effective.cost(asked))
+        assert effective.fits(asked)
         if follows:
             given = trial.system_attrs["agenttts:candidate"]
             assert measured.fits({name: tuple(setting) for name, setting in given.items()})
@@ -211,7 +211,7 @@ def test_costs_follow_after_the_first_trials(explicit, caplog):
 
 
 def test_a_default_budget_follows_too():
-    """It stays one sample of the dearest model in each stage."""
+    """It remains the cost of one sample of the most expensive model in each stage."""
     task = declare()
     study = search(task, 5)
     measured = Task.registered(study)
@@ -224,7 +224,7 @@ def test_a_default_budget_follows_too():
 
 @pytest.mark.parametrize("cost", [None, PriceCost()], ids=["flops", "price"])
 def test_spend_is_cost_where_nothing_is_reused(cost):
-    """Of measured lengths: what trials really spend is what their allocation costs."""
+    """With measured lengths, trials spend what their allocation costs."""
     task = declare(budget=1e9, cost=cost, lengths=MEASURED)
     with objective_of(task) as objective:
         wanted = allocation(("small", 3), ("large", 2))
@@ -234,8 +234,8 @@ def test_spend_is_cost_where_nothing_is_reused(cost):
 
 
 @pytest.mark.parametrize("lengths", [{"find": (109, 46), "say": (91, 54)}, None])
-def test_declared_lengths_stay_where_they_are_right_or_wanted(lengths):
-    """Within a tenth, or with `measure_after=None`."""
+def test_accurate_or_fixed_lengths_are_kept(lengths):
+    """Lengths are accurate within a tenth, and fixed with `measure_after=None`."""
     task = declare()
     options = {"measure_after": None} if lengths is None else {}
     study = search(task, 6, lengths=lengths or MEASURED, **options)
@@ -245,11 +245,11 @@ def test_declared_lengths_stay_where_they_are_right_or_wanted(lengths):
 
 
 def test_a_resumed_study_follows_at_once(storage, caplog):
-    """New objects on the same storage: the first trial already costs what was measured."""
+    """New objects on the same storage use measured lengths from their first trial."""
     task = declare(budget=300.0)
     search(task, 4, storage=storage)
     with caplog.at_level(logging.INFO):
-        # What models do now would measure otherwise; it is not measured anew.
+        # The models now report other lengths, which are not measured again.
         study = search(task, 4, storage=storage, lengths={"find": (900, 90), "say": (900, 90)})
     measured = with_lengths(task, MEASURED)
     assert Task.registered(study) == measured
@@ -260,8 +260,8 @@ def test_a_resumed_study_follows_at_once(storage, caplog):
     assert "now uses token lengths" not in caplog.text
 
 
-def test_a_study_stopped_before_it_measured_goes_on_to(storage, caplog):
-    """Two trials, then two more: the fourth follows."""
+def test_a_study_resumed_before_it_measured_still_measures(storage, caplog):
+    """After two trials and two more, the fourth uses measured lengths."""
     task = declare()
     search(task, 2, storage=storage)
     study = search(task, 2, storage=storage)
@@ -274,8 +274,8 @@ def test_a_study_stopped_before_it_measured_goes_on_to(storage, caplog):
     assert "another task" not in caplog.text
 
 
-def test_lengths_that_are_declared_anew_count_until_measured(storage, caplog):
-    """A correction after one trial is taken up, with a warning, and is measured in its turn."""
+def test_corrected_lengths_are_used_until_measured(storage, caplog):
+    """A correction after one trial gives a warning and is replaced by measured lengths later."""
     search(declare(), 1, storage=storage)
     again = declare(lengths={"find": (1000.0, 500.0)})
     study = search(again, 4, storage=storage)
@@ -287,7 +287,7 @@ def test_lengths_that_are_declared_anew_count_until_measured(storage, caplog):
 
 
 class TokenCost:
-    """A cost model of the user's own."""
+    """Custom cost model."""
 
     unit = "tokens"
 
@@ -296,8 +296,8 @@ class TokenCost:
         return stage.prompt_tokens + stage.generation_tokens * samples
 
 
-def test_a_cost_model_of_the_users_own_follows(storage, caplog):
-    """Although storage has its table only; resumed, too."""
+def test_a_custom_cost_model_follows(storage, caplog):
+    """It does so in a resumed study, too, where storage has only its table of costs."""
     task = declare(budget=1500.0, cost=TokenCost())
     search(task, 5, storage=storage)
     study = search(task, 3, storage=storage)
@@ -313,7 +313,7 @@ def test_a_cost_model_of_the_users_own_follows(storage, caplog):
     "sampler", [optuna.samplers.TPESampler, optuna.samplers.RandomSampler], ids=["tpe", "random"]
 )
 def test_other_samplers_follow(sampler, caplog):
-    """Any sampler of Optuna keeps to the measured budget, and trials carry measured costs."""
+    """Other samplers of Optuna stay within the measured budget."""
     task = declare(budget=300.0)
     measured = with_lengths(task, MEASURED)
     study = search(task, 20, sampler=sampler(seed=0))
@@ -330,8 +330,8 @@ def _skips(state):
     return int(state.instance["id"][1:]) % 3 == 0
 
 
-def test_skipped_stages_make_expected_costs():
-    """A stage that a third of the instances run is expected to cost a third of its prices."""
+def test_skipped_stages_have_expected_costs():
+    """A stage that a third of the instances run has a third of its cost."""
     pipeline = Pipeline(
         stages=[
             StageProgram(name="find", prompt=lambda state: f"find {state.instance['id']}"),
@@ -354,7 +354,7 @@ def test_skipped_stages_make_expected_costs():
 
 
 def test_failed_instances_are_not_measured():
-    """They would make stages look shorter than they are."""
+    """They would make stages look shorter."""
     task = declare()
     study = search(task, 4, refuse=("q1",), max_failed=0.5)
     assert study.trials[0].user_attrs["failed"] == 1
@@ -362,7 +362,7 @@ def test_failed_instances_are_not_measured():
 
 
 def test_threads_agree():
-    """Trials side by side: each costs what one of the two tasks says, the last all the same."""
+    """Concurrent trials use one of the two tasks, and the last ones the same task."""
     task = declare(budget=300.0)
     measured = with_lengths(task, MEASURED)
     study = optuna.create_study(direction="maximize", sampler=AgentTTSSampler(task))
@@ -385,7 +385,7 @@ def _work(storage, barrier):
 
 @pytest.mark.slow
 def test_workers_agree(storage):
-    """Two processes on one storage end up with one task, and with its costs."""
+    """Two processes on one storage end up with the same task and costs."""
     optuna.create_study(direction="maximize", storage=storage, study_name="s")
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(2)
@@ -401,10 +401,10 @@ def test_workers_agree(storage):
 
 
 def test_workers_that_measure_at_the_same_moment_measure_the_same():
-    """Whatever trials finish meanwhile."""
+    """Trials that finish meanwhile do not matter."""
     task = declare()
     first = {"find": [200.0, 25.0], "say": [400.0, 30.0]}
-    study = told(first, first, first)
+    study = study_with(first, first, first)
     found = []
 
     def look():

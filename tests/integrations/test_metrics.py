@@ -1,4 +1,4 @@
-"""Scores, against values worked out by hand and the identities they have to keep."""
+"""Metrics, against values computed by hand and identities."""
 
 import math
 import random

@@ -1,4 +1,4 @@
-"""The objective, on real studies."""
+"""`MultiStageObjective` in studies."""
 
 import copy
 import logging
@@ -52,7 +52,7 @@ def run(objective, trials=6, **options):
 
 
 def test_value_is_the_mean_of_the_reported_outcomes():
-    """A trial's value is the mean of its intermediate values, one for each instance."""
+    """A trial has one intermediate value per instance, and their mean is its value."""
     objective, _ = make_objective()
     with objective:
         for trial in run(objective).trials:
@@ -61,7 +61,7 @@ def test_value_is_the_mean_of_the_reported_outcomes():
 
 
 def test_steps_are_the_same_instances_in_every_trial():
-    """Step i is one instance, whatever the trial: paired statistics need it."""
+    """Step i is the same instance in all trials, as paired statistics need."""
     first, _ = make_objective()
     second, _ = make_objective(concurrency=1)
     with first, second:
@@ -71,7 +71,7 @@ def test_steps_are_the_same_instances_in_every_trial():
 
 
 def test_a_repeated_allocation_makes_no_call():
-    """What was generated once is never generated again."""
+    """Stored completions are not generated again."""
     objective, chats = make_objective()
     with objective:
         objective.evaluate(allocation(say=("small", 5)))
@@ -83,7 +83,7 @@ def test_a_repeated_allocation_makes_no_call():
 
 
 def test_twenty_samples_after_five_cost_fifteen():
-    """Samples are nested: more of them pay for the difference."""
+    """Samples are nested, so that only the difference is generated."""
     objective, chats = make_objective()
     with objective:
         objective.evaluate(allocation(find=("large", 1), say=("small", 5)))
@@ -93,7 +93,7 @@ def test_twenty_samples_after_five_cost_fifteen():
 
 
 def test_outcomes_do_not_depend_on_concurrency():
-    """Same seed, same outcomes, whatever runs beside what."""
+    """Outcomes depend on the seed only."""
     outcomes = []
     for concurrency in (1, 7, 64):
         objective, _ = make_objective(concurrency=concurrency)
@@ -113,7 +113,7 @@ def test_another_seed_draws_other_samples():
 
 
 def test_parallel_trials_generate_a_sample_once():
-    """Trials that want the same samples at the same time share them."""
+    """Concurrent trials share equal samples."""
     objective, chats = make_objective()
     with objective:
         study = optuna.create_study(direction="maximize")
@@ -124,15 +124,15 @@ def test_parallel_trials_generate_a_sample_once():
     assert len({t.value for t in study.trials}) == 1
 
 
-def test_facts_are_written_on_the_trial():
-    """Tokens, reuse and spend are numbers that the dashboard can sort by."""
+def test_user_attributes_are_set_on_the_trial():
+    """Tokens, reuse and spend are numbers, which the dashboard can sort by."""
     objective, _ = make_objective()
     with objective:
         trial = run(objective, trials=1).trials[0]
     attributes = trial.user_attrs
     assert all(isinstance(attributes[name], (int, float)) for name in ATTRIBUTES)
     assert attributes["tokens"] == attributes["naive_tokens"]
-    # The scripted model says what it used: prompts of 10 tokens and replies of 3.
+    # The scripted model reports prompts of 10 tokens and replies of 3.
     assert attributes["lengths"] == {"find": [10, 3], "say": [10, 3]}
     measured = with_lengths(objective.task, attributes["lengths"])
     used = trial.params
@@ -144,7 +144,7 @@ def test_facts_are_written_on_the_trial():
 
 def test_wilcoxon_prunes_what_is_hopeless():
     """With `WilcoxonPruner` a bad allocation stops after some instances."""
-    # The small model is right in both stages about as often as not.
+    # The small model is right in both stages in about half of the cases.
     objective, _ = make_objective(count=100)
     with objective:
         study = optuna.create_study(
@@ -161,8 +161,8 @@ def test_wilcoxon_prunes_what_is_hopeless():
     assert study.trials[1].user_attrs["spend"] < 100 * study.trials[1].user_attrs["cost"]
 
 
-def test_other_pruners_are_not_asked():
-    """Optuna's default pruner compares learning curves, which outcomes are not."""
+def test_other_pruners_are_ignored():
+    """Optuna's default pruner compares learning curves, so it is ignored."""
     objective, _ = make_objective()
     with objective:
         study = run(objective, trials=12, pruner=optuna.pruners.MedianPruner(n_startup_trials=1))
@@ -170,7 +170,7 @@ def test_other_pruners_are_not_asked():
 
 
 def test_a_few_failures_count_as_wrong(caplog):
-    """An instance that fails for good counts as 0, is counted apart and logged."""
+    """A failed instance scores 0, is counted and logged."""
     objective, _ = make_objective(refuse=["q3."])
     with objective, caplog.at_level(logging.WARNING):
         evaluation = objective.evaluate(allocation(("large", 5), ("large", 5)))
@@ -180,7 +180,7 @@ def test_a_few_failures_count_as_wrong(caplog):
 
 
 def test_too_many_failures_fail_the_trial_and_keep_what_was_generated():
-    """A trial that mostly failed is not scored; what it paid for stays."""
+    """A trial that mostly failed has no value; its completions are kept."""
     objective, _ = make_objective(refuse=["q1"])
     with objective:
         study = optuna.create_study(direction="maximize")
@@ -194,7 +194,7 @@ def test_too_many_failures_fail_the_trial_and_keep_what_was_generated():
 
 
 def test_malformed_replies_are_counted_and_left_out():
-    """A reply that cannot be read is no failure, and no vote."""
+    """A malformed reply is neither a failure nor a vote."""
     chats = {name: ScriptedModel(name) for name in ("small", "large")}
     pipeline = make_pipeline()
     object.__setattr__(
@@ -214,7 +214,7 @@ def test_malformed_replies_are_counted_and_left_out():
 
 
 def test_held_out_instances_can_be_scored():
-    """An allocation is evaluated on other instances than the search's."""
+    """`evaluate` takes instances that are not in the search."""
     objective, _ = make_objective()
     with objective:
         evaluation = objective.evaluate(allocation(), [{"id": "other"}, {"id": "another"}])
@@ -223,7 +223,7 @@ def test_held_out_instances_can_be_scored():
 
 @pytest.mark.parametrize("clone", [copy.deepcopy, lambda o: pickle.loads(pickle.dumps(o))])
 def test_copies_work(clone, tmp_path):
-    """An objective can be copied and sent to other processes, before and after its first use."""
+    """An objective can be copied and pickled after its first use."""
     objective, _ = make_objective(store=CompletionStore(tmp_path / "store.db"))
     with objective:
         before = objective.evaluate(allocation()).outcomes
@@ -251,14 +251,14 @@ def test_threads_share_an_objective():
         ({"instance_id": lambda instance: "same"}, "got 'same' twice"),
     ],
 )
-def test_nonsense_is_refused_before_anything_is_spent(options, message):
-    """Bad arguments are named, with their values, at construction."""
+def test_invalid_arguments_are_rejected(options, message):
+    """Errors have the argument and its value, and are raised at construction."""
     with pytest.raises(PipelineError, match=message):
         make_objective(**options)
 
 
-def test_stages_must_be_the_tasks():
-    """A pipeline of other stages than the task's is refused."""
+def test_stages_must_match_the_task():
+    """A pipeline with other stages is rejected."""
     pipeline = make_pipeline()
     object.__setattr__(pipeline, "stages", pipeline.stages[::-1])
     with pytest.raises(PipelineError, match="same order"):
@@ -266,7 +266,7 @@ def test_stages_must_be_the_tasks():
 
 
 def test_a_closed_objective_can_be_used_again():
-    """Closing stops the event loop; the next trial starts another one."""
+    """Closing stops the event loop; the next use starts a new one."""
     objective, _ = make_objective(concurrency=3)
     outcomes = []
     for _ in range(3):
