@@ -69,14 +69,14 @@ def call(tool, arguments=None):
     ],
 )
 def test_answers_are_normalized_as_in_squad(text, normalized):
-    """Lower case, no ASCII punctuation, no articles, single blanks; other scripts survive."""
+    """Lower case, no ASCII punctuation, no articles, single blanks; other scripts are kept."""
     assert normalize_answer(text) == normalized
 
 
 @settings(deadline=None)
 @given(texts)
 def test_normalizing_twice_changes_nothing(text):
-    """A normalized answer is its own normal form."""
+    """Normalization is idempotent."""
     assert normalize_answer(normalize_answer(text)) == normalize_answer(text)
 
 
@@ -99,8 +99,8 @@ def test_normalizing_twice_changes_nothing(text):
         ("Paris", ["the", "Paris"], 1, 1, 1),
     ],
 )
-def test_answers_score_as_worked_out_by_hand(answer, accepted, exact, f1, contained):
-    """Each measure takes the best accepted answer."""
+def test_answers_score_as_computed_by_hand(answer, accepted, exact, f1, contained):
+    """Each metric uses the best accepted answer."""
     assert exact_match(answer, accepted) == exact
     assert token_f1(answer, accepted) == pytest.approx(f1)
     assert contains_answer(answer, accepted) == contained
@@ -123,8 +123,8 @@ def test_an_exact_answer_is_the_best_by_every_measure(answer, accepted):
 
 @pytest.mark.parametrize("measure", [exact_match, token_f1, contains_answer])
 @pytest.mark.parametrize("accepted", ["Paris", []])
-def test_accepted_answers_are_a_list_with_something_in_it(measure, accepted):
-    """A text would be taken for its letters, and nothing can match no answer."""
+def test_accepted_answers_are_a_nonempty_list(measure, accepted):
+    """A string would be split into letters, and an empty list matches nothing."""
     with pytest.raises(ValueError, match="accepted"):
         measure("Paris", accepted)
 
@@ -143,8 +143,8 @@ def test_accepted_answers_are_a_list_with_something_in_it(measure, accepted):
         (["a"], ["b"], 0),
     ],
 )
-def test_sets_score_as_worked_out_by_hand(predicted, gold, f1):
-    """Twice the common ids over all ids, each counted once."""
+def test_sets_score_as_computed_by_hand(predicted, gold, f1):
+    """F1 is twice the common IDs over all IDs, each counted once."""
     assert set_f1(iter(predicted), iter(gold)) == pytest.approx(f1)
 
 
@@ -164,8 +164,8 @@ def test_f1_of_sets_is_the_harmonic_mean(predicted, gold):
 
 
 @pytest.mark.parametrize("measure", [set_f1, node_f1])
-def test_a_text_is_no_set(measure):
-    """A text would be taken for the set of its letters."""
+def test_a_string_is_not_a_set(measure):
+    """It would be split into letters."""
     with pytest.raises(ValueError, match="predicted"):
         measure("d1", ["d1"])
     with pytest.raises(ValueError, match="gold"):
@@ -176,7 +176,7 @@ def test_a_text_is_no_set(measure):
 
 
 def naive_rouge(predicted, reference):
-    """ROUGE-L of two lists of tokens, from the table of all prefixes."""
+    """Compute ROUGE-L of two lists of tokens from the table of all prefixes."""
     above = [0] * (len(reference) + 1)
     for token in predicted:
         row = [0]
@@ -205,7 +205,7 @@ def naive_rouge(predicted, reference):
         ("\u6771\u4eac", "\u6771\u4eac", 0),
     ],
 )
-def test_rouge_scores_as_worked_out_by_hand(predicted, reference, score):
+def test_rouge_scores_as_computed_by_hand(predicted, reference, score):
     """Tokens are runs of a-z and 0-9; the third and fourth are rouge-score's values too."""
     assert rouge_l(predicted, reference) == pytest.approx(score)
 
@@ -221,7 +221,7 @@ def test_rouge_agrees_with_the_table_of_prefixes():
 
 @settings(deadline=None)
 @given(texts, texts)
-def test_rouge_is_a_symmetric_share(left, right):
+def test_rouge_is_symmetric_and_bounded(left, right):
     """With beta = 1 it is symmetric, within 0 and 1, and 1 for equal texts that have tokens."""
     assert 0 <= rouge_l(left, right) == rouge_l(right, left) <= 1
     assert rouge_l(left + " x", left + " x") == 1
@@ -248,7 +248,7 @@ def test_rouge_is_fast_enough_for_long_texts():
         (["a"], [], 0),
     ],
 )
-def test_tools_score_as_worked_out_by_hand(predicted, gold, f1):
+def test_tools_score_as_computed_by_hand(predicted, gold, f1):
     """Names are compared with blanks for underscores, regardless of case, as sets."""
     assert node_f1(predicted, gold) == pytest.approx(f1)
 
@@ -275,7 +275,7 @@ GOLD = [
         ([call("book_flight", [{"name": "from", "value": "OSLO"}, "Oslo"])], 2 / 6, 2 / 6),
     ],
 )
-def test_arguments_score_as_worked_out_by_hand(predicted, f1, name_f1):
+def test_arguments_score_as_computed_by_hand(predicted, f1, name_f1):
     """The right calls have three triples for a flight and one for the news."""
     assert argument_f1(predicted, GOLD) == pytest.approx(f1)
     assert argument_name_f1(predicted, GOLD) == pytest.approx(name_f1)
@@ -361,16 +361,16 @@ def test_order_of_calls_and_arguments_makes_no_difference(predicted, gold, rng):
         (call("t", {"x": b"bytes"}), "bytes is not a JSON value"),
     ],
 )
-def test_malformed_calls_are_named(item, reason):
-    """The message says which call is malformed, and how."""
+def test_malformed_calls_are_errors(item, reason):
+    """The error has the position of the call and the reason."""
     with pytest.raises(ValueError, match=rf"`predicted\[1\]`.*{reason}"):
         argument_f1([call("t"), item], [])
     with pytest.raises(ValueError, match=rf"`gold\[0\]`.*{reason}"):
         argument_name_f1([], [item])
 
 
-def test_endless_nesting_is_refused():
-    """A value nested thousands deep is malformed rather than a crash."""
+def test_deep_nesting_is_an_error():
+    """A value nested thousands deep does not exceed the recursion limit."""
     value = []
     for _ in range(5000):
         value = [value]
@@ -394,8 +394,8 @@ def test_endless_nesting_is_refused():
         ([1e300, 1e300], [1e-300, 0], math.sqrt(0.5)),
     ],
 )
-def test_cosines_are_as_worked_out_by_hand(a, b, value):
-    """The angle counts and no length, however large or small."""
+def test_cosines_are_as_computed_by_hand(a, b, value):
+    """Lengths do not matter, however large or small."""
     assert cosine(a, b) == pytest.approx(value, abs=1e-15)
 
 
@@ -405,7 +405,7 @@ finite = st.floats(allow_nan=False, allow_infinity=False)
 @settings(deadline=None)
 @given(st.lists(st.tuples(finite, finite), max_size=6))
 def test_cosine_is_symmetric_odd_and_bounded(pairs):
-    """Swapping changes nothing, negating one vector the sign; a vector is parallel to itself."""
+    """Negating one vector changes the sign; a vector is parallel to itself."""
     a, b = [x for x, _ in pairs], [y for _, y in pairs]
     assert -1 <= cosine(a, b) == cosine(b, a) <= 1
     assert cosine([-x for x in a], b) == -cosine(a, b)
@@ -421,8 +421,8 @@ def test_cosine_is_symmetric_odd_and_bounded(pairs):
         ([[1.0]], [[1.0]], "`a`"),
     ],
 )
-def test_vectors_are_flat_finite_and_of_one_length(a, b, reason):
-    """What has no angle is refused."""
+def test_vectors_are_flat_finite_and_of_equal_length(a, b, reason):
+    """Other vectors are rejected."""
     with pytest.raises(ValueError, match=reason):
         cosine(a, b)
 
@@ -493,20 +493,20 @@ UNFINISHED = [
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("code", FINISHED)
 def test_finished_programs_are_complete(code):
-    """What only looks like a placeholder is none, and the source's own warnings are kept in."""
+    """Similar-looking code is not a placeholder, and warnings of the source are suppressed."""
     assert completeness(code) == 1.0
 
 
 @pytest.mark.parametrize("code", UNFINISHED)
 def test_placeholders_make_a_program_incomplete(code):
-    """Stubs, reminders, no code at all and what does not parse score 0."""
+    """Stubs, reminders, empty source and syntax errors score 0."""
     assert completeness(code) == 0.0
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.sampled_from(FINISHED), st.sampled_from(FINISHED), st.sampled_from(UNFINISHED[10:]))
 def test_one_placeholder_is_enough(first, second, stub):
-    """Finished programs make a finished one together, and no longer so with one stub."""
+    """Two complete programs together are complete, unless a stub is added."""
     assert completeness(f"{first}\n{second}") == 1.0
     assert completeness(f"{first}\n{stub}\n{second}") == 0.0
 
@@ -514,5 +514,5 @@ def test_one_placeholder_is_enough(first, second, stub):
 @settings(deadline=None)
 @given(st.text(max_size=30))
 def test_any_text_has_a_completeness(text):
-    """No text, source or not, makes it fail."""
+    """It raises for no text."""
     assert completeness(text) in (0.0, 1.0)

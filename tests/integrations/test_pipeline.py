@@ -37,12 +37,12 @@ def _quiet():
 
 
 def echo(request, number):
-    """Say what was asked."""
+    """Reply with the last message."""
     return f"said {request.messages[-1].content}"
 
 
 def asks(name, text=None, **options):
-    """A stage that asks for its instance, or for what the stage `text` found."""
+    """Build a stage whose prompt is its instance, or the result of the stage `text`."""
 
     def prompt(state):
         return str(state.instance) if text is None else str(state[text])
@@ -51,7 +51,7 @@ def asks(name, text=None, **options):
 
 
 def run(stages, *, chat=None, instances=("q",), samples=1, score=None, metrics=None, **options):
-    """Evaluate stages; returns the evaluation, final states and the chat model."""
+    """Evaluate stages; return the evaluation, final states and the chat model."""
     states, chat = [], chat or Replies(echo)
 
     def keep(state):
@@ -65,24 +65,24 @@ def run(stages, *, chat=None, instances=("q",), samples=1, score=None, metrics=N
 
 
 class ToolError(Exception):
-    """A tool is out of order."""
+    """A tool is unavailable."""
 
 
 # Repairs.
 
 
 def yes(text, state):
-    """Read yes and nothing else."""
+    """Parse only the reply yes."""
     return text if text == "yes" else None
 
 
 def again(state, text):
-    """Ask for a reply once more."""
+    """Build a message that asks for a reply again."""
     return f"{text!r} is not what {state.instance} asks for."
 
 
-def test_a_malformed_reply_is_asked_for_once_more_with_the_conversation_so_far():
-    """A repaired reply is a sample like the others, one that cannot be repaired is left out."""
+def test_a_malformed_reply_is_repaired_once_with_the_conversation_so_far():
+    """A repaired reply is a sample like the others; one that is still malformed is left out."""
     joined = []
 
     def answer(request, number):
@@ -107,11 +107,11 @@ def test_a_malformed_reply_is_asked_for_once_more_with_the_conversation_so_far()
         for text in ("maybe", "perhaps")
     ]
     used = evaluation.results["0"].stages["s"]
-    # Two that could not be read, and one repair that could not.
+    # Two malformed replies and one malformed repair.
     assert (used.samples, used.calls, used.malformed) == (3, 5, 3)
 
 
-def test_repairs_are_made_side_by_side():
+def test_repairs_are_concurrent():
     """Many malformed replies take no longer than one."""
 
     def answer(request, number):
@@ -128,7 +128,7 @@ def test_repairs_are_made_side_by_side():
 
 
 def test_a_refused_repair_leaves_the_reply_out():
-    """What cannot be asked again is malformed, and the instance lives on."""
+    """The reply stays malformed, and the instance does not fail."""
 
     def answer(request, number):
         return ["yes", "bad"][number] if len(request.messages) == 1 else ChatRefusedError("no")
@@ -142,7 +142,7 @@ def test_a_refused_repair_leaves_the_reply_out():
 
 @pytest.mark.parametrize("repair", [None, again])
 def test_a_required_stage_without_a_readable_reply_fails_the_instance(repair):
-    """Otherwise its result is None, and the score makes of it what it can."""
+    """If the stage is not required, its result is None."""
     for required in (True, False):
         stage = asks("s", parse=yes, required=required, repair=repair)
         evaluation, states, _ = run([stage], samples=2)
@@ -152,7 +152,7 @@ def test_a_required_stage_without_a_readable_reply_fails_the_instance(repair):
 
 
 def test_unreadable_instances_count_as_wrong_and_do_not_fail_the_trial():
-    """A weak model is scored as it deserves; `max_failed` is for servers that fail."""
+    """A weak model gets a low score; `max_failed` is for failing servers."""
     evaluation, _, _ = run([asks("s", parse=lambda text, state: None, required=True)], samples=2)
     assert evaluation.failed == len(evaluation.results)
     assert evaluation.mean == 0
@@ -168,7 +168,7 @@ async def _measure(state):
 
 
 def test_steps_pass_results_on():
-    """Plain and coroutine functions run in their place, and cost nothing."""
+    """Functions and coroutine functions run in order, and cost nothing."""
     stages = [
         Step(name="look", run=lambda state: f"about {state.instance}"),
         asks("first", "look"),
@@ -186,8 +186,8 @@ def test_steps_pass_results_on():
     assert len(chat.requests) == 2
 
 
-def test_what_is_skipped_leaves_its_stand_in():
-    """`when` decides for each instance, `otherwise` says what the result is instead."""
+def test_skipped_stages_have_the_result_of_otherwise():
+    """`when` decides for each instance."""
 
     def odd(state):
         return state.instance % 2 == 1
@@ -215,7 +215,7 @@ def test_what_is_skipped_leaves_its_stand_in():
     }
 
 
-def test_lengths_of_a_stage_that_is_skipped_count_as_nothing():
+def test_skipped_stages_count_as_zero_tokens():
     """A stage that runs for a quarter of the instances has a quarter of its length and cost."""
     stages = [
         asks("s", when=lambda state: state.instance == 0),
@@ -240,8 +240,8 @@ def test_lengths_of_a_stage_that_is_skipped_count_as_nothing():
 # Failures.
 
 
-def test_a_tool_out_of_order_fails_its_instance_and_no_other(caplog):
-    """The cause is counted and named; metrics of the failed instance are 0."""
+def test_an_unavailable_tool_fails_only_its_instance(caplog):
+    """The cause is counted and logged; metrics of the failed instance are 0."""
 
     def tool(state):
         if state.instance == 2:
@@ -264,8 +264,8 @@ def test_a_tool_out_of_order_fails_its_instance_and_no_other(caplog):
     assert len(chat.requests) == 4 + 3
 
 
-def test_too_many_tools_out_of_order_fail_the_trial():
-    """The cause is in the error."""
+def test_too_many_tool_failures_fail_the_trial():
+    """The error has the cause."""
 
     async def tool(state):
         raise ToolError("the site is down")
@@ -282,8 +282,8 @@ def test_too_many_tools_out_of_order_fail_the_trial():
 
 
 @pytest.mark.parametrize("place", ["step", "prompt", "parse", "score", "metric", "when"])
-def test_a_bug_ends_the_trial_and_loses_nothing(place):
-    """An exception that nobody announced is raised as it is; what was generated is kept."""
+def test_a_bug_fails_the_trial_and_keeps_completions(place):
+    """An exception that is not in `fails_on` is raised unchanged."""
 
     def bug(*_):
         raise ToolError(f"bug in {place}")
@@ -317,7 +317,7 @@ def test_a_bug_ends_the_trial_and_loses_nothing(place):
 
 
 def test_an_exception_stops_the_other_instances():
-    """Nothing goes on being generated for a trial that has ended."""
+    """Nothing more is generated for a trial that has ended."""
 
     class Slow(Replies):
         async def complete(self, request, *, seed):
@@ -339,7 +339,7 @@ def test_an_exception_stops_the_other_instances():
 
 
 def test_an_exception_stops_the_other_repairs():
-    """Nor for the instance itself."""
+    """Nothing more is generated for the instance either."""
 
     class Slow(Replies):
         async def complete(self, request, *, seed):
@@ -363,8 +363,8 @@ def test_an_exception_stops_the_other_repairs():
     assert len(chat.requests) == 8 + 1
 
 
-def test_failed_samples_are_not_taken_for_reused_ones():
-    """Reuse is the share of what could be had that was there before."""
+def test_failed_samples_do_not_count_as_reused():
+    """Reuse is a fraction of successful calls."""
 
     def answer(request, number):
         return ChatRefusedError("no") if number % 2 else "fine"
@@ -384,8 +384,8 @@ async def _score(state):
     return len(state["s"]) > 6
 
 
-def test_scores_may_be_coroutines_and_have_others_beside_them():
-    """The score is the trial's value; metrics are means on the trial under their names."""
+def test_scores_and_metrics_may_be_coroutine_functions():
+    """The score is the trial's value; means of metrics are its user attributes."""
     pipeline = Pipeline(
         stages=[asks("s")],
         score=_score,
@@ -401,8 +401,8 @@ def test_scores_may_be_coroutines_and_have_others_beside_them():
         run([asks("s")], metrics={"spend": _score})
 
 
-def test_a_pipeline_asks_a_model_and_names_each_stage_once():
-    """Others are refused at construction."""
+def test_a_pipeline_needs_a_model_and_unique_names():
+    """Other pipelines are rejected at construction."""
     step = Step(name="s", run=str)
     for stages in ([], [step], [asks("s"), step], [asks("s"), asks("s")]):
         with pytest.raises(PipelineError, match="unique names"):
@@ -413,7 +413,7 @@ def test_a_pipeline_asks_a_model_and_names_each_stage_once():
 
 
 def test_lengths_of_the_first_stage_are_those_of_the_data():
-    """Prompts are written and counted; a reply is half of the longest."""
+    """Prompts are built and counted; a reply is half of `max_tokens`."""
     pipeline = Pipeline(stages=[asks("s", max_tokens=100)], score=_score)
     assert pipeline.lengths(["a" * 40, "b" * 80]) == {"s": (15.0, 50.0)}
     assert pipeline.lengths(["a b c", "d"], count=lambda text: len(text.split())) == {
@@ -425,7 +425,7 @@ def test_lengths_of_the_first_stage_are_those_of_the_data():
 
 
 def test_lengths_of_later_stages_are_estimated():
-    """Half of each earlier reply is added; prompts that need results do not raise."""
+    """Half of each earlier `max_tokens` is added; prompts that need results do not raise."""
 
     def needs(state):
         return "x" * 40 + state["s"].upper()
@@ -442,8 +442,8 @@ def test_lengths_of_later_stages_are_estimated():
     assert lengths["u"] == (1 + 50 + 30, 5)
 
 
-def test_a_counter_that_fails_is_heard():
-    """A bug in the user's tokenizer is not taken for a prompt that cannot be written."""
+def test_exceptions_of_a_token_counter_are_raised():
+    """They are not mistaken for a prompt that needs missing results."""
 
     def count(text):
         raise ToolError("no vocabulary")
@@ -457,7 +457,7 @@ def test_a_counter_that_fails_is_heard():
 
 @pytest.mark.slow
 def test_a_server_that_is_down_for_seconds_costs_no_instance():
-    """Instances wait for it, and their scores are those of a server that was there."""
+    """Instances wait for it, and their scores are unchanged."""
     server = LoopbackServer({"m": Replies(lambda *_: "fine")})
     server.start()
     server.stop()
@@ -475,8 +475,8 @@ def test_a_server_that_is_down_for_seconds_costs_no_instance():
     assert server.served["/v1/chat/completions"] == 40
 
 
-def test_a_store_that_cannot_be_written_ends_the_trial():
-    """A full disk is no failure of an instance."""
+def test_an_unwritable_store_fails_the_trial():
+    """A full disk is not a failure of an instance."""
     store = CompletionStore()
     (pages,) = store._connection.execute("PRAGMA page_count").fetchone()
     store._connection.execute(f"PRAGMA max_page_count={pages + 2}")
@@ -529,8 +529,8 @@ print("done", study.trials[-1].user_attrs["reused"])
 
 
 @pytest.mark.slow
-def test_an_interrupted_search_exits_at_once_and_is_taken_up_again(tmp_path):
-    """After Ctrl-C in the middle of a trial nothing that was generated is generated again."""
+def test_an_interrupted_search_exits_at_once_and_can_be_resumed(tmp_path):
+    """After Ctrl-C during a trial, completions are not generated again."""
     script = tmp_path / "search.py"
     script.write_text(textwrap.dedent(SEARCH))
     enough = threading.Event()
@@ -554,7 +554,7 @@ def test_an_interrupted_search_exits_at_once_and_is_taken_up_again(tmp_path):
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            # Whoever runs the tests in a shell's background has it ignored.
+            # Background jobs of a shell ignore SIGINT.
             preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
         )
         try:
@@ -571,7 +571,7 @@ def test_an_interrupted_search_exits_at_once_and_is_taken_up_again(tmp_path):
 
         store = CompletionStore(tmp_path / "store.db")
         kept, asked = len(store), len(chat.requests)
-        # All that was answered, but for what was on its way.
+        # All replies but those in flight.
         assert asked - 8 <= kept <= asked < 200
         pause = 0.0
         second = subprocess.run(

@@ -1,4 +1,4 @@
-"""Programs that a model wrote run apart, within limits, and leave nothing behind."""
+"""Sandboxed programs are isolated, limited, and leave nothing behind."""
 
 import asyncio
 import os
@@ -29,7 +29,7 @@ def run(program, *, files=None, stdin="", main="main.py", **limits):
 
 
 def alive(token):
-    """Processes of this machine with a token in their command line."""
+    """List processes on this machine with a token in their command line."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
@@ -45,16 +45,16 @@ def token():
     return f"p{uuid.uuid4().hex}.py"
 
 
-def test_a_program_says_hello():
-    """What a program prints comes back, with the time it took."""
+def test_output_of_a_program_is_returned():
+    """The result has the output and the duration."""
     done = run("print('hello, w\\u00f6rld')")
     assert done == ProgramResult(0, "hello, w\u00f6rld\n", "", False, done.seconds)
     assert done.ok
     assert 0 < done.seconds < 5
 
 
-def test_failure_has_its_exit_code_and_traceback():
-    """An uncaught exception is exit code 1 and names the program's line."""
+def test_a_failure_has_exit_code_and_traceback():
+    """An uncaught exception gives exit code 1 and a traceback with the program's line."""
     done = run("import json\nraise KeyError('nothing')")
     assert (done.exit_code, done.ok, done.timed_out) == (1, False, False)
     assert 'File "/work/main.py", line 2' in done.stderr
@@ -71,13 +71,13 @@ def test_failure_has_its_exit_code_and_traceback():
         ("def f(:", 1),
     ],
 )
-def test_exit_codes_are_the_programs_own(program, code):
-    """Signals count from 128, as in a shell; the sandbox's first process cannot be killed."""
+def test_exit_codes_are_those_of_the_program(program, code):
+    """Signal n gives 128 + n; the sandbox's first process cannot be killed."""
     assert run(program).exit_code == code
 
 
 def test_files_import_each_other():
-    """Modules and packages lie beside the program, data in the working directory."""
+    """Modules and packages are next to the program, data in the working directory."""
     files = {
         "app/main.py": "import helper, pkg.deep as p\nprint(helper.X, p.Y, open('d/a b').read())",
         "app/helper.py": "X = 1",
@@ -90,7 +90,7 @@ def test_files_import_each_other():
 
 
 def test_stdin_is_read_to_its_end():
-    """A program reads what it is given, however long, and then the end of file."""
+    """A program reads its whole input and then the end of file."""
     done = run(
         "import sys; print(len(sys.stdin.read()), repr(sys.stdin.read()))", stdin="x" * 10**6
     )
@@ -99,7 +99,7 @@ def test_stdin_is_read_to_its_end():
 
 
 def test_there_is_no_network():
-    """A server on this machine's loopback cannot be reached, nor can the world."""
+    """Neither a server on this machine nor the internet is reachable."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(0.2)
         port = server.getsockname()[1]
@@ -122,8 +122,8 @@ def test_there_is_no_network():
     assert done.stdout == "failed\nfailed\n['lo']\n"
 
 
-def test_environment_is_not_handed_on(monkeypatch):
-    """Keys in the environment are nowhere to be found, in no process's environment."""
+def test_environment_is_not_passed_on(monkeypatch):
+    """Keys in the environment are in no visible process's environment."""
     monkeypatch.setenv("A_SECRET_KEY", "hunter2hunter2")
     done = run(
         """
@@ -139,12 +139,12 @@ def test_environment_is_not_handed_on(monkeypatch):
     assert found == ["False", "False"]
 
 
-def test_other_files_are_not_there(tmp_path):
-    """Neither the home folder, nor this project, nor other folders for temporary files exist."""
+def test_other_files_are_not_visible(tmp_path):
+    """The home folder, this project and temporary folders do not exist."""
     (tmp_path / "secret").write_text("secret")
     home = Path.home()
     places = list(home.iterdir()) if home.is_dir() and home != Path("/") else []
-    # An interpreter may have been installed there.
+    # An interpreter may be installed there.
     places = [place for place in places if not Path(sys.base_prefix).is_relative_to(place)]
     places += [tmp_path, tmp_path / "secret", __file__, "/etc/passwd", "/var", "/run"]
     places = [str(place) for place in places]
@@ -153,7 +153,7 @@ def test_other_files_are_not_there(tmp_path):
 
 
 def test_nothing_outside_can_be_changed():
-    """Only the program's own folders can be written to; the kernel's settings cannot."""
+    """Only the program's folders are writable; the kernel's settings are not."""
     done = run(
         """
         import os
@@ -181,7 +181,7 @@ def test_nothing_outside_can_be_changed():
 
 
 def test_namespaces_cannot_be_nested():
-    """A program gains no rights over mounts through a user namespace of its own."""
+    """A program cannot gain rights over mounts through a new user namespace."""
     done = run(
         """
         import ctypes
@@ -192,8 +192,8 @@ def test_namespaces_cannot_be_nested():
     assert done.stdout == "-1\n['CapEff:\\t0000000000000000\\n']\n"
 
 
-def test_endless_programs_are_stopped_with_all_they_started(token):
-    """At the time limit the whole tree is dead, and what was printed so far is there."""
+def test_endless_programs_are_killed_with_their_children(token):
+    """At the time limit the process tree is killed; earlier output is returned."""
     program = """
         import subprocess, sys
         if len(sys.argv) == 1:
@@ -211,8 +211,8 @@ def test_endless_programs_are_stopped_with_all_they_started(token):
     assert alive(token) == []
 
 
-def test_what_a_program_leaves_running_ends_with_it(token):
-    """A process in the background, with no stream held open, is dead when the run returns."""
+def test_background_processes_end_with_the_program(token):
+    """A background process without open streams is killed before the run returns."""
     program = """
         import subprocess, sys, time
         if len(sys.argv) == 1:
@@ -226,8 +226,8 @@ def test_what_a_program_leaves_running_ends_with_it(token):
     assert alive(token) == []
 
 
-def test_processes_are_bounded(token):
-    """A program of 6 processes at most starts 5 more, and no thread besides."""
+def test_processes_are_limited(token):
+    """With a limit of 6 processes, a program starts 5 more and no thread."""
     program = """
         import os, threading, time
         children = 0
@@ -250,8 +250,8 @@ def test_processes_are_bounded(token):
     assert run("print(1)", processes=1).stdout == "1\n"
 
 
-def test_memory_is_bounded():
-    """A program gets what it may take, and a MemoryError beyond."""
+def test_memory_is_limited():
+    """Beyond the limit, a program gets a MemoryError."""
     program = "print(len(bytearray(100 << 20)))\nbytearray(400 << 20)"
     done = run(program, memory_mb=256)
     assert done.stdout == f"{100 << 20}\n"
@@ -260,8 +260,8 @@ def test_memory_is_bounded():
 
 
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])
-def test_output_is_cut_and_the_program_goes_on(stream):
-    """Only the beginning is kept, and the writer is never stuck in a full pipe."""
+def test_output_is_truncated_and_the_program_continues(stream):
+    """Only the beginning is kept, and a full pipe never blocks the writer."""
     program = f"""
         import sys
         for _ in range(300):
@@ -274,14 +274,14 @@ def test_output_is_cut_and_the_program_goes_on(stream):
 
 
 def test_output_need_not_be_text():
-    """Bytes that are no UTF-8 are replaced, and so is a character cut in two."""
+    """Invalid UTF-8 is replaced, also at the end of truncated output."""
     program = "import sys; sys.stdout.buffer.write(b'a\\xff' + '\\u20ac'.encode())"
     assert run(program).stdout == "a\ufffd\u20ac"
     assert run(program, output_bytes=4).stdout == "a\ufffd\ufffd"
 
 
-def test_files_and_folders_are_bounded():
-    """No file grows above its limit, and all files of a folder not above theirs."""
+def test_files_and_folders_are_limited():
+    """Both the size of a file and the size of a folder have limits."""
     program = """
         for place, name in [("/work", "a"), ("/work", "b"), ("/work", "c"), ("/tmp", "d")]:
             try:
@@ -300,13 +300,13 @@ def test_files_and_folders_are_bounded():
     "name", ["", ".", "/main.py", "../main.py", "a/../../b", "a\0b", "/", "a\ud800"]
 )
 def test_file_names_stay_inside(name):
-    """A name that is absolute, climbs up, is empty or cannot be one is refused."""
+    """Absolute, empty and invalid names, and those with `..`, are rejected."""
     with pytest.raises(SandboxError, match="File name"):
         asyncio.run(PROBED.run({"main.py": "", name: ""}))
 
 
-def test_what_cannot_be_set_up_is_no_verdict_on_the_program():
-    """A program without its main file, or one that does not fit, is an error, not a failure."""
+def test_a_failed_setup_is_not_a_failure_of_the_program():
+    """A program without main file, or one that exceeds the limits, is an error."""
     with pytest.raises(SandboxError, match=r"'other\.py'"):
         asyncio.run(PROBED.run({"main.py": ""}, main="other.py"))
     with pytest.raises(SandboxError, match="set up"):
@@ -317,15 +317,15 @@ def test_what_cannot_be_set_up_is_no_verdict_on_the_program():
         run("", seconds=1e-6)
 
 
-def test_text_of_a_model_may_be_broken():
-    """Lone surrogates in a program are for the program to fail on."""
+def test_programs_may_contain_lone_surrogates():
+    """The program fails, not the sandbox."""
     done = run("print('\ud800')")
     assert done.exit_code == 1
     assert "SyntaxError" in done.stderr
 
 
 def test_cancelling_kills(token):
-    """A cancelled run leaves no process behind."""
+    """A cancelled run leaves no processes."""
 
     async def cancel():
         task = asyncio.ensure_future(PROBED.run({token: "while True: pass"}, main=token))
@@ -339,8 +339,8 @@ def test_cancelling_kills(token):
     assert asyncio.run(asyncio.wait_for(cancel(), 20)) == []
 
 
-def test_nothing_is_held_open():
-    """Runs, those that fail included, leave no descriptor open."""
+def test_no_descriptors_are_left_open():
+    """This includes failed runs."""
     run("print(1)")
     before = len(os.listdir("/proc/self/fd"))
     run("print(1)", seconds=5)
@@ -349,8 +349,8 @@ def test_nothing_is_held_open():
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_runs_side_by_side():
-    """Ten at once do not see each other, from a sandbox that was not tried out before."""
+def test_concurrent_runs_are_isolated():
+    """Ten runs do not see each other, in a sandbox that has not been probed before."""
 
     async def many():
         box = Sandbox(limits=Limits(seconds=30))
@@ -365,7 +365,7 @@ def test_runs_side_by_side():
 
 
 def test_without_bubblewrap_nothing_is_run(monkeypatch, tmp_path):
-    """The error names what to install, and the program leaves no trace."""
+    """The error names the package to install, and the program is not run."""
     trace = tmp_path / "trace"
     monkeypatch.setenv("PATH", str(tmp_path))
     box = Sandbox()
@@ -375,8 +375,8 @@ def test_without_bubblewrap_nothing_is_run(monkeypatch, tmp_path):
     assert not trace.exists()
 
 
-def test_a_sandbox_that_does_not_work_says_so(monkeypatch, tmp_path):
-    """What bubblewrap complains of is in the reason, and the running interpreter is no way out."""
+def test_a_broken_bubblewrap_is_an_error(monkeypatch, tmp_path):
+    """The reason has bubblewrap's message, and the program is not run without it."""
     broken = tmp_path / "bwrap"
     broken.write_text("#!/bin/sh\necho 'bwrap: no namespaces' >&2\nexit 1\n")
     broken.chmod(0o755)
@@ -388,20 +388,20 @@ def test_a_sandbox_that_does_not_work_says_so(monkeypatch, tmp_path):
         asyncio.run(box.run({"main.py": ""}))
 
 
-def test_an_interpreter_that_is_none_says_so():
-    """A wrong `python` is told apart from a machine without sandbox."""
+def test_a_missing_interpreter_is_an_error():
+    """The reason has the given path."""
     assert "/nowhere/python" in Sandbox(python="/nowhere/python").missing()
 
 
 def test_sandboxes_can_be_sent_to_other_processes():
-    """A copy through pickle has the same limits and works."""
+    """A pickled copy has the same limits and works."""
     copy = pickle.loads(pickle.dumps(Sandbox(limits=Limits(seconds=9, output_bytes=2))))
     assert asyncio.run(copy.run({"main.py": "print(12345)"})).stdout == "12"
 
 
 @pytest.mark.parametrize("name", Limits.__dataclass_fields__)
-def test_limits_are_positive_and_stay(name):
-    """A limit of nothing is refused by name."""
+def test_limits_are_positive_and_immutable(name):
+    """The error names the limit."""
     for value in (0, -1, float("nan")):
         with pytest.raises(ValueError, match=name):
             Limits(**{name: value})
