@@ -415,7 +415,7 @@ def test_cosine_is_symmetric_odd_and_bounded(pairs):
 @pytest.mark.parametrize(
     ("a", "b", "reason"),
     [
-        ([1.0], [1.0, 2.0], "1 entries"),
+        ([1.0], [1.0, 2.0], "same length, got 1 and 2"),
         ([math.nan], [1.0], "`a`"),
         ([1.0], [math.inf], "`b`"),
         ([[1.0]], [[1.0]], "`a`"),
