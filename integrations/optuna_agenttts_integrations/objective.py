@@ -107,6 +107,7 @@ class MultiStageObjective:
         endpoints: Endpoints,
         store: CompletionStore | None = None,
         instance_id: InstanceId | None = None,
+        # These defaults were chosen by hand.
         concurrency: int = 64,
         seed: int = 0,
         max_failed: float = 0.1,

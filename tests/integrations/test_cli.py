@@ -266,7 +266,7 @@ def test_a_study_without_trials_or_task_is_an_error(tmp_path, fails):
     assert "no completed trial" in fails("report", url)
     study, url = new_study(tmp_path / "other.db", study_name="other")
     study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=2)
-    assert "is unknown" in (error := fails("report", url))
+    assert "No task is registered" in (error := fails("report", url))
     assert "recommend(study, task=...)" in error
     study, url = new_study(
         tmp_path / "two.db", study_name="two", direction=None, directions=["minimize"] * 2

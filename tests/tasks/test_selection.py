@@ -181,7 +181,7 @@ def test_vote_keeps_what_enough_samples_choose_and_adds_counts():
     assert selection_vote(0.01)(samples) == Selection((1, 2, 3), 1, 2)
     assert selection_vote(1.0)(samples) == Selection((), 1, 2)
     assert selection_vote(0.5)(samples[:1]) == samples[0]
-    with pytest.raises(ValueError, match="`threshold` is 0"):
+    with pytest.raises(ValueError, match="`threshold` must be above 0 and at most 1, got 0"):
         selection_vote(0)
 
 

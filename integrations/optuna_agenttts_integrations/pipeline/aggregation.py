@@ -89,6 +89,7 @@ def medoid(similarity: Callable[[Any, Any], float]) -> Aggregation:
 
     def choose(samples: Sequence[Any]) -> Any:
         if len(samples) < 3:
+            # Two samples are equally similar to each other.
             return samples[0]
         totals = [0.0] * len(samples)
         for i, sample in enumerate(samples):

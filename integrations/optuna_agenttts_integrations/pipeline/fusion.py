@@ -76,6 +76,7 @@ class LLMFusion:
     """
 
     messages: Callable[[Sequence[Message], Sequence[str]], Sequence[Message]] = fusion_messages
+    # Chosen by hand: low, for a considered reply, and about half of a 32k context.
     temperature: float = 0.3
     max_prompt_tokens: int = 16_000
     fallback: Aggregation = most_frequent

@@ -107,6 +107,7 @@ class StageProgram:
     prompt: Callable[[State], Prompt]
     parse: Callable[[str, State], Any] = strip_reply
     aggregate: Aggregation | LLMFusion = majority_vote
+    # Chosen by hand: a paragraph, and enough randomness for samples to differ.
     max_tokens: int = 256
     temperature: float = 0.7
     stop: tuple[str, ...] = ()

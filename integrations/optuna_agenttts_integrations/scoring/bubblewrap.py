@@ -75,6 +75,7 @@ class Limits:
         ValueError: A limit is not positive.
     """
 
+    # Chosen by hand, ample for small programs of the standard library.
     seconds: float = 5.0
     memory_mb: int = 512
     file_mb: int = 8
