@@ -19,11 +19,10 @@ from optuna.study import Study
 from optuna_agenttts import Task, storage
 from optuna_agenttts.llm import Report
 from optuna_agenttts.llm.loop import LoopThread
-from optuna_agenttts.llm.port import close_chat
 from optuna_agenttts.study.measured import effective_task
 from optuna_agenttts.task.allocation import Allocation, AllocationLike
 from optuna_agenttts_integrations.calls.completions import Completions
-from optuna_agenttts_integrations.calls.endpoints import Endpoints
+from optuna_agenttts_integrations.calls.endpoints import Endpoints, close_chats
 from optuna_agenttts_integrations.calls.store import CompletionStore
 from optuna_agenttts_integrations.check import check_data, check_servers
 from optuna_agenttts_integrations.exceptions import PipelineError, TooManyFailuresError
@@ -351,12 +350,6 @@ class MultiStageObjective:
             **{name: round(value, 6) for name, value in evaluation.metrics.items()},
         }
         storage.write_trial_values(trial, values)
-
-
-async def close_chats(endpoints: Endpoints) -> None:
-    """Close the connections that chat models hold on the running event loop."""
-    for endpoint in endpoints.values():
-        await close_chat(endpoint.chat)
 
 
 def _uses_pruner(trial: optuna.Trial) -> bool:

@@ -197,7 +197,7 @@ def test_a_budget_below_the_cheapest_allocation_is_rejected():
 
 
 def test_each_name_is_described_once():
-    """By any function from a name to a model; a model that is given is left as it is."""
+    """`describe` maps a name to a model; a given `Model` is used unchanged."""
     described = []
 
     def describe(name):

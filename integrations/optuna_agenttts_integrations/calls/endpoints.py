@@ -10,6 +10,7 @@ from urllib.parse import urldefrag, urlsplit
 
 from optuna_agenttts import HuggingFaceChat, Task
 from optuna_agenttts.llm import ChatModel, ChatRequest, Completion, RetryingChatModel
+from optuna_agenttts.llm.port import close_chat
 from optuna_agenttts.llm.secrets import ApiKey
 from optuna_agenttts.llm.wire import server_root
 from optuna_agenttts_integrations.calls.replicas import ReplicatedChatModel
@@ -231,6 +232,12 @@ class MultiSampleChatModel(Protocol):
         self, request: ChatRequest, seeds: Sequence[int]
     ) -> Sequence[Completion]:
         """Generate one completion per seed; see `ChatModel.complete`."""
+
+
+async def close_chats(endpoints: Endpoints) -> None:
+    """Close the connections that chat models hold on the running event loop."""
+    for endpoint in endpoints.values():
+        await close_chat(endpoint.chat)
 
 
 class BatchingChatModel:

@@ -15,10 +15,10 @@ from pathlib import Path
 from optuna_agenttts import AgentTTSError
 from optuna_agenttts.llm import ChatRequest, Finding, Message, Report, examine
 from optuna_agenttts.llm.loop import LoopThread
-from optuna_agenttts_integrations.calls.endpoints import connect_endpoints
+from optuna_agenttts_integrations.calls.endpoints import close_chats, connect_endpoints
 from optuna_agenttts_integrations.check import is_unreachable, server_chats, skipped_finding
 from optuna_agenttts_integrations.cli.parser import Commands, add_command
-from optuna_agenttts_integrations.objective import MultiStageObjective, close_chats
+from optuna_agenttts_integrations.objective import MultiStageObjective
 
 _REPLY_TOKENS = 16
 """Maximum reply length for `--prompt`, in tokens. Chosen by hand: the prompt is what is tested."""
