@@ -262,7 +262,7 @@ def _decode(text: str) -> Any:
 def comparable_calls(
     calls: Sequence[ToolCall], tools: Mapping[str, Tool], *, named: bool
 ) -> list[dict[str, Any]]:
-    """Return calls in the form that `tool_metrics.argument_f1` compares, regardless of their order.
+    """Return calls in the form that `tool_metrics.argument_f1` compares, in any order.
 
     If arguments have no names, the media type of each value serves as its name, and a reference to
     another call is replaced by the name of its tool, as in TaskBench's evaluation (arXiv
