@@ -36,13 +36,13 @@ ROOMS = {
         "calls": ("exceptions",),
         "pipeline": ("calls", "exceptions"),
         "instances": ("exceptions",),
-        "lengths": ("pipeline", "exceptions"),
+        "lengths": ("pipeline",),
         "check": ("pipeline", "calls", "exceptions"),
         "objective": ("check", "lengths", "instances", "pipeline", "calls", "exceptions"),
         "tasks": ("objective", "pipeline", "scoring", "calls", "exceptions"),
         "testing": ("tasks", "pipeline", "calls", "exceptions"),
         "playground": ("testing", "objective", "pipeline", "calls", "exceptions"),
-        "cli": ("objective", "check", "calls", "exceptions"),
+        "cli": ("objective", "check", "calls"),
     },
 }
 
