@@ -50,7 +50,7 @@ METHODS = {
 
 @cache
 def landscape():
-    """The task, each allocation's outcomes by problem, and its true score."""
+    """Return the task, each allocation's outcomes by problem, and its true score."""
     task, grid = make_task(), load_grid()
     models, samples = task.feasible.arrays()
     outcomes = np.concatenate(

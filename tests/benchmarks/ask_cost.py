@@ -32,7 +32,7 @@ def make_task(*, large=False):
 
 
 def filled_study(task, sampler, trials, outcomes):
-    """A study in memory with random past trials."""
+    """Create an in-memory study with random past trials."""
     study = optuna.create_study(
         direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0)
     )

@@ -26,7 +26,7 @@ SAMPLERS = ("Random", "TPE", "GP", "AgentTTS")
 
 
 def make_sampler(name, task, seed):
-    """A sampler by name, at its defaults."""
+    """Create the named sampler with its default settings."""
     if name == "Random":
         return optuna.samplers.RandomSampler(seed=seed)
     if name == "TPE":

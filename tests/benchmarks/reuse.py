@@ -48,7 +48,7 @@ def sample(name):
 
 
 def share(name, folder, fusion, seed, trials):
-    """The share of tokens that one search generates, and how many instances it has."""
+    """Return the share of tokens that one search generates, and its number of instances."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     data = folder / FILES[name] if folder and name in FILES else None
     if data is None and name in FILES:

@@ -65,7 +65,7 @@ def playground_requests(count):
 
 
 async def bare(url, requests):
-    """Samples per second of a client that does nothing else."""
+    """Measure the samples per second of a client that does nothing else."""
     bodies = iter(
         [
             {
@@ -93,7 +93,7 @@ async def bare(url, requests):
 
 
 async def ours(url, requests, path):
-    """Samples per second through seeds, retries, validation and a store on disk."""
+    """Measure samples per second through seeds, retries, validation and a store on disk."""
     endpoint = connect_endpoints([requests[0].model], url, concurrency=CONCURRENCY)
     endpoint = endpoint[requests[0].model]
     store = CompletionStore(path)
@@ -110,13 +110,13 @@ async def ours(url, requests, path):
 
 
 def resident():
-    """This process's resident set, in MB."""
+    """Return this process's resident set size in MB."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * 4096 / 1e6
 
 
 async def memory(path, samples):
-    """The resident set while so many samples go through."""
+    """Measure the resident set size while the given number of samples goes through."""
     store = CompletionStore(path)
     completions = Completions(store=store, seed=0, rng=random.Random(0))
     endpoint = Endpoint(chat=Instant(), identity="instant", concurrency=CONCURRENCY)

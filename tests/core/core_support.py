@@ -37,7 +37,7 @@ def wiki_task(budget=900, max_samples=100, **options):
 
 
 def score(allocation):
-    """A rate without noise: larger models are better, samples saturate."""
+    """Return a noise-free rate: larger models are better, and samples saturate."""
     retrieval, answer = allocation["retrieval"], allocation["answer"]
     found = (0.85 if retrieval[0] == "qwen-72B" else 0.6) * (1 - 0.3 / retrieval[1])
     level = 0.8 if answer[0] == LARGE else 0.7
@@ -45,7 +45,7 @@ def score(allocation):
 
 
 def allocation_of(trial):
-    """The allocation that a trial's parameters say."""
+    """Return the allocation given by a trial's parameters."""
     return {
         name: (trial.params[f"{name}.model"], trial.params[f"{name}.samples"])
         for name in ("retrieval", "answer")
@@ -67,12 +67,12 @@ def run(sampler, n_trials=15, storage=None, target=objective, **options):
 
 
 def params_of(study):
-    """What every trial of a study chose."""
+    """Return the parameters of every trial of a study."""
     return [trial.params for trial in study.get_trials(deepcopy=False)]
 
 
 def open_storage(kind, path):
-    """A storage that several processes can open."""
+    """Open a storage that several processes can share."""
     if kind == "sqlite":
         # SQLite locks the whole file; workers wait for each other.
         return RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": 60}})
@@ -87,7 +87,7 @@ def params_in_this_process(seed):
 
 
 def mixed(trial):
-    """An objective with a parameter outside the task."""
+    """Evaluate an objective with a parameter outside the task."""
     temperature = trial.suggest_float("temperature", 0.0, 1.0)
     return score(wiki_task().suggest(trial)) - (temperature - 0.4) ** 2
 

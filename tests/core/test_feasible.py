@@ -15,7 +15,7 @@ quick = settings(max_examples=60, deadline=None, derandomize=True, database=None
 
 @st.composite
 def spaces(draw, most_stages=3, most_models=3, most_samples=5):
-    """A small table of costs that do not fall, and a budget that fits the cheapest."""
+    """Draw a small table of non-decreasing costs and a budget that fits the cheapest."""
     step = st.integers(0, 5)
     costs = []
     for _ in range(draw(st.integers(1, most_stages))):
@@ -42,7 +42,7 @@ def every(feasible):
 
 
 def within(feasible):
-    """The feasible allocations, by brute force."""
+    """List the feasible allocations by brute force."""
     return [choices for choices in every(feasible) if feasible.cost(choices) <= feasible.budget]
 
 

@@ -75,17 +75,17 @@ def priced_task(budget=None, cost=None, prompt=100, generation=50, max_samples=2
 
 
 def lengths_of(task):
-    """The lengths of a task's stages."""
+    """Return the lengths of a task's stages."""
     return {s.name: (s.prompt_tokens, s.generation_tokens) for s in task.stages}
 
 
 def study_of(**options):
-    """A study in memory."""
+    """Create an in-memory study."""
     return optuna.create_study(direction="maximize", **options)
 
 
 def elsewhere(study):
-    """The study as another process sees it."""
+    """Load the study as another process sees it."""
     return optuna.load_study(study_name=study.study_name, storage=study._storage)
 
 

@@ -50,7 +50,7 @@ def origins(study):
 
 
 def by_hand(trial):
-    """The stages' parameters, without a task; one of them on a log scale."""
+    """Suggest the stages' parameters without a task, one of them on a log scale."""
     allocation = {
         "retrieval": (
             trial.suggest_categorical("retrieval.model", ["qwen-7B", "qwen-72B"]),
@@ -481,7 +481,7 @@ def test_extreme_values_do_not_stop_the_search(value):
 
 
 def reporting(trial):
-    """Reports ten outcomes, pruned where the pruner says so."""
+    """Report ten outcomes, stopping early if the pruner decides so."""
     rate = score(TASK.suggest(trial))
     outcomes = [float((7 * step + trial.number) % 10 < 10 * rate) for step in range(10)]
     for step, outcome in enumerate(outcomes):
@@ -700,7 +700,7 @@ def test_recognised_stages_do_not_repeat():
 
 
 def plain(trial):
-    """An objective without stages."""
+    """Evaluate an objective without stages."""
     x = trial.suggest_float("x", -5, 5)
     n = trial.suggest_int("n", 1, 100, log=True)
     kind = trial.suggest_categorical("kind", ["a", "b", None])

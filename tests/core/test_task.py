@@ -459,7 +459,7 @@ def test_enqueued_values_within_the_budget_run():
 
 
 def asked(study):
-    """A trial that is told what to suggest."""
+    """Return a trial with an enqueued allocation."""
     study.enqueue_trial(wiki_task().params(FULL))
     return study.ask()
 

@@ -95,7 +95,7 @@ def embed(embedder, *texts):
 
 @pytest.fixture(autouse=True)
 def _users_token(monkeypatch, tmp_path):
-    """The user is logged in at Hugging Face."""
+    """Log the user in to Hugging Face."""
     monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(tmp_path / "none"))
     monkeypatch.setenv("HF_TOKEN", TOKEN)
 

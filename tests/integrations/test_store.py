@@ -56,7 +56,7 @@ def size(path):
 
 @pytest.fixture
 def filled(tmp_path):
-    """A store of three models at two endpoints, a request each day, three samples of each."""
+    """Yield a store of two models at two endpoints: a request each day, three samples of each."""
     clock = Clock()
     store = CompletionStore(tmp_path / "filled.db", clock=clock)
     for day, (model, endpoint) in enumerate([("a", "x"), ("b", "x"), ("b", "y")]):
@@ -696,7 +696,7 @@ MUTE = {"small": Raises(), "large": Raises()}
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """The store of a finished search, its values and parameters."""
+    """Return the store of a finished search, with the search's values and parameters."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     path = tmp_path_factory.mktemp("finished") / "store.db"
     objective, _ = make_objective(store=CompletionStore(path))

@@ -13,12 +13,12 @@ VARIABLE = "OPTUNA_AGENTTTS_LLM"
 
 @pytest.fixture(autouse=True)
 def _unset(monkeypatch):
-    """The environment of whoever runs the tests names no model."""
+    """Remove any model named in the environment of the test run."""
     monkeypatch.delenv(VARIABLE, raising=False)
 
 
 def parts(chat):
-    """What a chat model was made from."""
+    """Return the model and base URL from which a chat model was made."""
     assert type(chat) is HuggingFaceChat
     return chat.model, chat.base_url
 

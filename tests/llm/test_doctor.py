@@ -59,12 +59,12 @@ def checked(chat, *, model="served", parameters=8e9, **options):
 
 
 def levels(found):
-    """The level of each check."""
+    """Return the level of each check."""
     return {check: finding.level for check, finding in found.items()}
 
 
 def at(server, **options):
-    """A chat model at a server."""
+    """Connect a chat model to a server."""
     return HuggingFaceChat(base_url=server.url, **{"timeout": 10.0, **options})
 
 
@@ -82,7 +82,7 @@ def tgi(**changes):
 
 
 def listing(*entries):
-    """A list of models."""
+    """Build a response that lists models."""
     return body({"object": "list", "data": list(entries)})
 
 

@@ -63,7 +63,7 @@ def run(chat, use=None, **options):
 
 @pytest.fixture
 def token(monkeypatch):
-    """The user is logged in to Hugging Face, as far as huggingface_hub sees."""
+    """Log the user in to Hugging Face, as far as huggingface_hub can tell."""
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     assert huggingface_hub.get_token() == TOKEN
 

@@ -196,7 +196,7 @@ def refusal(breaker):
 
 
 def broken(clock, **options):
-    """A breaker whose circuit has just opened."""
+    """Return a breaker with a newly opened circuit."""
     breaker = CircuitBreaker(threshold=3, pause=10, longest=35, clock=clock, **options)
     for _ in range(3):
         assert refusal(breaker) is None
@@ -271,7 +271,7 @@ def test_calls_that_fail_together_lengthen_the_pause_once():
 
 
 def retrying(chat, clock, **options):
-    """A retrying chat model that waits on a fake clock."""
+    """Build a retrying chat model that waits on a fake clock."""
     return RetryingChatModel(
         chat,
         breaker=CircuitBreaker(clock=clock),
@@ -507,7 +507,7 @@ UNAVAILABLE = ["HTTP 429", "HTTP 502", "HTTP 503", "HTTP 504", "ConnectError", "
 
 
 def unavailable(kind="HTTP 503", retry_after=None):
-    """A failure of an unavailable server."""
+    """Build the failure of an unavailable server."""
     return ChatUnavailableError("unavailable", kind=kind, retry_after=retry_after)
 
 

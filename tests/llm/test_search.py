@@ -27,7 +27,7 @@ INJECTION = (
 
 
 def proposal(**changes):
-    """A candidate of a reply, in which something is changed."""
+    """Build a candidate of a reply with the given changes."""
     setting = {"model": "qwen-72B", "samples": 1}
     return {
         "allocation": {"retrieval": setting, "answer": {"model": "small-3B", "samples": 3}},
@@ -101,7 +101,7 @@ WAITING = {"hang", "says long", "slow_drip"}
 
 @pytest.fixture(autouse=True)
 def _quiet(monkeypatch):
-    """A token that must stay here, and no log of Optuna's."""
+    """Set a token that must not leak, and silence Optuna's log."""
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     monkeypatch.delenv("OPTUNA_AGENTTTS_LLM", raising=False)
     before = optuna.logging.get_verbosity()
@@ -111,13 +111,13 @@ def _quiet(monkeypatch):
 
 
 def retrying(url, **options):
-    """A model on a server, asked with short patience."""
+    """Connect a model to a server with short timeouts and few retries."""
     chat = HuggingFaceChat("m", base_url=url, timeout=0.3, **options)
     return RetryingChatModel(chat, policy=RetryPolicy(attempts=2, base=0.01), timeout=1.0)
 
 
 def injected(trial):
-    """An objective that leaves hostile text on study and trial."""
+    """Evaluate an objective that leaves hostile text on the study and the trial."""
     trial.set_user_attr("agenttts:note", INJECTION)
     trial.study.set_user_attr(INJECTION, INJECTION)
     return objective(trial)

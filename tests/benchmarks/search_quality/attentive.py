@@ -63,7 +63,7 @@ def attentive(task, text):
 
 
 def as_reply(task, allocations):
-    """The reply that proposes allocations, given as choices."""
+    """Build the reply that proposes allocations, given as choices."""
     candidates = [
         {
             "allocation": {
@@ -78,7 +78,7 @@ def as_reply(task, allocations):
 
 
 def _listed(task, history):
-    """The values of the trials listed, by choices."""
+    """Return the values of the listed trials, keyed by choices."""
     found = {}
     for line in history.splitlines():
         settings = SETTING.findall(line.split(" | ")[1]) if SETTING.search(line) else ()

@@ -21,7 +21,7 @@ class ChoicesSampler(BaseSampler):
         self.params = {}
 
     def propose(self, tried):
-        """A generator of allocations as choices; `tried` fills up with (choices, score)."""
+        """Yield allocations as choices; `tried` fills up with (choices, score)."""
         raise NotImplementedError
 
     def infer_relative_search_space(self, study, trial):
@@ -55,19 +55,19 @@ class ChoicesSampler(BaseSampler):
         return self.params[trial.number][param_name]
 
     def fitting(self, choices):
-        """The nearest feasible allocation, as a tuple."""
+        """Return the nearest feasible allocation as a tuple."""
         limits = [len(self.task.feasible.costs[i][m]) for i, (m, _) in enumerate(choices)]
         inside = [(int(m), int(min(max(1, s), most))) for (m, s), most in zip(choices, limits)]
         return tuple(tuple(map(int, choice)) for choice in self.task.feasible.project(inside))
 
     def random(self):
-        """A random combination of models with random samples, log-uniform."""
+        """Draw a random combination of models with log-uniform random numbers of samples."""
         combinations = self.task.feasible.model_combinations()
         models = combinations[self.rng.integers(len(combinations))]
         return self.fitting([(m, np.exp(self.rng.uniform(0, np.log(101)))) for m in models])
 
     def unit_budget(self, models):
-        """A combination of models with what one sample of each stage's dearest model buys."""
+        """Give each model the samples that one sample of its stage's dearest model would buy."""
         choices = []
         for rows, model in zip(self.task.feasible.costs, models):
             unit = max(float(row[0]) for row in rows)

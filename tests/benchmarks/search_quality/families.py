@@ -37,9 +37,9 @@ def cycle(family):
 
 
 def _make_task(stages, budget=None):
-    """A task of (prompt tokens, generation tokens, sizes in 1e9 parameters) by stage.
+    """Build a task from (prompt tokens, generation tokens, sizes in 1e9 parameters) by stage.
 
-    Its name says nothing: agents read it, and the landscape's own name would give its kind away.
+    The task's name is neutral: agents read it, and the landscape's own name would reveal its kind.
     """
     return Task(
         name="pipeline",

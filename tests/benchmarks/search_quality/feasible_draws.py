@@ -59,7 +59,7 @@ def _options(costs):
 
 
 def ascend(landscape, models, samples):
-    """The true score at the end of the steepest ascent by changes of one or two stages."""
+    """Return the true score after steepest ascent by changes of one or two stages."""
     feasible = landscape.task.feasible
     best = float(landscape.truth(models, samples))
     while True:

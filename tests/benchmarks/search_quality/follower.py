@@ -50,7 +50,7 @@ _FLAT = "The values hardly differ"
 
 
 def follow(request):
-    """The reply to a request."""
+    """Return the reply to a request."""
     text = request.messages[-1].content
     if "Answer in this form:\n" + '{"guidelines"' in text:
         return json.dumps({"guidelines": _write(text)})
@@ -99,7 +99,7 @@ def _write(text):
 
 
 def _explored(reading, stage):
-    """The model of a stage to explore further, and why."""
+    """Choose the model of a stage to explore further, and return it with the reason."""
     groups = defaultdict(dict)
     for choices, value in reading.trials.items():
         rest, model = (choices[:stage], choices[stage + 1 :]), choices[stage][0]
@@ -173,7 +173,7 @@ def _knowledge(experience):
 
 
 def _propose(reading):
-    """The candidates, and why."""
+    """Return the candidates, each with its reason."""
     told, wanted = reading.text, reading.wanted
     parts = []
     if "<guidelines>" in told:
@@ -200,7 +200,7 @@ def _propose(reading):
 
 
 def _unquoted(line):
-    """A line of notes as it was before it was quoted."""
+    """Recover a line of notes from its quoted form."""
     return json.loads(line.partition(": ")[2] if line.startswith("round ") else line)
 
 

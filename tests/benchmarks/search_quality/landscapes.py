@@ -55,7 +55,7 @@ class Landscape:
     shared: float = 0.5
 
     def truth(self, models, samples):
-        """True mean scores.
+        """Return true mean scores.
 
         Args:
             models: Positions of models, shape (..., stages).
@@ -107,7 +107,7 @@ class Landscape:
         return float(best), float(np.median(truth))
 
     def truths(self, models, samples, part=20_000):
-        """True mean scores of many allocations, a part at a time."""
+        """Compute the true mean scores of many allocations, a part at a time."""
         return np.concatenate(
             [
                 self.truth(models[i : i + part], samples[i : i + part])

@@ -114,7 +114,7 @@ class Mechanism:
         return passed
 
     def scores(self, models, samples):
-        """True scores of allocations, arrays of shape (..., stages)."""
+        """Return the true scores of allocations, given as arrays of shape (..., stages)."""
         scores = self.floor + self.gain * self.quality(models, samples)
         if self.bumps:
             x = np.log(samples)[..., None, :]
@@ -124,7 +124,7 @@ class Mechanism:
         return np.clip(scores, 0.01, 0.99)
 
     def scaled(self, best, level, floor):
-        """The same with the score `level` at quality `best`."""
+        """Return a copy whose score is `level` at quality `best`."""
         return replace(self, floor=floor, gain=(level - floor) / best)
 
 
@@ -169,7 +169,7 @@ def draw_mechanism(rng, sizes, *, strength=None):
 
 
 def with_curves(mechanism, **changes):
-    """The same with fields of every stage's curve replaced; functions get curve and stage."""
+    """Replace fields of every stage's curve in a copy; functions get curve and stage."""
     curves = []
     for stage, curve in enumerate(mechanism.curves):
         values = {k: v(curve, stage) if callable(v) else v for k, v in changes.items()}

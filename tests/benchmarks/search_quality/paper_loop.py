@@ -95,7 +95,7 @@ class AgentLoop(ChoicesSampler):
         self.loop = LoopThread(self.chat.aclose)
 
     def ask(self, messages, schema=None):
-        """The reply to a prompt."""
+        """Return the reply to a prompt."""
         request = ChatRequest(
             model="", messages=messages, max_tokens=4096, temperature=0.7, schema=schema
         )
@@ -105,12 +105,12 @@ class AgentLoop(ChoicesSampler):
         return reply
 
     def write(self, messages):
-        """What the model writes down, line by line; all of it where it is not in the form."""
+        """Return the model's guidelines by line, or its text if it is not in the form."""
         text = self.ask(messages)
         return read_plan(text, self.task, ()).guidelines or (" ".join(text.split())[:2000],)
 
     def candidates(self, tried, messages):
-        """A generator of the candidates of a round."""
+        """Yield the candidates of a round."""
         text = self.ask(messages, plan_schema(self.task, wanted=BATCH, guidelines=False))
         found = [proposal.choices for proposal in read_plan(text, self.task, tried).proposals]
         for _ in range(100):
@@ -226,7 +226,7 @@ def experience_of(family, index):
 
 
 def _rank(task, stage, model):
-    """The place of a model among its stage's, from the smallest."""
+    """Rank a model by size among those of its stage, smallest first."""
     sizes = [m.parameters for m in task.stages[stage].models]
     return sorted(range(len(sizes)), key=sizes.__getitem__).index(model)
 

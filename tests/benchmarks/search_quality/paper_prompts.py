@@ -38,7 +38,7 @@ _NOTES = 'Answer in this form:\n{"guidelines": ["one sentence", "..."]}'
 
 
 def describe(task):
-    """The task and its costs, in full: cost is linear in samples where the prompt is shared."""
+    """Describe the task and its costs in full; costs are linear in samples for a shared prompt."""
     lines = ["metric: value, higher is better"]
     lines += [
         f"stage {quote(stage.name)}: prompt of {stage.prompt_tokens:g} tokens, samples of "
@@ -95,7 +95,7 @@ def notes(name, written):
 
 
 def answer(task, wanted):
-    """What is asked for, and its form."""
+    """Ask for the candidates, and state the form of the answer."""
     cheapest = task.allocation(task.feasible.complete({}))
     stages = ", ".join(
         f'{quote(stage)}: {{"model": {quote(setting.model)}, "samples": {setting.samples}}}'

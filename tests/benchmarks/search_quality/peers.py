@@ -94,13 +94,13 @@ TALKING = frozenset(LOOPS) | {"AgentTTS+llm"}
 
 
 def make_sampler(name, task, seed, *, place=None, llm=None):
-    """A sampler by name, at its defaults.
+    """Create the named sampler with its default settings.
 
     Args:
         name: One of `SAMPLERS`.
         task: The task.
         seed: Seed of its randomness.
-        place: The landscape that is searched, for agents that know it, and for experience with
+        place: The landscape being searched, for agents that know it, and for experience with
             others of its family.
         llm: The language model behind methods that talk to one, as `connect` takes it; None for
             their scripted stand-in.

@@ -15,12 +15,12 @@ SETTING = re.compile(NAME + ": " + NAME + r" x (\d+)")
 
 
 def level_of(samples):
-    """The position in `LEVELS` of a number of samples."""
+    """Return the position in `LEVELS` of a number of samples."""
     return int(np.searchsorted((3, 15), samples, side="left"))
 
 
 def size_class(rank, count):
-    """The class of a model by its rank in size among those of its stage."""
+    """Classify a model by its size rank among those of its stage."""
     return "smallest" if rank == 0 else "largest" if rank == count - 1 else "middle"
 
 
@@ -61,11 +61,11 @@ class Reading:
         return found
 
     def position(self, stage, model):
-        """The position of a model, of which the name is as it stands between quotes."""
+        """Return the position of a model, given its name as it appears between quotes."""
         return [name for name, *_ in self.models[stage]].index(json.loads(f'"{model}"'))
 
     def quoted(self, stage, models):
-        """The quoted name of a stage's model in a combination."""
+        """Return the quoted name of a stage's model in a combination."""
         return json.dumps(self.models[stage][models[stage]][0])
 
     def by_size(self, stage):
@@ -73,9 +73,9 @@ class Reading:
         return sorted(range(len(self.models[stage])), key=lambda m: self.models[stage][m][1])
 
     def fit(self, choices, first=None):
-        """The allocation with samples reduced to the budget, those of stage `first` last.
+        """Reduce the samples of an allocation to the budget, those of stage `first` last.
 
-        None if its models do not fit.
+        Return None if its models do not fit.
         """
         limited = [(m, min(max(1, round(s)), most)) for (m, s), most in zip(choices, self.most)]
         groups = [[i for i in range(len(limited)) if i != first]]
@@ -91,7 +91,7 @@ class Reading:
         return None
 
     def cost(self, choices):
-        """The cost of an allocation by the table in the prompt."""
+        """Compute the cost of an allocation from the table in the prompt."""
         total = 0.0
         for models, (model, samples) in zip(self.models, choices):
             _, _, fixed, slope = models[model]

@@ -24,7 +24,7 @@ _T95 += [1.75, 1.74, 1.73, 1.73, 1.72, 1.72, 1.72, 1.71, 1.71, 1.71, 1.71, 1.70,
 
 
 def clustered(values, indices, rng, statistic=np.median):
-    """A statistic and its bootstrap 90 % interval.
+    """Compute a statistic and its bootstrap 90 % interval.
 
     Args:
         values: One for each search.
@@ -48,7 +48,7 @@ def clustered(values, indices, rng, statistic=np.median):
 
 
 def shown(found, form, most=None):
-    """A median and its interval as text; what is past `most` is only known to be more."""
+    """Format a median and its interval; values above `most` are shown only as greater."""
 
     def one(value):
         if most is not None and value > most:
@@ -60,7 +60,7 @@ def shown(found, form, most=None):
 
 
 def ratio(ours, theirs):
-    """The ratio of two figures of which either may be unknown for being too large."""
+    """Return the ratio of two figures; either may be None if it is too large to be known."""
     if ours is None:
         return 1.0 if theirs is None else np.inf
     return 0.0 if theirs is None else ours / theirs
@@ -107,7 +107,7 @@ def family_table(records, baseline, rng):
 
 
 def regret(record, key):
-    """A regret; 1, the median feasible allocation's, where no trial ran."""
+    """Return a regret, or 1 (the median feasible allocation's) if no trial ran."""
     return 1.0 if record[key] is None else record[key]
 
 
@@ -149,9 +149,9 @@ def landscape_table(records, sampler, baseline):
 
 
 def compared(differences):
-    """The mean of paired differences, its standard error, and whether it is above 0 beyond noise.
+    """Return the mean of paired differences, its standard error, and its significance.
 
-    Beyond noise is one-sided 5 % by Student's t.
+    The mean is significant if it is above 0 at the one-sided 5 % level of Student's t.
     """
     differences = np.asarray(differences, dtype=float)
     count, mean = len(differences), float(differences.mean())

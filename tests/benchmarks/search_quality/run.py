@@ -129,7 +129,7 @@ def _winners(study, place):
 
 
 def read(path):
-    """The records of a file; a run that was killed may have left half a line."""
+    """Read the records of a file, skipping any partial line left by a killed run."""
     records = []
     for line in path.read_text().splitlines() if path.exists() else ():
         try:
