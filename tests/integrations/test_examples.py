@@ -84,7 +84,7 @@ def test_other_questions_will_do(tmp_path):
     lines = "\n".join(json.dumps(question, ensure_ascii=False) for question in questions)
     (tmp_path / "own.jsonl").write_text(f"{lines}\n\n", encoding="utf-8")
     said = run(tmp_path, "own_pipeline.py", "--data", "own.jsonl")
-    assert "4 written" in said
+    assert "4 built" in said
     assert "on 2 instances" in said
 
 
