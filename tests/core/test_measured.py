@@ -380,7 +380,7 @@ class TestCostOfSamples:
     @pytest.mark.parametrize(("stage", "model"), [("three", "small"), ("one", "tiny")])
     def test_unknown_names_are_refused(self, stage, model):
         """As everywhere else."""
-        with pytest.raises(TaskError, match="Unknown stage|has no model"):
+        with pytest.raises(TaskError, match=r"Unknown stage|has no model"):
             cost_of_samples(priced_task(), stage, model, 1, prompt_tokens=1, generation_tokens=1)
 
     def test_is_a_plain_number(self):
