@@ -11,7 +11,7 @@ from optuna_agenttts.exceptions import (
 )
 from optuna_agenttts.llm import HuggingFaceChat, ScriptedChatModel
 from optuna_agenttts.models.hub import Hub, describe_model
-from optuna_agenttts.report.callbacks import StopAtSpend, StopWhenSettled
+from optuna_agenttts.report.callbacks import StopAtSpend, StopWhenExhausted, StopWhenSettled
 from optuna_agenttts.report.recommendation import Recommendation, Tie, recommend
 from optuna_agenttts.sampler import AgentTTSSampler
 from optuna_agenttts.study.claims import Claim, Verdict
@@ -48,6 +48,7 @@ __all__ = [
     "Stage",
     "StageAllocation",
     "StopAtSpend",
+    "StopWhenExhausted",
     "StopWhenSettled",
     "Task",
     "TaskError",

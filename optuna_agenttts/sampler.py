@@ -18,26 +18,25 @@ from optuna.trial import FrozenTrial, TrialState
 from optuna_agenttts import storage
 from optuna_agenttts._experimental import warn_experimental_argument
 from optuna_agenttts.agent.advice import (
-    advised_candidate,
     contains,
     generic_candidate_index,
     generic_job,
     task_job,
 )
 from optuna_agenttts.agent.ask import Job
+from optuna_agenttts.agent.candidates import Candidates
 from optuna_agenttts.agent.prompts import TABLES, describe_experience
 from optuna_agenttts.agent.scheduler import ROUND_SIZE, RoundScheduler
 from optuna_agenttts.exceptions import TaskError
 from optuna_agenttts.llm import ChatModel, connect
-from optuna_agenttts.planner.evidence import Candidate, Constraint
-from optuna_agenttts.planner.numerical import NumericalPlanner
 from optuna_agenttts.report.dashboard import save_note
-from optuna_agenttts.study.archive import StudyArchives, announce, constraint_of, is_maximized
-from optuna_agenttts.study.experience import read_experience, recall
-from optuna_agenttts.study.rounds import Proposed, Round
+from optuna_agenttts.study.archive import is_maximized
+from optuna_agenttts.study.experience import read_experience
+from optuna_agenttts.study.rounds import Proposed
 from optuna_agenttts.study.spending import read_limit
 from optuna_agenttts.study.tasks import StudyTasks
-from optuna_agenttts.task.parameters import nearest_in, order_of_suggestion, parameters_of
+from optuna_agenttts.task.parameters import order_of_suggestion, parameters_of
+from optuna_agenttts.task.recognition import Recognise, check_recognise
 from optuna_agenttts.task.task import Task
 
 _logger = logging.getLogger(__name__)
@@ -46,13 +45,11 @@ _K = TypeVar("_K")
 _V = TypeVar("_V")
 
 _ByTrial = WeakKeyDictionary[BaseStorage, OrderedDict[int, _V]]
-_CACHES = {"_lock", "_tasks", "_archives", "_planners", "_candidates", "_advice", "_scheduler"}
+_CACHES = {"_lock", "_tasks", "_candidates", "_advice", "_scheduler"}
 """Attributes that are not pickled; see `AgentTTSSampler._reset`."""
 
 _REMEMBERED = 64
-"""Trials whose candidate is cached: more than run at a time."""
-_ATTEMPTS = 3
-"""Times that a trial gives way to one that chose the same allocation meanwhile."""
+"""Trials whose advice is cached: more than run at a time."""
 
 
 class AgentTTSSampler(BaseSampler):
@@ -94,6 +91,11 @@ class AgentTTSSampler(BaseSampler):
         description: Description of the objective, for the agent in studies without a task.
         llm_timeout: Timeout for planning a round, in seconds; only the first round blocks that
             long.
+        recognise: Whether to recognize stages by names of parameters in studies without a task:
+            ``<stage>.model``, whose choices are names of language models, with
+            ``<stage>.samples``; also after dots, and joined by ``/``, ``__`` or ``:``. For other
+            names, two patterns such as ``("{stage}_llm", "n_{stage}")``, or a dict of two names by
+            stage. False leaves all parameters to `independent_sampler`.
 
     Raises:
         TaskError: An argument is invalid.
@@ -114,6 +116,7 @@ class AgentTTSSampler(BaseSampler):
         experience: Sequence[Study] = (),
         description: str = "",
         llm_timeout: float = 120.0,
+        recognise: Recognise = True,
     ) -> None:
         """See the class."""
         if task is not None and not isinstance(task, Task):
@@ -134,6 +137,7 @@ class AgentTTSSampler(BaseSampler):
             )
         if experience:
             warn_experimental_argument("experience")
+        self._recognise = check_recognise(recognise)
         self._chat = connect(llm)
         self._guidelines, self._description = guidelines, description
         self._llm_timeout = llm_timeout
@@ -148,15 +152,15 @@ class AgentTTSSampler(BaseSampler):
     def _reset(self) -> None:
         """Create empty caches; everything in them can be computed again."""
         self._lock = threading.RLock()
-        self._tasks = StudyTasks(self._task)
-        self._archives = StudyArchives()
-        self._planners: OrderedDict[Task, NumericalPlanner] = OrderedDict()
-        self._candidates: _ByTrial[Candidate] = WeakKeyDictionary()
+        self._tasks = StudyTasks(self._task, self._recognise)
         self._advice: _ByTrial[Proposed | None] = WeakKeyDictionary()
         self._scheduler = (
             None
             if self._chat is None
             else RoundScheduler(self._chat, timeout=self._llm_timeout, on_round_written=save_note)
+        )
+        self._candidates = Candidates(
+            self._scheduler, insights=self._insights, experience=self._experience
         )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -248,12 +252,8 @@ class AgentTTSSampler(BaseSampler):
         bounds that depend on earlier suggestions.
         """
         task = self._tasks.get(study)
-        if task is not None and param_name in (parameters := parameters_of(task)):
-            candidate = self._candidate(study, trial, task)
-            stage, is_model = parameters[param_name]
-            model, samples = candidate.choices[stage]
-            wanted = task.stages[stage].models[model].name if is_model else samples
-            value = nearest_in(wanted, param_distribution)
+        if task is not None and param_name in parameters_of(task):
+            value = self._candidates.value(study, trial, task, param_name, param_distribution)
             if value is not None:
                 return value
         advice = self._advised_params(study, trial)
@@ -269,7 +269,7 @@ class AgentTTSSampler(BaseSampler):
         """Return the inputs of the agent's next round, or None before the first score."""
         assert self._scheduler is not None
         task = self._tasks.get(study)
-        trials = study._storage.get_all_trials(study._study_id, deepcopy=False)
+        trials = storage.read_trials(study)
         if task is None:
             return generic_job(
                 trials,
@@ -278,9 +278,7 @@ class AgentTTSSampler(BaseSampler):
                 description=self._description,
                 guidelines=self._guidelines,
             )
-        with self._lock:
-            evidence = self._archives.read(study, task, trial.number)
-            planner = self._planner(task)
+        evidence, planner = self._candidates.planned_from(study, task, trial.number)
         return task_job(
             planner,
             evidence,
@@ -309,7 +307,9 @@ class AgentTTSSampler(BaseSampler):
             _logger.warning("Round %d cannot be used: %r", trial.number // ROUND_SIZE, error)
             proposed = None
         with self._lock:
-            _remember(cache, trial._trial_id, proposed)
+            cache[trial._trial_id] = proposed
+            while len(cache) > _REMEMBERED:
+                cache.popitem(last=False)
         if proposed is None:
             return None
         storage.write_origin(study, trial._trial_id, "agent", proposed.reason)
@@ -322,76 +322,10 @@ class AgentTTSSampler(BaseSampler):
         planned = self._scheduler.get_round(study, trial.number)
         if planned is None or not planned.candidates:
             return None
-        trials = study._storage.get_all_trials(study._study_id, deepcopy=False)
+        trials = storage.read_trials(study)
         slot = generic_candidate_index(
             trials, trial.number, maximize=is_maximized(study.directions)
         )
         if slot is None or slot >= len(planned.candidates):
             return None
         return planned.candidates[slot]
-
-    def _candidate(self, study: Study, trial: FrozenTrial, task: Task) -> Candidate:
-        """Return the candidate of a trial; plan again if it contradicts values the trial has."""
-        constraint = constraint_of(task, trial)
-        planned = None
-        if self._scheduler is not None and not constraint:
-            # Outside the lock, so that other threads do not wait for this round.
-            planned = self._scheduler.get_round(study, trial.number)
-        with self._lock:
-            candidates = self._candidates.setdefault(study._storage, OrderedDict())
-            candidate = candidates.get(trial._trial_id)
-            if candidate is not None and constraint.met_by(candidate.choices):
-                return candidate
-            candidate = self._plan(study, trial, task, constraint, planned)
-            _remember(candidates, trial._trial_id, candidate)
-        _logger.debug("Trial %d, %s: %s", trial.number, candidate.origin, candidate.reason)
-        return candidate
-
-    def _plan(
-        self,
-        study: Study,
-        trial: FrozenTrial,
-        task: Task,
-        constraint: Constraint,
-        planned: Round | None,
-    ) -> Candidate:
-        """Propose and write a candidate, again if another worker chose the same meanwhile."""
-        evidence = self._archives.read(study, task, trial.number)
-        candidate = None
-        if self._scheduler is not None and not constraint and trial.number >= ROUND_SIZE:
-            try:
-                candidate = advised_candidate(self._planner(task), evidence, planned, trial.number)
-            # For example, a round written by another version. Advice must never fail a trial.
-            except Exception as error:
-                _logger.warning("Round %d cannot be used: %r", trial.number // ROUND_SIZE, error)
-        if candidate is None:
-            candidate = self._planner(task).propose(evidence, constraint)
-        announce(study, trial._trial_id, task, candidate)
-        for _ in range(_ATTEMPTS):
-            if candidate.choices in evidence.visited or not (
-                evidence.pending or evidence.concurrent
-            ):
-                break
-            # Workers that read at different times can choose the same allocation. Both write it
-            # before they read again, so at least one of them sees the other and gives way.
-            evidence = self._archives.read(study, task, trial.number)
-            if candidate.choices not in evidence.visited:
-                break
-            candidate = self._planner(task).propose(evidence, constraint)
-            announce(study, trial._trial_id, task, candidate)
-        return candidate
-
-    def _planner(self, task: Task) -> NumericalPlanner:
-        if task not in self._planners:
-            planner = NumericalPlanner(
-                task, insights=self._insights, experience=recall(self._experience, task)
-            )
-            _remember(self._planners, task, planner, most=2)
-        return self._planners[task]
-
-
-def _remember(known: OrderedDict[_K, _V], key: _K, value: _V, most: int = _REMEMBERED) -> None:
-    """Cache a value, and drop the oldest ones."""
-    known[key] = value
-    while len(known) > most:
-        known.popitem(last=False)

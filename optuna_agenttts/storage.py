@@ -11,12 +11,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from operator import attrgetter
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from optuna.storages import BaseStorage
 from optuna.study import Study
-from optuna.trial import BaseTrial
+from optuna.trial import BaseTrial, FrozenTrial
 
 PREFIX = "agenttts:"
 # Of studies.
@@ -96,6 +97,12 @@ def registered(study: Study) -> Mapping[str, Any] | None:
     attributes = study._storage.get_study_system_attrs(study._study_id)
     values: Mapping[str, Any] | None = read_study_value(attributes, TASK)
     return values
+
+
+def read_trials(study: Study) -> list[FrozenTrial]:
+    """Return all trials of a study in order of number; some storages list them otherwise."""
+    trials = study._storage.get_all_trials(study._study_id, deepcopy=False)
+    return sorted(trials, key=attrgetter("number"))
 
 
 def mark_measured(study: Study, text: str) -> None:

@@ -67,13 +67,18 @@ def required_share(evidence: Evidence) -> float:
 
 
 def advised_candidate(
-    planner: NumericalPlanner, evidence: Evidence, planned: Round | None, number: int
+    planner: NumericalPlanner,
+    evidence: Evidence,
+    constraint: Constraint,
+    planned: Round | None,
+    number: int,
 ) -> Candidate:
     """Return the agent's candidate for a trial if it is worth trying, else the planner's.
 
     Args:
         planner: The numerical planner.
         evidence: The trials so far.
+        constraint: Allocations that the trial can take.
         planned: The trial's round; None if it was not ready in time.
         number: The trial's number.
 
@@ -81,18 +86,21 @@ def advised_candidate(
         The candidate. Its origin is ``"fallback"`` if the round is missing or failed.
     """
     if planned is None or planned.error:
-        default = planner.propose(evidence, Constraint())
+        default = planner.propose(evidence, constraint)
         why = "the agent's round did not come in time" if planned is None else planned.error
         return replace(default, origin="fallback", reason=f"{default.reason} (fallback: {why})")
     choices = _agent_choices(planner, evidence, planned, number)
+    ranges = constraint.ranges or evidence.ranges
+    if choices is not None and ranges is not None and not ranges.allow(choices):
+        choices = None
     if choices is None or planner.in_opening(evidence):
-        return planner.propose(evidence, Constraint())
-    default, worth = planner.compare(evidence, [choices])
+        return planner.propose(evidence, constraint)
+    default, worth = planner.compare(evidence, [choices], constraint)
     if worth[0] >= required_share(evidence):
         reason = planned.candidates[number % ROUND_SIZE].reason
         return Candidate(choices, "agent", reason or "proposed without a reason")
     if evidence.concurrent:
-        default = planner.propose(evidence, Constraint())
+        default = planner.propose(evidence, constraint)
     weak = "nothing" if worth[0] < 0.005 else f"{100 * worth[0]:.0f} % as much"
     return replace(default, reason=f"{default.reason}; what the agent proposed promises {weak}")
 

@@ -108,7 +108,7 @@ def fit_facts(planner: NumericalPlanner, evidence: Evidence) -> Facts:
     if len(evidence.scores) == 0:
         return Facts()
     posterior = Posterior(planner.surrogate, evidence)
-    pool = planner.pool
+    pool = planner.pool(evidence).points
     mean = posterior.at(pool).mean()
     pairs = [
         (stage, int(model))

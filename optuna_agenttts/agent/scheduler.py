@@ -230,7 +230,7 @@ class RoundScheduler:
         """Return whether another trial has just started and may still claim its round."""
         if other == number:
             return False
-        trials = study._storage.get_all_trials(study._study_id, deepcopy=False)
+        trials = storage.read_trials(study)
         return other < len(trials) and _seconds_running(trials[other], now) < _CLAIM_GRACE
 
     def _start(

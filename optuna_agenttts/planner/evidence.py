@@ -7,13 +7,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from optuna_agenttts.task.feasible import Choice
+from optuna_agenttts.task.ranges import Ranges
 from optuna_agenttts.task.task import Task
 
 Floats = NDArray[np.float64]
@@ -35,7 +36,7 @@ class Evidence:
         shares: Fraction of the instances that each score averages over, in (0, 1], shape
             (trials,).
         pending: Allocations of running trials and of trials enqueued by the user.
-        visited: All allocations that were tried or are pending, including those of failed trials.
+        visited: Allocations not to propose: tried or pending ones, and failed ones for a while.
         concurrent: Number of running trials with a lower number that have not published their
             allocation yet.
         sign: 1 if the study's values are the scores, -1 if they are negated because the study
@@ -44,6 +45,8 @@ class Evidence:
         origins: Origin of each observed trial's allocation; empty string if not recorded.
         outcomes: For each observed trial, outcomes by instance in the study's own sign. A mapping
             is empty if the trial reported none.
+        tried: Allocations that were tried or are pending, without those that only failed.
+        ranges: Ranges that the study's trials suggest values from; None if they are the task's.
     """
 
     task: Task
@@ -58,6 +61,8 @@ class Evidence:
     numbers: tuple[int, ...] = ()
     origins: tuple[str, ...] = ()
     outcomes: tuple[Mapping[int, float], ...] = ()
+    tried: frozenset[Choices] = frozenset()
+    ranges: Ranges | None = None
 
     @classmethod
     def empty(cls, task: Task) -> Evidence:
@@ -85,25 +90,16 @@ class EarlierTrials:
 
 @dataclass(frozen=True, slots=True)
 class Constraint:
-    """Choices of a trial that are already fixed, by enqueued values or by the pipeline itself.
+    """Allocations that a trial can still take.
 
     Args:
-        models: Positions of fixed models by stage.
-        samples: Fixed numbers of samples by stage.
+        ranges: Allowed values, where the trial has suggested or enqueued values or asks for a
+            parameter of a certain range. None allows all.
+        fixed: Whether the trial has values already; then it is not part of the opening.
     """
 
-    models: Mapping[int, int] = field(default_factory=dict)
-    samples: Mapping[int, int] = field(default_factory=dict)
-
-    def __bool__(self) -> bool:
-        """Return whether any choice is fixed."""
-        return bool(self.models or self.samples)
-
-    def met_by(self, choices: Choices) -> bool:
-        """Return whether an allocation agrees with all fixed choices."""
-        return all(choices[stage][0] == model for stage, model in self.models.items()) and all(
-            choices[stage][1] == samples for stage, samples in self.samples.items()
-        )
+    ranges: Ranges | None = None
+    fixed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

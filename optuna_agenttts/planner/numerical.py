@@ -26,12 +26,11 @@ from optuna_agenttts.planner.evidence import (
 )
 from optuna_agenttts.planner.kernels import Points, Surrogate
 from optuna_agenttts.planner.opening import untried_models, with_most_untried
-from optuna_agenttts.planner.pool import build_pool
+from optuna_agenttts.planner.pools import SEED, Pool, Pools, choices_of
 from optuna_agenttts.planner.posterior import Posterior, View
+from optuna_agenttts.task.ranges import Ranges
 from optuna_agenttts.task.task import Task
 
-_POOL_SIZE = 3000
-"""Allocations in the pool, about. Chosen by hand."""
 _MAX_ENTRIES = 60_000
 """Allocations times observations for which one ask computes the full posterior: some
 milliseconds. Chosen by hand."""
@@ -42,44 +41,11 @@ _GRADIENTS = 200
 which takes longer. Chosen by hand."""
 _REPEATED = 8
 """Observed allocations, best posterior means first, that may be measured again. Chosen by hand."""
-_CACHED_KERNELS = 256
-"""Observed allocations whose kernels with the pool are cached: some 12 MB."""
 _EARLIER_WEIGHT = 0.25
 """Weight of a trial of an earlier study in trials of this one: rankings of allocations on other
 data are similar, not equal. Chosen by hand."""
 _MIN_IMPROVEMENT = 1e-12
 """Avoids a division by zero where no allocation has an expected improvement, in rates."""
-_SEED = 0
-"""Fixed, so that workers that read the same trials make the same proposal."""
-
-
-class KernelCache:
-    """Cache of the residual kernels of the pool with observed allocations.
-
-    Args:
-        surrogate: The surrogate.
-        pool: The pool.
-    """
-
-    def __init__(self, surrogate: Surrogate, pool: Points) -> None:
-        """See the class."""
-        self._surrogate, self._pool = surrogate, pool
-        self._cache: dict[Choices, list[Floats]] = {}
-
-    def of(self, observed: Points) -> list[Floats]:
-        """Return the kernels, shape (pool, observed), for each of `LENGTH_SCALES`."""
-        keys = _keys(observed.models, observed.samples)
-        missing = [i for i, key in enumerate(keys) if key not in self._cache]
-        if missing:
-            if len(self._cache) > _CACHED_KERNELS:
-                self._cache, missing = {}, list(range(len(keys)))
-            kernels = self._surrogate.residual_kernels(
-                self._pool, observed.take(np.array(missing))
-            )
-            for column, i in enumerate(missing):
-                self._cache[keys[i]] = [kernel[:, column].copy() for kernel in kernels]
-        columns = [self._cache[key] for key in keys]
-        return [np.stack(parts).T for parts in zip(*columns)]
 
 
 class NumericalPlanner:
@@ -102,16 +68,13 @@ class NumericalPlanner:
         """See the class."""
         self.task, self.insights = task, tuple(insights)
         self._experience = experience
-        rng = np.random.default_rng(_SEED)
+        rng = np.random.default_rng(SEED)
         self.surrogate = Surrogate(task, rng, insights=self.insights)
-        self._pool = self.surrogate.points(*build_pool(task.feasible, rng, _POOL_SIZE))
-        self._keys = _keys(self._pool.models, self._pool.samples)
-        self._kernels = KernelCache(self.surrogate, self._pool)
+        self._pools = Pools(self.surrogate, task.feasible, rng)
 
-    @property
-    def pool(self) -> Points:
-        """Allocations that are compared at each ask."""
-        return self._pool
+    def pool(self, evidence: Evidence) -> Pool:
+        """Return the allocations that are compared at each ask, within the study's ranges."""
+        return self._pools.of(evidence.ranges)
 
     def with_experience(self, evidence: Evidence) -> Evidence:
         """Return evidence extended by the trials of earlier studies.
@@ -144,30 +107,41 @@ class NumericalPlanner:
         """Return the (stage, model) pairs that the opening has yet to try."""
         if 1 not in self.insights:
             return set()
-        tried = set(evidence.visited)
+        tried = set(evidence.tried)
         if self._experience is not None:
-            tried.update(_keys(self._experience.models, self._experience.samples))
-        return untried_models(self.task.feasible, tried)
+            tried.update(choices_of(self._experience.models, self._experience.samples))
+        feasible, ranges = self.task.feasible, evidence.ranges
+        untried = untried_models(feasible, tried)
+        if ranges is not None:
+            untried = {(s, m) for s, m in untried if m in ranges.models[s]}
+        return untried
 
     def in_opening(self, evidence: Evidence) -> bool:
         """Return whether the next trial belongs to the opening."""
-        if not evidence.visited:
+        if not evidence.tried:
             return True
-        return len(with_most_untried(self._pool.models, self._untried(evidence))) > 0
+        models = self.pool(evidence).points.models
+        return len(with_most_untried(models, self._untried(evidence))) > 0
 
-    def compare(self, evidence: Evidence, choices: Sequence[Choices]) -> tuple[Candidate, Floats]:
+    def compare(
+        self,
+        evidence: Evidence,
+        choices: Sequence[Choices],
+        constraint: Constraint | None = None,
+    ) -> tuple[Candidate, Floats]:
         """Propose the next allocation after the opening and evaluate alternatives.
 
         Args:
             evidence: The evidence.
             choices: The alternatives.
+            constraint: Allocations that the trial can take.
 
         Returns:
             The allocation with the largest knowledge gradient; and the expected improvement of
             each alternative as a share of the largest one in the pool, shape (alternatives,). All
             ones before the first score.
         """
-        proposal, worth, _ = self._maximize(evidence, Constraint(), choices)
+        proposal, worth, _ = self._after_opening(evidence, constraint or Constraint(), choices)
         return proposal, worth
 
     def propose_with_improvement(self, evidence: Evidence) -> tuple[Candidate, float]:
@@ -180,10 +154,19 @@ class NumericalPlanner:
             The allocation; and the largest expected improvement over the incumbent, in units of
             the scores, infinite before the first score.
         """
-        proposal, _, improvement = self._maximize(evidence, Constraint())
+        proposal, _, improvement = self._after_opening(evidence, Constraint())
         return proposal, improvement
 
-    def propose(self, evidence: Evidence, constraint: Constraint) -> Candidate:
+    def _after_opening(
+        self, evidence: Evidence, constraint: Constraint, alternatives: Sequence[Choices] = ()
+    ) -> tuple[Candidate, Floats, float]:
+        pool, rows = self._pools.rows(evidence, constraint)
+        repeated = None
+        if not constraint.fixed and _has_differing_repeats(evidence):
+            repeated = constraint.ranges or evidence.ranges or Ranges.all_of(self.task.feasible)
+        return self._maximize(evidence, pool, rows, alternatives, repeated)
+
+    def propose(self, evidence: Evidence, constraint: Constraint | None = None) -> Candidate:
         """Propose the next allocation.
 
         The proposal is deterministic: workers that read the same trials propose the same
@@ -192,31 +175,37 @@ class NumericalPlanner:
 
         Args:
             evidence: The evidence.
-            constraint: Choices of the trial that are already fixed.
+            constraint: Allocations that the trial can still take.
         """
+        constraint = constraint or Constraint()
         candidate = self._propose(evidence, constraint)
         for _ in range(evidence.concurrent):
             evidence = replace(
                 evidence,
                 pending=(*evidence.pending, candidate.choices),
                 visited=evidence.visited | {candidate.choices},
+                tried=evidence.tried | {candidate.choices},
             )
             candidate = self._propose(evidence, constraint)
         return candidate
 
     def _propose(self, evidence: Evidence, constraint: Constraint) -> Candidate:
         """Propose the next allocation, regardless of concurrent trials."""
-        if not constraint and not evidence.visited:
+        if not constraint.fixed and not evidence.tried:
+            pool, rows = self._pools.rows(evidence, constraint)
+            points = pool.points.take(rows)
             if self._experience is not None:
                 posterior = Posterior(self.surrogate, self.with_experience(evidence))
-                best = int(np.argmax(posterior.at(self._pool).mean()))
-                return Candidate(_choices(self._pool, best), "opening", "best by earlier studies")
-            best = int(np.argmax(self.surrogate.prior_mean(self._pool)))
-            return Candidate(_choices(self._pool, best), "opening", "best guess before any trial")
-        untried = set() if constraint else self._untried(evidence)
-        among = with_most_untried(self._pool.models, untried)
-        if len(among):
-            chosen = self._maximize(evidence, constraint, among=among)[0]
+                best = int(np.argmax(posterior.at(points).mean()))
+                return Candidate(_choices(points, best), "opening", "best by earlier studies")
+            best = int(np.argmax(self.surrogate.prior_mean(points)))
+            return Candidate(_choices(points, best), "opening", "best guess before any trial")
+        untried = set() if constraint.fixed else self._untried(evidence)
+        if untried:
+            pool, rows = self._pools.rows(evidence, constraint)
+            rows = rows[with_most_untried(pool.points.models[rows], untried)]
+        if untried and len(rows):
+            chosen = self._maximize(evidence, pool, rows)[0]
             names = [
                 f"{self.task.stages[s].models[m].name} in {self.task.stages[s].name}"
                 for s, m in sorted(untried)
@@ -224,46 +213,41 @@ class NumericalPlanner:
             ]
             reason = f"first look at {', '.join(names)}; {chosen.reason}"
             return replace(chosen, origin="opening", reason=reason)
-        return self._maximize(evidence, constraint)[0]
+        return self._after_opening(evidence, constraint)[0]
 
     def _maximize(
         self,
         evidence: Evidence,
-        constraint: Constraint,
+        pool: Pool,
+        rows: Ints,
         alternatives: Sequence[Choices] = (),
-        among: Ints | None = None,
+        repeated: Ranges | None = None,
     ) -> tuple[Candidate, Floats, float]:
         """Maximize the knowledge gradient.
 
         Args:
             evidence: The evidence.
-            constraint: Choices of the trial that are already fixed.
+            pool: The pool.
+            rows: Positions in the pool to choose from.
             alternatives: See `compare`.
-            among: Positions in the pool to choose from. Default: all that have not been tried,
-                and observed ones if repeating them is informative.
+            repeated: Observed allocations within these ranges may be measured again; None for
+                none.
 
         Returns:
             The proposal; see `compare` and `propose_with_improvement` for the rest.
         """
-        points = self._constrained_pool(constraint) if constraint else self._pool
-        keys = _keys(points.models, points.samples) if constraint else self._keys
-        repeat = among is None and not constraint and _has_differing_repeats(evidence)
-        if among is None:
-            untried = np.array([key not in evidence.visited for key in keys])
-            # If all have been tried, the only option left is to repeat one.
-            among = np.flatnonzero(untried) if untried.any() else np.arange(len(keys))
         evidence = self.with_experience(evidence)
         if len(evidence.scores) == 0:
-            best = among[int(np.argmax(self.surrogate.prior_mean(points)[among]))]
-            guess = Candidate(keys[best], "numerical", "best guess before any score")
+            best = rows[int(np.argmax(self.surrogate.prior_mean(pool.points)[rows]))]
+            guess = Candidate(pool.keys[best], "numerical", "best guess before any score")
             return guess, np.ones(len(alternatives)), float("inf")
         posterior = Posterior(self.surrogate, _impute_pending(evidence, self.surrogate))
-        residuals = None if constraint else self._kernels.of(posterior.observed)
-        view = _shortlist(posterior.at(points, residuals), among, len(evidence.scores))
+        kernels = pool.kernels.of(posterior.observed)
+        view = _shortlist(posterior.at(pool.points, kernels), rows, len(evidence.scores))
         improvement = expected_improvement(view)
         view = view.take(np.argsort(-improvement, kind="stable")[:_GRADIENTS])
-        if repeat:
-            view = view.joined(_best_observed(posterior, evidence.pending))
+        if repeated is not None:
+            view = view.joined(_best_observed(posterior, evidence.pending, repeated))
         gradient = knowledge_gradient(view)
         best = int(np.argmax(gradient))
         mean, sd = view.take(np.array([best])).mean_and_sd()
@@ -280,29 +264,6 @@ class NumericalPlanner:
             worth = expected_improvement(posterior.at(self.surrogate.points_of(alternatives)))
         largest = float(improvement.max())
         return proposal, worth / max(largest, _MIN_IMPROVEMENT), largest * scale.span
-
-    def _constrained_pool(self, constraint: Constraint) -> Points:
-        """Return the feasible allocations of the pool after setting the fixed choices.
-
-        If none is feasible, return the fixed choices with one sample of the cheapest model in
-        all other stages: the user's choice takes precedence over the budget.
-        """
-        feasible = self.task.feasible
-        models, samples = self._pool.models.copy(), self._pool.samples.copy()
-        for stage, model in constraint.models.items():
-            models[:, stage] = model
-        for stage, number in constraint.samples.items():
-            samples[:, stage] = number
-        fits = feasible.costs_of(models, samples) <= feasible.limit
-        both = np.unique(np.stack([models[fits], samples[fits]], axis=-1), axis=0)
-        if len(both) == 0:
-            fixed = feasible.complete({})
-            for stage, model in constraint.models.items():
-                fixed[stage] = (model, fixed[stage][1])
-            for stage, number in constraint.samples.items():
-                fixed[stage] = (fixed[stage][0], number)
-            both = np.array([fixed], dtype=np.int64)
-        return self.surrogate.points(both[..., 0], both[..., 1])
 
 
 def _shortlist(view: View, positions: Ints, observations: int) -> View:
@@ -353,27 +314,23 @@ def _has_differing_repeats(evidence: Evidence) -> bool:
     whole = evidence.shares >= 1
     known: dict[Choices, float] = {}
     for key, score in zip(
-        _keys(evidence.models[whole], evidence.samples[whole]), evidence.scores[whole].tolist()
+        choices_of(evidence.models[whole], evidence.samples[whole]),
+        evidence.scores[whole].tolist(),
     ):
         if known.setdefault(key, score) != score:
             return True
     return False
 
 
-def _best_observed(posterior: Posterior, pending: Collection[Choices]) -> Points:
-    """Return the best observed allocations except pending ones."""
+def _best_observed(posterior: Posterior, pending: Collection[Choices], ranges: Ranges) -> Points:
+    """Return the best observed allocations within ranges, except pending ones."""
     order = np.argsort(-posterior.observed_view.mean(), kind="stable")[:_REPEATED]
     top = posterior.observed.take(order)
-    keys = _keys(top.models, top.samples)
-    keep = [i for i, key in enumerate(keys) if key not in pending]
+    keys = choices_of(top.models, top.samples)
+    keep = [i for i, key in enumerate(keys) if key not in pending and ranges.allow(key)]
     return top.take(np.array(keep, dtype=np.int64))
-
-
-def _keys(models: Ints, samples: Ints) -> list[Choices]:
-    """Convert arrays of shape (allocations, stages) to choices."""
-    return [tuple(zip(m, s)) for m, s in zip(models.tolist(), samples.tolist(), strict=True)]
 
 
 def _choices(points: Points, position: int) -> Choices:
     """Return the allocation at a position as choices."""
-    return _keys(points.models[[position]], points.samples[[position]])[0]
+    return choices_of(points.models[[position]], points.samples[[position]])[0]

@@ -13,6 +13,7 @@ from optuna_agenttts.exceptions import NoTaskError, TaskError
 from optuna_agenttts.planner.numerical import NumericalPlanner
 from optuna_agenttts.study.archive import Archive, is_maximized
 from optuna_agenttts.study.spending import read_limit, spend
+from optuna_agenttts.task.recognition import recognise_task
 from optuna_agenttts.task.stage import is_finite
 from optuna_agenttts.task.task import Task
 
@@ -109,7 +110,7 @@ class StopWhenSettled:
             )
         if self._planner is None or self._planner.task != task:
             self._planner = NumericalPlanner(task)
-        trials = study._storage.get_all_trials(study._study_id, deepcopy=False)
+        trials = storage.read_trials(study)
         evidence = Archive(task, maximize=is_maximized(study.directions)).read(trials)
         if self._planner.in_opening(evidence):
             return
@@ -127,5 +128,33 @@ class StopWhenSettled:
                 left,
                 least,
                 self._trials,
+            )
+            study.stop()
+
+
+class StopWhenExhausted:
+    """Callback that stops a search once every allocation within budget and ranges was tried.
+
+    Args:
+        task: The task. Default: the one registered on the study, else one recognized from the
+            names of its parameters.
+    """
+
+    def __init__(self, *, task: Task | None = None) -> None:
+        """See the class."""
+        self._task = task
+
+    def __call__(self, study: Study, trial: FrozenTrial) -> None:
+        """Stop the study if nothing is left to try."""
+        trials = storage.read_trials(study)
+        task = self._task or Task.registered(study) or recognise_task(trials)
+        if task is None:
+            return
+        archive = Archive(task, maximize=is_maximized(study.directions))
+        if archive.suggestions.is_exhausted(archive.read(trials).visited):
+            _logger.info(
+                "Stopping the study after trial %d: every allocation within the budget and the "
+                "suggested ranges was tried.",
+                trial.number,
             )
             study.stop()

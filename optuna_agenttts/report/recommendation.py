@@ -14,6 +14,7 @@ import numpy as np
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
+from optuna_agenttts import storage
 from optuna_agenttts.exceptions import NoEvidenceError, NoTaskError
 from optuna_agenttts.planner.evidence import Evidence, Floats, Ints
 from optuna_agenttts.planner.kernels import Points, Surrogate
@@ -29,6 +30,8 @@ _LEAST_INSTANCES = 8
 """Instances from which on the bootstrap estimates a bias. Chosen by hand."""
 _FEWEST = 5
 """Trials at least whose shrinkage is averaged. Chosen by hand."""
+_LISTED = 10
+"""Numbers of trials in the printed text."""
 _SHOWN = 3
 """Ties in the printed text; all of them are in `Recommendation.ties`."""
 
@@ -62,6 +65,9 @@ class Recommendation:
         ties: Cheaper tried allocations that are statistically tied with it (the central 90 %
             interval of the difference contains zero), cheapest first.
         trials: Number of trials used.
+        failed: Numbers of failed trials, whose allocations may be worth another try.
+        unreadable: Numbers of trials that are left out because their parameters do not fit the
+            task.
     """
 
     params: dict[str, Any]
@@ -71,6 +77,8 @@ class Recommendation:
     cost: float
     ties: tuple[Tie, ...]
     trials: int
+    failed: tuple[int, ...] = ()
+    unreadable: tuple[int, ...] = ()
 
     @property
     def cheapest(self) -> Allocation:
@@ -90,6 +98,12 @@ class Recommendation:
         ]
         if len(self.ties) > _SHOWN:
             lines.append(f"and {len(self.ties) - _SHOWN} more ties")
+        for numbers, what in (
+            (self.failed, "failed"),
+            (self.unreadable, "left out, since parameters do not fit the task"),
+        ):
+            if numbers:
+                lines.append(f"trials {what}: {_numbers(numbers)}")
         return "\n".join(lines)
 
 
@@ -108,7 +122,7 @@ def recommend(study: Study, task: Task | None = None) -> Recommendation:
         NoTaskError: The study has no task, or several objectives.
         NoEvidenceError: No trial is complete.
     """
-    trials, evidence = _read(study, task)
+    trials, evidence, unreadable = _read(study, task)
     task = evidence.task
     surrogate = Surrogate(task, np.random.default_rng(0))
     posterior = Posterior(surrogate, evidence)
@@ -160,27 +174,32 @@ def recommend(study: Study, task: Task | None = None) -> Recommendation:
             for i in sorted(tied, key=lambda i: (costs[i], -mean[i]))
         ),
         trials=len(evidence.scores),
+        failed=tuple(t.number for t in trials if t.state == TrialState.FAIL),
+        unreadable=unreadable,
     )
 
 
-def _read(study: Study, task: Task | None) -> tuple[Sequence[FrozenTrial], Evidence]:
+def _read(
+    study: Study, task: Task | None
+) -> tuple[Sequence[FrozenTrial], Evidence, tuple[int, ...]]:
     """Read a study's trials as evidence; see `recommend` for arguments and errors."""
     if len(study.directions) > 1:
         raise NoTaskError(
             f"Study {study.study_name!r} has {len(study.directions)} objectives, and `recommend` "
             "needs one: use `Study.best_trials` for the Pareto front."
         )
-    trials = study._storage.get_all_trials(study._study_id, deepcopy=False)
+    trials = storage.read_trials(study)
     task = task or Task.registered(study) or recognise_task(trials)
     if task is None:
         raise NoTaskError(f"No task is registered on study {study.study_name!r}: pass `task=`.")
-    evidence = Archive(task, maximize=is_maximized(study.directions)).read(trials)
+    archive = Archive(task, maximize=is_maximized(study.directions))
+    evidence = archive.read(trials)
     if len(evidence.scores) == 0:
         raise NoEvidenceError(
             f"Study {study.study_name!r} has no completed trial of task {task.name!r}: run some "
             "trials first."
         )
-    return trials, evidence
+    return trials, evidence, tuple(archive.unreadable)
 
 
 def _biases(
@@ -259,3 +278,9 @@ def _sentence(allocation: Allocation) -> str:
     return ", ".join(
         f"{stage}: {setting.samples} x {setting.model}" for stage, setting in allocation.items()
     )
+
+
+def _numbers(numbers: Sequence[int]) -> str:
+    """List the first numbers of trials."""
+    shown = ", ".join(map(str, numbers[:_LISTED]))
+    return f"{shown} and {len(numbers) - _LISTED} more" if len(numbers) > _LISTED else shown

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,13 +14,23 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from optuna_agenttts import storage
-from optuna_agenttts.planner.evidence import Candidate, Choices, Constraint, Evidence
+from optuna_agenttts.planner.evidence import Candidate, Choices, Evidence
+from optuna_agenttts.study.suggestions import Suggestions
+from optuna_agenttts.task.parameters import parameters_of, read_tokens
 from optuna_agenttts.task.task import Task
+
+_logger = logging.getLogger(__name__)
 
 # A worker killed between creating a trial and announcing its allocation leaves a running trial
 # without one. Only the last 32 trial numbers are taken to be choosing right now: more than the
 # workers of any study seen so far.
 _RECENT = 32
+
+_RETRIES = 2
+"""Times that an allocation whose trial failed may be tried again."""
+_RETRY_AFTER = 3
+"""Trials that must be completed after a failure before its allocation is tried again: a server
+that is down fails the next trial, too. Chosen by hand."""
 
 
 class Archive:
@@ -45,7 +56,13 @@ class Archive:
         self._numbers: list[int] = []
         self._origins: list[str] = []
         self._outcomes: list[Mapping[int, float]] = []
-        self._visited: set[Choices] = set()
+        self._tried: set[Choices] = set()
+        self._failures: dict[Choices, list[int]] = {}
+        self._completed = 0
+        self.suggestions = Suggestions(task)
+        """Ranges and values that the trials suggested."""
+        self.unreadable: list[int] = []
+        """Numbers of finished trials whose parameters do not fit the task."""
         self._steps = 0
         self._unfinished: list[int] = []
 
@@ -79,6 +96,7 @@ class Archive:
             ):
                 concurrent += 1
         width = len(self.task.stages)
+        tried = frozenset(self._tried.union(pending))
         return Evidence(
             task=self.task,
             models=np.array(self._models, dtype=np.int64).reshape(-1, width),
@@ -86,7 +104,9 @@ class Archive:
             scores=self._sign * np.array(self._scores),
             shares=np.array(self._shares),
             pending=tuple(pending),
-            visited=frozenset(self._visited.union(pending)),
+            visited=tried.union(self._failed()),
+            tried=tried,
+            ranges=None if self.suggestions.is_free() else self.suggestions.ranges(),
             concurrent=concurrent,
             sign=self._sign,
             numbers=tuple(self._numbers),
@@ -96,9 +116,23 @@ class Archive:
 
     def _add(self, trial: FrozenTrial) -> None:
         choices = self._choices_of(trial)
+        if trial.params:
+            self.suggestions.add(trial, self._given(trial))
         if choices is None:
+            if trial.state == TrialState.COMPLETE and self._misfits(trial.params):
+                self.unreadable.append(trial.number)
+                _logger.warning(
+                    "Trial %d is left out of the evidence: its parameters %s do not fit task %r.",
+                    trial.number,
+                    trial.params,
+                    self.task.name,
+                )
             return
-        self._visited.add(choices)
+        if trial.state == TrialState.FAIL:
+            self._failures.setdefault(choices, []).append(self._completed)
+            return
+        self._completed += 1
+        self._tried.add(choices)
         value, share = self._score(trial)
         if not math.isfinite(value):
             return
@@ -131,13 +165,29 @@ class Archive:
         """
         params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
         choices = self.task.choices_from_params(params)
-        if len(choices) < len(self.task.stages):
-            announced = trial.system_attrs.get(storage.CANDIDATE)
-            given = _decode(self.task, announced) if isinstance(announced, Mapping) else None
-            choices = {**dict(enumerate(given or ())), **choices}
+        if len(choices) < len(self.task.stages) and not self._misfits(params):
+            choices = {**dict(enumerate(self._given(trial) or ())), **choices}
         if len(choices) < len(self.task.stages):
             return None
         return tuple(choices[stage] for stage in range(len(self.task.stages)))
+
+    def _misfits(self, params: Mapping[str, Any]) -> bool:
+        """Check whether a parameter of the task has a value that the task does not have."""
+        readable = read_tokens(self.task, params)
+        return any(name in params and name not in readable for name in parameters_of(self.task))
+
+    def _given(self, trial: FrozenTrial) -> Choices | None:
+        """Return the allocation that this sampler gave a trial, or None."""
+        given = trial.system_attrs.get(storage.CANDIDATE)
+        return _decode(self.task, given) if isinstance(given, Mapping) else None
+
+    def _failed(self) -> list[Choices]:
+        """Return the allocations that failed and are not to be tried again, or not yet."""
+        return [
+            choices
+            for choices, failures in self._failures.items()
+            if len(failures) > _RETRIES or self._completed < failures[-1] + _RETRY_AFTER
+        ]
 
 
 class StudyArchives:
@@ -147,30 +197,20 @@ class StudyArchives:
         """Initialize without archives."""
         self._archives: WeakKeyDictionary[BaseStorage, dict[int, Archive]] = WeakKeyDictionary()
 
-    def read(self, study: Study, task: Task, number: int) -> Evidence:
+    def read(self, study: Study, task: Task, number: int) -> tuple[Evidence, Archive]:
         """Read a study's trials for the trial of a number; see `Archive.read`."""
-        trials = study._storage.get_all_trials(study._study_id, deepcopy=False)
+        trials = storage.read_trials(study)
         archives = self._archives.setdefault(study._storage, {})
         archive = archives.get(study._study_id)
         if archive is None or archive.task != task or archive.seen > len(trials):
             archive = Archive(task, maximize=is_maximized(study.directions))
             archives[study._study_id] = archive
-        return archive.read(trials, number)
+        return archive.read(trials, number), archive
 
-
-def constraint_of(task: Task, trial: FrozenTrial) -> Constraint:
-    """Return the values that a trial has fixed: suggested parameters, and enqueued ones."""
-    params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
-    models: dict[int, int] = {}
-    samples: dict[int, int] = {}
-    for index, stage in enumerate(task.stages):
-        names = [model.name for model in stage.models]
-        if params.get(stage.model_parameter) in names:
-            models[index] = names.index(params[stage.model_parameter])
-        number = params.get(stage.samples_parameter)
-        if number is not None and 1 <= number <= stage.max_samples:
-            samples[index] = int(number)
-    return Constraint(models, samples)
+    def asked(self, study: Study, name: str) -> bool:
+        """Tell a study's archive that a parameter is asked for; see `Suggestions.asked`."""
+        archive = self._archives.get(study._storage, {}).get(study._study_id)
+        return archive is not None and archive.suggestions.asked(name)
 
 
 def announce(study: Study, trial_id: int, task: Task, candidate: Candidate) -> None:

@@ -14,10 +14,12 @@ from optuna.study import Study
 from optuna_agenttts import storage
 from optuna_agenttts.exceptions import TaskError
 from optuna_agenttts.study.measured import effective_task
-from optuna_agenttts.task.recognition import recognise_task
+from optuna_agenttts.task.recognition import Recognise, recognise_task
 from optuna_agenttts.task.task import Task
 
 _logger = logging.getLogger(__name__)
+# Below Optuna's own logger, which shows INFO by default.
+_visible = logging.getLogger("optuna.agenttts")
 
 
 class StudyTasks:
@@ -26,11 +28,13 @@ class StudyTasks:
     Args:
         task: Task of every study. Default: the one registered on a study, or one recognized from
             the names of its parameters.
+        recognise: How to recognize it; see `AgentTTSSampler`.
     """
 
-    def __init__(self, task: Task | None) -> None:
+    def __init__(self, task: Task | None, recognise: Recognise = True) -> None:
         """Initialize; see the class."""
-        self._task = task
+        self._task, self._recognise = task, recognise
+        self._announced: WeakKeyDictionary[BaseStorage, dict[int, Task]] = WeakKeyDictionary()
         self._lock = threading.Lock()
         self._tasks: WeakKeyDictionary[BaseStorage, dict[int, tuple[Any, Task]]] = (
             WeakKeyDictionary()
@@ -50,8 +54,11 @@ class StudyTasks:
                 return task
             values = storage.registered(study)
             if values is None:
-                trials = study._storage.get_all_trials(study._study_id, deepcopy=False)
-                return recognise_task(trials)
+                trials = storage.read_trials(study)
+                recognised = recognise_task(trials, self._recognise)
+                if recognised is not None:
+                    self._announce(study, recognised)
+                return recognised
             cached_values, cached = tasks.get(study._study_id, (None, None))
             if cached is not None and values == cached_values:
                 return cached
@@ -59,6 +66,19 @@ class StudyTasks:
             if read is not None:
                 tasks[study._study_id] = (values, read)
             return read
+
+    def _announce(self, study: Study, task: Task) -> None:
+        """Log once for each study which stages were recognized."""
+        announced = self._announced.setdefault(study._storage, {})
+        if study._study_id not in announced:
+            announced[study._study_id] = task
+            _visible.info(
+                "AgentTTSSampler plans the stages that it recognized in study %r: %s. Pass "
+                "`task=` to give their costs and a budget, or `recognise=False` to leave these "
+                "parameters to the independent sampler.",
+                study.study_name,
+                "; ".join(f"{s.model_parameter}, {s.samples_parameter}" for s in task.stages),
+            )
 
 
 def _read(values: Mapping[str, Any]) -> Task | None:

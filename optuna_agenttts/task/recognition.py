@@ -2,68 +2,172 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
 from optuna.trial import FrozenTrial, TrialState
 
+from optuna_agenttts.exceptions import TaskError
 from optuna_agenttts.task.cost import TableCost
 from optuna_agenttts.task.stage import Model, Stage, size_in_name
 from optuna_agenttts.task.task import Task
 
+Recognise = bool | tuple[str, str] | Mapping[str, tuple[str, str]]
+"""Argument `recognise` of the sampler: see `AgentTTSSampler`."""
+
 _MOST_SAMPLES = 1000
+"""Upper bound on the samples of a recognized stage: larger ranges hold no samples of a model."""
+_RECENT = 50
+"""Trials whose ranges are joined, so that a range that moves does not make another task."""
+_NAME = re.compile(r"(?P<stage>.+?)(?P<join>\.|/|__|:)model")
+"""``retrieval.model``, ``stages.retrieval.model``, ``retrieval/model``, ``retrieval__model``."""
+_FAMILIES = re.compile(
+    r"\b(gpt|chatgpt|claude|gemini|gemma|llama|qwen|qwq|mistral|mixtral|ministral|magistral|phi|"
+    r"deepseek|command|grok|nova|glm|kimi|yi|falcon|olmo|granite|nemotron|minimax|ernie|hunyuan|"
+    r"smollm|jamba|dbrx|o[134])(?![a-z])",
+    re.IGNORECASE,
+)
+"""Families of language models, for names without a size or an organization."""
 
 
-def recognise_task(trials: Sequence[FrozenTrial]) -> Task | None:
+def check_recognise(recognise: object) -> Recognise:
+    """Check the argument `recognise` of a sampler.
+
+    Raises:
+        TaskError: It is neither a bool, nor two names, nor a mapping of stages to two names.
+    """
+    pairs = [recognise] if isinstance(recognise, tuple) else []
+    if isinstance(recognise, Mapping):
+        pairs = list(recognise.values())
+    if isinstance(recognise, bool) or (
+        pairs and all(isinstance(p, tuple) and len(p) == 2 for p in pairs)
+    ):
+        return recognise  # type: ignore[return-value]
+    raise TaskError(
+        f"AgentTTSSampler: `recognise` must be True, False, the names of two parameters such as "
+        f"('{{stage}}.model', '{{stage}}.samples'), or a dict of such pairs by stage, got "
+        f"{recognise!r}."
+    )
+
+
+def recognise_task(trials: Sequence[FrozenTrial], recognise: Recognise = True) -> Task | None:
     """Recognize stages in the latest completed or pruned trial that has some.
 
-    A stage is a categorical parameter ``<stage>.model`` of strings with an integer parameter
-    ``<stage>.samples``. Sizes are read from the models' names ("Qwen2.5-7B") and only shape the
-    prior. Costs and a budget are unknown, so the suggested ranges are the only bounds.
+    By default a stage is a categorical parameter ``<stage>.model`` whose choices are names of
+    language models, with a parameter ``<stage>.samples`` of whole numbers. Sizes are read from the
+    models' names ("Qwen2.5-7B") and only shape the prior. Costs and a budget are unknown, so the
+    suggested ranges are the only bounds.
 
     Args:
         trials: Trials of a study, in order of number.
+        recognise: See `AgentTTSSampler`.
 
     Returns:
         The task, or None if no trial has a stage.
     """
+    if recognise is False:
+        return None
+    recent: list[FrozenTrial] = []
+    stages: list[Stage] = []
     for trial in reversed(trials):
         # A running or failed trial may not have suggested all of its stages.
         if trial.state not in (TrialState.COMPLETE, TrialState.PRUNED):
             continue
-        if stages := _stages(trial.distributions):
-            return _task(stages)
-    return None
+        recent.append(trial)
+        stages = stages or _stages([trial], recognise)
+        if len(recent) == _RECENT:
+            break
+    if not stages:
+        return None
+    names = {name for s in stages for name in (s.model_parameter, s.samples_parameter)}
+    alike = [trial for trial in recent if names <= trial.distributions.keys()]
+    return _task(_stages(alike, recognise))
 
 
-def _stages(distributions: Mapping[str, BaseDistribution]) -> list[Stage]:
+def _stages(trials: Sequence[FrozenTrial], recognise: Recognise) -> list[Stage]:
+    """Return the stages of the first trial, with the most samples that any of them allows."""
+    distributions = trials[0].distributions
     stages = []
-    for parameter, models in distributions.items():
-        name = parameter.removesuffix(".model")
-        samples = distributions.get(f"{name}.samples")
+    for name, model, samples in _pairs(distributions, recognise):
+        models = distributions[model]
+        most = [_most_samples(t.distributions[samples]) for t in trials if samples in t.params]
         if (
-            name == parameter
-            or not name
-            or "." in name
-            or not isinstance(models, CategoricalDistribution)
+            not isinstance(models, CategoricalDistribution)
             or not all(isinstance(choice, str) and choice for choice in models.choices)
-            or not isinstance(samples, IntDistribution)
-            or samples.high < 1
+            or (recognise is True and not any(map(_is_language_model, models.choices)))
+            or max(most, default=0) < 1
         ):
             continue
         names = [str(choice) for choice in models.choices]
         stages.append(
             Stage(
                 name,
-                models=[Model(model, parameters=size_in_name(model)) for model in names],
+                models=[Model(choice, parameters=size_in_name(choice)) for choice in names],
                 # Unknown, and unused: costs come from a table.
                 prompt_tokens=1,
                 generation_tokens=1,
-                max_samples=min(samples.high, _MOST_SAMPLES),
+                max_samples=min(max(most), _MOST_SAMPLES),
+                model_parameter=model,
+                samples_parameter=samples,
             )
         )
     return stages
+
+
+def _pairs(
+    distributions: Mapping[str, BaseDistribution], recognise: Recognise
+) -> list[tuple[str, str, str]]:
+    """List (stage, parameter of its model, parameter of its samples) that a trial has."""
+    if isinstance(recognise, Mapping):
+        found = [(stage, model, samples) for stage, (model, samples) in recognise.items()]
+    elif isinstance(recognise, tuple):
+        model, samples = recognise
+        pattern = re.escape(model).replace(r"\{stage\}", "(?P<stage>.+)")
+        matches = [m for m in (re.fullmatch(pattern, name) for name in distributions) if m]
+        stages = [m.groupdict().get("stage", "pipeline") for m in matches]
+        found = [
+            (stage, m.string, samples.replace("{stage}", stage))
+            for stage, m in zip(stages, matches)
+        ]
+    else:
+        matches = [m for m in map(_NAME.fullmatch, distributions) if m]
+        found = [(m["stage"], m.string, f"{m['stage']}{m['join']}samples") for m in matches]
+    found = [f for f in found if f[1] in distributions and f[2] in distributions]
+    # The shortest names that tell the stages apart: "retrieval" for "stages.retrieval".
+    last = [re.split(r"\.|/|__|:", stage)[-1] for stage, _, _ in found]
+    unique = len(set(last)) == len(last)
+    return [
+        (short if unique else stage.replace(".", "/"), model, samples)
+        for short, (stage, model, samples) in zip(last, found)
+    ]
+
+
+def _most_samples(distribution: BaseDistribution) -> int:
+    """Return the largest number of samples that a distribution contains; 0 if it has none."""
+    if isinstance(distribution, IntDistribution):
+        return distribution.high
+    if isinstance(distribution, FloatDistribution) and distribution.step == int(
+        distribution.step or 0
+    ):
+        return int(distribution.high)
+    if isinstance(distribution, CategoricalDistribution):
+        numbers = [c for c in distribution.choices if isinstance(c, int) and c is not True]
+        return max(numbers, default=0) if len(numbers) == len(distribution.choices) else 0
+    return 0
+
+
+def _is_language_model(name: object) -> bool:
+    """Check whether a name tells a size, an organization of the Hub, or a known family."""
+    return isinstance(name, str) and (
+        size_in_name(name) is not None or "/" in name or _FAMILIES.search(name) is not None
+    )
 
 
 def _task(stages: Sequence[Stage]) -> Task:

@@ -24,6 +24,7 @@ from optuna_agenttts.task.cost import CostModel, FlopsCost, cost_from_dict, cost
 from optuna_agenttts.task.differences import differences
 from optuna_agenttts.task.feasible import Choice, FeasibleSet
 from optuna_agenttts.task.from_pipeline import DataPipeline, describe_stages
+from optuna_agenttts.task.parameters import read_model, read_samples
 from optuna_agenttts.task.stage import Model, Stage, checked_stages, is_finite, model_from_name
 from optuna_agenttts.task.suggestion import suggest_choices
 
@@ -331,11 +332,10 @@ class Task:
         """
         known: dict[int, Choice] = {}
         for index, stage in enumerate(self.stages):
-            model = params.get(stage.model_parameter)
-            samples = params.get(stage.samples_parameter)
-            names = [m.name for m in stage.models]
-            if model in names and samples is not None and 1 <= samples <= stage.max_samples:
-                known[index] = (names.index(model), int(samples))
+            model = read_model(stage, params.get(stage.model_parameter))
+            samples = read_samples(stage, params.get(stage.samples_parameter))
+            if model is not None and samples is not None:
+                known[index] = (model, samples)
         return known
 
     def suggest(self, trial: BaseTrial) -> Allocation:

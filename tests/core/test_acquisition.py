@@ -18,6 +18,7 @@ from optuna_agenttts.planner.evidence import Constraint, Evidence
 from optuna_agenttts.planner.kernels import Surrogate
 from optuna_agenttts.planner.numerical import NumericalPlanner
 from optuna_agenttts.planner.posterior import Lookahead, Posterior
+from optuna_agenttts.task.ranges import Ranges
 
 TASK = wiki_task()
 
@@ -63,7 +64,9 @@ def test_knowledge_gradient_beside_one_known_rival_is_the_expected_improvement(a
 def test_knowledge_gradient_is_not_negative_and_decreases_with_noise():
     """Scores over a hundred times as many instances increase it for every allocation."""
     planner = NumericalPlanner(TASK)
-    view = Posterior(planner.surrogate, evidence()).at(planner.pool.take(np.arange(0, 344, 5)))
+    view = Posterior(planner.surrogate, evidence()).at(
+        planner.pool(evidence()).points.take(np.arange(0, 344, 5))
+    )
     worth = knowledge_gradient(view)
     assert worth.min() >= -1e-9
     sure = view._posterior
@@ -74,7 +77,7 @@ def test_knowledge_gradient_is_not_negative_and_decreases_with_noise():
 def test_knowledge_gradient_is_below_expected_improvement():
     """One noisy score is worth less than the exact rate, in the median."""
     planner = NumericalPlanner(TASK)
-    view = Posterior(planner.surrogate, evidence()).at(planner.pool)
+    view = Posterior(planner.surrogate, evidence()).at(planner.pool(evidence()).points)
     assert np.median(knowledge_gradient(view) / expected_improvement(view)) < 1
 
 
@@ -338,4 +341,5 @@ def test_fixed_choices_are_kept_if_scores_are_random():
     )
     planner = NumericalPlanner(TASK)
     for model in (0, 1):
-        assert planner.propose(twice, Constraint({0: model})).choices[0][0] == model
+        ranges = Ranges.all_of(TASK.feasible).with_models(0, [model])
+        assert planner.propose(twice, Constraint(ranges, fixed=True)).choices[0][0] == model

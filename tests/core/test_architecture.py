@@ -26,7 +26,7 @@ ROOMS = {
         "agent": ("study", "planner", "llm", "task", "storage"),
         "report": ("study", "planner", "task", "storage", "_experimental", "exceptions"),
         "sampler": (
-            *("report", "agent", "study", "planner", "llm", "task"),
+            *("report", "agent", "study", "llm", "task"),
             *("storage", "_experimental", "exceptions"),
         ),
     },

@@ -1,0 +1,230 @@
+"""Choose the allocation of each trial, and keep it within what the trial suggests.
+
+A candidate is planned when a trial asks for its first parameter of the task, from what earlier
+trials suggest to expect of the others. It is planned again if the trial then has other values or
+ranges than expected.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
+
+from optuna.distributions import BaseDistribution
+from optuna.storages import BaseStorage
+from optuna.study import Study
+from optuna.trial import FrozenTrial
+
+from optuna_agenttts.agent.advice import advised_candidate
+from optuna_agenttts.agent.scheduler import ROUND_SIZE, RoundScheduler
+from optuna_agenttts.planner.evidence import Candidate, Constraint, Evidence
+from optuna_agenttts.planner.numerical import NumericalPlanner
+from optuna_agenttts.study.archive import Archive, StudyArchives, announce
+from optuna_agenttts.study.experience import Experience, recall
+from optuna_agenttts.study.rounds import Round
+from optuna_agenttts.task.parameters import (
+    allowed_values,
+    read_tokens,
+    token_of,
+)
+from optuna_agenttts.task.task import Task
+
+_logger = logging.getLogger(__name__)
+
+_K = TypeVar("_K")
+_V = TypeVar("_V")
+
+_REMEMBERED = 64
+"""Trials whose candidate is cached: more than run at a time."""
+_ATTEMPTS = 3
+"""Times that a trial gives way to one that chose the same allocation meanwhile."""
+
+
+class Candidates:
+    """Candidates of the trials of studies with a task.
+
+    Args:
+        scheduler: Planner of the agent's rounds; None without an agent.
+        insights: The paper's insights to include in the prior.
+        experience: Earlier studies.
+    """
+
+    def __init__(
+        self,
+        scheduler: RoundScheduler | None,
+        *,
+        insights: tuple[int, ...],
+        experience: Sequence[Experience],
+    ) -> None:
+        """See the class."""
+        self._scheduler, self._insights, self._experience = scheduler, insights, experience
+        self._lock = threading.RLock()
+        self._archives = StudyArchives()
+        self._planners: OrderedDict[Task, NumericalPlanner] = OrderedDict()
+        self._candidates: WeakKeyDictionary[BaseStorage, OrderedDict[int, Candidate]] = (
+            WeakKeyDictionary()
+        )
+        self._warned: WeakKeyDictionary[BaseStorage, set[tuple[int, str]]] = WeakKeyDictionary()
+
+    def value(
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        task: Task,
+        name: str,
+        distribution: BaseDistribution,
+    ) -> Any:
+        """Return the value of a parameter of the task.
+
+        Args:
+            study: The study.
+            trial: The trial, with the parameters that it has suggested so far.
+            task: Task of the study.
+            name: Name of the parameter.
+            distribution: Its distribution.
+
+        Returns:
+            The value, or None if the distribution has no value that the task knows.
+        """
+        allowed = allowed_values(task, name, distribution)
+        if not allowed:
+            self._warn(
+                study,
+                name,
+                "Parameter %r of study %r is left to the independent sampler: %s has no model or "
+                "number of samples of task %r.",
+                (name, study.study_name, distribution, task.name),
+            )
+            return None
+        params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+        fixed = read_tokens(task, params)
+        planned = None
+        if self._scheduler is not None and not fixed:
+            # Outside the lock, so that other threads do not wait for this round.
+            planned = self._scheduler.get_round(study, trial.number)
+        with self._lock:
+            candidates = self._candidates.setdefault(study._storage, OrderedDict())
+            candidate = candidates.get(trial._trial_id)
+            if (
+                self._archives.asked(study, name)
+                or candidate is None
+                or token_of(task, name, candidate.choices) not in allowed
+                or any(token_of(task, n, candidate.choices) != t for n, t in fixed.items())
+            ):
+                candidate = self._plan(study, trial, task, name, distribution, fixed, planned)
+                _remember(candidates, trial._trial_id, candidate)
+                _logger.debug("Trial %d, %s: %s", trial.number, candidate.origin, candidate.reason)
+        return allowed[token_of(task, name, candidate.choices)]
+
+    def planned_from(
+        self, study: Study, task: Task, number: int
+    ) -> tuple[Evidence, NumericalPlanner]:
+        """Return the evidence of a study before a trial, and the planner of its task."""
+        with self._lock:
+            return self._archives.read(study, task, number)[0], self._planner(task)
+
+    def _plan(
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        task: Task,
+        name: str,
+        distribution: BaseDistribution,
+        fixed: dict[str, int],
+        planned: Round | None,
+    ) -> Candidate:
+        """Propose and write a candidate, again if another worker chose the same meanwhile."""
+        evidence, archive = self._archives.read(study, task, trial.number)
+        constraint = self._constraint(study, trial, archive, name, distribution, fixed, evidence)
+        candidate = None
+        if self._scheduler is not None and not fixed:
+            candidate = self._advised(task, evidence, constraint, planned, trial.number)
+        if candidate is None:
+            candidate = self._planner(task).propose(evidence, constraint)
+        announce(study, trial._trial_id, task, candidate)
+        for _ in range(_ATTEMPTS):
+            if candidate.choices in evidence.visited or not (
+                evidence.pending or evidence.concurrent
+            ):
+                break
+            # Workers that read at different times can choose the same allocation. Both write it
+            # before they read again, so at least one of them sees the other and gives way.
+            evidence, archive = self._archives.read(study, task, trial.number)
+            if candidate.choices not in evidence.visited:
+                break
+            constraint = self._constraint(
+                study, trial, archive, name, distribution, fixed, evidence
+            )
+            candidate = self._planner(task).propose(evidence, constraint)
+            announce(study, trial._trial_id, task, candidate)
+        return candidate
+
+    def _constraint(
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        archive: Archive,
+        name: str,
+        distribution: BaseDistribution,
+        fixed: dict[str, int],
+        evidence: Evidence,
+    ) -> Constraint:
+        """Return the allocations that a trial can still take, and warn if all were tried."""
+        suggestions = archive.suggestions
+        ranges, untried = suggestions.open_ranges(
+            trial.params, fixed, name, distribution, evidence.visited
+        )
+        if not untried and not fixed:
+            self._warn(
+                study,
+                "exhausted",
+                "Study %r has tried every allocation of task %r within its budget and ranges: "
+                "allocations are repeated from now on. `StopWhenExhausted` stops instead.",
+                (study.study_name, archive.task.name),
+            )
+        if not fixed and ranges == suggestions.ranges():
+            return Constraint()
+        return Constraint(ranges, fixed=bool(fixed))
+
+    def _advised(
+        self,
+        task: Task,
+        evidence: Evidence,
+        constraint: Constraint,
+        planned: Round | None,
+        number: int,
+    ) -> Candidate | None:
+        if number < ROUND_SIZE:
+            return None
+        try:
+            return advised_candidate(self._planner(task), evidence, constraint, planned, number)
+        # For example, a round written by another version. Advice must never fail a trial.
+        except Exception as error:
+            _logger.warning("Round %d cannot be used: %r", number // ROUND_SIZE, error)
+            return None
+
+    def _planner(self, task: Task) -> NumericalPlanner:
+        if task not in self._planners:
+            planner = NumericalPlanner(
+                task, insights=self._insights, experience=recall(self._experience, task)
+            )
+            _remember(self._planners, task, planner, most=2)
+        return self._planners[task]
+
+    def _warn(self, study: Study, key: str, message: str, arguments: tuple[object, ...]) -> None:
+        """Log a warning once for each study and key."""
+        warned = self._warned.setdefault(study._storage, set())
+        if (study._study_id, key) not in warned:
+            warned.add((study._study_id, key))
+            _logger.warning(message, *arguments)
+
+
+def _remember(known: OrderedDict[_K, _V], key: _K, value: _V, most: int = _REMEMBERED) -> None:
+    """Cache a value, and drop the oldest ones."""
+    known[key] = value
+    while len(known) > most:
+        known.popitem(last=False)

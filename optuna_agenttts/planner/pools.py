@@ -1,0 +1,147 @@
+"""Pools of allocations with their kernels, for the ranges of a study and of a trial."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import numpy as np
+
+from optuna_agenttts.planner.evidence import Choices, Constraint, Evidence, Floats, Ints
+from optuna_agenttts.planner.kernels import Points, Surrogate
+from optuna_agenttts.planner.pool import build_pool
+from optuna_agenttts.task.feasible import FeasibleSet
+from optuna_agenttts.task.ranges import Ranges
+
+_POOL_SIZE = 3000
+"""Allocations in the pool, about. Chosen by hand."""
+_CACHED_KERNELS = 256
+"""Observed allocations whose kernels with the pool are cached: some 12 MB."""
+_CACHED_POOLS = 4
+"""Pools of a study whose ranges change, some 30 MB each."""
+_TRIAL_POOL_SIZE = 600
+"""Allocations in the pool of a trial that has values already, about. Chosen by hand."""
+_MIN_ROWS = 50
+"""Allocations of the pool within a trial's values that make a pool of its own unnecessary. Chosen
+by hand."""
+SEED = 0
+"""Fixed, so that workers that read the same trials make the same proposal."""
+
+
+class Pool:
+    """Allocations that are compared at each ask, for one choice of ranges.
+
+    Args:
+        surrogate: The surrogate.
+        feasible: Feasible allocations of the task.
+        ranges: Ranges of the study. Default: those of the task.
+        rng: Random number generator for thinning the pool.
+        size: Approximate number of allocations.
+    """
+
+    def __init__(
+        self,
+        surrogate: Surrogate,
+        feasible: FeasibleSet,
+        ranges: Ranges | None,
+        rng: np.random.Generator,
+        size: int,
+    ) -> None:
+        """See the class."""
+        table = feasible if ranges is None else ranges.table(feasible)
+        if table.fits(table.complete({})):
+            models, samples = build_pool(table, rng, size)
+        else:
+            # Nothing fits, since values were enqueued or ranges begin above the budget.
+            cheapest = np.array([table.complete({})], dtype=np.int64)
+            models, samples = cheapest[..., 0], cheapest[..., 1]
+        if ranges is not None:
+            models, samples = ranges.decode(models, samples)
+        self.points = surrogate.points(models, samples)
+        self.keys = choices_of(models, samples)
+        self.kernels = KernelCache(surrogate, self.points)
+        self.thinned = len(models) >= size // 2
+
+
+class KernelCache:
+    """Cache of the residual kernels of the pool with observed allocations.
+
+    Args:
+        surrogate: The surrogate.
+        pool: The pool.
+    """
+
+    def __init__(self, surrogate: Surrogate, pool: Points) -> None:
+        """See the class."""
+        self._surrogate, self._pool = surrogate, pool
+        self._cache: dict[Choices, list[Floats]] = {}
+
+    def of(self, observed: Points) -> list[Floats]:
+        """Return the kernels, shape (pool, observed), for each of `LENGTH_SCALES`."""
+        keys = choices_of(observed.models, observed.samples)
+        missing = [i for i, key in enumerate(keys) if key not in self._cache]
+        if missing:
+            if len(self._cache) > _CACHED_KERNELS:
+                self._cache, missing = {}, list(range(len(keys)))
+            kernels = self._surrogate.residual_kernels(
+                self._pool, observed.take(np.array(missing))
+            )
+            for column, i in enumerate(missing):
+                self._cache[keys[i]] = [kernel[:, column].copy() for kernel in kernels]
+        columns = [self._cache[key] for key in keys]
+        return [np.stack(parts).T for parts in zip(*columns)]
+
+
+class Pools:
+    """Pools of a task, one for each choice of ranges of a study.
+
+    Args:
+        surrogate: The surrogate.
+        feasible: Feasible allocations of the task.
+        rng: Random number generator for thinning the pool of the task itself.
+    """
+
+    def __init__(
+        self, surrogate: Surrogate, feasible: FeasibleSet, rng: np.random.Generator
+    ) -> None:
+        """See the class."""
+        self._surrogate, self._feasible = surrogate, feasible
+        self._pools: OrderedDict[Ranges | None, Pool] = OrderedDict()
+        self._pools[None] = Pool(surrogate, feasible, None, rng, _POOL_SIZE)
+
+    def of(self, ranges: Ranges | None) -> Pool:
+        """Return the pool of a study's ranges; None for those of the task."""
+        if ranges not in self._pools:
+            self._pools[ranges] = self._build(ranges, _POOL_SIZE)
+            if len(self._pools) > _CACHED_POOLS:
+                self._pools.popitem(last=False)
+        self._pools.move_to_end(ranges)
+        return self._pools[ranges]
+
+    def rows(self, evidence: Evidence, constraint: Constraint) -> tuple[Pool, Ints]:
+        """Return a pool, and positions in it that the trial can take and that are untried.
+
+        If all were tried, the only option left is to repeat one of them.
+
+        Args:
+            evidence: The evidence.
+            constraint: Allocations that the trial can still take.
+        """
+        pool, ranges = self.of(evidence.ranges), constraint.ranges
+        inside = np.ones(len(pool.keys), dtype=np.bool_)
+        if ranges is not None:
+            inside = ranges.mask(pool.points.models, pool.points.samples)
+        fresh = np.array([key not in evidence.visited for key in pool.keys]) & inside
+        if ranges is not None and fresh.sum() < (_MIN_ROWS if pool.thinned else 1):
+            pool = self._build(ranges, _TRIAL_POOL_SIZE)
+            fresh = np.array([key not in evidence.visited for key in pool.keys])
+            inside = np.ones(len(pool.keys), dtype=np.bool_)
+        return pool, np.flatnonzero(fresh if fresh.any() else inside)
+
+    def _build(self, ranges: Ranges | None, size: int) -> Pool:
+        rng = np.random.default_rng(SEED)
+        return Pool(self._surrogate, self._feasible, ranges, rng, size)
+
+
+def choices_of(models: Ints, samples: Ints) -> list[Choices]:
+    """Convert arrays of shape (allocations, stages) to choices."""
+    return [tuple(zip(m, s)) for m, s in zip(models.tolist(), samples.tolist(), strict=True)]
