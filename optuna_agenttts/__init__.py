@@ -1,5 +1,8 @@
 """Test-time compute-optimal scaling of multi-stage LLM pipelines, as an Optuna sampler."""
 
+from typing import TYPE_CHECKING
+
+from optuna_agenttts._lazy import lazy_names
 from optuna_agenttts.exceptions import (
     AgentTTSError,
     BudgetError,
@@ -9,8 +12,7 @@ from optuna_agenttts.exceptions import (
     NoTaskError,
     TaskError,
 )
-from optuna_agenttts.llm import HuggingFaceChat, ScriptedChatModel
-from optuna_agenttts.models.hub import Hub, describe_model
+from optuna_agenttts.llm import ScriptedChatModel
 from optuna_agenttts.report.callbacks import StopAtSpend, StopWhenExhausted, StopWhenSettled
 from optuna_agenttts.report.recommendation import Recommendation, Tie, recommend
 from optuna_agenttts.sampler import AgentTTSSampler
@@ -21,6 +23,19 @@ from optuna_agenttts.task.allocation import Allocation, StageAllocation
 from optuna_agenttts.task.cost import CostModel, FlopsCost, LatencyCost, PriceCost
 from optuna_agenttts.task.stage import Model, Stage
 from optuna_agenttts.task.task import Task
+
+if TYPE_CHECKING:
+    from optuna_agenttts.llm.huggingface import HuggingFaceChat
+    from optuna_agenttts.models.hub import Hub, describe_model
+else:
+    __getattr__, __dir__ = lazy_names(
+        __name__,
+        {
+            "Hub": "models.hub",
+            "HuggingFaceChat": "llm.huggingface",
+            "describe_model": "models.hub",
+        },
+    )
 
 __version__ = "0.1.0"
 

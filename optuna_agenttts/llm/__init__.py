@@ -1,9 +1,10 @@
 """Language models: the interface `ChatModel`, its implementations and pre-flight checks."""
 
-from optuna_agenttts.llm.doctor import examine
+from typing import TYPE_CHECKING
+
+from optuna_agenttts._lazy import lazy_names
 from optuna_agenttts.llm.factory import connect
 from optuna_agenttts.llm.findings import Finding, Report
-from optuna_agenttts.llm.huggingface import HuggingFaceChat
 from optuna_agenttts.llm.port import (
     ChatError,
     ChatModel,
@@ -21,6 +22,15 @@ from optuna_agenttts.llm.retry import (
     RetryPolicy,
 )
 from optuna_agenttts.llm.scripted import ScriptedChatModel
+
+if TYPE_CHECKING:
+    from optuna_agenttts.llm.doctor import examine
+    from optuna_agenttts.llm.huggingface import HuggingFaceChat
+else:
+    __getattr__, __dir__ = lazy_names(
+        __name__, {"HuggingFaceChat": "huggingface", "examine": "doctor"}
+    )
+
 
 __all__ = [
     "ChatError",

@@ -6,7 +6,6 @@ import os
 from urllib.parse import urldefrag
 
 from optuna_agenttts.exceptions import AgentTTSError
-from optuna_agenttts.llm.huggingface import HuggingFaceChat
 from optuna_agenttts.llm.port import ChatModel
 
 _VARIABLE = "OPTUNA_AGENTTTS_LLM"
@@ -37,6 +36,9 @@ def connect(llm: str | ChatModel | None) -> ChatModel | None:
                 f"an object of type {type(llm).__name__}."
             )
         return llm
+    # Importing it takes a third of a second, which a sampler without a language model is spared.
+    from optuna_agenttts.llm.huggingface import HuggingFaceChat
+
     if llm.startswith(("http://", "https://")):
         url, model = urldefrag(llm)
         return HuggingFaceChat(model or None, base_url=url)

@@ -6,8 +6,6 @@ import re
 from collections.abc import Callable, Iterable
 from urllib.parse import urlsplit
 
-from huggingface_hub import get_token
-
 from optuna_agenttts.llm.port import ChatRefusedError
 
 ApiKey = str | Callable[[], str] | None
@@ -71,7 +69,12 @@ def key_for(url: str | None, api_key: ApiKey) -> str | None:
                 kind="bad key",
             )
         return key
-    return get_token() if url is None or is_hugging_face(url) else None
+    if url is None or is_hugging_face(url):
+        # Importing huggingface_hub takes a third of a second, and few programs need it.
+        from huggingface_hub import get_token
+
+        return get_token()
+    return None
 
 
 class UnpickledKey:

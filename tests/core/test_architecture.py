@@ -16,11 +16,12 @@ FOLDERS = {
 ROOMS = {
     CORE: {
         "_experimental": (),
+        "_lazy": (),
         "exceptions": (),
         "storage": (),
         "task": ("exceptions", "storage"),
         "planner": ("task",),
-        "llm": ("exceptions",),
+        "llm": ("exceptions", "_lazy"),
         "models": ("llm", "task", "_experimental", "exceptions"),
         "study": ("planner", "task", "storage", "exceptions"),
         "agent": ("study", "planner", "llm", "task", "storage"),
