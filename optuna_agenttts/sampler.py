@@ -179,6 +179,8 @@ class AgentTTSSampler(BaseSampler):
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         """Prepare the independent sampler, and plan the agent's next round in the background."""
         self._independent.before_trial(study, trial)
+        if len(study.directions) > 1:
+            self._tasks.get(study)  # Warns before the first trial.
         if self._scheduler is None or len(study.directions) > 1:
             return
         try:

@@ -39,10 +39,15 @@ class StudyTasks:
         self._tasks: WeakKeyDictionary[BaseStorage, dict[int, tuple[Any, Task]]] = (
             WeakKeyDictionary()
         )
+        self._warned: WeakKeyDictionary[BaseStorage, set[int]] = WeakKeyDictionary()
 
     def get(self, study: Study) -> Task | None:
-        """Return the task of a study; None for several objectives, or if none is found."""
+        """Return the task of a study, or None if none is found.
+
+        Several objectives are not planned: then None is returned, with one warning for a task.
+        """
         if len(study.directions) > 1:
+            self._warn_of_objectives(study)
             return None
         with self._lock:
             tasks = self._tasks.setdefault(study._storage, {})
@@ -79,6 +84,22 @@ class StudyTasks:
                 study.study_name,
                 "; ".join(f"{s.model_parameter}, {s.samples_parameter}" for s in task.stages),
             )
+
+    def _warn_of_objectives(self, study: Study) -> None:
+        with self._lock:
+            warned = self._warned.setdefault(study._storage, set())
+            if study._study_id in warned:
+                return
+            if self._task is None and storage.registered(study) is None:
+                return
+            warned.add(study._study_id)
+        _logger.warning(
+            "Study %r has %d objectives: the models and samples of its task's stages are not "
+            "planned but sampled by the independent sampler (TPE by default), until searches "
+            "with several objectives are supported.",
+            study.study_name,
+            len(study.directions),
+        )
 
 
 def _read(values: Mapping[str, Any]) -> Task | None:

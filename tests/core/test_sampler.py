@@ -640,6 +640,39 @@ def test_several_objectives_are_left_to_the_independent_sampler():
     assert searches[0] == searches[1]
 
 
+@pytest.mark.parametrize("given", [True, False], ids=["given", "registered"])
+def test_several_objectives_are_warned_about_once(given, caplog):
+    """Before the first trial (or its first stage), one warning names the study."""
+    sampler = AgentTTSSampler(TASK if given else None, seed=0)
+    for name in ("first", "second"):
+        study = optuna.create_study(
+            directions=["maximize", "minimize"], sampler=sampler, study_name=name
+        )
+        caplog.clear()
+
+        def two(trial):
+            if given:
+                assert len(caplog.records) == 1
+            allocation = TASK.suggest(trial)
+            assert len(caplog.records) == 1
+            return score(allocation), TASK.cost(allocation)
+
+        study.optimize(two, n_trials=4)
+        (record,) = caplog.records
+        assert record.levelname == "WARNING"
+        assert f"Study '{name}' has 2 objectives" in record.getMessage()
+        assert "independent sampler" in record.getMessage()
+
+
+def test_several_objectives_without_a_task_are_no_reason_to_warn(caplog):
+    """A study without stages is left to TPE in any case."""
+    study = optuna.create_study(
+        directions=["maximize", "minimize"], sampler=AgentTTSSampler(seed=0)
+    )
+    study.optimize(lambda t: (t.suggest_float("x", 0, 1), t.suggest_float("y", 0, 1)), n_trials=3)
+    assert not caplog.records
+
+
 @pytest.mark.parametrize("told", [True, False], ids=["told", "registered"])
 def test_budget_may_be_raised_in_the_middle_of_a_study(told):
     """After the budget is raised, earlier trials count and dearer ones are tried."""
