@@ -6,17 +6,18 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary
 
 from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler, TPESampler
+from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from optuna_agenttts import storage
 from optuna_agenttts._experimental import warn_experimental_argument
+from optuna_agenttts._independent import TPEOptions, make_independent, sample_jointly
 from optuna_agenttts.agent.advice import (
     contains,
     generic_candidate_index,
@@ -35,9 +36,12 @@ from optuna_agenttts.study.experience import read_experience
 from optuna_agenttts.study.rounds import Proposed
 from optuna_agenttts.study.spending import read_limit
 from optuna_agenttts.study.tasks import StudyTasks
-from optuna_agenttts.task.parameters import order_of_suggestion, parameters_of
+from optuna_agenttts.task.parameters import parameters_of
 from optuna_agenttts.task.recognition import Recognise, check_recognise
 from optuna_agenttts.task.task import Task
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 _logger = logging.getLogger(__name__)
 
@@ -81,8 +85,8 @@ class AgentTTSSampler(BaseSampler):
         seed: Seed of the default `independent_sampler`. Allocations are a function of the task and
             the trials alone.
         insights: Insights of the paper that prior and agent use, some of 1, 2, 3, for ablations.
-        independent_sampler: Sampler of parameters outside the task. Default: a `TPESampler` with
-            its default arguments; it must not sample more than one study.
+        independent_sampler: Sampler of parameters outside the task. Default: a `TPESampler`; it
+            must not sample more than one study.
         guidelines: Whether the agent writes guidelines and sees its earlier ones, for ablations.
         tables: Tables of computed evidence that the agent sees, for ablations: ``"models"`` (gaps
             between models), ``"saturation"`` (of samples; needs Insight 2), ``"paired"`` (trials).
@@ -96,9 +100,12 @@ class AgentTTSSampler(BaseSampler):
             ``<stage>.samples``; also after dots, and joined by ``/``, ``__`` or ``:``. For other
             names, two patterns such as ``("{stage}_llm", "n_{stage}")``, or a dict of two names by
             stage. False leaves all parameters to `independent_sampler`.
+        **tpe_options: Arguments of `TPESampler`, such as ``n_startup_trials`` or
+            ``constraints_func``, for the default `independent_sampler`.
 
     Raises:
-        TaskError: An argument is invalid.
+        TaskError: An argument is invalid, or one of TPE's is given beside `independent_sampler`.
+        TypeError: Neither this class nor the installed `TPESampler` has an argument.
         AgentTTSError: `llm` is not a model id, URL or `ChatModel`.
     """
 
@@ -117,6 +124,7 @@ class AgentTTSSampler(BaseSampler):
         description: str = "",
         llm_timeout: float = 120.0,
         recognise: Recognise = True,
+        **tpe_options: Unpack[TPEOptions],
     ) -> None:
         """See the class."""
         if task is not None and not isinstance(task, Task):
@@ -146,7 +154,7 @@ class AgentTTSSampler(BaseSampler):
         self._search_space = dict(search_space or {})
         self._insights = tuple(sorted(set(insights)))
         self._tables = tuple(name for name in TABLES if name in tables)
-        self._independent = independent_sampler or TPESampler(seed=seed)
+        self._independent = make_independent(independent_sampler, seed, tpe_options, type(self))
         self._reset()
 
     def _reset(self) -> None:
@@ -207,7 +215,9 @@ class AgentTTSSampler(BaseSampler):
         self, study: Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
         """Return the parameters outside the task, for the independent sampler."""
-        space = self._search_space or self._independent.infer_relative_search_space(study, trial)
+        # TPE's `group` option keeps what it infers, also if `search_space` is given.
+        inferred = self._independent.infer_relative_search_space(study, trial)
+        space = self._search_space or inferred
         task = self._tasks.get(study)
         ours = parameters_of(task) if task is not None else {}
         return {name: value for name, value in space.items() if name not in ours}
@@ -215,12 +225,12 @@ class AgentTTSSampler(BaseSampler):
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """Sample parameters outside the task with the independent sampler.
+        """Sample parameters outside the task with the agent or the independent sampler.
 
-        Parameters that its `sample_relative` leaves out, such as TPE's during startup, are
-        sampled by its `sample_independent`, in the order in which an earlier trial suggested them.
-        Optuna would do the same one by one, so the values equal those of that sampler alone.
+        Without task, `search_space` and agent, trials equal those of the independent sampler.
         """
+        if not (self._search_space or self._scheduler or self._tasks.get(study)):
+            return self._independent.sample_relative(study, trial, search_space)
         if not search_space:
             return {}
         advice = self._advised_params(study, trial)
@@ -229,16 +239,7 @@ class AgentTTSSampler(BaseSampler):
             for name, distribution in search_space.items()
         ):
             return {name: advice[name] for name in search_space}
-        values = self._independent.sample_relative(study, trial, search_space)
-        fixed = trial.system_attrs.get("fixed_params", {})
-        missing = [name for name in search_space if name not in values and name not in fixed]
-        if missing:
-            order = order_of_suggestion(study)
-            for name in sorted(missing, key=lambda name: order.get(name, len(order))):
-                values[name] = self._independent.sample_independent(
-                    study, trial, name, search_space[name]
-                )
-        return values
+        return sample_jointly(self._independent, study, trial, search_space)
 
     def sample_independent(
         self,

@@ -20,6 +20,7 @@ ROOMS = {
         "exceptions": (),
         "storage": (),
         "task": ("exceptions", "storage"),
+        "_independent": ("task", "exceptions"),
         "planner": ("task",),
         "llm": ("exceptions", "_lazy"),
         "models": ("llm", "task", "_experimental", "exceptions"),
@@ -28,7 +29,7 @@ ROOMS = {
         "report": ("study", "planner", "task", "storage", "_experimental", "exceptions"),
         "sampler": (
             *("report", "agent", "study", "llm", "task"),
-            *("storage", "_experimental", "exceptions"),
+            *("_independent", "storage", "_experimental", "exceptions"),
         ),
     },
     INTEGRATIONS: {

@@ -4,21 +4,53 @@ import json
 
 import pytest
 from core_support import wiki_task
+from optuna.distributions import FloatDistribution
+from optuna.samplers import TPESampler
 
 from optuna_agenttts import AgentTTSSampler, ScriptedChatModel
 
 suite = pytest.importorskip("optuna.testing.pytest_samplers")
 
 
-class TestWithoutTask(
-    suite.BasicSamplerTestCase, suite.RelativeSamplerTestCase, suite.MultiObjectiveSamplerTestCase
-):
-    """A sampler that was told nothing."""
+class TestWithoutTask(suite.BasicSamplerTestCase, suite.MultiObjectiveSamplerTestCase):
+    """A sampler without task or agent, which is TPE."""
 
     @pytest.fixture
     def sampler(self):
         """Make samplers."""
         return lambda: AgentTTSSampler(seed=0)
+
+
+class TestWithoutStartup(suite.RelativeSamplerTestCase):
+    """A sampler without task or agent that samples relatively from the first trial on, as TPE."""
+
+    @pytest.fixture
+    def sampler(self):
+        """Make samplers."""
+        return lambda: AgentTTSSampler(seed=0, n_startup_trials=0, multivariate=True)
+
+
+class TestStartup(suite.RelativeSamplerTestCase):
+    """TPE during startup, which leaves values to `sample_independent`.
+
+    42 of the suite's tests fail for it, and so do they for the sampler that equals it.
+    """
+
+    @pytest.fixture(params=[AgentTTSSampler, TPESampler])
+    def sampler(self, request):
+        """Make samplers."""
+        if request.function.__name__.startswith("test_sample_relative"):
+            request.applymarker(pytest.mark.xfail(raises=KeyError, strict=True))
+        return lambda: request.param(seed=0)
+
+
+class TestWithSearchSpace(suite.RelativeSamplerTestCase):
+    """A sampler with `search_space`, which leaves no value to `sample_independent`."""
+
+    @pytest.fixture
+    def sampler(self):
+        """Make samplers."""
+        return lambda: AgentTTSSampler(search_space={"z": FloatDistribution(0, 1)}, seed=0)
 
 
 class TestWithTask(
