@@ -1,7 +1,8 @@
 """Aggregation of a stage's samples into its result.
 
 An aggregation is any callable that takes the parsed samples, at least one and in order of their
-index, and returns a result. Malformed replies are removed beforehand.
+index, and returns a result. Malformed replies are removed beforehand. Aggregations are partial
+functions rather than closures, so that they can be pickled.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 Aggregation = Callable[[Sequence[Any]], Any]
@@ -28,12 +30,12 @@ def normalized_vote(normalize: Callable[[Any], Hashable]) -> Aggregation:
     Returns:
         An aggregation that returns the first sample with the winning value.
     """
+    return partial(_vote_normalized, normalize)
 
-    def vote(samples: Sequence[Any]) -> Any:
-        ballots = [normalize(sample) for sample in samples]
-        return samples[ballots.index(majority_vote(ballots))]
 
-    return vote
+def _vote_normalized(normalize: Callable[[Any], Hashable], samples: Sequence[Any]) -> Any:
+    ballots = [normalize(sample) for sample in samples]
+    return samples[ballots.index(majority_vote(ballots))]
 
 
 def id_vote(threshold: float) -> Aggregation:
@@ -51,14 +53,14 @@ def id_vote(threshold: float) -> Aggregation:
     """
     if not 0 < threshold <= 1:
         raise ValueError(f"`threshold` must be above 0 and at most 1, got {threshold!r}.")
+    return partial(_vote_on_ids, threshold)
 
-    def vote(samples: Sequence[Iterable[Any]]) -> tuple[Any, ...]:
-        counts = Counter(name for sample in samples for name in set(sample))
-        # The tolerance keeps rounding errors from raising the count, as in 25 * .28 = 7 + 9e-16.
-        needed = max(1, math.ceil(threshold * len(samples) - 1e-9))
-        return tuple(sorted(name for name, count in counts.items() if count >= needed))
 
-    return vote
+def _vote_on_ids(threshold: float, samples: Sequence[Iterable[Any]]) -> tuple[Any, ...]:
+    counts = Counter(name for sample in samples for name in set(sample))
+    # The tolerance keeps rounding errors from raising the count, as in 25 * .28 = 7 + 9e-16.
+    needed = max(1, math.ceil(threshold * len(samples) - 1e-9))
+    return tuple(sorted(name for name, count in counts.items() if count >= needed))
 
 
 def union(samples: Sequence[Iterable[Any]]) -> tuple[Any, ...]:
@@ -68,11 +70,11 @@ def union(samples: Sequence[Iterable[Any]]) -> tuple[Any, ...]:
 
 def best_of(score: Callable[[Any], float]) -> Aggregation:
     """Build an aggregation that returns the sample of highest score; the first wins ties."""
+    return partial(_choose_best, score)
 
-    def choose(samples: Sequence[Any]) -> Any:
-        return max(samples, key=score)
 
-    return choose
+def _choose_best(score: Callable[[Any], float], samples: Sequence[Any]) -> Any:
+    return max(samples, key=score)
 
 
 def medoid(similarity: Callable[[Any, Any], float]) -> Aggregation:
@@ -86,17 +88,17 @@ def medoid(similarity: Callable[[Any, Any], float]) -> Aggregation:
     Returns:
         An aggregation; the first sample wins ties.
     """
+    return partial(_choose_medoid, similarity)
 
-    def choose(samples: Sequence[Any]) -> Any:
-        if len(samples) < 3:
-            # Two samples are equally similar to each other.
-            return samples[0]
-        totals = [0.0] * len(samples)
-        for i, sample in enumerate(samples):
-            for j in range(i):
-                value = similarity(sample, samples[j])
-                totals[i] += value
-                totals[j] += value
-        return samples[totals.index(max(totals))]
 
-    return choose
+def _choose_medoid(similarity: Callable[[Any, Any], float], samples: Sequence[Any]) -> Any:
+    if len(samples) < 3:
+        # Two samples are equally similar to each other.
+        return samples[0]
+    totals = [0.0] * len(samples)
+    for i, sample in enumerate(samples):
+        for j in range(i):
+            value = similarity(sample, samples[j])
+            totals[i] += value
+            totals[j] += value
+    return samples[totals.index(max(totals))]

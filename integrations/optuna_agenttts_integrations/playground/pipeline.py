@@ -137,10 +137,8 @@ def make_pipeline() -> Pipeline:
         stages=[
             StageProgram(
                 name="retrieval",
-                prompt=lambda state: retrieval_prompt(
-                    state.instance.titles, state.instance.concept
-                ),
-                parse=lambda text, state: parse_retrieval(text, state.instance.titles),
+                prompt=_retrieval_prompt,
+                parse=_parse_retrieval,
                 aggregate=union,
                 max_tokens=8,
                 temperature=TEMPERATURE,
@@ -148,14 +146,30 @@ def make_pipeline() -> Pipeline:
             StageProgram(
                 name="answer",
                 prompt=_answer_prompt,
-                parse=lambda text, state: parse_answer(text),
+                parse=_parse_answer,
                 aggregate=majority_vote,
                 max_tokens=20,
                 temperature=TEMPERATURE,
             ),
         ],
-        score=lambda state: float(state["answer"] == state.instance.answer),
+        score=_score,
     )
+
+
+def _retrieval_prompt(state: State) -> str:
+    return retrieval_prompt(state.instance.titles, state.instance.concept)
+
+
+def _parse_retrieval(text: str, state: State) -> tuple[int, ...] | None:
+    return parse_retrieval(text, state.instance.titles)
+
+
+def _parse_answer(text: str, state: State) -> str | None:
+    return parse_answer(text)
+
+
+def _score(state: State) -> float:
+    return float(state["answer"] == state.instance.answer)
 
 
 def _answer_prompt(state: State) -> str:

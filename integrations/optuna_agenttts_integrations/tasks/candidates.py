@@ -7,6 +7,7 @@ accepted answers).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from optuna_agenttts import Model, Stage
@@ -14,7 +15,6 @@ from optuna_agenttts_integrations.exceptions import DataError
 from optuna_agenttts_integrations.pipeline.stages import (
     Pipeline,
     Prompt,
-    Score,
     StageProgram,
     State,
 )
@@ -93,13 +93,13 @@ def candidate_pipeline(
     """
     if metric not in METRICS:
         raise DataError(f"`metric` must be one of {', '.join(METRICS)}; got {metric!r}.")
-    scores = {name: _answer_score(name) for name in METRICS}
+    scores = {name: partial(_answer_score, name) for name in METRICS}
     return Pipeline(
         stages=[
             StageProgram(
                 name="retrieval",
                 prompt=selection_prompt,
-                parse=lambda text, state: parse_selection(text, len(candidates(state.instance))),
+                parse=partial(_parse_selection, candidates),
                 aggregate=selection_vote(threshold),
                 max_tokens=512,
                 temperature=0.9,
@@ -116,9 +116,9 @@ def candidate_pipeline(
         score=scores[metric],
         metrics={
             **scores,
-            "retrieval F1": lambda state: set_f1(_selection(state).ids, state.instance.gold),
-            "ids out of range": lambda state: float(_selection(state).out_of_range),
-            "ids repeated": lambda state: float(_selection(state).repeated),
+            "retrieval F1": _retrieval_f1,
+            "ids out of range": _out_of_range,
+            "ids repeated": _repeated,
         },
     )
 
@@ -132,12 +132,23 @@ def _selection(state: State) -> Selection:
     return state["retrieval"] or Selection(())
 
 
-def _answer_score(metric: str) -> Score:
+def _parse_selection(candidates: Candidates, text: str, state: State) -> Selection | None:
+    return parse_selection(text, len(candidates(state.instance)))
+
+
+def _answer_score(metric: str, state: State) -> float:
     """Return a score of the final answer; 0 if there is none."""
-    compare = METRICS[metric]
+    answer = state["answer"]
+    return 0.0 if answer is None else METRICS[metric](answer, state.instance.answers)
 
-    def score(state: State) -> float:
-        answer = state["answer"]
-        return 0.0 if answer is None else compare(answer, state.instance.answers)
 
-    return score
+def _retrieval_f1(state: State) -> float:
+    return set_f1(_selection(state).ids, state.instance.gold)
+
+
+def _out_of_range(state: State) -> float:
+    return float(_selection(state).out_of_range)
+
+
+def _repeated(state: State) -> float:
+    return float(_selection(state).repeated)

@@ -9,6 +9,7 @@ import re
 import tokenize
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from optuna_agenttts_integrations.scoring import code_metrics
@@ -227,6 +228,15 @@ class Runner:
         self._slots: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = (
             WeakKeyDictionary()
         )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the arguments and the results, without objects of event loops."""
+        return {name: value for name, value in self.__dict__.items() if name != "_slots"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore arguments and results."""
+        self.__dict__.update(state)
+        self._slots = WeakKeyDictionary()
 
     async def run(self, program: Program) -> Run:
         """Run a program without arguments and input, or return its cached result.

@@ -6,6 +6,7 @@ import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from optuna_agenttts_integrations.pipeline.aggregation import Aggregation, id_vote
 from optuna_agenttts_integrations.tasks.answering import ANSWER_HEADER
@@ -126,16 +127,15 @@ def selection_vote(threshold: float) -> Aggregation:
     Raises:
         ValueError: The threshold is out of range.
     """
-    vote = id_vote(threshold)
+    return partial(_join_selections, id_vote(threshold))
 
-    def join(samples: Sequence[Selection]) -> Selection:
-        return Selection(
-            tuple(vote([sample.ids for sample in samples])),
-            sum(sample.out_of_range for sample in samples),
-            sum(sample.repeated for sample in samples),
-        )
 
-    return join
+def _join_selections(vote: Aggregation, samples: Sequence[Selection]) -> Selection:
+    return Selection(
+        tuple(vote([sample.ids for sample in samples])),
+        sum(sample.out_of_range for sample in samples),
+        sum(sample.repeated for sample in samples),
+    )
 
 
 def format_candidates(candidates: Sequence[str]) -> str:

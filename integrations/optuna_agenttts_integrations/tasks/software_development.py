@@ -7,7 +7,8 @@ all.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import cast
@@ -223,75 +224,73 @@ def _programs(
         program(
             name="coding",
             prompt=_coding_prompt,
-            parse=lambda text, state: parse_program(text),
+            parse=_parse_program,
             required=True,
-            repair=lambda state, reply: (
-                f"The reply is no program that could be read. Write it again: {_FORM}"
-            ),
+            repair=_repair_prompt,
         ),
         program(name="static_review", prompt=_review_prompt, parse=_parse_revision),
         program(
             name="dynamic_test",
             prompt=_test_prompt,
             parse=_parse_revision,
-            when=always if runner is None else lambda state: not cast(Run, state[_RUN]).succeeded,
+            when=always if runner is None else _run_failed,
             otherwise=latest_program,
         ),
     ]
     # Steps rather than scores: an error in a step fails the instance, one in a score the trial.
     if runner is not None:
-        run = _run_step(runner)
+        run = partial(_run_program, runner)
         stages.insert(2, Step(name=_RUN, run=run, fails_on=(SandboxError,)))
         stages.append(Step(name=_LAST_RUN, run=run, fails_on=(SandboxError,)))
     if embedder is not None:
-        run_embedder = _consistency_step(embedder)
-        stages.append(Step(name=_CONSISTENCY, run=run_embedder, fails_on=(ChatError,)))
+        if not isinstance(embedder, StoredEmbedder):
+            embedder = StoredEmbedder(embedder, CompletionStore())
+        measure = partial(_measure_consistency, embedder)
+        stages.append(Step(name=_CONSISTENCY, run=measure, fails_on=(ChatError,)))
     return stages
 
 
-def _run_step(runner: Runner) -> Callable[[State], Awaitable[Run]]:
-    async def run(state: State) -> Run:
-        return await runner.run(_program(state))
-
-    return run
+async def _run_program(runner: Runner, state: State) -> Run:
+    return await runner.run(_program(state))
 
 
-def _consistency_step(embedder: Embedder) -> Callable[[State], Awaitable[float]]:
-    stored = (
-        embedder
-        if isinstance(embedder, StoredEmbedder)
-        else StoredEmbedder(embedder, CompletionStore())
-    )
-
-    async def measure(state: State) -> float:
-        code = program_code(_program(state))
-        if not code:
-            # Embedding servers refuse empty texts.
-            return 0.0
-        wanted, written = await stored.embed([state.instance.description, code])
-        return max(0.0, cosine(wanted, written))
-
-    return measure
+async def _measure_consistency(embedder: StoredEmbedder, state: State) -> float:
+    code = program_code(_program(state))
+    if not code:
+        # Embedding servers refuse empty texts.
+        return 0.0
+    wanted, written = await embedder.embed([state.instance.description, code])
+    return max(0.0, cosine(wanted, written))
 
 
 def _scores(has_embedder: bool, has_sandbox: bool) -> dict[str, Score]:
     """Return the available scores by name."""
-    found: dict[str, Callable[[State], float]] = {
-        "completeness": lambda state: completeness(_program(state))
-    }
+    found: dict[str, Callable[[State], float]] = {"completeness": _completeness}
     if has_embedder:
-        found["consistency"] = lambda state: cast(float, state[_CONSISTENCY])
+        found["consistency"] = _consistency
     if has_sandbox:
-        found["executability"] = lambda state: float(cast(Run, state[_LAST_RUN]).succeeded)
-    parts = tuple(found.values())
+        found["executability"] = _executability
+    return {**found, "quality": partial(_quality, tuple(found.values()))}
 
-    def quality(state: State) -> float:
-        product = 1.0
-        for part in parts:
-            product *= part(state)
-        return product
 
-    return {**found, "quality": quality}
+def _completeness(state: State) -> float:
+    return completeness(_program(state))
+
+
+def _consistency(state: State) -> float:
+    return cast(float, state[_CONSISTENCY])
+
+
+def _executability(state: State) -> float:
+    return float(cast(Run, state[_LAST_RUN]).succeeded)
+
+
+def _quality(parts: Sequence[Callable[[State], float]], state: State) -> float:
+    return math.prod(part(state) for part in parts)
+
+
+def _run_failed(state: State) -> bool:
+    return not cast(Run, state[_RUN]).succeeded
 
 
 def _program(state: State) -> Program:
@@ -344,6 +343,14 @@ def _test_prompt(state: State) -> tuple[Message, ...]:
     return prompt_messages(
         _TEST, f"{_requirement_and_program(state)}{instruction}{_RULES} {_REVISED}"
     )
+
+
+def _parse_program(text: str, state: State) -> Program | None:
+    return parse_program(text)
+
+
+def _repair_prompt(state: State, reply: str) -> str:
+    return f"The reply is no program that could be read. Write it again: {_FORM}"
 
 
 def _parse_revision(text: str, state: State) -> Program | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -176,25 +177,37 @@ def _programs(tools: Sequence[Tool], named: bool, fusion: bool) -> list[StagePro
         program(
             name="decomposition",
             prompt=_decomposition_prompt,
-            parse=lambda text, state: parse_steps(text),
+            parse=_parse_steps,
             aggregate=aggregation(medoid(_step_similarity)),
             max_tokens=512,
         ),
         program(
             name="selection",
             prompt=_selection_prompt,
-            parse=lambda text, state: parse_choice(text, tools),
-            aggregate=aggregation(normalized_vote(lambda choice: choice.names)),
+            parse=partial(_parse_choice, tools),
+            aggregate=aggregation(normalized_vote(attrgetter("names"))),
             max_tokens=512,
         ),
         program(
             name="parameters",
             prompt=partial(_parameters_prompt, named=named),
-            parse=lambda text, state: parse_plan(text, tools, named=named),
+            parse=partial(_parse_plan, tools, named),
             aggregate=aggregation(medoid(partial(_call_similarity, index_tools(tools), named))),
             max_tokens=2048,
         ),
     ]
+
+
+def _parse_steps(text: str, state: State) -> tuple[str, ...] | None:
+    return parse_steps(text)
+
+
+def _parse_choice(tools: Sequence[Tool], text: str, state: State) -> ToolChoice | None:
+    return parse_choice(text, tools)
+
+
+def _parse_plan(tools: Sequence[Tool], named: bool, text: str, state: State) -> ToolPlan | None:
+    return parse_plan(text, tools, named=named)
 
 
 def _step_similarity(one: Sequence[str], other: Sequence[str]) -> float:
@@ -211,21 +224,29 @@ def _call_similarity(
 
 
 def _scores(tools: Mapping[str, Tool], named: bool) -> dict[str, Callable[[State], float]]:
-    def calls(state: State) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        gold: ToolRequest = state.instance
-        return (
-            comparable_calls(_plan(state).calls, tools, named=named),
-            comparable_calls(gold.calls, tools, named=named),
-        )
-
     return {
-        "argument F1": lambda state: argument_f1(*calls(state)),
-        "argument name F1": lambda state: argument_name_f1(*calls(state)),
-        "node F1": lambda state: node_f1(
-            _choice(state).names, [call.tool for call in state.instance.calls]
-        ),
-        "ROUGE-L": lambda state: _step_similarity(_steps(state), state.instance.steps),
+        "argument F1": partial(_call_score, argument_f1, tools, named),
+        "argument name F1": partial(_call_score, argument_name_f1, tools, named),
+        "node F1": _choice_score,
+        "ROUGE-L": _step_score,
     }
+
+
+def _call_score(
+    metric: Callable[..., float], tools: Mapping[str, Tool], named: bool, state: State
+) -> float:
+    return metric(
+        comparable_calls(_plan(state).calls, tools, named=named),
+        comparable_calls(state.instance.calls, tools, named=named),
+    )
+
+
+def _choice_score(state: State) -> float:
+    return node_f1(_choice(state).names, [call.tool for call in state.instance.calls])
+
+
+def _step_score(state: State) -> float:
+    return _step_similarity(_steps(state), state.instance.steps)
 
 
 def _unknown_tools(state: State) -> float:
