@@ -38,7 +38,7 @@ from optuna_agenttts.llm.replies import (
     hub_reply_to_json,
     parse_completion,
 )
-from optuna_agenttts.llm.secrets import ApiKey, UnpickledKey, key_for, one_line, redact
+from optuna_agenttts.llm.secrets import ApiKey, key_for, one_line, picklable_key, redact
 from optuna_agenttts.llm.server_info import ServerInfo
 from optuna_agenttts.llm.wire import (
     chat_url,
@@ -126,14 +126,16 @@ class HuggingFaceChat:
         """Return the state without connections and without a key given as a string."""
         process_local = ("_connections", "_format_index")
         state = {k: v for k, v in self.__dict__.items() if k not in process_local}
-        if isinstance(self._api_key, str):
-            state["_api_key"] = UnpickledKey()
-        return state
+        return {**state, "_api_key": picklable_key(self._api_key)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore the state and create new connections."""
         self.__dict__.update(state)
         self._reset()
+
+    def __copy__(self) -> HuggingFaceChat:
+        """Return a copy with the key and new connections."""
+        return self.__deepcopy__({})
 
     def __deepcopy__(self, memo: dict[int, Any]) -> HuggingFaceChat:
         """Return a copy with the key and new connections."""

@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import tenacity
 
@@ -171,9 +171,22 @@ class CircuitBreaker:
         """See the class."""
         self._threshold, self._pause, self._longest = threshold, pause, longest
         self._clock = clock
+        self._reset()
+
+    def _reset(self) -> None:
         self._failures = 0
         self._open_until = float("-inf")
-        self._next_pause = pause
+        self._next_pause = self._pause
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the arguments, but no times: clocks differ between machines."""
+        names = ("_threshold", "_pause", "_longest", "_clock")
+        return {name: getattr(self, name) for name in names}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore the arguments, with a closed circuit."""
+        self.__dict__.update(state)
+        self._reset()
 
     def check(self) -> None:
         """Raise an exception if the circuit is open.

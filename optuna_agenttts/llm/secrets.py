@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable
+from functools import partial
 from urllib.parse import urlsplit
 
 from optuna_agenttts.llm.port import ChatRefusedError
@@ -77,6 +79,21 @@ def key_for(url: str | None, api_key: ApiKey) -> str | None:
     return None
 
 
+def picklable_key(api_key: ApiKey) -> ApiKey:
+    """Return what a pickle may contain of an API key: a function, but no key."""
+    if isinstance(api_key, str):
+        return UnpickledKey()
+    # Methods of `os.environ` would be pickled together with all variables.
+    if isinstance(api_key, partial) and getattr(api_key.func, "__self__", None) is os.environ:
+        return partial(_from_environment, api_key.func.__name__, *api_key.args)
+    return api_key
+
+
+def _from_environment(method: str, *arguments: str) -> str:
+    value: str = getattr(os.environ, method)(*arguments)
+    return value
+
+
 class UnpickledKey:
     """Placeholder for an API key that was not pickled."""
 
@@ -87,8 +104,8 @@ class UnpickledKey:
             ChatRefusedError: Always.
         """
         raise ChatRefusedError(
-            "`api_key` is not pickled when given as a string: pass a module-level function that "
-            "returns it, such as one that reads os.environ['MY_KEY']",
+            "`api_key` is not pickled when given as a string: pass a function that returns it, "
+            "such as functools.partial(os.getenv, 'MY_KEY')",
             kind="key not pickled",
         )
 

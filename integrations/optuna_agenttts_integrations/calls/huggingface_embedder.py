@@ -18,7 +18,7 @@ from optuna_agenttts import AgentTTSError
 from optuna_agenttts.llm import ChatError, ChatRefusedError, ChatUnavailableError
 from optuna_agenttts.llm.connections import Connections, exchange
 from optuna_agenttts.llm.replies import HUB_ERRORS, http_error, hub_error
-from optuna_agenttts.llm.secrets import ApiKey, UnpickledKey, key_for, one_line, redact
+from optuna_agenttts.llm.secrets import ApiKey, key_for, one_line, picklable_key, redact
 from optuna_agenttts.llm.wire import chat_url, check_base_url, is_loopback, redact_url
 
 _MAX_REPLY_BYTES = 16_000_000
@@ -89,14 +89,16 @@ class HuggingFaceEmbedder:
     def __getstate__(self) -> dict[str, Any]:
         """Return the state without API key and objects of event loops."""
         state = {k: v for k, v in self.__dict__.items() if k != "_slots"}
-        if isinstance(self._api_key, str):
-            state["_api_key"] = UnpickledKey()
-        return state
+        return {**state, "_api_key": picklable_key(self._api_key)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore the state."""
         self.__dict__.update(state)
         self._slots = WeakKeyDictionary()
+
+    def __copy__(self) -> HuggingFaceEmbedder:
+        """Return a copy that keeps the API key."""
+        return self.__deepcopy__({})
 
     def __deepcopy__(self, memo: dict[int, Any]) -> HuggingFaceEmbedder:
         """Return a copy that keeps the API key."""
