@@ -29,6 +29,7 @@ from optuna_agenttts.agent.candidates import Candidates
 from optuna_agenttts.agent.prompts import TABLES, describe_experience
 from optuna_agenttts.agent.scheduler import ROUND_SIZE, RoundScheduler
 from optuna_agenttts.exceptions import TaskError
+from optuna_agenttts.forking import on_fork
 from optuna_agenttts.llm import ChatModel, connect
 from optuna_agenttts.report.dashboard import save_note
 from optuna_agenttts.study.archive import is_maximized
@@ -170,6 +171,8 @@ class AgentTTSSampler(BaseSampler):
         self._candidates = Candidates(
             self._scheduler, insights=self._insights, experience=self._experience
         )
+        # A forked process must not wait for locks or rounds of its parent's threads.
+        on_fork(self, AgentTTSSampler._reset)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state without locks and caches."""

@@ -17,6 +17,7 @@ from optuna.pruners import WilcoxonPruner
 from optuna.study import Study
 
 from optuna_agenttts import Task, storage
+from optuna_agenttts.forking import on_fork
 from optuna_agenttts.llm import Report
 from optuna_agenttts.llm.loop import LoopThread
 from optuna_agenttts.study.measured import effective_task
@@ -141,6 +142,8 @@ class MultiStageObjective:
     def _start(self) -> None:
         self._loop = LoopThread(partial(close_chats, self.endpoints))
         self._completions = self._new_completions()
+        # Locks of an event loop cannot be used by that of a forked process.
+        on_fork(self, MultiStageObjective._start)
 
     def _new_completions(self) -> Completions:
         return Completions(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import os
 import threading
 import weakref
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, TypeVar
+
+from optuna_agenttts.forking import keep_inherited, on_fork
 
 _T = TypeVar("_T")
 
@@ -38,14 +39,21 @@ class LoopThread:
         self._on_stop = on_stop
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._process = 0
+        on_fork(self, LoopThread._reset)
+
+    def _reset(self) -> None:
+        """Forget the loop: a forked process inherits it, but not the thread that runs it."""
+        self._lock = threading.Lock()
+        if self._loop is not None:
+            # Closing the inherited loop would remove sockets from the parent's selector.
+            self._finalizer.detach()
+            keep_inherited(self._loop)
+            self._loop = None
 
     def submit(self, coroutine: Coroutine[Any, Any, _T]) -> concurrent.futures.Future[_T]:
         """Start a coroutine from any thread and return its future."""
         with self._lock:
-            if self._loop is None or self._process != os.getpid():
-                # A forked process inherits the loop, but not the thread that runs it.
-                self._process = os.getpid()
+            if self._loop is None:
                 self._loop = asyncio.new_event_loop()
                 thread = threading.Thread(
                     target=_run, args=(self._loop, self._on_stop), daemon=True

@@ -21,9 +21,10 @@ from huggingface_hub import is_offline_mode
 
 from optuna_agenttts._experimental import experimental_class
 from optuna_agenttts.exceptions import AgentTTSError
+from optuna_agenttts.forking import on_fork
 from optuna_agenttts.llm.loop import LoopThread
 from optuna_agenttts.llm.port import ChatRefusedError
-from optuna_agenttts.llm.secrets import ApiKey, key_for, one_line
+from optuna_agenttts.llm.secrets import ApiKey, key_for, one_line, picklable_key
 from optuna_agenttts.llm.wire import is_loopback, redact_url, split_url
 from optuna_agenttts.models.checkpoint import (
     PACKED,
@@ -121,9 +122,33 @@ class Hub:
             raise AgentTTSError(f"Hub: `timeout` must be positive seconds, got {timeout!r}.")
         self._endpoint, self._router = endpoint.rstrip("/"), router.rstrip("/")
         self._token, self._timeout = token, timeout
-        self._lock = threading.Lock()
         self._offers: Mapping[str, list[_Offer]] | None = None
         self._warned: set[tuple[str, str]] = set()
+        self._reset()
+
+    def _reset(self) -> None:
+        self._lock = threading.Lock()
+        on_fork(self, Hub._reset)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state without a key given as a string."""
+        state = {name: value for name, value in self.__dict__.items() if name != "_lock"}
+        return {**state, "_token": picklable_key(self._token)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore the state."""
+        self.__dict__.update(state)
+        self._reset()
+
+    def __copy__(self) -> Hub:
+        """Return a copy that keeps the key."""
+        return self.__deepcopy__({})
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Hub:
+        """Return a copy that keeps the key."""
+        other = type(self).__new__(type(self))
+        other.__setstate__({**self.__dict__, "_warned": set(self._warned)})
+        return other
 
     def __repr__(self) -> str:
         """Return the servers, without the key."""

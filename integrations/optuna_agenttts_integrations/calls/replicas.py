@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from optuna_agenttts.forking import on_fork
 from optuna_agenttts.llm import ChatModel, ChatRequest, ChatUnavailableError, Completion
 from optuna_agenttts.llm.port import close_chat
 from optuna_agenttts_integrations.exceptions import PipelineError
@@ -47,6 +48,8 @@ class ReplicatedChatModel:
         self._in_progress = [0] * len(self.replicas)
         self._backoff = [_BACKOFF_SECONDS] * len(self.replicas)
         self._unavailable_until = [float("-inf")] * len(self.replicas)
+        # Calls in progress are not those of a forked process.
+        on_fork(self, ReplicatedChatModel._reset)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return replicas and clock, but no times: clocks differ between machines."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from optuna_agenttts.forking import on_fork
 from optuna_agenttts.llm import Completion
 from optuna_agenttts_integrations.calls.store_database import open_database
 from optuna_agenttts_integrations.calls.store_records import (
@@ -27,6 +28,8 @@ from optuna_agenttts_integrations.exceptions import StoreError
 __all__ = ["CompletionStore", "Holding", "RequestKey", "canonical_json"]
 
 _logger = logging.getLogger(__name__)
+
+_IN_MEMORY = ":memory:"
 
 _PROBE_CHARACTERS = 65_536
 """Length of the text that `CompletionStore.check` writes. Chosen by hand: more than fits into the
@@ -61,7 +64,9 @@ class CompletionStore:
     """SQLite store of completions by request and sample index.
 
     Several threads and processes may share one file. A completion survives a crash of the process
-    once `put` has returned, but not necessarily a crash of the operating system.
+    once `put` has returned, but not necessarily a crash of the operating system. Unpickled stores
+    and those of forked processes open the file themselves. A store in memory is empty after
+    unpickling; a forked process has its own copy.
 
     Args:
         path: Path of the file, or ``":memory:"`` for a store that ends with the process.
@@ -72,21 +77,47 @@ class CompletionStore:
     """
 
     def __init__(
-        self, path: str | Path = ":memory:", *, clock: Callable[[], float] = time.time
+        self, path: str | Path = _IN_MEMORY, *, clock: Callable[[], float] = time.time
     ) -> None:
         self.path = str(path)
+        # The working directory may be another one when the file is opened again.
+        self._file = self.path if self.path == _IN_MEMORY else os.path.abspath(self.path)
         self._clock = clock
         self._open()
 
     def _open(self) -> None:
         """Open the file."""
         self._lock = threading.Lock()
+        self._closed = False
         self._connection: sqlite3.Connection | None = None
-        self._connection = open_database(self.path)
+        self._connection = open_database(self._file)
+        on_fork(
+            self,
+            CompletionStore._reset_lock,
+            before=CompletionStore._disconnect,
+            after=CompletionStore._release,
+        )
+
+    def _disconnect(self) -> None:
+        """Close the file until its next use: SQLite connections must not be inherited by a fork.
+
+        A new process would believe that it holds the locks of the inherited connection, even if it
+        opened the file again.
+        """
+        self._lock.acquire()
+        if self._connection is not None and self._file != _IN_MEMORY:
+            self._connection.close()
+            self._connection = None
+
+    def _release(self) -> None:
+        self._lock.release()
+
+    def _reset_lock(self) -> None:
+        self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the path and the clock; the file is opened again on unpickling."""
-        return {"path": self.path, "_clock": self._clock}
+        return {"path": self.path, "_file": self._file, "_clock": self._clock}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Open the file again; a store in memory is empty afterwards."""
@@ -324,6 +355,7 @@ class CompletionStore:
     def close(self) -> None:
         """Close the file. The store cannot be used afterwards."""
         with self._lock:
+            self._closed = True
             if self._connection is not None:
                 self._connection.close()
                 self._connection = None
@@ -335,10 +367,12 @@ class CompletionStore:
 
     def _opened(self) -> sqlite3.Connection:
         """Return the connection, or raise an error if the store is closed."""
-        if self._connection is None:
+        if self._closed:
             raise StoreError(
                 f"The store {self.path!r} is closed: construct a new `CompletionStore`."
             )
+        if self._connection is None:
+            self._connection = open_database(self._file)
         return self._connection
 
     def _execute(self, sql: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:

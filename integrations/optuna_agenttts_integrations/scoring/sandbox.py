@@ -26,6 +26,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from optuna_agenttts.forking import on_fork
 from optuna_agenttts_integrations.exceptions import SandboxError
 from optuna_agenttts_integrations.scoring.bubblewrap import (
     Host,
@@ -102,8 +103,12 @@ class Sandbox:
         self._limits = limits or Limits()
         self._python = None if python is None else os.fspath(python)
         self._clock = clock
-        self._guard = threading.Lock()
         self._host: Host | str | None = None
+        self._reset()
+
+    def _reset(self) -> None:
+        self._guard = threading.Lock()
+        on_fork(self, Sandbox._reset)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Paths are not copied: another machine may unpickle it.
