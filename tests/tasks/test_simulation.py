@@ -188,3 +188,12 @@ def test_stages_need_system_messages():
     benchmark = replace(BENCHMARK, pipeline=pipeline)
     with pytest.raises(PipelineError, match="'add' has no system message"):
         stage_instructions(benchmark)
+
+
+@pytest.mark.parametrize("known", [(), ("finder",), ("sayer",)])
+def test_every_model_needs_a_competence_if_some_are_given(known):
+    """An empty mapping is not the default, but a mapping that lacks all models."""
+    chances = {"retrieval": 1.0, "answer": 1.0}
+    with pytest.raises(PipelineError, match=r"`competence` is \{\}"):
+        simulated_models(BENCHMARK, dict.fromkeys(known, chances))
+    assert set(simulated_models(BENCHMARK)) == {"finder", "sayer"}

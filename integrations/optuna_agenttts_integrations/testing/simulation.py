@@ -148,15 +148,16 @@ def simulated_models(
     """
     models = {m.name: m for stage in benchmark.task.stages for m in stage.models}
     stages = [stage.name for stage in benchmark.task.stages]
-    given = competence or {
-        name: dict(zip(stages, _by_size(model.parameters or 1e9, len(stages))))
-        for name, model in models.items()
-    }
+    if competence is None:
+        competence = {
+            name: dict(zip(stages, _by_size(model.parameters or 1e9, len(stages))))
+            for name, model in models.items()
+        }
     return {
         name: SimulatedModel(
             name=name,
             benchmark=benchmark,
-            competence=given.get(name, {}),
+            competence=competence.get(name, {}),
             reply=reply,
             quote=quote,
         )
