@@ -10,6 +10,7 @@ from typing import Any
 
 from optuna_agenttts import FlopsCost, HuggingFaceChat, Model, PriceCost, Task
 from optuna_agenttts.llm import (
+    ChatError,
     ChatModel,
     ChatRequest,
     Finding,
@@ -266,10 +267,14 @@ async def _context_length(chat: ChatModel, name: str) -> int | None:
     """Return the maximum number of prompt and reply tokens, if the server reports it."""
     if not isinstance(chat, HuggingFaceChat):
         return None
-    context = (await chat.info()).get("max_total_tokens")
-    if context is None:
-        _, entries = await chat.listing()
-        context = next((e.get("max_model_len") for e in entries if e.get("id") == name), None)
+    try:
+        context = (await chat.info()).get("max_total_tokens")
+        if context is None:
+            _, entries = await chat.listing()
+            context = next((e.get("max_model_len") for e in entries if e.get("id") == name), None)
+    except ChatError:
+        # The key is invalid, which `examine` has reported.
+        return None
     return context if isinstance(context, int) else None
 
 

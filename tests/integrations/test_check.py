@@ -1,6 +1,7 @@
 """`MultiStageObjective.check` finds errors before a search spends money."""
 
 import json
+import pickle
 import sqlite3
 
 import pytest
@@ -8,8 +9,10 @@ from pipeline_support import Replies, objective_of, unused
 
 from optuna_agenttts.exceptions import CheckError
 from optuna_agenttts.llm import HuggingFaceChat, RetryingChatModel
+from optuna_agenttts.llm.secrets import UnpickledKey
 from optuna_agenttts_integrations import CompletionStore, Pipeline, StageProgram
 from optuna_agenttts_integrations.calls.endpoints import connect_endpoints
+from optuna_agenttts_integrations.pipeline.aggregation import majority_vote
 from optuna_agenttts_integrations.pipeline.fusion import LLMFusion
 from optuna_agenttts_integrations.pipeline.stages import Step
 from optuna_agenttts_integrations.testing.serving import LoopbackServer, ServerLimits
@@ -337,3 +340,16 @@ def test_a_closed_store_is_an_error():
     store.close()
     findings, _ = checked(store=store)
     assert levels(findings) == {("store", "writable"): "error"}
+
+
+@pytest.mark.parametrize("aggregate", [LLMFusion(), majority_vote], ids=["fusion", "vote"])
+@pytest.mark.parametrize(
+    "key", ["line\nbreak", "caf\u00e9", lambda: 1 / 0, pickle.loads(pickle.dumps(UnpickledKey()))]
+)
+def test_an_invalid_key_is_an_error_with_any_aggregation(key, aggregate):
+    """The finding is about the key, and no request is sent."""
+    with LoopbackServer({"m": good()}) as server:
+        places = connect_endpoints(["m"], server.url, api_key=key)
+        findings, _ = checked(stage(aggregate=aggregate), places=places)
+        assert levels(findings)["m", "key"] == "error"
+        assert not server.served
