@@ -17,7 +17,13 @@ from optuna_agenttts.llm import (
     Message,
     Usage,
 )
-from optuna_agenttts_integrations import BatchingChatModel, CompletionStore, Endpoint, StoreError
+from optuna_agenttts_integrations import (
+    BatchingChatModel,
+    CompletionStore,
+    Endpoint,
+    PipelineError,
+    StoreError,
+)
 from optuna_agenttts_integrations.calls.completions import Completions, request_text, sample_seed
 from optuna_agenttts_integrations.calls.store import RequestKey
 
@@ -219,6 +225,42 @@ def test_an_error_reaches_all_requests_of_its_batch():
     first, second = asyncio.run(ask())
     assert all(isinstance(error, ChatRefusedError) for error in first)
     assert second == completion()
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        lambda requests: [completion() for _ in requests[1:]],
+        lambda requests: [],
+        lambda requests: [completion() for _ in (*requests, 0)],
+        lambda requests: (completion() for _ in requests[1:]),
+        lambda requests: None,
+        lambda requests: 7,
+        lambda requests: next(iter(())),
+    ],
+    ids=["one less", "none", "one more", "generator", "nothing", "number", "StopIteration"],
+)
+def test_a_batch_of_another_length_is_an_error_of_all_its_requests(broken):
+    """No request waits forever, none gets the completion of another, and the next batch works."""
+    attempts = []
+
+    def generate(requests):
+        attempts.append(requests)
+        return broken(requests) if len(attempts) == 1 else iter([completion() for _ in requests])
+
+    async def ask():
+        chat = BatchingChatModel(generate)
+        first = asyncio.gather(
+            *(chat.complete(request(), seed=s) for s in range(3)), return_exceptions=True
+        )
+        return await asyncio.wait_for(first, 10), await chat.complete(request(), seed=4)
+
+    errors, reply = asyncio.run(ask())
+    assert len(errors) == 3
+    for error in errors:
+        assert isinstance(error, (PipelineError, RuntimeError))
+        assert "`generate`" in str(error)
+    assert reply == completion()
 
 
 def test_batches_survive_their_event_loop():

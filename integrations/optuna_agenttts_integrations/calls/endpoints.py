@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 from urllib.parse import urldefrag, urlsplit
@@ -247,8 +247,8 @@ class BatchingChatModel:
     Each completion must depend on its request and seed alone.
 
     Args:
-        generate: Function that generates a batch of completions. It never runs concurrently with
-            itself.
+        generate: Function that generates one completion for each request of a batch, in order. It
+            never runs concurrently with itself.
         max_batch: Maximum number of completions per batch. The default is chosen by hand.
     """
 
@@ -293,7 +293,7 @@ class BatchingChatModel:
             del self._waiting[: self._max_batch]
             requests = [(request, seed) for request, seed, _ in batch]
             try:
-                completions = await asyncio.to_thread(self._generate, requests)
+                completions = await asyncio.to_thread(self._generate_all, requests)
             except Exception as error:
                 for _, _, future in batch:
                     if not future.done():
@@ -302,3 +302,19 @@ class BatchingChatModel:
             for (_, _, future), completion in zip(batch, completions):
                 if not future.done():
                     future.set_result(completion)
+
+    def _generate_all(self, requests: Sequence[tuple[ChatRequest, int]]) -> list[Completion]:
+        """Call the function, and check that each request has a completion."""
+        try:
+            completions = self._generate(requests)
+        except StopIteration as error:
+            # Futures cannot hold this exception.
+            raise RuntimeError("BatchingChatModel: `generate` raised StopIteration.") from error
+        found = list(completions) if isinstance(completions, Iterable) else None
+        if found is None or len(found) != len(requests):
+            got = type(completions).__name__ if found is None else len(found)
+            raise PipelineError(
+                "BatchingChatModel: `generate` must return one completion for each of "
+                f"{len(requests)} requests, got {got}."
+            )
+        return found
