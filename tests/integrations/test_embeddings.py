@@ -25,7 +25,7 @@ from optuna_agenttts_integrations.calls.embeddings import (
     HuggingFaceEmbedder,
     StoredEmbedder,
 )
-from optuna_agenttts_integrations.exceptions import StoreError
+from optuna_agenttts_integrations.exceptions import PipelineError, StoreError
 from optuna_agenttts_integrations.scoring.metrics import cosine
 
 KEY = "a-key.of-my_own/server+77"
@@ -472,3 +472,21 @@ def test_all_embedders_follow_the_protocol():
     ):
         assert isinstance(embedder, Embedder)
         assert embedder.identity
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 4, 5])
+def test_a_wrong_number_of_vectors_is_an_error_and_nothing_is_stored(count):
+    """The error names the embedder and both numbers; a later correct call works."""
+
+    class Wrong(HashingEmbedder):
+        async def embed(self, texts):
+            return (await super().embed([*texts, *texts]))[: self.count]
+
+    embedder, store = Wrong(), CompletionStore()
+    stored = StoredEmbedder(embedder, store)
+    embedder.count = count
+    with pytest.raises(PipelineError, match=rf"Wrong .* 3 texts, got {count}"):
+        asyncio.run(stored.embed(["a", "b", "c"]))
+    assert len(store) == 0
+    embedder.count = 3
+    assert len(asyncio.run(stored.embed(["a", "b", "c"]))) == len(store) == 3

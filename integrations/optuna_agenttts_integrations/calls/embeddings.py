@@ -21,7 +21,7 @@ from optuna_agenttts_integrations.calls.completions import DEFAULT_RETRY_POLICY
 from optuna_agenttts_integrations.calls.huggingface_embedder import HuggingFaceEmbedder
 from optuna_agenttts_integrations.calls.store import CompletionStore, RequestKey, canonical_json
 from optuna_agenttts_integrations.calls.tokens import estimated_tokens
-from optuna_agenttts_integrations.exceptions import StoreError
+from optuna_agenttts_integrations.exceptions import PipelineError, StoreError
 
 __all__ = ["Embedder", "HashingEmbedder", "HuggingFaceEmbedder", "StoredEmbedder"]
 
@@ -83,6 +83,7 @@ class StoredEmbedder:
         Raises:
             ChatError: The error of the last attempt, if all fail.
             StoreError: The store cannot be read or written, or lacks a vector to be replayed.
+            PipelineError: The wrapped embedder does not return one vector per text.
         """
         keys = {text: self._key(text) for text in texts}
         missing = [text for text, key in keys.items() if not self._store.get(key.digest, 1)]
@@ -98,6 +99,11 @@ class StoredEmbedder:
                 rng=self._rng,
                 sleep=self._sleep,
             )
+            if len(vectors) != len(missing):
+                raise PipelineError(
+                    f"{type(self._embedder).__name__} ({self.identity}) must return one vector "
+                    f"for each of {len(missing)} texts, got {len(vectors)}: correct its `embed`."
+                )
             for text, vector in zip(missing, vectors):
                 usage = Usage(round(estimated_tokens(text)), 0)
                 self._store.put(keys[text], {0: Completion(json.dumps(vector), usage)})
