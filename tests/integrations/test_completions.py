@@ -281,3 +281,21 @@ def test_batches_survive_their_event_loop():
 
     asyncio.run(cut_off())
     assert asyncio.run(chat.complete(request(), seed=2)).text == "2"
+
+
+@pytest.mark.parametrize("returned", range(4))
+def test_missing_completions_of_a_call_are_counted(returned):
+    """Those that came are kept; the others count as failed, with their cause."""
+
+    class Short:
+        async def complete(self, request, *, seed):
+            return completion(str(seed))
+
+        async def complete_many(self, request, seeds):
+            return [completion(str(seed)) for seed in seeds][:returned]
+
+    samples, completions = draw(Short(), count=3)
+    assert samples.failed == 3 - returned
+    assert len(samples.completions) == len(completions._store) == returned
+    causes = [f"Short: `complete_many` returned {returned} completions for 3 seeds"]
+    assert list(completions.failures) == (causes if returned < 3 else [])

@@ -182,6 +182,11 @@ class Completions:
                 many = await self._attempt(
                     lambda: chat.complete_many(request, list(seeds.values()))
                 )
+            if many is not None and len(many) != len(seeds):
+                self.count_failure(
+                    type(chat).__name__,
+                    f"`complete_many` returned {len(many)} completions for {len(seeds)} seeds",
+                )
             fresh = dict(zip(seeds, many or ()))
             self._store.put(request_key, fresh)
             return fresh
