@@ -6,8 +6,10 @@ import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 from weakref import WeakKeyDictionary
+
+_T = TypeVar("_T")
 
 _Hook = Callable[[Any], object]
 
@@ -51,6 +53,26 @@ def on_fork(
 def keep_inherited(inherited: object) -> None:
     """Keep an object of the parent process alive, so that it is not closed in this process."""
     _inherited.append(inherited)
+
+
+class unlocked_cached_property(Generic[_T]):
+    """Property that is computed once per object, at the cost of doing so twice in a race.
+
+    Before Python 3.12, `functools.cached_property` holds a lock of its class while it computes,
+    and a process that is forked meanwhile would wait for it forever.
+
+    Args:
+        function: Function that computes the value.
+    """
+
+    def __init__(self, function: Callable[[Any], _T]) -> None:
+        """See the class."""
+        self._function, self.__doc__ = function, function.__doc__
+
+    def __get__(self, owner: Any, kind: type) -> _T:
+        """Compute the value and keep it under the property's name, which has precedence."""
+        value = owner.__dict__[self._function.__name__] = self._function(owner)
+        return value
 
 
 def _before() -> None:

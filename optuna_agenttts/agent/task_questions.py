@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 
 import numpy as np
 
@@ -22,6 +21,7 @@ from optuna_agenttts.agent.prompts import (
 )
 from optuna_agenttts.agent.validation import Proposal, Reply, read_plan
 from optuna_agenttts.agent.verdicts import check_claims
+from optuna_agenttts.forking import unlocked_cached_property
 from optuna_agenttts.llm.port import Message
 from optuna_agenttts.planner.evidence import Evidence
 from optuna_agenttts.planner.numerical import NumericalPlanner
@@ -61,7 +61,7 @@ class TaskQuestions:
         self._tables = tables
         self._claim_fields = claim_fields(insights, guidelines=guidelines)
 
-    @cached_property
+    @unlocked_cached_property
     def _facts(self) -> Facts:
         """Facts shown in the prompt and compared with claims; fitted once."""
         return fit_facts(self._planner, self._evidence)

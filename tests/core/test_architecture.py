@@ -26,7 +26,7 @@ ROOMS = {
         "llm": ("exceptions", "_lazy", "forking"),
         "models": ("llm", "task", "_experimental", "exceptions", "forking"),
         "study": ("planner", "task", "storage", "exceptions"),
-        "agent": ("study", "planner", "llm", "task", "storage"),
+        "agent": ("study", "planner", "llm", "task", "storage", "forking"),
         "report": ("study", "planner", "task", "storage", "_experimental", "exceptions"),
         "sampler": (
             *("report", "agent", "study", "llm", "task"),

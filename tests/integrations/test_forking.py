@@ -17,6 +17,7 @@ from pickling_support import (
     search,
 )
 
+from optuna_agenttts.forking import unlocked_cached_property
 from optuna_agenttts.llm import Completion, Usage
 from optuna_agenttts_integrations import (
     CompletionStore,
@@ -247,3 +248,32 @@ def test_a_child_opens_its_own_connections():
         assert here == [there]
         assert objective.evaluate(allocations[0]).mean == expected
         objective.close()
+
+
+def test_a_child_does_not_wait_for_a_property_that_its_parent_computes():
+    computing, done = threading.Event(), threading.Event()
+
+    class Owner:
+        count = 0
+
+        def __init__(self, wait):
+            self.wait = wait
+
+        @unlocked_cached_property
+        def value(self):
+            self.count += 1
+            computing.set()
+            return self.wait()
+
+    def value_here():
+        owner = Owner(lambda: 5)
+        return owner.value + owner.value, owner.count
+
+    thread = threading.Thread(target=lambda: Owner(done.wait).value)
+    thread.start()
+    assert computing.wait(TIMEOUT)
+    try:
+        assert in_fork(value_here) == (10, 1)
+    finally:
+        done.set()
+        thread.join()

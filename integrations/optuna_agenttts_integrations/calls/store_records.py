@@ -6,9 +6,9 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
+from optuna_agenttts.forking import unlocked_cached_property
 from optuna_agenttts.llm import Completion, Usage
 
 
@@ -26,13 +26,13 @@ class RequestKey:
     seed: int
     request: str
 
-    @cached_property
+    @unlocked_cached_property
     def digest(self) -> str:
         """SHA-256 of the key, in hexadecimal: the column ``key`` of the store."""
         identity = f"{self.endpoint}\n{self.seed}\n{self.request}"
         return hashlib.sha256(identity.encode()).hexdigest()
 
-    @cached_property
+    @unlocked_cached_property
     def model(self) -> str:
         """Name of the requested model."""
         return str(json.loads(self.request).get("model", ""))
