@@ -149,6 +149,7 @@ VALUES = {
     "State": [lambda: integrations.State("q", {"find": 1})],
     "Step": [lambda: integrations.Step(name="s", run=str)],
     "StopAtSpend": [lambda: used(core.StopAtSpend(1e9, task=TASK))],
+    "StopWhenExhausted": [lambda: used(core.StopWhenExhausted(task=TASK))],
     "StopWhenSettled": [lambda: used(core.StopWhenSettled(task=TASK))],
     "StoredEmbedder": [
         lambda: embeddings.StoredEmbedder(
