@@ -2,7 +2,6 @@
 
 from typing import TYPE_CHECKING
 
-from optuna_agenttts._lazy import lazy_names
 from optuna_agenttts.exceptions import (
     AgentTTSError,
     BudgetError,
@@ -19,6 +18,7 @@ from optuna_agenttts.sampler import AgentTTSSampler
 from optuna_agenttts.study.claims import Claim, Verdict
 from optuna_agenttts.study.rounds import Round, guidelines
 from optuna_agenttts.study.spending import Spend, spend
+from optuna_agenttts.support.lazy import lazy_names
 from optuna_agenttts.task.allocation import Allocation, StageAllocation
 from optuna_agenttts.task.cost import CostModel, FlopsCost, LatencyCost, PriceCost
 from optuna_agenttts.task.stage import Model, Stage

@@ -16,8 +16,6 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from optuna_agenttts import storage
-from optuna_agenttts._experimental import warn_experimental_argument
-from optuna_agenttts._independent import TPEOptions, make_independent, sample_jointly
 from optuna_agenttts.agent.advice import (
     contains,
     generic_candidate_index,
@@ -29,14 +27,16 @@ from optuna_agenttts.agent.candidates import Candidates
 from optuna_agenttts.agent.prompts import TABLES, describe_experience
 from optuna_agenttts.agent.scheduler import ROUND_SIZE, RoundScheduler
 from optuna_agenttts.exceptions import TaskError
-from optuna_agenttts.forking import on_fork
 from optuna_agenttts.llm import ChatModel, connect
 from optuna_agenttts.report.dashboard import save_note
 from optuna_agenttts.study.archive import is_maximized
 from optuna_agenttts.study.experience import read_experience
+from optuna_agenttts.study.independent import TPEOptions, make_independent, sample_jointly
 from optuna_agenttts.study.rounds import Proposed
 from optuna_agenttts.study.spending import read_limit
 from optuna_agenttts.study.tasks import StudyTasks
+from optuna_agenttts.support.experimental import warn_experimental_argument
+from optuna_agenttts.support.forking import on_fork
 from optuna_agenttts.task.parameters import parameters_of
 from optuna_agenttts.task.recognition import Recognise, check_recognise
 from optuna_agenttts.task.task import Task

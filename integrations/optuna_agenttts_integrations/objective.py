@@ -17,10 +17,10 @@ from optuna.pruners import WilcoxonPruner
 from optuna.study import Study
 
 from optuna_agenttts import Task, storage
-from optuna_agenttts.forking import on_fork
 from optuna_agenttts.llm import Report
 from optuna_agenttts.llm.loop import LoopThread
 from optuna_agenttts.study.measured import effective_task
+from optuna_agenttts.support.forking import on_fork
 from optuna_agenttts.task.allocation import Allocation, AllocationLike
 from optuna_agenttts_integrations.calls.completions import Completions
 from optuna_agenttts_integrations.calls.endpoints import Endpoints, close_chats

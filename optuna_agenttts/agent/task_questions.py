@@ -21,11 +21,11 @@ from optuna_agenttts.agent.prompts import (
 )
 from optuna_agenttts.agent.validation import Proposal, Reply, read_plan
 from optuna_agenttts.agent.verdicts import check_claims
-from optuna_agenttts.forking import unlocked_cached_property
 from optuna_agenttts.llm.port import Message
 from optuna_agenttts.planner.evidence import Evidence
 from optuna_agenttts.planner.numerical import NumericalPlanner
 from optuna_agenttts.study.claims import Claim, Verdict, contradictions
+from optuna_agenttts.support.forking import unlocked_cached_property
 
 _BEST, _RECENT = 10, 8
 """Trials in the history of a prompt: so many of the best and of the latest. Chosen by hand."""

@@ -2,7 +2,6 @@
 
 from typing import TYPE_CHECKING
 
-from optuna_agenttts._lazy import lazy_names
 from optuna_agenttts.llm.factory import connect
 from optuna_agenttts.llm.findings import Finding, Report
 from optuna_agenttts.llm.port import (
@@ -22,6 +21,7 @@ from optuna_agenttts.llm.retry import (
     RetryPolicy,
 )
 from optuna_agenttts.llm.scripted import ScriptedChatModel
+from optuna_agenttts.support.lazy import lazy_names
 
 if TYPE_CHECKING:
     from optuna_agenttts.llm.doctor import examine

@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, TypeVar
 
-from optuna_agenttts.forking import keep_inherited, on_fork
+from optuna_agenttts.support.forking import keep_inherited, on_fork
 
 _T = TypeVar("_T")
 

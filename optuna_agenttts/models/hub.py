@@ -19,9 +19,7 @@ from urllib.parse import urlsplit
 import httpx2
 from huggingface_hub import is_offline_mode
 
-from optuna_agenttts._experimental import experimental_class
 from optuna_agenttts.exceptions import AgentTTSError
-from optuna_agenttts.forking import on_fork
 from optuna_agenttts.llm.loop import LoopThread
 from optuna_agenttts.llm.port import ChatRefusedError
 from optuna_agenttts.llm.secrets import ApiKey, key_for, one_line, picklable_key
@@ -35,6 +33,8 @@ from optuna_agenttts.models.checkpoint import (
     is_checkpoint,
     local_facts,
 )
+from optuna_agenttts.support.experimental import experimental_class
+from optuna_agenttts.support.forking import on_fork
 from optuna_agenttts.task.stage import Model, is_finite, model_from_name
 
 _logger = logging.getLogger(__name__)

@@ -8,11 +8,11 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial
 
 from optuna_agenttts import storage
-from optuna_agenttts._experimental import experimental_class
 from optuna_agenttts.exceptions import NoTaskError, TaskError
 from optuna_agenttts.planner.numerical import NumericalPlanner
 from optuna_agenttts.study.archive import Archive, is_maximized
 from optuna_agenttts.study.spending import read_limit, spend
+from optuna_agenttts.support.experimental import experimental_class
 from optuna_agenttts.task.recognition import recognise_task
 from optuna_agenttts.task.stage import is_finite
 from optuna_agenttts.task.task import Task

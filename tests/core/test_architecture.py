@@ -15,22 +15,19 @@ FOLDERS = {
 # there are no circles.
 ROOMS = {
     CORE: {
-        "_experimental": (),
-        "_lazy": (),
+        "support": (),
         "exceptions": (),
-        "forking": (),
         "storage": (),
         "task": ("exceptions", "storage"),
-        "_independent": ("task", "exceptions"),
         "planner": ("task",),
-        "llm": ("exceptions", "_lazy", "forking"),
-        "models": ("llm", "task", "_experimental", "exceptions", "forking"),
+        "llm": ("exceptions", "support"),
+        "models": ("llm", "task", "support", "exceptions"),
         "study": ("planner", "task", "storage", "exceptions"),
-        "agent": ("study", "planner", "llm", "task", "storage", "forking"),
-        "report": ("study", "planner", "task", "storage", "_experimental", "exceptions"),
+        "agent": ("study", "planner", "llm", "task", "storage", "support"),
+        "report": ("study", "planner", "task", "storage", "support", "exceptions"),
         "sampler": (
             *("report", "agent", "study", "llm", "task"),
-            *("_independent", "storage", "_experimental", "exceptions", "forking"),
+            *("storage", "support", "exceptions"),
         ),
     },
     INTEGRATIONS: {

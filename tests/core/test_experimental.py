@@ -10,7 +10,7 @@ import pytest
 from optuna.exceptions import ExperimentalWarning
 
 from optuna_agenttts import AgentTTSSampler, Hub, StopWhenSettled
-from optuna_agenttts._experimental import experimental_class, warn_experimental_argument
+from optuna_agenttts.support.experimental import experimental_class, warn_experimental_argument
 
 
 @experimental_class("0.1.0")

@@ -13,7 +13,7 @@ from optuna.distributions import FloatDistribution
 from optuna.samplers import PartialFixedSampler, RandomSampler, TPESampler
 
 from optuna_agenttts import AgentTTSSampler, TaskError
-from optuna_agenttts._independent import TPEOptions
+from optuna_agenttts.study.independent import TPEOptions
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning"),  # arguments that Optuna deprecates

@@ -17,8 +17,8 @@ from pickling_support import (
     search,
 )
 
-from optuna_agenttts.forking import unlocked_cached_property
 from optuna_agenttts.llm import Completion, Usage
+from optuna_agenttts.support.forking import unlocked_cached_property
 from optuna_agenttts_integrations import (
     CompletionStore,
     LoopbackServer,

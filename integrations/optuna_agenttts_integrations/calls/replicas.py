@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from optuna_agenttts.forking import on_fork
 from optuna_agenttts.llm import ChatModel, ChatRequest, ChatUnavailableError, Completion
 from optuna_agenttts.llm.port import close_chat
+from optuna_agenttts.support.forking import on_fork
 from optuna_agenttts_integrations.exceptions import PipelineError
 
 _BACKOFF_SECONDS = 1.0

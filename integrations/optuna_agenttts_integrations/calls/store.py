@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from optuna_agenttts.forking import on_fork
 from optuna_agenttts.llm import Completion
+from optuna_agenttts.support.forking import on_fork
 from optuna_agenttts_integrations.calls.store_database import open_database
 from optuna_agenttts_integrations.calls.store_records import (
     RequestKey,

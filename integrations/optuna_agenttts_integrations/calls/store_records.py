@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from optuna_agenttts.forking import unlocked_cached_property
 from optuna_agenttts.llm import Completion, Usage
+from optuna_agenttts.support.forking import unlocked_cached_property
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from optuna_agenttts.forking import on_fork
+from optuna_agenttts.support.forking import on_fork
 from optuna_agenttts_integrations.exceptions import SandboxError
 from optuna_agenttts_integrations.scoring.bubblewrap import (
     Host,

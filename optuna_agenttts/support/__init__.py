@@ -1,0 +1,1 @@
+"""What all rooms use: marks of experimental parts, imports on first use, resets after forks."""
