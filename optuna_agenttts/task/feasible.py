@@ -8,7 +8,6 @@ the others by bisection.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeVar
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from optuna_agenttts.exceptions import BudgetError
+from optuna_agenttts.task.counting import count_sums
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -28,6 +28,10 @@ _T = TypeVar("_T")
 # Relative tolerance: rounding in sums of products must not exclude allocations that spend the
 # whole budget, such as the one that defines the default budget.
 _TOLERANCE = 1e-9
+
+
+_MAX_COMPARED = 4096
+"""Combinations of models that a projection compares: some ten milliseconds."""
 
 
 class FeasibleSet:
@@ -83,21 +87,18 @@ class FeasibleSet:
             for stage, rows in enumerate(self.costs)
         ]
 
-    def count(self) -> int:
-        """Count the feasible allocations without iterating over them.
+    def count(self) -> int | float:
+        """Count the feasible allocations without iterating over them; see `count_sums`."""
+        return count_sums(self.costs, self.limit)
 
-        The stages form two halves. For each cost of one half, the costs of the other half that
-        still fit are counted by bisection. Stages beyond the fourth are looped over.
-        """
-        choices = [np.sort(np.concatenate(list(rows))) for rows in self.costs]
-        choices.sort(key=len)
-        looped, joined = choices[:-4], choices[-4:]
-        left = _sums(joined[0::2], self.limit)
-        right = np.sort(_sums(joined[1::2], self.limit))
-        total = 0
-        for head in itertools.product(*looped):
-            total += int(np.searchsorted(right, self.limit - sum(head) - left, "right").sum())
-        return total
+    def pairs(self) -> list[tuple[int, int]]:
+        """Return the (stage, model) pairs of the feasible allocations."""
+        return [
+            (stage, model)
+            for stage, rows in enumerate(self.costs)
+            for model in range(len(rows))
+            if self.fits(self.complete({stage: (model, 1)}))
+        ]
 
     def __iter__(self) -> Iterator[tuple[Choice, ...]]:
         """Iterate lazily over the feasible allocations, ordered by stage, model and samples."""
@@ -148,19 +149,31 @@ class FeasibleSet:
         Raises:
             BudgetError: More than `limit` allocations are feasible.
         """
-        if (count := self.count()) > limit:
+        found = self.arrays_up_to(limit)
+        if found is None:
             raise BudgetError(
-                f"{count} allocations are feasible, more than `limit` ({limit}): iterate over "
-                "them, or lower `max_samples`."
+                f"{self.count()} allocations are feasible, more than `limit` ({limit}): iterate "
+                "over them, or lower `max_samples`."
             )
+        return found
+
+    def arrays_up_to(self, limit: int) -> tuple[Ints, Ints] | None:
+        """Return all feasible allocations as `arrays` does, or None if more than `limit` are.
+
+        This takes no more time than `limit` allocations do, however many are feasible.
+        """
         models = np.zeros((1, 0), dtype=np.int64)
         samples = np.zeros((1, 0), dtype=np.int64)
         spent = np.zeros(1)
         for stage, rows in enumerate(self.costs):
             rest = sum(self._cheapest[stage + 1 :])
             parts: list[tuple[Ints, Ints, Ints]] = []
+            total = 0
             for model, row in enumerate(rows):
                 most = np.searchsorted(row, self.limit - spent - rest, side="right")
+                # Every part of an allocation within the limit can be completed.
+                if (total := total + int(most.sum())) > limit:
+                    return None
                 head = np.repeat(np.arange(len(spent)), most)
                 starts = np.repeat(np.cumsum(most) - most, most)
                 number = np.arange(len(head)) - starts + 1
@@ -246,13 +259,24 @@ class FeasibleSet:
                     changed, gap = changed + 1, gap + abs(math.log((a + 1) / (b + 1)))
             return changed, gap
 
-        return [int(m) for m in min(self.model_combinations().tolist(), key=distance)]
-
-
-def _sums(parts: Sequence[Floats], limit: float) -> Floats:
-    """Return all sums of one value of each part that are at most the limit."""
-    total = np.zeros(1)
-    for part in parts:
-        total = (total[:, None] + part).ravel()
-        total = total[total <= limit]
-    return total
+        combinations = self.model_combinations(_MAX_COMPARED)
+        if len(combinations) < _MAX_COMPARED:
+            return [int(m) for m in min(combinations.tolist(), key=distance)]
+        # Too many to compare: the stages that save most are replaced, as few as possible, each by
+        # the model nearest in cost that leaves room for the others.
+        models = list(wanted)
+        cheapest = [model for model, _ in self.complete({})]
+        saved = [self.costs[s][m][0] - self._cheapest[s] for s, m in enumerate(wanted)]
+        replaced = []
+        for stage in sorted(range(len(wanted)), key=lambda stage: -float(saved[stage])):
+            if self.fits([(model, 1) for model in models]):
+                break
+            models[stage] = cheapest[stage]
+            replaced.append(stage)
+        for stage in replaced:
+            options = [
+                [*models[:stage], m, *models[stage + 1 :]] for m in range(len(self.costs[stage]))
+            ]
+            fitting = [option for option in options if self.fits([(m, 1) for m in option])]
+            models = min(fitting, key=distance)
+        return models

@@ -1,6 +1,7 @@
 """The allocations that fit a budget."""
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -8,6 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optuna_agenttts import BudgetError, Model, Stage, Task
+from optuna_agenttts.task import counting
+from optuna_agenttts.task.counting import count_sums
 from optuna_agenttts.task.feasible import FeasibleSet
 
 quick = settings(max_examples=60, deadline=None, derandomize=True, database=None)
@@ -56,6 +59,84 @@ def rows_of(feasible):
 def test_count_is_the_brute_force_count(feasible):
     """Counting by halves finds what counting one by one does."""
     assert feasible.count() == len(within(feasible))
+
+
+@quick
+@given(spaces(most_stages=5, most_samples=4), st.sampled_from([1.0, 0.1, 64 / 3e9, 7.3]))
+def test_count_does_not_depend_on_the_unit(feasible, unit):
+    """Costs in another unit, whose multiples are rounded, give the same count."""
+    costs = [[row * unit for row in rows] for rows in feasible.costs]
+    # Between two sums, so that rounding cannot move one across the budget.
+    assert count_sums(costs, (feasible.budget + 0.5) * unit) == feasible.count()
+
+
+@quick
+@given(spaces(), st.integers(0, 40))
+def test_arrays_up_to_a_limit_hold_all_or_are_none(feasible, limit):
+    """More allocations than the limit give None, others all of them."""
+    found = feasible.arrays_up_to(limit)
+    assert (found is None) == (len(within(feasible)) > limit)
+    if found is not None:
+        assert [a.tolist() for a in found] == [a.tolist() for a in feasible.arrays()]
+
+
+@quick
+@given(spaces())
+def test_pairs_are_the_models_of_feasible_allocations(feasible):
+    """A pair of stage and model is in some feasible allocation."""
+    used = {(stage, model) for row in within(feasible) for stage, (model, _) in enumerate(row)}
+    assert set(feasible.pairs()) == used
+
+
+@pytest.mark.parametrize("budget", [12, 13, 40, 60])
+def test_count_of_a_lattice_is_a_binomial_coefficient(budget):
+    """Twelve stages whose cost is their number of samples: compositions of the budget."""
+    costs = [[np.arange(1.0, 101.0)] for _ in range(12)]
+    count = FeasibleSet(costs, float(budget)).count()
+    assert (count, type(count)) == (math.comb(budget, 12), int)
+
+
+@pytest.mark.parametrize(("width", "kind"), [(10, int), (11, float)])
+def test_count_is_an_integer_up_to_a_quadrillion(width, kind):
+    """Without a budget that binds, the count is a product: 1e15 is exact, more is a float."""
+    count = FeasibleSet([[np.arange(1.0, width + 1)] for _ in range(15)], 1e9).count()
+    assert (type(count), count) == (kind, pytest.approx(width**15, rel=1e-12))
+
+
+@pytest.mark.parametrize("unit", [1.0, 0.1, 1 / 3, 50 / 3 / 64])
+def test_costs_of_round_sizes_are_counted_on_a_lattice(unit):
+    """Multiples of an uneven unit are recognized, also if it is none of the costs."""
+    steps = [
+        np.arange(6.0, 606.0, 6),
+        np.arange(15.0, 1015.0, 10),
+        np.arange(1010.0, 11000.0, 100),
+    ]
+    shifted = [[(row - 6) * unit for row in steps] for _ in range(4)]
+    count = counting._count_on_lattice(shifted, 2000.5 * unit)
+    assert count == counting._count_by_halves([np.concatenate(r) for r in shifted], 2000.5 * unit)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_methods_of_counting_agree(seed):
+    """The approximation is within .1 % of bisection, for random costs of six stages."""
+    rng = np.random.default_rng(seed)
+    stages = [np.concatenate([[0.0], np.sort(rng.random(40))]) for _ in range(6)]
+    exact = counting._count_by_halves(stages, 2.0)
+    assert counting._count_on_grid(stages, 2.0) == pytest.approx(exact, rel=1e-3)
+    with pytest.MonkeyPatch.context() as patch:
+        # Few sums are sorted, so most are searched for.
+        patch.setattr(counting, "_SORTED", 41**3 - 1)
+        assert counting._count_by_halves(stages, 2.0) == exact
+
+
+def test_a_projection_among_too_many_combinations_replaces_as_few_models_as_possible():
+    """Seven of eight stages fit with their largest models, 5**8 combinations."""
+    costs = [[np.array([1.0 + model + 0.1 * stage]) for model in range(5)] for stage in range(8)]
+    largest = [(4, 1)] * 8
+    feasible = FeasibleSet(costs, FeasibleSet(costs, 0).cost(largest) - 1.5)
+    projected = feasible.project(largest)
+    assert feasible.fits(projected)
+    assert sorted(model for model, _ in projected) == [2, *[4] * 7]
 
 
 @pytest.mark.parametrize("stages", [1, 2, 3, 4, 5, 6])
