@@ -142,12 +142,13 @@ class ResidualKernel:
         product = np.ones_like(total)
         for stage, (model_kernel, logs) in enumerate(zip(self._model_kernels, self._logs)):
             # Evaluated once for every number of samples, then looked up: points share them.
-            gaps = np.abs(logs[:, None] - logs[others.samples[:, stage] - 1])
+            numbers, position = np.unique(points.samples[:, stage], return_inverse=True)
+            gaps = np.abs(logs[numbers - 1, None] - logs[others.samples[:, stage] - 1])
             # Rasmussen & Williams (2006), Eq. 4.17, p. 85, with `distance` = sqrt(5) r / length.
             distance = gaps * (np.sqrt(5) / length)
             matern = (1 + distance + distance**2 / 3) * np.exp(-distance)
-            table = model_kernel[:, None, others.models[:, stage]] * matern
-            kernel = table[points.models[:, stage], points.samples[:, stage] - 1]
+            alike = model_kernel[:, others.models[:, stage]]
+            kernel = alike[points.models[:, stage]] * matern[position]
             total += kernel
             product *= kernel
         total *= 0.5 / len(self._model_kernels)

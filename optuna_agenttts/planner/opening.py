@@ -26,12 +26,8 @@ def untried_models(feasible: FeasibleSet, tried: Collection[Choices]) -> set[tup
         feasible: The feasible allocations.
         tried: Allocations of trials.
     """
-    possible = {
-        (stage, int(model))
-        for stage, column in enumerate(feasible.model_combinations().T)
-        for model in np.unique(column)
-    }
-    return possible - {(s, choices[s][0]) for choices in tried for s in range(len(choices))}
+    used = {(s, choices[s][0]) for choices in tried for s in range(len(choices))}
+    return set(feasible.pairs()) - used
 
 
 def with_most_untried(models: Ints, untried: Collection[tuple[int, int]]) -> Ints:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from functools import lru_cache
 
 import numpy as np
 
@@ -18,6 +19,11 @@ combinations are considered. Chosen by hand."""
 _MAX_GRID = 40
 """If the grid has more points than this times the share of a combination, that many are drawn from
 it. Bounds memory for many stages. Chosen by hand."""
+_MAX_GRID_STAGES = 6
+"""Stages up to which a grid is tried: in more of them, next to none of it is feasible."""
+_EVENNESS = 0.5
+"""Concentration of the Dirichlet distribution by which stages share a budget: below 1, some
+stages get most of it. Chosen by hand."""
 
 
 def build_pool(feasible: FeasibleSet, rng: np.random.Generator, size: int) -> tuple[Ints, Ints]:
@@ -25,7 +31,8 @@ def build_pool(feasible: FeasibleSet, rng: np.random.Generator, size: int) -> tu
 
     All of them if there are at most `size`. Otherwise every feasible combination of models gets
     an equal share: numbers of samples on a geometric grid, and copies of those that spend the
-    rest of the budget in one stage, since the optimum often lies on the edge of the budget.
+    rest of the budget in one stage, since the optimum often lies on the edge of the budget. Of
+    too many combinations, some are drawn (`_drawn_combinations`).
 
     Args:
         feasible: The feasible allocations.
@@ -36,13 +43,71 @@ def build_pool(feasible: FeasibleSet, rng: np.random.Generator, size: int) -> tu
         Positions of models and numbers of samples, both of shape (allocations, stages), without
         duplicates.
     """
-    if feasible.count() <= size:
-        return feasible.arrays(limit=size)
-    combinations = feasible.model_combinations(limit=size // _COMBINATION_SHARE)
+    if (found := feasible.arrays_up_to(size)) is not None:
+        return found
+    limit = size // _COMBINATION_SHARE
+    combinations = feasible.model_combinations(limit)
+    if len(combinations) == limit:
+        combinations = _drawn_combinations(feasible, rng, limit)
     share = max(_COMBINATION_SHARE, size // len(combinations))
     parts = [_samples_for(feasible, combination, rng, share) for combination in combinations]
     models = np.repeat(combinations, [len(part) for part in parts], axis=0)
     return models, np.concatenate(parts)
+
+
+def _drawn_combinations(feasible: FeasibleSet, rng: np.random.Generator, size: int) -> Ints:
+    """Draw feasible combinations of models, about `size`, with every feasible model among them.
+
+    A combination is a wish that is met stage by stage, in random order: a model that is too
+    expensive beside those chosen before is replaced by the most expensive one that fits. The
+    wishes of one half are uniform; those of the other range from the cheapest model in every
+    stage to the most expensive one. Models that none has come first in combinations of their own.
+    """
+    stages = len(feasible.costs)
+    firsts = [np.array([float(row[0]) for row in rows]) for rows in feasible.costs]
+    ranked = [np.argsort(first, kind="stable") for first in firsts]
+    sizes = np.array([len(first) for first in firsts])
+    levels = np.linspace(0, 1, size - size // 2)[:, None]
+    wishes = np.concatenate(
+        [rng.integers(sizes, size=(size // 2, stages)), rng.binomial(sizes - 1, levels)]
+    )
+    orders = rng.permuted(np.tile(np.arange(stages), (size, 1)), axis=1)
+    drawn = _met(feasible, firsts, ranked, wishes, orders)
+    missing = [(s, m) for s, m in feasible.pairs() if not (drawn[:, s] == m).any()]
+    wishes = rng.integers(sizes, size=(len(missing), stages))
+    orders = rng.permuted(np.tile(np.arange(stages), (len(missing), 1)), axis=1)
+    for row, (stage, model) in enumerate(missing):
+        wishes[row, stage] = np.flatnonzero(ranked[stage] == model)[0]
+        other = np.flatnonzero(orders[row] == stage)[0]
+        orders[row, [0, other]] = orders[row, [other, 0]]
+    met = _met(feasible, firsts, ranked, wishes, orders)
+    return np.unique(np.concatenate([drawn, met]), axis=0)
+
+
+def _met(
+    feasible: FeasibleSet, firsts: list[Floats], ranked: list[Ints], wishes: Ints, orders: Ints
+) -> Ints:
+    """Return the combinations of models that meet wishes as far as they are feasible.
+
+    Args:
+        feasible: The feasible allocations.
+        firsts: Costs of one sample of each stage's models.
+        ranked: Positions of each stage's models, cheapest first.
+        wishes: Positions in `ranked`, shape (combinations, stages).
+        orders: Stages in the order in which they are met, shape (combinations, stages).
+    """
+    models = np.empty_like(wishes)
+    spent = np.full(len(wishes), feasible.cheapest_cost)
+    for stages in orders.T:
+        for stage in range(len(firsts)):
+            rows = np.flatnonzero(stages == stage)
+            costs = firsts[stage][ranked[stage]]
+            room = feasible.limit - spent[rows] + costs[0]
+            most = np.searchsorted(costs, room, side="right") - 1
+            rank = np.maximum(np.minimum(wishes[rows, stage], most), 0)
+            models[rows, stage] = ranked[stage][rank]
+            spent[rows] += costs[rank] - costs[0]
+    return models
 
 
 def _samples_for(
@@ -52,17 +117,22 @@ def _samples_for(
     rows: list[Floats] = [
         feasible.costs[stage][model] for stage, model in enumerate(combination.tolist())
     ]
+    if len(rows) > _MAX_GRID_STAGES:
+        return _shared_budget(feasible.limit, rows, rng, share)
     others = sum(float(row[0]) for row in rows)
     most = [
         feasible.max_samples(stage, model, others - float(rows[stage][0]))
         for stage, model in enumerate(combination.tolist())
     ]
-    grids = [np.unique(np.geomspace(1, top, _GRID).round().astype(np.int64)) for top in most]
+    grids = [_grid(top) for top in most]
     if np.prod([float(len(grid)) for grid in grids]) > _MAX_GRID * share:
         draws = rng.random((_MAX_GRID * share, len(grids)))
         samples = np.column_stack(
             [grid[(draws[:, i] * len(grid)).astype(int)] for i, grid in enumerate(grids)]
         )
+        # Few of them are feasible in many stages, or beside expensive models.
+        if (_costs(rows, samples) <= feasible.limit).sum() < share:
+            return _shared_budget(feasible.limit, rows, rng, share)
     else:
         samples = np.array(list(itertools.product(*grids)), dtype=np.int64)
     costs = _costs(rows, samples)
@@ -79,6 +149,37 @@ def _samples_for(
         kept = 1 + rng.choice(len(samples) - 1, size=share - 1, replace=False)
         samples = samples[np.concatenate([[0], np.sort(kept)])]
     return samples
+
+
+def _shared_budget(limit: float, rows: list[Floats], rng: np.random.Generator, size: int) -> Ints:
+    """Draw numbers of samples that share out the budget left by one sample in each stage.
+
+    The first ones have one sample in each stage, the others spend from a part of the rest to all.
+    """
+    firsts = np.array([float(row[0]) for row in rows])
+    levels = (limit - firsts.sum()) * np.linspace(0, 1, size)
+    shares = rng.dirichlet(np.full(len(rows), _EVENNESS), size) * levels[:, None]
+    samples = np.ones((size, len(rows)), dtype=np.int64)
+    for stage, row in enumerate(rows):
+        samples[:, stage] = np.searchsorted(row, row[0] + shares[:, stage], side="right")
+    samples = np.maximum(samples, 1)
+    # The rest of rounding down, to the most expensive stages first.
+    left = firsts.sum() + levels - _costs(rows, samples)
+    for stage in np.argsort(-firsts, kind="stable"):
+        row = rows[stage]
+        spent = row[samples[:, stage] - 1]
+        most = np.searchsorted(row, spent + left, side="right")
+        samples[:, stage] = np.maximum(samples[:, stage], most)
+        left -= row[samples[:, stage] - 1] - spent
+    samples = samples[_costs(rows, samples) <= limit]
+    return np.unique(samples, axis=0)
+
+
+@lru_cache(maxsize=4096)
+def _grid(most: int) -> Ints:
+    """Return the geometric grid of the numbers of samples from 1 to `most`."""
+    grid: Ints = np.unique(np.geomspace(1, most, _GRID).round().astype(np.int64))
+    return grid
 
 
 def _costs(rows: list[Floats], samples: Ints) -> Floats:
