@@ -46,7 +46,6 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 
-_K = TypeVar("_K")
 _V = TypeVar("_V")
 
 _ByTrial = WeakKeyDictionary[BaseStorage, OrderedDict[int, _V]]

@@ -11,7 +11,7 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from optuna.distributions import BaseDistribution
@@ -24,7 +24,8 @@ from optuna_agenttts.agent.scheduler import ROUND_SIZE, RoundScheduler
 from optuna_agenttts.planner.evidence import Candidate, Constraint, Evidence
 from optuna_agenttts.planner.numerical import NumericalPlanner
 from optuna_agenttts.study.archive import Archive, StudyArchives, announce
-from optuna_agenttts.study.experience import Experience, recall
+from optuna_agenttts.study.experience import Experience
+from optuna_agenttts.study.planners import Planners
 from optuna_agenttts.study.rounds import Round
 from optuna_agenttts.task.parameters import (
     allowed_values,
@@ -34,9 +35,6 @@ from optuna_agenttts.task.parameters import (
 from optuna_agenttts.task.task import Task
 
 _logger = logging.getLogger(__name__)
-
-_K = TypeVar("_K")
-_V = TypeVar("_V")
 
 _REMEMBERED = 64
 """Trials whose candidate is cached: more than run at a time."""
@@ -61,10 +59,10 @@ class Candidates:
         experience: Sequence[Experience],
     ) -> None:
         """See the class."""
-        self._scheduler, self._insights, self._experience = scheduler, insights, experience
+        self._scheduler = scheduler
         self._lock = threading.RLock()
+        self._planners = Planners(insights, experience)
         self._archives = StudyArchives()
-        self._planners: OrderedDict[Task, NumericalPlanner] = OrderedDict()
         self._candidates: WeakKeyDictionary[BaseStorage, OrderedDict[int, Candidate]] = (
             WeakKeyDictionary()
         )
@@ -106,9 +104,11 @@ class Candidates:
         if self._scheduler is not None and not fixed:
             # Outside the lock, so that other threads do not wait for this round.
             planned = self._scheduler.get_round(study, trial.number)
-        with self._lock:
-            candidates = self._candidates.setdefault(study._storage, OrderedDict())
-            candidate = candidates.get(trial._trial_id)
+        # One lock for each task: the first ask of a large task takes a second.
+        with self._planners.lock(task):
+            with self._lock:
+                candidates = self._candidates.setdefault(study._storage, OrderedDict())
+                candidate = candidates.get(trial._trial_id)
             if (
                 self._archives.asked(study, name)
                 or candidate is None
@@ -116,7 +116,10 @@ class Candidates:
                 or any(token_of(task, n, candidate.choices) != t for n, t in fixed.items())
             ):
                 candidate = self._plan(study, trial, task, name, distribution, fixed, planned)
-                _remember(candidates, trial._trial_id, candidate)
+                with self._lock:
+                    candidates[trial._trial_id] = candidate
+                    while len(candidates) > _REMEMBERED:
+                        candidates.popitem(last=False)
                 _logger.debug("Trial %d, %s: %s", trial.number, candidate.origin, candidate.reason)
         return allowed[token_of(task, name, candidate.choices)]
 
@@ -124,8 +127,8 @@ class Candidates:
         self, study: Study, task: Task, number: int
     ) -> tuple[Evidence, NumericalPlanner]:
         """Return the evidence of a study before a trial, and the planner of its task."""
-        with self._lock:
-            return self._archives.read(study, task, number)[0], self._planner(task)
+        with self._planners.lock(task):
+            return self._archives.read(study, task, number)[0], self._planners.get(task)
 
     def _plan(
         self,
@@ -144,7 +147,7 @@ class Candidates:
         if self._scheduler is not None and not fixed:
             candidate = self._advised(task, evidence, constraint, planned, trial.number)
         if candidate is None:
-            candidate = self._planner(task).propose(evidence, constraint)
+            candidate = self._planners.get(task).propose(evidence, constraint)
         announce(study, trial._trial_id, task, candidate)
         for _ in range(_ATTEMPTS):
             if candidate.choices in evidence.visited or not (
@@ -159,7 +162,7 @@ class Candidates:
             constraint = self._constraint(
                 study, trial, archive, name, distribution, fixed, evidence
             )
-            candidate = self._planner(task).propose(evidence, constraint)
+            candidate = self._planners.get(task).propose(evidence, constraint)
             announce(study, trial._trial_id, task, candidate)
         return candidate
 
@@ -201,19 +204,13 @@ class Candidates:
         if number < ROUND_SIZE:
             return None
         try:
-            return advised_candidate(self._planner(task), evidence, constraint, planned, number)
+            return advised_candidate(
+                self._planners.get(task), evidence, constraint, planned, number
+            )
         # For example, a round written by another version. Advice must never fail a trial.
         except Exception as error:
             _logger.warning("Round %d cannot be used: %r", number // ROUND_SIZE, error)
             return None
-
-    def _planner(self, task: Task) -> NumericalPlanner:
-        if task not in self._planners:
-            planner = NumericalPlanner(
-                task, insights=self._insights, experience=recall(self._experience, task)
-            )
-            _remember(self._planners, task, planner, most=2)
-        return self._planners[task]
 
     def _warn(self, study: Study, key: str, message: str, arguments: tuple[object, ...]) -> None:
         """Log a warning once for each study and key."""
@@ -221,10 +218,3 @@ class Candidates:
         if (study._study_id, key) not in warned:
             warned.add((study._study_id, key))
             _logger.warning(message, *arguments)
-
-
-def _remember(known: OrderedDict[_K, _V], key: _K, value: _V, most: int = _REMEMBERED) -> None:
-    """Cache a value, and drop the oldest ones."""
-    known[key] = value
-    while len(known) > most:
-        known.popitem(last=False)
