@@ -1,6 +1,10 @@
 """What `ask` and its suggestions cost beside TPE, in one process: medians and their ratio.
 
 ``python tests/benchmarks/ask_cost.py [--trials 1000] [--asks 40] [--large] [--outcomes 50]``
+
+``--shapes`` prints a row for each of some large tasks instead: seconds of the processor for
+construction, count, first ask, later asks (medians up to 20 and up to 200 trials), `recommend` and
+the agent's facts.
 """
 
 import argparse
@@ -10,7 +14,10 @@ import time
 import numpy as np
 import optuna
 
-from optuna_agenttts import AgentTTSSampler, Model, Stage, Task
+from optuna_agenttts import AgentTTSSampler, Model, Stage, Task, recommend
+from optuna_agenttts.agent.facts import fit_facts
+from optuna_agenttts.planner.numerical import NumericalPlanner
+from optuna_agenttts.study.archive import Archive
 
 
 def make_task(*, large=False):
@@ -54,6 +61,61 @@ def filled_study(task, sampler, trials, outcomes):
     return study
 
 
+SHAPES = [(2, 3, 100), (4, 4, 100), (6, 3, 100), (12, 5, 100), (2, 20, 10_000), (12, 20, 10_000)]
+"""Stages, models per stage and `max_samples`."""
+
+
+def time_of(function, *arguments):
+    """Return a function's result and the seconds of the processor that it takes."""
+    start = time.process_time()
+    result = function(*arguments)
+    return result, time.process_time() - start
+
+
+def shaped_task(stages, models, samples):
+    """Return a task whose stages and models all differ, so that no costs are equal."""
+    return Task(
+        name="shaped",
+        stages=[
+            Stage(
+                f"s{i}",
+                models=[
+                    Model(f"m{j}", parameters=1e9 * 1.7**j * (1 + 0.03 * i * j))
+                    for j in range(models)
+                ],
+                prompt_tokens=500 + 7 * i,
+                generation_tokens=100 + 3 * i,
+                max_samples=samples,
+            )
+            for i in range(stages)
+        ],
+    )
+
+
+def measure_shapes(trials=200):
+    """Print a row for each of `SHAPES`."""
+    print("stages x models x samples  construct  count  first  to 20  to 200  recommend  facts")
+    for shape in SHAPES:
+        task, construct = time_of(shaped_task, *shape)
+        _, count = time_of(task.count_allocations)
+        study = optuna.create_study(direction="maximize", sampler=AgentTTSSampler(task))
+        rng, asks = np.random.default_rng(0), []
+        for _ in range(trials):
+            trial = study.ask()
+            allocation, seconds = time_of(task.suggest, trial)
+            asks.append(seconds)
+            spent = sum(np.log(setting.samples) for setting in allocation.values())
+            study.tell(trial, float(np.clip(0.3 + 0.02 * spent + rng.normal(0, 0.05), 0, 1)))
+        _, recommended = time_of(recommend, study)
+        evidence = Archive(task, maximize=True).read(study.trials)
+        _, facts = time_of(fit_facts, NumericalPlanner(task), evidence)
+        early, late = statistics.median(asks[1:20]), statistics.median(asks[20:])
+        print(
+            f"{' x '.join(map(str, shape)):<25}  {construct:9.4f}  {count:5.2f}  {asks[0]:5.2f}  "
+            f"{early:5.3f}  {late:6.3f}  {recommended:9.2f}  {facts:5.2f}"
+        )
+
+
 def main():
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -61,8 +123,12 @@ def main():
     parser.add_argument("--asks", type=int, default=40)
     parser.add_argument("--large", action="store_true", help="four stages of four models")
     parser.add_argument("--outcomes", type=int, default=0, help="reported by each trial")
+    parser.add_argument("--shapes", action="store_true", help="large tasks; see above")
     arguments = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    if arguments.shapes:
+        measure_shapes()
+        return
     task = make_task(large=arguments.large)
     samplers = {
         "TPESampler": optuna.samplers.TPESampler(seed=0),
