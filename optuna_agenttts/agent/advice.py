@@ -25,7 +25,9 @@ from optuna_agenttts.agent.scheduler import ROUND_SIZE
 from optuna_agenttts.agent.task_questions import TaskQuestions
 from optuna_agenttts.agent.validation import Proposal
 from optuna_agenttts.planner.evidence import Candidate, Choices, Constraint, Evidence
+from optuna_agenttts.planner.feasibility import known_feasibility
 from optuna_agenttts.planner.numerical import NumericalPlanner
+from optuna_agenttts.planner.pools import choices_of
 from optuna_agenttts.study.rounds import Round
 from optuna_agenttts.study.spending import price_of, spend_of
 
@@ -41,9 +43,9 @@ _MAX_SHARE = 0.9
 def required_share(evidence: Evidence) -> float:
     """Return the required share of the largest expected improvement for the agent's next proposal.
 
-    It is 0.1 divided by the odds that a proposal of the agent does well, that is, scores at least
-    the median of the numerical planner's trials after the opening, or of all trials of other
-    origins if there are none.
+    It is 0.1 divided by the odds that a proposal of the agent does well, that is, violates no
+    constraint and scores at least the median of the numerical planner's trials after the opening,
+    or of all trials of other origins if there are none.
 
     Args:
         evidence: The trials so far, with their origins.
@@ -51,16 +53,19 @@ def required_share(evidence: Evidence) -> float:
     Returns:
         The share, in (0, 0.9].
     """
-    agent_scores = [s for s, origin in zip(evidence.scores, evidence.origins) if origin == "agent"]
+    known = known_feasibility(evidence)
+    scores = [
+        s if not known or known.get(choices, True) else -math.inf
+        for s, choices in zip(evidence.scores, choices_of(evidence.models, evidence.samples))
+    ]
+    agent_scores = [s for s, origin in zip(scores, evidence.origins) if origin == "agent"]
     other_scores = [
-        s
-        for s, origin in zip(evidence.scores, evidence.origins)
-        if origin in ("numerical", "fallback")
-    ] or [s for s, origin in zip(evidence.scores, evidence.origins) if origin != "agent"]
+        s for s, origin in zip(scores, evidence.origins) if origin in ("numerical", "fallback")
+    ] or [s for s, origin in zip(scores, evidence.origins) if origin != "agent"]
     if not agent_scores or not other_scores:
         return _BASE_SHARE
     median = float(np.median(other_scores))
-    good = sum(score >= median for score in agent_scores)
+    good = sum(score >= median and score > -math.inf for score in agent_scores)
     # Add one good and one bad pseudo-observation (Laplace smoothing).
     odds = (good + 1) / (len(agent_scores) - good + 1)
     return float(min(_MAX_SHARE, _BASE_SHARE / odds))

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from optuna_agenttts.planner.evidence import Choices, Evidence, Floats, Ints
+from optuna_agenttts.planner.feasibility import Feasibility
 from optuna_agenttts.planner.kernels import Points
 from optuna_agenttts.planner.numerical import NumericalPlanner
 from optuna_agenttts.planner.posterior import Z90, Posterior
@@ -89,10 +90,18 @@ class PairedFact:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """Facts about models and paired comparisons; empty before the first score."""
+    """Facts about models and paired comparisons; empty before the first score.
+
+    Args:
+        models: Facts about models.
+        paired: Paired comparisons of trials.
+        violating: Stages and models whose allocations are all likely to violate a constraint of
+            the study. There are no facts about them.
+    """
 
     models: tuple[ModelFact, ...] = ()
     paired: tuple[PairedFact, ...] = ()
+    violating: frozenset[tuple[int, int]] = frozenset()
 
 
 def fit_facts(planner: NumericalPlanner, evidence: Evidence) -> Facts:
@@ -108,13 +117,12 @@ def fit_facts(planner: NumericalPlanner, evidence: Evidence) -> Facts:
     if len(evidence.scores) == 0:
         return Facts()
     posterior = Posterior(planner.surrogate, evidence)
-    pool = planner.pool(evidence).points
+    everything = pool = planner.pool(evidence).points
+    feasibility = Feasibility.of(evidence, planner.surrogate)
+    if feasibility is not None:
+        pool = pool.take(feasibility.likely(pool, np.arange(len(pool))))
     mean = posterior.at(pool).mean()
-    pairs = [
-        (stage, int(model))
-        for stage in range(len(evidence.task.stages))
-        for model in np.unique(pool.models[:, stage])
-    ]
+    pairs = _pairs(pool)
     best = int(np.argmax(mean))
     best_with_model = []
     for stage, model in pairs:
@@ -127,7 +135,9 @@ def fit_facts(planner: NumericalPlanner, evidence: Evidence) -> Facts:
     for (stage, model), position, sd in zip(pairs, best_with_model, behind_sd):
         point = pool.take(np.array([position]))
         most = _most_samples(planner, point, stage)
-        number, interval, gain, gain_sd = _saturation(planner, posterior, point, stage, most)
+        number, interval, gain, gain_sd = _saturation(
+            planner, posterior, feasibility, point, stage, most
+        )
         facts.append(
             ModelFact(
                 stage=stage,
@@ -144,7 +154,13 @@ def fit_facts(planner: NumericalPlanner, evidence: Evidence) -> Facts:
                 most=most,
             )
         )
-    return Facts(tuple(facts), tuple(_paired(evidence)))
+    violating = frozenset(_pairs(everything)) - frozenset(pairs)
+    return Facts(tuple(facts), tuple(_paired(evidence)), violating)
+
+
+def _pairs(pool: Points) -> list[tuple[int, int]]:
+    """Return the stages and models of a pool."""
+    return [(stage, m) for stage, row in enumerate(pool.models.T) for m in np.unique(row).tolist()]
 
 
 def _most_samples(planner: NumericalPlanner, point: Points, stage: int) -> int:
@@ -157,13 +173,21 @@ def _most_samples(planner: NumericalPlanner, point: Points, stage: int) -> int:
 
 
 def _saturation(
-    planner: NumericalPlanner, posterior: Posterior, point: Points, stage: int, most: int
+    planner: NumericalPlanner,
+    posterior: Posterior,
+    feasibility: Feasibility | None,
+    point: Points,
+    stage: int,
+    most: int,
 ) -> tuple[int, tuple[int, int], float, float]:
     """Return saturation, its range, gain and standard deviation of the gain of a stage."""
     grid: Ints = np.unique(np.geomspace(1, most, _GRID_SIZE).round().astype(np.int64))
     samples = np.repeat(point.samples, len(grid), axis=0)
     samples[:, stage] = grid
     along = planner.surrogate.points(np.repeat(point.models, len(grid), axis=0), samples)
+    if feasibility is not None:
+        kept = feasibility.likely(along, np.arange(len(along)))
+        grid, along = grid[kept], along.take(kept)
     view = posterior.at(along)
     curve = view.mean()
     knee, peak = _knee(curve), int(np.argmax(curve))

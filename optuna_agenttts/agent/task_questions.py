@@ -23,7 +23,9 @@ from optuna_agenttts.agent.validation import Proposal, Reply, read_plan
 from optuna_agenttts.agent.verdicts import check_claims
 from optuna_agenttts.llm.port import Message
 from optuna_agenttts.planner.evidence import Evidence
+from optuna_agenttts.planner.feasibility import worst_violations
 from optuna_agenttts.planner.numerical import NumericalPlanner
+from optuna_agenttts.planner.pools import choices_of
 from optuna_agenttts.study.claims import Claim, Verdict, contradictions
 from optuna_agenttts.support.forking import unlocked_cached_property
 
@@ -121,7 +123,11 @@ class TaskQuestions:
 def _history(evidence: Evidence) -> tuple[TrialRow, ...]:
     """Select the best trials, the latest, and the best with each model of each stage."""
     why: dict[int, str] = {}
-    order = np.argsort(-evidence.scores, kind="stable").tolist()
+    allocations = choices_of(evidence.models, evidence.samples)
+    violated = worst_violations(evidence)
+    # Allocations that violate a constraint come after all others.
+    violates = np.array([bool(violated.get(choices)) for choices in allocations])
+    order = np.lexsort((-evidence.scores, violates)).tolist()
     for row in order[:_BEST]:
         why[row] = "best"
     for row in range(len(order))[-_RECENT:]:
@@ -134,7 +140,7 @@ def _history(evidence: Evidence) -> tuple[TrialRow, ...]:
     task = evidence.task
     rows = []
     for row in sorted(why):
-        choices = list(zip(evidence.models[row].tolist(), evidence.samples[row].tolist()))
+        choices = allocations[row]
         rows.append(
             TrialRow(
                 number=evidence.numbers[row] if evidence.numbers else row,
@@ -143,6 +149,7 @@ def _history(evidence: Evidence) -> tuple[TrialRow, ...]:
                 error=_standard_error(evidence, row),
                 cost=task.feasible.cost(choices),
                 why=why[row],
+                constraints=violated.get(choices, {}) if evidence.constraints else None,
             )
         )
     return tuple(rows)

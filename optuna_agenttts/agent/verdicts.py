@@ -4,8 +4,9 @@ Both parts of a verdict use the central 90 % interval of a difference, as do the
 the agent. Differences whose interval contains zero leave a claim open.
 
 *Models.* A claim names the models of a stage, one of which should be the best. A model *can be the
-best* if it fits the budget and the fit does not exclude it (`ModelFact.excluded`; a model without
-facts is not excluded). The verdict is
+best* if it fits the budget, is not likely to violate a constraint of the study, and the fit does
+not exclude it (`ModelFact.excluded`; a model without facts is not excluded).
+The verdict is
 
 * "contradicts" if no named model can be the best,
 * "agrees" if all models that can be the best are named, and some model within the budget is not,
@@ -26,7 +27,7 @@ sample fits the budget (samples).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from optuna_agenttts.agent.facts import Facts, ModelFact
 from optuna_agenttts.llm.secrets import one_line
@@ -60,7 +61,7 @@ def check_claims(claims: Sequence[Claim], facts: Facts, task: Task) -> tuple[Ver
         if not known or not named:
             continue
         found: dict[Aspect, _Result] = {
-            "models": _check_models(named, known, task, stage),
+            "models": _check_models(named, known, task, stage, facts.violating),
             "samples": _check_samples(claim.samples, known.get(named[0]), names[named[0]]),
         }
         verdicts += [
@@ -76,7 +77,11 @@ _NO_VERDICT: _Result = (None, "")
 
 
 def _check_models(
-    named: Sequence[int], known: Mapping[int, ModelFact], task: Task, stage: int
+    named: Sequence[int],
+    known: Mapping[int, ModelFact],
+    task: Task,
+    stage: int,
+    violating: Collection[tuple[int, int]],
 ) -> _Result:
     """Compare the models of a claim with the facts."""
     feasible, names = task.feasible, [model.name for model in task.stages[stage].models]
@@ -84,6 +89,7 @@ def _check_models(
         model
         for model in range(len(names))
         if feasible.fits(feasible.complete({stage: (model, 1)}))
+        and (stage, model) not in violating
     ]
     if len(affordable) < 2:
         return _NO_VERDICT
@@ -96,7 +102,9 @@ def _check_models(
     def describe(models: Sequence[int], word: str) -> str:
         figures = []
         for model in models:
-            if model not in affordable:
+            if (stage, model) in violating:
+                figures.append(f"{names[model]} (violates a constraint)")
+            elif model not in affordable:
                 figures.append(f"{names[model]} (over the budget)")
             elif model not in known:
                 figures.append(f"{names[model]} (not weighed)")

@@ -59,7 +59,7 @@ def expected_improvement(view: View) -> Floats:
     # Jones et al. (1998), Eq. 15, p. 473, of an incumbent that is uncertain too.
     z = delta / s
     density = np.exp(-0.5 * z**2) / np.sqrt(2 * np.pi)
-    improvement: Floats = w @ (s * (z * _normal_cdf(z) + density))
+    improvement: Floats = w @ (s * (z * normal_cdf(z) + density))
     return improvement
 
 
@@ -88,7 +88,7 @@ def knowledge_gradient(view: View) -> Floats:
     return total
 
 
-def _normal_cdf(z: Floats) -> Floats:
+def normal_cdf(z: Floats) -> Floats:
     """Return the standard normal distribution function, exact to rounding."""
     # numpy has no erf. Complementary, so that the lower tail does not cancel to zero; a plain map
     # over floats is faster than np.vectorize and costs an ask less than a millisecond.

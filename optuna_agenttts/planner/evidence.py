@@ -19,6 +19,7 @@ from optuna_agenttts.task.task import Task
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
 Choices = tuple[Choice, ...]
 """An allocation: for each stage, the position of its model and its number of samples."""
 Origin = Literal["opening", "agent", "numerical", "fallback"]
@@ -47,6 +48,8 @@ class Evidence:
             is empty if the trial reported none.
         tried: Allocations that were tried or are pending, without those that only failed.
         ranges: Ranges that the study's trials suggest values from; None if they are the task's.
+        constraints: Allocation and constraint values of each trial whose feasibility is known; a
+            value above 0 is a violation. Empty if no trial of the study has constraints.
     """
 
     task: Task
@@ -63,6 +66,7 @@ class Evidence:
     outcomes: tuple[Mapping[int, float], ...] = ()
     tried: frozenset[Choices] = frozenset()
     ranges: Ranges | None = None
+    constraints: tuple[tuple[Choices, Mapping[str, float]], ...] = ()
 
     @classmethod
     def empty(cls, task: Task) -> Evidence:

@@ -2,9 +2,10 @@
 
 Each proposal is the allocation of the largest knowledge gradient (`acquisition.py`), which trades
 off exploration, exploitation and repeated measurements. While models are untried, it is chosen
-among the allocations that use the most of them (`opening.py`). Pending trials are imputed with
-their posterior means (kriging believer; Ginsbourger, Le Riche & Carraro 2010). The planner is a
-function of the evidence: between calls it keeps only caches.
+among the allocations that use the most of them (`opening.py`). In studies with constraints, the
+gradient is multiplied by the probability that they are met (`feasibility.py`). Pending trials are
+imputed with their posterior means (kriging believer; Ginsbourger, Le Riche & Carraro 2010). The
+planner is a function of the evidence: between calls it keeps only caches.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from optuna_agenttts.planner.evidence import (
     Floats,
     Ints,
 )
+from optuna_agenttts.planner.feasibility import Feasibility
 from optuna_agenttts.planner.kernels import Points, Surrogate
 from optuna_agenttts.planner.opening import untried_models, with_most_untried
 from optuna_agenttts.planner.pools import SEED, Pool, Pools, choices_of
@@ -152,7 +154,7 @@ class NumericalPlanner:
 
         Returns:
             The allocation; and the largest expected improvement over the incumbent, in units of
-            the scores, infinite before the first score.
+            the scores, infinite before the first score of a feasible allocation.
         """
         proposal, _, improvement = self._after_opening(evidence, Constraint())
         return proposal, improvement
@@ -236,20 +238,27 @@ class NumericalPlanner:
         Returns:
             The proposal; see `compare` and `propose_with_improvement` for the rest.
         """
+        feasibility = Feasibility.of(evidence, self.surrogate)
+        if feasibility is not None:
+            rows = feasibility.likely(pool.points, rows)
         evidence = self.with_experience(evidence)
         if len(evidence.scores) == 0:
             best = rows[int(np.argmax(self.surrogate.prior_mean(pool.points)[rows]))]
             guess = Candidate(pool.keys[best], "numerical", "best guess before any score")
             return guess, np.ones(len(alternatives)), float("inf")
-        posterior = Posterior(self.surrogate, _impute_pending(evidence, self.surrogate))
+        imputed = _impute_pending(evidence, self.surrogate)
+        eligible = None if feasibility is None else feasibility.eligible(imputed)
+        posterior = Posterior(self.surrogate, imputed, eligible=eligible)
         kernels = pool.kernels.of(posterior.observed)
         view = _shortlist(posterior.at(pool.points, kernels), rows, len(evidence.scores))
         improvement = expected_improvement(view)
+        if feasibility is not None:
+            improvement = feasibility.weigh(improvement, view.points)
         view = view.take(np.argsort(-improvement, kind="stable")[:_GRADIENTS])
         if repeated is not None:
             view = view.joined(_best_observed(posterior, evidence.pending, repeated))
         gradient = knowledge_gradient(view)
-        best = int(np.argmax(gradient))
+        best = feasibility.best(gradient, view.points) if feasibility else int(np.argmax(gradient))
         mean, sd = view.take(np.array([best])).mean_and_sd()
         scale = posterior.scale
         reason = (
@@ -261,9 +270,13 @@ class NumericalPlanner:
         if alternatives:
             # Expected improvement rather than knowledge gradient: an alternative should be tried
             # because it may be good, not because a bad result would be informative.
-            worth = expected_improvement(posterior.at(self.surrogate.points_of(alternatives)))
+            others = self.surrogate.points_of(alternatives)
+            worth = expected_improvement(posterior.at(others))
+            worth = feasibility.weigh(worth, others) if feasibility else worth
         largest = float(improvement.max())
-        return proposal, worth / max(largest, _MIN_IMPROVEMENT), largest * scale.span
+        worth = worth / max(largest, _MIN_IMPROVEMENT)
+        found = feasibility is None or feasibility.found
+        return proposal, worth, largest * scale.span if found else float("inf")
 
 
 def _shortlist(view: View, positions: Ints, observations: int) -> View:
@@ -324,8 +337,9 @@ def _has_differing_repeats(evidence: Evidence) -> bool:
 
 def _best_observed(posterior: Posterior, pending: Collection[Choices], ranges: Ranges) -> Points:
     """Return the best observed allocations within ranges, except pending ones."""
-    order = np.argsort(-posterior.observed_view.mean(), kind="stable")[:_REPEATED]
-    top = posterior.observed.take(order)
+    eligible = posterior.eligible
+    order = np.argsort(-posterior.observed_view.mean()[eligible], kind="stable")[:_REPEATED]
+    top = posterior.observed.take(eligible[order])
     keys = choices_of(top.models, top.samples)
     keep = [i for i, key in enumerate(keys) if key not in pending and ranges.allow(key)]
     return top.take(np.array(keep, dtype=np.int64))

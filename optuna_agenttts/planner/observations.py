@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from optuna_agenttts.planner.evidence import Floats, Ints
+from optuna_agenttts.planner.evidence import Bools, Floats, Ints
 
 _MAX_OBSERVATIONS = 64
 """Observations to condition on. If there are more, similar ones are merged and some are left out,
@@ -56,7 +56,7 @@ class Scale:
 
 
 def merge_trials(
-    models: Ints, samples: Ints, rates: Floats, shares: Floats
+    models: Ints, samples: Ints, rates: Floats, shares: Floats, eligible: Bools | None = None
 ) -> tuple[Ints, Ints, Floats, Floats, Ints]:
     """Average the rates of equal allocations, and of similar ones if there are many.
 
@@ -65,6 +65,8 @@ def merge_trials(
         samples: Numbers of samples, shape (trials, stages).
         rates: Observed rates, shape (trials,).
         shares: Fraction of the instances that each rate averages over, shape (trials,).
+        eligible: Whether each trial can be the incumbent, shape (trials,). Groups of trials that
+            can are the last to be left out. Default: all can.
 
     Returns:
         Models, samples and mean rates of the groups; the number of full trials that each stands
@@ -82,14 +84,28 @@ def merge_trials(
             break
     counts: Floats = np.bincount(group, weights=shares, minlength=len(first)).astype(np.float64)
     means = np.bincount(group, weights=shares * rates, minlength=len(first)) / counts
-    kept = _subsample(means)
+    kept = _subsample(means, eligible_groups(group, len(first), eligible))
     position = np.full(len(first), -1)
     position[kept] = np.arange(len(kept))
     first = first[kept]
     return models[first], samples[first], means[kept], counts[kept], position[group]
 
 
-def _subsample(means: Floats) -> Ints:
+def eligible_groups(group: Ints, count: int, eligible: Bools | None) -> Bools:
+    """Return which groups consist of trials that can be the incumbent.
+
+    Args:
+        group: Group of each trial, -1 for none.
+        count: Number of groups.
+        eligible: Whether each trial can be the incumbent. Default: all.
+    """
+    found = np.ones(count, dtype=np.bool_)
+    if eligible is not None:
+        found[group[~eligible & (group >= 0)]] = False
+    return found
+
+
+def _subsample(means: Floats, eligible: Bools) -> Ints:
     """Return the positions of at most `_MAX_OBSERVATIONS` groups.
 
     Half are the best and half are evenly spread over the ranks of the others: the best alone
@@ -98,7 +114,7 @@ def _subsample(means: Floats) -> Ints:
     if len(means) <= _MAX_OBSERVATIONS:
         return np.arange(len(means))
     best = _MAX_OBSERVATIONS // 2
-    order = np.argsort(-means, kind="stable")
+    order = np.lexsort((-means, ~eligible))
     rest = order[best:]
     spread = np.linspace(0, len(rest) - 1, _MAX_OBSERVATIONS - best).astype(np.int64)
     return np.sort(np.concatenate([order[:best], rest[spread]]))

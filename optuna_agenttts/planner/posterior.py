@@ -30,10 +30,10 @@ from functools import partial
 
 import numpy as np
 
-from optuna_agenttts.planner.evidence import Evidence, Floats, Ints
+from optuna_agenttts.planner.evidence import Bools, Evidence, Floats, Ints
 from optuna_agenttts.planner.kernels import LENGTH_SCALES, Points, Surrogate
 from optuna_agenttts.planner.noise import Outcomes
-from optuna_agenttts.planner.observations import Scale, merge_trials
+from optuna_agenttts.planner.observations import Scale, eligible_groups, merge_trials
 
 _NOISE_SDS = (0.02, 0.035, 0.06)
 """Standard deviations of the noise to average over, in rates, for trials without outcomes. They
@@ -109,10 +109,17 @@ class Posterior:
         surrogate: The prior.
         evidence: The evidence.
         power: Exponent of the likelihood of scores with outcomes; see `LIKELIHOOD_POWER`.
+        eligible: Whether each observed trial can be the incumbent, shape (trials,). Default: all;
+            also if none can.
     """
 
     def __init__(
-        self, surrogate: Surrogate, evidence: Evidence, *, power: float = LIKELIHOOD_POWER
+        self,
+        surrogate: Surrogate,
+        evidence: Evidence,
+        *,
+        power: float = LIKELIHOOD_POWER,
+        eligible: Bools | None = None,
     ) -> None:
         """See the class."""
         self.surrogate, self.power = surrogate, power
@@ -122,7 +129,11 @@ class Posterior:
             evidence.samples,
             self.scale.rates(evidence.scores),
             evidence.shares,
+            eligible,
         )
+        found = np.flatnonzero(eligible_groups(group, len(rates), eligible))
+        self.eligible = found if len(found) else np.arange(len(rates))
+        """Positions of the observed allocations that can be the incumbent."""
         self.observed = surrogate.points(models, samples)
         residuals = surrogate.residual_kernels(self.observed, self.observed)
         similarity = residuals[_SIMILARITY_LENGTH]
@@ -273,7 +284,8 @@ class View:
 
         Returns:
             Weights of the components, shape (components,); mean and standard deviation of the
-            difference from the observed allocation with the component's largest posterior mean,
+            difference from the eligible observed allocation with the component's largest
+            posterior mean,
             shape (components, allocations). Errors that both have in common cancel.
         """
         observed_view = self._posterior.observed_view
@@ -281,7 +293,8 @@ class View:
         for component in self._posterior.components:
             cross, own = self._cross(component), observed_view._cross(component)
             observed_means = observed_view._mean(component, own)
-            best = int(np.argmax(observed_means))
+            eligible = self._posterior.eligible
+            best = int(eligible[np.argmax(observed_means[eligible])])
             explained = component.whitener @ cross.T
             explained_best = component.whitener @ own[best]
             prior = self._prior_variance(component)
@@ -309,7 +322,9 @@ class View:
             cross = self._cross(component)
             own = posterior.observed_view._cross(component)
             observed_means = posterior.observed_view._mean(component, own)
-            top = np.argsort(-observed_means, kind="stable")[:best_observed]
+            eligible = posterior.eligible
+            order = np.argsort(-observed_means[eligible], kind="stable")
+            top = eligible[order[:best_observed]]
             noise = unit * variance or component.noise**2
             # `scored` whitens the covariance of the next score with y, the others that of rates.
             scored = component.whitener @ (cross + unit * covariance).T

@@ -17,9 +17,11 @@ from optuna.trial import FrozenTrial, TrialState
 from optuna_agenttts import storage
 from optuna_agenttts.exceptions import NoEvidenceError, NoTaskError
 from optuna_agenttts.planner.evidence import Evidence, Floats, Ints
+from optuna_agenttts.planner.feasibility import known_feasibility
 from optuna_agenttts.planner.kernels import Points, Surrogate
 from optuna_agenttts.planner.posterior import Z90, Posterior
 from optuna_agenttts.study.archive import Archive, is_maximized
+from optuna_agenttts.study.constraints import constraints_of, violations
 from optuna_agenttts.task.allocation import Allocation
 from optuna_agenttts.task.recognition import recognise_task
 from optuna_agenttts.task.task import Task
@@ -120,7 +122,7 @@ def recommend(study: Study, task: Task | None = None) -> Recommendation:
 
     Raises:
         NoTaskError: The study has no task, or several objectives.
-        NoEvidenceError: No trial is complete.
+        NoEvidenceError: No trial is complete, or none meets the constraints of the study.
     """
     trials, evidence, unreadable = _read(study, task)
     task = evidence.task
@@ -131,6 +133,11 @@ def recommend(study: Study, task: Task | None = None) -> Recommendation:
     )
     # In order of trial, so that the first of equal ones wins.
     tried = tried[np.argsort(first)]
+    if known := known_feasibility(evidence):
+        # An allocation whose feasibility differs between its trials violates a constraint.
+        tried = tried[[known.get(tuple(map(tuple, both)), False) for both in tried.tolist()]]
+        if len(tried) == 0:
+            raise NoEvidenceError(_nothing_feasible(study, trials))
     points = surrogate.points(tried[..., 0], tried[..., 1])
     costs = task.feasible.costs_of(points.models, points.samples)
     mean = posterior.at(points).mean()
@@ -200,6 +207,23 @@ def _read(
             "trials first."
         )
     return trials, evidence, tuple(archive.unreadable)
+
+
+def _nothing_feasible(study: Study, trials: Sequence[FrozenTrial]) -> str:
+    """Describe the trial that violates its constraints least."""
+    violated = {trial.number: violations(constraints_of(trial)) for trial in trials}
+    keys = sorted({key for values in violated.values() for key in values})
+    text = f"No trial of study {study.study_name!r} meets all constraints"
+    if keys:
+        number = min(
+            (number for number, values in violated.items() if values),
+            key=lambda number: sum(violated[number].values()),
+        )
+        excess = ", ".join(f"{key!r} by {value:.4g}" for key, value in violated[number].items())
+        text += (
+            f" ({', '.join(map(repr, keys))}). Trial {number} is the closest and exceeds {excess}"
+        )
+    return f"{text}. Run more trials, or relax the constraints."
 
 
 def _biases(

@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from optuna_agenttts import storage
 from optuna_agenttts.planner.evidence import Candidate, Choices, Evidence
+from optuna_agenttts.study.constraints import constraints_of
 from optuna_agenttts.study.suggestions import Suggestions
 from optuna_agenttts.task.parameters import parameters_of, read_tokens
 from optuna_agenttts.task.task import Task
@@ -63,6 +64,8 @@ class Archive:
         """Ranges and values that the trials suggested."""
         self.unreadable: list[int] = []
         """Numbers of finished trials whose parameters do not fit the task."""
+        self._constraints: list[tuple[Choices, Mapping[str, float]]] = []
+        self._has_constraints = False
         self._steps = 0
         self._unfinished: list[int] = []
 
@@ -112,6 +115,7 @@ class Archive:
             numbers=tuple(self._numbers),
             origins=tuple(self._origins),
             outcomes=tuple(self._outcomes),
+            constraints=tuple(self._constraints) if self._has_constraints else (),
         )
 
     def _add(self, trial: FrozenTrial) -> None:
@@ -128,6 +132,12 @@ class Archive:
                     self.task.name,
                 )
             return
+        constraints = constraints_of(trial)
+        # As in Optuna, a complete trial without constraints is feasible. Others may have ended
+        # before their objective set any.
+        if constraints or trial.state == TrialState.COMPLETE:
+            self._constraints.append((choices, constraints))
+            self._has_constraints = self._has_constraints or bool(constraints)
         if trial.state == TrialState.FAIL:
             self._failures.setdefault(choices, []).append(self._completed)
             return

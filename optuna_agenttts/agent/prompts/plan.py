@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from optuna_agenttts.agent.prompts.claims import (
@@ -40,6 +40,12 @@ SYSTEM = (
 )
 
 
+_FEASIBLE = (
+    ". An allocation that violates a constraint cannot win, whatever its value: propose what is "
+    "likely to meet all constraints"
+)
+
+
 @dataclass(frozen=True, slots=True)
 class TrialRow:
     """Trial in the history.
@@ -52,6 +58,8 @@ class TrialRow:
         cost: Cost of the allocation for one instance, in the task's cost unit.
         why: Reason why the trial is listed: ``"best"``, ``"recent"``, or ``"telling"`` for the
             best trial with a model of a stage.
+        constraints: Names and excesses of the constraints that the allocation violates; None if
+            no trial of the study has constraints.
     """
 
     number: int
@@ -60,6 +68,7 @@ class TrialRow:
     error: float | None
     cost: float
     why: str
+    constraints: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -266,12 +275,27 @@ def _history(brief: Brief) -> list[str]:
             allocation_line(row.allocation),
             f"{row.value:.4g}" + (f" ± {row.error:.2g}" if row.error is not None else ""),
             f"{row.cost:.4g}",
+            *([] if row.constraints is None else [_constraints(row.constraints)]),
             row.why,
         )
         for row in brief.history
     ]
+    columns = ["trial", "allocation", "value", "cost", "shown because"]
+    if _constrained(brief):
+        columns.insert(-1, "constraints")
     shown = f"{len(rows)} of {brief.trials} trials; ± is the standard error over instances"
-    return [shown, *table(("trial", "allocation", "value", "cost", "shown because"), rows)]
+    return [shown, *table(tuple(columns), rows)]
+
+
+def _constrained(brief: Brief) -> bool:
+    """Return whether the study has constraints."""
+    return any(row.constraints is not None for row in brief.history)
+
+
+def _constraints(violated: Mapping[str, float]) -> str:
+    """Return which constraints an allocation violates and by how much."""
+    excess = ", ".join(f"{quote(key)} by {value:.3g}" for key, value in violated.items())
+    return f"violates {excess}" if excess else "met"
 
 
 def _earlier(brief: Brief) -> list[str]:
@@ -312,6 +336,7 @@ def _instruction(brief: Brief, *, later: bool) -> str:
     steps.append(
         f"Propose {brief.wanted} candidates, best first"
         + (", that follow the guidelines" if brief.guidelines else "")
+        + (_FEASIBLE if _constrained(brief) else "")
         + ". Each must fit the budget, and none may repeat a trial that is listed or running. "
         "Aim most of them at what may beat the best so far, one or two at what would change your "
         "mind."
