@@ -160,15 +160,27 @@ def test_both_forms_lead_to_the_same_search(form):
     assert params_of(found[0]) == params_of(found[1])
 
 
-def test_constraints_func_constrains_allocations():
+def with_independent(constraints_func):
+    """Build a sampler whose independent sampler has the function."""
+    independent = TPESampler(seed=0, constraints_func=constraints_func)
+    return AgentTTSSampler(TASK, independent_sampler=independent)
+
+
+def with_argument(constraints_func):
+    """Build a sampler with the function as its own argument."""
+    return AgentTTSSampler(TASK, constraints_func=constraints_func)
+
+
+@pytest.mark.parametrize("build", [with_argument, with_independent])
+def test_constraints_func_constrains_allocations(build):
     """The independent sampler evaluates it, and the planner reads its values."""
 
     def constraints_func(trial):
         return (float(trial.params["retrieval.model"] == "qwen-72B") - 0.5,)
 
     with pytest.warns((FutureWarning, ExperimentalWarning), match="constraints_func"):
-        independent = TPESampler(seed=0, constraints_func=constraints_func)
-    study = run(AgentTTSSampler(TASK, independent_sampler=independent), n_trials=20)
+        sampler = build(constraints_func)
+    study = run(sampler, n_trials=20)
     assert all(constraints_of(trial) for trial in study.trials)
     assert late_share(study) >= 0.7
     assert recommend(study).allocation["retrieval"].model == "qwen-7B"
