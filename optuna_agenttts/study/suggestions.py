@@ -19,15 +19,10 @@ from optuna.distributions import BaseDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from optuna_agenttts.planner.evidence import Choices
-from optuna_agenttts.task.parameters import (
-    allowed_models,
-    allowed_samples,
-    parameters_of,
-    read_model,
-    read_samples,
-)
+from optuna_agenttts.task.parameters import parameters_of
 from optuna_agenttts.task.ranges import Ranges, Samples
 from optuna_agenttts.task.task import Task
+from optuna_agenttts.task.values import allowed_models, allowed_samples, read_model, read_samples
 
 Step = tuple[str, int]
 """A parameter, and the position of its model or its number of samples."""

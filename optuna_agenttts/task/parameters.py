@@ -1,27 +1,21 @@
-"""A task's parameters: their names, their values, and the values that distributions allow."""
+"""A task's parameters: their names, and their values as tokens."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
     FloatDistribution,
-    IntDistribution,
 )
 from optuna.study import Study
 
 from optuna_agenttts import storage
 from optuna_agenttts.task.feasible import Choice
-from optuna_agenttts.task.ranges import Samples
-from optuna_agenttts.task.stage import Stage
-
-if TYPE_CHECKING:
-    from optuna_agenttts.task.task import Task
+from optuna_agenttts.task.task import Task
+from optuna_agenttts.task.values import allowed_models, allowed_samples, read_model, read_samples
 
 
 def parameters_of(task: Task) -> dict[str, tuple[int, bool]]:
@@ -31,68 +25,6 @@ def parameters_of(task: Task) -> dict[str, tuple[int, bool]]:
         names[stage.model_parameter] = (index, True)
         names[stage.samples_parameter] = (index, False)
     return names
-
-
-def read_model(stage: Stage, value: object) -> int | None:
-    """Return the position of a stage's model by its name, or None.
-
-    Names match without regard to case, and without an organization: "llama-3b" for
-    "meta-llama/Llama-3B", if no other model matches too.
-    """
-    names = [model.name for model in stage.models]
-    if value in names:
-        return names.index(str(value))
-    if not isinstance(value, str):
-        return None
-    label = value.strip().casefold()
-    folded = [name.casefold() for name in names]
-    for known in (folded, [name.rpartition("/")[2] for name in folded]):
-        if known.count(label) == 1:
-            return known.index(label)
-    return None
-
-
-def read_samples(stage: Stage, value: object) -> int | None:
-    """Return a number of samples of a stage, which may be written as a float or text, or None."""
-    if isinstance(value, str):
-        value = int(value) if value.strip().isdecimal() else None
-    if isinstance(value, (bool, np.bool_)) or not isinstance(
-        value, (int, float, np.integer, np.floating)
-    ):
-        return None
-    if not math.isfinite(value) or value != int(value) or not 1 <= value <= stage.max_samples:
-        return None
-    return int(value)
-
-
-def allowed_models(stage: Stage, distribution: BaseDistribution) -> Mapping[int, Any]:
-    """Map positions of a stage's models to the values of a distribution that name them."""
-    found: dict[int, Any] = {}
-    if isinstance(distribution, CategoricalDistribution):
-        for choice in distribution.choices:
-            position = read_model(stage, choice)
-            if position is not None:
-                found.setdefault(position, choice)
-    return found
-
-
-def allowed_samples(stage: Stage, distribution: BaseDistribution) -> Samples:
-    """Return the numbers of samples of a stage that a distribution contains."""
-    most = stage.max_samples
-    if isinstance(distribution, CategoricalDistribution):
-        found = {read_samples(stage, choice) for choice in distribution.choices}
-        return tuple(sorted(number for number in found if number is not None))
-    if isinstance(distribution, IntDistribution):
-        low, step = distribution.low, distribution.step
-        start = low if low >= 1 else low + -(-(1 - low) // step) * step
-        return range(start, min(distribution.high, most) + 1, step)
-    if isinstance(distribution, FloatDistribution):
-        low, high = math.ceil(distribution.low), math.floor(distribution.high)
-        numbers = range(max(1, low), min(high, most) + 1)
-        if distribution.step is None:
-            return numbers
-        return tuple(n for n in numbers if distribution._contains(float(n)))
-    return ()
 
 
 def allowed_values(task: Task, name: str, distribution: BaseDistribution) -> dict[int, Any]:

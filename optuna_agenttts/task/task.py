@@ -24,9 +24,9 @@ from optuna_agenttts.task.cost import CostModel, FlopsCost, cost_from_dict, cost
 from optuna_agenttts.task.differences import differences
 from optuna_agenttts.task.feasible import Choice, FeasibleSet
 from optuna_agenttts.task.from_pipeline import DataPipeline, describe_stages
-from optuna_agenttts.task.parameters import read_model, read_samples
 from optuna_agenttts.task.stage import Model, Stage, checked_stages, is_finite, model_from_name
 from optuna_agenttts.task.suggestion import suggest_choices
+from optuna_agenttts.task.values import read_model, read_samples
 
 _logger = logging.getLogger(__name__)
 

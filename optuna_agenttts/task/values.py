@@ -1,0 +1,80 @@
+"""Values of a stage's parameters: what a trial's values mean, and what distributions allow."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+
+from optuna_agenttts.task.ranges import Samples
+from optuna_agenttts.task.stage import Stage
+
+
+def read_model(stage: Stage, value: object) -> int | None:
+    """Return the position of a stage's model by its name, or None.
+
+    Names match without regard to case, and without an organization: "llama-3b" for
+    "meta-llama/Llama-3B", if no other model matches too.
+    """
+    names = [model.name for model in stage.models]
+    if value in names:
+        return names.index(str(value))
+    if not isinstance(value, str):
+        return None
+    label = value.strip().casefold()
+    folded = [name.casefold() for name in names]
+    for known in (folded, [name.rpartition("/")[2] for name in folded]):
+        if known.count(label) == 1:
+            return known.index(label)
+    return None
+
+
+def read_samples(stage: Stage, value: object) -> int | None:
+    """Return a number of samples of a stage, which may be written as a float or text, or None."""
+    if isinstance(value, str):
+        value = int(value) if value.strip().isdecimal() else None
+    if isinstance(value, (bool, np.bool_)) or not isinstance(
+        value, (int, float, np.integer, np.floating)
+    ):
+        return None
+    if not math.isfinite(value) or value != int(value) or not 1 <= value <= stage.max_samples:
+        return None
+    return int(value)
+
+
+def allowed_models(stage: Stage, distribution: BaseDistribution) -> Mapping[int, Any]:
+    """Map positions of a stage's models to the values of a distribution that name them."""
+    found: dict[int, Any] = {}
+    if isinstance(distribution, CategoricalDistribution):
+        for choice in distribution.choices:
+            position = read_model(stage, choice)
+            if position is not None:
+                found.setdefault(position, choice)
+    return found
+
+
+def allowed_samples(stage: Stage, distribution: BaseDistribution) -> Samples:
+    """Return the numbers of samples of a stage that a distribution contains."""
+    most = stage.max_samples
+    if isinstance(distribution, CategoricalDistribution):
+        found = {read_samples(stage, choice) for choice in distribution.choices}
+        return tuple(sorted(number for number in found if number is not None))
+    if isinstance(distribution, IntDistribution):
+        low, step = distribution.low, distribution.step
+        start = low if low >= 1 else low + -(-(1 - low) // step) * step
+        return range(start, min(distribution.high, most) + 1, step)
+    if isinstance(distribution, FloatDistribution):
+        low, high = math.ceil(distribution.low), math.floor(distribution.high)
+        numbers = range(max(1, low), min(high, most) + 1)
+        if distribution.step is None:
+            return numbers
+        return tuple(n for n in numbers if distribution._contains(float(n)))
+    return ()
