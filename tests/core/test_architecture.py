@@ -148,3 +148,26 @@ def test_modules_and_functions_are_of_readable_length():
                     assert node.end_lineno is not None
                     length = node.end_lineno - node.lineno + 1
                     assert length <= 80, f"{path}: `{node.name}` is longer than 80 lines"
+
+
+def test_no_two_modules_import_each_other():
+    """Nor in longer circles, also not for types alone."""
+    for package, folder in FOLDERS.items():
+        names = {}
+        for path in folder.rglob("*.py"):
+            parts = path.relative_to(folder).with_suffix("").parts
+            names[".".join((package, *parts)).removesuffix(".__init__")] = path
+        imported = {
+            name: {
+                other
+                for found in imports_of(path)
+                for other in (found, found.rpartition(".")[0])
+                if other in names and other != name and names[other].name != "__init__.py"
+            }
+            for name, path in names.items()
+            if path.name != "__init__.py"
+        }
+        while imported:
+            free = {name for name, others in imported.items() if not others & imported.keys()}
+            assert free, f"a circle among {sorted(imported)}"
+            imported = {name: others for name, others in imported.items() if name not in free}
