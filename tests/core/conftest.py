@@ -6,7 +6,8 @@ from pathlib import Path
 import optuna
 import pytest
 
-# Helpers live beside the tests; spawned processes find them on the same path.
+# Helpers live beside the tests and above; spawned processes find them on the same path.
+sys.path.insert(0, str(Path(__file__).parent.parent))
 sys.path.insert(0, str(Path(__file__).parent))
 pytest.register_assert_rewrite("optuna.testing.pytest_samplers")
 

@@ -7,18 +7,15 @@ import logging
 import multiprocessing
 import os
 import pickle
-import shutil
 import signal
 import socket
-import subprocess
-import tempfile
 import threading
 import time
-from contextlib import contextmanager
 
 import optuna
 import pytest
 from core_support import LARGE, SMALL, allocation_of, objective, open_storage, run, wiki_task
+from postgresql_support import postgresql
 
 from optuna_agenttts import (
     AgentTTSError,
@@ -533,38 +530,6 @@ def _signalling(started, delay):
         raise AssertionError("unreachable")
 
     return complete
-
-
-@contextmanager
-def postgresql():
-    """Start a temporary PostgreSQL server on loopback; skip the test if none is installed."""
-    found = shutil.which("initdb") or shutil.which(
-        "initdb", path=os.pathsep.join(f"/usr/lib/postgresql/{v}/bin" for v in range(18, 12, -1))
-    )
-    if found is None or shutil.which("runuser") is None or os.getuid() != 0:
-        pytest.skip("needs PostgreSQL, and root to start it as its user")
-    pytest.importorskip("psycopg")
-    tools = os.path.dirname(found)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    folder = tempfile.mkdtemp()
-    shutil.chown(folder, "postgres", "postgres")
-    as_user = ["runuser", "-u", "postgres", "--"]
-    data = f"{folder}/data"
-    options = f"-p {port} -h 127.0.0.1 -k {folder} -c fsync=off"
-    quiet = {"check": True, "cwd": "/", "stdout": subprocess.DEVNULL}
-    subprocess.run(
-        [*as_user, f"{tools}/initdb", "-D", data, "-U", "postgres", "--auth=trust", "--no-sync"],
-        **quiet,
-    )
-    control = [*as_user, f"{tools}/pg_ctl", "-D", data]
-    subprocess.run([*control, "-w", "-l", f"{folder}/log", "-o", options, "start"], **quiet)
-    try:
-        yield f"postgresql+psycopg://postgres@127.0.0.1:{port}/postgres"
-    finally:
-        subprocess.run([*control, "-m", "immediate", "stop"], **quiet)
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _four_processes(kind, path, storage):

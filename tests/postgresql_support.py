@@ -1,0 +1,42 @@
+"""Starts PostgreSQL for a test."""
+
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+from contextlib import contextmanager
+
+import pytest
+
+
+@contextmanager
+def postgresql():
+    """Start a temporary PostgreSQL server on loopback; skip the test if none is installed."""
+    found = shutil.which("initdb") or shutil.which(
+        "initdb", path=os.pathsep.join(f"/usr/lib/postgresql/{v}/bin" for v in range(18, 12, -1))
+    )
+    if found is None or shutil.which("runuser") is None or os.getuid() != 0:
+        pytest.skip("needs PostgreSQL, and root to start it as its user")
+    pytest.importorskip("psycopg")
+    tools = os.path.dirname(found)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    folder = tempfile.mkdtemp()
+    shutil.chown(folder, "postgres", "postgres")
+    as_user = ["runuser", "-u", "postgres", "--"]
+    data = f"{folder}/data"
+    options = f"-p {port} -h 127.0.0.1 -k {folder} -c fsync=off"
+    quiet = {"check": True, "cwd": "/", "stdout": subprocess.DEVNULL}
+    subprocess.run(
+        [*as_user, f"{tools}/initdb", "-D", data, "-U", "postgres", "--auth=trust", "--no-sync"],
+        **quiet,
+    )
+    control = [*as_user, f"{tools}/pg_ctl", "-D", data]
+    subprocess.run([*control, "-w", "-l", f"{folder}/log", "-o", options, "start"], **quiet)
+    try:
+        yield f"postgresql+psycopg://postgres@127.0.0.1:{port}/postgres"
+    finally:
+        subprocess.run([*control, "-m", "immediate", "stop"], **quiet)
+        shutil.rmtree(folder, ignore_errors=True)
