@@ -17,7 +17,41 @@ ROOT = Path(__file__).parent
 PROJECT = nox.project.load_toml("pyproject.toml")
 EXTRAS = PROJECT["project"]["optional-dependencies"]
 VERSIONS = nox.project.python_versions(PROJECT)
+TORCH, TRANSFORMERS = "torch>=2.6,<3", "transformers>=5,<6"
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+
+# Packages and tests of each host; docs/hosts.md names the versions that were tried.
+HOSTS = {
+    "optuna": (
+        (),
+        [
+            f"tests/hosts/test_{name}.py"
+            for name in ("ask_and_tell", "command_line", "storages", "joblib")
+        ],
+    ),
+    "ray": (("ray[tune]>=2.50,<3",), ["tests/hosts/test_ray.py"]),
+    "sklearn": (("optuna-integration[sklearn]>=4.4",), ["tests/hosts/test_sklearn.py"]),
+    "dask": (("optuna-integration[dask]>=4.4",), ["tests/hosts/test_dask.py"]),
+    "mlflow": (
+        ("mlflow>=3.5,<4", "optuna-integration[mlflow]>=4.4"),
+        ["tests/hosts/test_mlflow.py"],
+    ),
+    "hydra": (
+        ("hydra-core>=1.4.0rc3,<2", "hydra-optuna-sweeper>=1.4.0rc3,<2"),
+        ["tests/hosts/test_hydra.py"],
+    ),
+    "trainer": ((TORCH, TRANSFORMERS, "accelerate>=1.1,<2"), ["tests/hosts/test_transformers.py"]),
+    "lightning": (
+        (TORCH, "lightning>=2.5,<3", "optuna-integration[pytorch-lightning]>=4.4"),
+        ["tests/hosts/test_lightning.py"],
+    ),
+    "dspy": (("dspy>=3,<4",), ["tests/hosts/test_dspy.py"]),
+    # `transformers serve`: a server that is not ours.
+    "server": (
+        (TORCH, "transformers[serving]>=5,<6"),
+        ["tests/llm/test_real_server.py", "tests/playground"],
+    ),
+}
 
 nox.needs_version = ">=2025.11.12"
 nox.options.default_venv_backend = "uv|venv"
@@ -66,10 +100,12 @@ def lowest(session: nox.Session) -> None:
 
 
 @nox.session
-def hosts(session: nox.Session) -> None:
-    """Run the tests against a server that is not ours: `transformers serve`, with PyTorch."""
-    session.install("-e", ".[test]", "torch>=2.6,<3", "transformers[serving]>=5,<6")
-    _pytest(session, "-m", "not stress", "tests/llm/test_real_server.py", "tests/playground")
+@nox.parametrize("host", [nox.param(host, id=host) for host in HOSTS])
+def hosts(session: nox.Session, host: str) -> None:
+    """Run the same searches in a program that samplers are plugged into."""
+    packages, files = HOSTS[host]
+    session.install("-e", ".[test]", *packages)
+    _pytest(session, "-m", "not stress", *files)
 
 
 @nox.session
