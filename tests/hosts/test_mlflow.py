@@ -46,4 +46,4 @@ def test_storage(tracking):
         study.optimize(objective, n_trials=n_trials)
         return params_of(study)
 
-    compare(search)
+    compare(search, n_trials=12)
