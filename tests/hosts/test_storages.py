@@ -47,14 +47,8 @@ def open_postgresql(folder):
         storage.engine.dispose()
 
 
-@pytest.mark.parametrize(
-    "opened",
-    [
-        open_journal,
-        pytest.param(open_grpc, marks=pytest.mark.slow),
-        pytest.param(open_postgresql, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("opened", [open_journal, open_grpc, open_postgresql])
 def test_storage(opened, tmp_path):
     """The three searches compare as stated, half by one worker and half by another."""
     with opened(tmp_path) as storage:
