@@ -113,15 +113,13 @@ def serve_storage(url, port):
     run_grpc_proxy_server(RDBStorage(url), host="127.0.0.1", port=port)
 
 
-def compare(search, *, names=NAMES, recognized=True, n_trials=N_TRIALS):
+def compare(search, *, names=NAMES, n_trials=N_TRIALS):
     """Run the three searches in a host, and check distinct allocations, budget and best score.
 
     Args:
         search: Function of a sampler's name, as for `make_sampler`, and a number of trials, that
             runs a search in the host and returns the parameters of its trials.
         names: Pattern of the parameters' names in the host.
-        recognized: Whether stages are recognized from these names without a task. Where they are
-            not, that search is TPE's, and is not compared with TPE's.
         n_trials: Trials of each search.
     """
     task = make_task(names)
@@ -139,12 +137,12 @@ def compare(search, *, names=NAMES, recognized=True, n_trials=N_TRIALS):
         _logger.info(rows[-1])
         if len(trials) != n_trials:
             wrong.append(f"{name}: {n_trials} trials were wanted")
-        if (name == "task" or (name == "ours" and recognized)) and distinct < n_trials - REPEATS:
+        if name != "TPE" and distinct < n_trials - REPEATS:
             wrong.append(f"{name}: repeats allocations")
         if name == "task" and len(fit) < len(trials):
             wrong.append(f"{name}: exceeds the budget")
     # Without a task no budget is known; with one, allocations over it do not count.
-    if recognized and best["ours"] < best["TPE"] - SLACK:
+    if best["ours"] < best["TPE"] - SLACK:
         wrong.append("ours: ends below TPE")
     if within["task"] < within["TPE"] - SLACK:
         wrong.append("task: ends below TPE")

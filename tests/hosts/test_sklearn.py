@@ -48,4 +48,4 @@ def test_search_cv(n_jobs):
         ).fit([[0.0]] * 4, [0, 1] * 2)
         return params_of(found.study_)
 
-    compare(search, names=NAMES, recognized=False)
+    compare(search, names=NAMES)
