@@ -190,7 +190,7 @@ class AgentTTSSampler(BaseSampler):
         """Prepare the independent sampler, and plan the agent's next round in the background."""
         self._independent.before_trial(study, trial)
         if len(study.directions) > 1:
-            self._tasks.get(study)  # Warns before the first trial.
+            self._tasks.get(study, trial.number)  # Warns before the first trial.
         if self._scheduler is None or len(study.directions) > 1:
             return
         try:
@@ -220,7 +220,7 @@ class AgentTTSSampler(BaseSampler):
         # TPE's `group` option keeps what it infers, also if `search_space` is given.
         inferred = self._independent.infer_relative_search_space(study, trial)
         space = self._search_space or inferred
-        task = self._tasks.get(study)
+        task = self._tasks.get(study, trial.number)
         ours = parameters_of(task) if task is not None else {}
         return {name: value for name, value in space.items() if name not in ours}
 
@@ -231,7 +231,7 @@ class AgentTTSSampler(BaseSampler):
 
         Without task, `search_space` and agent, trials equal those of the independent sampler.
         """
-        if not (self._search_space or self._scheduler or self._tasks.get(study)):
+        if not (self._search_space or self._scheduler or self._tasks.get(study, trial.number)):
             return self._independent.sample_relative(study, trial, search_space)
         if not search_space:
             return {}
@@ -256,7 +256,7 @@ class AgentTTSSampler(BaseSampler):
         receives the requested distribution: a pipeline may use its own ranges, log scales or
         bounds that depend on earlier suggestions.
         """
-        task = self._tasks.get(study)
+        task = self._tasks.get(study, trial.number)
         if task is not None and param_name in parameters_of(task):
             value = self._candidates.value(study, trial, task, param_name, param_distribution)
             if value is not None:
@@ -273,7 +273,7 @@ class AgentTTSSampler(BaseSampler):
     def _job(self, study: Study, trial: FrozenTrial) -> Job | None:
         """Return the inputs of the agent's next round, or None before the first score."""
         assert self._scheduler is not None
-        task = self._tasks.get(study)
+        task = self._tasks.get(study, trial.number)
         trials = storage.read_trials(study)
         if task is None:
             return generic_job(
@@ -322,7 +322,7 @@ class AgentTTSSampler(BaseSampler):
 
     def _advised(self, study: Study, trial: FrozenTrial) -> Proposed | None:
         assert self._scheduler is not None
-        if self._tasks.get(study) is not None:
+        if self._tasks.get(study, trial.number) is not None:
             return None
         planned = self._scheduler.get_round(study, trial.number)
         if planned is None or not planned.candidates:

@@ -114,6 +114,7 @@ class Candidates:
                 or candidate is None
                 or token_of(task, name, candidate.choices) not in allowed
                 or any(token_of(task, n, candidate.choices) != t for n, t in fixed.items())
+                or not self._leads_on(study, trial, task, name, distribution, fixed, candidate)
             ):
                 candidate = self._plan(study, trial, task, name, distribution, fixed, planned)
                 with self._lock:
@@ -165,6 +166,28 @@ class Candidates:
             candidate = self._planners.get(task).propose(evidence, constraint)
             announce(study, trial._trial_id, task, candidate)
         return candidate
+
+    def _leads_on(
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        task: Task,
+        name: str,
+        distribution: BaseDistribution,
+        fixed: dict[str, int],
+        candidate: Candidate,
+    ) -> bool:
+        """Check that a candidate's value does not lead to where everything was tried.
+
+        It cannot where ranges stay as they are: there the candidate itself is untried.
+        """
+        if not fixed or not self._archives.move(study):
+            return True
+        evidence, archive = self._archives.read(study, task, trial.number)
+        ranges, _ = archive.suggestions.open_ranges(
+            trial.params, fixed, name, distribution, evidence.visited
+        )
+        return ranges.allow(candidate.choices)
 
     def _constraint(
         self,

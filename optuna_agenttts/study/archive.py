@@ -217,6 +217,11 @@ class StudyArchives:
             archives[study._study_id] = archive
         return archive.read(trials, number), archive
 
+    def move(self, study: Study) -> bool:
+        """Check whether a study's ranges move; see `Suggestions.move`."""
+        archive = self._archives.get(study._storage, {}).get(study._study_id)
+        return archive is not None and archive.suggestions.move()
+
     def asked(self, study: Study, name: str) -> bool:
         """Tell a study's archive that a parameter is asked for; see `Suggestions.asked`."""
         archive = self._archives.get(study._storage, {}).get(study._study_id)

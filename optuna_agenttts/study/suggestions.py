@@ -72,10 +72,15 @@ class Suggestions:
             distribution = trial.distributions[name]
             self._nodes[prefix] = name, distribution
             self._children.setdefault(prefix, set()).add(token)
-            if not self._is_from_budget(trial.params, name, distribution):
-                self._recent.setdefault(name, deque(maxlen=_RECENT)).append(distribution)
+            recent = self._recent.setdefault(name, deque(maxlen=_RECENT))
+            known = bool(recent) and recent[-1] == distribution
+            if not known and self._is_from_budget(trial.params, name, distribution):
+                # The budget bounds it, or happens to be where another bound is.
+                distribution = IntDistribution(1, self._task.stages[stage].max_samples)
+            recent.append(distribution)
             if given is not None:
-                self._learn_imposed(name, token, given[stage][0 if is_model else 1], distribution)
+                own = given[stage][0 if is_model else 1]
+                self._learn_imposed(name, token, own, trial.distributions[name])
             prefix = (*prefix, (name, token))
         if trial.state != TrialState.FAIL:
             self._leaves.add(prefix)
@@ -101,6 +106,10 @@ class Suggestions:
                 ranges = ranges.with_samples(stage, samples) if samples else ranges
             self._ranges = self._fix(ranges, self._imposed)
         return self._ranges
+
+    def move(self) -> bool:
+        """Check whether a parameter's distribution differs between the latest trials."""
+        return any(d != recent[-1] for recent in self._recent.values() for d in recent)
 
     def is_free(self) -> bool:
         """Check whether the expected ranges are those of the task."""

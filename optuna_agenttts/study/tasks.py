@@ -34,17 +34,23 @@ class StudyTasks:
     def __init__(self, task: Task | None, recognise: Recognise = True) -> None:
         """Initialize; see the class."""
         self._task, self._recognise = task, recognise
-        self._announced: WeakKeyDictionary[BaseStorage, dict[int, Task]] = WeakKeyDictionary()
+        self._recognised: WeakKeyDictionary[BaseStorage, dict[int, tuple[int, Task | None]]] = (
+            WeakKeyDictionary()
+        )
         self._lock = threading.Lock()
         self._tasks: WeakKeyDictionary[BaseStorage, dict[int, tuple[Any, Task]]] = (
             WeakKeyDictionary()
         )
         self._warned: WeakKeyDictionary[BaseStorage, set[int]] = WeakKeyDictionary()
 
-    def get(self, study: Study) -> Task | None:
+    def get(self, study: Study, number: int) -> Task | None:
         """Return the task of a study, or None if none is found.
 
         Several objectives are not planned: then None is returned, with one warning for a task.
+
+        Args:
+            study: The study.
+            number: Number of the trial that asks. Stages are recognized once for each trial.
         """
         if len(study.directions) > 1:
             self._warn_of_objectives(study)
@@ -59,11 +65,7 @@ class StudyTasks:
                 return task
             values = storage.registered(study)
             if values is None:
-                trials = storage.read_trials(study)
-                recognised = recognise_task(trials, self._recognise)
-                if recognised is not None:
-                    self._announce(study, recognised)
-                return recognised
+                return self._recognised_task(study, number)
             cached_values, cached = tasks.get(study._study_id, (None, None))
             if cached is not None and values == cached_values:
                 return cached
@@ -72,11 +74,18 @@ class StudyTasks:
                 tasks[study._study_id] = (values, read)
             return read
 
-    def _announce(self, study: Study, task: Task) -> None:
-        """Log once for each study which stages were recognized."""
-        announced = self._announced.setdefault(study._storage, {})
-        if study._study_id not in announced:
-            announced[study._study_id] = task
+    def _recognised_task(self, study: Study, number: int) -> Task | None:
+        """Recognize the task for a trial, and log once for each study which stages it has."""
+        if self._recognise is False:
+            return None
+        known = self._recognised.setdefault(study._storage, {})
+        last, task = known.get(study._study_id, (-1, None))
+        if last == number:
+            return task
+        announced = task is not None
+        task = recognise_task(storage.read_trials(study), self._recognise) or task
+        known[study._study_id] = number, task
+        if task is not None and not announced:
             _visible.info(
                 "AgentTTSSampler plans the stages that it recognized in study %r: %s. Pass "
                 "`task=` to give their costs and a budget, or `recognise=False` to leave these "
@@ -84,6 +93,7 @@ class StudyTasks:
                 study.study_name,
                 "; ".join(f"{s.model_parameter}, {s.samples_parameter}" for s in task.stages),
             )
+        return task
 
     def _warn_of_objectives(self, study: Study) -> None:
         with self._lock:

@@ -277,7 +277,7 @@ class TestSampler:
                 given = {name: tuple(setting) for name, setting in announced.items()}
                 assert measured.fits(given)
                 assert measured.params(given) == trial.params
-            assert each._tasks.get(shared) == measured
+            assert each._tasks.get(shared, 0) == measured
         assert "another task" not in caplog.text
 
     def test_the_task_is_not_read_from_storage_for_every_parameter(self, monkeypatch):
@@ -286,9 +286,9 @@ class TestSampler:
         sampler = AgentTTSSampler(task)
         study = study_of(sampler=sampler)
         set_effective_task(study, with_lengths(task, LENGTHS))
-        sampler._tasks.get(study)
+        sampler._tasks.get(study, 0)
         monkeypatch.setattr(study._storage, "get_study_system_attrs", None)
-        assert sampler._tasks.get(study) == with_lengths(task, LENGTHS)
+        assert sampler._tasks.get(study, 0) == with_lengths(task, LENGTHS)
 
     def test_recommendations_cost_what_was_measured(self):
         """Without being told the task."""
