@@ -560,7 +560,7 @@ def test_an_interrupted_search_exits_at_once_and_can_be_resumed(tmp_path):
         try:
             assert enough.wait(30), first.communicate(timeout=5)
             first.send_signal(signal.SIGINT)
-            # All 200 requests would take longer than the program gets to end.
+            # The timeout fails the test if the program waits for anything before it ends.
             output, errors = first.communicate(timeout=10)
         finally:
             first.kill()
