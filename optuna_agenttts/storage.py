@@ -25,6 +25,7 @@ TASK = PREFIX + "task"
 ROUND = PREFIX + "round:"
 CLAIM = PREFIX + "claim:"
 LIMIT = PREFIX + "limit"
+_RECOGNISE = PREFIX + "recognise"
 _MEASURED = PREFIX + "measured:"
 # Of trials.
 CANDIDATE = PREFIX + "candidate"
@@ -114,6 +115,16 @@ def is_measured(study: Study, text: str) -> bool:
     """Check whether `mark_measured` was called for this description."""
     attributes = study._storage.get_study_system_attrs(study._study_id)
     return _MEASURED + _digest(text) in attributes
+
+
+def write_recognise(study: Study, recognise: Any) -> None:
+    """Write how stages are recognized, for `recommend` and callbacks; JSON-ready."""
+    study._storage.set_study_system_attr(study._study_id, _RECOGNISE, recognise)
+
+
+def read_recognise(study: Study) -> Any:
+    """Read how stages are recognized; True if nothing was written."""
+    return study._storage.get_study_system_attrs(study._study_id).get(_RECOGNISE, True)
 
 
 def write_limit(study: Study, limit: float) -> None:

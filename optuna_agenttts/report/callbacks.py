@@ -12,8 +12,8 @@ from optuna_agenttts.exceptions import NoTaskError, TaskError
 from optuna_agenttts.planner.numerical import NumericalPlanner
 from optuna_agenttts.study.archive import Archive, is_maximized
 from optuna_agenttts.study.spending import read_limit, spend
+from optuna_agenttts.study.tasks import find_task
 from optuna_agenttts.support.experimental import experimental_class
-from optuna_agenttts.task.recognition import recognise_task
 from optuna_agenttts.task.stage import is_finite
 from optuna_agenttts.task.task import Task
 
@@ -147,7 +147,7 @@ class StopWhenExhausted:
     def __call__(self, study: Study, trial: FrozenTrial) -> None:
         """Stop the study if nothing is left to try."""
         trials = storage.read_trials(study)
-        task = self._task or Task.registered(study) or recognise_task(trials)
+        task = find_task(study, self._task)
         if task is None:
             return
         archive = Archive(task, maximize=is_maximized(study.directions))

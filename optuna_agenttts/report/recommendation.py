@@ -22,8 +22,8 @@ from optuna_agenttts.planner.kernels import Points, Surrogate
 from optuna_agenttts.planner.posterior import Z90, Posterior
 from optuna_agenttts.study.archive import Archive, is_maximized
 from optuna_agenttts.study.constraints import constraints_of, violations
+from optuna_agenttts.study.tasks import find_task
 from optuna_agenttts.task.allocation import Allocation
-from optuna_agenttts.task.recognition import recognise_task
 from optuna_agenttts.task.task import Task
 
 _RESAMPLES = 20
@@ -98,8 +98,9 @@ class Recommendation:
             f"tied for less: {_sentence(tie.allocation)}: {tie.value:.3f}, cost {tie.cost:.4g}"
             for tie in self.ties[:_SHOWN]
         ]
-        if len(self.ties) > _SHOWN:
-            lines.append(f"and {len(self.ties) - _SHOWN} more ties")
+        more = len(self.ties) - _SHOWN
+        if more > 0:
+            lines.append(f"and {more} more tie{'s' if more > 1 else ''}")
         for numbers, what in (
             (self.failed, "failed"),
             (self.unreadable, "left out, since parameters do not fit the task"),
@@ -196,7 +197,7 @@ def _read(
             "needs one: use `Study.best_trials` for the Pareto front."
         )
     trials = storage.read_trials(study)
-    task = task or Task.registered(study) or recognise_task(trials)
+    task = find_task(study, task)
     if task is None:
         raise NoTaskError(f"No task is registered on study {study.study_name!r}: pass `task=`.")
     archive = Archive(task, maximize=is_maximized(study.directions))

@@ -86,6 +86,8 @@ class StudyTasks:
         task = recognise_task(storage.read_trials(study), self._recognise) or task
         known[study._study_id] = number, task
         if task is not None and not announced:
+            if self._recognise is not True:
+                storage.write_recognise(study, self._recognise)
             _visible.info(
                 "AgentTTSSampler plans the stages that it recognized in study %r: %s. Pass "
                 "`task=` to give their costs and a budget, or `recognise=False` to leave these "
@@ -110,6 +112,22 @@ class StudyTasks:
             study.study_name,
             len(study.directions),
         )
+
+
+def find_task(study: Study, task: Task | None = None) -> Task | None:
+    """Return the given task, or the one registered on a study, or a recognized one, or None.
+
+    Args:
+        study: The study.
+        task: The task, if it is known.
+    """
+    task = task or Task.registered(study)
+    if task is not None:
+        return task
+    recognise = storage.read_recognise(study)
+    if isinstance(recognise, list):
+        recognise = (recognise[0], recognise[1])
+    return recognise_task(storage.read_trials(study), recognise)
 
 
 def _read(values: Mapping[str, Any]) -> Task | None:

@@ -47,7 +47,7 @@ def check_recognise(recognise: object) -> Recognise:
     if isinstance(recognise, Mapping):
         pairs = list(recognise.values())
     if isinstance(recognise, bool) or (
-        pairs and all(isinstance(p, tuple) and len(p) == 2 for p in pairs)
+        pairs and all(isinstance(p, (tuple, list)) and len(p) == 2 for p in pairs)
     ):
         return recognise  # type: ignore[return-value]
     raise TaskError(

@@ -299,6 +299,8 @@ def test_other_names_are_recognized_by_patterns(recognise, names):
     study.optimize(objective, n_trials=14)
     assert len({tuple(t.params.values()) for t in study.trials}) == 14
     assert all("agenttts:origin" in t.user_attrs for t in study.trials[1:])
+    # What was recognized is kept with the study.
+    assert recommend(study).trials == 14
 
 
 @pytest.mark.parametrize("wrong", ["yes", ("a",), {}, {"s": "a"}, 3])
