@@ -53,7 +53,7 @@ _CACHES = {"_lock", "_tasks", "_candidates", "_advice", "_scheduler"}
 """Attributes that are not pickled; see `AgentTTSSampler._reset`."""
 
 _REMEMBERED = 64
-"""Trials whose advice is cached: more than run at a time."""
+"""Trials whose advice is cached. Chosen by hand: more than run at a time."""
 
 
 class AgentTTSSampler(BaseSampler):
@@ -104,7 +104,8 @@ class AgentTTSSampler(BaseSampler):
             ``constraints_func``, for the default `independent_sampler`.
 
     Raises:
-        TaskError: An argument is invalid, or one of TPE's is given beside `independent_sampler`.
+        TaskError: An argument is invalid, or one of TPE's is given together with
+            `independent_sampler`.
         TypeError: Neither this class nor the installed `TPESampler` has an argument.
         AgentTTSError: `llm` is not a model id, URL or `ChatModel`.
     """
@@ -198,8 +199,9 @@ class AgentTTSSampler(BaseSampler):
         # An error here would leave the trial running forever, since Optuna calls this in `ask`.
         except Exception as error:
             _logger.warning(
-                "Planning of the agent's next round could not be started: %r. Trials "
-                "continue with the numerical planner.",
+                "Study %r: planning of the agent's next round could not be started (%r). Trials "
+                "continue without it.",
+                study.study_name,
                 error,
             )
 
@@ -309,7 +311,14 @@ class AgentTTSSampler(BaseSampler):
             proposed = self._advised(study, trial)
         # For example, a round written by another version. Advice must never fail a trial.
         except Exception as error:
-            _logger.warning("Round %d cannot be used: %r", trial.number // ROUND_SIZE, error)
+            _logger.warning(
+                "Study %r: round %d of the agent cannot be used (%r). The independent sampler "
+                "samples trial %d.",
+                study.study_name,
+                trial.number // ROUND_SIZE,
+                error,
+                trial.number,
+            )
             proposed = None
         with self._lock:
             cache[trial._trial_id] = proposed

@@ -101,7 +101,7 @@ def registered(study: Study) -> Mapping[str, Any] | None:
 
 
 def read_trials(study: Study) -> list[FrozenTrial]:
-    """Return all trials of a study in order of number; some storages list them otherwise."""
+    """Return all trials of a study in order of number, which not every storage keeps."""
     trials = study._storage.get_all_trials(study._study_id, deepcopy=False)
     return sorted(trials, key=attrgetter("number"))
 
@@ -133,7 +133,7 @@ def write_limit(study: Study, limit: float) -> None:
 
 
 def write_round_claim(study: Study, number: int, trial: int, time: float) -> None:
-    """Tell other workers which trial's worker plans a round, and since when (Unix time)."""
+    """Record which trial's worker plans a round, and since when (Unix time)."""
     values = {"by": trial, "at": time}
     study._storage.set_study_system_attr(study._study_id, f"{CLAIM}{number}", values)
 
@@ -141,14 +141,14 @@ def write_round_claim(study: Study, number: int, trial: int, time: float) -> Non
 def write_candidate(
     study: Study, trial_id: int, allocation: Mapping[str, Any], origin: str, reason: str
 ) -> None:
-    """Write the allocation that a trial was given, for other workers, and why, for people."""
+    """Write the allocation of a trial, its origin, and the reason for it."""
     values = {name: list(setting) for name, setting in allocation.items()}
     study._storage.set_trial_system_attr(trial_id, CANDIDATE, values)
     write_origin(study, trial_id, origin, reason)
 
 
 def write_origin(study: Study, trial_id: int, origin: str, reason: str) -> None:
-    """Write who proposed a trial's parameters, and why."""
+    """Write the origin of a trial's parameters, and the reason for them."""
     study._storage.set_trial_user_attr(trial_id, ORIGIN, origin)
     study._storage.set_trial_user_attr(trial_id, REASON, reason)
 

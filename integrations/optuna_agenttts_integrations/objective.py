@@ -362,7 +362,7 @@ def _uses_pruner(trial: optuna.Trial) -> bool:
 
 
 def _check_pruner(trial: optuna.Trial) -> None:
-    # Optuna would only raise when it prunes, after instances were paid for.
+    # Optuna would raise only at the first pruning, after instances have been paid for.
     if _uses_pruner(trial) and find_spec("scipy") is None:
         raise PipelineError(
             "`WilcoxonPruner` needs scipy, which is not installed. Run "

@@ -286,6 +286,7 @@ def generic_candidate_index(
         if trial.state == TrialState.COMPLETE and trial.values is not None:
             proposed = trial.user_attrs.get(storage.ORIGIN) == "agent"
             values[proposed].append(trial.values[0] if maximize else -trial.values[0])
+    # Four trials of each: chosen by hand.
     worse = min(len(values[True]), len(values[False])) >= 4 and (
         np.median(values[True]) < np.median(values[False])
     )

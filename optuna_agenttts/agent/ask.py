@@ -25,6 +25,7 @@ _MAX_REPAIRS = 2
 _MAX_TOKENS = 4096
 """Maximum number of tokens per reply."""
 _TEMPERATURE = 0.7
+"""Sampling temperature of the requests."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

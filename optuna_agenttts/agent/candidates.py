@@ -1,8 +1,8 @@
-"""Choose the allocation of each trial, and keep it within what the trial suggests.
+"""Allocations of trials, consistent with the values and ranges that each trial suggests.
 
-A candidate is planned when a trial asks for its first parameter of the task, from what earlier
-trials suggest to expect of the others. It is planned again if the trial then has other values or
-ranges than expected.
+A candidate is planned when a trial requests its first parameter of the task. The ranges of the
+other parameters are predicted from earlier trials; if the trial then suggests other values or
+ranges, the candidate is planned again.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ from optuna_agenttts.task.task import Task
 _logger = logging.getLogger(__name__)
 
 _REMEMBERED = 64
-"""Trials whose candidate is cached: more than run at a time."""
+"""Trials whose candidate is cached. Chosen by hand: more than run at a time."""
 _ATTEMPTS = 3
-"""Times that a trial gives way to one that chose the same allocation meanwhile."""
+"""Maximum number of new proposals for a trial whose allocation other workers chose, too."""
 
 
 class Candidates:
@@ -86,7 +86,7 @@ class Candidates:
             distribution: Its distribution.
 
         Returns:
-            The value, or None if the distribution has no value that the task knows.
+            The value, or None if the distribution contains no value of the parameter in the task.
         """
         allowed = allowed_values(task, name, distribution)
         if not allowed:
@@ -110,7 +110,7 @@ class Candidates:
                 candidates = self._candidates.setdefault(study._storage, OrderedDict())
                 candidate = candidates.get(trial._trial_id)
             if (
-                self._archives.asked(study, name)
+                self._archives.record_request(study, name)
                 or candidate is None
                 or token_of(task, name, candidate.choices) not in allowed
                 or any(token_of(task, n, candidate.choices) != t for n, t in fixed.items())
@@ -121,7 +121,13 @@ class Candidates:
                     candidates[trial._trial_id] = candidate
                     while len(candidates) > _REMEMBERED:
                         candidates.popitem(last=False)
-                _logger.debug("Trial %d, %s: %s", trial.number, candidate.origin, candidate.reason)
+                _logger.debug(
+                    "Study %r, trial %d: allocation of origin %r. %s",
+                    study.study_name,
+                    trial.number,
+                    candidate.origin,
+                    candidate.reason,
+                )
         return allowed[token_of(task, name, candidate.choices)]
 
     def planned_from(
@@ -141,12 +147,12 @@ class Candidates:
         fixed: dict[str, int],
         planned: Round | None,
     ) -> Candidate:
-        """Propose and write a candidate, again if another worker chose the same meanwhile."""
+        """Propose and write a candidate; repeat if another worker chose the same allocation."""
         evidence, archive = self._archives.read(study, task, trial.number)
         constraint = self._constraint(study, trial, archive, name, distribution, fixed, evidence)
         candidate = None
         if self._scheduler is not None and not fixed:
-            candidate = self._advised(task, evidence, constraint, planned, trial.number)
+            candidate = self._advised(study, task, evidence, constraint, planned, trial.number)
         if candidate is None:
             candidate = self._planners.get(task).propose(evidence, constraint)
         announce(study, trial._trial_id, task, candidate)
@@ -218,6 +224,7 @@ class Candidates:
 
     def _advised(
         self,
+        study: Study,
         task: Task,
         evidence: Evidence,
         constraint: Constraint,
@@ -232,7 +239,14 @@ class Candidates:
             )
         # For example, a round written by another version. Advice must never fail a trial.
         except Exception as error:
-            _logger.warning("Round %d cannot be used: %r", number // ROUND_SIZE, error)
+            _logger.warning(
+                "Study %r: round %d of the agent cannot be used (%r). The numerical planner "
+                "proposes trial %d.",
+                study.study_name,
+                number // ROUND_SIZE,
+                error,
+                number,
+            )
             return None
 
     def _warn(self, study: Study, key: str, message: str, arguments: tuple[object, ...]) -> None:

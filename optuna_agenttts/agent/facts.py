@@ -1,7 +1,7 @@
 """Computed facts about the evidence, for the tables of a prompt and the check of claims.
 
-For each model of a stage, one fact per insight of the paper: how far it is behind the best, where
-its samples saturate, and the best rest of the allocation beside it. They come from the posterior
+For each model of a stage, one fact per insight of the paper: how far it is behind the best, at how
+many samples it saturates, and the best choice for the other stages. They come from the posterior
 (`planner/posterior.py`) and include its uncertainty. Paired comparisons of trials, which need no
 fitted model, complete them.
 """
@@ -40,12 +40,13 @@ class ModelFact:
         behind: Difference between the best of all allocations and that one, 0 or more.
         behind_sd: Standard deviation of that difference.
         companion: The best allocation that uses the model in the stage.
-        saturation: Number of samples at which the model saturates, beside the rest of `companion`.
+        saturation: Number of samples at which the model saturates, with the other stages as in
+            `companion`.
         saturation_range: Smallest and largest number of samples that are indistinguishable from
             the peak: the central 90 % interval of the difference contains zero.
         gain: Difference between `saturation` samples and one sample.
         gain_sd: Standard deviation of that difference.
-        most: Maximum number of samples within the budget, beside the rest of `companion`.
+        most: Maximum number of samples within the budget, with the other stages as in `companion`.
     """
 
     stage: int
@@ -164,7 +165,7 @@ def _pairs(pool: Points) -> list[tuple[int, int]]:
 
 
 def _most_samples(planner: NumericalPlanner, point: Points, stage: int) -> int:
-    """Return the maximum number of samples of a stage beside the rest of an allocation."""
+    """Return the maximum number of samples of a stage, given the rest of an allocation."""
     feasible = planner.task.feasible
     choices = list(zip(point.models[0].tolist(), point.samples[0].tolist()))
     model, samples = choices[stage]

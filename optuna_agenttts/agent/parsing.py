@@ -94,6 +94,7 @@ def read_integer(value: Any) -> int | None:
     if isinstance(value, bool):
         return None
     if isinstance(value, int):
+        # Far above any number of samples; chosen by hand.
         return value if abs(value) < 10**9 else None
     if isinstance(value, float):
         return int(value) if math.isfinite(value) and value == int(value) else None

@@ -66,7 +66,8 @@ class _StudyRounds:
         written: Rounds that are in the storage.
         planning: Rounds that this process is planning or has planned.
         unsaved: Planned rounds that are not yet in the storage.
-        timed_out: Rounds for which a trial waited in vain; later trials do not wait again.
+        timed_out: Rounds that a trial waited for until the timeout; later trials do not wait
+            again.
     """
 
     lock: threading.RLock = field(default_factory=threading.RLock)
@@ -160,7 +161,7 @@ class RoundScheduler:
             number: The trial's number.
 
         Returns:
-            The round, or None if there is none in time.
+            The round, or None if it is not ready in time.
         """
         index = number // ROUND_SIZE
         if index < 1:
@@ -215,7 +216,12 @@ class RoundScheduler:
                 return future.result(timeout=timeout)
             # Timed out, cancelled at shutdown, or failed: the numerical planner takes over.
             except (Exception, concurrent.futures.CancelledError):
-                _logger.debug("Round %d did not arrive in time", index, exc_info=True)
+                _logger.debug(
+                    "Study %r: round %d of the agent is not ready; the trial starts without it",
+                    study.study_name,
+                    index,
+                    exc_info=True,
+                )
                 return None
         deadline = self._clock() + timeout
         while self._clock() < deadline:
@@ -257,7 +263,7 @@ class RoundScheduler:
         calls, failures = self._chat.calls, Counter(self._chat.failures)
         try:
             plan = await asyncio.wait_for(
-                # Rounds take seeds 100 apart, so that those of their requests never collide.
+                # Seeds of successive rounds differ by 100, so their requests never share one.
                 plan_round(
                     self._chat, job.questions, context, wanted=job.wanted, seed=1 + 100 * target
                 ),
@@ -268,7 +274,8 @@ class RoundScheduler:
             plan, chosen = _failed_plan("timeout", f"no plan within {self._timeout:g} s"), ()
         # No failure in planning may end the search.
         except Exception as error:
-            _logger.debug("Failed to plan round %d", target, exc_info=True)
+            name = study.study_name
+            _logger.debug("Study %r: failed to plan round %d", name, target, exc_info=True)
             plan, chosen = _failed_plan(type(error).__name__, one_line(str(error))), ()
         planned = Round(
             number=target,
@@ -289,15 +296,14 @@ class RoundScheduler:
             claims=plan.claims,
             verdicts=plan.verdicts,
         )
-        self._log_problems(planned)
+        self._log_problems(study, planned)
         rounds.unsaved.append(planned)
         try:
             self._save(study, rounds)
         except Exception:
             # Some storages, such as in-memory SQLite, are bound to one thread.
-            _logger.debug(
-                "Round %d was not written; the next trial retries", target, exc_info=True
-            )
+            message = "Study %r: round %d was not written; the next trial retries"
+            _logger.debug(message, study.study_name, target, exc_info=True)
         return planned
 
     def _save(self, study: Study, rounds: _StudyRounds) -> None:
@@ -317,9 +323,10 @@ class RoundScheduler:
                     self._on_round_written(study)
             # The round is written; the callback (the dashboard's note) is optional.
             except Exception:
-                _logger.debug("Callback failed for round %d", planned.number, exc_info=True)
+                message = "Study %r: the callback after round %d failed"
+                _logger.debug(message, study.study_name, planned.number, exc_info=True)
 
-    def _log_problems(self, planned: Round) -> None:
+    def _log_problems(self, study: Study, planned: Round) -> None:
         """Log each kind of problem when it first occurs and at each power of ten.
 
         The level is WARNING if the round has no usable candidate, else INFO.
@@ -335,9 +342,10 @@ class RoundScheduler:
                 detail = f" ({planned.error})" if planned.error else ""
                 _logger.log(
                     level,
-                    "Agent %s, round %d: %s, %d so far%s. The numerical planner proposes the "
-                    "trials without a usable candidate; `optuna_agenttts.guidelines(study)` "
+                    "Study %r, agent %s, round %d: %s, %d so far%s. The numerical planner "
+                    "proposes the trials without a usable candidate; `optuna_agenttts.guidelines(study)` "
                     "returns each round's problems and failures.",
+                    study.study_name,
                     planned.model,
                     planned.number,
                     kind,
@@ -383,7 +391,7 @@ def _seconds_running(trial: FrozenTrial, now: float) -> float:
     if trial.state != TrialState.RUNNING or trial.datetime_start is None:
         return float("inf")
     # Naive start times are local in Optuna's in-memory storage and, since version 5, UTC in other
-    # storages. The reading closer to now is the right one.
+    # storages. The interpretation closer to the current time is the right one.
     start = trial.datetime_start
     readings = (start.timestamp(), start.replace(tzinfo=timezone.utc).timestamp())
     return min(abs(now - reading) for reading in readings)

@@ -12,8 +12,8 @@ The verdict is
 * "agrees" if all models that can be the best are named, and some model within the budget is not,
 * "open" otherwise. A claim that names every model is always open.
 
-*Samples.* A claim gives the range of samples at which its first model saturates, beside the best
-rest of the allocation. The verdict is
+*Samples.* A claim gives the range of samples at which its first model saturates, with the best
+choice for the other stages. The verdict is
 
 * "contradicts" if that range does not overlap `ModelFact.saturation_range`, unless it starts
   beyond the maximum within the budget, where no trial can decide,

@@ -223,7 +223,7 @@ def check_call(findings: FindingCollector, longest: ChatRequest | None, outcome:
 
 
 def _is_counted(request: ChatRequest, completion: Completion) -> bool:
-    """Return whether the server counted the prompt, rather than our 4 characters per token."""
+    """Return whether the server counted the prompt, rather than 4 characters per token."""
     return completion.usage.prompt_tokens != count_chars(request) // 4
 
 

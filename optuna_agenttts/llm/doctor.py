@@ -1,7 +1,7 @@
 """Pre-flight checks of a model and its server.
 
 A search sends a server thousands of requests. `examine` sends about six and reports problems,
-suspicious behaviour and remedies.
+suspicious behavior and remedies.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _TGI_MAX_STOP = 4
 _MAX_CHEAP_CHARS = 4000
 """Prompt length in characters up to which the longest prompt also tests seeds; chosen by hand."""
 _REASONING_TOKENS = 64
-"""Tokens allowed for a short request to a model that reasons before it answers; by hand."""
+"""Tokens allowed for a short request to a model that reasons before it answers; chosen by hand."""
 
 
 async def examine(
@@ -64,7 +64,7 @@ async def examine(
     `RetryingChatModel` is unwrapped, so that nothing is retried. Server errors become findings
     rather than exceptions, and no finding contains the API key.
 
-    Seeds are tested sequentially, with the longest request if it is short: a server may honour
+    Seeds are tested sequentially, with the longest request if it is short: a server may honor
     seeds when idle but not under load (as transformers serve 5.23 does).
 
     Args:
@@ -114,6 +114,7 @@ async def examine(
         check_context(findings, server, longest, outcome, chars_per_token)
     if isinstance(outcome, Completion):
         if schema is not None and isinstance(target, HuggingFaceChat):
+            # 64 tokens are enough for a short JSON object; chosen by hand.
             question = replace(_short("What is two plus two?"), model=model, max_tokens=64)
             check_schema(findings, await _attempt(target, replace(question, schema=schema)), keys)
         if seeds:
@@ -166,6 +167,7 @@ async def _fetch_facts(chat: HuggingFaceChat, model: str) -> ServerFacts:
 
 def _positive_int(value: Any) -> int | None:
     """Return a value from a server if it is a plausible positive integer, else None."""
+    # Far above any limit in tokens or requests; chosen by hand.
     valid = isinstance(value, int) and not isinstance(value, bool) and 0 < value < 10**12
     return value if valid else None
 
@@ -184,6 +186,7 @@ def _seed_request(longest: ChatRequest | None, model: str) -> ChatRequest:
     """Build the request that tests seeds: the longest one if it is cheap."""
     cheap = longest is not None and count_chars(longest) <= _MAX_CHEAP_CHARS
     request = longest if longest is not None and cheap else _short("Write ten random words.")
+    # Long and random enough that equal replies are no coincidence; chosen by hand.
     return replace(request, model=model, max_tokens=16, temperature=0.9, schema=None)
 
 

@@ -36,7 +36,7 @@ def connect(llm: str | ChatModel | None) -> ChatModel | None:
                 f"an object of type {type(llm).__name__}."
             )
         return llm
-    # Importing it takes a third of a second, which a sampler without a language model is spared.
+    # Importing it takes a third of a second: skip it for samplers without a language model.
     from optuna_agenttts.llm.huggingface import HuggingFaceChat
 
     if llm.startswith(("http://", "https://")):

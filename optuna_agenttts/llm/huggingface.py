@@ -81,6 +81,7 @@ class HuggingFaceChat:
         provider: str | None = None,
         bill_to: str | None = None,
         api_key: ApiKey = None,
+        # Chosen by hand; 4 MB are far above the length of any reply.
         timeout: float = 120.0,
         concurrency: int = 32,
         max_reply_bytes: int = 4_000_000,

@@ -56,7 +56,7 @@ class ChatRequest:
         temperature: Sampling temperature; 0 is greedy.
         stop: Strings that end the generation.
         schema: JSON schema, as JSON text, for the reply. Servers with constrained generation
-            enforce it; from other servers any reply may come.
+            enforce it; others may ignore it.
     """
 
     model: str
@@ -100,7 +100,7 @@ class ChatModel(Protocol):
         Args:
             request: The request.
             seed: Integer from 1 to 2**31 - 1. The same request and seed give the same completion
-                if the server honours seeds.
+                if the server honors seeds.
 
         Returns:
             The completion.

@@ -175,6 +175,7 @@ def hub_reply_to_json(reply: Any) -> dict[str, Any]:
 
 def _token_count(value: Any, characters: int) -> int:
     """Return the server's token count, or an estimate of four characters per token."""
+    # Far above any context length; chosen by hand.
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 10**9:
         return value
     return characters // 4

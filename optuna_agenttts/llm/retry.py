@@ -33,7 +33,8 @@ _UNAVAILABLE = frozenset(
 )
 """Kinds of failure caused by the server's state (overloaded, starting), not by the request."""
 _MAX_DOUBLINGS = 30
-"""Limit of the exponential back-off's exponent, which keeps thousands of attempts finite."""
+"""Limit of the exponential back-off's exponent, which keeps thousands of attempts finite.
+Chosen by hand."""
 
 
 class CircuitOpenError(ChatUnavailableError):
@@ -54,6 +55,7 @@ class RetryPolicy:
             unreachable server are retried beyond `attempts`.
     """
 
+    # Chosen by hand: outlasts short failures without delaying a trial by minutes.
     attempts: int = 4
     base: float = 1.0
     longest: float = 30.0
@@ -163,6 +165,7 @@ class CircuitBreaker:
     def __init__(
         self,
         *,
+        # Chosen by hand.
         threshold: int = 4,
         pause: float = 30.0,
         longest: float = 600.0,

@@ -107,7 +107,7 @@ class Hub:
         endpoint: str = "https://huggingface.co",
         router: str = "https://router.huggingface.co",
         token: ApiKey = None,
-        timeout: float = 5.0,
+        timeout: float = 5.0,  # chosen by hand
     ) -> None:
         """See the class."""
         for name, url in (("endpoint", endpoint), ("router", router)):

@@ -1,6 +1,6 @@
 """Probability that allocations meet the constraints of a study.
 
-Each constraint has a posterior of its own over its values, which are at most 0 where it is met.
+Each constraint has a separate posterior over its values, which are at most 0 where it is met.
 Expected improvement and knowledge gradient are multiplied by the probability that all constraints
 are met (J. R. Gardner, M. J. Kusner, Z. E. Xu, K. Q. Weinberger and J. P. Cunningham (2014),
 Bayesian optimization with inequality constraints, ICML, Eq. 3).
@@ -87,8 +87,8 @@ class Feasibility:
     def log_probability(self, points: Points) -> Floats:
         """Return the logarithm of the probability that allocations meet all constraints.
 
-        Constraints are independent given the trials. Of an allocation that was tried with a
-        violation it is very small.
+        Constraints are independent given the trials. The result is `_VIOLATED` for allocations
+        that violated a constraint when tried.
         """
         total = np.zeros(len(points))
         for posterior in self._posteriors:
@@ -99,7 +99,7 @@ class Feasibility:
         return total
 
     def likely(self, points: Points, among: Ints) -> Ints:
-        """Return those of some positions in which allocations are likely enough to be weighed."""
+        """Return the positions in `among` whose allocations are likely enough to be feasible."""
         log = self.log_probability(points.take(among))
         kept: Ints = among[log >= log.max(initial=_VIOLATED) + math.log(_LIKELY)]
         return kept
@@ -107,8 +107,7 @@ class Feasibility:
     def weigh(self, values: Floats, points: Points) -> Floats:
         """Multiply acquisition values by the probability that allocations are feasible.
 
-        Before any allocation is known to be feasible, finding one is all that counts: the
-        probability itself is returned.
+        As long as no allocation is known to be feasible, the probability itself is returned.
         """
         probability: Floats = np.exp(self.log_probability(points))
         return values * probability if self.found else probability
@@ -123,8 +122,8 @@ class Feasibility:
     def eligible(self, evidence: Evidence) -> Bools:
         """Return which observed trials can be the incumbent.
 
-        Those whose allocation is known to be feasible, and of unknown ones (running trials,
-        earlier studies) those that are as likely feasible as not.
+        These are the trials whose allocation is known to be feasible and, where that is unknown
+        (running trials, earlier studies), those with a probability of at least 1/2.
         """
         choices = choices_of(evidence.models, evidence.samples)
         known = dict(self._known)
@@ -326,7 +325,7 @@ class _Values:
             explained = np.linalg.solve(component.cholesky, cross.T)
             mean = component.whitened @ explained
             variance = sd**2 * own + amplitude**2 - np.einsum("on,on->n", explained, explained)
-            # Rounding may leave less than nothing of the variance at an observed allocation.
+            # Rounding may make the variance at an observed allocation negative.
             deviation = np.sqrt(np.maximum(variance, 0.0) + component.noise**2)
             total = np.logaddexp(
                 total, log_weight + _log_normal_cdf((_TOLERANCE - mean) / deviation)
@@ -344,8 +343,8 @@ def _noise_sds(spread: Floats, repeats: int) -> tuple[float, ...]:
     if not repeats:
         return _NOISE_SDS
     pooled = max(_NOISE_SDS[0], float(np.sqrt(spread @ spread / repeats)))
-    # Repeats that agree show that the constraint is deterministic. A few that differ may do so by
-    # less than others will.
+    # Equal repeats show that the constraint is deterministic. A few unequal ones may underestimate
+    # the noise.
     larger = [noise for noise in _NOISE_SDS if noise > pooled > _NOISE_SDS[0]]
     return (pooled, *larger)
 

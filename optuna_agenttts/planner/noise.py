@@ -2,8 +2,8 @@
 
 A score is the mean of outcomes over instances. The outcomes show how far it may be from the
 truth, and how much of its error two trials share: all trials run on the same instances, and
-similar allocations reuse mostly the same samples. A planner that takes noise for independent
-follows luck.
+similar allocations reuse mostly the same samples. A planner that treats noise as independent
+overfits to luck.
 
 A trial that was stopped early has seen only some instances, which may have been easy ones. Trials
 that saw all instances show how easy they were, so its mean is corrected with those trials as
@@ -83,7 +83,7 @@ class Noise:
     instances: int
 
     def of_next_trial(self, similarity: Floats) -> tuple[float, Floats]:
-        """Return the error of a next trial that runs on all instances.
+        """Return the error of the next trial, if it runs on all instances.
 
         Args:
             similarity: Kernel of its possible allocations with those of the groups, shape

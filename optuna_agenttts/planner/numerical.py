@@ -147,7 +147,7 @@ class NumericalPlanner:
         return proposal, worth
 
     def propose_with_improvement(self, evidence: Evidence) -> tuple[Candidate, float]:
-        """Propose the next allocation after the opening and return what is left to gain.
+        """Propose the next allocation after the opening, and return the largest improvement.
 
         Args:
             evidence: The evidence.

@@ -69,8 +69,8 @@ def merge_trials(
             can are the last to be left out. Default: all can.
 
     Returns:
-        Models, samples and mean rates of the groups; the number of full trials that each stands
-        for; and the group of each trial, -1 for trials that are left out.
+        Models, samples and mean rates of the groups; the number of full trials that each
+        represents; and the group of each trial, -1 for trials that are left out.
     """
     x = np.log(samples)
     for step in _MERGE_STEPS:

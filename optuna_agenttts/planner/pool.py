@@ -20,7 +20,7 @@ _MAX_GRID = 40
 """If the grid has more points than this times the share of a combination, that many are drawn from
 it. Bounds memory for many stages. Chosen by hand."""
 _MAX_GRID_STAGES = 6
-"""Stages up to which a grid is tried: in more of them, next to none of it is feasible."""
+"""Maximum number of stages for a grid: with more, almost no point of it is feasible."""
 _EVENNESS = 0.5
 """Concentration of the Dirichlet distribution by which stages share a budget: below 1, some
 stages get most of it. Chosen by hand."""
@@ -56,55 +56,56 @@ def build_pool(feasible: FeasibleSet, rng: np.random.Generator, size: int) -> tu
 
 
 def _drawn_combinations(feasible: FeasibleSet, rng: np.random.Generator, size: int) -> Ints:
-    """Draw feasible combinations of models, about `size`, with every feasible model among them.
+    """Draw about `size` feasible combinations of models that include every feasible model.
 
-    A combination is a wish that is met stage by stage, in random order: a model that is too
-    expensive beside those chosen before is replaced by the most expensive one that fits. The
-    wishes of one half are uniform; those of the other range from the cheapest model in every
-    stage to the most expensive one. Models that none has come first in combinations of their own.
+    Combinations are drawn, then made feasible stage by stage, in random order: a model too
+    expensive for the budget that earlier stages leave is replaced by the most expensive one that
+    fits. Half of the draws are uniform; the others range from the cheapest model in every stage to
+    the most expensive one. For each missing model, a combination is added that starts with its
+    stage.
     """
     stages = len(feasible.costs)
     firsts = [np.array([float(row[0]) for row in rows]) for rows in feasible.costs]
     ranked = [np.argsort(first, kind="stable") for first in firsts]
     sizes = np.array([len(first) for first in firsts])
     levels = np.linspace(0, 1, size - size // 2)[:, None]
-    wishes = np.concatenate(
+    draws = np.concatenate(
         [rng.integers(sizes, size=(size // 2, stages)), rng.binomial(sizes - 1, levels)]
     )
     orders = rng.permuted(np.tile(np.arange(stages), (size, 1)), axis=1)
-    drawn = _met(feasible, firsts, ranked, wishes, orders)
+    drawn = _make_feasible(feasible, firsts, ranked, draws, orders)
     missing = [(s, m) for s, m in feasible.pairs() if not (drawn[:, s] == m).any()]
-    wishes = rng.integers(sizes, size=(len(missing), stages))
+    draws = rng.integers(sizes, size=(len(missing), stages))
     orders = rng.permuted(np.tile(np.arange(stages), (len(missing), 1)), axis=1)
     for row, (stage, model) in enumerate(missing):
-        wishes[row, stage] = np.flatnonzero(ranked[stage] == model)[0]
+        draws[row, stage] = np.flatnonzero(ranked[stage] == model)[0]
         other = np.flatnonzero(orders[row] == stage)[0]
         orders[row, [0, other]] = orders[row, [other, 0]]
-    met = _met(feasible, firsts, ranked, wishes, orders)
-    return np.unique(np.concatenate([drawn, met]), axis=0)
+    added = _make_feasible(feasible, firsts, ranked, draws, orders)
+    return np.unique(np.concatenate([drawn, added]), axis=0)
 
 
-def _met(
-    feasible: FeasibleSet, firsts: list[Floats], ranked: list[Ints], wishes: Ints, orders: Ints
+def _make_feasible(
+    feasible: FeasibleSet, firsts: list[Floats], ranked: list[Ints], draws: Ints, orders: Ints
 ) -> Ints:
-    """Return the combinations of models that meet wishes as far as they are feasible.
+    """Return combinations of models as close to the drawn ones as the budget allows.
 
     Args:
         feasible: The feasible allocations.
         firsts: Costs of one sample of each stage's models.
         ranked: Positions of each stage's models, cheapest first.
-        wishes: Positions in `ranked`, shape (combinations, stages).
-        orders: Stages in the order in which they are met, shape (combinations, stages).
+        draws: Drawn positions in `ranked`, shape (combinations, stages).
+        orders: Order in which stages get their models, shape (combinations, stages).
     """
-    models = np.empty_like(wishes)
-    spent = np.full(len(wishes), feasible.cheapest_cost)
+    models = np.empty_like(draws)
+    spent = np.full(len(draws), feasible.cheapest_cost)
     for stages in orders.T:
         for stage in range(len(firsts)):
             rows = np.flatnonzero(stages == stage)
             costs = firsts[stage][ranked[stage]]
             room = feasible.limit - spent[rows] + costs[0]
             most = np.searchsorted(costs, room, side="right") - 1
-            rank = np.maximum(np.minimum(wishes[rows, stage], most), 0)
+            rank = np.maximum(np.minimum(draws[rows, stage], most), 0)
             models[rows, stage] = ranked[stage][rank]
             spent[rows] += costs[rank] - costs[0]
     return models
@@ -130,7 +131,7 @@ def _samples_for(
         samples = np.column_stack(
             [grid[(draws[:, i] * len(grid)).astype(int)] for i, grid in enumerate(grids)]
         )
-        # Few of them are feasible in many stages, or beside expensive models.
+        # Few of them are feasible with many stages or expensive models.
         if (_costs(rows, samples) <= feasible.limit).sum() < share:
             return _shared_budget(feasible.limit, rows, rng, share)
     else:
@@ -152,9 +153,10 @@ def _samples_for(
 
 
 def _shared_budget(limit: float, rows: list[Floats], rng: np.random.Generator, size: int) -> Ints:
-    """Draw numbers of samples that share out the budget left by one sample in each stage.
+    """Draw numbers of samples that divide the budget randomly between the stages.
 
-    The first ones have one sample in each stage, the others spend from a part of the rest to all.
+    The first row has one sample in each stage; later rows spend an increasing fraction of the
+    rest.
     """
     firsts = np.array([float(row[0]) for row in rows])
     levels = (limit - firsts.sum()) * np.linspace(0, 1, size)
@@ -163,7 +165,7 @@ def _shared_budget(limit: float, rows: list[Floats], rng: np.random.Generator, s
     for stage, row in enumerate(rows):
         samples[:, stage] = np.searchsorted(row, row[0] + shares[:, stage], side="right")
     samples = np.maximum(samples, 1)
-    # The rest of rounding down, to the most expensive stages first.
+    # Budget left by rounding down goes to the most expensive stages first.
     left = firsts.sum() + levels - _costs(rows, samples)
     for stage in np.argsort(-firsts, kind="stable"):
         row = rows[stage]

@@ -13,16 +13,16 @@ from optuna_agenttts.task.feasible import FeasibleSet
 from optuna_agenttts.task.ranges import Ranges
 
 _POOL_SIZE = 3000
-"""Allocations in the pool, about. Chosen by hand."""
+"""Approximate number of allocations in the pool. Chosen by hand."""
 _CACHED_KERNELS = 256
-"""Observed allocations whose kernels with the pool are cached: some 12 MB."""
+"""Observed allocations whose kernels with the pool are cached: some 12 MB. Chosen by hand."""
 _CACHED_POOLS = 4
-"""Pools of a study whose ranges change, some 30 MB each."""
+"""Cached pools of a study whose ranges change: some 30 MB each. Chosen by hand."""
 _TRIAL_POOL_SIZE = 600
-"""Allocations in the pool of a trial that has values already, about. Chosen by hand."""
+"""Approximate size of the pool of a trial that has values already. Chosen by hand."""
 _MIN_ROWS = 50
-"""Allocations of the pool within a trial's values that make a pool of its own unnecessary. Chosen
-by hand."""
+"""Minimum number of allocations of the study's pool that match a trial's values; with fewer, the
+trial gets a separate pool. Chosen by hand."""
 SEED = 0
 """Fixed, so that workers that read the same trials make the same proposal."""
 

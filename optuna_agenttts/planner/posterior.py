@@ -159,13 +159,13 @@ class Posterior:
 
         Args:
             y: See the module's notation.
-            counts: Number of full trials that each observed rate stands for, shape (n,).
+            counts: Number of full trials that each observed rate represents, shape (n,).
             residuals: Residual kernels of the observed allocations.
         """
         observed, has_outcomes = self.observed, self.noise.has_outcomes
         noise_covariance = self.noise.covariance / self.power / self.scale.span / self.scale.span
         makers, covariances, centered, log_priors = [], [], [], []
-        # If all groups have outcomes the noise level has no effect on K: one will do.
+        # If all groups have outcomes, the noise level has no effect on K: one suffices.
         noises = _NOISE_SDS[: 1 if has_outcomes.all() else None]
         for index, prior in enumerate(self.surrogate.components):
             root = observed.roots[index]
@@ -284,9 +284,8 @@ class View:
 
         Returns:
             Weights of the components, shape (components,); mean and standard deviation of the
-            difference from the eligible observed allocation with the component's largest
-            posterior mean,
-            shape (components, allocations). Errors that both have in common cancel.
+            difference from the eligible observed allocation with the component's largest posterior
+            mean, shape (components, allocations). Errors that both have in common cancel.
         """
         observed_view = self._posterior.observed_view
         means, deviations = [], []

@@ -1,1 +1,1 @@
-"""What people read of a study: recommendation, note in optuna-dashboard, callbacks."""
+"""Reports about a study: recommendation, note in optuna-dashboard, callbacks."""

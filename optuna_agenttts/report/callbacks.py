@@ -23,7 +23,8 @@ _logger = logging.getLogger(__name__)
 class StopAtSpend:
     """Callback that stops a search once trials and agent have spent a limit.
 
-    Running trials are finished, so the spend may exceed the limit. The agent sees what is left.
+    Running trials are finished, so the spend may exceed the limit. The agent's prompts include
+    spend and limit.
 
     Args:
         limit: Limit in units of the task's cost model, above 0: over all instances if the
@@ -53,7 +54,11 @@ class StopAtSpend:
         found = spend(study, self._task)
         if found.total >= self._limit:
             _logger.info(
-                "Stopping the study after trial %d: the limit is reached. %s", trial.number, found
+                "Stopping study %r after trial %d: the spend has reached the limit of %g. %s",
+                study.study_name,
+                trial.number,
+                self._limit,
+                found,
             )
             study.stop()
 
@@ -122,8 +127,9 @@ class StopWhenSettled:
         self._settled = self._settled + 1 if left < least else 0
         if self._settled >= self._trials:
             _logger.info(
-                "Stopping the study after trial %d: the expected gain of another trial, %.2g, has "
-                "been below %.2g for %d trials.",
+                "Stopping study %r after trial %d: the expected gain of another trial, %.2g, has "
+                "been below the threshold, %.2g, for %d trials.",
+                study.study_name,
                 trial.number,
                 left,
                 least,
@@ -153,8 +159,9 @@ class StopWhenExhausted:
         archive = Archive(task, maximize=is_maximized(study.directions))
         if archive.suggestions.is_exhausted(archive.read(trials).visited):
             _logger.info(
-                "Stopping the study after trial %d: every allocation within the budget and the "
+                "Stopping study %r after trial %d: every allocation within the budget and the "
                 "suggested ranges was tried.",
+                study.study_name,
                 trial.number,
             )
             study.stop()

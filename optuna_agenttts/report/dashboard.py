@@ -35,8 +35,8 @@ def save_note(study: Study) -> bool:
         study: The study.
 
     Returns:
-        Whether the note was written. It is not if optuna-dashboard is not installed, or no agent
-        planned.
+        True if the note was written; False if optuna-dashboard is not installed or no agent
+        planned a round.
     """
     try:
         import optuna_dashboard
@@ -61,7 +61,7 @@ def note(study: Study) -> str:
         study: The study.
 
     Returns:
-        The text; empty if no agent planned.
+        The text; empty if no agent planned a round.
     """
     rounds = guidelines(study)
     if not rounds:

@@ -29,13 +29,13 @@ from optuna_agenttts.task.task import Task
 _RESAMPLES = 20
 """Bootstrap resamples of the instances. Each conditions a posterior, some 10 ms."""
 _LEAST_INSTANCES = 8
-"""Instances from which on the bootstrap estimates a bias. Chosen by hand."""
+"""Minimum number of instances for bootstrap estimates. Chosen by hand."""
 _FEWEST = 5
-"""Trials at least whose shrinkage is averaged. Chosen by hand."""
+"""Minimum number of trials to average shrinkage over. Chosen by hand."""
 _LISTED = 10
-"""Numbers of trials in the printed text."""
+"""Maximum number of trials listed in the printed text. Chosen by hand."""
 _SHOWN = 3
-"""Ties in the printed text; all of them are in `Recommendation.ties`."""
+"""Ties in the printed text; all are in `Recommendation.ties`. Chosen by hand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,7 +265,7 @@ def _biases(
         resampled = replace(evidence, scores=scores, outcomes=tuple(outcomes))
         again = Posterior(surrogate, resampled).at(points).mean()
         chosen = candidates[np.argmax(again[candidates])]
-        # A gain of all trials alike is no optimism about the winner.
+        # A gain that all trials share is not optimism about the winner.
         luck = float(np.mean(scores[rows] - evidence.scores[rows])) / scale.span
         found.append(again[chosen] - mean[chosen] - luck)
     fitted = posterior.at(surrogate.points(evidence.models[rows], evidence.samples[rows])).mean()
@@ -291,7 +291,7 @@ def _instance_variance(trials: Sequence[FrozenTrial], sign: float) -> float:
     errors = [
         (sign * value, outcomes.var(ddof=1) / len(outcomes))
         for value, outcomes in complete
-        if abs(outcomes.mean() - value) < 1e-6
+        if abs(outcomes.mean() - value) < 1e-6  # up to rounding
     ]
     if not errors:
         return 0.0

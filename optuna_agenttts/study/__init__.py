@@ -1,1 +1,1 @@
-"""What a study holds: trials as evidence, rounds of the agent, earlier studies, spending."""
+"""Contents of a study: trials as evidence, rounds of the agent, earlier studies, spending."""

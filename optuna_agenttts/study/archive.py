@@ -28,7 +28,7 @@ _logger = logging.getLogger(__name__)
 _RECENT = 32
 
 _RETRIES = 2
-"""Times that an allocation whose trial failed may be tried again."""
+"""Times that an allocation whose trial failed may be tried again. Chosen by hand."""
 _RETRY_AFTER = 3
 """Trials that must be completed after a failure before its allocation is tried again: a server
 that is down fails the next trial, too. Chosen by hand."""
@@ -170,8 +170,9 @@ class Archive:
     def _choices_of(self, trial: FrozenTrial) -> Choices | None:
         """Return the allocation of a trial, or None if a stage has none.
 
-        Suggested values come first, then enqueued ones. A stage that the trial never suggested, as
-        in pipelines with conditional stages, takes the allocation that the trial was given.
+        Suggested values take precedence over enqueued ones. A stage that the trial never
+        suggested, as in pipelines with conditional stages, takes the allocation that the trial was
+        given.
         """
         params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
         choices = self.task.choices_from_params(params)
@@ -182,7 +183,7 @@ class Archive:
         return tuple(choices[stage] for stage in range(len(self.task.stages)))
 
     def _misfits(self, params: Mapping[str, Any]) -> bool:
-        """Check whether a parameter of the task has a value that the task does not have."""
+        """Check whether a parameter of the task has a value outside of the task."""
         readable = read_tokens(self.task, params)
         return any(name in params and name not in readable for name in parameters_of(self.task))
 
@@ -192,7 +193,7 @@ class Archive:
         return _decode(self.task, given) if isinstance(given, Mapping) else None
 
     def _failed(self) -> list[Choices]:
-        """Return the allocations that failed and are not to be tried again, or not yet."""
+        """Return the failed allocations that must not be tried again, or not yet."""
         return [
             choices
             for choices, failures in self._failures.items()
@@ -222,10 +223,10 @@ class StudyArchives:
         archive = self._archives.get(study._storage, {}).get(study._study_id)
         return archive is not None and archive.suggestions.move()
 
-    def asked(self, study: Study, name: str) -> bool:
-        """Tell a study's archive that a parameter is asked for; see `Suggestions.asked`."""
+    def record_request(self, study: Study, name: str) -> bool:
+        """Record that a trial requests a parameter; see `Suggestions.record_request`."""
         archive = self._archives.get(study._storage, {}).get(study._study_id)
-        return archive is not None and archive.suggestions.asked(name)
+        return archive is not None and archive.suggestions.record_request(name)
 
 
 def announce(study: Study, trial_id: int, task: Task, candidate: Candidate) -> None:

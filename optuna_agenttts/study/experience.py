@@ -1,6 +1,6 @@
 """Earlier studies of similar tasks, as evidence.
 
-Data sets differ in difficulty, so scores of another study say little about the level of this one;
+Data sets differ in difficulty, so scores of another study hardly predict the level of this one;
 the ranking of allocations carries over. The planner therefore weighs an earlier trial as a
 fraction of a new one, and shifts its score to the level of the new ones.
 """

@@ -55,7 +55,7 @@ def make_independent(
 
     Raises:
         TypeError: `TPESampler` does not have one of the arguments.
-        TaskError: Arguments are given beside `sampler`.
+        TaskError: Arguments are given together with `sampler`.
     """
     known = set(inspect.signature(TPESampler).parameters)
     for name in options:

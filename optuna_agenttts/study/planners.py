@@ -11,7 +11,7 @@ from optuna_agenttts.study.experience import Experience, recall
 from optuna_agenttts.task.task import Task
 
 _KEPT = 2
-"""Planners that are kept: some 20 MB each."""
+"""Planners that are kept: some 20 MB each. Chosen by hand."""
 _LOCKS = 64
 """Locks that the tasks share, by their hashes: more than tasks that are planned at a time."""
 

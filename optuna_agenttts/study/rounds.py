@@ -32,7 +32,7 @@ class Round:
     """One round of the agent.
 
     Args:
-        number: Number of the round. It serves the trials from six times this number on.
+        number: Number of the round. Round r covers the trials 6 r to 6 r + 5.
         guidelines: Conclusions of the agent, one sentence each.
         candidates: Usable candidates, best first.
         model: Model and server that planned, without secrets.

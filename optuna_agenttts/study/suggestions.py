@@ -1,11 +1,11 @@
-"""Learn from a study's trials which values they suggest from, and which of those are left.
+"""Ranges that a study's trials suggest from, and the untried values in them.
 
-`task.suggest` writes the ranges itself, bounded by the budget. Any other objective writes its own:
-from 1 to 8, in steps, from a dictionary or a YAML file, or bounded by what was suggested before.
-A sampler sees the range of a parameter only when it is asked for it. What comes after is learned
-from earlier trials: the ranges that they suggested from, parameters whose values somebody else
-sets (as `PartialFixedSampler` does), and the tree of suggestions, which tells where every
-allocation has been tried.
+`task.suggest` defines the ranges itself, bounded by the budget. Other objectives define their own:
+from 1 to 8, with a step, from a YAML file, or bounded by earlier suggestions. A sampler receives
+the range of a parameter only when the trial requests it. Later ranges are predicted from earlier
+trials: the ranges that they suggested from, the parameters that something else sets (such as
+`PartialFixedSampler`), and the tree of suggestions, which shows where every allocation has been
+tried.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from optuna_agenttts.task.values import allowed_models, allowed_samples, read_mo
 Step = tuple[str, int]
 """A parameter, and the position of its model or its number of samples."""
 Prefix = tuple[Step, ...]
-"""What a trial has suggested so far, in order."""
+"""Suggestions of a trial so far, in order."""
 
 _RECENT = 8
 """Distributions of a parameter that are compared: if the latest ones are equal, the next one is
@@ -99,7 +99,7 @@ class Suggestions:
                     continue
                 samples: Samples = allowed_samples(described, recent[-1])
                 if any(distribution != recent[-1] for distribution in recent):
-                    # Bounds that move: only where they begin is sure enough.
+                    # The bounds vary between trials: rely on the lower bound only.
                     lows = [allowed_samples(described, d)[:1] for d in recent]
                     low = min((low[0] for low in lows if low), default=1)
                     samples = range(low, described.max_samples + 1)
@@ -143,7 +143,7 @@ class Suggestions:
         within, _ = self._affordable(ranges, name, distribution)
         left = tuple(self._untried(prefix, ranges, name, within, visited))
         if not left and self._imposed:
-            # What is set elsewhere may be free by now.
+            # Parameters that something else set may be free by now.
             self._imposed, self._ranges = {}, None
             return self.open_ranges(suggested, fixed, name, distribution, visited)
         return self._narrow(ranges, name, left or within), bool(left)
@@ -152,11 +152,11 @@ class Suggestions:
         """Check whether all allocations of the tree that are within the budget were tried."""
         return bool(self._nodes) and self._is_closed((), visited)
 
-    def asked(self, name: str) -> bool:
-        """Notice that the sampler is asked for a parameter, so that nothing else sets it.
+    def record_request(self, name: str) -> bool:
+        """Record that a trial requests a parameter from the sampler, so nothing else sets it.
 
         Returns:
-            Whether something else was expected to.
+            Whether something else was expected to set it.
         """
         if self._imposed.pop(name, None) is None:
             return False
@@ -166,7 +166,7 @@ class Suggestions:
     def _learn_imposed(
         self, name: str, token: int, given: int, distribution: BaseDistribution
     ) -> None:
-        """Notice values that are set elsewhere although this sampler gave another one."""
+        """Record a value that something else set although this sampler gave another one."""
         if token != given and given in self._tokens(name, distribution):
             self._imposed[name] = token
 
@@ -210,7 +210,7 @@ class Suggestions:
     def _affordable(
         self, ranges: Ranges, name: str, distribution: BaseDistribution
     ) -> tuple[tuple[int, ...], bool]:
-        """Return the values of a parameter that leave something within the budget.
+        """Return the values of a parameter that can be completed within the budget.
 
         Returns:
             The values, or the cheapest one if none does; and whether any does.
@@ -240,7 +240,7 @@ class Suggestions:
         tokens: Sequence[int],
         visited: Collection[Choices],
     ) -> Iterator[int]:
-        """Yield the values of a parameter below which something is left to try."""
+        """Yield the values of a parameter that lead to an untried allocation."""
         explored = self._children.get(prefix, set())
         stage, is_model = self._parameters[name]
         choices = self._complete(self._narrow(ranges, name, (tokens[0],)))
@@ -257,7 +257,7 @@ class Suggestions:
                 yield token
 
     def _is_closed(self, prefix: Prefix, visited: Collection[Choices]) -> bool:
-        """Check whether everything below a prefix was tried or is over the budget."""
+        """Check whether every allocation with a prefix was tried or is over the budget."""
         if prefix not in self._nodes:
             return prefix in self._leaves
         name, distribution = self._nodes[prefix]

@@ -46,7 +46,7 @@ class StudyTasks:
     def get(self, study: Study, number: int) -> Task | None:
         """Return the task of a study, or None if none is found.
 
-        Several objectives are not planned: then None is returned, with one warning for a task.
+        Return None for studies with several objectives, which are not planned; warn once.
 
         Args:
             study: The study.
@@ -69,7 +69,7 @@ class StudyTasks:
             cached_values, cached = tasks.get(study._study_id, (None, None))
             if cached is not None and values == cached_values:
                 return cached
-            read = _read(values)
+            read = _read(study, values)
             if read is not None:
                 tasks[study._study_id] = (values, read)
             return read
@@ -130,13 +130,14 @@ def find_task(study: Study, task: Task | None = None) -> Task | None:
     return recognise_task(storage.read_trials(study), recognise)
 
 
-def _read(values: Mapping[str, Any]) -> Task | None:
+def _read(study: Study, values: Mapping[str, Any]) -> Task | None:
     try:
         return Task.from_dict(values)
     except TaskError as error:
         _logger.warning(
-            "The task registered on the study cannot be read (%s). Its parameters are left to the "
+            "The task registered on study %r cannot be read (%s). Its parameters are left to the "
             "independent sampler: pass `task=` to AgentTTSSampler.",
+            study.study_name,
             error,
         )
         return None

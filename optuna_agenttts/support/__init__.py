@@ -1,1 +1,1 @@
-"""What all rooms use: marks of experimental parts, imports on first use, resets after forks."""
+"""Utilities: marks of experimental features, imports on first use, resets after forks."""

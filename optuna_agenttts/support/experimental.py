@@ -26,10 +26,10 @@ _NOTE = """
 
 
 class _Once:
-    """Warn about one feature, at the first use in a process.
+    """Warning about one feature, issued at its first use in a process.
 
-    Workers construct samplers and objectives by the hundred, and Python's default filter repeats
-    a warning for every line that it is attributed to.
+    Workers construct hundreds of samplers and objectives, and Python's default filter repeats a
+    warning for every line that it is attributed to.
     """
 
     def __init__(self, feature: str, version: str) -> None:
@@ -80,7 +80,7 @@ def experimental_class(version: str) -> Callable[[type[_C]], type[_C]]:
 def warn_experimental_argument(name: str) -> None:
     """Warn that an argument is experimental.
 
-    Call it where the argument was given, at every call: Python's own filter keeps repeats apart.
+    Call it at each use of the argument: Python's default filter suppresses repeats.
 
     Args:
         name: The argument's name.

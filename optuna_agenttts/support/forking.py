@@ -59,7 +59,7 @@ class unlocked_cached_property(Generic[_T]):
     """Property that is computed once per object, at the cost of doing so twice in a race.
 
     Before Python 3.12, `functools.cached_property` holds a lock of its class while it computes,
-    and a process that is forked meanwhile would wait for it forever.
+    and a process that is forked at that time would wait for it forever.
 
     Args:
         function: Function that computes the value.

@@ -1,1 +1,1 @@
-"""What is tuned: stages, models, costs, and the allocations that fit a budget."""
+"""Tasks to tune: stages, models, costs, and the allocations that fit a budget."""

@@ -28,7 +28,7 @@ Ints = NDArray[np.int64]
 
 @runtime_checkable
 class CostModel(Protocol):
-    """Protocol of cost models: any object with this method and this attribute.
+    """Protocol of cost models: any object with `stage_cost` and `unit`.
 
     Costs must be finite, 0 or more, and must not fall as samples are added: feasible allocations
     are found by bisection. `Task` checks this when it is constructed.
@@ -145,8 +145,8 @@ class PriceCost:
     """US dollars, from `Model.input_price` and `Model.output_price` (USD per million tokens).
 
     Args:
-        prefix_sharing: Whether the prompt is billed once for all samples of a stage. Most
-            providers bill it per request, hence the default.
+        prefix_sharing: Whether the prompt is billed once for all samples of a stage. The default
+            is False because most providers bill it per request.
         fusion: Whether to count the call that fuses S > 1 samples into one answer.
     """
 
@@ -276,7 +276,11 @@ def cost_row(owner: str, cost: CostModel, stage: Stage, model: Model) -> Floats:
     if not np.isfinite(row).all() or (row < 0).any():
         raise TaskError(f"{where} must be finite and 0 or more, got {row.min()} to {row.max()}.")
     if (np.diff(row) < 0).any():
-        raise TaskError(f"{where} must not fall as samples are added.")
+        fall = int(np.argmax(np.diff(row) < 0))
+        raise TaskError(
+            f"{where} must not fall as samples are added, got {row[fall]:g} for {fall + 1} and "
+            f"{row[fall + 1]:g} for {fall + 2} samples."
+        )
     row.flags.writeable = False
     return row
 
@@ -321,6 +325,7 @@ def _encoded(row: Floats) -> list[float] | dict[str, list[float]]:
     if len(row) <= _MAX_LISTED:
         return costs
     knots = _knots(row)
+    # Otherwise knots save too little; chosen by hand.
     if len(knots["samples"]) <= len(row) / 4:
         again = _decoded(knots)
         # Equal again, so that a task that was stored and read equals the original.

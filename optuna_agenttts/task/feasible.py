@@ -76,7 +76,7 @@ class FeasibleSet:
         return self.cost(choices) <= self.limit
 
     def max_samples(self, stage: int, model: int, other_cost: float) -> int:
-        """Return the most samples that fit if the other stages cost `other_cost`, or 0."""
+        """Return the maximum number of samples if the other stages cost `other_cost`, or 0."""
         row = self.costs[stage][model]
         return int(np.searchsorted(row, self.limit - other_cost, side="right"))
 
@@ -160,7 +160,7 @@ class FeasibleSet:
     def arrays_up_to(self, limit: int) -> tuple[Ints, Ints] | None:
         """Return all feasible allocations as `arrays` does, or None if more than `limit` are.
 
-        This takes no more time than `limit` allocations do, however many are feasible.
+        The time is bounded by that for `limit` allocations, even if many more are feasible.
         """
         models = np.zeros((1, 0), dtype=np.int64)
         samples = np.zeros((1, 0), dtype=np.int64)

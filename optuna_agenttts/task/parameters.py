@@ -28,7 +28,7 @@ def parameters_of(task: Task) -> dict[str, tuple[int, bool]]:
 
 
 def allowed_values(task: Task, name: str, distribution: BaseDistribution) -> dict[int, Any]:
-    """Map tokens of a task's parameter to the values of a distribution that stand for them.
+    """Map tokens of a task's parameter to the values of a distribution that denote them.
 
     A token is the position of a model or a number of samples.
     """

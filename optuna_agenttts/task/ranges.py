@@ -14,7 +14,7 @@ from optuna_agenttts.task.feasible import Choice, FeasibleSet, Ints
 _T = TypeVar("_T")
 
 Samples = range | tuple[int, ...]
-"""Numbers of samples in ascending order; a range where possible, which compares in no time."""
+"""Numbers of samples in ascending order; a range if possible, which is fast to compare."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class Ranges:
         return inside
 
     def table(self, feasible: FeasibleSet) -> FeasibleSet:
-        """Return the feasible set of the allowed values alone, numbered from the first.
+        """Return the feasible set restricted to the allowed values, which are renumbered.
 
         Its models are positions in `models`, its samples 1, 2, ... positions in `samples`;
         `decode` turns them back.

@@ -23,9 +23,11 @@ Recognise = bool | tuple[str, str] | Mapping[str, tuple[str, str]]
 """Argument `recognise` of the sampler: see `AgentTTSSampler`."""
 
 _MOST_SAMPLES = 1000
-"""Upper bound on the samples of a recognized stage: larger ranges hold no samples of a model."""
+"""Upper bound on the samples of a recognized stage. Chosen by hand: larger ranges are taken to be
+no numbers of samples."""
 _RECENT = 50
-"""Trials whose ranges are joined, so that a range that moves does not make another task."""
+"""Trials whose ranges are joined, so that a range that varies between trials does not make another
+task. Chosen by hand."""
 _NAME = re.compile(r"(?P<stage>.+?)(?P<join>\.|/|__|:)model")
 """``retrieval.model``, ``stages.retrieval.model``, ``retrieval/model``, ``retrieval__model``."""
 _FAMILIES = re.compile(
@@ -140,7 +142,7 @@ def _pairs(
         matches = [m for m in map(_NAME.fullmatch, distributions) if m]
         found = [(m["stage"], m.string, f"{m['stage']}{m['join']}samples") for m in matches]
     found = [f for f in found if f[1] in distributions and f[2] in distributions]
-    # The shortest names that tell the stages apart: "retrieval" for "stages.retrieval".
+    # The shortest names that distinguish the stages: "retrieval" for "stages.retrieval".
     last = [re.split(r"\.|/|__|:", stage)[-1] for stage, _, _ in found]
     unique = len(set(last)) == len(last)
     return [
@@ -164,7 +166,7 @@ def _most_samples(distribution: BaseDistribution) -> int:
 
 
 def _is_language_model(name: object) -> bool:
-    """Check whether a name tells a size, an organization of the Hub, or a known family."""
+    """Check whether a name contains a size, an organization of the Hub, or a known family."""
     return isinstance(name, str) and (
         size_in_name(name) is not None or "/" in name or _FAMILIES.search(name) is not None
     )

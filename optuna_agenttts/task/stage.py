@@ -16,7 +16,7 @@ from optuna_agenttts.exceptions import TaskError
 _logger = logging.getLogger(__name__)
 
 _SIZE = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)\s*([bm])(?![a-z])", re.IGNORECASE)
-_UNITS = {"b": 1e9, "m": 1e6}
+_UNITS = {"b": 1e9, "m": 1e6}  # parameters
 
 
 def size_in_name(name: str) -> float | None:
@@ -44,7 +44,7 @@ class Model:
     """Language model that a stage can use.
 
     Args:
-        name: Name that the server knows, such as a model id of the Hugging Face Hub.
+        name: Name on the server, such as a model id of the Hugging Face Hub.
         parameters: Number of parameters, as in ``7e9``; `FlopsCost` needs it.
         input_price: USD per million input tokens; `PriceCost` needs it.
         output_price: USD per million output tokens; `PriceCost` needs it.

@@ -161,7 +161,7 @@ class Task:
             )
         except (KeyError, TypeError) as error:
             raise TaskError(
-                f"Task.from_dict: `values` do not describe a task: {error!r}"
+                f"Task.from_dict: `values` must be the result of `Task.to_dict`: {error!r}"
             ) from error
 
     @classmethod

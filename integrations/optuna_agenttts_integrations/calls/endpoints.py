@@ -77,7 +77,7 @@ def connect_endpoints(
     bill_to: str | None = None,
     api_key: ApiKey = None,
     concurrency: int | None = None,
-    timeout: float = 300.0,
+    timeout: float = 300.0,  # chosen by hand
 ) -> dict[str, Endpoint]:
     """Connect models to the places that serve them.
 

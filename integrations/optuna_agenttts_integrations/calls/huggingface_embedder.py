@@ -55,6 +55,7 @@ class HuggingFaceEmbedder:
         *,
         base_url: str | None = None,
         api_key: ApiKey = None,
+        # Chosen by hand.
         timeout: float = 60.0,
         concurrency: int = 8,
         batch: int = 32,

@@ -43,7 +43,7 @@ class Holding:
     Args:
         endpoint: Identity of the endpoint; empty for completions that a store of version 1 kept
             without their requests.
-        model: Name of the model; empty likewise.
+        model: Name of the model; empty for the same completions.
         requests: Number of distinct requests.
         samples: Number of samples.
         prompt_tokens: Tokens of the prompts, counted once per sample.
@@ -101,8 +101,8 @@ class CompletionStore:
     def _disconnect(self) -> None:
         """Close the file until its next use: SQLite connections must not be inherited by a fork.
 
-        A new process would believe that it holds the locks of the inherited connection, even if it
-        opened the file again.
+        SQLite would assume in the new process that it holds the locks of the inherited connection,
+        even if it opened the file again.
         """
         self._lock.acquire()
         if self._connection is not None and self._file != _IN_MEMORY:
@@ -171,7 +171,7 @@ class CompletionStore:
             raise self._error("written", error) from error
 
     def check(self) -> None:
-        """Check that the store can be written, by a write that is undone.
+        """Check that the store can be written, by a write that is rolled back.
 
         Raises:
             StoreError: The store cannot be written.
@@ -274,7 +274,7 @@ class CompletionStore:
                     except (ValueError, LookupError, TypeError, AttributeError) as error:
                         raise StoreError(
                             f"`path` {str(path)!r}: line {number} is not a line of an export "
-                            f"({error!r}). The lines before it are loaded: mend the file and load "
+                            f"({error!r}). The lines before it are loaded: fix the file and load "
                             "it again."
                         ) from error
                     self._put(request_key, samples, self._clock() if at is None else at)
@@ -341,7 +341,7 @@ class CompletionStore:
         """Return free pages of the file to the file system."""
         try:
             self._opened().execute("VACUUM")
-            # Until the checkpoint, the smaller file exists only in the log beside the larger one.
+            # Until the checkpoint, only the write-ahead log contains the smaller file.
             self._opened().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         except sqlite3.Error as error:
             # VACUUM itself needs disk space. Free pages are reused for new completions anyway.

@@ -92,7 +92,7 @@ def _enable_wal(connection: sqlite3.Connection) -> None:
             connection.execute("PRAGMA journal_mode=WAL")
             return
         except sqlite3.OperationalError:
-            # For this change SQLite does not wait for other processes as it does for a
+            # SQLite does not wait for the locks of other processes here as it does for a
             # transaction, so wait by an empty transaction. On a read-only file that fails, too.
             connection.execute("BEGIN EXCLUSIVE")
             connection.execute("COMMIT")

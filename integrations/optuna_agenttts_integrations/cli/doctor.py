@@ -21,7 +21,7 @@ from optuna_agenttts_integrations.cli.parser import Commands, add_command
 from optuna_agenttts_integrations.objective import MultiStageObjective
 
 _REPLY_TOKENS = 16
-"""Maximum reply length for `--prompt`, in tokens. Chosen by hand: the prompt is what is tested."""
+"""Maximum reply length for `--prompt`, in tokens. Chosen by hand: only the prompt is tested."""
 
 
 def add_doctor(commands: Commands) -> None:

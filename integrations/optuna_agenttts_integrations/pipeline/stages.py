@@ -145,7 +145,7 @@ class Pipeline:
         stages: Stages in order of execution, at least one of them a `StageProgram`.
         score: Function or coroutine function that computes an instance's outcome, usually from 0
             to 1, from its final state.
-        metrics: Further scores by name, reported beside the outcome.
+        metrics: Further scores by name, reported with the outcome.
 
     Raises:
         PipelineError: There is no `StageProgram`, or two stages share a name.

@@ -184,7 +184,7 @@ def make_endpoints() -> dict[str, Endpoint]:
         name: Endpoint(
             chat=BatchingChatModel(PlaygroundModel(name)),
             identity=f"playground:{name}",
-            concurrency=4096,  # chosen by hand: enough for large batches
+            concurrency=4096,  # Chosen by hand: enough for large batches.
         )
         for name in (*RETRIEVERS, *ANSWERERS)
     }

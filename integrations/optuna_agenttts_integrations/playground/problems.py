@@ -24,6 +24,7 @@ import numpy as np
 
 Split = Literal["validation", "search", "test"]
 
+# These sizes are chosen by hand; other ones need new weights.
 LINES = 10
 _ENDINGS = ("ak", "el", "im", "or", "un", "as", "ed", "ig", "ol", "ux")
 TITLES = tuple(onset + ending for onset in "bdfghklmnp" for ending in _ENDINGS)

@@ -12,7 +12,7 @@ from typing import Any
 
 from optuna_agenttts_integrations.exceptions import SandboxError
 
-_NOBODY = 65534  # user and group ID of "nobody" on Linux, who owns nothing
+_NOBODY = 65534  # user and group ID of "nobody" on Linux, which owns no files
 _MIB = 2**20  # bytes
 
 _TIMEOUT = 30
@@ -179,7 +179,8 @@ def prepare_run(
             descriptor = os.memfd_create("sandbox")
             stack.callback(os.close, descriptor)
             with open(descriptor, "wb", closefd=False) as file:
-                # Models may write lone surrogates: the program fails on them, not the sandbox.
+                # Models may write unpaired surrogates: let the program fail on them, not the
+                # sandbox.
                 file.write(text.encode(errors="surrogatepass"))
             os.lseek(descriptor, 0, os.SEEK_SET)
             return descriptor

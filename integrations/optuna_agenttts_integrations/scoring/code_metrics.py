@@ -55,7 +55,7 @@ def _is_placeholder(node: ast.AST, declared: set[ast.stmt]) -> bool:
 
 
 def completeness(code: str) -> float:
-    """Compute whether Python source parses and has no placeholder.
+    """Return 1 if Python source parses and has no placeholder, else 0.
 
     Placeholders are:
 
@@ -65,7 +65,7 @@ def completeness(code: str) -> float:
     * comments with TODO, FIXME or XXX, or with "your code here" or "implement ... here". A
       lower-case "todo" counts at the beginning of a comment, before a colon, bracket or dash.
 
-    ``pass`` beside or below other statements, as in ``except KeyError: pass``, is not one.
+    ``pass`` next to other statements, as in ``except KeyError: pass``, is not one.
 
     ChatDev (arXiv 2307.07924, section 4) calls software complete if it has no placeholder code.
     Its script returns 0 if any line contains "pass" or "todo", in any case and in any word except

@@ -63,7 +63,7 @@ def _normalized(accepted: Sequence[str]) -> list[str]:
 
 
 def exact_match(answer: str, accepted: Sequence[str]) -> float:
-    """Compute whether an answer equals an accepted one after `normalize_answer`.
+    """Return 1 if an answer equals an accepted one after `normalize_answer`, else 0.
 
     Returns:
         1 or 0.
@@ -80,7 +80,7 @@ def token_f1(answer: str, accepted: Sequence[str]) -> float:
     Words are those of `normalize_answer`, as multisets.
 
     Returns:
-        0 to 1. If both texts have no words 1, if only one has none 0.
+        0 to 1: 1 if neither text has words, 0 if only one has words.
 
     Raises:
         ValueError: `accepted` is empty or a string.
@@ -91,7 +91,7 @@ def token_f1(answer: str, accepted: Sequence[str]) -> float:
 
 
 def contains_answer(answer: str, accepted: Sequence[str]) -> float:
-    """Compute whether an answer contains the words of an accepted one, adjacent and in order.
+    """Return 1 if an answer contains the words of an accepted one, adjacent and in order.
 
     This is more lenient than `exact_match`: report it under its own name. Words are those of
     `normalize_answer`, compared as a whole. An accepted answer without words matches only an
@@ -112,7 +112,7 @@ def set_f1(predicted: Iterable[Hashable], gold: Iterable[Hashable]) -> float:
     """Compute the F1 of two sets, for example of retrieved and relevant IDs.
 
     Returns:
-        0 to 1. If both sets are empty 1, if only one is 0.
+        0 to 1: 1 if both sets are empty, 0 if only one is.
 
     Raises:
         ValueError: An argument is a string.

@@ -60,7 +60,7 @@ class ProgramResult:
         exit_code: Exit code, 0 to 255; 128 + n if signal n ended the program, None if it timed
             out.
         stdout: Beginning of its output (see `Limits.output_bytes`), with invalid UTF-8 replaced.
-        stderr: Beginning of its error output, likewise.
+        stderr: Beginning of its error output, limited and decoded like `stdout`.
         timed_out: Whether it was killed at the time limit.
         seconds: Wall-clock time, including the start of the sandbox.
     """

@@ -30,7 +30,7 @@ def node_f1(predicted: Iterable[str], gold: Iterable[str]) -> float:
     ignored, and so are repeated calls of a tool.
 
     Returns:
-        0 to 1. If both sets are empty 1, if only one is 0.
+        0 to 1: 1 if both sets are empty, 0 if only one is.
 
     Raises:
         ValueError: An argument is a string.
@@ -141,7 +141,7 @@ def argument_f1(
         gold: Correct calls.
 
     Returns:
-        0 to 1. If both sets are empty 1, if only one is 0.
+        0 to 1: 1 if both sets are empty, 0 if only one is.
 
     Raises:
         ValueError: A call is malformed; the message gives its position.
@@ -155,7 +155,7 @@ def argument_name_f1(
     """Compute the F1 of two sets of (tool, argument name); see `argument_f1`.
 
     Returns:
-        0 to 1. If both sets are empty 1, if only one is 0.
+        0 to 1: 1 if both sets are empty, 0 if only one is.
 
     Raises:
         ValueError: A call is malformed; the message gives its position.

@@ -95,6 +95,7 @@ def candidate_pipeline(
         raise DataError(f"`metric` must be one of {', '.join(METRICS)}; got {metric!r}.")
     scores = {name: partial(_answer_score, name) for name in METRICS}
     return Pipeline(
+        # Temperatures and maximum lengths are chosen by hand, with room for some reasoning.
         stages=[
             StageProgram(
                 name="retrieval",

@@ -82,8 +82,8 @@ def web_qsp(source: Source, **options: Any) -> Benchmark:
     Args:
         source: AgentTTS's file (``QuestionId``, ``RawQuestion``, ``answer`` or ``Parses``, and
             triples as in `cwq`), or ``"hf:rmanluo/RoG-webqsp"``.
-        options: See `triple_benchmark`. Other defaults: ``answer_prompt_tokens=128``, and hence
-            a budget of 474.
+        options: See `triple_benchmark`. ``answer_prompt_tokens`` is 128 by default, which gives a
+            budget of 474.
 
     Raises:
         DataError: The records have another form.

@@ -44,7 +44,7 @@ class Selection:
 def parse_selection(text: str, count: int) -> Selection | None:
     """Parse the answer list of a reply: the last ``Answer: [3, 17]`` or ``Answer: none``.
 
-    Numbers elsewhere are ignored. A range such as 3-5 stands for the numbers from 3 to 5.
+    Numbers elsewhere are ignored. A range such as 3-5 selects the numbers from 3 to 5.
 
     Args:
         text: The reply.

@@ -217,7 +217,7 @@ def _programs(
     program = partial(
         StageProgram,
         aggregate=LLMFusion(fallback=best) if fusion else best,
-        max_tokens=4096,
+        max_tokens=4096,  # chosen by hand, as the temperature
         temperature=0.7,
     )
     stages: list[StageProgram | Step] = [

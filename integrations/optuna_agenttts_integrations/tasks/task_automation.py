@@ -169,6 +169,7 @@ def _stages(
 
 
 def _programs(tools: Sequence[Tool], named: bool, fusion: bool) -> list[StageProgram]:
+    # Temperatures and maximum lengths are chosen by hand.
     def aggregation(vote: Aggregation) -> Aggregation | LLMFusion:
         return LLMFusion(temperature=0.3, fallback=vote) if fusion else vote
 

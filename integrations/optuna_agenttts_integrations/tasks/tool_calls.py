@@ -66,7 +66,7 @@ class ToolCall:
     Args:
         tool: The tool's name.
         arguments: Pairs of name and value, sorted by name. If arguments have no names: pairs in
-            order, with empty names; ``"<node-2>"`` stands for the output of call 2, from 0.
+            order, with empty names; ``"<node-2>"`` denotes the output of call 2, from 0.
     """
 
     tool: str

@@ -87,7 +87,7 @@ class LoopbackServer(HttpServer):
             thread, one call at a time. If given, `chats` may be empty in OpenAI's dialect.
 
     Raises:
-        PipelineError: The arguments do not fit together.
+        PipelineError: An argument is invalid or contradicts another one.
 
     Attributes:
         models: Names of the chat models.
@@ -226,8 +226,9 @@ class LoopbackServer(HttpServer):
             raise
         except Exception as error:
             _logger.warning(
-                "The chat model or embedder raised an exception on a request to %s; the client "
+                "The chat model or embedder raised an exception on a request to %s%s; the client "
                 "gets status 424.",
+                self.url,
                 path,
                 exc_info=True,
             )
@@ -273,6 +274,7 @@ class LoopbackServer(HttpServer):
             max_tokens=positive_integer(
                 parameters, "max_new_tokens", self.limits.default_max_tokens
             ),
+            # TGI refuses a temperature of 0.
             temperature=temperature_of(parameters, least=1e-9) if sampled else 0.0,
             stop=self._stops(parameters),
         )

@@ -26,7 +26,7 @@ def count_words(text: str) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerLimits:
-    """Limits of a server; requests beyond them are refused in the way of TGI.
+    """Limits of a server; requests beyond them are refused as by TGI.
 
     The defaults are those of a server of a model with 32,768 positions, with TGI's defaults for
     the number of requests and of stop sequences.

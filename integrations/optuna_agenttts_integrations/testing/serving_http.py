@@ -265,7 +265,7 @@ async def send_reply(writer: asyncio.StreamWriter, request: HttpRequest, reply: 
         "content-type: application/json",
         f"content-length: {len(content)}",
         *(f"{name}: {value}" for name, value in reply.headers.items()),
-        # A cut reply must come unexpectedly, so it does not announce that it closes.
+        # Clients must not expect a cut reply, so no header announces that the connection closes.
         *(["connection: close"] if not request.keep else []),
     ]
     start = ("\r\n".join(head) + "\r\n\r\n").encode("latin-1")

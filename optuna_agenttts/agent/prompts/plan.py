@@ -141,7 +141,8 @@ def plan_schema(
         task: The task.
         wanted: Maximum number of candidates.
         guidelines: Whether the reply includes guidelines.
-        insights: Numbers of the paper's insights in use; they decide about claims.
+        insights: Numbers of the paper's insights in use; they determine which claims are
+            requested.
     """
     claims = claims_schema(task, claim_fields(insights, guidelines=guidelines))
     stages = {
@@ -246,7 +247,7 @@ def _size(parameters: float | None) -> str:
 
 
 def _examples(task: Task) -> list[list[tuple[int, int]]]:
-    """Return the cheapest allocation, one sample of the most expensive models, and too many."""
+    """Return examples: the cheapest allocation, the most expensive models, one over the budget."""
     feasible = task.feasible
     cheapest = feasible.complete({})
     costliest = [

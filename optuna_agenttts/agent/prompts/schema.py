@@ -25,6 +25,7 @@ def reply_schema(
         strict: Whether all properties are required and no others are allowed.
         claims: Schema of the claims; None if the reply includes none.
     """
+    # Maximum lengths, in characters, and numbers of items are those of `validation.py`.
     inner: dict[str, Any] = {"type": "object", "properties": properties}
     if strict:
         inner |= {"required": list(properties), "additionalProperties": False}
