@@ -122,7 +122,7 @@ class Candidates:
                     while len(candidates) > _REMEMBERED:
                         candidates.popitem(last=False)
                 _logger.debug(
-                    "Study %r, trial %d: allocation of origin %r. %s",
+                    "Study %r, trial %d (%s): %s",
                     study.study_name,
                     trial.number,
                     candidate.origin,

@@ -343,8 +343,8 @@ class RoundScheduler:
                 _logger.log(
                     level,
                     "Study %r, agent %s, round %d: %s, %d so far%s. The numerical planner "
-                    "proposes the trials without a usable candidate; `optuna_agenttts.guidelines(study)` "
-                    "returns each round's problems and failures.",
+                    "proposes the trials without a usable candidate; see "
+                    "`optuna_agenttts.guidelines(study)` for each round's problems and failures.",
                     study.study_name,
                     planned.model,
                     planned.number,

@@ -128,7 +128,7 @@ def injected(trial):
     [pytest.param(name, marks=pytest.mark.slow) if name in WAITING else name for name in SERVERS],
 )
 def test_no_server_costs_a_trial(name, caplog):
-    """50 of 50 trials complete within the budget; one line in the log for each kind of trouble."""
+    """50 of 50 trials complete within the budget; one line in the log for each kind of problem."""
     with AdversarialServer(SERVERS[name]) as server, caplog.at_level(logging.DEBUG):
         sampler = AgentTTSSampler(TASK, llm=retrying(server.url), llm_timeout=2.0)
         study = optuna.create_study(direction="maximize", sampler=sampler)
@@ -149,7 +149,7 @@ def test_no_server_costs_a_trial(name, caplog):
     lines = [
         r
         for r in caplog.records
-        if r.levelno >= logging.INFO and f"Agent m at {server.url.partition('//')[2]}" in r.message
+        if r.levelno >= logging.INFO and f"agent m at {server.url.partition('//')[2]}" in r.message
     ]
     counted = [line.getMessage().partition(": ")[2].partition(",")[0] for line in lines]
     assert set(counted) == kinds
