@@ -112,7 +112,7 @@ def mark_measured(study: Study, text: str) -> None:
 
 
 def is_measured(study: Study, text: str) -> bool:
-    """Check whether `mark_measured` was called for this description."""
+    """Return whether `mark_measured` was called for this description."""
     attributes = study._storage.get_study_system_attrs(study._study_id)
     return _MEASURED + _digest(text) in attributes
 

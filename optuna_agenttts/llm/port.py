@@ -39,7 +39,7 @@ class ChatRefusedError(ChatError):
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message of a conversation."""
+    """Message of a conversation: the role of its author and its text."""
 
     role: Literal["system", "user", "assistant"]
     content: str

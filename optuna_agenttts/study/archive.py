@@ -183,7 +183,7 @@ class Archive:
         return tuple(choices[stage] for stage in range(len(self.task.stages)))
 
     def _misfits(self, params: Mapping[str, Any]) -> bool:
-        """Check whether a parameter of the task has a value outside of the task."""
+        """Return whether a parameter of the task has a value outside of the task."""
         readable = read_tokens(self.task, params)
         return any(name in params and name not in readable for name in parameters_of(self.task))
 
@@ -205,7 +205,7 @@ class StudyArchives:
     """Archives of studies, one for each, kept between calls. Not thread-safe."""
 
     def __init__(self) -> None:
-        """Initialize without archives."""
+        """See the class."""
         self._archives: WeakKeyDictionary[BaseStorage, dict[int, Archive]] = WeakKeyDictionary()
 
     def read(self, study: Study, task: Task, number: int) -> tuple[Evidence, Archive]:
@@ -236,7 +236,7 @@ def announce(study: Study, trial_id: int, task: Task, candidate: Candidate) -> N
 
 
 def is_maximized(directions: Sequence[StudyDirection]) -> bool:
-    """Check whether a study of one objective maximizes it."""
+    """Return whether a study of one objective maximizes it."""
     return directions[0] == StudyDirection.MAXIMIZE
 
 

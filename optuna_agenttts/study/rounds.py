@@ -29,7 +29,7 @@ class Proposed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Round:
-    """One round of the agent.
+    """Result of planning one round, as stored with the study.
 
     Args:
         number: Number of the round. Round r covers the trials 6 r to 6 r + 5.

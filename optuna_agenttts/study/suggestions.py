@@ -112,7 +112,7 @@ class Suggestions:
         return any(d != recent[-1] for recent in self._recent.values() for d in recent)
 
     def is_free(self) -> bool:
-        """Check whether the expected ranges are those of the task."""
+        """Return whether the expected ranges are those of the task."""
         return self.ranges() == self._all
 
     def open_ranges(
@@ -128,14 +128,15 @@ class Suggestions:
         Args:
             suggested: Parameters that the trial has suggested, in order.
             fixed: Values of these and of enqueued parameters, as tokens.
-            name: Parameter that the trial asks for.
+            name: Parameter that the trial requests.
             distribution: Its distribution.
             visited: Allocations not to propose.
 
         Returns:
-            The expected ranges with the trial's values, and for the parameter those values that
-            lead to an allocation within the budget that is not in `visited`; and whether there
-            are such values. If there are none, all values within the budget, or else the cheapest.
+            The ranges: the trial's values, for `name` those that lead to an allocation within the
+            budget and not in `visited`, and the expected ranges of the others; and whether there
+            are such values of `name`. If not, it has all values within the budget, or else the
+            cheapest one.
         """
         steps = ((known, fixed[known]) for known in suggested if known in fixed)
         prefix = tuple(step for step in steps if step[0] in self._parameters)
@@ -149,7 +150,7 @@ class Suggestions:
         return self._narrow(ranges, name, left or within), bool(left)
 
     def is_exhausted(self, visited: Collection[Choices]) -> bool:
-        """Check whether all allocations of the tree that are within the budget were tried."""
+        """Return whether all allocations of the tree that are within the budget were tried."""
         return bool(self._nodes) and self._is_closed((), visited)
 
     def record_request(self, name: str) -> bool:
@@ -173,7 +174,7 @@ class Suggestions:
     def _is_from_budget(
         self, params: Mapping[str, Any], name: str, distribution: BaseDistribution
     ) -> bool:
-        """Check whether a distribution is what `Task.suggest` derives from the budget."""
+        """Return whether a distribution is what `Task.suggest` derives from the budget."""
         stage, is_model = self._parameters[name]
         if is_model or not isinstance(distribution, IntDistribution):
             return False
@@ -257,7 +258,7 @@ class Suggestions:
                 yield token
 
     def _is_closed(self, prefix: Prefix, visited: Collection[Choices]) -> bool:
-        """Check whether every allocation with a prefix was tried or is over the budget."""
+        """Return whether every allocation with a prefix was tried or is over the budget."""
         if prefix not in self._nodes:
             return prefix in self._leaves
         name, distribution = self._nodes[prefix]

@@ -32,7 +32,7 @@ class StudyTasks:
     """
 
     def __init__(self, task: Task | None, recognise: Recognise = True) -> None:
-        """Initialize; see the class."""
+        """See the class."""
         self._task, self._recognise = task, recognise
         self._recognised: WeakKeyDictionary[BaseStorage, dict[int, tuple[int, Task | None]]] = (
             WeakKeyDictionary()

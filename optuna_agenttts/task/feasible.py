@@ -43,7 +43,7 @@ class FeasibleSet:
     """
 
     def __init__(self, costs: Sequence[Sequence[Floats]], budget: float) -> None:
-        """Initialize; see the class."""
+        """See the class."""
         self.costs = costs
         self.budget = budget
         self.limit = budget + _TOLERANCE * max(1.0, abs(budget))
@@ -72,7 +72,7 @@ class FeasibleSet:
         return total
 
     def fits(self, choices: Sequence[Choice]) -> bool:
-        """Check whether an allocation is within the budget."""
+        """Return whether an allocation is within the budget."""
         return self.cost(choices) <= self.limit
 
     def max_samples(self, stage: int, model: int, other_cost: float) -> int:

@@ -48,7 +48,7 @@ class Ranges:
         return replace(self, samples=_put(self.samples, stage, samples))
 
     def allow(self, choices: Sequence[Choice]) -> bool:
-        """Check whether an allocation is within the ranges."""
+        """Return whether an allocation is within the ranges."""
         return all(
             model in self.models[stage] and samples in self.samples[stage]
             for stage, (model, samples) in enumerate(choices)

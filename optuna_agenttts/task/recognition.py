@@ -166,7 +166,7 @@ def _most_samples(distribution: BaseDistribution) -> int:
 
 
 def _is_language_model(name: object) -> bool:
-    """Check whether a name contains a size, an organization of the Hub, or a known family."""
+    """Return whether a name contains a size, an organization of the Hub, or a known family."""
     return isinstance(name, str) and (
         size_in_name(name) is not None or "/" in name or _FAMILIES.search(name) is not None
     )

@@ -31,7 +31,7 @@ def _check_positive(owner: str, name: str, value: Any) -> None:
 
 
 def is_finite(value: object) -> bool:
-    """Check that a value is a finite Python or numpy number, and not a bool."""
+    """Return whether a value is a finite Python or numpy number, and not a bool."""
     return (
         isinstance(value, (int, float, np.integer, np.floating))
         and not isinstance(value, bool)

@@ -230,7 +230,7 @@ class Task:
         return self.feasible.cost(self.choices(allocation))
 
     def fits(self, allocation: AllocationLike) -> bool:
-        """Check whether an allocation is within the budget."""
+        """Return whether an allocation is within the budget."""
         return self.feasible.fits(self.choices(allocation))
 
     def count_allocations(self) -> int | float:

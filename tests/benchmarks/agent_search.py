@@ -1,4 +1,4 @@
-"""What the agent adds, what a bad one costs, and what each thing that it is told is worth.
+"""Benefit of the agent, cost of a bad agent, and benefit of each part of the prompt.
 
 ``python tests/benchmarks/agent_search.py [--seeds 20] [--trials 60]``
 

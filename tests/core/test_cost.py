@@ -249,7 +249,7 @@ def test_costs_meet_the_protocol(cost):
 
 
 def test_own_cost_is_stored_as_a_table():
-    """A user's own class becomes the list of what it charges, with its unit."""
+    """A user-defined cost model is stored as a table of its costs, with its unit."""
     task = task_of((70, 10, 10), (8, 5, 5), cost=Steps(), budget=30)
     values = json.loads(json.dumps(cost_to_dict(task.cost_model, task.stages)))
     assert (values["kind"], cost_from_dict(values).unit) == ("table", "steps")

@@ -179,7 +179,7 @@ class TestLocalFacts:
         assert local_facts(str(tmp_path)).parameters == 16 + 5
 
     def test_a_missing_shard_leaves_the_formula(self, tmp_path, caplog):
-        """Half a download tells no sum of headers."""
+        """An incomplete download gives no size from the headers."""
         checkpoint(tmp_path, LLAMA_8B, model__1=weights(a=(4, 4)))
         index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
         (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
@@ -253,7 +253,7 @@ class TestLocalFacts:
             local_facts(tmp_path)
 
     def test_no_folder_is_an_error(self, tmp_path):
-        """An empty folder tells nothing; what is none is refused."""
+        """An empty folder has no facts; a path that is not a folder is an error."""
         assert local_facts(tmp_path) == Facts()
         with pytest.raises(AgentTTSError, match="`folder` must be"):
             local_facts(tmp_path / "nowhere")
@@ -429,7 +429,7 @@ class TestHub:
         assert facts.source == "Hub; prices: router, provider dear"
 
     def test_hugging_faces_own_choice_is_no_provider(self):
-        """Words that leave the choice to Hugging Face stand for the cheapest."""
+        """Values that let Hugging Face choose select the cheapest provider."""
         with serving(PAGES) as server:
             hub = hub_at(server)
             for name, options in [(f"{MODEL}:fastest", {}), (MODEL, {"provider": "auto"})]:
@@ -581,7 +581,7 @@ class TestHub:
 
 class TestKeys:
     def test_the_users_token_goes_to_nobody_else(self, monkeypatch, caplog):
-        """The token of the environment is for Hugging Face, whatever the reply or the error."""
+        """The token of the environment is sent to Hugging Face only, after any reply or error."""
         monkeypatch.setenv("HF_TOKEN", TOKEN)
         caplog.set_level(logging.DEBUG)
         with serving({**PAGES, "/api/models/a/b": (401, {})}) as server:
@@ -609,7 +609,7 @@ class TestKeys:
 
     @pytest.mark.parametrize("token", ["line\nbreak", 7, lambda: 1 / 0])
     def test_an_invalid_key_is_no_error(self, token, caplog):
-        """There is no size, prices stay, and the log says why."""
+        """The size is unknown, prices are kept, and the reason is logged."""
         with serving(PAGES) as server:
             facts = hub_at(server, token=token).facts(MODEL)
         assert (facts.parameters, facts.input_price) == (None, 0.3)
@@ -639,7 +639,7 @@ class TestOffline:
             assert hub_at(server).facts(MODEL).parameters == 8_190_735_360
 
     def test_hugging_face_is_not_asked(self, monkeypatch, caplog):
-        """There are no facts then, and the log says why."""
+        """No facts are returned, and the reason is logged."""
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
         assert Hub().facts(MODEL) == Facts()
         assert "HF_HUB_OFFLINE is set, so huggingface.co is not queried" in caplog.text

@@ -109,7 +109,7 @@ class TestWithLengths:
 
     @pytest.mark.parametrize("cost", COSTS, ids=repr)
     def test_a_default_budget_is_the_default_again(self, cost):
-        """One sample of the dearest model everywhere, whatever the lengths are."""
+        """The budget is one sample of the most expensive model in each stage, for any lengths."""
         task = priced_task(cost=cost)
         found = with_lengths(task, {"one": (1000.0, 900.0)})
         assert found.budget != task.budget
@@ -134,7 +134,7 @@ class TestWithLengths:
 
     @pytest.mark.parametrize("nothing", [0.0, -1.0, float("nan")])
     def test_lengths_that_are_none_are_ignored(self, nothing):
-        """A stage that never ran keeps what is declared, each length for itself."""
+        """A stage that never ran keeps its declared lengths; each length counts separately."""
         task = wiki_task()
         assert with_lengths(task, {"answer": (nothing, nothing)}) == task
         found = with_lengths(task, {"answer": (nothing, 7.0)})

@@ -352,14 +352,14 @@ def test_trials_that_choose_at_the_same_moment_choose_differently():
 
 
 def test_running_trials_count_as_if_they_scored_what_is_expected():
-    """What is running keeps the next trial away, without a score of its own."""
+    """A running trial, which has no score, keeps the next one away."""
     study = run(AgentTTSSampler(TASK), n_trials=6)
     waiting = [TASK.suggest(study.ask()) for _ in range(3)]
     assert len({tuple(a.items()) for a in waiting}) == 3
 
 
 def test_killed_worker_does_not_stop_the_search():
-    """A trial that never says anything more does not keep others from going on."""
+    """A trial that never finishes does not block the others."""
     study = optuna.create_study(direction="maximize", sampler=AgentTTSSampler(TASK))
     study.ask()
     study.optimize(objective, n_trials=45)
@@ -390,7 +390,7 @@ def test_processes_share_a_study(tmp_path, kind):
 
 
 def test_enqueued_trial_runs_as_it_is():
-    """What the user queues is what runs, and is not tried again."""
+    """An enqueued allocation runs unchanged, and is not tried again."""
     study = optuna.create_study(direction="maximize", sampler=AgentTTSSampler(TASK))
     wanted = TASK.params({"retrieval": ("qwen-7B", 5), "answer": (LARGE, 3)})
     study.enqueue_trial(wanted)
@@ -585,7 +585,7 @@ def test_ranges_may_change_between_trials(task):
 
 @pytest.mark.parametrize("task", [TASK, None], ids=["told", "registered"])
 def test_parameters_outside_the_task_are_sampled_too(task):
-    """A temperature varies within its range beside the allocation."""
+    """A temperature outside the task varies within its range."""
     study = run(AgentTTSSampler(task, seed=0), n_trials=20, target=mixed)
     temperatures = [params["temperature"] for params in params_of(study)]
     assert len(set(temperatures)) == 20
@@ -594,7 +594,7 @@ def test_parameters_outside_the_task_are_sampled_too(task):
 
 
 def test_search_space_is_sampled_jointly_from_the_first_trial():
-    """Distributions that are given are those the independent sampler is asked about."""
+    """The independent sampler receives the given distributions."""
     asked = []
 
     class Asked(RandomSampler):
@@ -694,7 +694,7 @@ def test_budget_may_be_raised_in_the_middle_of_a_study(told):
 
 
 def test_registered_task_is_used():
-    """A sampler that was told nothing plans the task that `Task.suggest` registers."""
+    """A sampler without a task plans the one that `Task.suggest` registers."""
     assert params_of(run(AgentTTSSampler(), n_trials=12)) == params_of(
         run(AgentTTSSampler(TASK), n_trials=12)
     )
@@ -774,7 +774,7 @@ def test_names_that_only_resemble_a_stage_are_left_to_tpe(suggest):
 
 
 def test_hooks_reach_the_independent_sampler():
-    """Before and after each trial the independent sampler is told."""
+    """The independent sampler is called before and after each trial."""
     calls = []
 
     class Hooked(RandomSampler):
@@ -806,7 +806,7 @@ def test_sampler_leaves_no_thread_behind():
 
 @pytest.mark.parametrize("direction", ["minimize", "maximize"])
 def test_reasons_speak_of_the_studys_own_values(direction):
-    """What a trial says is expected of it has the sign of the values that people see."""
+    """The expected value in a reason has the sign of the study's values."""
     study = optuna.create_study(direction=direction, sampler=AgentTTSSampler(TASK))
     study.optimize(lambda trial: score(TASK.suggest(trial)), n_trials=8)
     reasons = [t.user_attrs["agenttts:reason"] for t in study.trials]

@@ -66,7 +66,7 @@ class TestWithTask(
 
 
 def proposals(request):
-    """Propose what fits the suite's own spaces now and then, and nonsense else."""
+    """Propose values that fit the suite's spaces sometimes, and invalid ones otherwise."""
     params = {"x": 1.0, "y": 2, "z": "a", "a": 0.5}
     return json.dumps({"candidates": [{"params": params, "reason": ""}] * 3})
 
@@ -74,7 +74,7 @@ def proposals(request):
 class TestWithAgent(
     suite.BasicSamplerTestCase, suite.RelativeSamplerTestCase, suite.MultiObjectiveSamplerTestCase
 ):
-    """A sampler whose agent plans over whatever is suggested."""
+    """A sampler with an agent that plans over any search space."""
 
     @pytest.fixture
     def sampler(self):

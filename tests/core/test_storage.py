@@ -108,7 +108,7 @@ def test_record_that_points_to_a_missing_piece_reads_as_nothing(missing):
 
 @pytest.mark.parametrize("attributes", [{}, {KEY: None}, {KEY: "text"}, {KEY: 3}])
 def test_absent_or_foreign_record_reads_as_nothing(attributes):
-    """Nothing, or what somebody else wrote, is no value."""
+    """A missing record, or one that other code wrote, has no value."""
     assert read_study_value(attributes, KEY) is None
 
 

@@ -172,7 +172,7 @@ def test_budget_of_exactly_the_cheapest_is_enough():
 )
 @pytest.mark.parametrize("method", ["cost", "fits", "project", "params"])
 def test_senseless_allocation_is_named(method, allocation, message):
-    """Whoever takes an allocation names what is wrong with it."""
+    """Every method that takes an allocation reports what is invalid."""
     with pytest.raises(TaskError, match=message):
         getattr(wiki_task(), method)(allocation)
 
@@ -321,7 +321,7 @@ def test_values_that_are_no_task_are_an_error(values):
 
 
 def test_equal_tasks_have_no_differences():
-    """Nothing to say."""
+    """Equal tasks have an empty list of differences."""
     assert wiki_task().differences(wiki_task()) == []
 
 
@@ -356,7 +356,7 @@ def test_differences_name_removed_stages():
 
 
 def test_repr_names_stages_and_budget():
-    """A task shows what it is."""
+    """The repr shows the name, stages and budget."""
     assert repr(wiki_task()) == (
         "<Task 'wiki': retrieval (2 models), answer (2 models); budget 900 reference samples>"
     )
@@ -414,7 +414,7 @@ def test_suggest_prunes_models_that_do_not_fit_with_one_sample():
 
 
 def test_suggest_with_a_fixed_trial():
-    """A fixed trial gets what it fixes."""
+    """A fixed trial gets its fixed values."""
     params = wiki_task().params(FULL)
     assert wiki_task().suggest(FixedTrial(params)) == FULL
 
@@ -438,7 +438,7 @@ def test_enqueued_values_over_the_budget_are_pruned_before_they_run():
 @pytest.mark.parametrize("samples", [500, 0, -3])
 @pytest.mark.parametrize("name", ["retrieval", "answer"])
 def test_enqueued_samples_out_of_range_never_run_as_something_else(name, samples):
-    """Either the trial is pruned, or what runs is what its parameters say."""
+    """The trial is pruned, or the allocation equals its parameters."""
     task = wiki_task(budget=1e6)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     study.enqueue_trial({**task.params(FULL), f"{name}.samples": samples})
@@ -451,7 +451,7 @@ def test_enqueued_samples_out_of_range_never_run_as_something_else(name, samples
 
 
 def test_enqueued_values_within_the_budget_run():
-    """What the user asks for is what runs."""
+    """Enqueued values within the budget run unchanged."""
     task = wiki_task()
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     study.enqueue_trial(task.params(FULL))
@@ -465,7 +465,7 @@ def asked(study):
 
 
 def test_suggest_registers_the_task():
-    """The study learns what it tunes."""
+    """`suggest` registers the task on the study."""
     study = optuna.create_study()
     assert Task.registered(study) is None
     wiki_task(metric="EM").suggest(asked(study))
@@ -473,7 +473,7 @@ def test_suggest_registers_the_task():
 
 
 def test_registration_is_read_by_another_process_over_sqlite(tmp_path):
-    """A study that is loaded anew says what it tunes."""
+    """Another process reads the registered task."""
     storage = f"sqlite:///{tmp_path / 'study.db'}"
     wiki_task().suggest(asked(optuna.create_study(study_name="s", storage=storage)))
     assert Task.registered(optuna.load_study(study_name="s", storage=storage)) == wiki_task()
@@ -489,7 +489,7 @@ def test_same_task_is_registered_quietly(caplog):
 
 
 def test_another_task_on_a_study_is_logged_once_with_what_differs(caplog):
-    """The warning says what changed, from what to what."""
+    """The warning lists each change with its old and new value."""
     study = optuna.create_study(study_name="wiki-study")
     wiki_task(budget=900).suggest(asked(study))
     with caplog.at_level(logging.WARNING, "optuna_agenttts"):

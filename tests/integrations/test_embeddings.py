@@ -44,7 +44,7 @@ def good(body, headers):
 
 
 class Server:
-    """Server of embeddings with a behaviour per request, of which the last repeats."""
+    """Server of embeddings with a scripted behavior per request; the last one repeats."""
 
     def __init__(self, *behaviours):
         self.behaviours = list(behaviours or (good,))

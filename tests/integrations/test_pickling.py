@@ -390,7 +390,7 @@ def test_lambdas_go_through_cloudpickle():
 
 
 def test_a_pickled_circuit_is_closed():
-    """Clocks differ between machines, so an open circuit says nothing there."""
+    """Clocks differ between machines, so the state of a circuit is not pickled."""
     breaker = llm.CircuitBreaker(threshold=1)
     breaker.record(llm.ChatUnavailableError("down"))
     with pytest.raises(llm.CircuitOpenError):

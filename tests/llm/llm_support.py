@@ -305,7 +305,7 @@ _HEALTH = body(b"")
 
 
 class AdversarialServer(HttpServer):
-    """HTTP server that answers by behaviours and records its requests.
+    """HTTP server with scripted misbehavior that records its requests.
 
     Args:
         behaviour: Answer to ``POST .../chat/completions``: a name from `BEHAVIOURS`, a function,

@@ -71,7 +71,7 @@ def test_what_the_program_names_goes_before_the_environment(monkeypatch):
 
 
 def test_a_chat_model_is_itself():
-    """Whoever has a model of their own can use it, whatever its class."""
+    """A chat model of any class is returned unchanged."""
 
     class Own:
         async def complete(self, request, *, seed):
@@ -112,7 +112,7 @@ def test_nonsense_is_refused(nonsense):
 
 
 def test_a_url_leads_to_an_answer():
-    """What is connected to does answer, and is told which model is meant."""
+    """The connected server replies, and receives the model's name."""
     with AdversarialServer() as server:
         chat = connect(f"{server.url}/v1#some/model")
 

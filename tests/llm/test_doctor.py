@@ -190,7 +190,7 @@ def test_a_port_where_nobody_listens_is_an_error_with_a_remedy():
 
 @pytest.mark.parametrize("name", ["hang", "slow_drip", "endless_headers"])
 def test_a_server_that_never_answers_is_given_up_in_time(name, monkeypatch):
-    """Each page and the call wait for the timeout, and nothing more is asked."""
+    """Each page and the call wait for the timeout; no further request is sent."""
     monkeypatch.setattr(optuna_agenttts.llm.server_info, "_PROBE_TIMEOUT", 0.3)
     with AdversarialServer(name, models=name, info=name) as server:
         start = time.monotonic()
@@ -305,7 +305,7 @@ def test_a_key_that_is_echoed_is_in_no_finding(key):
 
 
 def test_a_key_that_cannot_be_had_is_an_error():
-    """Whether the function that returns it fails, or it holds what no header can."""
+    """The function that returns the key fails, or the key is invalid in a header."""
 
     def broken():
         raise OSError(KEY)
@@ -348,7 +348,7 @@ def test_tgi_may_serve_a_folder(served, level):
 
 
 def test_a_model_that_a_server_does_not_know_is_an_error():
-    """The listed names are told; the call is refused."""
+    """The finding lists the server's models; the call is refused."""
     with PlaygroundServer([SMALL, MIDDLE]) as server:
         found = checked(at(server), model="gpt-oss", longest=ask(WORDS))
     assert levels(found) == {
@@ -377,7 +377,7 @@ def test_a_provider_may_be_named_behind_the_model():
 
 
 def test_without_a_name_whatever_is_served_is_meant():
-    """The server's own name is told."""
+    """The finding names the model that the server lists."""
     with AdversarialServer(**OPENAI) as server:
         found = checked(at(server), model="")
     assert found["model"] == Finding("it", "model", "ok", "serves 'served'")
@@ -553,7 +553,7 @@ def test_a_chat_model_that_raises_something_else_is_an_error():
     "wrong", [{"schema": "no JSON"}, {"schema": "[]"}, {"chars_per_token": 0}]
 )
 def test_invalid_arguments_are_refused(wrong):
-    """The caller's, not the server's: before anything is asked."""
+    """Invalid arguments raise before any request is sent."""
     chat = ScriptedChatModel([])
     with pytest.raises(AgentTTSError, match=next(iter(wrong))):
         checked(chat, **wrong)

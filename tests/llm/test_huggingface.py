@@ -80,7 +80,7 @@ def _no_login(monkeypatch, tmp_path):
 
 
 def test_a_good_reply_is_read_and_the_request_holds_what_was_asked():
-    """Text, tokens and reason come back; the body holds what was asked, and no nulls."""
+    """Text, tokens and finish reason are returned; the body holds the request, without nulls."""
     with AdversarialServer(good("Grüße\n汉字")) as server:
         chat = HuggingFaceChat("m", base_url=server.url)
         completion = run(chat, text="ask\x00 é", max_tokens=9, temperature=0.3, stop=("a", "b"))
@@ -116,7 +116,7 @@ def test_the_model_of_a_request_goes_before_that_of_the_adapter():
 
 
 def test_the_reason_to_finish_is_what_the_server_says():
-    """A reply that was cut off is told from one that ended."""
+    """A truncated reply differs from a complete one in `finish_reason`."""
     choice = {"message": {"content": "x"}, "finish_reason": "length"}
     with AdversarialServer(good("x", choices=[choice])) as server:
         assert run(HuggingFaceChat("m", base_url=server.url)).finish_reason == "length"
@@ -221,7 +221,7 @@ def test_every_other_behaviour_is_answered(behaviour):
 
 
 def test_a_server_that_is_not_there_is_unavailable():
-    """A closed port is told from a refusal, as the server may come back."""
+    """A closed port is an unavailable server, not a refusal."""
     with AdversarialServer() as server:
         url = server.url
     with pytest.raises(ChatUnavailableError) as caught:
@@ -268,7 +268,7 @@ def test_a_server_that_recovers_is_used_again():
 
 
 async def _use_everything(chat):
-    """Do all that an adapter can do, on whatever server; returns how the call ended."""
+    """Call every method of an adapter; return the outcome of the completion."""
     try:
         ended = await chat.complete(ask(schema=SCHEMA), seed=1)
     except ChatError as error:
@@ -362,7 +362,7 @@ def test_a_key_that_cannot_be_a_header_is_a_named_error(key):
 
 
 def test_netrc_is_not_read(monkeypatch, tmp_path):
-    """Passwords that the user keeps for other programs are left alone."""
+    """Passwords that the user stores for other programs are not sent."""
     netrc = tmp_path / "netrc"
     netrc.write_text("machine 127.0.0.1 login me password mine\n")
     netrc.chmod(0o600)
@@ -546,7 +546,7 @@ def _key_of_environment():
 
 
 def test_a_key_does_not_travel_with_a_pickle():
-    """A pickled adapter has lost its key, and says so instead of asking without."""
+    """An unpickled adapter raises an error about its missing key."""
     with AdversarialServer() as server:
         chat = HuggingFaceChat("m", base_url=server.url, api_key=KEY)
         copied = pickle.loads(pickle.dumps(chat))
@@ -718,7 +718,7 @@ def test_a_server_is_asked_once_which_model_it_serves():
 
 
 def test_a_named_model_is_not_looked_up():
-    """Nothing is asked that is known."""
+    """No request is sent to look up a given model name."""
     with AdversarialServer() as server:
         run(HuggingFaceChat("m", base_url=server.url))
         run(HuggingFaceChat(base_url=server.url), model="m")
@@ -768,7 +768,7 @@ def test_a_server_that_names_no_model_is_called_with_a_name_that_tgi_takes(behav
 
 
 def test_health_is_what_the_server_says():
-    """Only a page that says so means that a server is well."""
+    """A server is healthy only if its health page returns 200."""
     for behaviour, expected in [("good", True), ("status_503", False), ("hang_up", False)]:
         with AdversarialServer(health=behaviour) as server:
             chat = HuggingFaceChat("m", base_url=server.url)
@@ -815,7 +815,7 @@ def test_invalid_arguments_are_refused(arguments, message):
 
 
 def test_no_more_calls_than_allowed_are_under_way():
-    """Whatever is asked at once, the server sees a bounded number of requests."""
+    """The number of concurrent requests to the server is bounded."""
     with AdversarialServer(good(delay=0.02)) as server:
 
         async def many(chat):
@@ -865,7 +865,7 @@ def test_calls_that_fail_or_are_cancelled_give_their_turn_back():
 
 
 def test_calls_that_wait_when_connections_are_closed_make_new_ones():
-    """Closing cuts nobody off with an error that callers do not expect."""
+    """Closing the connections fails waiting calls with a `ChatError` at most."""
     with AdversarialServer(good(delay=0.1)) as server:
 
         async def close_meanwhile(chat):
@@ -1121,7 +1121,7 @@ def test_response_formats_are_tried_on_the_hub(hub):
 
 
 def test_a_hub_that_hangs_is_cut_off(hub, monkeypatch):
-    """The timeout holds for the whole call, whatever huggingface_hub makes of its own."""
+    """The timeout covers the whole call, regardless of huggingface_hub's own timeout."""
 
     async def hang(self, messages, **options):
         await asyncio.sleep(60)

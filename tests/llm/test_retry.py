@@ -140,7 +140,7 @@ def test_failures_are_waited_out_and_counted_by_kind():
 
 
 def test_the_last_error_is_raised():
-    """What is raised in the end is what the server said last, itself and not wrapped."""
+    """The last exception is raised unchanged, not wrapped."""
     last = ChatUnavailableError("last")
     failures = Counter()
     outcome, calls, waits = repeat([BUSY, BUSY, BUSY, last, "late"], failures=failures)
@@ -232,7 +232,7 @@ def test_a_refusal_for_good_counts_at_once():
 
 
 def test_pauses_double_up_to_a_bound():
-    """A server that stays down is asked ever more rarely: one call after each pause."""
+    """A server that stays down gets one call after each pause, and pauses double."""
     clock = Clock()
     breaker = broken(clock)
     pauses = [refusal(breaker)]
@@ -438,13 +438,13 @@ NOW = datetime(2026, 7, 1, 12, 0, 0, tzinfo=timezone.utc)
     ],
 )
 def test_the_wait_that_a_header_asks_for_is_read(value, expected):
-    """Seconds and dates are read, the past is now, and what is neither is nothing."""
+    """Seconds and dates are parsed, past dates give 0, and other values None."""
     assert retry_after({"Retry-After": value}, NOW) == expected
     assert retry_after({"x": "y", "retry-after": value}, NOW) == expected
 
 
 def test_no_header_asks_for_nothing():
-    """Most servers do not say."""
+    """Without the header, the result is None."""
     assert retry_after({}, NOW) is None
     assert retry_after({"x-retry-after": "7"}, NOW) is None
 
@@ -543,7 +543,7 @@ def test_other_failures_stop_at_the_attempts(kind):
     "error", [*(unavailable(kind) for kind in UNAVAILABLE), NO, ChatUnavailableError("?")]
 )
 def test_without_patience_nothing_changes(error, retry_after):
-    """The same waits as those of a policy that knows no patience, whatever was waited."""
+    """The waits equal those of a policy without patience, for any waited time."""
     error.retry_after = retry_after
     policy = RetryPolicy(attempts=4, base=2, longest=30)
     for attempt in range(1, 8):

@@ -1,4 +1,4 @@
-"""A chat model that says what it is told to."""
+"""Tests of the chat model with scripted replies."""
 
 import asyncio
 
@@ -26,7 +26,7 @@ def say(chat, *requests):
 
 
 def test_replies_come_in_order():
-    """A script is followed from its beginning, whatever is asked."""
+    """Replies are returned in order, for any requests."""
     chat = ScriptedChatModel(["one", "two", "three"])
     assert isinstance(chat, ChatModel)
     assert [c.text for c in say(chat, ask("a"), ask("a"), ask("b"))] == ["one", "two", "three"]
@@ -53,7 +53,7 @@ def test_exceptions_in_a_script_are_raised_in_their_turn():
 
 
 def test_a_function_answers_each_request():
-    """A function sees what was asked, and may give or raise anything that a script may."""
+    """A function receives the request, and returns or raises any scripted reply."""
 
     def answer(request):
         text = request.messages[-1].content
@@ -68,7 +68,7 @@ def test_a_function_answers_each_request():
 
 
 def test_the_end_of_a_script_is_an_error_that_says_so():
-    """A test that asks more than was foreseen learns how much it asked."""
+    """The error at the end of the script contains the number of requests."""
     chat = ScriptedChatModel(["one"])
     say(chat, ask())
     with pytest.raises(IndexError, match="has 1 replies, got request 2"):
@@ -78,7 +78,7 @@ def test_the_end_of_a_script_is_an_error_that_says_so():
 
 
 def test_requests_are_recorded():
-    """What was asked can be read afterwards, failed requests included."""
+    """Requests are recorded, including failed ones."""
     chat = ScriptedChatModel(["one", ValueError("x")])
     say(chat, ask("a"))
     with pytest.raises(ValueError, match="x"):

@@ -157,7 +157,7 @@ def test_no_server_costs_a_trial(name, caplog):
 
 
 def test_server_that_does_everything_at_once_costs_no_trial():
-    """Every misbehaviour in turn, in one search with four workers."""
+    """Every kind of misbehavior in turn, in one search with four workers."""
     with AdversarialServer(list(SERVERS.values()) * 3) as server:
         sampler = AgentTTSSampler(TASK, llm=retrying(server.url), llm_timeout=2.0)
         study = optuna.create_study(direction="maximize", sampler=sampler)

@@ -420,7 +420,7 @@ class Script:
 
 
 def test_scripted_replies_score_what_was_counted_by_hand(served):
-    """Four questions: every metric is the mean of what one works out on paper."""
+    """The metrics of four questions equal the means computed by hand."""
     a, b, c, d = (["x", "r", name] for name in "abcd")
     told = {"gt_triples": [a, b], "2hop_triples": [a, a, b, c, d]}
     records = [
@@ -470,7 +470,7 @@ def test_scripted_replies_score_what_was_counted_by_hand(served):
 
 @pytest.mark.parametrize("metric", ["exact match", "token F1", "answer contained"])
 def test_the_outcome_is_the_metric_that_was_chosen(metric):
-    """Whatever is maximized is also what the task says it is."""
+    """The maximized metric is the task's `metric`."""
     benchmark = cwq(CWQ, search=8, metric=metric, fusion=False)
     with benchmark.objective(simulated_models(benchmark)) as objective:
         found = objective.evaluate(allocated(benchmark, 3))

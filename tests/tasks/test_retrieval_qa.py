@@ -262,7 +262,7 @@ NAMES = (
 
 
 def scripted(name):
-    """Says what the script has for the question of a prompt."""
+    """Reply with the script's text for the question of a prompt."""
 
     def reply(request):
         prompt = request.messages[-1].content
@@ -376,7 +376,7 @@ def test_held_out_questions_are_scored_and_those_seen_are_refused():
 @pytest.mark.slow
 @pytest.mark.parametrize(("make", "path"), [(two_wiki, WIKI), (hotpot_qa, HOTPOT)])
 def test_a_second_study_from_the_same_store_asks_nobody(tmp_path, make, path):
-    """Eight trials; the same again, from what was kept, with the same values."""
+    """Eight trials, repeated from the store, have the same values and send no requests."""
     values, asked = [], []
     for _ in range(2):
         benchmark = make(path, search=8)

@@ -61,7 +61,7 @@ def main_py(source):
 
 
 class Scripted:
-    """Says what it is told to for each stage; keeps the prompts."""
+    """Chat model with scripted replies for each stage; records the prompts."""
 
     def __init__(self, benchmark, **replies):
         self._marks, self._replies = stage_instructions(benchmark), replies
@@ -211,7 +211,7 @@ def test_what_is_shown_can_be_read(files, main):
     ).map("\n".join)
 )
 def test_any_reply_is_a_program_or_none(reply):
-    """Whatever a model says, nothing is raised and nothing is named outside the folder."""
+    """No reply raises an error or yields a file name outside of the folder."""
     program = parse_program(reply)
     if program is not None:
         assert program.files[0][0] == "main.py"
@@ -297,7 +297,7 @@ def test_consistency_is_the_cosine_of_description_and_code(vector, expected):
 
 
 def test_code_without_code_is_not_embedded():
-    """A program of comments alone has no consistency, and servers are spared an empty text."""
+    """A program of comments alone has no consistency, and no empty text is embedded."""
     table = Table({})
     evaluation, _ = scripted({"coding": main_py("# nothing\n")}, embedder=table)
     assert (evaluation.mean, table.asked) == (0, [])
@@ -445,7 +445,7 @@ def test_unreadable_revisions_leave_the_program_before():
 
 
 def test_no_program_at_all_is_a_failed_instance():
-    """A reply that is no program is asked for once more; without one the instance failed."""
+    """An invalid reply is repaired once; without a program, the instance fails."""
     benchmark = chat_dev(RECORDS, search=1)
     chat = Scripted(benchmark, coding="I would rather not.")
     with benchmark.objective(chat, progress=False) as objective:

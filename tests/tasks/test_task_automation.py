@@ -559,7 +559,7 @@ def test_models_of_known_competence_score_accordingly(make, fusion):
 
 
 def test_wrong_replies_of_simulated_models_can_be_read():
-    """Every one, of every stage; and what is not shown is not called."""
+    """Wrong replies of every stage can be parsed, and call only tools that were shown."""
     for benchmark, named in ((daily(search=16), True), (media(), False)):
         for request in benchmark.search:
             for seed in range(20):

@@ -30,7 +30,7 @@ _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\W\d_a-zA-Z]+")
 
 @runtime_checkable
 class Embedder(Protocol):
-    """Embedding model."""
+    """Interface of embedding models."""
 
     @property
     def identity(self) -> str:

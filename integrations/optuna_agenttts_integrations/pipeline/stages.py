@@ -173,8 +173,8 @@ class Pipeline:
         """Return the state before the first stage that calls a model.
 
         Steps before it are run, except coroutine functions, whose result is None. The result is
-        also None for a step that raises one of its `fails_on`, or that raises anything after an
-        earlier step was left at None.
+        also None for a step that raises one of its `fails_on`, or any exception after an earlier
+        result was None.
         """
         state, complete = State(instance), True
         for stage in self.stages:

@@ -20,7 +20,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m optuna_agenttts_integrations.playground")
     commands = parser.add_subparsers(required=True, dest="command")
     serve = commands.add_parser("serve", help="serve the playground's models on 127.0.0.1")
-    serve.add_argument("--models", nargs="+", help="models to serve; default: all. TGI serves one")
+    serve.add_argument(
+        "--models", nargs="+", help="models to serve; default: all (TGI serves exactly one)"
+    )
     serve.add_argument("--dialect", choices=("tgi", "openai"), default="openai")
     serve.add_argument("--port", type=int, default=8080)
     serve.add_argument(

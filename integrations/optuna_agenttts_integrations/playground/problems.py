@@ -43,7 +43,7 @@ The seed 2508 and the density 0.25 are chosen by hand; other values need new wei
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One problem.
+    """Problem with ten lines, a concept, a question and its solution.
 
     Args:
         id: The identifier, unique over all splits.

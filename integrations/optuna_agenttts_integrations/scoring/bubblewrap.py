@@ -137,7 +137,7 @@ def find_host(bwrap: str, python: str) -> Host:
 
 
 def try_host(host: Host, limits: Limits) -> None:
-    """Run an empty program.
+    """Check that a sandbox starts, by running an empty program.
 
     Raises:
         ValueError: The sandbox does not start.

@@ -42,7 +42,7 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tool:
-    """A tool.
+    """Tool that a model can call.
 
     Args:
         name: The name.
@@ -61,7 +61,7 @@ class Tool:
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A call of a tool.
+    """Call of a tool with its arguments.
 
     Args:
         tool: The tool's name.

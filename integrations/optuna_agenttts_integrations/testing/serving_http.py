@@ -59,7 +59,7 @@ class RefusedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class HttpRequest:
-    """An HTTP request.
+    """HTTP request, as read by the server.
 
     Args:
         method: Method, for example ``"POST"``.
@@ -78,7 +78,7 @@ class HttpRequest:
 
 @dataclass(frozen=True, slots=True)
 class HttpReply:
-    """An HTTP reply.
+    """HTTP reply, and how to send it.
 
     Args:
         status: HTTP status.

@@ -1,4 +1,4 @@
-"""A stand-in for a language model: it does what a sensible reader of just its prompt would do.
+"""A scripted language model that follows its prompt as a sensible reader would.
 
 `follow` is a function of the prompt's text alone (randomness is seeded by the text), so that what
 a method tells its model makes the difference between methods. Its rules, from the most to the

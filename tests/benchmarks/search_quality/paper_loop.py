@@ -1,4 +1,4 @@
-"""The paper's bare loop and the methods that it is compared with: the model's word is law.
+"""The paper's loop and the methods that it is compared with, without a numerical planner.
 
 No planner of ours weighs what the model proposes, and none fills what it leaves out:
 

@@ -1,4 +1,4 @@
-"""The prompts of the compared methods: what each of them is told, in words.
+"""The prompts of the compared methods.
 
 Nothing here is fitted or computed beyond what the published methods write down: the task, what
 allocations cost, the trials with their values, and the texts that the model wrote itself. The

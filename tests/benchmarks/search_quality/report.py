@@ -162,7 +162,7 @@ def compared(differences):
 
 
 def share_table(records, plain="AgentTTS"):
-    """Lines on what agents add to AgentTTS and what they cost it, by family and agent.
+    """Return lines on the benefit and cost of agents, by family and agent.
 
     Differences are to plain AgentTTS on the same landscape and instances. Their standard errors
     are over landscapes' means, as searches of one landscape are alike; where there is a single
