@@ -114,7 +114,9 @@ class Candidates:
                 or candidate is None
                 or token_of(task, name, candidate.choices) not in allowed
                 or any(token_of(task, n, candidate.choices) != t for n, t in fixed.items())
-                or not self._leads_on(study, trial, task, name, distribution, fixed, candidate)
+                or not self._leads_to_untried(
+                    study, trial, task, name, distribution, fixed, candidate
+                )
             ):
                 candidate = self._plan(study, trial, task, name, distribution, fixed, planned)
                 with self._lock:
@@ -173,7 +175,7 @@ class Candidates:
             announce(study, trial._trial_id, task, candidate)
         return candidate
 
-    def _leads_on(
+    def _leads_to_untried(
         self,
         study: Study,
         trial: FrozenTrial,
@@ -183,11 +185,11 @@ class Candidates:
         fixed: dict[str, int],
         candidate: Candidate,
     ) -> bool:
-        """Check that a candidate's value does not lead to where everything was tried.
+        """Return whether a candidate's value leads to an untried allocation.
 
-        It cannot where ranges stay as they are: there the candidate itself is untried.
+        It always does if ranges are the same in all trials, as the candidate itself is untried.
         """
-        if not fixed or not self._archives.move(study):
+        if not fixed or not self._archives.vary(study):
             return True
         evidence, archive = self._archives.read(study, task, trial.number)
         ranges, _ = archive.suggestions.open_ranges(

@@ -218,10 +218,10 @@ class StudyArchives:
             archives[study._study_id] = archive
         return archive.read(trials, number), archive
 
-    def move(self, study: Study) -> bool:
-        """Check whether a study's ranges move; see `Suggestions.move`."""
+    def vary(self, study: Study) -> bool:
+        """Return whether a study's ranges vary between trials; see `Suggestions.vary`."""
         archive = self._archives.get(study._storage, {}).get(study._study_id)
-        return archive is not None and archive.suggestions.move()
+        return archive is not None and archive.suggestions.vary()
 
     def record_request(self, study: Study, name: str) -> bool:
         """Record that a trial requests a parameter; see `Suggestions.record_request`."""

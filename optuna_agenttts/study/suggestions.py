@@ -75,7 +75,7 @@ class Suggestions:
             recent = self._recent.setdefault(name, deque(maxlen=_RECENT))
             known = bool(recent) and recent[-1] == distribution
             if not known and self._is_from_budget(trial.params, name, distribution):
-                # The budget bounds it, or happens to be where another bound is.
+                # The bound follows from the budget, or equals it by chance.
                 distribution = IntDistribution(1, self._task.stages[stage].max_samples)
             recent.append(distribution)
             if given is not None:
@@ -107,8 +107,8 @@ class Suggestions:
             self._ranges = self._fix(ranges, self._imposed)
         return self._ranges
 
-    def move(self) -> bool:
-        """Check whether a parameter's distribution differs between the latest trials."""
+    def vary(self) -> bool:
+        """Return whether a parameter's distribution differs between the latest trials."""
         return any(d != recent[-1] for recent in self._recent.values() for d in recent)
 
     def is_free(self) -> bool:

@@ -50,7 +50,7 @@ class StudyTasks:
 
         Args:
             study: The study.
-            number: Number of the trial that asks. Stages are recognized once for each trial.
+            number: Number of the trial. Stages are recognized once for each trial.
         """
         if len(study.directions) > 1:
             self._warn_of_objectives(study)
@@ -75,7 +75,7 @@ class StudyTasks:
             return read
 
     def _recognised_task(self, study: Study, number: int) -> Task | None:
-        """Recognize the task for a trial, and log once for each study which stages it has."""
+        """Recognize the task for a trial, and log its stages once for each study."""
         if self._recognise is False:
             return None
         known = self._recognised.setdefault(study._storage, {})
