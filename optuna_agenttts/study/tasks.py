@@ -115,7 +115,7 @@ class StudyTasks:
 
 
 def find_task(study: Study, task: Task | None = None) -> Task | None:
-    """Return the given task, or the one registered on a study, or a recognized one, or None.
+    """Return the given task, else the registered one, else a recognized one, else None.
 
     Args:
         study: The study.
