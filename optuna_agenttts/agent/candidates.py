@@ -29,6 +29,7 @@ from optuna_agenttts.study.planners import Planners
 from optuna_agenttts.study.rounds import Round
 from optuna_agenttts.task.parameters import (
     allowed_values,
+    misfits,
     read_tokens,
     token_of,
 )
@@ -86,15 +87,16 @@ class Candidates:
             distribution: Its distribution.
 
         Returns:
-            The value, or None if the distribution contains no value of the parameter in the task.
+            The value, or None if the distribution contains no value of the parameter in the task, or
+            the trial has a value outside of the task.
         """
         allowed = allowed_values(task, name, distribution)
-        if not allowed:
+        if not allowed or misfits(task, trial.params):
             self._warn(
                 study,
                 name,
-                "Parameter %r of study %r is left to the independent sampler: %s has no model or "
-                "number of samples of task %r.",
+                "Parameter %r of study %r is left to the independent sampler: %s, or the value "
+                "of a parameter before it, has no model or number of samples of task %r.",
                 (name, study.study_name, distribution, task.name),
             )
             return None
@@ -113,12 +115,12 @@ class Candidates:
                 self._archives.record_request(study, name)
                 or candidate is None
                 or token_of(task, name, candidate.choices) not in allowed
-                or any(token_of(task, n, candidate.choices) != t for n, t in fixed.items())
-                or not self._leads_to_untried(
-                    study, trial, task, name, distribution, fixed, candidate
-                )
+                or self._archives.imposed(study, candidate.choices, fixed)
+                or not self._archives.is_open(study, candidate.choices, name, trial.params, fixed)
             ):
                 candidate = self._plan(study, trial, task, name, distribution, fixed, planned)
+                if candidate is None:
+                    return None
                 with self._lock:
                     candidates[trial._trial_id] = candidate
                     while len(candidates) > _REMEMBERED:
@@ -148,9 +150,14 @@ class Candidates:
         distribution: BaseDistribution,
         fixed: dict[str, int],
         planned: Round | None,
-    ) -> Candidate:
-        """Propose and write a candidate; repeat if another worker chose the same allocation."""
+    ) -> Candidate | None:
+        """Propose and write a candidate, again if another worker chose the same meanwhile.
+
+        Returns None if no trial could be read so far: what they chose could not be avoided.
+        """
         evidence, archive = self._archives.read(study, task, trial.number)
+        if archive.unreadable and not evidence.tried:
+            return None
         constraint = self._constraint(study, trial, archive, name, distribution, fixed, evidence)
         candidate = None
         if self._scheduler is not None and not fixed:
@@ -175,28 +182,6 @@ class Candidates:
             announce(study, trial._trial_id, task, candidate)
         return candidate
 
-    def _leads_to_untried(
-        self,
-        study: Study,
-        trial: FrozenTrial,
-        task: Task,
-        name: str,
-        distribution: BaseDistribution,
-        fixed: dict[str, int],
-        candidate: Candidate,
-    ) -> bool:
-        """Return whether a candidate's value leads to an untried allocation.
-
-        It always does if ranges are the same in all trials, as the candidate itself is untried.
-        """
-        if not fixed or not self._archives.vary(study):
-            return True
-        evidence, archive = self._archives.read(study, task, trial.number)
-        ranges, _ = archive.suggestions.open_ranges(
-            trial.params, fixed, name, distribution, evidence.visited
-        )
-        return ranges.allow(candidate.choices)
-
     def _constraint(
         self,
         study: Study,
@@ -212,7 +197,8 @@ class Candidates:
         ranges, untried = suggestions.open_ranges(
             trial.params, fixed, name, distribution, evidence.visited
         )
-        if not untried and not fixed:
+        # A failed allocation that may be tried again is left to try.
+        if not (untried or fixed) and suggestions.is_exhausted(evidence.tried | evidence.failed):
             self._warn(
                 study,
                 "exhausted",

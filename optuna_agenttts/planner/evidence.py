@@ -47,6 +47,7 @@ class Evidence:
         outcomes: For each observed trial, outcomes by instance in the study's own sign. A mapping
             is empty if the trial reported none.
         tried: Allocations that were tried or are pending, without those that only failed.
+        failed: Allocations that only failed, too often to be tried again.
         ranges: Ranges that the study's trials suggest values from; None if they are the task's.
         constraints: Allocation and constraint values of each trial whose feasibility is known; a
             value above 0 is a violation. Empty if no trial of the study has constraints.
@@ -65,6 +66,7 @@ class Evidence:
     origins: tuple[str, ...] = ()
     outcomes: tuple[Mapping[int, float], ...] = ()
     tried: frozenset[Choices] = frozenset()
+    failed: frozenset[Choices] = frozenset()
     ranges: Ranges | None = None
     constraints: tuple[tuple[Choices, Mapping[str, float]], ...] = ()
 

@@ -120,7 +120,8 @@ class Pools:
     def rows(self, evidence: Evidence, constraint: Constraint) -> tuple[Pool, Ints]:
         """Return a pool, and positions in it that the trial can take and that are untried.
 
-        If all were tried, the only option left is to repeat one of them.
+        If all were tried, those that failed are tried again without waiting, as often as they may
+        be; then the only option left is to repeat one of the others.
 
         Args:
             evidence: The evidence.
@@ -135,7 +136,11 @@ class Pools:
             pool = self._build(ranges, _TRIAL_POOL_SIZE)
             fresh = np.array([key not in evidence.visited for key in pool.keys])
             inside = np.ones(len(pool.keys), dtype=np.bool_)
-        return pool, np.flatnonzero(fresh if fresh.any() else inside)
+        for left_out in (evidence.tried | evidence.failed, evidence.failed, ()):
+            if fresh.any():
+                break
+            fresh = np.array([key not in left_out for key in pool.keys]) & inside
+        return pool, np.flatnonzero(fresh)
 
     def _build(self, ranges: Ranges | None, size: int) -> Pool:
         rng = np.random.default_rng(SEED)

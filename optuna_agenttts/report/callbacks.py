@@ -157,7 +157,9 @@ class StopWhenExhausted:
         if task is None:
             return
         archive = Archive(task, maximize=is_maximized(study.directions))
-        if archive.suggestions.is_exhausted(archive.read(trials).visited):
+        # A failed allocation that may be tried again is left to try.
+        evidence = archive.read(trials)
+        if archive.suggestions.is_exhausted(evidence.tried | evidence.failed):
             _logger.info(
                 "Stopping study %r after trial %d: every allocation within the budget and the "
                 "suggested ranges was tried.",

@@ -17,7 +17,7 @@ from optuna_agenttts import storage
 from optuna_agenttts.planner.evidence import Candidate, Choices, Evidence
 from optuna_agenttts.study.constraints import constraints_of
 from optuna_agenttts.study.suggestions import Suggestions
-from optuna_agenttts.task.parameters import parameters_of, read_tokens
+from optuna_agenttts.task.parameters import misfits
 from optuna_agenttts.task.task import Task
 
 _logger = logging.getLogger(__name__)
@@ -62,6 +62,8 @@ class Archive:
         self._completed = 0
         self.suggestions = Suggestions(task)
         """Ranges and values that the trials suggested."""
+        self.visited: frozenset[Choices] = frozenset()
+        """Allocations not to propose, at the last call of `read`."""
         self.unreadable: list[int] = []
         """Numbers of finished trials whose parameters do not fit the task."""
         self._constraints: list[tuple[Choices, Mapping[str, float]]] = []
@@ -100,6 +102,8 @@ class Archive:
                 concurrent += 1
         width = len(self.task.stages)
         tried = frozenset(self._tried.union(pending))
+        waiting, failed = self._failures_now()
+        self.visited = tried.union(waiting, failed)
         return Evidence(
             task=self.task,
             models=np.array(self._models, dtype=np.int64).reshape(-1, width),
@@ -107,8 +111,9 @@ class Archive:
             scores=self._sign * np.array(self._scores),
             shares=np.array(self._shares),
             pending=tuple(pending),
-            visited=tried.union(self._failed()),
+            visited=self.visited,
             tried=tried,
+            failed=failed,
             ranges=None if self.suggestions.is_free() else self.suggestions.ranges(),
             concurrent=concurrent,
             sign=self._sign,
@@ -123,7 +128,7 @@ class Archive:
         if trial.params:
             self.suggestions.add(trial, self._given(trial))
         if choices is None:
-            if trial.state == TrialState.COMPLETE and self._misfits(trial.params):
+            if trial.state == TrialState.COMPLETE and misfits(self.task, trial.params):
                 self.unreadable.append(trial.number)
                 _logger.warning(
                     "Trial %d is left out of the evidence: its parameters %s do not fit task %r.",
@@ -176,29 +181,26 @@ class Archive:
         """
         params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
         choices = self.task.choices_from_params(params)
-        if len(choices) < len(self.task.stages) and not self._misfits(params):
+        if len(choices) < len(self.task.stages) and not misfits(self.task, params):
             choices = {**dict(enumerate(self._given(trial) or ())), **choices}
         if len(choices) < len(self.task.stages):
             return None
         return tuple(choices[stage] for stage in range(len(self.task.stages)))
-
-    def _misfits(self, params: Mapping[str, Any]) -> bool:
-        """Return whether a parameter of the task has a value outside of the task."""
-        readable = read_tokens(self.task, params)
-        return any(name in params and name not in readable for name in parameters_of(self.task))
 
     def _given(self, trial: FrozenTrial) -> Choices | None:
         """Return the allocation that this sampler gave a trial, or None."""
         given = trial.system_attrs.get(storage.CANDIDATE)
         return _decode(self.task, given) if isinstance(given, Mapping) else None
 
-    def _failed(self) -> list[Choices]:
-        """Return the failed allocations that must not be tried again, or not yet."""
-        return [
-            choices
-            for choices, failures in self._failures.items()
-            if len(failures) > _RETRIES or self._completed < failures[-1] + _RETRY_AFTER
-        ]
+    def _failures_now(self) -> tuple[frozenset[Choices], frozenset[Choices]]:
+        """Return the allocations that failed and are to be tried again later, and never."""
+        waiting, final = set(), set()
+        for choices, failures in self._failures.items():
+            if len(failures) > _RETRIES:
+                final.add(choices)
+            elif self._completed < failures[-1] + _RETRY_AFTER:
+                waiting.add(choices)
+        return frozenset(waiting), frozenset(final - self._tried)
 
 
 class StudyArchives:
@@ -218,15 +220,44 @@ class StudyArchives:
             archives[study._study_id] = archive
         return archive.read(trials, number), archive
 
-    def vary(self, study: Study) -> bool:
-        """Return whether a study's ranges vary between trials; see `Suggestions.vary`."""
-        archive = self._archives.get(study._storage, {}).get(study._study_id)
-        return archive is not None and archive.suggestions.vary()
-
     def record_request(self, study: Study, name: str) -> bool:
         """Record that a trial requests a parameter; see `Suggestions.record_request`."""
-        archive = self._archives.get(study._storage, {}).get(study._study_id)
+        archive = self._get(study)
         return archive is not None and archive.suggestions.record_request(name)
+
+    def imposed(self, study: Study, given: Choices, fixed: Mapping[str, int]) -> bool:
+        """Tell a study's archive which values of a trial were set elsewhere.
+
+        Args:
+            study: The study.
+            given: Allocation that the trial was given.
+            fixed: Values that it has, as tokens.
+
+        Returns:
+            Whether some were.
+        """
+        archive = self._get(study)
+        return archive is None or archive.suggestions.imposed(given, fixed)
+
+    def is_open(
+        self,
+        study: Study,
+        given: Choices,
+        name: str,
+        suggested: Mapping[str, Any],
+        fixed: Mapping[str, int],
+    ) -> bool:
+        """Check whether a parameter's value still leads to something that was not tried.
+
+        A value of an allocation that is tried on purpose a second time is never replaced.
+        """
+        archive = self._get(study)
+        if archive is None or given in archive.visited:
+            return True
+        return archive.suggestions.is_open(given, name, suggested, fixed, archive.visited)
+
+    def _get(self, study: Study) -> Archive | None:
+        return self._archives.get(study._storage, {}).get(study._study_id)
 
 
 def announce(study: Study, trial_id: int, task: Task, candidate: Candidate) -> None:

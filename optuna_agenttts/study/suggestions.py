@@ -48,10 +48,14 @@ class Suggestions:
         self._all = Ranges.all_of(task.feasible)
         self._recent: dict[str, deque[BaseDistribution]] = {}
         self._imposed: dict[str, int] = {}
-        self._nodes: dict[Prefix, tuple[str, BaseDistribution]] = {}
+        self._nodes: dict[Prefix, tuple[str, BaseDistribution, int]] = {}
+        self._latest: dict[str, tuple[BaseDistribution, int]] = {}
+        """Latest distribution of each parameter, and how often it changed after equal values."""
         self._children: dict[Prefix, set[int]] = {}
         self._leaves: set[Prefix] = set()
         self._ranges: Ranges | None = self._all
+        self._regular = True
+        """Whether all trials suggested all parameters, from the ranges of `Task.suggest`."""
 
     def add(self, trial: FrozenTrial, given: Choices | None) -> None:
         """Learn from a finished trial.
@@ -70,20 +74,26 @@ class Suggestions:
             if token is None:
                 return
             distribution = trial.distributions[name]
-            self._nodes[prefix] = name, distribution
+            changes = self._latest.get(name, (distribution, 0))[1]
+            changes += prefix in self._nodes and self._nodes[prefix][:2] != (name, distribution)
+            self._latest[name] = distribution, changes
+            self._nodes[prefix] = name, distribution, changes
             self._children.setdefault(prefix, set()).add(token)
+            from_budget = self._is_from_budget(trial.params, name, distribution)
+            known = len(self._tokens(name, distribution)) if is_model else 0
+            self._regular &= from_budget or known == len(self._task.stages[stage].models)
             recent = self._recent.setdefault(name, deque(maxlen=_RECENT))
-            known = bool(recent) and recent[-1] == distribution
-            if not known and self._is_from_budget(trial.params, name, distribution):
+            if from_budget and not (recent and recent[-1] == distribution):
                 # The bound follows from the budget, or equals it by chance.
                 distribution = IntDistribution(1, self._task.stages[stage].max_samples)
             recent.append(distribution)
             if given is not None:
-                own = given[stage][0 if is_model else 1]
+                own = self._token(name, given)
                 self._learn_imposed(name, token, own, trial.distributions[name])
             prefix = (*prefix, (name, token))
         if trial.state != TrialState.FAIL:
             self._leaves.add(prefix)
+            self._regular &= len(prefix) == len(self._parameters)
         self._ranges = None
 
     def ranges(self) -> Ranges:
@@ -106,10 +116,6 @@ class Suggestions:
                 ranges = ranges.with_samples(stage, samples) if samples else ranges
             self._ranges = self._fix(ranges, self._imposed)
         return self._ranges
-
-    def vary(self) -> bool:
-        """Return whether a parameter's distribution differs between the latest trials."""
-        return any(d != recent[-1] for recent in self._recent.values() for d in recent)
 
     def is_free(self) -> bool:
         """Return whether the expected ranges are those of the task."""
@@ -138,8 +144,7 @@ class Suggestions:
             are such values of `name`. If not, it has all values within the budget, or else the
             cheapest one.
         """
-        steps = ((known, fixed[known]) for known in suggested if known in fixed)
-        prefix = tuple(step for step in steps if step[0] in self._parameters)
+        prefix = self._prefix(suggested, fixed)
         ranges = self._fix(self.ranges(), fixed)
         within, _ = self._affordable(ranges, name, distribution)
         left = tuple(self._untried(prefix, ranges, name, within, visited))
@@ -148,6 +153,30 @@ class Suggestions:
             self._imposed, self._ranges = {}, None
             return self.open_ranges(suggested, fixed, name, distribution, visited)
         return self._narrow(ranges, name, left or within), bool(left)
+
+    def is_open(
+        self,
+        given: Choices,
+        name: str,
+        suggested: Mapping[str, Any],
+        fixed: Mapping[str, int],
+        visited: Collection[Choices],
+    ) -> bool:
+        """Check whether a parameter's value in an allocation leads to something untried.
+
+        The allocation itself is untried, but may be out of bounds that depend on this value.
+
+        Args:
+            given: Allocation that the trial was given.
+            name: Parameter that the trial asks for.
+            suggested: See `open_ranges`.
+            fixed: See `open_ranges`.
+            visited: See `open_ranges`.
+        """
+        if self._regular:
+            return True
+        below = (*self._prefix(suggested, fixed), (name, self._token(name, given)))
+        return not self._is_closed(below, visited)
 
     def is_exhausted(self, visited: Collection[Choices]) -> bool:
         """Return whether all allocations of the tree that are within the budget were tried."""
@@ -163,6 +192,31 @@ class Suggestions:
             return False
         self._ranges = None
         return True
+
+    def imposed(self, given: Choices, fixed: Mapping[str, int]) -> bool:
+        """Learn which values of a running trial were set elsewhere.
+
+        Args:
+            given: Allocation that this sampler gave the trial.
+            fixed: Values that it has, as tokens.
+
+        Returns:
+            Whether some were.
+        """
+        other = {name: token for name, token in fixed.items() if self._token(name, given) != token}
+        if other:
+            self._imposed, self._ranges = {**self._imposed, **other}, None
+        return bool(other)
+
+    def _prefix(self, suggested: Mapping[str, Any], fixed: Mapping[str, int]) -> Prefix:
+        """Return what a trial has suggested so far."""
+        return tuple(
+            (name, fixed[name]) for name in suggested if name in fixed and name in self._parameters
+        )
+
+    def _token(self, name: str, choices: Choices) -> int:
+        stage, is_model = self._parameters[name]
+        return choices[stage][0 if is_model else 1]
 
     def _learn_imposed(
         self, name: str, token: int, given: int, distribution: BaseDistribution
@@ -261,7 +315,10 @@ class Suggestions:
         """Return whether every allocation with a prefix was tried or is over the budget."""
         if prefix not in self._nodes:
             return prefix in self._leaves
-        name, distribution = self._nodes[prefix]
+        name, distribution, changes = self._nodes[prefix]
+        latest, now = self._latest[name]
+        # Where ranges change over time, what was seen before is out of date.
+        distribution = distribution if changes == now else latest
         ranges = self._fix(self.ranges(), dict(prefix))
         if not self._tokens(name, distribution):
             return False

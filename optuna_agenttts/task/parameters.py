@@ -56,6 +56,12 @@ def read_tokens(task: Task, params: Mapping[str, Any]) -> dict[str, int]:
     return tokens
 
 
+def misfits(task: Task, params: Mapping[str, Any]) -> bool:
+    """Check whether a parameter of the task has a value that the task does not have."""
+    readable = read_tokens(task, params)
+    return any(name in params and name not in readable for name in parameters_of(task))
+
+
 def token_of(task: Task, name: str, choices: Sequence[Choice]) -> int:
     """Return the token of a parameter in an allocation."""
     stage, is_model = parameters_of(task)[name]

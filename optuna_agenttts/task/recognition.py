@@ -18,6 +18,7 @@ from optuna_agenttts.exceptions import TaskError
 from optuna_agenttts.task.cost import TableCost
 from optuna_agenttts.task.stage import Model, Stage, size_in_name
 from optuna_agenttts.task.task import Task
+from optuna_agenttts.task.values import read_number
 
 Recognise = bool | tuple[str, str] | Mapping[str, tuple[str, str]]
 """Argument `recognise` of the sampler: see `AgentTTSSampler`."""
@@ -60,7 +61,9 @@ def check_recognise(recognise: object) -> Recognise:
 
 
 def recognise_task(trials: Sequence[FrozenTrial], recognise: Recognise = True) -> Task | None:
-    """Recognize stages in the latest completed or pruned trial that has some.
+    """Recognize stages in the completed or pruned trial with the most, of the latest trials.
+
+    If stages are conditional, not all trials have all of them. Of equal ones, the latest counts.
 
     By default a stage is a categorical parameter ``<stage>.model`` whose choices are names of
     language models, with a parameter ``<stage>.samples`` of whole numbers. Sizes are read from the
@@ -78,18 +81,23 @@ def recognise_task(trials: Sequence[FrozenTrial], recognise: Recognise = True) -
         return None
     recent: list[FrozenTrial] = []
     stages: list[Stage] = []
+    seen: set[str] = set()
     for trial in reversed(trials):
         # A running or failed trial may not have suggested all of its stages.
         if trial.state not in (TrialState.COMPLETE, TrialState.PRUNED):
             continue
         recent.append(trial)
-        stages = stages or _stages([trial], recognise)
+        names = trial.distributions.keys()
+        # Trials without other parameters have no other stages.
+        if not stages or not names <= seen:
+            found = _stages([trial], recognise)
+            stages, seen = (found, {*names}) if len(found) > len(stages) else (stages, seen)
         if len(recent) == _RECENT:
             break
     if not stages:
         return None
-    names = {name for s in stages for name in (s.model_parameter, s.samples_parameter)}
-    alike = [trial for trial in recent if names <= trial.distributions.keys()]
+    needed = {name for s in stages for name in (s.model_parameter, s.samples_parameter)}
+    alike = [trial for trial in recent if needed <= trial.distributions.keys()]
     return _task(_stages(alike, recognise))
 
 
@@ -160,8 +168,8 @@ def _most_samples(distribution: BaseDistribution) -> int:
     ):
         return int(distribution.high)
     if isinstance(distribution, CategoricalDistribution):
-        numbers = [c for c in distribution.choices if isinstance(c, int) and c is not True]
-        return max(numbers, default=0) if len(numbers) == len(distribution.choices) else 0
+        numbers = [read_number(choice) for choice in distribution.choices]
+        return 0 if None in numbers else max(number or 0 for number in numbers)
     return 0
 
 

@@ -21,8 +21,8 @@ from optuna_agenttts.task.stage import Stage
 def read_model(stage: Stage, value: object) -> int | None:
     """Return the position of a stage's model by its name, or None.
 
-    Names match without regard to case, and without an organization: "llama-3b" for
-    "meta-llama/Llama-3B", if no other model matches too.
+    Names match without regard to case, and if one of them has no organization without that of the
+    other: "llama-3b" and "meta-llama/Llama-3B", if no other model matches too.
     """
     names = [model.name for model in stage.models]
     if value in names:
@@ -31,23 +31,31 @@ def read_model(stage: Stage, value: object) -> int | None:
         return None
     label = value.strip().casefold()
     folded = [name.casefold() for name in names]
-    for known in (folded, [name.rpartition("/")[2] for name in folded]):
-        if known.count(label) == 1:
-            return known.index(label)
+    bare = [name.rpartition("/")[2] for name in folded]
+    for wanted, known in ((label, folded), (label, bare), (label.rpartition("/")[2], folded)):
+        if known.count(wanted) == 1:
+            return known.index(wanted)
     return None
 
 
 def read_samples(stage: Stage, value: object) -> int | None:
     """Return a number of samples of a stage, which may be written as a float or text, or None."""
+    number = read_number(value)
+    return number if number is not None and 1 <= number <= stage.max_samples else None
+
+
+def read_number(value: object) -> int | None:
+    """Return a whole number, which may be written as a float or text, or None."""
     if isinstance(value, str):
-        value = int(value) if value.strip().isdecimal() else None
+        try:
+            value = float(value)
+        except ValueError:
+            return None
     if isinstance(value, (bool, np.bool_)) or not isinstance(
         value, (int, float, np.integer, np.floating)
     ):
         return None
-    if not math.isfinite(value) or value != int(value) or not 1 <= value <= stage.max_samples:
-        return None
-    return int(value)
+    return int(value) if math.isfinite(value) and value == int(value) else None
 
 
 def allowed_models(stage: Stage, distribution: BaseDistribution) -> Mapping[int, Any]:
