@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import OrderedDict
 
 import numpy as np
@@ -104,9 +105,8 @@ class Pools:
         self, surrogate: Surrogate, feasible: FeasibleSet, rng: np.random.Generator
     ) -> None:
         """See the class."""
-        self._surrogate, self._feasible = surrogate, feasible
+        self._surrogate, self._feasible, self._rng = surrogate, feasible, copy.deepcopy(rng)
         self._pools: OrderedDict[Ranges | None, Pool] = OrderedDict()
-        self._pools[None] = Pool(surrogate, feasible, None, rng, _POOL_SIZE)
 
     def of(self, ranges: Ranges | None) -> Pool:
         """Return the pool of a study's ranges; None for those of the task."""
@@ -143,7 +143,8 @@ class Pools:
         return pool, np.flatnonzero(fresh)
 
     def _build(self, ranges: Ranges | None, size: int) -> Pool:
-        rng = np.random.default_rng(SEED)
+        # The pool of the task is the same, whenever it is built.
+        rng = np.random.default_rng(SEED) if ranges else copy.deepcopy(self._rng)
         return Pool(self._surrogate, self._feasible, ranges, rng, size)
 
 
