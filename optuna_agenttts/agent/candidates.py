@@ -87,8 +87,8 @@ class Candidates:
             distribution: Its distribution.
 
         Returns:
-            The value, or None if the distribution contains no value of the parameter in the task, or
-            the trial has a value outside of the task.
+            The value, or None if the distribution contains no value of the parameter in the task,
+            or the trial has a value outside of the task.
         """
         allowed = allowed_values(task, name, distribution)
         if not allowed or misfits(task, trial.params):

@@ -76,7 +76,8 @@ class StopWhenSettled:
             expected gain is worth less than the next trial costs over all instances. Overrides
             `gain`.
         trials: Number of consecutive trials for which this must hold, 1 or more.
-        task: The task. Default: the one registered on the study.
+        task: The task. Default: the one registered on the study, else one recognized from the
+            names of its parameters.
 
     Raises:
         TaskError: An argument is out of range.
@@ -106,16 +107,16 @@ class StopWhenSettled:
         """Stop the study if the expected gain was small for enough trials in a row.
 
         Raises:
-            NoTaskError: No task is registered on the study, and none was given.
+            NoTaskError: The study has no task, and none was given.
         """
-        task = self._task or Task.registered(study)
+        trials = storage.read_trials(study)
+        task = find_task(study, self._task)
         if task is None:
             raise NoTaskError(
                 f"No task is registered on study {study.study_name!r}: pass `task=`."
             )
         if self._planner is None or self._planner.task != task:
             self._planner = NumericalPlanner(task)
-        trials = storage.read_trials(study)
         evidence = Archive(task, maximize=is_maximized(study.directions)).read(trials)
         if self._planner.in_opening(evidence):
             return

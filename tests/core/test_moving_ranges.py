@@ -6,7 +6,14 @@ from collections import Counter
 import optuna
 import pytest
 
-from optuna_agenttts import AgentTTSSampler, Model, Stage, StopWhenExhausted, Task
+from optuna_agenttts import (
+    AgentTTSSampler,
+    Model,
+    Stage,
+    StopWhenExhausted,
+    StopWhenSettled,
+    Task,
+)
 from optuna_agenttts.task.parameters import read_model
 from optuna_agenttts.task.recognition import recognise_task
 
@@ -190,3 +197,26 @@ def test_failed_allocations_are_retried_before_a_search_ends(model, samples, fai
     assert len(tries) == 4
     assert tries[model, samples] == (2 if failures == 1 else 3)
     assert sum(tries.values()) == 3 + tries[model, samples]
+
+
+def test_a_search_of_recognized_stages_stops_when_settled():
+    def objective(trial):
+        trial.suggest_categorical("answer.model", NAMES)
+        trial.suggest_int("answer.samples", 1, 20)
+        return 0.5
+
+    study = run(AgentTTSSampler(seed=0), objective, 40, callbacks=[StopWhenSettled()])
+    assert 3 <= len(study.trials) < 40
+
+
+def test_a_recognized_task_is_read_once_for_each_finished_trial(monkeypatch):
+    calls = []
+
+    def counted(trials, recognise):
+        calls.append(len(trials))
+        return recognise_task(trials, recognise)
+
+    monkeypatch.setattr("optuna_agenttts.study.tasks.recognise_task", counted)
+    study = run(AgentTTSSampler(seed=0), shared_samples, 8)
+    assert len(calls) == 8
+    assert len(set(map(allocation, study.trials))) == 8
