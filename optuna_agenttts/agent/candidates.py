@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -111,13 +111,11 @@ class Candidates:
             with self._lock:
                 candidates = self._candidates.setdefault(study._storage, OrderedDict())
                 candidate = candidates.get(trial._trial_id)
-            if (
-                self._archives.record_request(study, name)
-                or candidate is None
-                or token_of(task, name, candidate.choices) not in allowed
-                or self._archives.imposed(study, candidate.choices, fixed)
-                or not self._archives.is_open(study, candidate.choices, name, trial.params, fixed)
-            ):
+            archive = self._archives.get(study)
+            kept = archive is not None and _is_kept(
+                archive, candidate, task, trial, name, allowed, fixed
+            )
+            if candidate is None or not kept:
                 candidate = self._plan(study, trial, task, name, distribution, fixed, planned)
                 if candidate is None:
                     return None
@@ -243,3 +241,30 @@ class Candidates:
         if (study._study_id, key) not in warned:
             warned.add((study._study_id, key))
             _logger.warning(message, *arguments)
+
+
+def _is_kept(
+    archive: Archive,
+    candidate: Candidate | None,
+    task: Task,
+    trial: FrozenTrial,
+    name: str,
+    allowed: Collection[int],
+    fixed: Mapping[str, int],
+) -> bool:
+    """Return whether a trial keeps its candidate, now that it requests a parameter.
+
+    It does not if the value is out of range, values were set elsewhere, or the value leads only to
+    allocations that were tried. An allocation that is tried again on purpose is kept.
+    """
+    suggestions = archive.suggestions
+    if suggestions.record_request(name) or candidate is None:
+        return False
+    choices = candidate.choices
+    if token_of(task, name, choices) not in allowed:
+        return False
+    if suggestions.record_imposed(choices, fixed):
+        return False
+    return choices in archive.visited or suggestions.is_open(
+        choices, name, trial.params, fixed, archive.visited
+    )

@@ -220,43 +220,8 @@ class StudyArchives:
             archives[study._study_id] = archive
         return archive.read(trials, number), archive
 
-    def record_request(self, study: Study, name: str) -> bool:
-        """Record that a trial requests a parameter; see `Suggestions.record_request`."""
-        archive = self._get(study)
-        return archive is not None and archive.suggestions.record_request(name)
-
-    def imposed(self, study: Study, given: Choices, fixed: Mapping[str, int]) -> bool:
-        """Tell a study's archive which values of a trial were set elsewhere.
-
-        Args:
-            study: The study.
-            given: Allocation that the trial was given.
-            fixed: Values that it has, as tokens.
-
-        Returns:
-            Whether some were.
-        """
-        archive = self._get(study)
-        return archive is None or archive.suggestions.imposed(given, fixed)
-
-    def is_open(
-        self,
-        study: Study,
-        given: Choices,
-        name: str,
-        suggested: Mapping[str, Any],
-        fixed: Mapping[str, int],
-    ) -> bool:
-        """Check whether a parameter's value still leads to something that was not tried.
-
-        A value of an allocation that is tried on purpose a second time is never replaced.
-        """
-        archive = self._get(study)
-        if archive is None or given in archive.visited:
-            return True
-        return archive.suggestions.is_open(given, name, suggested, fixed, archive.visited)
-
-    def _get(self, study: Study) -> Archive | None:
+    def get(self, study: Study) -> Archive | None:
+        """Return a study's archive as of the last call of `read`, or None before the first."""
         return self._archives.get(study._storage, {}).get(study._study_id)
 
 

@@ -55,7 +55,7 @@ class Suggestions:
         self._leaves: set[Prefix] = set()
         self._ranges: Ranges | None = self._all
         self._regular = True
-        """Whether all trials suggested all parameters, from the ranges of `Task.suggest`."""
+        """True if all trials suggested all parameters, from the ranges of `Task.suggest`."""
 
     def add(self, trial: FrozenTrial, given: Choices | None) -> None:
         """Learn from a finished trial.
@@ -193,8 +193,8 @@ class Suggestions:
         self._ranges = None
         return True
 
-    def imposed(self, given: Choices, fixed: Mapping[str, int]) -> bool:
-        """Learn which values of a running trial were set elsewhere.
+    def record_imposed(self, given: Choices, fixed: Mapping[str, int]) -> bool:
+        """Record the values of a running trial that were set elsewhere.
 
         Args:
             given: Allocation that this sampler gave the trial.
