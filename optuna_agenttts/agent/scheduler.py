@@ -196,9 +196,7 @@ class RoundScheduler:
 
     def _later_round_timeout(self, study: Study) -> float:
         """Return the median duration of the last 20 trials, within bounds, in seconds."""
-        trials = study._storage.get_all_trials(
-            study._study_id, deepcopy=False, states=(TrialState.COMPLETE,)
-        )
+        trials = [t for t in storage.read_trials(study) if t.state == TrialState.COMPLETE]
         seconds = [t.duration.total_seconds() for t in trials[-20:] if t.duration is not None]
         typical = float(np.median(seconds)) if seconds else 0.0
         return max(_MIN_WAIT, min(typical, self._timeout))
