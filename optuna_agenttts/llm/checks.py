@@ -99,7 +99,7 @@ class Failure:
 
     @property
     def answered(self) -> bool:
-        """Whether a server replied at all."""
+        """True if a server replied at all."""
         return self.kind.startswith("HTTP ") or self.kind in _REPLY_KINDS
 
     @property

@@ -68,7 +68,7 @@ class Feasibility:
         """Condition the posterior of each constraint."""
         self._surrogate, self._known = surrogate, known_feasibility(evidence)
         self.found = any(self._known.values())
-        """Whether an allocation is known to be feasible."""
+        """True for allocations that are known to be feasible."""
         choices = [choices for choices, _ in evidence.constraints]
         keys = sorted({key for _, values in evidence.constraints for key in values})
         features = _Features(evidence.task)

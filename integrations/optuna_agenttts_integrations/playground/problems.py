@@ -36,7 +36,7 @@ END = "."
 """The end token."""
 
 BELONGS = np.random.default_rng(2508).random((len(CONCEPTS), len(TITLES))) < 0.25
-"""Whether a title belongs to a concept, shape (concepts, titles): the knowledge to learn.
+"""True where a title belongs to a concept, shape (concepts, titles): the knowledge to learn.
 
 The seed 2508 and the density 0.25 are chosen by hand; other values need new weights."""
 

@@ -73,7 +73,7 @@ class ProgramResult:
 
     @property
     def ok(self) -> bool:
-        """Whether the program exited with code 0."""
+        """True if the program exited with code 0."""
         return self.exit_code == 0
 
 

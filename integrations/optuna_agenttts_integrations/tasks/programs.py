@@ -205,7 +205,7 @@ class Run:
 
     @property
     def succeeded(self) -> bool:
-        """Whether the program exited with 0 or was still running, as games and servers do."""
+        """True if the program exited with 0 or was still running, as games and servers do."""
         return self.exit_code in (0, None)
 
 

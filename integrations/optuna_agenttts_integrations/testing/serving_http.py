@@ -23,7 +23,7 @@ _logger = logging.getLogger(__name__)
 _Self = TypeVar("_Self", bound="HttpServer")
 
 Delivery = Literal["whole", "drip", "cut", "hang-up"]
-"""How a reply is sent: at once, in many pieces, only half of its body, or not at all."""
+"""Ways to send a reply: at once, in many pieces, only half of its body, or not at all."""
 
 _DRIP_SECONDS = 0.2
 """Seconds over which a ``"drip"`` reply is sent. Chosen by hand: noticeable, but fast enough."""
