@@ -53,6 +53,7 @@ def with_lengths(task: Task, lengths: Lengths) -> Task:
         budget=None if math.isclose(task.budget, default) else task.budget,
         cost=task.cost_model,
         metric=task.metric,
+        metric_range=task.metric_range,
         description=task.description,
     )
 

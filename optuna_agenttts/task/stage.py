@@ -159,6 +159,27 @@ class Stage:
         )
 
 
+def checked_range(owner: str, given: object) -> tuple[float, float] | None:
+    """Return the range of a metric as two floats, or None if there is none.
+
+    Args:
+        owner: Prefix of error messages.
+        given: The range.
+
+    Raises:
+        TaskError: It is not a pair of finite numbers, the smaller one first.
+    """
+    if given is None:
+        return None
+    pair = tuple(given) if isinstance(given, Iterable) and not isinstance(given, str) else ()
+    if len(pair) != 2 or not all(map(is_finite, pair)) or not pair[0] < pair[1]:
+        raise TaskError(
+            f"{owner}: `metric_range` must be a pair of finite numbers, the smaller one first, "
+            f"such as (0, 1), got {given!r}."
+        )
+    return float(pair[0]), float(pair[1])
+
+
 def checked_stages(owner: str, stages: Sequence[Stage]) -> tuple[Stage, ...]:
     """Return the stages of a task as a tuple.
 

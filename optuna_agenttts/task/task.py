@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -20,11 +20,19 @@ from optuna_agenttts.task.allocation import (
     StageAllocation,
     read_choice,
 )
-from optuna_agenttts.task.cost import CostModel, FlopsCost, cost_from_dict, cost_row, cost_to_dict
+from optuna_agenttts.task.cost import CostModel, FlopsCost, cost_row
 from optuna_agenttts.task.differences import differences
+from optuna_agenttts.task.encoding import decode_arguments, encode_arguments
 from optuna_agenttts.task.feasible import Choice, FeasibleSet
 from optuna_agenttts.task.from_pipeline import DataPipeline, describe_stages
-from optuna_agenttts.task.stage import Model, Stage, checked_stages, is_finite, model_from_name
+from optuna_agenttts.task.stage import (
+    Model,
+    Stage,
+    checked_range,
+    checked_stages,
+    is_finite,
+    model_from_name,
+)
 from optuna_agenttts.task.suggestion import suggest_choices
 from optuna_agenttts.task.values import read_model, read_samples
 
@@ -43,6 +51,9 @@ class Task:
             in the paper.
         cost: Cost model. Default: `FlopsCost` (Theorem 1 of the paper).
         metric: Name of the objective's value, such as ``"exact match"``, for people and the agent.
+        metric_range: Smallest and largest possible value of the metric, such as ``(0, 1)`` for an
+            accuracy. Intervals stay within it, and values outside of it are ignored as outliers.
+            Default: (0, 1) if all reported outcomes are 0 or 1, else unknown.
         description: Description of the task, for people and the agent.
 
     Raises:
@@ -56,6 +67,7 @@ class Task:
     budget: float
     cost_model: CostModel
     metric: str
+    metric_range: tuple[float, float] | None
     description: str
     feasible: FeasibleSet
     text: str
@@ -68,6 +80,7 @@ class Task:
         budget: float | None = None,
         cost: CostModel | None = None,
         metric: str = "",
+        metric_range: tuple[float, float] | None = None,
         description: str = "",
     ) -> None:
         """See the class."""
@@ -95,9 +108,15 @@ class Task:
             )
         # Frozen: attributes cannot be set one by one.
         self.__dict__.update(
-            name=name, stages=stages, budget=float(budget), cost_model=cost_model, metric=metric
+            name=name,
+            stages=stages,
+            budget=float(budget),
+            cost_model=cost_model,
+            metric=metric,
+            metric_range=checked_range(owner, metric_range),
+            description=description,
+            feasible=feasible,
         )
-        self.__dict__.update(description=description, feasible=feasible)
         self.__dict__["text"] = json.dumps(self.to_dict(), sort_keys=True)
 
     def __eq__(self, other: object) -> bool:
@@ -116,28 +135,23 @@ class Task:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the arguments."""
-        arguments: dict[str, Any] = {
+        return partial(Task, **self._arguments()), ()
+
+    def _arguments(self) -> dict[str, Any]:
+        """Return the arguments that make an equal task."""
+        return {
             "name": self.name,
             "stages": self.stages,
             "budget": self.budget,
             "cost": self.cost_model,
             "metric": self.metric,
+            "metric_range": self.metric_range,
             "description": self.description,
         }
-        return partial(Task, **arguments), ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the task as JSON-ready values, for `from_dict`."""
-        return {
-            "name": self.name,
-            "stages": [
-                {**asdict(s), "models": [asdict(m) for m in s.models]} for s in self.stages
-            ],
-            "budget": self.budget,
-            "cost": cost_to_dict(self.cost_model, self.stages),
-            "metric": self.metric,
-            "description": self.description,
-        }
+        return encode_arguments(self._arguments())
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Task:
@@ -146,23 +160,7 @@ class Task:
         Raises:
             TaskError: The values do not describe a task.
         """
-        try:
-            stages = [
-                Stage(**{**stage, "models": [Model(**model) for model in stage["models"]]})
-                for stage in values["stages"]
-            ]
-            return cls(
-                name=values["name"],
-                stages=stages,
-                budget=values["budget"],
-                cost=cost_from_dict(values["cost"]),
-                metric=values.get("metric", ""),
-                description=values.get("description", ""),
-            )
-        except (KeyError, TypeError) as error:
-            raise TaskError(
-                f"Task.from_dict: `values` must be the result of `Task.to_dict`: {error!r}"
-            ) from error
+        return cls(**decode_arguments(values))
 
     @classmethod
     def from_pipeline(
@@ -177,6 +175,7 @@ class Task:
         budget: float | None = None,
         cost: CostModel | None = None,
         metric: str = "",
+        metric_range: tuple[float, float] | None = None,
         description: str = "",
     ) -> Task:
         """Build a task from a pipeline and its data.
@@ -198,6 +197,7 @@ class Task:
             budget: See `Task`.
             cost: See `Task`.
             metric: See `Task`.
+            metric_range: See `Task`. Default: the pipeline's, if it has one.
             description: See `Task`.
 
         Raises:
@@ -211,6 +211,7 @@ class Task:
             budget=budget,
             cost=cost,
             metric=metric,
+            metric_range=metric_range or getattr(pipeline, "metric_range", None),
             description=description,
         )
 

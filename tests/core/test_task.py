@@ -512,3 +512,17 @@ def test_own_cost_class_survives_registration():
     task, study = wiki_task(budget=200, cost=Steps()), optuna.create_study()
     task.register(study)
     assert Task.registered(study).cost(FULL) == task.cost(FULL) == 230.0
+
+
+def test_metric_range_is_kept_and_checked():
+    """It survives storage and pickling; a task without one is stored as before."""
+    plain, ranged = task(), task(metric_range=(0, 1))
+    assert plain.metric_range is None
+    assert "metric_range" not in plain.to_dict()
+    for copied in (Task.from_dict(json.loads(ranged.text)), pickle.loads(pickle.dumps(ranged))):
+        assert copied == ranged
+        assert copied.metric_range == (0.0, 1.0)
+    assert plain.differences(ranged) == ["metric_range: None -> [0.0, 1.0]"]
+    for wrong in ((1, 0), (0, 0), (0, np.inf), (0, np.nan), (0,), 3, "01", ("a", "b")):
+        with pytest.raises(TaskError, match="metric_range"):
+            task(metric_range=wrong)

@@ -146,6 +146,8 @@ class Pipeline:
         score: Function or coroutine function that computes an instance's outcome, usually from 0
             to 1, from its final state.
         metrics: Further scores by name, reported with the outcome.
+        metric_range: Smallest and largest possible score, which `Task.from_pipeline` passes on to
+            the task; see `Task`.
 
     Raises:
         PipelineError: There is no `StageProgram`, or two stages share a name.
@@ -154,6 +156,7 @@ class Pipeline:
     stages: Sequence[StageProgram | Step]
     score: Score
     metrics: Mapping[str, Score] = field(default_factory=dict)
+    metric_range: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         """Check the stages."""

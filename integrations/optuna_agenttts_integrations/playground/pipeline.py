@@ -128,6 +128,7 @@ def make_task(budget: float = BUDGET) -> Task:
             reference_generation_tokens=14.8,
         ),
         metric="exact match",
+        metric_range=(0, 1),
     )
 
 

@@ -165,6 +165,7 @@ def triple_benchmark(
             ),
             budget=budget,
             metric=metric,
+            metric_range=(0, 1),
         ),
         pipeline=pipeline,
         search=searched,

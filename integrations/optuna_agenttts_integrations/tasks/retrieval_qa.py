@@ -160,6 +160,7 @@ def passage_benchmark(
             ),
             budget=budget,
             metric=metric,
+            metric_range=(0, 1),
         ),
         pipeline=pipeline,
         search=searched,

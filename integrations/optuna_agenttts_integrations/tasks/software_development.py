@@ -163,6 +163,7 @@ def chat_dev(
             stages=_stages(coders, reviewers, testers, fusion),
             budget=budget,
             metric=metric,
+            metric_range=(0, 1),
         ),
         pipeline=Pipeline(
             stages=_programs(embedder, runner, fusion), score=scores[metric], metrics=scores

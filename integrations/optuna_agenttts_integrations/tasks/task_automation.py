@@ -125,6 +125,7 @@ def task_bench(
             stages=_stages(decomposers, selectors, predictors, fusion),
             budget=budget,
             metric=metric,
+            metric_range=(0, 1),
         ),
         pipeline=Pipeline(
             stages=_programs(listed, named, fusion),
