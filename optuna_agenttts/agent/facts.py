@@ -115,9 +115,10 @@ def fit_facts(planner: NumericalPlanner, evidence: Evidence) -> Facts:
     Returns:
         The facts; empty before the first score.
     """
-    if len(evidence.scores) == 0:
+    if len(evidence.scores) == 0 or not evidence.scale.informative:
         return Facts()
-    posterior = Posterior(planner.surrogate, evidence)
+    # The noise as it is: the tables state standard deviations.
+    posterior = Posterior(planner.surrogate, planner.with_experience(evidence), power=1.0)
     everything = pool = planner.pool(evidence).points
     feasibility = Feasibility.of(evidence, planner.surrogate)
     if feasibility is not None:
@@ -130,7 +131,7 @@ def fit_facts(planner: NumericalPlanner, evidence: Evidence) -> Facts:
         with_model = np.flatnonzero(pool.models[:, stage] == model)
         best_with_model.append(int(with_model[np.argmax(mean[with_model])]))
     compared = pool.take(np.array([best, *best_with_model]))
-    behind_sd = posterior.at(compared).difference_sd(0)[1:]
+    behind_sd = posterior.at(compared).differences_from(0).sd()[1:]
     span = posterior.scale.span
     facts = []
     for (stage, model), position, sd in zip(pairs, best_with_model, behind_sd):
@@ -192,8 +193,9 @@ def _saturation(
     view = posterior.at(along)
     curve = view.mean()
     knee, peak = _knee(curve), int(np.argmax(curve))
-    at_peak = np.flatnonzero(curve[peak] - curve <= Z90 * view.difference_sd(peak) + _EPSILON)
-    sd = view.difference_sd(0)[knee]
+    from_peak = view.differences_from(peak).sd()
+    at_peak = np.flatnonzero(curve[peak] - curve <= Z90 * from_peak + _EPSILON)
+    sd = view.differences_from(0).sd()[knee]
     interval = (int(grid[min(at_peak[0], knee)]), int(grid[max(at_peak[-1], knee)]))
     return int(grid[knee]), interval, float(curve[knee] - curve[0]), float(sd)
 
@@ -232,11 +234,13 @@ def _pair(evidence: Evidence, better: int, other: int, stage: int) -> PairedFact
     gaps = gaps[np.isfinite(gaps)]
     if len(gaps) < _MIN_SHARED:
         return None
+    if gaps.mean() < 0:  # better on the instances that both saw
+        better, other = other, better
     return PairedFact(
         stage=stage,
         numbers=(evidence.numbers[better], evidence.numbers[other]),
         models=(int(evidence.models[better, stage]), int(evidence.models[other, stage])),
-        difference=float(gaps.mean()),
+        difference=abs(float(gaps.mean())),
         error=float(gaps.std(ddof=1) / np.sqrt(len(gaps))),
         instances=len(gaps),
     )

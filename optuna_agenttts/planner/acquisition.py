@@ -8,14 +8,11 @@ rate could be observed without noise. The knowledge gradient measures how much o
 is expected to raise the best posterior mean. A trial also moves the means of similar allocations,
 so it can be valuable without becoming the incumbent itself.
 
-Notation (C components, N allocations, k best observed allocations):
+Notation (C components, N allocations, k best incumbents):
 
-    symbol     shape       unit   meaning
-    w          (C,)        1      posterior weights of the components
-    delta      (C, N)      rate   posterior mean of the rate minus that of the incumbent's
-    s          (C, N)      rate   posterior standard deviation of that difference
-    a          (k+1, N)    rate   posterior means of the k best observed and of the allocation
-    b          (k+1, N)    rate   change of `a` per standard deviation of the next score
+    symbol     shape         unit   meaning
+    a          (k+1, N)      rate   posterior means of the k best incumbents and of the allocation
+    b          (k+1, N)      rate   change of `a` per standard deviation of the next score
 
 References:
 * D. R. Jones, M. Schonlau and W. J. Welch (1998). Efficient global optimization of expensive
@@ -29,16 +26,14 @@ References:
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from optuna_agenttts.planner.evidence import Floats
-from optuna_agenttts.planner.posterior import View
+from optuna_agenttts.planner.mixture import View
 
 _BEST_OBSERVED = 16
-"""Observed allocations, best posterior means first, that a trial can turn into the recommendation
-besides the tried one. Chosen by hand; the time of an ask grows with it."""
+"""Incumbents, best posterior means first, that a trial can turn into the recommendation besides
+the tried one. Chosen by hand; the time of an ask grows with it."""
 _NODES = np.linspace(-5, 5, 41)
 """Nodes of the quadrature, in standard deviations: less than 1e-6 of a normal lies outside."""
 _WEIGHTS = np.exp(-0.5 * _NODES**2) / np.exp(-0.5 * _NODES**2).sum()
@@ -46,52 +41,52 @@ _WEIGHTS = np.exp(-0.5 * _NODES**2) / np.exp(-0.5 * _NODES**2).sum()
 of linear functions has kinks, where rules of higher order are no more accurate."""
 
 
-def expected_improvement(view: View) -> Floats:
+def expected_improvement(view: View, incumbents: View) -> Floats:
     """Return the expected improvement of allocations over the incumbent.
 
     Args:
-        view: The posterior at the allocations.
+        view: The rates of the allocations.
+        incumbents: The rates of the observed allocations that can be the incumbent.
 
     Returns:
         E[max(0, f(x) - f(incumbent))] in rates, shape (allocations,), where the incumbent of a
-        component is the observed allocation with its largest posterior mean.
+        component is the one with its largest posterior mean. It is uncertain, too: errors that
+        both have in common cancel.
     """
-    w, delta, s = view.improvement_moments()
-    # Jones et al. (1998), Eq. 15, p. 473, of an incumbent that is uncertain too.
-    z = delta / s
-    density = np.exp(-0.5 * z**2) / np.sqrt(2 * np.pi)
-    improvement: Floats = w @ (s * (z * normal_cdf(z) + density))
-    return improvement
+    best = incumbents.moments().means.argmax(axis=1)
+    return view.differences(incumbents, best).positive_part()
 
 
-def knowledge_gradient(view: View) -> Floats:
+def knowledge_gradient(view: View, scores: View, incumbents: View) -> Floats:
     """Return the knowledge gradient of allocations.
 
     Args:
-        view: The posterior at the allocations.
+        view: The rates of the allocations.
+        scores: Their next scores.
+        incumbents: See `expected_improvement`.
 
     Returns:
-        The expected increase of the best posterior mean, among the best observed allocations and
-        the tried one, after one more trial; in rates, shape (allocations,).
+        The expected increase of the best posterior mean, among the best incumbents and the tried
+        allocation, after one more trial; in rates, shape (allocations,).
     """
+    means, observed = view.moments().means, incumbents.moments().means
+    top = np.argsort(-observed, axis=1, kind="stable")[:, :_BEST_OBSERVED]
+    covariances = np.concatenate(
+        [scores.joint(incumbents, top), scores.pairwise(view)[:, None]], axis=1
+    )
+    # Frazier et al. (2009), sigma tilde: Sigma e_x / sqrt(Sigma_xx + lambda_x).
+    slopes = covariances / scores.moments().sds[:, None]
     total = np.zeros(len(view.points))
-    for lookahead in view.lookahead(_BEST_OBSERVED):
-        observed = lookahead.observed_means
-        repeated = np.broadcast_to(observed[:, None], (len(observed), len(total)))
-        a, b = np.concatenate([repeated, lookahead.means[None]]), lookahead.sigma_tilde
-        # E[max(a + b Z)], in h(a, b) of Frazier et al. (2009). The maximum is over the observed
-        # allocations and the tried one, as in the approximate knowledge gradient of Scott et al.
-        # (2011). Only tried allocations are recommended, so the maximum before is the observed's.
+    for weight, own, best, b in zip(
+        view.mixture.weights, means, np.take_along_axis(observed, top, axis=1), slopes
+    ):
+        repeated = np.broadcast_to(best[:, None], (len(best), len(own)))
+        a = np.concatenate([repeated, own[None]])
+        # E[max(a + b Z)], in h(a, b) of Frazier et al. (2009). The maximum is over the incumbents
+        # and the tried allocation, as in the approximate knowledge gradient of Scott et al.
+        # (2011). Only tried allocations are recommended, so the maximum before is the incumbents'.
         expected_max = sum(
-            weight * (a + node * b).max(axis=0) for node, weight in zip(_NODES, _WEIGHTS)
+            share * (a + node * b).max(axis=0) for node, share in zip(_NODES, _WEIGHTS)
         )
-        total += lookahead.weight * (expected_max - observed.max())
+        total += weight * (expected_max - best.max())
     return total
-
-
-def normal_cdf(z: Floats) -> Floats:
-    """Return the standard normal distribution function, exact to rounding."""
-    # numpy has no erf. Complementary, so that the lower tail does not cancel to zero; a plain map
-    # over floats is faster than np.vectorize and costs an ask less than a millisecond.
-    arguments = (z * -math.sqrt(0.5)).ravel().tolist()
-    return 0.5 * np.fromiter(map(math.erfc, arguments), np.float64, z.size).reshape(z.shape)

@@ -13,13 +13,14 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from optuna_agenttts.planner.scale import UNIT_SCALE, Scale
+from optuna_agenttts.planner.scale import Bools as Bools
+from optuna_agenttts.planner.scale import Floats as Floats
 from optuna_agenttts.task.feasible import Choice
 from optuna_agenttts.task.ranges import Ranges
 from optuna_agenttts.task.task import Task
 
-Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-Bools = NDArray[np.bool_]
 Choices = tuple[Choice, ...]
 """An allocation: for each stage, the position of its model and its number of samples."""
 Origin = Literal["opening", "agent", "numerical", "fallback"]
@@ -46,9 +47,14 @@ class Evidence:
         origins: Origin of each observed trial's allocation; empty string if not recorded.
         outcomes: For each observed trial, outcomes by instance in the study's own sign. A mapping
             is empty if the trial reported none.
+        stopped: Whether each observed trial was stopped before it saw all instances (pruned). Its
+            score is the mean of what it saw.
         tried: Allocations that were tried or are pending, without those that only failed.
         failed: Allocations that only failed, too often to be tried again.
         ranges: Ranges that the study's trials suggest values from; None if they are the task's.
+        scale: What scores count as rates of 0 and 1; in force wherever these trials are weighed.
+        outliers: Number and value of each trial whose value is an outlier, such as a penalty for
+            a run that went wrong. They are among the tried allocations, but not observed.
         constraints: Allocation and constraint values of each trial whose feasibility is known; a
             value above 0 is a violation. Empty if no trial of the study has constraints.
     """
@@ -65,9 +71,12 @@ class Evidence:
     numbers: tuple[int, ...] = ()
     origins: tuple[str, ...] = ()
     outcomes: tuple[Mapping[int, float], ...] = ()
+    stopped: tuple[bool, ...] = ()
     tried: frozenset[Choices] = frozenset()
     failed: frozenset[Choices] = frozenset()
     ranges: Ranges | None = None
+    scale: Scale = UNIT_SCALE
+    outliers: tuple[tuple[int, float], ...] = ()
     constraints: tuple[tuple[Choices, Mapping[str, float]], ...] = ()
 
     @classmethod

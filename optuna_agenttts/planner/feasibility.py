@@ -21,9 +21,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from optuna_agenttts.planner.acquisition import normal_cdf
 from optuna_agenttts.planner.evidence import Bools, Choices, Evidence, Floats, Ints
 from optuna_agenttts.planner.kernels import Points, Surrogate
+from optuna_agenttts.planner.mixture import normal_cdf
 from optuna_agenttts.planner.pools import choices_of
 from optuna_agenttts.task.feasible import FeasibleSet
 from optuna_agenttts.task.task import Task

@@ -11,21 +11,21 @@ control variates (equivalently, by kriging). Pruning by outcomes introduces no b
 missing outcomes are missing at random given those observed, and Bayesian inference may ignore why
 they are missing (Rubin 1976, Biometrika 63, pp. 581-592).
 
-Notation (G groups of trials of one allocation, or of similar ones; I instances; outcomes in the
-study's own units):
+Notation (G groups of trials of one allocation, or of similar ones; I instances; outcomes as rates,
+by the scale of the scores):
 
     symbol         shape    unit        meaning
-    table          (G, I)   outcome     mean outcomes, 0 where missing
+    table          (G, I)   rate        mean outcomes, 0 where missing
     mask           (G, I)   1           1 where an outcome was observed, else 0
     sizes          (G,)     instances   number of outcomes of each group
     overlap        (G, G)   instances   number of instances that both groups saw
     similarity     (G, G)   1           kernel of the groups' allocations, 1 on the diagonal
-    sigma          (G,)     outcome     standard deviation of a single outcome
+    sigma          (G,)     rate        standard deviation of a single outcome
     rho            (G, G)   1           correlation of two groups' outcomes of one instance:
                                         rho_common + rho_similar * similarity, 1 on the diagonal
     weights        (G, W)   1           regression of each group on the W groups that saw all
-    covariance     (G, G)   outcome^2   covariance of the errors of the corrected means
-    corrections    (G,)     outcome     to be added to the mean outcomes
+    covariance     (G, G)   rate^2      covariance of the errors of the corrected means
+    corrections    (G,)     rate        to be added to the mean outcomes
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ _MAX_RHO = 0.95
 """Upper bound of rho_common + rho_similar; below 1 so that rho is positive definite. Chosen by
 hand."""
 _MAX_OUTCOME = 1e100
-"""Larger outcomes, whose squares would overflow, and NaN are ignored."""
+"""Larger outcomes, in rates, whose squares would overflow, and NaN are ignored."""
 _SCORE_TOLERANCE = 1e-6
-"""Relative to scores above 1: outcomes whose mean is farther from the score do not explain it."""
+"""In rates: outcomes whose mean is farther from the score do not explain it."""
 _MIN_VARIANCE_SHARE = 0.25
 """Lower bound of a group's variance as a share of the median group's: a few equal outcomes do not
 prove a variance of zero. Chosen by hand."""
@@ -60,11 +60,12 @@ Chosen by hand: p between .053 and .947."""
 
 @dataclass(frozen=True, slots=True)
 class Noise:
-    """Errors of the mean outcomes of groups of trials, in units of the outcomes.
+    """Errors of the mean outcomes of groups of trials, in rates.
 
     Args:
         has_outcomes: Whether each group has two outcomes or more, shape (groups,). All other
             fields are zero for groups without.
+        means: Mean outcomes over the instances that each group saw, shape (groups,).
         covariance: Covariance of the errors, shape (groups, groups).
         corrections: Corrections for the difficulty of the instances that a group saw, to be added
             to its mean outcome, shape (groups,); zero for groups that saw all instances.
@@ -75,6 +76,7 @@ class Noise:
     """
 
     has_outcomes: NDArray[np.bool_]
+    means: Floats
     covariance: Floats
     corrections: Floats
     rho_common: float
@@ -97,7 +99,9 @@ class Noise:
             return 0.0, np.zeros_like(similarity)
         typical = float(np.median(self.sigma[self.has_outcomes]))
         rho = self.rho_common + self.rho_similar * similarity
-        return typical**2 / self.instances, rho * (typical * self.sigma / self.instances)
+        # A repeat shares no more error with the mean of earlier ones than that mean has.
+        shared = np.minimum(rho * typical * self.sigma, self.sigma**2)
+        return typical**2 / self.instances, shared / self.instances
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,12 +109,18 @@ class Outcomes:
     """Outcomes by instance of groups of trials.
 
     Args:
-        table: Mean outcomes, shape (groups, instances), 0 where missing.
+        table: Mean outcomes as rates, shape (groups, instances), 0 where missing.
         mask: 1 where an outcome was observed, else 0, shape (groups, instances).
+        complete: Whether all trials of each group have outcomes, shape (groups,).
+        repeated: Whether some outcomes of each group are means of several, shape (groups,).
+        bounded: Whether rates cannot lie outside of 0 and 1.
     """
 
     table: Floats
     mask: Floats
+    complete: NDArray[np.bool_]
+    repeated: NDArray[np.bool_]
+    bounded: bool
 
     @classmethod
     def from_evidence(cls, evidence: Evidence, group: Ints, groups: int) -> Outcomes:
@@ -123,27 +133,34 @@ class Outcomes:
         """
         # Trials of the same instances, which most are, are processed as one block.
         blocks: dict[tuple[int, ...], tuple[list[int], list[list[float]]]] = {}
+        missing = np.bincount(group[group >= 0], minlength=groups)
         for row, outcomes in enumerate(evidence.outcomes):
-            if len(outcomes) >= 2 and group[row] >= 0:
+            if len(outcomes) >= 2 and group[row] >= 0 and evidence.scale.informative:
                 rows, values = blocks.setdefault(tuple(outcomes), ([], []))
                 rows.append(row)
                 values.append(list(outcomes.values()))
         instances = np.array(sorted(set().union(*blocks)), dtype=np.int64)
         total, count = np.zeros((2, groups, len(instances)))
         for steps, (rows, values) in blocks.items():
-            block = np.array(values, dtype=np.float64)
-            score = evidence.sign * evidence.scores[rows]
             with np.errstate(all="ignore"):
+                block = evidence.scale.rates(evidence.sign * np.array(values, dtype=np.float64))
                 usable = np.abs(block).max(axis=1) < _MAX_OUTCOME
-                gap = np.abs(block.mean(axis=1) - score)
-                usable &= gap < _SCORE_TOLERANCE * np.maximum(1.0, np.abs(score))
+                gap = np.abs(block.mean(axis=1) - evidence.scale.rates(evidence.scores[rows]))
+                usable &= gap < _SCORE_TOLERANCE
             columns = np.searchsorted(instances, np.array(steps))
             for index, row in zip(group[np.array(rows)[usable]], block[usable]):
                 total[index, columns] += row
                 count[index, columns] += 1
+                missing[index] -= 1
         used = count.any(axis=0)
         total, count = total[:, used], count[:, used]
-        return cls(total / np.maximum(count, 1), (count > 0).astype(np.float64))
+        return cls(
+            total / np.maximum(count, 1),
+            (count > 0).astype(np.float64),
+            np.asarray(missing == 0),
+            np.asarray((count > 1).any(axis=1)),
+            evidence.scale.bounded,
+        )
 
     def fit(self, similarity: Floats) -> Noise:
         """Estimate the errors of the groups' mean outcomes.
@@ -157,7 +174,7 @@ class Outcomes:
         if not has_outcomes.any():
             zeros, (common, similar) = np.zeros(groups), _PRIOR_RHO.tolist()
             square = np.zeros((groups, groups))
-            return Noise(has_outcomes, square, zeros, common, similar, zeros, 0)
+            return Noise(has_outcomes, zeros, square, zeros, common, similar, zeros, 0)
         sizes = np.maximum(self.mask.sum(axis=1), 1)
         instances = int(sizes[has_outcomes].max())
         means = self.table.sum(axis=1) / sizes
@@ -180,15 +197,17 @@ class Outcomes:
         standardized = deviations[whole] / np.where(sigma[whole] > 0, sigma[whole], 1.0)[:, None]
         # Predicted mean deviation on the instances that each group saw; zero where it saw all.
         luck = ((weights @ standardized) * self.mask).sum(axis=1) / sizes * sigma
-        return Noise(has_outcomes, covariance, -luck, rho_common, rho_similar, sigma, instances)
+        return Noise(
+            has_outcomes, means, covariance, -luck, rho_common, rho_similar, sigma, instances
+        )
 
     def _variances(
         self, has_outcomes: NDArray[np.bool_], deviations: Floats, means: Floats, sizes: Floats
     ) -> Floats:
         """Estimate the variance of a single outcome of each group."""
         variances = (deviations**2).sum(axis=1) / np.maximum(sizes - 1, 1)
-        inside = has_outcomes & (means * (1 - means) > _MIN_BINOMIAL)
-        if self.table.min() < 0 or self.table.max() > 1 or not inside.any():
+        inside = has_outcomes & ~self.repeated & (means * (1 - means) > _MIN_BINOMIAL)
+        if not self.bounded or not inside.any():
             floor = _MIN_VARIANCE_SHARE * np.median(variances[has_outcomes])
             return np.asarray(np.maximum(variances, floor))
         # The variance of outcomes between 0 and 1 is a share of p (1 - p): all of it for outcomes
@@ -196,7 +215,10 @@ class Outcomes:
         # since the mean would give a variance of zero if all outcomes are equal.
         share = np.median(variances[inside] / (means * (1 - means))[inside])
         smoothed = (means * sizes + 1) / (sizes + 2)
-        return np.asarray(share * smoothed * (1 - smoothed))
+        binomial = share * smoothed * (1 - smoothed)
+        # The mean of several outcomes of an instance varies less, unless samples are reused.
+        own = np.clip(variances, _MIN_VARIANCE_SHARE * binomial, binomial)
+        return np.asarray(np.where(self.repeated, own, binomial))
 
 
 def _fit_rho(

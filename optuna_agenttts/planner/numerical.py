@@ -27,15 +27,17 @@ from optuna_agenttts.planner.evidence import (
 )
 from optuna_agenttts.planner.feasibility import Feasibility
 from optuna_agenttts.planner.kernels import Points, Surrogate
+from optuna_agenttts.planner.mixture import View
 from optuna_agenttts.planner.opening import untried_models, with_most_untried
 from optuna_agenttts.planner.pools import SEED, Pool, Pools, choices_of
-from optuna_agenttts.planner.posterior import Posterior, View
+from optuna_agenttts.planner.posterior import Posterior
+from optuna_agenttts.planner.scale import Scale
 from optuna_agenttts.task.ranges import Ranges
 from optuna_agenttts.task.task import Task
 
-_MAX_ENTRIES = 60_000
-"""Allocations times observations for which one ask computes the full posterior: some
-milliseconds. Chosen by hand."""
+_MAX_ENTRIES = 300_000
+"""Allocations times observations times components for which one ask computes the full posterior:
+some milliseconds. Chosen by hand."""
 _MIN_SHORTLIST = 200
 """Allocations for which one ask always computes the full posterior. Chosen by hand."""
 _GRADIENTS = 200
@@ -46,6 +48,9 @@ _REPEATED = 8
 _EARLIER_WEIGHT = 0.25
 """Weight of a trial of an earlier study in trials of this one: rankings of allocations on other
 data are similar, not equal. Chosen by hand."""
+_EQUAL_SCORES = 8
+"""Number of equal scores, of a metric of unknown range, after which no gain is expected. Chosen by
+hand."""
 _MIN_IMPROVEMENT = 1e-12
 """Avoids a division by zero where no allocation has an expected improvement, in rates."""
 
@@ -81,12 +86,15 @@ class NumericalPlanner:
     def with_experience(self, evidence: Evidence) -> Evidence:
         """Return evidence extended by the trials of earlier studies.
 
-        The scores of each earlier study are shifted by the median difference between this study's
-        scores and their prediction from the earlier study alone.
+        The rates of each earlier study, on its own scale, are shifted by the median difference
+        between this study's rates and their prediction from the earlier study alone.
         """
         earlier = self._experience
         if earlier is None:
             return evidence
+        known = evidence.scale.bounded
+        if not evidence.scale.informative:
+            evidence = replace(evidence, scale=Scale.of(earlier.scores))
         scores = earlier.scores.copy()
         for study in np.unique(earlier.studies) if len(evidence.scores) else ():
             rows = earlier.studies == study
@@ -98,11 +106,13 @@ class NumericalPlanner:
                 shares=np.ones(int(rows.sum())),
                 pending=(),
                 outcomes=(),
+                scale=evidence.scale if known else Scale.of(scores[rows]),
             )
             posterior = Posterior(self.surrogate, alone)
             points = self.surrogate.points(evidence.models, evidence.samples)
-            expected = posterior.scale.scores(posterior.at(points).mean())
-            scores[rows] += float(np.median(evidence.scores - expected))
+            gaps = evidence.scale.rates(evidence.scores) - posterior.at(points).mean()
+            rates = alone.scale.rates(alone.scores) + float(np.median(gaps))
+            scores[rows] = evidence.scale.scores(rates)
         return _with_rows(evidence, earlier.models, earlier.samples, scores, share=_EARLIER_WEIGHT)
 
     def _untried(self, evidence: Evidence) -> set[tuple[int, int]]:
@@ -242,24 +252,27 @@ class NumericalPlanner:
         if feasibility is not None:
             rows = feasibility.likely(pool.points, rows)
         evidence = self.with_experience(evidence)
-        if len(evidence.scores) == 0:
+        if len(evidence.scores) == 0 or not evidence.scale.informative:
             best = rows[int(np.argmax(self.surrogate.prior_mean(pool.points)[rows]))]
-            guess = Candidate(pool.keys[best], "numerical", "best guess before any score")
-            return guess, np.ones(len(alternatives)), float("inf")
+            reason = "best guess before two different scores"
+            guess = Candidate(pool.keys[best], "numerical", reason)
+            left = 0.0 if len(evidence.scores) >= _EQUAL_SCORES else float("inf")
+            return guess, np.ones(len(alternatives)), left
         imputed = _impute_pending(evidence, self.surrogate)
         eligible = None if feasibility is None else feasibility.eligible(imputed)
         posterior = Posterior(self.surrogate, imputed, eligible=eligible)
         kernels = pool.kernels.of(posterior.observed)
-        view = _shortlist(posterior.at(pool.points, kernels), rows, len(evidence.scores))
-        improvement = expected_improvement(view)
+        view = _shortlist(posterior.at(pool.points, kernels), rows)
+        improvement = expected_improvement(view, posterior.incumbents)
         if feasibility is not None:
             improvement = feasibility.weigh(improvement, view.points)
         view = view.take(np.argsort(-improvement, kind="stable")[:_GRADIENTS])
         if repeated is not None:
             view = view.joined(_best_observed(posterior, evidence.pending, repeated))
-        gradient = knowledge_gradient(view)
+        gradient = knowledge_gradient(view, posterior.next_scores(view), posterior.incumbents)
         best = feasibility.best(gradient, view.points) if feasibility else int(np.argmax(gradient))
-        mean, sd = view.take(np.array([best])).mean_and_sd()
+        moments = view.take(np.array([best])).moments()
+        mean, sd = moments.mean(), moments.sd()
         scale = posterior.scale
         reason = (
             f"expected {evidence.sign * scale.scores(mean)[0]:.3g} ± {sd[0] * scale.span:.2g}; "
@@ -271,7 +284,7 @@ class NumericalPlanner:
             # Expected improvement rather than knowledge gradient: an alternative should be tried
             # because it may be good, not because a bad result would be informative.
             others = self.surrogate.points_of(alternatives)
-            worth = expected_improvement(posterior.at(others))
+            worth = expected_improvement(posterior.at(others), posterior.incumbents)
             worth = feasibility.weigh(worth, others) if feasibility else worth
         largest = float(improvement.max())
         worth = worth / max(largest, _MIN_IMPROVEMENT)
@@ -279,13 +292,14 @@ class NumericalPlanner:
         return proposal, worth, largest * scale.span if found else float("inf")
 
 
-def _shortlist(view: View, positions: Ints, observations: int) -> View:
+def _shortlist(view: View, positions: Ints) -> View:
     """Return a shortlist that bounds the work of an ask.
 
     Half of it are the allocations of largest posterior mean, half are evenly spread over the
     ranks of the others.
     """
-    size = max(_MIN_SHORTLIST, _MAX_ENTRIES // max(1, observations))
+    entries = len(view.mixture.observed) * len(view.mixture.components)
+    size = max(_MIN_SHORTLIST, _MAX_ENTRIES // entries)
     if len(positions) <= size:
         return view.take(positions)
     order = np.argsort(-view.mean()[positions], kind="stable")
@@ -337,9 +351,9 @@ def _has_differing_repeats(evidence: Evidence) -> bool:
 
 def _best_observed(posterior: Posterior, pending: Collection[Choices], ranges: Ranges) -> Points:
     """Return the best observed allocations within ranges, except pending ones."""
-    eligible = posterior.eligible
-    order = np.argsort(-posterior.observed_view.mean()[eligible], kind="stable")[:_REPEATED]
-    top = posterior.observed.take(eligible[order])
+    incumbents = posterior.incumbents
+    order = np.argsort(-incumbents.mean(), kind="stable")[:_REPEATED]
+    top = incumbents.points.take(order)
     keys = choices_of(top.models, top.samples)
     keep = [i for i, key in enumerate(keys) if key not in pending and ranges.allow(key)]
     return top.take(np.array(keep, dtype=np.int64))

@@ -1,8 +1,6 @@
-"""Observed rates to condition on: scores on a common scale, similar trials merged."""
+"""Observed rates to condition on: similar trials merged."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -14,45 +12,6 @@ which bounds the time of an ask: it was .16 s with 200 observations. Chosen by h
 _MERGE_STEPS = (0.0, 0.1, 0.2, 0.4)
 """Widths of the bins within which observations are merged, in ln(samples). They are tried in turn;
 0 merges equal allocations only. Chosen by hand."""
-
-
-@dataclass(frozen=True, slots=True)
-class Scale:
-    """Linear map between scores and rates: ``rate = (score - low) / span``.
-
-    Args:
-        low: The score whose rate is 0.
-        span: The difference of the scores whose rates are 1 and 0.
-    """
-
-    low: float = 0.0
-    span: float = 1.0
-
-    @classmethod
-    def of(cls, scores: Floats) -> Scale:
-        """Choose the scale for observed scores.
-
-        Scores from 0 to 1 are rates already. Scores from -1 to 0 are negated error rates and
-        become rates of success. Other scores are mapped so that those observed span .2 to .8,
-        which leaves room for better and worse ones.
-        """
-        if len(scores) == 0:
-            return cls()
-        low, high = float(scores.min()), float(scores.max())
-        if low >= 0 and high <= 1:
-            return cls()
-        if low >= -1 and high <= 0:
-            return cls(low=-1.0)
-        spread = (high - low) or abs(high) or 1.0
-        return cls(low=low - spread / 3, span=spread / 0.6)
-
-    def rates(self, scores: Floats) -> Floats:
-        """Convert scores to rates."""
-        return (scores - self.low) / self.span
-
-    def scores(self, rates: Floats) -> Floats:
-        """Convert rates to scores."""
-        return rates * self.span + self.low
 
 
 def merge_trials(

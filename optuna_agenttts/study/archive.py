@@ -14,7 +14,8 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from optuna_agenttts import storage
-from optuna_agenttts.planner.evidence import Candidate, Choices, Evidence
+from optuna_agenttts.planner.evidence import Bools, Candidate, Choices, Evidence, Floats
+from optuna_agenttts.planner.scale import Scale, are_binary, find_outliers, known_scale
 from optuna_agenttts.study.constraints import constraints_of
 from optuna_agenttts.study.suggestions import Suggestions
 from optuna_agenttts.task.parameters import misfits
@@ -26,6 +27,9 @@ _logger = logging.getLogger(__name__)
 # without one. Only the last 32 trial numbers are taken to be choosing right now: more than the
 # workers of any study seen so far.
 _RECENT = 32
+
+_SCORE_TOLERANCE = 1e-6
+"""Difference between a score and the mean of outcomes 0 or 1 that rounding may explain."""
 
 _RETRIES = 2
 """Times that an allocation whose trial failed may be tried again. Chosen by hand."""
@@ -54,9 +58,13 @@ class Archive:
         self._samples: list[list[int]] = []
         self._scores: list[float] = []
         self._shares: list[float] = []
+        self._stopped: list[bool] = []
         self._numbers: list[int] = []
         self._origins: list[str] = []
         self._outcomes: list[Mapping[int, float]] = []
+        # Trials with outcomes; those whose score is their mean; whether all outcomes are 0 or 1.
+        self._reported, self._explained, self._binary = 0, 0, True
+        self._named: set[int] = set()
         self._tried: set[Choices] = set()
         self._failures: dict[Choices, list[int]] = {}
         self._completed = 0
@@ -100,16 +108,21 @@ class Archive:
                 and number - _RECENT <= trial.number < number
             ):
                 concurrent += 1
+        scores = self._sign * np.array(self._scores)
+        scale, outliers = self._scale(scores)
+        if number is not None:
+            self._name_outliers(outliers)
+        kept = np.flatnonzero(~outliers).tolist()
         width = len(self.task.stages)
         tried = frozenset(self._tried.union(pending))
         waiting, failed = self._failures_now()
         self.visited = tried.union(waiting, failed)
         return Evidence(
             task=self.task,
-            models=np.array(self._models, dtype=np.int64).reshape(-1, width),
-            samples=np.array(self._samples, dtype=np.int64).reshape(-1, width),
-            scores=self._sign * np.array(self._scores),
-            shares=np.array(self._shares),
+            models=np.array(self._models, dtype=np.int64).reshape(-1, width)[kept],
+            samples=np.array(self._samples, dtype=np.int64).reshape(-1, width)[kept],
+            scores=scores[kept],
+            shares=np.array(self._shares)[kept],
             pending=tuple(pending),
             visited=self.visited,
             tried=tried,
@@ -117,11 +130,39 @@ class Archive:
             ranges=None if self.suggestions.is_free() else self.suggestions.ranges(),
             concurrent=concurrent,
             sign=self._sign,
-            numbers=tuple(self._numbers),
-            origins=tuple(self._origins),
-            outcomes=tuple(self._outcomes),
+            numbers=tuple(self._numbers[row] for row in kept),
+            origins=tuple(self._origins[row] for row in kept),
+            outcomes=tuple(self._outcomes[row] for row in kept),
+            stopped=tuple(self._stopped[row] for row in kept),
+            scale=scale,
+            outliers=tuple(
+                (self._numbers[row], self._scores[row]) for row in np.flatnonzero(outliers)
+            ),
             constraints=tuple(self._constraints) if self._has_constraints else (),
         )
+
+    def _scale(self, scores: Floats) -> tuple[Scale, Bools]:
+        """Return the scale of the scores, and which of them are outliers."""
+        # Outcomes that do not explain most scores are another metric.
+        binary = self._binary and 0 < self._reported <= 2 * self._explained
+        known = known_scale(self.task.metric_range, self._sign, binary=binary)
+        outliers = find_outliers(scores, known)
+        return known or Scale.of(scores[~outliers]), outliers
+
+    def _name_outliers(self, outliers: Bools) -> None:
+        """Log each trial whose value is an outlier, once."""
+        for row in np.flatnonzero(outliers).tolist():
+            if self._numbers[row] not in self._named:
+                self._named.add(self._numbers[row])
+                _logger.warning(
+                    "Trial %d has the value %g, which is %s. It is ignored as an outlier: it has "
+                    "no weight on proposals and on the recommendation.",
+                    self._numbers[row],
+                    self._scores[row],
+                    "outside of the task's `metric_range`"
+                    if self.task.metric_range
+                    else "far from all others",
+                )
 
     def _add(self, trial: FrozenTrial) -> None:
         choices = self._choices_of(trial)
@@ -149,12 +190,18 @@ class Archive:
         self._completed += 1
         self._tried.add(choices)
         value, share = self._score(trial)
-        if not math.isfinite(value):
+        if not share:
             return
+        outcomes = list(trial.intermediate_values.values())
+        if outcomes:
+            self._reported += 1
+            self._explained += bool(abs(np.mean(outcomes) - value) < _SCORE_TOLERANCE)
+            self._binary = self._binary and are_binary(outcomes)
         self._models.append([model for model, _ in choices])
         self._samples.append([samples for _, samples in choices])
         self._scores.append(value)
         self._shares.append(share)
+        self._stopped.append(trial.state == TrialState.PRUNED)
         self._numbers.append(trial.number)
         self._origins.append(str(trial.user_attrs.get(storage.ORIGIN, "")))
         self._outcomes.append(trial.intermediate_values)
@@ -169,7 +216,8 @@ class Archive:
         if trial.state == TrialState.PRUNED and len(outcomes) >= 2 and self._steps:
             finite = [value for value in outcomes.values() if math.isfinite(value)]
             # The mean of the outcomes; Optuna keeps the last one.
-            return float(np.mean(finite or [math.nan])), min(1.0, len(outcomes) / self._steps)
+            if finite:
+                return float(np.mean(finite)), min(1.0, len(outcomes) / self._steps)
         return math.nan, 0.0
 
     def _choices_of(self, trial: FrozenTrial) -> Choices | None:

@@ -7,6 +7,7 @@ from core_support import wiki_task
 
 from optuna_agenttts import Model, Stage, Task
 from optuna_agenttts.planner.evidence import Evidence
+from optuna_agenttts.planner.scale import Scale
 
 _SIZES = (1, 7, 70)
 TASKS = {
@@ -94,4 +95,6 @@ def draw_evidence(task, kind, *, seed=0, trials=14, instances=30):
         shares=seen / instances,
         sign=sign,
         outcomes=tuple(outcomes),
+        stopped=tuple((seen < instances).tolist()),
+        scale=Scale.of(scores) if kind == "seconds" else Scale(-1.0 if sign < 0 else 0.0),
     )

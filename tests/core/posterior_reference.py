@@ -22,8 +22,8 @@ import numpy as np
 from optuna_agenttts.planner.pool import build_pool
 from optuna_agenttts.planner.prior import draw_curves
 
-POWER, JITTER, KEPT, MOST_GROUPS, DIRECTIONS = 0.5, 1e-6, 5, 64, 24
-LENGTHS, NOISES = (0.8, 2.0), (0.02, 0.035, 0.06)
+POWER, JITTER, KEPT, MOST_GROUPS, DIRECTIONS = 0.5, 1e-6, 0.95, 64, 24
+LENGTHS, NOISES = (0.8, 2.0), (0.02, 0.035, 0.06, 0.12)
 PRIOR_COMPONENTS = {
     "chain": (0.4, (0.03, 0.08)),
     "broad": (0.4, (0.03, 0.08)),
@@ -131,10 +131,11 @@ def grouped(evidence):
 
 @dataclass
 class Errors:
-    """Errors of the groups' mean outcomes, in units of the outcomes.
+    """Errors of the groups' mean outcomes, in rates.
 
     Args:
         reported: Which groups have at least two outcomes.
+        means: Mean outcomes of the groups, NaN for groups with a trial without outcomes.
         covariance: Covariance of the errors of the corrected means.
         shifts: Corrections that are added to the means.
         new_trial: Function of the kernel between new allocations and groups, shape (allocations,
@@ -143,6 +144,7 @@ class Errors:
     """
 
     reported: np.ndarray
+    means: np.ndarray
     covariance: np.ndarray
     shifts: np.ndarray
     new_trial: Callable
@@ -152,21 +154,32 @@ def errors_of(evidence, groups, similarity):
     """Propagate the covariance of all single outcomes through the groups' estimators."""
     count = len(groups)
     steps = sorted({step for outcomes in evidence.outcomes for step in outcomes})
-    table = np.full((count, len(steps)), np.nan)
+    table, repeated = np.full((count, len(steps)), np.nan), np.zeros(count, dtype=bool)
+    low, span = scale_of(evidence)
     for g, rows in enumerate(groups):
         for column, step in enumerate(steps):
             values = [evidence.outcomes[r][step] for r in rows if step in evidence.outcomes[r]]
+            values = [(evidence.sign * value - low) / span for value in values]
             table[g, column] = np.mean(values) if values else np.nan
+            repeated[g] |= len(values) > 1
+    means = np.full(count, np.nan)
+    for g, rows in enumerate(groups):
+        if len(evidence.outcomes) and all(evidence.outcomes[r] for r in rows):
+            means[g] = np.nanmean(table[g])
     seen = ~np.isnan(table)
     reported = seen.sum(axis=1) >= 2
     if not reported.any():
         nothing = np.zeros(count)
-        return Errors(reported, np.zeros((count, count)), nothing, lambda k: (0.0, 0.0 * k))
+        square = np.zeros((count, count))
+        return Errors(reported, means, square, nothing, lambda k: (0.0, 0.0 * k))
     informed = np.flatnonzero(reported)
     mean, sd, size = np.zeros((3, count))
     for g in informed:
         mean[g], size[g] = table[g, seen[g]].mean(), seen[g].sum()
-    for g, variance in zip(informed, variances(table[informed], mean[informed], size[informed])):
+    found = variances(
+        table[informed], mean[informed], size[informed], repeated[informed], evidence.scale.bounded
+    )
+    for g, variance in zip(informed, found):
         sd[g] = np.sqrt(variance)
     common, near = outcome_correlations(table, mean, sd, similarity)
     correlation = common + near * similarity
@@ -190,22 +203,25 @@ def errors_of(evidence, groups, similarity):
 
     def new_trial(kernel):
         typical = np.median(sd[informed])
-        with_groups = (common + near * kernel) * typical * sd
+        # Choice: no more than a group's own variance.
+        with_groups = np.minimum((common + near * kernel) * typical * sd, sd**2)
         shared = np.einsum("na,gai->ng", with_groups, weight) / len(steps)
         return typical**2 / len(steps), shared
 
-    return Errors(reported, covariance, shifts, new_trial)
+    return Errors(reported, means, covariance, shifts, new_trial)
 
 
-def variances(table, means, sizes):
+def variances(table, means, sizes, repeated, bounded):
     """Return the variance of one outcome by group. Choice: smoothed, so that none is zero."""
     plain = np.nanvar(table, axis=1, ddof=1)
     binomial = means * (1 - means)
-    inside = binomial > 0.05
-    if np.nanmin(table) < 0 or np.nanmax(table) > 1 or not inside.any():
+    inside = (binomial > 0.05) & ~repeated
+    if not bounded or not inside.any():
         return np.maximum(plain, 0.25 * np.median(plain))
     laplace = (means * sizes + 1) / (sizes + 2)
-    return np.median(plain[inside] / binomial[inside]) * laplace * (1 - laplace)
+    smooth = np.median(plain[inside] / binomial[inside]) * laplace * (1 - laplace)
+    # Choice: means of several outcomes have their own variance, within bounds.
+    return np.where(repeated, np.minimum(np.maximum(plain, 0.25 * smooth), smooth), smooth)
 
 
 def outcome_correlations(table, mean, sd, similarity):
@@ -250,13 +266,11 @@ class Component:
     next_covariance: np.ndarray
 
 
-def scale_of(scores):
+def scale_of(evidence):
     """Return offset and divisor that turn scores into rates."""
-    low, high = scores.min(), scores.max()
-    if low >= 0 and high <= 1:
-        return 0.0, 1.0
-    if low >= -1 and high <= 0:
-        return -1.0, 1.0
+    if evidence.scale.bounded:
+        return (0.0, 1.0) if evidence.sign > 0 else (-1.0, 1.0)
+    low, high = evidence.scores.min(), evidence.scores.max()
     return low - (high - low) / 3, (high - low) / 0.6
 
 
@@ -273,12 +287,13 @@ def condition(evidence, models, samples, *, kept=KEPT):
     old, new = np.arange(asked, len(models)), np.arange(asked)
     kernels = [residual(task, models, samples, length) for length in LENGTHS]
     errors = errors_of(evidence, groups, kernels[1][np.ix_(old, old)])
-    low, span = scale_of(evidence.scores)
+    low, span = scale_of(evidence)
     counts = np.array([evidence.shares[rows].sum() for rows in groups])
     rates = np.array(
         [np.average(evidence.scores[rows], weights=evidence.shares[rows]) for rows in groups]
     )
-    y = (rates - low + evidence.sign * errors.shifts) / span
+    # Choice: every instance counts once, however many trials of a group saw it.
+    y = np.where(np.isnan(errors.means), (rates - low) / span, errors.means) + errors.shifts
     next_variance, next_shared = errors.new_trial(kernels[1][np.ix_(new, old)])
     noises = NOISES[:1] if errors.reported.all() else NOISES
     found, logs = [], []
@@ -289,13 +304,13 @@ def condition(evidence, models, samples, *, kept=KEPT):
                 prior = chain + amplitude**2 * kernel
                 for noise in noises:
                     # Choice: the covariance of reported errors is doubled (tempered likelihood).
-                    error = errors.covariance / POWER / span**2
+                    error = errors.covariance / POWER
                     error += np.diag(np.where(errors.reported, JITTER, noise**2 / counts))
-                    own = next_variance / POWER / span**2 or noise**2
+                    own = next_variance / POWER or noise**2
                     # Joint covariances of y with all rates and with the next scores.
                     k_yy = prior[np.ix_(old, old)] + error
                     k_fy = prior[:, old]
-                    k_ny = prior[np.ix_(new, old)] + next_shared / POWER / span**2
+                    k_ny = prior[np.ix_(new, old)] + next_shared / POWER
                     gap = y - prior_mean[old]
                     solved = np.linalg.solve(k_yy, np.column_stack([gap, k_fy.T, k_ny.T]))
                     by_rate, by_next = solved[:, 1 : 1 + len(models)], solved[:, 1 + len(models) :]
@@ -316,9 +331,12 @@ def condition(evidence, models, samples, *, kept=KEPT):
                             next_covariance=prior[:, new] - k_fy @ by_next,
                         )
                     )
-    # Choice: keep the most probable components.
-    best = np.argsort(-np.array(logs), kind="stable")[:kept]
-    weights = np.exp(np.array(logs)[best] - max(logs))
+    # Choice: keep the most probable components, with this weight at least.
+    weights = np.exp(np.array(logs) - max(logs))
+    best = np.argsort(-weights, kind="stable")
+    enough = np.cumsum(weights[best]) >= kept * weights.sum()
+    best = best[: 1 + np.argmax(enough)] if kept < 1 else best
+    weights = weights[best]
     for i, share in zip(best, weights / weights.sum()):
         found[i].weight = share
     return [found[i] for i in best]

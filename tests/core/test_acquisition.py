@@ -16,8 +16,9 @@ from optuna_agenttts import AgentTTSSampler, Model, Stage, Task
 from optuna_agenttts.planner.acquisition import expected_improvement, knowledge_gradient
 from optuna_agenttts.planner.evidence import Constraint, Evidence
 from optuna_agenttts.planner.kernels import Surrogate
+from optuna_agenttts.planner.mixture import Moments
 from optuna_agenttts.planner.numerical import NumericalPlanner
-from optuna_agenttts.planner.posterior import Lookahead, Posterior
+from optuna_agenttts.planner.posterior import Posterior
 from optuna_agenttts.task.ranges import Ranges
 
 TASK = wiki_task()
@@ -52,45 +53,58 @@ def test_knowledge_gradient_beside_one_known_rival_is_the_expected_improvement(a
 
     class Settled:
         points = (None,)
+        mixture = SimpleNamespace(weights=np.ones(1))
 
-        def lookahead(self, best_observed):
-            yield Lookahead(1.0, np.zeros(1), np.array([ahead]), np.array([[0.0], [moved]]))
+        def __init__(self, mean):
+            self.mean = mean
+
+        def moments(self):
+            return Moments(np.ones(1), np.array([[self.mean]]), np.ones((1, 1)))
+
+        def joint(self, others, chosen):
+            return np.zeros((1, 1, 1))
+
+        def pairwise(self, others):
+            return np.array([[moved]])
 
     z = ahead / moved
     closed = ahead * NormalDist().cdf(z) + moved * NormalDist().pdf(z)
-    assert knowledge_gradient(Settled())[0] == pytest.approx(closed, rel=0.02, abs=2e-5)
+    view, rival = Settled(ahead), Settled(0.0)
+    assert knowledge_gradient(view, view, rival)[0] == pytest.approx(closed, rel=0.02, abs=2e-5)
+
+
+def gradient(posterior, view):
+    """Return the knowledge gradient under a posterior."""
+    return knowledge_gradient(view, posterior.next_scores(view), posterior.incumbents)
+
+
+def improvement(posterior, view):
+    """Return the expected improvement under a posterior."""
+    return expected_improvement(view, posterior.incumbents)
 
 
 def test_knowledge_gradient_is_not_negative_and_decreases_with_noise():
     """Scores over a hundred times as many instances increase it for every allocation."""
     planner = NumericalPlanner(TASK)
-    view = Posterior(planner.surrogate, evidence()).at(
-        planner.pool(evidence()).points.take(np.arange(0, 344, 5))
-    )
-    worth = knowledge_gradient(view)
+    posterior = Posterior(planner.surrogate, evidence())
+    view = posterior.at(planner.pool(evidence()).points.take(np.arange(0, 344, 5)))
+    worth = gradient(posterior, view)
     assert worth.min() >= -1e-9
-    sure = view._posterior
-    sure.noise = replace(sure.noise, instances=100 * sure.noise.instances)
-    assert (knowledge_gradient(view) >= worth - 1e-4).all()
+    posterior.noise = replace(posterior.noise, instances=100 * posterior.noise.instances)
+    assert (gradient(posterior, view) >= worth - 1e-4).all()
 
 
 def test_knowledge_gradient_is_below_expected_improvement():
     """One noisy score is worth less than the exact rate, in the median."""
     planner = NumericalPlanner(TASK)
-    view = Posterior(planner.surrogate, evidence()).at(planner.pool(evidence()).points)
-    assert np.median(knowledge_gradient(view) / expected_improvement(view)) < 1
+    posterior = Posterior(planner.surrogate, evidence())
+    view = posterior.at(planner.pool(evidence()).points)
+    assert np.median(gradient(posterior, view) / improvement(posterior, view)) < 1
 
 
-class Given:
-    """Stub of a view whose improvement moments are given."""
-
-    def __init__(self, ahead, deviations, weights=(1.0,)):
-        self._moments = np.array(weights), np.array(ahead), np.array(deviations)
-        self.points = (None,) * self._moments[1].shape[1]
-
-    def improvement_moments(self):
-        """See `View.improvement_moments`."""
-        return self._moments
+def positive_part(ahead, deviations, weights=(1.0,)):
+    """Return the expected positive part of a mixture."""
+    return Moments(np.array(weights), np.array(ahead), np.array(deviations)).positive_part()
 
 
 def closed_form(ahead, deviation):
@@ -104,7 +118,7 @@ def test_expected_improvement_is_exact():
     """It equals the closed form by `math.erf` to 1e-12."""
     ahead = np.linspace(-1, 1, 401)
     for deviation in (1e-5, 0.003, 0.05, 0.4, 3.0):
-        found = expected_improvement(Given([ahead], [np.full(401, deviation)]))
+        found = positive_part([ahead], [np.full(401, deviation)])
         expected = [closed_form(d, deviation) for d in ahead.tolist()]
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
 
@@ -112,7 +126,7 @@ def test_expected_improvement_is_exact():
 def test_expected_improvement_averages_over_components():
     """The improvement is the weighted mean of the components' closed forms."""
     ahead, deviations = [[0.1, -0.2], [-0.3, 0.0]], [[0.2, 0.1], [0.4, 0.05]]
-    found = expected_improvement(Given(ahead, deviations, weights=(0.3, 0.7)))
+    found = positive_part(ahead, deviations, (0.3, 0.7))
     for i in range(2):
         first, second = (closed_form(ahead[c][i], deviations[c][i]) for c in range(2))
         assert found[i] == pytest.approx(0.3 * first + 0.7 * second, abs=1e-12)
@@ -121,14 +135,14 @@ def test_expected_improvement_averages_over_components():
 def test_expected_improvement_is_strictly_monotonic_in_the_tail():
     """Down to 35 standard deviations it is positive and keeps its order."""
     z = np.linspace(-35, 5, 2001)
-    found = expected_improvement(Given([z], [np.ones(2001)]))
+    found = positive_part([z], [np.ones(2001)])
     assert found.min() > 0
     assert (np.diff(found) > 0).all()
 
 
 def test_expected_improvement_without_variance_is_the_positive_part():
     """As the standard deviation goes to zero it becomes max(0, ahead)."""
-    found = expected_improvement(Given([[-0.2, -1e-3, 1e-3, 0.2]], [np.full(4, 1e-12)]))
+    found = positive_part([[-0.2, -1e-3, 1e-3, 0.2]], [np.full(4, 1e-12)])
     np.testing.assert_allclose(found, [0, 0, 1e-3, 0.2], atol=1e-12)
 
 
@@ -140,14 +154,14 @@ def view_and_reference(stages, kind):
     posterior = Posterior(surrogate, seen)
     points = surrogate.points(*draw_allocations(task, np.random.default_rng(1), 20))
     view = posterior.at(points.joined(posterior.observed))
-    return seen, view, condition(seen, view.points.models, view.points.samples)
+    return seen, posterior, view, condition(seen, view.points.models, view.points.samples)
 
 
 @pytest.mark.parametrize("stages", TASKS)
 @pytest.mark.parametrize("kind", ["scores", "stopped"])
 def test_expected_improvement_agrees_with_simulated_rates(stages, kind):
     """Rates drawn jointly from the reference posterior agree within 4 standard errors."""
-    _, view, components = view_and_reference(stages, kind)
+    _, posterior, view, components = view_and_reference(stages, kind)
     rng, draws, asked = np.random.default_rng(2), 20_000, len(view.points)
     expected, error = np.zeros((2, asked))
     for component in components:
@@ -158,7 +172,7 @@ def test_expected_improvement_agrees_with_simulated_rates(stages, kind):
         gains = np.maximum(rates - rates[:, [best]], 0)
         expected += component.weight * gains.mean(axis=0)
         error += component.weight**2 * gains.var(axis=0) / draws
-    found = expected_improvement(view)
+    found = improvement(posterior, view)
     # Gains of a few millionths are too rare to be simulated. One is that of the incumbent, whose
     # standard deviation has a floor of 1e-5.
     assert (np.abs(found - expected) < 4 * np.sqrt(error) + 5e-6).all()
@@ -174,9 +188,9 @@ def best_after(component, lines, scores):
 @pytest.mark.parametrize("stages", TASKS)
 def test_knowledge_gradient_agrees_with_simulated_scores(stages):
     """Brute-force conditioning on drawn scores agrees within 4 standard errors."""
-    seen, view, components = view_and_reference(stages, "scores")
+    seen, posterior, view, components = view_and_reference(stages, "scores")
     rng, draws, asked = np.random.default_rng(3), 20_000, len(view.points)
-    found = knowledge_gradient(view)
+    found = gradient(posterior, view)
     for row in (0, 7, int(np.argmax(found)), asked - 1):
         trial = view.points.models[[row]], view.points.samples[[row]]
         rows = [row, *range(20, asked)]
@@ -190,7 +204,7 @@ def test_knowledge_gradient_agrees_with_simulated_scores(stages):
                 scores=np.append(seen.scores, score),
                 shares=np.append(seen.shares, 1.0),
             )
-            told = condition(more, view.points.models[rows], view.points.samples[rows], kept=None)
+            told = condition(more, view.points.models[rows], view.points.samples[rows], kept=1.0)
             after.append({c.name: c.mean[: len(rows)] for c in told})
         lines = {name: (mean, after[1][name]) for name, mean in after[0].items()}
         expected = variance = 0.0
@@ -206,9 +220,9 @@ def test_knowledge_gradient_agrees_with_simulated_scores(stages):
 @pytest.mark.parametrize("stages", TASKS)
 def test_knowledge_gradient_agrees_under_correlated_noise(stages):
     """Where the new score's noise is correlated with that of observed scores, likewise."""
-    _, view, components = view_and_reference(stages, "stopped")
+    _, posterior, view, components = view_and_reference(stages, "stopped")
     rng, draws, asked = np.random.default_rng(4), 20_000, len(view.points)
-    found = knowledge_gradient(view)
+    found = gradient(posterior, view)
     for row in range(0, asked, 3):
         rows = [row, *range(20, asked)]
         expected = variance = 0.0
@@ -223,7 +237,8 @@ def test_knowledge_gradient_agrees_under_correlated_noise(stages):
 
 def with_noise(posterior, noise):
     """Set the noise that the posterior expects of a new trial."""
-    posterior.components = [replace(c, noise=noise) for c in posterior.components]
+    mixture = posterior.mixture
+    mixture.components = [replace(component, noise=noise) for component in mixture.components]
     return posterior
 
 
@@ -250,9 +265,9 @@ def points_of(stages):
 def test_both_measures_agree_without_noise_and_with_a_known_incumbent(stages):
     """A trial then reveals the rate, and the only rival's rate is known."""
     posterior = with_noise(certain(stages), 0.0)
-    view = posterior.at(posterior.surrogate.points(*points_of(stages)))
+    view = posterior.at(posterior.mixture.surrogate.points(*points_of(stages)))
     np.testing.assert_allclose(
-        knowledge_gradient(view), expected_improvement(view), rtol=0.02, atol=2e-5
+        gradient(posterior, view), improvement(posterior, view), rtol=0.02, atol=2e-5
     )
 
 
@@ -260,8 +275,9 @@ def test_both_measures_agree_without_noise_and_with_a_known_incumbent(stages):
 def test_a_known_allocation_is_worth_nothing(stages):
     """An allocation without variance has a knowledge gradient and an improvement of zero."""
     posterior = certain(stages)
-    assert abs(knowledge_gradient(posterior.observed_view)[0]) < 1e-8
-    assert expected_improvement(posterior.observed_view)[0] < 1e-5
+    view = posterior.at(posterior.observed)
+    assert abs(gradient(posterior, view)[0]) < 1e-8
+    assert improvement(posterior, view)[0] < 1e-5
 
 
 @pytest.mark.parametrize("stages", TASKS)
@@ -270,11 +286,9 @@ def test_an_uninformative_score_has_no_gradient(stages):
     surrogate = Surrogate(TASKS[stages], np.random.default_rng(0))
     posterior = with_noise(Posterior(surrogate, draw_evidence(TASKS[stages], "scores")), 1e6)
     view = posterior.at(surrogate.points(*points_of(stages)))
-    ahead = sum(
-        lookahead.weight * np.maximum(lookahead.means - lookahead.observed_means.max(), 0)
-        for lookahead in view.lookahead(16)
-    )
-    np.testing.assert_allclose(knowledge_gradient(view), ahead, atol=1e-6)
+    lead = view.moments().means - posterior.incumbents.moments().means.max(axis=1)[:, None]
+    ahead = posterior.mixture.weights @ np.maximum(lead, 0)
+    np.testing.assert_allclose(gradient(posterior, view), ahead, atol=1e-6)
 
 
 NAMES = ["a-1B", "b-8B"]

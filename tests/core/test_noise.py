@@ -164,7 +164,7 @@ def test_stopping_trials_by_their_outcomes_biases_nothing():
         surrogate = Surrogate(TASK, RNG(0))
         posterior = Posterior(surrogate, observed)
         order = np.argsort(posterior.observed.samples[:, 0])
-        expected = posterior.observed_view.mean()[order]
+        expected = posterior.at(posterior.observed).mean()[order]
         halted = np.isnan(table).any(axis=1)
         if halted.any():
             gaps.append(expected[halted].mean() - expected[~halted].mean())
