@@ -13,7 +13,8 @@ from optuna_agenttts.exceptions import (
 )
 from optuna_agenttts.llm import ScriptedChatModel
 from optuna_agenttts.report.callbacks import StopAtSpend, StopWhenExhausted, StopWhenSettled
-from optuna_agenttts.report.recommendation import Recommendation, Tie, recommend
+from optuna_agenttts.report.recommendation import Recommendation, recommend
+from optuna_agenttts.report.ties import Tie, Undecided
 from optuna_agenttts.sampler import AgentTTSSampler
 from optuna_agenttts.study.claims import Claim, Verdict
 from optuna_agenttts.study.rounds import Round, guidelines
@@ -68,6 +69,7 @@ __all__ = [
     "Task",
     "TaskError",
     "Tie",
+    "Undecided",
     "Verdict",
     "__version__",
     "describe_model",

@@ -7,7 +7,7 @@ with the highest posterior mean, which weighs each score with those of similar a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,42 +15,37 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from optuna_agenttts import storage
-from optuna_agenttts.exceptions import NoEvidenceError, NoTaskError
-from optuna_agenttts.planner.evidence import Evidence, Floats, Ints
+from optuna_agenttts.exceptions import NoEvidenceError, NoTaskError, TaskError
+from optuna_agenttts.planner.evidence import Choices, Evidence
 from optuna_agenttts.planner.feasibility import known_feasibility
 from optuna_agenttts.planner.kernels import Points, Surrogate
-from optuna_agenttts.planner.posterior import Z90, Posterior
+from optuna_agenttts.planner.pools import choices_of
+from optuna_agenttts.planner.posterior import Posterior
+from optuna_agenttts.report.bias import estimate_bias
+from optuna_agenttts.report.intervals import bounded_interval
+from optuna_agenttts.report.ties import (
+    MARGIN,
+    Contender,
+    Tie,
+    Undecided,
+    cheapest_alike,
+    compare,
+    complete_outcomes,
+)
 from optuna_agenttts.study.archive import Archive, is_maximized
 from optuna_agenttts.study.constraints import constraints_of, violations
 from optuna_agenttts.study.tasks import find_task
 from optuna_agenttts.task.allocation import Allocation
+from optuna_agenttts.task.stage import is_finite
 from optuna_agenttts.task.task import Task
 
-_RESAMPLES = 20
-"""Bootstrap resamples of the instances. Each conditions a posterior, some 10 ms."""
-_LEAST_INSTANCES = 8
-"""Minimum number of instances for bootstrap estimates. Chosen by hand."""
-_FEWEST = 5
-"""Minimum number of trials to average shrinkage over. Chosen by hand."""
+_INFLATION = 1.25
+"""Standard deviation of the winner's value relative to that of the posterior, which does not know
+of the error of the bias. Chosen by the coverage on development landscapes, near 90 %."""
 _LISTED = 10
 """Maximum number of trials listed in the printed text. Chosen by hand."""
 _SHOWN = 3
-"""Ties in the printed text; all are in `Recommendation.ties`. Chosen by hand."""
-
-
-@dataclass(frozen=True, slots=True)
-class Tie:
-    """Cheaper allocation that is statistically tied with the recommended one.
-
-    Args:
-        allocation: The allocation.
-        value: Expected value, in units of the metric.
-        cost: Cost for one instance, in units of the task's cost model.
-    """
-
-    allocation: Allocation
-    value: float
-    cost: float
+"""Ties, and undecided allocations, in the printed text; the fields have all. Chosen by hand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,27 +55,39 @@ class Recommendation:
     Args:
         params: The allocation as Optuna parameters, ready for `Study.enqueue_trial`.
         allocation: The allocation, by stage.
-        value: Expected value, in units of the metric: the posterior mean, corrected for selection
-            optimism (the winner's curse) and shrinkage.
-        interval: Central 90 % interval of the value on instances like those of the search.
+        value: Expected value, in units of the metric and within its range: the posterior mean,
+            corrected for selection optimism (the winner's curse) and shrinkage.
+        interval: Central 90 % interval of the value on instances like those of the search, within
+            the metric's range. None if no trial reported outcomes of single instances and no
+            `score_sd` was given: scores alone do not tell how far they are from the truth.
         cost: Cost for one instance, in units of the task's cost model.
-        ties: Cheaper tried allocations that are statistically tied with it (the central 90 %
-            interval of the difference contains zero), cheapest first.
+        unit: Unit of the cost.
+        ties: Cheaper tried allocations that lose less than `margin`, cheapest first. Empty if no
+            trial reported outcomes; few allocations can be told to be as good on 50 instances.
+        undecided: Cheaper tried allocations that may be as good, but are not shown to lose less
+            than `margin`, cheapest first.
+        margin: The margin, in units of the metric.
         trials: Number of trials used.
         failed: Numbers of failed trials, whose allocations may be worth another try.
         unreadable: Numbers of trials that are left out because their parameters do not fit the
             task.
+        outliers: Numbers and values of trials that are left out because their value is far from
+            all others, or outside of the metric's range.
     """
 
     params: dict[str, Any]
     allocation: Allocation
     value: float
-    interval: tuple[float, float]
+    interval: tuple[float, float] | None
     cost: float
+    unit: str
     ties: tuple[Tie, ...]
+    undecided: tuple[Undecided, ...]
+    margin: float
     trials: int
     failed: tuple[int, ...] = ()
     unreadable: tuple[int, ...] = ()
+    outliers: tuple[tuple[int, float], ...] = ()
 
     @property
     def cheapest(self) -> Allocation:
@@ -88,35 +95,60 @@ class Recommendation:
         return self.ties[0].allocation if self.ties else self.allocation
 
     def __str__(self) -> str:
-        """Describe the recommendation and some ties, one line each."""
-        low, high = self.interval
+        """Describe the recommendation, ties and undecided allocations, one line each."""
+        interval = "no interval: no trial reported outcomes of single instances"
+        if self.interval is not None:
+            interval = "90 % interval {:.3g} to {:.3g}".format(*self.interval)
         lines = [
-            f"{_sentence(self.allocation)}: {self.value:.3f} "
-            f"(90 % interval {low:.3f} to {high:.3f}), cost {self.cost:.4g}"
+            f"{_sentence(self.allocation)}: {self.value:.3g} ({interval}), {self._cost(self.cost)}"
         ]
         lines += [
-            f"tied for less: {_sentence(tie.allocation)}: {tie.value:.3f}, cost {tie.cost:.4g}"
+            f"as good for less: {_sentence(tie.allocation)}: {tie.value:.3g}, loses less than "
+            f"{max(tie.loss, 0):.2g} (95 % bound), {self._cost(tie.cost)}"
             for tie in self.ties[:_SHOWN]
         ]
-        more = len(self.ties) - _SHOWN
-        if more > 0:
-            lines.append(f"and {more} more tie{'s' if more > 1 else ''}")
-        for numbers, what in (
+        lines += _more(self.ties, "that are as good for less")
+        lines += [
+            f"not decided yet: {_sentence(other.allocation)}: {other.value:.3g}, may lose "
+            f"{other.loss:.2g}, {self._cost(other.cost)}: needs {other.instances} instances "
+            f"instead of {other.shared}"
+            for other in self.undecided[:_SHOWN]
+        ]
+        lines += _more(self.undecided, "that are not decided yet")
+        numbers = [number for number, _ in self.outliers]
+        for trials, what in (
             (self.failed, "failed"),
             (self.unreadable, "left out, since parameters do not fit the task"),
+            (numbers, "left out, since their values are outliers"),
         ):
-            if numbers:
-                lines.append(f"trials {what}: {_numbers(numbers)}")
+            if trials:
+                lines.append(f"trials {what}: {_numbers(trials)}")
         return "\n".join(lines)
 
+    def _cost(self, cost: float) -> str:
+        """Format a cost."""
+        return f"cost {cost:.4g} {self.unit}".rstrip() + " per instance"
 
-def recommend(study: Study, task: Task | None = None) -> Recommendation:
+
+def recommend(
+    study: Study,
+    task: Task | None = None,
+    *,
+    margin: float | None = None,
+    score_sd: float | None = None,
+) -> Recommendation:
     """Recommend an allocation from the trials of a study with any sampler.
 
     Args:
         study: A study of one objective.
         task: Task that it tunes. Default: the one registered on the study, else one recognized
             from the names of its parameters.
+        margin: Loss, in units of the metric, below which a cheaper allocation is named a tie,
+            above 0. Default: a twentieth of the metric's range, or of the spread of the observed
+            scores if the range is unknown.
+        score_sd: Standard deviation of a score around the truth, in units of the metric, above
+            0, for studies whose trials report no outcomes of single instances. Default: unknown,
+            and no interval.
 
     Returns:
         The recommendation.
@@ -124,67 +156,94 @@ def recommend(study: Study, task: Task | None = None) -> Recommendation:
     Raises:
         NoTaskError: The study has no task, or several objectives.
         NoEvidenceError: No trial is complete, or none meets the constraints of the study.
+        TaskError: `margin` or `score_sd` is out of range.
     """
+    for name, given in (("margin", margin), ("score_sd", score_sd)):
+        if given is not None and not (is_finite(given) and given > 0):
+            raise TaskError(f"recommend: `{name}` must be finite and above 0, got {given!r}.")
     trials, evidence, unreadable = _read(study, task)
-    task = evidence.task
+    task, scale = evidence.task, evidence.scale
     surrogate = Surrogate(task, np.random.default_rng(0))
-    posterior = Posterior(surrogate, evidence)
-    tried, first = np.unique(
-        np.stack([evidence.models, evidence.samples], axis=-1), axis=0, return_index=True
-    )
-    # In order of trial, so that the first of equal ones wins.
-    tried = tried[np.argsort(first)]
-    if known := known_feasibility(evidence):
-        # An allocation whose feasibility differs between its trials violates a constraint.
-        tried = tried[[known.get(tuple(map(tuple, both)), False) for both in tried.tolist()]]
-        if len(tried) == 0:
-            raise NoEvidenceError(_nothing_feasible(study, trials))
-    points = surrogate.points(tried[..., 0], tried[..., 1])
+    keys = _candidates(study, trials, evidence)
+    points = surrogate.points_of(keys)
     costs = task.feasible.costs_of(points.models, points.samples)
-    mean = posterior.at(points).mean()
-    # Uncertainty comes from the untempered likelihood; see `LIKELIHOOD_POWER`.
-    spread = Posterior(surrogate, evidence, power=1.0).at(points)
-    _, sd = spread.mean_and_sd()
-    within = np.flatnonzero(costs <= task.feasible.limit)
-    candidates = within if len(within) else np.arange(len(mean))
-    best = int(candidates[np.argmax(mean[candidates])])
-    sign = evidence.sign
-    shared = _instance_variance(trials, sign) / posterior.scale.span**2
-
-    optimism, shrinkage = _biases(posterior, evidence, points, candidates, mean)
-
-    def value(rate: float) -> float:
-        return float(sign * posterior.scale.scores(np.array([rate + shrinkage]))[0])
-
-    # Standard error of the winner's score by its outcomes; without outcomes, the posterior's.
-    half = Z90 * float(np.sqrt(shared or sd[best] ** 2))
-    expected = mean[best] - optimism
-    ends = sorted((value(expected - half), value(expected + half)))
-    difference = spread.difference_sd(best)
-    tied = [
-        i
-        for i in candidates.tolist()
-        if costs[i] < costs[best] and mean[best] - mean[i] <= Z90 * difference[i]
-    ]
-    allocations = [
-        task.allocation(list(zip(models, samples)))
-        for models, samples in zip(points.models.tolist(), points.samples.tolist())
-    ]
+    mean = Posterior(surrogate, evidence).at(points).mean()
+    outcomes = complete_outcomes(evidence)
+    best = int(np.argmax(mean))
+    best = cheapest_alike(keys, costs, outcomes, best)
+    rates = mean + estimate_bias(surrogate, evidence, points)
+    values = evidence.sign * scale.scores(np.clip(rates, 0, 1) if scale.bounded else rates)
+    # The noise as it is; see `LIKELIHOOD_POWER`.
+    exact = Posterior(surrogate, evidence, power=1.0)
+    margin = margin or MARGIN * scale.extent
+    gains = exact.at(points).differences_from(best)
+    ties, undecided = compare(
+        [
+            Contender(
+                allocation=task.allocation(keys[i]),
+                value=float(values[i]),
+                cost=float(costs[i]),
+                bounds=(float(low), float(high)),
+                outcomes=outcomes.get(keys[i], {}),
+            )
+            for i, low, high in zip(range(len(keys)), *(q * scale.span for q in gains.bounds()))
+        ],
+        best,
+        margin,
+        scale.extent,
+    )
+    allocation, value = task.allocation(keys[best]), float(values[best])
     return Recommendation(
-        params=task.params(allocations[best]),
-        allocation=allocations[best],
-        value=value(expected),
-        interval=(ends[0], ends[1]),
+        params=task.params(allocation),
+        allocation=allocation,
+        value=value,
+        interval=_interval(evidence, exact, points.take(np.array([best])), value, score_sd),
         cost=float(costs[best]),
-        ties=tuple(
-            # Corrected like the winner's value, so that no tie looks better than the winner.
-            Tie(allocations[i], value(mean[i] - optimism), float(costs[i]))
-            for i in sorted(tied, key=lambda i: (costs[i], -mean[i]))
-        ),
+        unit=task.cost_model.unit,
+        ties=ties,
+        undecided=undecided,
+        margin=margin,
         trials=len(evidence.scores),
         failed=tuple(t.number for t in trials if t.state == TrialState.FAIL),
         unreadable=unreadable,
+        outliers=evidence.outliers,
     )
+
+
+def _interval(
+    evidence: Evidence, exact: Posterior, winner: Points, value: float, score_sd: float | None
+) -> tuple[float, float] | None:
+    """Return the interval of the winner's value; see `recommend`."""
+    scale, size = evidence.scale, exact.noise.instances or None
+    if size is not None:
+        score_sd = _INFLATION * scale.span * float(exact.at(winner).moments().sd()[0])
+    if score_sd is None:
+        return None
+    ends = [evidence.sign * scale.low, evidence.sign * (scale.low + scale.span)]
+    low, high = sorted(ends) if scale.bounded else (None, None)
+    return bounded_interval(value, score_sd, low, high, size=size)
+
+
+def _candidates(study: Study, trials: Sequence[FrozenTrial], evidence: Evidence) -> list[Choices]:
+    """Return the allocations to recommend from, in order of trial.
+
+    They are the tried ones that meet the constraints of the study and, as far as there are such,
+    are within the budget and were not only tried by trials that were stopped early.
+
+    Raises:
+        NoEvidenceError: No trial meets the constraints.
+    """
+    keys = choices_of(evidence.models, evidence.samples)
+    found = list(dict.fromkeys(keys))
+    if known := known_feasibility(evidence):
+        # An allocation whose feasibility differs between its trials violates a constraint.
+        found = [key for key in found if known.get(key, False)]
+        if not found:
+            raise NoEvidenceError(_nothing_feasible(study, trials))
+    whole = {key for key, stopped in zip(keys, evidence.stopped) if not stopped}
+    for preferred in (evidence.task.feasible.fits, whole.__contains__):
+        found = [key for key in found if preferred(key)] or found
+    return found
 
 
 def _read(
@@ -202,11 +261,12 @@ def _read(
         raise NoTaskError(f"No task is registered on study {study.study_name!r}: pass `task=`.")
     archive = Archive(task, maximize=is_maximized(study.directions))
     evidence = archive.read(trials)
-    if len(evidence.scores) == 0:
-        raise NoEvidenceError(
-            f"Study {study.study_name!r} has no completed trial of task {task.name!r}: run some "
-            "trials first."
-        )
+    if all(evidence.stopped):
+        text = f"Study {study.study_name!r} has no completed trial of task {task.name!r}"
+        if evidence.outliers:
+            left_out = _numbers([number for number, _ in evidence.outliers])
+            text += f" whose value is not an outlier (outliers: {left_out})"
+        raise NoEvidenceError(f"{text}. Run some trials first.")
     return trials, evidence, tuple(archive.unreadable)
 
 
@@ -227,76 +287,10 @@ def _nothing_feasible(study: Study, trials: Sequence[FrozenTrial]) -> str:
     return f"{text}. Run more trials, or relax the constraints."
 
 
-def _biases(
-    posterior: Posterior,
-    evidence: Evidence,
-    points: Points,
-    candidates: Ints,
-    mean: Floats,
-) -> tuple[float, float]:
-    """Estimate the biases of the winner's posterior mean, in rates; 0 without enough outcomes.
-
-    Returns:
-        Selection optimism: the expected excess of the best of several estimates over its truth, by
-        the bootstrap of Efron & Gong (1983, section 7). Instances are resampled, the winner is
-        chosen again, and its mean there is compared with its mean on the original instances.
-        Formulas for independent scores do not apply: all trials share their instances.
-
-        Shrinkage: the mean gap between score and posterior mean of the better quarter of the
-        trials. It was .12 on the playground, where intervals without it covered 62 % instead of
-        88 %.
-    """
-    whole = max((len(outcomes) for outcomes in evidence.outcomes), default=0)
-    rows = [row for row, outcomes in enumerate(evidence.outcomes) if len(outcomes) == whole]
-    if whole < _LEAST_INSTANCES or len(rows) < 2:
-        return 0.0, 0.0
-    surrogate, scale = posterior.surrogate, posterior.scale
-    steps = sorted(evidence.outcomes[rows[0]])
-    rows = [row for row in rows if sorted(evidence.outcomes[row]) == steps]
-    table = np.array([[evidence.outcomes[row][step] for step in steps] for row in rows])
-    rng = np.random.default_rng(0)
-    found = []
-    for _ in range(_RESAMPLES):
-        drawn = rng.integers(0, whole, whole)
-        scores, outcomes = evidence.scores.copy(), list(evidence.outcomes)
-        scores[rows] = evidence.sign * table[:, drawn].mean(axis=1)
-        for row, values in zip(rows, table[:, drawn].tolist()):
-            outcomes[row] = dict(zip(steps, values))
-        resampled = replace(evidence, scores=scores, outcomes=tuple(outcomes))
-        again = Posterior(surrogate, resampled).at(points).mean()
-        chosen = candidates[np.argmax(again[candidates])]
-        # A gain that all trials share is not optimism about the winner.
-        luck = float(np.mean(scores[rows] - evidence.scores[rows])) / scale.span
-        found.append(again[chosen] - mean[chosen] - luck)
-    fitted = posterior.at(surrogate.points(evidence.models[rows], evidence.samples[rows])).mean()
-    gaps = scale.rates(evidence.scores[rows]) - fitted
-    better = np.argsort(-fitted, kind="stable")[: max(_FEWEST, len(rows) // 4)]
-    return max(0.0, float(np.mean(found))), float(np.mean(gaps[better]))
-
-
-def _instance_variance(trials: Sequence[FrozenTrial], sign: float) -> float:
-    """Return the variance of a mean score due to the draw of instances and samples.
-
-    All trials share their instances, and reused samples, so differences between trials cannot
-    show it. The estimate is the median squared standard error of the better half of the trials.
-    It is 0 if no trial reported outcomes whose mean is its value.
-    """
-    complete = [
-        (trial.values[0], np.array(list(trial.intermediate_values.values())))
-        for trial in trials
-        if trial.state == TrialState.COMPLETE
-        and trial.values is not None
-        and len(trial.intermediate_values) >= 2
-    ]
-    errors = [
-        (sign * value, outcomes.var(ddof=1) / len(outcomes))
-        for value, outcomes in complete
-        if abs(outcomes.mean() - value) < 1e-6  # up to rounding
-    ]
-    if not errors:
-        return 0.0
-    middle = np.median([value for value, _ in errors])
-    return float(np.median([error for value, error in errors if value >= middle]))
+def _more(others: Sequence[object], what: str) -> list[str]:
+    """Return a line that counts the allocations that are not shown, if there are any."""
+    more = len(others) - _SHOWN
+    return [f"and {more} more {what}"] if more > 0 else []
 
 
 def _sentence(allocation: Allocation) -> str:
