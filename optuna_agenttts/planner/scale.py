@@ -8,7 +8,7 @@ same rates for all a > 0 and all b.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -141,6 +141,6 @@ def _count_outliers(ordered: Floats, gap: float) -> int:
     return 0
 
 
-def are_binary(outcomes: Sequence[float]) -> bool:
+def are_binary(outcomes: Iterable[float]) -> bool:
     """Return whether all outcomes are 0 or 1."""
     return set(outcomes) <= {0.0, 1.0}

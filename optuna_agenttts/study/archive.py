@@ -17,6 +17,7 @@ from optuna_agenttts import storage
 from optuna_agenttts.planner.evidence import Bools, Candidate, Choices, Evidence, Floats
 from optuna_agenttts.planner.scale import Scale, are_binary, find_outliers, known_scale
 from optuna_agenttts.study.constraints import constraints_of
+from optuna_agenttts.study.stopped import mean_outcome, outcomes_of
 from optuna_agenttts.study.suggestions import Suggestions
 from optuna_agenttts.task.parameters import misfits
 from optuna_agenttts.task.task import Task
@@ -57,7 +58,6 @@ class Archive:
         self._models: list[list[int]] = []
         self._samples: list[list[int]] = []
         self._scores: list[float] = []
-        self._shares: list[float] = []
         self._stopped: list[bool] = []
         self._numbers: list[int] = []
         self._origins: list[str] = []
@@ -114,6 +114,9 @@ class Archive:
             self._name_outliers(outliers)
         kept = np.flatnonzero(~outliers).tolist()
         width = len(self.task.stages)
+        counts = np.array([len(outcomes) for outcomes in self._outcomes], dtype=np.float64)
+        # Until a trial is complete, the largest number of outcomes is the best guess.
+        steps = self._steps or counts.max(initial=1.0)
         tried = frozenset(self._tried.union(pending))
         waiting, failed = self._failures_now()
         self.visited = tried.union(waiting, failed)
@@ -122,7 +125,7 @@ class Archive:
             models=np.array(self._models, dtype=np.int64).reshape(-1, width)[kept],
             samples=np.array(self._samples, dtype=np.int64).reshape(-1, width)[kept],
             scores=scores[kept],
-            shares=np.array(self._shares)[kept],
+            shares=np.where(counts > 0, np.minimum(1.0, counts / steps), 1.0)[kept],
             pending=tuple(pending),
             visited=self.visited,
             tried=tried,
@@ -130,14 +133,10 @@ class Archive:
             ranges=None if self.suggestions.is_free() else self.suggestions.ranges(),
             concurrent=concurrent,
             sign=self._sign,
-            numbers=tuple(self._numbers[row] for row in kept),
-            origins=tuple(self._origins[row] for row in kept),
-            outcomes=tuple(self._outcomes[row] for row in kept),
-            stopped=tuple(self._stopped[row] for row in kept),
-            scale=scale,
-            outliers=tuple(
-                (self._numbers[row], self._scores[row]) for row in np.flatnonzero(outliers)
-            ),
+            numbers=tuple(self._numbers),
+            origins=tuple(self._origins),
+            outcomes=tuple(self._outcomes),
+            stopped=tuple(self._stopped),
             constraints=tuple(self._constraints) if self._has_constraints else (),
         )
 
@@ -200,25 +199,10 @@ class Archive:
         self._models.append([model for model, _ in choices])
         self._samples.append([samples for _, samples in choices])
         self._scores.append(value)
-        self._shares.append(share)
-        self._stopped.append(trial.state == TrialState.PRUNED)
+        self._stopped.append(stopped)
         self._numbers.append(trial.number)
         self._origins.append(str(trial.user_attrs.get(storage.ORIGIN, "")))
-        self._outcomes.append(trial.intermediate_values)
-
-    def _score(self, trial: FrozenTrial) -> tuple[float, float]:
-        """Return a trial's score (NaN if it has none) and the fraction of instances behind it."""
-        outcomes = trial.intermediate_values
-        if trial.state == TrialState.COMPLETE and trial.values is not None:
-            self._steps = max(self._steps, len(outcomes))
-            share = len(outcomes) / self._steps if outcomes else 1.0
-            return trial.values[0], share
-        if trial.state == TrialState.PRUNED and len(outcomes) >= 2 and self._steps:
-            finite = [value for value in outcomes.values() if math.isfinite(value)]
-            # The mean of the outcomes; Optuna keeps the last one.
-            if finite:
-                return float(np.mean(finite)), min(1.0, len(outcomes) / self._steps)
-        return math.nan, 0.0
+        self._outcomes.append(outcomes)
 
     def _choices_of(self, trial: FrozenTrial) -> Choices | None:
         """Return the allocation of a trial, or None if a stage has none.
