@@ -6,20 +6,19 @@ import logging
 import random
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from importlib.util import find_spec
 from typing import Any
 
 import optuna
-from optuna.pruners import WilcoxonPruner
 from optuna.study import Study
 
 from optuna_agenttts import Task, storage
 from optuna_agenttts.llm import Report
 from optuna_agenttts.llm.loop import LoopThread
 from optuna_agenttts.study.measured import effective_task
+from optuna_agenttts.study.stopped import report_stopped
 from optuna_agenttts.support.forking import on_fork
 from optuna_agenttts.task.allocation import Allocation, AllocationLike
 from optuna_agenttts_integrations.calls.completions import Completions
@@ -33,12 +32,9 @@ from optuna_agenttts_integrations.pipeline.evaluation import Evaluation, Instanc
 from optuna_agenttts_integrations.pipeline.progress import ProgressBar, progress_bar
 from optuna_agenttts_integrations.pipeline.run import run_instances
 from optuna_agenttts_integrations.pipeline.stages import Pipeline
+from optuna_agenttts_integrations.pruning import blocks_of, check_pruner, uses_pruner
 
 _logger = logging.getLogger(__name__)
-
-_PRUNING_BLOCKS = 10
-"""Blocks of instances between which the pruner is consulted. Chosen by hand: finer blocks stop bad
-trials earlier but leave less to run concurrently."""
 
 _LISTED_CAUSES = 3
 """Causes of failures listed in a message. Chosen by hand, to keep it on one line."""
@@ -65,7 +61,8 @@ class MultiStageObjective:
     A trial's value is the mean outcome over the instances. Outcomes are reported as intermediate
     values, one step per instance, in a shuffled order that is the same in every trial, as
     `optuna.pruners.WilcoxonPruner` expects. That pruner is consulted after each tenth of the
-    instances. Other pruners are ignored: they compare learning curves, and outcomes of single
+    instances; the value of a trial that it stops is the mean outcome so far, reported at a last
+    step. Other pruners are ignored: they compare learning curves, and outcomes of single
     instances are not a learning curve.
 
     Each completion is written to the store when it arrives, so that an interrupted search loses
@@ -208,7 +205,7 @@ class MultiStageObjective:
             TooManyFailuresError: More than `max_failed` of the instances failed.
             PipelineError: The pruner needs a package that is not installed.
         """
-        _check_pruner(trial)
+        check_pruner(trial)
         task = self._effective_task(trial)
         allocation = task.suggest(trial)
         started = self._clock()
@@ -217,13 +214,13 @@ class MultiStageObjective:
         try:
             title = f"trial {trial.number}"
             with progress_bar(len(self.instances), title, show=self._progress) as bar:
-                for block in self._blocks(trial):
+                for block in blocks_of(self.instances, trial):
                     found = self._run(task, allocation, block, bar)
                     for name in block:
                         results[name] = found[name]
                         trial.report(found[name].outcome, step=self._steps[name])
                     unfinished = len(results) < len(self.instances)
-                    pruned = unfinished and _uses_pruner(trial) and trial.should_prune()
+                    pruned = unfinished and uses_pruner(trial) and trial.should_prune()
                     if pruned:
                         break
         finally:
@@ -232,6 +229,7 @@ class MultiStageObjective:
                 self._write_attributes(trial, task.cost(allocation), evaluation)
         self._check_failures(evaluation)
         if pruned:
+            report_stopped(trial, evaluation.outcomes.values())
             raise optuna.TrialPruned(
                 f"Pruned after {len(results)} of {len(self.instances)} instances, with a mean "
                 f"outcome of {evaluation.mean:.3f}."
@@ -292,14 +290,6 @@ class MultiStageObjective:
             return task
         return apply_measured_lengths(study, self.task, self._measure_after)
 
-    def _blocks(self, trial: optuna.Trial) -> Iterator[dict[str, Any]]:
-        """Yield the instances in blocks between which the pruner is consulted."""
-        named = list(self.instances.items())
-        blocks = _PRUNING_BLOCKS if _uses_pruner(trial) else 1
-        size = max(1, -(-len(named) // blocks))
-        for start in range(0, len(named), size):
-            yield dict(named[start : start + size])
-
     def _run(
         self, task: Task, allocation: Allocation, instances: Mapping[str, Any], bar: ProgressBar
     ) -> dict[str, InstanceResult]:
@@ -353,21 +343,6 @@ class MultiStageObjective:
             **{name: round(value, 6) for name, value in evaluation.metrics.items()},
         }
         storage.write_trial_values(trial, values)
-
-
-def _uses_pruner(trial: optuna.Trial) -> bool:
-    """Return whether the trial's study has a pruner that can judge outcomes of instances."""
-    study = getattr(trial, "study", None)
-    return study is not None and isinstance(study.pruner, WilcoxonPruner)
-
-
-def _check_pruner(trial: optuna.Trial) -> None:
-    # Optuna would raise only at the first pruning, after instances have been paid for.
-    if _uses_pruner(trial) and find_spec("scipy") is None:
-        raise PipelineError(
-            "`WilcoxonPruner` needs scipy, which is not installed. Run "
-            "`pip install 'optuna-agenttts[prune]'`, or create the study without the pruner."
-        )
 
 
 def _check_pipeline(pipeline: Pipeline, task: Task, endpoints: Endpoints) -> None:

@@ -16,6 +16,7 @@ from optuna.pruners import NopPruner, WilcoxonPruner
 from optuna.trial import TrialState
 
 from optuna_agenttts import AgentTTSSampler, recommend
+from optuna_agenttts.study.stopped import outcomes_of
 from optuna_agenttts_integrations.playground import make_objective, make_problems, make_task
 from optuna_agenttts_integrations.playground.grid import load_grid
 
@@ -48,7 +49,7 @@ def one_search(sampler, pruner, seed, trials):
     return {
         "tokens": sum(trial.user_attrs["tokens"] for trial in study.trials),
         "naive": sum(trial.user_attrs["naive_tokens"] for trial in study.trials),
-        "instances": sum(len(trial.intermediate_values) for trial in study.trials),
+        "instances": sum(len(outcomes_of(trial)) for trial in study.trials),
         "pruned": sum(trial.state == TrialState.PRUNED for trial in study.trials),
         "regret": (best - found) / (best - median),
     }

@@ -38,7 +38,10 @@ ROOMS = {
         "instances": ("exceptions",),
         "lengths": ("pipeline",),
         "check": ("pipeline", "calls", "exceptions"),
-        "objective": ("check", "lengths", "instances", "pipeline", "calls", "exceptions"),
+        "pruning": ("exceptions",),
+        "objective": (
+            *("check", "lengths", "instances", "pruning", "pipeline", "calls", "exceptions"),
+        ),
         "tasks": ("objective", "pipeline", "scoring", "calls", "exceptions"),
         "testing": ("tasks", "pipeline", "calls", "exceptions"),
         "playground": ("testing", "objective", "pipeline", "calls", "exceptions"),
