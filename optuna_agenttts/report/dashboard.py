@@ -9,7 +9,9 @@ from collections.abc import Sequence
 
 from optuna.study import Study
 
+from optuna_agenttts import storage
 from optuna_agenttts.exceptions import AgentTTSError
+from optuna_agenttts.report.trials import count_states, stopped_trials
 from optuna_agenttts.study.claims import contradictions, summary
 from optuna_agenttts.study.rounds import Round, guidelines
 from optuna_agenttts.study.spending import spend
@@ -55,7 +57,7 @@ def save_note(study: Study) -> bool:
 
 
 def note(study: Study) -> str:
-    """Return the agent's guidelines, rounds and spend as Markdown.
+    """Return the agent's guidelines, rounds, trials and spend as Markdown.
 
     Args:
         study: The study.
@@ -83,6 +85,10 @@ def note(study: Study) -> str:
     parts += ["### Rounds", _table(rounds)]
     for planned in reversed(written[:-1][-_HISTORY:]):
         parts.append(f"### Round {planned.number}\n\n{_bullets(planned.guidelines)}")
+    trials = storage.read_trials(study)
+    parts += ["### Trials", f"{count_states(trials)}."]
+    if stopped := stopped_trials(trials):
+        parts.append(f"Pruned, with the mean of what each saw: {stopped}.")
     parts += ["### Spend", _spend(study, rounds)]
     return "\n\n".join(parts)
 

@@ -14,6 +14,7 @@ from sqlalchemy.engine import URL, make_url
 
 from optuna_agenttts import AgentTTSError, NoTaskError, Task, guidelines, recommend, spend
 from optuna_agenttts.llm.secrets import one_line
+from optuna_agenttts.report.trials import count_states, stopped_trials
 from optuna_agenttts.study.claims import contradictions, summary
 from optuna_agenttts_integrations.cli.parser import Commands, add_command
 
@@ -58,8 +59,15 @@ def _report(options: argparse.Namespace) -> int:
             f"No task is registered on study {study.study_name!r}: `task.suggest` and "
             "`AgentTTSSampler(task)` register one. Call `recommend(study, task=...)` in Python."
         ) from error
-    finished = sum(trial.state.is_finished() for trial in study.trials)
-    print(f"Study {study.study_name!r}: {finished} finished trials of {len(study.trials)}\n")
+    trials = study.get_trials(deepcopy=False)
+    finished = sum(trial.state.is_finished() for trial in trials)
+    print(
+        f"Study {study.study_name!r}: {finished} finished trials of {len(trials)} "
+        f"({count_states(trials)})"
+    )
+    if stopped := stopped_trials(trials):
+        print(f"Pruned, with the mean of what each saw: {stopped}")
+    print()
     print("Recommended")
     print(textwrap.indent(str(recommended), "  "))
     # A task that was inferred from parameter names has no costs.

@@ -1,0 +1,40 @@
+"""Trials of a study in reports: how many ended how, and what the stopped ones saw."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+
+from optuna.trial import FrozenTrial, TrialState
+
+from optuna_agenttts.study.stopped import mean_outcome, outcomes_of
+
+_NAMES = {
+    TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+    TrialState.RUNNING: "running",
+    TrialState.WAITING: "waiting",
+}
+_LISTED = 10
+"""Maximum number of stopped trials that are listed. Chosen by hand."""
+
+
+def count_states(trials: Sequence[FrozenTrial]) -> str:
+    """Count trials by state, such as "8 complete, 2 pruned"; "none" without trials."""
+    counts = Counter(trial.state for trial in trials)
+    return ", ".join(f"{counts[s]} {name}" for s, name in _NAMES.items() if counts[s]) or "none"
+
+
+def stopped_trials(trials: Sequence[FrozenTrial]) -> str:
+    """List the latest pruned trials with the mean of what they saw; empty if none saw any."""
+    texts = []
+    for trial in trials:
+        outcomes = outcomes_of(trial)
+        mean = mean_outcome(outcomes.values())
+        if trial.state == TrialState.PRUNED and not math.isnan(mean):
+            instances = f"{len(outcomes)} instance{'s' if len(outcomes) > 1 else ''}"
+            texts.append(f"trial {trial.number}: {mean:.3f} on {instances}")
+    more = len(texts) - _LISTED
+    return "; ".join(texts[-_LISTED:] + ([f"and {more} earlier"] if more > 0 else []))
