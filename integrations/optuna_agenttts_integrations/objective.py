@@ -276,7 +276,8 @@ class MultiStageObjective:
         started = self._clock()
         with progress_bar(len(named), title, show=self._progress) as bar:
             results = self._run(self.task, checked, named, bar)
-        evaluation = Evaluation(results, self._clock() - started)
+        seconds = self._clock() - started
+        evaluation = Evaluation(results, seconds, metric_range=self.task.metric_range)
         self._check_failures(evaluation)
         return evaluation
 

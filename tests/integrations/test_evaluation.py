@@ -1,14 +1,23 @@
 """Intervals, comparisons and totals of evaluations, against known values and simulations."""
 
 import itertools
+import time
 import tracemalloc
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pipeline_support import allocation, make_objective
 
-from optuna_agenttts_integrations import Evaluation, InstanceResult, PipelineError
+from optuna_agenttts_integrations import (
+    Evaluation,
+    InstanceResult,
+    PipelineError,
+    playground,
+)
 from optuna_agenttts_integrations.pipeline.evaluation import Comparison, StageUsage
+from optuna_agenttts_integrations.pipeline.statistics import paired_test
 
 
 def evaluation(outcomes, **options):
@@ -183,11 +192,110 @@ def test_the_order_of_instances_does_not_matter():
     assert turned.against(other) == one.against(other)
 
 
-@pytest.mark.parametrize("values", [[0.5], [1, 0, 1], np.linspace(0, 1, 50)])
+@pytest.mark.parametrize("values", [[0.5], [0.5] * 4, np.linspace(0, 1, 50)])
 def test_no_difference_has_a_p_value_of_1(values):
-    """Its interval has width zero."""
+    """Without a range, its interval has width zero."""
     comparison = evaluation(values).against(evaluation(values))
     assert comparison == Comparison(0.0, (0.0, 0.0), 1.0, len(values))
+
+
+@pytest.mark.parametrize("options", [{}, {"metric_range": (0, 1)}, {"metric_range": (-5, 20)}])
+@pytest.mark.parametrize("count", [1, 3, 20, 400])
+def test_no_difference_on_some_instances_does_not_exclude_one_on_others(count, options):
+    """By Wilson's interval, the more instances the less; all of it within the range."""
+    values = [1, 0] * count
+    comparison = evaluation(values, **options).against(evaluation(values))
+    low, high = comparison.interval
+    span = np.diff(options.get("metric_range", (0, 1)))[0]
+    assert comparison.p_value == 1
+    assert (low, high) == pytest.approx((-high, high))
+    # Wilson's upper end for 0 of n is z**2 / (n + z**2).
+    assert high / span == pytest.approx(1.96**2 / (2 * count + 1.96**2), abs=1e-3)
+
+
+OUTCOMES = st.sampled_from([[0.0, 1.0], [0.0, 0.25, 0.5, 0.75, 1.0], np.linspace(0, 1, 1001)])
+
+
+@given(st.data(), OUTCOMES, st.integers(1, 40), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_the_interval_excludes_zero_exactly_if_the_test_rejects_it(data, scale, count, declared):
+    """Both lie within the range and include what was observed."""
+    pairs = st.lists(st.tuples(*[st.sampled_from(list(scale))] * 2), min_size=count)
+    ours, theirs = np.transpose(data.draw(pairs))
+    if data.draw(st.booleans()):
+        ours = np.maximum(ours, theirs)  # one-sided, which is significant more often
+    options = {"metric_range": (0, 1)} if declared else {}
+    found = evaluation(ours, **options).against(evaluation(theirs))
+    low, high = found.interval
+    assert low - 1e-12 <= found.difference <= high + 1e-12
+    assert (low <= 0 <= high) == (found.p_value >= 0.05)
+    if declared or np.isin([*ours, *theirs], (0, 1)).all():
+        assert -1 <= low <= high <= 1
+
+
+@pytest.mark.parametrize("count", [6, 15, 60])
+def test_the_ends_of_the_interval_are_differences_that_the_test_barely_keeps(count):
+    """One method for both: the test of `gaps - end` has the p-value .05."""
+    gaps = np.random.default_rng(count).normal(0.3, 1, count)
+    low, high = paired_test(gaps, None)[1]
+    for inside, outside in ((low + 0.01, low - 0.1), (high - 0.01, high + 0.1)):
+        assert paired_test(gaps - inside, None)[0] >= 0.05
+        # The losses of few gaps have wide intervals, so the interval may reach a bit farther.
+        assert paired_test(gaps - outside, None)[0] < 0.08
+
+
+@pytest.mark.parametrize("rates", [(0.98, 0.92), (0.05, 0.02), (0.95, 0.9), (0.99, 0.99)])
+@pytest.mark.parametrize("count", [20, 60])
+def test_intervals_of_differences_cover_the_truth_near_the_edges(rates, count):
+    """Few instances differ there. Bootstrap intervals covered as little as 58 %."""
+    rng = np.random.default_rng(count)
+    rounds, covered = 150, 0
+    # Outcomes are correlated: a mean of a shared and an own draw is below a threshold.
+    thresholds = np.quantile(rng.random((2, 400_000)).mean(axis=0), rates)
+    for _ in range(rounds):
+        draws = (rng.random((count, 1)) + rng.random((count, 2))) / 2
+        ours, theirs = (draws < thresholds).T * 1.0
+        low, high = evaluation(ours).against(evaluation(theirs)).interval
+        covered += low <= rates[0] - rates[1] <= high
+    assert covered / rounds >= 0.93
+
+
+@pytest.mark.parametrize("size", [20, 100])
+@pytest.mark.parametrize("p", [0.03, 0.97])
+def test_intervals_of_graded_outcomes_cover_the_mean_near_the_edges(p, size):
+    """Bootstrap intervals of skewed outcomes covered as little as 75 %."""
+    rng = np.random.default_rng(size)
+    covered = 0
+    for _ in range(400):
+        low, high = evaluation(rng.beta(2 * p, 2 - 2 * p, size), metric_range=(0, 1)).interval
+        assert 0 <= low <= high <= 1
+        covered += low <= p <= high
+    # Three standard errors of 95 % are .033.
+    assert 0.95 - 0.033 - 0.01 <= covered / 400 <= 0.995
+
+
+def test_outcomes_outside_the_declared_range_extend_it():
+    """A failed instance scores 0 on a metric from 1 to 5, too."""
+    one = evaluation([0, 4, 5, 3, 5, 0, 4], metric_range=(1, 5))
+    low, high = one.interval
+    assert 0 <= low < one.mean < high <= 5
+
+
+def test_two_thousand_instances_are_compared_in_less_than_a_second():
+    """In about .15 s on one core."""
+    gaps = np.random.default_rng(0).normal(0.1, 1, 2000)
+    started = time.perf_counter()
+    compared(gaps)
+    assert time.perf_counter() - started < 2  # on a busy machine
+
+
+def test_objectives_pass_on_the_range_of_the_metric():
+    """It is the task's."""
+    problems = playground.make_problems("search", 2)
+    with playground.make_objective(problems=problems) as objective:
+        smallest = {stage.name: (stage.models[0].name, 1) for stage in objective.task.stages}
+        found = objective.evaluate(smallest)
+    assert found.metric_range == objective.task.metric_range == (0, 1)
 
 
 def test_one_instance_proves_nothing():

@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from statistics import NormalDist
 
 import numpy as np
 
 from optuna_agenttts_integrations.exceptions import PipelineError
-
-_LEVEL = 0.95
-"""Confidence level of intervals: the customary one."""
-
-_RESAMPLES = 10_000
-"""Bootstrap resamples and random sign patterns: a p-value of .05 has a standard error of .002."""
-
-_BLOCK = 2_000_000
-"""Numbers drawn at once, to bound memory (16 MB as float64). Chosen by hand."""
-
-_EXACT = 14
-"""Maximum number of differing instances for the exact test; 2**14 = 16,384 sign patterns are about
-as many as `_RESAMPLES`."""
+from optuna_agenttts_integrations.pipeline.statistics import (
+    mean_interval,
+    outcome_range,
+    paired_test,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +74,9 @@ class Comparison:
 
     Args:
         difference: Mean outcome minus that of the baseline.
-        interval: 95 % bootstrap interval of the difference.
+        interval: 95 % interval: the differences that the test does not reject, and those that it
+            rejects only because few instances differ. It contains zero if and only if the p-value
+            is at least .05, and lies within the range of the metric, if that is known.
         p_value: Two-sided p-value of a paired permutation test (Fisher 1935), exact for up to 14
             instances whose outcomes differ, else from 10,000 random permutations.
         instances: Number of instances.
@@ -112,11 +104,14 @@ class Evaluation:
         results: Result of each instance, by ID, in order of evaluation.
         seconds: Duration of the run, in seconds.
         comparison: Comparison with the baseline, if there is one.
+        metric_range: Smallest and largest possible outcome, if known; see `Task`. If every
+            outcome is 0 or 1, it need not be given.
     """
 
     results: Mapping[str, InstanceResult]
     seconds: float
     comparison: Comparison | None = None
+    metric_range: tuple[float, float] | None = None
 
     def __str__(self) -> str:
         """Format the mean, its interval, failures and the comparison as text."""
@@ -140,12 +135,12 @@ class Evaluation:
     def interval(self) -> tuple[float, float]:
         """95 % confidence interval of the mean over the population of instances.
 
-        Wilson's interval if every outcome is 0 or 1, else bootstrap percentiles (fixed seed).
+        It lies within the range of the metric, if that is known: Wilson's interval if every
+        outcome is 0 or 1, else that of the same test with the variance of the outcomes. Without a
+        range it is normal.
         """
-        values = np.array(list(self.outcomes.values()))
-        if np.isin(values, (0.0, 1.0)).all():
-            return _wilson(float(values.mean()), len(values))
-        return _bootstrap(values)
+        values = list(self.outcomes.values())
+        return mean_interval(np.array(values), outcome_range(values, self.metric_range))
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -214,49 +209,6 @@ class Evaluation:
             )
         ours, theirs = self.outcomes, baseline.outcomes
         gaps = np.array([ours[name] - theirs[name] for name in sorted(ours)])
-        return Comparison(float(gaps.mean()), _bootstrap(gaps), _sign_flips(gaps), len(gaps))
-
-
-def _wilson(mean: float, count: int) -> tuple[float, float]:
-    """Return the score interval of a binomial proportion (Wilson 1927)."""
-    z = NormalDist().inv_cdf((1 + _LEVEL) / 2)
-    center = (mean + z * z / (2 * count)) / (1 + z * z / count)
-    half = math.sqrt(mean * (1 - mean) / count + z * z / (4 * count * count))
-    half *= z / (1 + z * z / count)
-    return max(0.0, center - half), min(1.0, center + half)
-
-
-def _bootstrap(values: np.ndarray) -> tuple[float, float]:
-    """Return the percentile interval of the mean of resampled values."""
-    rng = np.random.default_rng(0)
-    means = np.concatenate(
-        [rng.choice(values, (rows, len(values))).mean(axis=1) for rows in _blocks(len(values))]
-    )
-    low, high = np.quantile(means, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
-    return float(low), float(high)
-
-
-def _sign_flips(gaps: np.ndarray) -> float:
-    """Return the p-value of the mean of paired differences under random signs."""
-    differing = gaps[gaps != 0]
-    if not len(differing):
-        return 1.0
-    # The relative tolerance counts sums that differ only by rounding as equal.
-    observed = abs(differing.sum()) - 1e-12 * np.abs(differing).sum()
-    if len(differing) <= _EXACT:
-        patterns = np.arange(2 ** len(differing))[:, None] >> np.arange(len(differing)) & 1
-        sums = np.abs((2 * patterns - 1) @ differing)
-        return float((sums >= observed).mean())
-    rng = np.random.default_rng(0)
-    extreme = 0
-    for rows in _blocks(len(differing)):
-        signs = rng.integers(0, 2, (rows, len(differing)), dtype=np.int8) * 2 - 1
-        extreme += int((np.abs(signs @ differing) >= observed).sum())
-    # The observed signs count as one of the draws (Davison & Hinkley 1997, section 4.2).
-    return (extreme + 1) / (_RESAMPLES + 1)
-
-
-def _blocks(width: int) -> list[int]:
-    """Split the resamples into blocks of at most `_BLOCK` numbers."""
-    rows = max(1, min(_RESAMPLES, _BLOCK // width))
-    return [min(rows, _RESAMPLES - done) for done in range(0, _RESAMPLES, rows)]
+        limits = outcome_range([*ours.values(), *theirs.values()], self.metric_range)
+        p_value, interval = paired_test(gaps, limits)
+        return Comparison(float(gaps.mean()), interval, p_value, len(gaps))
