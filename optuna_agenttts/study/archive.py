@@ -133,10 +133,14 @@ class Archive:
             ranges=None if self.suggestions.is_free() else self.suggestions.ranges(),
             concurrent=concurrent,
             sign=self._sign,
-            numbers=tuple(self._numbers),
-            origins=tuple(self._origins),
-            outcomes=tuple(self._outcomes),
-            stopped=tuple(self._stopped),
+            numbers=tuple(self._numbers[row] for row in kept),
+            origins=tuple(self._origins[row] for row in kept),
+            outcomes=tuple(self._outcomes[row] for row in kept),
+            stopped=tuple(self._stopped[row] for row in kept),
+            scale=scale,
+            outliers=tuple(
+                (self._numbers[row], self._scores[row]) for row in np.flatnonzero(outliers)
+            ),
             constraints=tuple(self._constraints) if self._has_constraints else (),
         )
 
@@ -188,14 +192,18 @@ class Archive:
             return
         self._completed += 1
         self._tried.add(choices)
-        value, share = self._score(trial)
-        if not share:
+        outcomes, stopped = outcomes_of(trial), trial.state == TrialState.PRUNED
+        if stopped:
+            value = mean_outcome(outcomes.values())
+        else:
+            value = trial.values[0] if trial.values else math.nan
+            self._steps = max(self._steps, len(outcomes))
+        if math.isnan(value):
             return
-        outcomes = list(trial.intermediate_values.values())
         if outcomes:
             self._reported += 1
-            self._explained += bool(abs(np.mean(outcomes) - value) < _SCORE_TOLERANCE)
-            self._binary = self._binary and are_binary(outcomes)
+            self._explained += abs(mean_outcome(outcomes.values()) - value) < _SCORE_TOLERANCE
+            self._binary = self._binary and are_binary(outcomes.values())
         self._models.append([model for model, _ in choices])
         self._samples.append([samples for _, samples in choices])
         self._scores.append(value)
