@@ -20,6 +20,7 @@ from optuna_agenttts.study.claims import Claim, Verdict
 from optuna_agenttts.study.rounds import Round, guidelines
 from optuna_agenttts.study.spending import Spend, spend
 from optuna_agenttts.support.lazy import lazy_names
+from optuna_agenttts.support.logs import show_logs
 from optuna_agenttts.task.allocation import Allocation, StageAllocation
 from optuna_agenttts.task.cost import CostModel, FlopsCost, LatencyCost, PriceCost
 from optuna_agenttts.task.stage import Model, Stage
@@ -39,6 +40,8 @@ else:
     )
 
 __version__ = "0.1.0"
+
+show_logs(__name__)
 
 __all__ = [
     "AgentTTSError",

@@ -1,6 +1,7 @@
 """Multi-stage objectives for optuna-agenttts: run and score pipelines of model calls."""
 
 from optuna_agenttts import __version__
+from optuna_agenttts.support.logs import show_logs
 from optuna_agenttts_integrations.calls.endpoints import (
     BatchingChatModel,
     Endpoint,
@@ -33,6 +34,8 @@ from optuna_agenttts_integrations.pipeline.evaluation import (
 from optuna_agenttts_integrations.pipeline.fusion import LLMFusion
 from optuna_agenttts_integrations.pipeline.stages import Pipeline, StageProgram, State, Step
 from optuna_agenttts_integrations.testing.serving import LoopbackServer
+
+show_logs(__name__)
 
 __all__ = [
     "BatchingChatModel",

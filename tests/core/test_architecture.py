@@ -18,11 +18,11 @@ ROOMS = {
         "support": (),
         "exceptions": (),
         "storage": (),
-        "task": ("exceptions", "storage"),
+        "task": ("exceptions", "storage", "support"),
         "planner": ("task",),
         "llm": ("exceptions", "support"),
         "models": ("llm", "task", "support", "exceptions"),
-        "study": ("planner", "task", "storage", "exceptions"),
+        "study": ("planner", "task", "storage", "support", "exceptions"),
         "agent": ("study", "planner", "llm", "task", "storage", "support"),
         "report": ("study", "planner", "task", "storage", "support", "exceptions"),
         "sampler": (
