@@ -6,20 +6,17 @@ import logging
 from collections.abc import Mapping
 from datetime import datetime
 from statistics import median
-from weakref import WeakSet
 
 from optuna.study import Study
 from optuna.trial import TrialState
 
 from optuna_agenttts import BudgetError, Task
-from optuna_agenttts.study.measured import set_effective_task, with_lengths
+from optuna_agenttts.study.measured import log_lengths, set_effective_task, with_lengths
+from optuna_agenttts.support.logs import is_first
 from optuna_agenttts_integrations.pipeline.evaluation import InstanceResult, StageUsage
 from optuna_agenttts_integrations.pipeline.stages import Pipeline
 
 _logger = logging.getLogger(__name__)
-
-_warned: WeakSet[Study] = WeakSet()
-"""Studies for which a warning was logged that measured lengths leave no affordable allocation."""
 
 _TOLERANCE = 0.1
 """Relative difference up to which declared lengths are kept: tokenizers of different models differ
@@ -92,8 +89,7 @@ def apply_measured_lengths(study: Study, declared: Task, after: int) -> Task:
     try:
         measured = with_lengths(declared, lengths)
     except BudgetError as error:
-        if study not in _warned:
-            _warned.add(study)
+        if is_first(study, "lengths over budget"):
             _logger.warning(
                 "Study %r keeps the declared token lengths, because no allocation would fit the "
                 "budget with the measured ones: %s",
@@ -103,13 +99,8 @@ def apply_measured_lengths(study: Study, declared: Task, after: int) -> Task:
         return declared
     if measured == declared:
         return declared
-    _logger.info(
-        "Study %r now uses token lengths measured in its first %d trials, and costs follow: %s",
-        study.study_name,
-        after,
-        "; ".join(declared.differences(measured)),
-    )
     set_effective_task(study, measured)
+    log_lengths(study, declared, measured, f"in its first {after} trials")
     return measured
 
 

@@ -8,7 +8,7 @@ storage, where every worker reads it.
 from __future__ import annotations
 
 import json
-import math
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
@@ -17,7 +17,10 @@ from optuna.study import Study
 
 from optuna_agenttts import storage
 from optuna_agenttts.exceptions import TaskError
+from optuna_agenttts.support.logs import is_first
 from optuna_agenttts.task.task import Task
+
+_logger = logging.getLogger(__name__)
 
 Lengths = Mapping[str, tuple[float, float]]
 """Mean tokens of a prompt and of a sample, by name of the stage."""
@@ -26,8 +29,8 @@ Lengths = Mapping[str, tuple[float, float]]
 def with_lengths(task: Task, lengths: Lengths) -> Task:
     """Return the task with other token lengths.
 
-    A default budget (one sample of the most expensive model in every stage) is computed again;
-    any other budget is kept.
+    A budget that was given is kept. The default one (one sample of the most expensive model in
+    every stage) is computed again.
 
     Args:
         task: The task.
@@ -46,16 +49,7 @@ def with_lengths(task: Task, lengths: Lengths) -> Task:
                 generation_tokens=generation if generation > 0 else stage.generation_tokens,
             )
         )
-    default = sum(max(float(row[0]) for row in rows) for rows in task.feasible.costs)
-    return Task(
-        name=task.name,
-        stages=stages,
-        budget=None if math.isclose(task.budget, default) else task.budget,
-        cost=task.cost_model,
-        metric=task.metric,
-        metric_range=task.metric_range,
-        description=task.description,
-    )
+    return Task(**{**task._arguments(), "stages": stages})
 
 
 def effective_task(study: Study, declared: Task, *, fresh: bool = False) -> Task:
@@ -82,6 +76,7 @@ def effective_task(study: Study, declared: Task, *, fresh: bool = False) -> Task
     if not storage.is_measured(study, text):
         return declared
     storage.register(study, text)
+    log_lengths(study, declared, found, "earlier")
     return found
 
 
@@ -89,6 +84,36 @@ def set_effective_task(study: Study, task: Task) -> None:
     """Register a task with measured lengths on a study."""
     storage.mark_measured(study, task.text)
     storage.register(study, task.text)
+
+
+def log_lengths(study: Study, declared: Task, measured: Task, when: str) -> None:
+    """Log the changes of lengths and budget, once for each study.
+
+    Args:
+        study: The study.
+        declared: The task as the user declared it.
+        measured: The task with measured lengths.
+        when: Time of the measurement, as an adverb.
+    """
+    if not is_first(study, measured.text):
+        return
+    lengths = "; ".join(
+        f"{old.name} {old.prompt_tokens:g} -> {new.prompt_tokens:g} tokens of a prompt and "
+        f"{old.generation_tokens:g} -> {new.generation_tokens:g} of a sample"
+        for old, new in zip(declared.stages, measured.stages)
+        if old != new
+    )
+    unit = f"{measured.cost_model.unit} per instance"
+    _logger.info(
+        "Study %r now uses token lengths measured %s, and costs follow: %s. %s",
+        study.study_name,
+        when,
+        lengths,
+        f"The budget that was given stays {measured.budget:g} {unit}."
+        if measured.budget_given
+        else f"The budget was not given: it follows from {declared.budget:g} to "
+        f"{measured.budget:g} {unit}.",
+    )
 
 
 @lru_cache(maxsize=64)

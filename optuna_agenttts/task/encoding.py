@@ -2,26 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
+
 from optuna_agenttts.exceptions import TaskError
-from optuna_agenttts.task.cost import cost_from_dict, cost_to_dict
+from optuna_agenttts.task.cost import CostModel, cost_from_dict, cost_to_dict
 from optuna_agenttts.task.stage import Model, Stage
 
 
-def encode_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments of a task as JSON-ready values."""
+def encode_arguments(arguments: Mapping[str, Any], budget: float) -> dict[str, Any]:
+    """Return the arguments of a task as JSON-ready values.
+
+    Args:
+        arguments: The arguments; the budget is None if the user gave none.
+        budget: The budget.
+    """
     stages, metric_range = arguments["stages"], arguments["metric_range"]
     values = {
         **arguments,
+        "budget": budget,
         "stages": [{**asdict(s), "models": [asdict(m) for m in s.models]} for s in stages],
         "cost": cost_to_dict(arguments["cost"], stages),
         "metric_range": metric_range and list(metric_range),
     }
     # Left out if unknown, so that tasks stored by earlier versions compare equal.
-    return values if metric_range else {k: v for k, v in values.items() if k != "metric_range"}
+    if not metric_range:
+        del values["metric_range"]
+    # Without this key, in earlier versions too, a budget of the default value was not given.
+    if arguments["budget"] is not None and _is_default(budget, stages, arguments["cost"]):
+        values["budget_given"] = True
+    return values
+
+
+def _is_default(budget: float, stages: Sequence[Stage], cost: CostModel) -> bool:
+    """Return whether a budget is the cost of one sample of the most expensive models."""
+    one = np.array([1])
+    costs = [[float(cost.stage_cost(s, model, one)[0]) for model in s.models] for s in stages]
+    return math.isclose(budget, sum(map(max, costs)))
 
 
 def decode_arguments(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -35,11 +56,14 @@ def decode_arguments(values: Mapping[str, Any]) -> dict[str, Any]:
             Stage(**{**stage, "models": [Model(**model) for model in stage["models"]]})
             for stage in values["stages"]
         ]
+        cost, budget = cost_from_dict(values["cost"]), values["budget"]
+        given = budget is None or values.get("budget_given")
+        derived = not given and _is_default(budget, stages, cost)
         return {
             "name": values["name"],
             "stages": stages,
-            "budget": values["budget"],
-            "cost": cost_from_dict(values["cost"]),
+            "budget": None if derived else budget,
+            "cost": cost,
             "metric": values.get("metric", ""),
             "metric_range": values.get("metric_range"),
             "description": values.get("description", ""),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +20,8 @@ from optuna_agenttts.task.allocation import (
     read_choice,
 )
 from optuna_agenttts.task.cost import CostModel, FlopsCost, cost_row
-from optuna_agenttts.task.differences import differences
+from optuna_agenttts.task.differences import differences, warn_of_changes
+from optuna_agenttts.task.direction import warn_of_direction
 from optuna_agenttts.task.encoding import decode_arguments, encode_arguments
 from optuna_agenttts.task.feasible import Choice, FeasibleSet
 from optuna_agenttts.task.from_pipeline import DataPipeline, describe_stages
@@ -36,8 +36,6 @@ from optuna_agenttts.task.stage import (
 from optuna_agenttts.task.suggestion import suggest_choices
 from optuna_agenttts.task.values import read_model, read_samples
 
-_logger = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True, init=False, repr=False, eq=False)
 class Task:
@@ -48,7 +46,7 @@ class Task:
         stages: Stages in the order in which they run.
         budget: Upper bound on the cost of an allocation per instance, in units of `cost`, 0 or
             more. Default: the cost of one sample of the most expensive model in every stage, as
-            in the paper.
+            in the paper; it changes if measured token lengths do, unlike a budget that is given.
         cost: Cost model. Default: `FlopsCost` (Theorem 1 of the paper).
         metric: Name of the objective's value, such as ``"exact match"``, for people and the agent.
         metric_range: Smallest and largest possible value of the metric, such as ``(0, 1)`` for an
@@ -65,6 +63,7 @@ class Task:
     name: str
     stages: tuple[Stage, ...]
     budget: float
+    budget_given: bool
     cost_model: CostModel
     metric: str
     metric_range: tuple[float, float] | None
@@ -95,6 +94,7 @@ class Task:
             [cost_row(owner, cost_model, stage, model) for model in stage.models]
             for stage in stages
         ]
+        given = budget is not None
         if budget is None:
             budget = float(sum(max(row[0] for row in rows) for rows in table))
         if not (is_finite(budget) and budget >= 0):
@@ -111,6 +111,7 @@ class Task:
             name=name,
             stages=stages,
             budget=float(budget),
+            budget_given=given,
             cost_model=cost_model,
             metric=metric,
             metric_range=checked_range(owner, metric_range),
@@ -142,7 +143,7 @@ class Task:
         return {
             "name": self.name,
             "stages": self.stages,
-            "budget": self.budget,
+            "budget": self.budget if self.budget_given else None,
             "cost": self.cost_model,
             "metric": self.metric,
             "metric_range": self.metric_range,
@@ -151,7 +152,7 @@ class Task:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the task as JSON-ready values, for `from_dict`."""
-        return encode_arguments(self._arguments())
+        return encode_arguments(self._arguments(), self.budget)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Task:
@@ -362,10 +363,11 @@ class Task:
         return self.allocation(suggest_choices(trial, self.stages, self.feasible))
 
     def register(self, study: Study) -> None:
-        """Register this task on a study, and log the changes to an earlier one.
+        """Register this task on a study; log changes to an earlier one and a wrong direction.
 
         `suggest` and `AgentTTSSampler` call this.
         """
+        warn_of_direction(study, self.metric)
         earlier = storage.register(study, self.text)
         if earlier is None:
             return
@@ -373,12 +375,7 @@ class Task:
             changes = Task.from_dict(earlier).differences(self)
         except TaskError as error:
             changes = [str(error)]
-        _logger.warning(
-            "Study %r was registered with another task before. Its trials still count as "
-            "evidence. Changes (before -> now): %s",
-            study.study_name,
-            "; ".join(changes),
-        )
+        warn_of_changes(study, changes)
 
     @classmethod
     def registered(cls, study: Study) -> Task | None:

@@ -257,7 +257,8 @@ def test_a_resumed_study_follows_at_once(storage, caplog):
         assert trial.user_attrs["cost"] == pytest.approx(measured.cost(allocation_in(trial)))
         assert measured.fits(allocation_in(trial))
     assert "another task" not in caplog.text
-    assert "now uses token lengths" not in caplog.text
+    assert caplog.text.count("now uses token lengths measured in its first 3 trials") == 1
+    assert caplog.text.count("now uses token lengths measured earlier") == 1
 
 
 def test_a_study_resumed_before_it_measured_still_measures(storage, caplog):
