@@ -32,11 +32,13 @@ from optuna_agenttts.report.dashboard import save_note
 from optuna_agenttts.study.archive import is_maximized
 from optuna_agenttts.study.experience import read_experience
 from optuna_agenttts.study.independent import TPEOptions, make_independent, sample_jointly
+from optuna_agenttts.study.planners import Planners
 from optuna_agenttts.study.rounds import Proposed
 from optuna_agenttts.study.spending import read_limit
 from optuna_agenttts.study.tasks import StudyTasks
 from optuna_agenttts.support.experimental import warn_experimental_argument
 from optuna_agenttts.support.forking import on_fork
+from optuna_agenttts.support.logs import is_first
 from optuna_agenttts.task.parameters import parameters_of
 from optuna_agenttts.task.recognition import Recognise, check_recognise
 from optuna_agenttts.task.task import Task
@@ -183,6 +185,11 @@ class AgentTTSSampler(BaseSampler):
         self.__dict__.update(state)
         self._reset()
 
+    @property
+    def _planners(self) -> Planners:
+        """Numerical planners with this sampler's insights and experience, for callbacks."""
+        return self._candidates.planners
+
     def reseed_rng(self) -> None:
         """Reseed the independent sampler."""
         self._independent.reseed_rng()
@@ -192,18 +199,26 @@ class AgentTTSSampler(BaseSampler):
         self._independent.before_trial(study, trial)
         if len(study.directions) > 1:
             self._tasks.get(study, trial.number)  # Warns before the first trial.
+            if self._scheduler is not None and is_first(study, "agent of several objectives"):
+                _logger.warning(
+                    "Study %r has %d objectives: its agent is not asked, until searches with "
+                    "several objectives are supported.",
+                    study.study_name,
+                    len(study.directions),
+                )
         if self._scheduler is None or len(study.directions) > 1:
             return
         try:
             self._scheduler.plan_ahead(study, trial.number, lambda: self._job(study, trial))
         # An error here would leave the trial running forever, since Optuna calls this in `ask`.
         except Exception as error:
-            _logger.warning(
-                "Study %r: planning of the agent's next round could not be started (%r). Trials "
-                "continue without it.",
-                study.study_name,
-                error,
-            )
+            if is_first(study, f"planning not started: {error!r}"):
+                _logger.warning(
+                    "Study %r: planning of the agent's next round could not be started (%r). "
+                    "Trials continue without it.",
+                    study.study_name,
+                    error,
+                )
 
     def after_trial(
         self,
@@ -212,8 +227,11 @@ class AgentTTSSampler(BaseSampler):
         state: TrialState,
         values: Sequence[float] | None,
     ) -> None:
-        """Update the independent sampler."""
+        """Update the independent sampler, and log once if the trial had nothing to plan."""
         self._independent.after_trial(study, trial, state, values)
+        if state == TrialState.COMPLETE:
+            agent = "" if self._scheduler is None else "the agent and "
+            self._tasks.check_names(study, trial, agent + type(self._independent).__name__)
 
     def infer_relative_search_space(
         self, study: Study, trial: FrozenTrial
@@ -311,14 +329,14 @@ class AgentTTSSampler(BaseSampler):
             proposed = self._advised(study, trial)
         # For example, a round written by another version. Advice must never fail a trial.
         except Exception as error:
-            _logger.warning(
-                "Study %r: round %d of the agent cannot be used (%r). The independent sampler "
-                "samples trial %d.",
-                study.study_name,
-                trial.number // ROUND_SIZE,
-                error,
-                trial.number,
-            )
+            if is_first(study, f"unusable round: {error!r}"):
+                _logger.warning(
+                    "Study %r: round %d of the agent cannot be used (%r). The independent sampler "
+                    "samples its trials.",
+                    study.study_name,
+                    trial.number // ROUND_SIZE,
+                    error,
+                )
             proposed = None
         with self._lock:
             cache[trial._trial_id] = proposed

@@ -27,6 +27,7 @@ from optuna_agenttts.study.archive import Archive, StudyArchives, announce
 from optuna_agenttts.study.experience import Experience
 from optuna_agenttts.study.planners import Planners
 from optuna_agenttts.study.rounds import Round
+from optuna_agenttts.support.logs import is_first
 from optuna_agenttts.task.parameters import (
     allowed_values,
     misfits,
@@ -62,12 +63,11 @@ class Candidates:
         """See the class."""
         self._scheduler = scheduler
         self._lock = threading.RLock()
-        self._planners = Planners(insights, experience)
+        self.planners = Planners(insights, experience)
         self._archives = StudyArchives()
         self._candidates: WeakKeyDictionary[BaseStorage, OrderedDict[int, Candidate]] = (
             WeakKeyDictionary()
         )
-        self._warned: WeakKeyDictionary[BaseStorage, set[tuple[int, str]]] = WeakKeyDictionary()
 
     def value(
         self,
@@ -107,7 +107,7 @@ class Candidates:
             # Outside the lock, so that other threads do not wait for this round.
             planned = self._scheduler.get_round(study, trial.number)
         # One lock for each task: the first ask of a large task takes a second.
-        with self._planners.lock(task):
+        with self.planners.lock(task):
             with self._lock:
                 candidates = self._candidates.setdefault(study._storage, OrderedDict())
                 candidate = candidates.get(trial._trial_id)
@@ -136,8 +136,8 @@ class Candidates:
         self, study: Study, task: Task, number: int
     ) -> tuple[Evidence, NumericalPlanner]:
         """Return the evidence of a study before a trial, and the planner of its task."""
-        with self._planners.lock(task):
-            return self._archives.read(study, task, number)[0], self._planners.get(task)
+        with self.planners.lock(task):
+            return self._archives.read(study, task, number)[0], self.planners.get(task)
 
     def _plan(
         self,
@@ -161,7 +161,7 @@ class Candidates:
         if self._scheduler is not None and not fixed:
             candidate = self._advised(study, task, evidence, constraint, planned, trial.number)
         if candidate is None:
-            candidate = self._planners.get(task).propose(evidence, constraint)
+            candidate = self.planners.get(task).propose(evidence, constraint)
         announce(study, trial._trial_id, task, candidate)
         for _ in range(_ATTEMPTS):
             if candidate.choices in evidence.visited or not (
@@ -176,7 +176,7 @@ class Candidates:
             constraint = self._constraint(
                 study, trial, archive, name, distribution, fixed, evidence
             )
-            candidate = self._planners.get(task).propose(evidence, constraint)
+            candidate = self.planners.get(task).propose(evidence, constraint)
             announce(study, trial._trial_id, task, candidate)
         return candidate
 
@@ -221,25 +221,22 @@ class Candidates:
             return None
         try:
             return advised_candidate(
-                self._planners.get(task), evidence, constraint, planned, number
+                self.planners.get(task), evidence, constraint, planned, number
             )
         # For example, a round written by another version. Advice must never fail a trial.
         except Exception as error:
-            _logger.warning(
+            self._warn(
+                study,
+                f"unusable round: {error!r}",
                 "Study %r: round %d of the agent cannot be used (%r). The numerical planner "
-                "proposes trial %d.",
-                study.study_name,
-                number // ROUND_SIZE,
-                error,
-                number,
+                "proposes its trials.",
+                (study.study_name, number // ROUND_SIZE, error),
             )
             return None
 
     def _warn(self, study: Study, key: str, message: str, arguments: tuple[object, ...]) -> None:
         """Log a warning once for each study and key."""
-        warned = self._warned.setdefault(study._storage, set())
-        if (study._study_id, key) not in warned:
-            warned.add((study._study_id, key))
+        if is_first(study, key):
             _logger.warning(message, *arguments)
 
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import logging
 
+from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
 from optuna_agenttts import storage
 from optuna_agenttts.exceptions import NoTaskError, TaskError
-from optuna_agenttts.planner.numerical import NumericalPlanner
+from optuna_agenttts.planner.observations import Scale
 from optuna_agenttts.study.archive import Archive, is_maximized
+from optuna_agenttts.study.planners import Planners
 from optuna_agenttts.study.spending import read_limit, spend
 from optuna_agenttts.study.tasks import find_task
 from optuna_agenttts.support.experimental import experimental_class
+from optuna_agenttts.support.logs import is_first
 from optuna_agenttts.task.stage import is_finite
 from optuna_agenttts.task.task import Task
 
@@ -53,14 +56,8 @@ class StopAtSpend:
             storage.write_limit(study, self._limit)
         found = spend(study, self._task)
         if found.total >= self._limit:
-            _logger.info(
-                "Stopping study %r after trial %d: the spend has reached the limit of %g. %s",
-                study.study_name,
-                trial.number,
-                self._limit,
-                found,
-            )
-            study.stop()
+            limit = f"{self._limit:g} {found.unit}".rstrip()
+            _stop(self, study, trial, f"the spend has reached the limit of {limit}. {found}")
 
 
 @experimental_class("0.1.0")
@@ -68,10 +65,13 @@ class StopWhenSettled:
     """Callback that stops a search once the expected gain of another trial is small.
 
     The gain is the largest expected improvement over the incumbent under the numerical planner's
-    posterior, with or without an agent. ``docs/benchmarks.md`` measures what it saves and loses.
+    posterior, with or without an agent. Insights and earlier studies are those of the study's
+    `AgentTTSSampler`. ``docs/benchmarks.md`` measures what the callback saves and loses.
 
     Args:
-        gain: Stop when the expected gain is below this, in units of the metric, above 0.
+        gain: Stop when the expected gain is below this, in units of the metric, above 0. Default:
+            a hundredth of the metric's scale, which is .01 for metrics from 0 to 1 and follows
+            the spread of the scores for others.
         worth: Value of one unit of the metric, in units of the task's cost model: stop when the
             expected gain is worth less than the next trial costs over all instances. Overrides
             `gain`.
@@ -85,23 +85,23 @@ class StopWhenSettled:
 
     def __init__(
         self,
-        gain: float = 0.01,
+        gain: float | None = None,
         *,
         worth: float | None = None,
         trials: int = 3,
         task: Task | None = None,
     ) -> None:
         """See the class."""
-        for name, value in (("gain", gain), ("worth", 1.0 if worth is None else worth)):
-            if not (is_finite(value) and value > 0):
+        for name, value in (("gain", gain), ("worth", worth)):
+            if value is not None and not (is_finite(value) and value > 0):
                 raise TaskError(
                     f"StopWhenSettled: `{name}` must be finite and above 0, got {value!r}."
                 )
         if trials < 1:
             raise TaskError(f"StopWhenSettled: `trials` must be 1 or more, got {trials!r}.")
         self._gain, self._worth, self._trials, self._task = gain, worth, trials, task
-        self._planner: NumericalPlanner | None = None
-        self._settled = 0
+        self._planners = Planners((1, 2, 3), ())
+        self._study, self._settled = "", 0
 
     def __call__(self, study: Study, trial: FrozenTrial) -> None:
         """Stop the study if the expected gain was small for enough trials in a row.
@@ -115,28 +115,32 @@ class StopWhenSettled:
             raise NoTaskError(
                 f"No task is registered on study {study.study_name!r}: pass `task=`."
             )
-        if self._planner is None or self._planner.task != task:
-            self._planner = NumericalPlanner(task)
         evidence = Archive(task, maximize=is_maximized(study.directions)).read(trials)
-        if self._planner.in_opening(evidence):
-            return
-        candidate, left = self._planner.propose_with_improvement(evidence)
-        least = self._gain
+        planners = _planners_of(study.sampler) or self._planners
+        with planners.lock(task):
+            planner = planners.get(task)
+            if planner.in_opening(evidence):
+                return
+            candidate, left = planner.propose_with_improvement(evidence)
+        least, meaning = self._gain, "`gain`"
         if self._worth is not None:
-            instances = max((len(outcomes) for outcomes in evidence.outcomes), default=0)
-            least = max(1, instances) * task.feasible.cost(candidate.choices) / self._worth
+            instances = max(1, *map(len, evidence.outcomes), 0)
+            cost = instances * task.feasible.cost(candidate.choices)
+            least = cost / self._worth
+            meaning = f"what the next trial costs, {cost:.3g} {task.cost_model.unit}".rstrip()
+        elif least is None:
+            least = Scale.of(evidence.scores).span / 100
+            meaning = "a hundredth of the metric's scale"
+        if study.study_name != self._study:
+            self._study, self._settled = study.study_name, 0
         self._settled = self._settled + 1 if left < least else 0
         if self._settled >= self._trials:
-            _logger.info(
-                "Stopping study %r after trial %d: the expected gain of another trial, %.2g, has "
-                "been below the threshold, %.2g, for %d trials.",
-                study.study_name,
-                trial.number,
-                left,
-                least,
-                self._trials,
+            reason = (
+                f"the expected gain of another trial is {left:.2g} in units of "
+                f"{task.metric or 'the score'}, and has been below {least:.2g} ({meaning}) for "
+                f"{self._settled} trials."
             )
-            study.stop()
+            _stop(self, study, trial, reason)
 
 
 class StopWhenExhausted:
@@ -156,15 +160,37 @@ class StopWhenExhausted:
         trials = storage.read_trials(study)
         task = find_task(study, self._task)
         if task is None:
+            if is_first(study, "StopWhenExhausted"):
+                _logger.warning(
+                    "StopWhenExhausted does not stop study %r: it has no task, and none is "
+                    "recognized from the names of its parameters. Pass `task=`.",
+                    study.study_name,
+                )
             return
         archive = Archive(task, maximize=is_maximized(study.directions))
         # A failed allocation that may be tried again is left to try.
         evidence = archive.read(trials)
         if archive.suggestions.is_exhausted(evidence.tried | evidence.failed):
-            _logger.info(
-                "Stopping study %r after trial %d: every allocation within the budget and the "
-                "suggested ranges was tried.",
-                study.study_name,
-                trial.number,
-            )
-            study.stop()
+            reason = "every allocation within the budget and the suggested ranges was tried."
+            _stop(self, study, trial, reason)
+
+
+def _stop(callback: object, study: Study, trial: FrozenTrial, reason: str) -> None:
+    """Stop a study, and log the reason unless an earlier trial has stopped it."""
+    if not study._stop_flag:
+        _logger.info(
+            "%s stops study %r after trial %d: %s",
+            type(callback).__name__,
+            study.study_name,
+            trial.number,
+            reason,
+        )
+    study.stop()
+
+
+def _planners_of(sampler: BaseSampler) -> Planners | None:
+    """Return the planners of an `AgentTTSSampler`, also inside a `PartialFixedSampler`."""
+    while hasattr(sampler, "_base_sampler"):
+        sampler = sampler._base_sampler
+    planners = getattr(sampler, "_planners", None)
+    return planners if isinstance(planners, Planners) else None

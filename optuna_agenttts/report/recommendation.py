@@ -36,6 +36,7 @@ from optuna_agenttts.study.archive import Archive, is_maximized
 from optuna_agenttts.study.constraints import constraints_of, violations
 from optuna_agenttts.study.tasks import find_task
 from optuna_agenttts.task.allocation import Allocation
+from optuna_agenttts.task.direction import warn_of_direction
 from optuna_agenttts.task.stage import is_finite
 from optuna_agenttts.task.task import Task
 
@@ -259,6 +260,7 @@ def _read(
     task = find_task(study, task)
     if task is None:
         raise NoTaskError(f"No task is registered on study {study.study_name!r}: pass `task=`.")
+    warn_of_direction(study, task.metric)
     archive = Archive(task, maximize=is_maximized(study.directions))
     evidence = archive.read(trials)
     if all(evidence.stopped):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
+from typing import Any
 
 from optuna_agenttts.planner.numerical import NumericalPlanner
 from optuna_agenttts.study.experience import Experience, recall
@@ -33,6 +34,10 @@ class Planners:
         self._planners: OrderedDict[Task, NumericalPlanner] = OrderedDict()
         self._lock = threading.Lock()
         self._locks = [threading.RLock() for _ in range(_LOCKS)]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the arguments, without planners and locks."""
+        return Planners, (self._insights, self._experience)
 
     def lock(self, task: Task) -> threading.RLock:
         """Return the lock to hold while a task's planner or archive is used."""

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from optuna.storages import BaseStorage
 from optuna.study import Study
+from optuna.trial import FrozenTrial
 
 from optuna_agenttts import storage
 from optuna_agenttts.exceptions import TaskError
 from optuna_agenttts.study.measured import effective_task
-from optuna_agenttts.task.recognition import Recognise, recognise_task
+from optuna_agenttts.support.logs import is_first
+from optuna_agenttts.task.direction import warn_of_direction
+from optuna_agenttts.task.parameters import parameters_of
+from optuna_agenttts.task.recognition import Recognise, recognise_task, why_unrecognised
 from optuna_agenttts.task.task import Task
 
 _logger = logging.getLogger(__name__)
-# Below Optuna's own logger, which shows INFO by default.
-_visible = logging.getLogger("optuna.agenttts")
+
+_LISTED = 8
+"""Names of parameters listed in a message. Chosen by hand, to keep it short."""
 
 
 class StudyTasks:
@@ -41,7 +46,6 @@ class StudyTasks:
         self._tasks: WeakKeyDictionary[BaseStorage, dict[int, tuple[Any, Task]]] = (
             WeakKeyDictionary()
         )
-        self._warned: WeakKeyDictionary[BaseStorage, set[int]] = WeakKeyDictionary()
 
     def get(self, study: Study, number: int) -> Task | None:
         """Return the task of a study, or None if none is found.
@@ -71,6 +75,7 @@ class StudyTasks:
                 return cached
             read = _read(study, values)
             if read is not None:
+                warn_of_direction(study, read.metric)
                 tasks[study._study_id] = (values, read)
             return read
 
@@ -83,28 +88,70 @@ class StudyTasks:
         if last == number:
             return task
         announced = task is not None
-        task = recognise_task(storage.read_trials(study), self._recognise) or task
+        trials = storage.read_trials(study)
+        task = recognise_task(trials, self._recognise) or task
         known[study._study_id] = number, task
-        if task is not None and not announced:
-            if self._recognise is not True:
-                storage.write_recognise(study, self._recognise)
-            _visible.info(
+        if task is not None and not announced and self._recognise is not True:
+            storage.write_recognise(study, self._recognise)
+        if task is not None and is_first(study, "recognized stages"):
+            ours = parameters_of(task)
+            _logger.info(
                 "AgentTTSSampler plans the stages that it recognized in study %r: %s. Pass "
                 "`task=` to give their costs and a budget, or `recognise=False` to leave these "
-                "parameters to the independent sampler.",
+                "parameters to the independent sampler. It samples the others: %s.",
                 study.study_name,
                 "; ".join(f"{s.model_parameter}, {s.samples_parameter}" for s in task.stages),
+                _listed(list({n: 0 for t in trials for n in t.params if n not in ours})),
             )
         return task
 
+    def check_names(self, study: Study, trial: FrozenTrial, sampler: str) -> None:
+        """Log once if a finished trial has no parameter that is planned.
+
+        Args:
+            study: The study.
+            trial: The first trial that this process has completed.
+            sampler: Name of the sampler of the other parameters.
+        """
+        if len(study.directions) > 1 or not is_first(study, "names of parameters"):
+            return
+        task = self.get(study, trial.number)
+        names = _listed(list(trial.params))
+        if task is not None and not parameters_of(task).keys() & trial.params.keys():
+            _logger.warning(
+                "Trial %d of study %r has no parameter of task %r, so nothing is planned: its "
+                "parameters, sampled by %s, are %s, and the task's are %s. Call "
+                "`task.suggest(trial)` in the objective, or give `Stage` the names of its "
+                "parameters.",
+                trial.number,
+                study.study_name,
+                task.name,
+                sampler,
+                names,
+                ", ".join(map(repr, parameters_of(task))),
+            )
+        if task is not None or self._recognise is False or not trial.params:
+            return
+        reason, meant = why_unrecognised(trial, self._recognise)
+        if reason:
+            _logger.log(
+                logging.WARNING if meant else logging.INFO,
+                "AgentTTSSampler recognizes no stage among the parameters %s of study %r and "
+                "leaves them to %s: %s. The parameters of a stage are named '<stage>.model' and "
+                "'<stage>.samples'. Pass `recognise=` to give other names, such as "
+                "`recognise=('{stage}_model', '{stage}_samples')`, or False if there are no "
+                "stages.",
+                names,
+                study.study_name,
+                sampler,
+                reason,
+            )
+
     def _warn_of_objectives(self, study: Study) -> None:
-        with self._lock:
-            warned = self._warned.setdefault(study._storage, set())
-            if study._study_id in warned:
-                return
-            if self._task is None and storage.registered(study) is None:
-                return
-            warned.add(study._study_id)
+        if self._task is None and storage.registered(study) is None:
+            return
+        if not is_first(study, "several objectives"):
+            return
         _logger.warning(
             "Study %r has %d objectives: the models and samples of its task's stages are not "
             "planned but sampled by the independent sampler (TPE by default), until searches "
@@ -130,14 +177,21 @@ def find_task(study: Study, task: Task | None = None) -> Task | None:
     return recognise_task(storage.read_trials(study), recognise)
 
 
+def _listed(names: Sequence[str]) -> str:
+    """List the first names of parameters."""
+    shown = ", ".join(map(repr, names[:_LISTED])) or "none"
+    return f"{shown} and {len(names) - _LISTED} more" if len(names) > _LISTED else shown
+
+
 def _read(study: Study, values: Mapping[str, Any]) -> Task | None:
     try:
         return Task.from_dict(values)
     except TaskError as error:
-        _logger.warning(
-            "The task registered on study %r cannot be read (%s). Its parameters are left to the "
-            "independent sampler: pass `task=` to AgentTTSSampler.",
-            study.study_name,
-            error,
-        )
+        if is_first(study, f"unreadable task: {error}"):
+            _logger.warning(
+                "The task registered on study %r cannot be read (%s). Its parameters are left to "
+                "the independent sampler: pass `task=` to AgentTTSSampler.",
+                study.study_name,
+                error,
+            )
         return None

@@ -101,6 +101,40 @@ def recognise_task(trials: Sequence[FrozenTrial], recognise: Recognise = True) -
     return _task(_stages(alike, recognise))
 
 
+def why_unrecognised(trial: FrozenTrial, recognise: Recognise) -> tuple[str, bool]:
+    """Return why no stage is recognized in a trial's parameters.
+
+    Args:
+        trial: The trial.
+        recognise: See `AgentTTSSampler`.
+
+    Returns:
+        The reason, empty if a stage is recognized; and whether stages are evidently meant.
+    """
+    if _stages([trial], recognise):
+        return "", False
+    names = trial.distributions
+    if recognise is not True:
+        return (
+            f"none has the names that `recognise={recognise!r}` gives, with fitting values",
+            True,
+        )
+    models = [
+        name
+        for name, distribution in names.items()
+        if isinstance(distribution, CategoricalDistribution)
+        and any(map(_is_language_model, distribution.choices))
+    ]
+    if not models:
+        return "none has language models as choices", False
+    named = [match for match in map(_NAME.fullmatch, models) if match]
+    if not named:
+        return f"{models[0]!r} has language models as choices, but another name", True
+    samples = f"{named[0]['stage']}{named[0]['join']}samples"
+    what = "whole numbers from 1 on" if samples in names else "a parameter"
+    return f"{samples!r}, which belongs to {named[0].string!r}, is not {what}", True
+
+
 def _stages(trials: Sequence[FrozenTrial], recognise: Recognise) -> list[Stage]:
     """Return the stages of the first trial, with the most samples that any of them allows."""
     distributions = trials[0].distributions

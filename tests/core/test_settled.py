@@ -76,7 +76,7 @@ def test_a_study_without_a_task_is_refused():
         study.optimize(lambda trial: 1.0, n_trials=1, callbacks=[StopWhenSettled()])
 
 
-@pytest.mark.parametrize("wrong", [{"gain": 0}, {"worth": -1}, {"trials": 0}, {"gain": None}])
+@pytest.mark.parametrize("wrong", [{"gain": 0}, {"worth": -1}, {"trials": 0}, {"gain": "1"}])
 def test_invalid_arguments_are_refused(wrong):
     """The error names the argument."""
     with pytest.raises(TaskError, match=next(iter(wrong))):
