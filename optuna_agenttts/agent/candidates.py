@@ -27,7 +27,7 @@ from optuna_agenttts.study.archive import Archive, StudyArchives, announce
 from optuna_agenttts.study.experience import Experience
 from optuna_agenttts.study.planners import Planners
 from optuna_agenttts.study.rounds import Round
-from optuna_agenttts.support.logs import is_first
+from optuna_agenttts.support.logs import log_once
 from optuna_agenttts.task.parameters import (
     allowed_values,
     misfits,
@@ -92,12 +92,14 @@ class Candidates:
         """
         allowed = allowed_values(task, name, distribution)
         if not allowed or misfits(task, trial.params):
-            self._warn(
+            log_once(
+                _logger,
+                logging.WARNING,
                 study,
-                name,
+                f"parameter {name}",
                 "Parameter %r of study %r is left to the independent sampler: %s, or the value "
                 "of a parameter before it, has no model or number of samples of task %r.",
-                (name, study.study_name, distribution, task.name),
+                *(name, study.study_name, distribution, task.name),
             )
             return None
         params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
@@ -197,12 +199,14 @@ class Candidates:
         )
         # A failed allocation that may be tried again is left to try.
         if not (untried or fixed) and suggestions.is_exhausted(evidence.tried | evidence.failed):
-            self._warn(
+            log_once(
+                _logger,
+                logging.WARNING,
                 study,
                 "exhausted",
                 "Study %r has tried every allocation of task %r within its budget and ranges: "
                 "allocations are repeated from now on. `StopWhenExhausted` stops instead.",
-                (study.study_name, archive.task.name),
+                *(study.study_name, archive.task.name),
             )
         if not fixed and ranges == suggestions.ranges():
             return Constraint()
@@ -225,19 +229,16 @@ class Candidates:
             )
         # For example, a round written by another version. Advice must never fail a trial.
         except Exception as error:
-            self._warn(
+            log_once(
+                _logger,
+                logging.WARNING,
                 study,
                 f"unusable round: {error!r}",
                 "Study %r: round %d of the agent cannot be used (%r). The numerical planner "
                 "proposes its trials.",
-                (study.study_name, number // ROUND_SIZE, error),
+                *(study.study_name, number // ROUND_SIZE, error),
             )
             return None
-
-    def _warn(self, study: Study, key: str, message: str, arguments: tuple[object, ...]) -> None:
-        """Log a warning once for each study and key."""
-        if is_first(study, key):
-            _logger.warning(message, *arguments)
 
 
 def _is_kept(

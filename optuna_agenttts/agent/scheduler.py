@@ -39,6 +39,7 @@ from optuna_agenttts.study.rounds import (
     read_rounds,
     write_round,
 )
+from optuna_agenttts.support.logs import log_once
 
 _logger = logging.getLogger(__name__)
 
@@ -55,6 +56,8 @@ _POLL_INTERVAL = 0.05
 """Time between two reads of the storage while another process plans a round."""
 _MIN_WAIT = 0.5
 """Lower bound of the wait for a round after the first."""
+_SILENT_WAIT = 2.0
+"""Wait for a round after which the log has a line about it."""
 
 
 @dataclass(slots=True)
@@ -68,6 +71,7 @@ class _StudyRounds:
         unsaved: Planned rounds that are not yet in the storage.
         timed_out: Rounds that a trial waited for until the timeout; later trials do not wait
             again.
+        problems: Number of problems by kind, for the log.
     """
 
     lock: threading.RLock = field(default_factory=threading.RLock)
@@ -75,6 +79,7 @@ class _StudyRounds:
     planning: dict[int, concurrent.futures.Future[Round]] = field(default_factory=dict)
     unsaved: list[Round] = field(default_factory=list)
     timed_out: set[int] = field(default_factory=set)
+    problems: Counter[str] = field(default_factory=Counter)
 
 
 class RoundScheduler:
@@ -109,7 +114,6 @@ class RoundScheduler:
             WeakKeyDictionary()
         )
         self._guard = threading.Lock()
-        self._problem_counts: Counter[str] = Counter()
 
     @property
     def name(self) -> str:
@@ -177,9 +181,20 @@ class RoundScheduler:
         if found is None and in_progress and index not in rounds.timed_out:
             first = not read_rounds(attributes)
             timeout = self._timeout if first else self._later_round_timeout(study)
-            found = self._wait(study, index, future, timeout)
+            found = self._wait(study, index, future, min(timeout, _SILENT_WAIT))
+            if found is None and timeout > _SILENT_WAIT:
+                message = "Study %r: trial %d waits up to %.0f s for round %d of the agent, %s."
+                values = study.study_name, number, timeout, index, self.name
+                log_once(_logger, logging.INFO, study, "wait for a round", message, *values)
+                found = self._wait(study, index, future, timeout - _SILENT_WAIT)
             if found is None:
                 rounds.timed_out.add(index)
+                message = (
+                    "Study %r: trial %d waited %.2g s for round %d of the agent, %s, and starts "
+                    "without it, as later trials of late rounds do."
+                )
+                values = study.study_name, number, timeout, index, self.name
+                log_once(_logger, logging.INFO, study, "late round", message, *values)
         if found is not None:
             with rounds.lock:
                 rounds.written[index] = found
@@ -214,12 +229,6 @@ class RoundScheduler:
                 return future.result(timeout=timeout)
             # Timed out, cancelled at shutdown, or failed: the numerical planner takes over.
             except (Exception, concurrent.futures.CancelledError):
-                _logger.debug(
-                    "Study %r: round %d of the agent is not ready; the trial starts without it",
-                    study.study_name,
-                    index,
-                    exc_info=True,
-                )
                 return None
         deadline = self._clock() + timeout
         while self._clock() < deadline:
@@ -331,11 +340,12 @@ class RoundScheduler:
         """
         level = logging.WARNING if planned.error else logging.INFO
         counts = Counter(planned.failures) + Counter(planned.problems)
+        problems = self._rounds_of(study).problems
         if planned.error and not counts:
             counts["nothing proposed"] = 1
         for kind, count in counts.items():
-            before, now = self._problem_counts[kind], self._problem_counts[kind] + count
-            self._problem_counts[kind] = now
+            before, now = problems[kind], problems[kind] + count
+            problems[kind] = now
             if before == 0 or len(str(before)) < len(str(now)):
                 detail = f" ({planned.error})" if planned.error else ""
                 _logger.log(
@@ -343,12 +353,7 @@ class RoundScheduler:
                     "Study %r, agent %s, round %d: %s, %d so far%s. The numerical planner "
                     "proposes the trials without a usable candidate; see "
                     "`optuna_agenttts.guidelines(study)` for each round's problems and failures.",
-                    study.study_name,
-                    planned.model,
-                    planned.number,
-                    kind,
-                    now,
-                    detail,
+                    *(study.study_name, planned.model, planned.number, kind, now, detail),
                 )
 
     def _rounds_of(self, study: Study) -> _StudyRounds:

@@ -56,6 +56,23 @@ def is_first(study: Study, event: str) -> bool:
     return events.setdefault((study._study_id, event), first) is first
 
 
+def log_once(
+    logger: logging.Logger, level: int, study: Study, event: str, message: str, *arguments: object
+) -> None:
+    """Log a line the first time that an event happens to a study in this process.
+
+    Args:
+        logger: Logger of the module.
+        level: Level of the line.
+        study: The study.
+        event: Name of the event.
+        message: The line, with places for the arguments.
+        *arguments: Arguments of the message.
+    """
+    if is_first(study, event):
+        logger.log(level, message, *arguments)
+
+
 def _has_other_handler(record: logging.LogRecord) -> bool:
     """Return whether the program has added a handler that receives a record."""
     logger: logging.Logger | None = logging.getLogger(record.name)
