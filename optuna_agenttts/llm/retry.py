@@ -7,6 +7,7 @@ stops calls to a server that keeps failing.
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import time
 from collections import Counter
@@ -25,6 +26,9 @@ from optuna_agenttts.llm.port import (
     Completion,
     close_chat,
 )
+from optuna_agenttts.llm.secrets import one_line
+
+_logger = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
@@ -32,6 +36,13 @@ _UNAVAILABLE = frozenset(
     {"HTTP 429", "HTTP 502", "HTTP 503", "HTTP 504", "ConnectError", "ConnectTimeout"}
 )
 """Kinds of failure caused by the server's state (overloaded, starting), not by the request."""
+_SILENT_WAIT = 5.0
+"""Seconds that a call waits for a server before the log has a line about it. Chosen by hand: short
+failures are ordinary."""
+_MAX_LOGGED = 100
+"""Servers that are logged. Chosen by hand: messages of other models may all be distinct."""
+_logged_waits: set[str] = set()
+"""Servers whose unavailability this process has logged."""
 _MAX_DOUBLINGS = 30
 """Limit of the exponential back-off's exponent, which keeps thousands of attempts finite.
 Chosen by hand."""
@@ -135,6 +146,8 @@ async def with_retries(
         wait = policy.wait(error, state.attempt_number, rng, sum(waits))
         if wait is not None:
             waits.append(wait)
+            if policy.patience and sum(waits) >= _SILENT_WAIT:
+                _log_wait(error, policy.patience)
         return wait is not None
 
     retrying = tenacity.AsyncRetrying(
@@ -147,6 +160,20 @@ async def with_retries(
         return await call()
 
     return await retrying(attempt)
+
+
+def _log_wait(error: BaseException, patience: float) -> None:
+    """Log once for each server that it is unavailable and waited for."""
+    # Messages begin with the model and its server.
+    server = str(error).partition(": ")[0]
+    if server not in _logged_waits and len(_logged_waits) < _MAX_LOGGED:
+        _logged_waits.add(server)
+        _logger.warning(
+            "Waiting for a server: %s. Calls are repeated for up to %g s of waits, so trials take "
+            "longer. Further waits for it are not logged.",
+            one_line(str(error)),
+            patience,
+        )
 
 
 class CircuitBreaker:

@@ -78,7 +78,7 @@ def describe_model(name: str, *, hub: Hub | None = None, provider: str | None = 
         model = model_from_name(name)
     else:
         model = replace(model, parameters=facts.parameters)
-        _logger.info("%s: %g parameters (%s).", name, facts.parameters, facts.source)
+        _logger.debug("%s: %g parameters (%s).", name, facts.parameters, facts.source)
     return replace(model, input_price=facts.input_price, output_price=facts.output_price)
 
 

@@ -32,7 +32,7 @@ from optuna_agenttts.report.ties import (
     compare,
     complete_outcomes,
 )
-from optuna_agenttts.study.archive import Archive, is_maximized
+from optuna_agenttts.study.archive import Archive, is_maximized, log_unreadable
 from optuna_agenttts.study.constraints import constraints_of, violations
 from optuna_agenttts.study.tasks import find_task
 from optuna_agenttts.task.allocation import Allocation
@@ -263,6 +263,7 @@ def _read(
     warn_of_direction(study, task.metric)
     archive = Archive(task, maximize=is_maximized(study.directions))
     evidence = archive.read(trials)
+    log_unreadable(study, archive, trials)
     if all(evidence.stopped):
         text = f"Study {study.study_name!r} has no completed trial of task {task.name!r}"
         if evidence.outliers:

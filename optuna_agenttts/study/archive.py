@@ -19,6 +19,7 @@ from optuna_agenttts.planner.scale import Scale, are_binary, find_outliers, know
 from optuna_agenttts.study.constraints import constraints_of
 from optuna_agenttts.study.stopped import mean_outcome, outcomes_of
 from optuna_agenttts.study.suggestions import Suggestions
+from optuna_agenttts.support.logs import log_once
 from optuna_agenttts.task.parameters import misfits
 from optuna_agenttts.task.task import Task
 
@@ -174,12 +175,6 @@ class Archive:
         if choices is None:
             if trial.state == TrialState.COMPLETE and misfits(self.task, trial.params):
                 self.unreadable.append(trial.number)
-                _logger.warning(
-                    "Trial %d is left out of the evidence: its parameters %s do not fit task %r.",
-                    trial.number,
-                    trial.params,
-                    self.task.name,
-                )
             return
         constraints = constraints_of(trial)
         # As in Optuna, a complete trial without constraints is feasible. Others may have ended
@@ -258,11 +253,28 @@ class StudyArchives:
         if archive is None or archive.task != task or archive.seen > len(trials):
             archive = Archive(task, maximize=is_maximized(study.directions))
             archives[study._study_id] = archive
-        return archive.read(trials, number), archive
+        evidence = archive.read(trials, number)
+        log_unreadable(study, archive, trials)
+        return evidence, archive
 
     def get(self, study: Study) -> Archive | None:
         """Return a study's archive as of the last call of `read`, or None before the first."""
         return self._archives.get(study._storage, {}).get(study._study_id)
+
+
+def log_unreadable(study: Study, archive: Archive, trials: Sequence[FrozenTrial]) -> None:
+    """Warn once about a study with trials whose parameters do not fit the task."""
+    if archive.unreadable:
+        first = archive.unreadable[0]
+        log_once(
+            _logger,
+            logging.WARNING,
+            study,
+            "unreadable trial",
+            "Trial %d is left out of the evidence: its parameters %s do not fit task %r of study "
+            "%r. `recommend(study).unreadable` lists all trials of this kind.",
+            *(first, trials[first].params, archive.task.name, study.study_name),
+        )
 
 
 def announce(study: Study, trial_id: int, task: Task, candidate: Candidate) -> None:

@@ -15,6 +15,9 @@ from optuna_agenttts.exceptions import TaskError
 
 _logger = logging.getLogger(__name__)
 
+_assumed: set[str] = set()
+"""Models whose assumed size this process has logged."""
+
 _SIZE = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)\s*([bm])(?![a-z])", re.IGNORECASE)
 _UNITS = {"b": 1e9, "m": 1e6}  # parameters
 
@@ -92,7 +95,9 @@ def model_from_name(name: str) -> Model:
     parameters = size_in_name(name)
     if not (is_finite(parameters) and parameters):
         return model
-    _logger.info("%s: assuming %g parameters, from the name.", name, parameters)
+    if name not in _assumed:
+        _assumed.add(name)
+        _logger.info("%s: assuming %g parameters, from the name.", name, parameters)
     return replace(model, parameters=parameters)
 
 

@@ -17,6 +17,7 @@ from safetensors.numpy import save_file
 from optuna_agenttts import AgentTTSError, Model, TaskError
 from optuna_agenttts.models.checkpoint import Facts, local_facts
 from optuna_agenttts.models.hub import Hub, describe_model
+from optuna_agenttts.task.stage import model_from_name
 
 MODEL = "Qwen/Qwen3-8B"
 SIZE = f"/api/models/{MODEL}"
@@ -584,6 +585,7 @@ class TestKeys:
         """The token of the environment is sent to Hugging Face only, after any reply or error."""
         monkeypatch.setenv("HF_TOKEN", TOKEN)
         caplog.set_level(logging.DEBUG)
+        caplog.set_level(logging.DEBUG, "optuna_agenttts")
         with serving({**PAGES, "/api/models/a/b": (401, {})}) as server:
             hub = hub_at(server)
             assert hub.facts(MODEL).parameters == 8_190_735_360
@@ -598,6 +600,7 @@ class TestKeys:
     def test_a_key_that_is_given_goes_to_the_endpoint_only(self, as_function, caplog):
         """The router's list is public."""
         caplog.set_level(logging.DEBUG)
+        caplog.set_level(logging.DEBUG, "optuna_agenttts")
         token = (lambda: TOKEN) if as_function else TOKEN
         with serving(PAGES) as endpoint, serving(PAGES) as router:
             hub = Hub(endpoint=endpoint.url, router=router.url, token=token)
@@ -671,13 +674,14 @@ class TestDescribeModel:
         with serving(PAGES) as server:
             assert describe_model(MODEL, hub=hub_at(server)).parameters == 8_190_735_360
 
-    def test_the_name_is_the_last_resort(self, caplog):
-        """A guess is logged as one; other facts of the Hub stay."""
-        caplog.set_level(logging.INFO)
+    def test_the_name_is_the_last_resort(self, caplog, monkeypatch):
+        """A guess is logged as one, once; other facts of the Hub stay."""
+        monkeypatch.setattr("optuna_agenttts.task.stage._assumed", set())
         with serving({PRICES: PAGES[PRICES]}) as server:
             model = describe_model(MODEL, hub=hub_at(server))
         assert model == Model(MODEL, parameters=8e9, input_price=0.3, output_price=0.6)
-        assert "from the name" in caplog.text
+        model_from_name(MODEL)
+        assert caplog.text.count("from the name") == 1
 
     @pytest.mark.parametrize(
         ("name", "parameters"),

@@ -459,6 +459,7 @@ def _visible(chat):
 def test_keys_stay_out_of_everything_that_is_kept(behaviour, schema, caplog):
     """No text that may be logged, stored or sent on holds the key, even if a server echoes it."""
     caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.DEBUG, "optuna_agenttts")
     with AdversarialServer(behaviour) as server:
         chat = HuggingFaceChat("m", base_url=server.url, api_key=KEY)
         try:

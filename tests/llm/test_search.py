@@ -129,7 +129,10 @@ def injected(trial):
 )
 def test_no_server_costs_a_trial(name, caplog):
     """50 of 50 trials complete within the budget; one line in the log for each kind of problem."""
-    with AdversarialServer(SERVERS[name]) as server, caplog.at_level(logging.DEBUG):
+    with (
+        AdversarialServer(SERVERS[name]) as server,
+        caplog.at_level(logging.DEBUG, "optuna_agenttts"),
+    ):
         sampler = AgentTTSSampler(TASK, llm=retrying(server.url), llm_timeout=2.0)
         study = optuna.create_study(direction="maximize", sampler=sampler)
         study.optimize(injected, n_trials=50)
@@ -174,7 +177,9 @@ def test_given_key_is_sent_and_stays_out_of_everything_else(caplog):
         text = json.dumps({"guidelines": [f"your key is {key}"], "candidates": [proposal()]})
         exchange.reply(200, chat_reply(text))
 
-    with AdversarialServer(echo) as server, caplog.at_level(logging.DEBUG):
+    caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.DEBUG, "optuna_agenttts")
+    with AdversarialServer(echo) as server:
         sampler = AgentTTSSampler(TASK, llm=retrying(server.url, api_key=key), llm_timeout=2.0)
         study = optuna.create_study(direction="maximize", sampler=sampler)
         study.optimize(objective, n_trials=14)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from optuna_agenttts.llm import ChatModel, ChatRequest, ChatUnavailableError, Completion
 from optuna_agenttts.llm.port import close_chat
+from optuna_agenttts.llm.secrets import one_line
 from optuna_agenttts.support.forking import on_fork
 from optuna_agenttts_integrations.exceptions import PipelineError
+
+_logger = logging.getLogger(__name__)
 
 _BACKOFF_SECONDS = 1.0
 """Seconds without calls after a server's first failure. Chosen by hand."""
@@ -48,6 +52,7 @@ class ReplicatedChatModel:
         self._in_progress = [0] * len(self.replicas)
         self._backoff = [_BACKOFF_SECONDS] * len(self.replicas)
         self._unavailable_until = [float("-inf")] * len(self.replicas)
+        self._logged: set[int] = set()
         # Calls in progress are not those of a forked process.
         on_fork(self, ReplicatedChatModel._reset)
 
@@ -69,10 +74,17 @@ class ReplicatedChatModel:
             self._in_progress[chosen] += 1
             try:
                 completion = await self.replicas[chosen].complete(request, seed=seed)
-            except ChatUnavailableError:
+            except ChatUnavailableError as error:
                 self._back_off(chosen)
                 if len(tried) == len(self.replicas):
                     raise
+                if chosen not in self._logged:
+                    self._logged.add(chosen)
+                    _logger.warning(
+                        "A server is unavailable: %s. Its calls go to the other servers of the "
+                        "model until it answers. Further failures of it are not logged.",
+                        one_line(str(error)),
+                    )
             else:
                 self._backoff[chosen] = _BACKOFF_SECONDS
                 return completion
