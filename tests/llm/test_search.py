@@ -129,10 +129,9 @@ def injected(trial):
 )
 def test_no_server_costs_a_trial(name, caplog):
     """50 of 50 trials complete within the budget; one line in the log for each kind of problem."""
-    with (
-        AdversarialServer(SERVERS[name]) as server,
-        caplog.at_level(logging.DEBUG, "optuna_agenttts"),
-    ):
+    caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.DEBUG, "optuna_agenttts")
+    with AdversarialServer(SERVERS[name]) as server:
         sampler = AgentTTSSampler(TASK, llm=retrying(server.url), llm_timeout=2.0)
         study = optuna.create_study(direction="maximize", sampler=sampler)
         study.optimize(injected, n_trials=50)
