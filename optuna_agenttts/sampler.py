@@ -6,6 +6,7 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -38,7 +39,7 @@ from optuna_agenttts.study.spending import read_limit
 from optuna_agenttts.study.tasks import StudyTasks
 from optuna_agenttts.support.experimental import warn_experimental_argument
 from optuna_agenttts.support.forking import on_fork
-from optuna_agenttts.support.logs import is_first
+from optuna_agenttts.support.logs import log_once
 from optuna_agenttts.task.parameters import parameters_of
 from optuna_agenttts.task.recognition import Recognise, check_recognise
 from optuna_agenttts.task.task import Task
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 _logger = logging.getLogger(__name__)
+
+_warn_once = partial(log_once, _logger, logging.WARNING)
 
 _V = TypeVar("_V")
 
@@ -197,28 +200,26 @@ class AgentTTSSampler(BaseSampler):
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         """Prepare the independent sampler, and plan the agent's next round in the background."""
         self._independent.before_trial(study, trial)
-        if len(study.directions) > 1:
+        if len(study.directions) > 1 or self._task is not None:
             self._tasks.get(study, trial.number)  # Warns before the first trial.
-            if self._scheduler is not None and is_first(study, "agent of several objectives"):
-                _logger.warning(
-                    "Study %r has %d objectives: its agent is not asked, until searches with "
-                    "several objectives are supported.",
-                    study.study_name,
-                    len(study.directions),
-                )
-        if self._scheduler is None or len(study.directions) > 1:
+        if self._scheduler is None:
+            return
+        if len(study.directions) > 1:
+            message = "Study %r has %d objectives: the agent plans searches with one only."
+            arguments = study.study_name, len(study.directions)
+            _warn_once(study, "agent of several objectives", message, *arguments)
             return
         try:
             self._scheduler.plan_ahead(study, trial.number, lambda: self._job(study, trial))
         # An error here would leave the trial running forever, since Optuna calls this in `ask`.
         except Exception as error:
-            if is_first(study, f"planning not started: {error!r}"):
-                _logger.warning(
-                    "Study %r: planning of the agent's next round could not be started (%r). "
-                    "Trials continue without it.",
-                    study.study_name,
-                    error,
-                )
+            _warn_once(
+                study,
+                f"planning not started: {error!r}",
+                "Study %r: planning of the agent's next round could not be started (%r). Trials "
+                "continue without it.",
+                *(study.study_name, error),
+            )
 
     def after_trial(
         self,
@@ -329,14 +330,13 @@ class AgentTTSSampler(BaseSampler):
             proposed = self._advised(study, trial)
         # For example, a round written by another version. Advice must never fail a trial.
         except Exception as error:
-            if is_first(study, f"unusable round: {error!r}"):
-                _logger.warning(
-                    "Study %r: round %d of the agent cannot be used (%r). The independent sampler "
-                    "samples its trials.",
-                    study.study_name,
-                    trial.number // ROUND_SIZE,
-                    error,
-                )
+            _warn_once(
+                study,
+                f"unusable round: {error!r}",
+                "Study %r: round %d of the agent cannot be used (%r). The independent sampler "
+                "samples its trials.",
+                *(study.study_name, trial.number // ROUND_SIZE, error),
+            )
             proposed = None
         with self._lock:
             cache[trial._trial_id] = proposed

@@ -11,6 +11,7 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -37,6 +38,7 @@ from optuna_agenttts.task.parameters import (
 from optuna_agenttts.task.task import Task
 
 _logger = logging.getLogger(__name__)
+_warn_once = partial(log_once, _logger, logging.WARNING)
 
 _REMEMBERED = 64
 """Trials whose candidate is cached. Chosen by hand: more than run at a time."""
@@ -92,9 +94,7 @@ class Candidates:
         """
         allowed = allowed_values(task, name, distribution)
         if not allowed or misfits(task, trial.params):
-            log_once(
-                _logger,
-                logging.WARNING,
+            _warn_once(
                 study,
                 f"parameter {name}",
                 "Parameter %r of study %r is left to the independent sampler: %s, or the value "
@@ -199,9 +199,7 @@ class Candidates:
         )
         # A failed allocation that may be tried again is left to try.
         if not (untried or fixed) and suggestions.is_exhausted(evidence.tried | evidence.failed):
-            log_once(
-                _logger,
-                logging.WARNING,
+            _warn_once(
                 study,
                 "exhausted",
                 "Study %r has tried every allocation of task %r within its budget and ranges: "
@@ -229,9 +227,7 @@ class Candidates:
             )
         # For example, a round written by another version. Advice must never fail a trial.
         except Exception as error:
-            log_once(
-                _logger,
-                logging.WARNING,
+            _warn_once(
                 study,
                 f"unusable round: {error!r}",
                 "Study %r: round %d of the agent cannot be used (%r). The numerical planner "

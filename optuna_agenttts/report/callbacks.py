@@ -16,7 +16,7 @@ from optuna_agenttts.study.planners import Planners
 from optuna_agenttts.study.spending import read_limit, spend
 from optuna_agenttts.study.tasks import find_task
 from optuna_agenttts.support.experimental import experimental_class
-from optuna_agenttts.support.logs import is_first
+from optuna_agenttts.support.logs import log_once
 from optuna_agenttts.task.stage import is_finite
 from optuna_agenttts.task.task import Task
 
@@ -160,12 +160,12 @@ class StopWhenExhausted:
         trials = storage.read_trials(study)
         task = find_task(study, self._task)
         if task is None:
-            if is_first(study, "StopWhenExhausted"):
-                _logger.warning(
-                    "StopWhenExhausted does not stop study %r: it has no task, and none is "
-                    "recognized from the names of its parameters. Pass `task=`.",
-                    study.study_name,
-                )
+            message = (
+                "StopWhenExhausted does not stop study %r: it has no task, and none is recognized "
+                "from the names of its parameters. Pass `task=`."
+            )
+            event = "StopWhenExhausted without a task"
+            log_once(_logger, logging.WARNING, study, event, message, study.study_name)
             return
         archive = Archive(task, maximize=is_maximized(study.directions))
         # A failed allocation that may be tried again is left to try.
@@ -177,7 +177,9 @@ class StopWhenExhausted:
 
 def _stop(callback: object, study: Study, trial: FrozenTrial, reason: str) -> None:
     """Stop a study, and log the reason unless an earlier trial has stopped it."""
-    if not study._stop_flag:
+    first = not study._stop_flag
+    study.stop()
+    if first:
         _logger.info(
             "%s stops study %r after trial %d: %s",
             type(callback).__name__,
@@ -185,7 +187,6 @@ def _stop(callback: object, study: Study, trial: FrozenTrial, reason: str) -> No
             trial.number,
             reason,
         )
-    study.stop()
 
 
 def _planners_of(sampler: BaseSampler) -> Planners | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -24,6 +25,7 @@ from optuna_agenttts.task.parameters import misfits
 from optuna_agenttts.task.task import Task
 
 _logger = logging.getLogger(__name__)
+_warn_once = partial(log_once, _logger, logging.WARNING)
 
 # A worker killed between creating a trial and announcing its allocation leaves a running trial
 # without one. Only the last 32 trial numbers are taken to be choosing right now: more than the
@@ -266,9 +268,7 @@ def log_unreadable(study: Study, archive: Archive, trials: Sequence[FrozenTrial]
     """Warn once about a study with trials whose parameters do not fit the task."""
     if archive.unreadable:
         first = archive.unreadable[0]
-        log_once(
-            _logger,
-            logging.WARNING,
+        _warn_once(
             study,
             "unreadable trial",
             "Trial %d is left out of the evidence: its parameters %s do not fit task %r of study "

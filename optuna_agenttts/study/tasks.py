@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -15,13 +16,14 @@ from optuna.trial import FrozenTrial
 from optuna_agenttts import storage
 from optuna_agenttts.exceptions import TaskError
 from optuna_agenttts.study.measured import effective_task
-from optuna_agenttts.support.logs import is_first
+from optuna_agenttts.support.logs import is_first, log_once
 from optuna_agenttts.task.direction import warn_of_direction
 from optuna_agenttts.task.parameters import parameters_of
 from optuna_agenttts.task.recognition import Recognise, recognise_task, why_unrecognised
 from optuna_agenttts.task.task import Task
 
 _logger = logging.getLogger(__name__)
+_warn_once = partial(log_once, _logger, logging.WARNING)
 
 _LISTED = 8
 """Names of parameters listed in a message. Chosen by hand, to keep it short."""
@@ -150,9 +152,9 @@ class StudyTasks:
     def _warn_of_objectives(self, study: Study) -> None:
         if self._task is None and storage.registered(study) is None:
             return
-        if not is_first(study, "several objectives"):
-            return
-        _logger.warning(
+        _warn_once(
+            study,
+            "several objectives",
             "Study %r has %d objectives: the models and samples of its task's stages are not "
             "planned but sampled by the independent sampler (TPE by default), until searches "
             "with several objectives are supported.",
@@ -187,11 +189,11 @@ def _read(study: Study, values: Mapping[str, Any]) -> Task | None:
     try:
         return Task.from_dict(values)
     except TaskError as error:
-        if is_first(study, f"unreadable task: {error}"):
-            _logger.warning(
-                "The task registered on study %r cannot be read (%s). Its parameters are left to "
-                "the independent sampler: pass `task=` to AgentTTSSampler.",
-                study.study_name,
-                error,
-            )
+        _warn_once(
+            study,
+            f"unreadable task: {error}",
+            "The task registered on study %r cannot be read (%s). Its parameters are left to the "
+            "independent sampler: pass `task=` to AgentTTSSampler.",
+            *(study.study_name, error),
+        )
         return None

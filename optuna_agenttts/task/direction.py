@@ -104,8 +104,10 @@ def warn_of_direction(study: Study, metric: str) -> None:
     """
     if not is_first(study, f"direction of {metric}") or len(study.directions) > 1:
         return
-    metric = metric or next(iter(study.metric_names or ()), "")
-    maximize = study.direction == StudyDirection.MAXIMIZE
+    attributes = study._storage.get_study_system_attrs(study._study_id)
+    # Not `Study.metric_names`: the studies that `HyperbandPruner` passes to samplers lack it.
+    metric = metric or next(iter(attributes.get("study:metric_names") or ()), "")
+    maximize = study.directions[0] == StudyDirection.MAXIMIZE
     if better(metric) != (-1 if maximize else 1):
         return
     _logger.warning(
