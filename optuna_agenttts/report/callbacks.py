@@ -10,7 +10,6 @@ from optuna.trial import FrozenTrial
 
 from optuna_agenttts import storage
 from optuna_agenttts.exceptions import NoTaskError, TaskError
-from optuna_agenttts.planner.observations import Scale
 from optuna_agenttts.study.archive import Archive, is_maximized
 from optuna_agenttts.study.planners import Planners
 from optuna_agenttts.study.spending import read_limit, spend
@@ -129,11 +128,11 @@ class StopWhenSettled:
             least = cost / self._worth
             meaning = f"what the next trial costs, {cost:.3g} {task.cost_model.unit}".rstrip()
         elif least is None:
-            least = Scale.of(evidence.scores).span / 100
+            least = evidence.scale.extent / 100
             meaning = "a hundredth of the metric's scale"
         if study.study_name != self._study:
             self._study, self._settled = study.study_name, 0
-        self._settled = self._settled + 1 if left < least else 0
+        self._settled = self._settled + 1 if left <= least else 0
         if self._settled >= self._trials:
             reason = (
                 f"the expected gain of another trial is {left:.2g} in units of "

@@ -389,3 +389,60 @@ class TestCostOfSamples:
             priced_task(), "one", "large", np.int64(3), prompt_tokens=9e3, generation_tokens=1.5
         )
         assert type(found) is float
+
+
+class TestBudget:
+    """A budget that was given never changes, a default one follows the lengths."""
+
+    @pytest.mark.parametrize("way", ["itself", "pickle", "dict", "storage"])
+    @pytest.mark.parametrize("cost", [None, PriceCost()], ids=["flops", "price"])
+    def test_is_kept_if_it_was_given_even_with_the_default_value(self, way, cost):
+        """The task remembers it, also through pickles and storages."""
+
+        def kept(task):
+            study = optuna.create_study()
+            task.register(study)
+            return {
+                "itself": lambda: task,
+                "pickle": lambda: pickle.loads(pickle.dumps(task)),
+                "dict": lambda: Task.from_dict(json.loads(task.text)),
+                "storage": lambda: Task.registered(study),
+            }[way]()
+
+        default = kept(priced_task(cost=cost))
+        given_ = kept(priced_task(cost=cost, budget=default.budget))
+        lengths = {"one": (50.0, 20.0)}
+        assert with_lengths(given_, lengths).budget == given_.budget == default.budget
+        assert with_lengths(default, lengths).budget < default.budget
+        assert default == priced_task(cost=cost) != given_
+
+    def test_of_user_defined_costs_is_remembered_too(self):
+        """Storages have a table in place of the costs."""
+        default = priced_task(cost=CentsPerToken())
+        for task in (default, priced_task(cost=CentsPerToken(), budget=default.budget)):
+            assert Task.from_dict(task.to_dict()).budget_given == task.budget_given
+            assert Task.from_dict(task.to_dict()).text == task.text
+
+    def test_of_tasks_stored_by_earlier_versions_reads_as_before(self):
+        """They have no mark: a budget of the default value was not given."""
+        for budget, is_given in ((None, False), (1e6, True)):
+            task = priced_task(budget=budget)
+            assert "budget_given" not in task.to_dict()
+            assert Task.from_dict(task.to_dict()) == task
+            assert Task.from_dict(task.to_dict()).budget_given is is_given
+
+    @pytest.mark.parametrize("is_given", [True, False])
+    def test_is_logged_with_its_unit(self, is_given, caplog):
+        """Once, with the lengths of each stage, also where another process measured them."""
+        task = priced_task(budget=1e4 if is_given else None)
+        measured = with_lengths(task, {"one": (50.0, 20.0)})
+        study = optuna.create_study()
+        set_effective_task(study, measured)
+        storage._registered.clear()
+        for _ in range(2):
+            assert effective_task(study, task, fresh=True) == measured
+        (line,) = [r.getMessage() for r in caplog.records if "token lengths" in r.getMessage()]
+        assert "one 100 -> 50 tokens of a prompt and 50 -> 20 of a sample" in line
+        assert f"{measured.budget:g} reference samples per instance" in line
+        assert ("was given stays" in line) == is_given
+        assert (f"from {task.budget:g} to" in line) != is_given

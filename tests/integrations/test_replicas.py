@@ -268,3 +268,16 @@ def test_a_server_that_stops_midway_costs_no_instance():
     assert found.outcomes == expected.outcomes
     assert 60 <= served[0] < 200
     assert sum(served) >= 60 * 7
+
+
+def test_a_server_that_others_replace_is_logged_once(caplog):
+    """Not at every call."""
+    up, down = Server(), Server()
+    down.error = GONE
+    clock = Clock()
+    chat = ReplicatedChatModel([down, up], clock=clock)
+    for _ in range(5):
+        assert ask(chat) == ["seed 1"]
+        clock.now += 100
+    (record,) = caplog.records
+    assert "A server is unavailable: gone" in record.getMessage()

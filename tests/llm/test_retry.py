@@ -119,6 +119,25 @@ def repeat(outcomes, policy=None, failures=None):
     return asyncio.run(work()), len(calls), clock.waits
 
 
+def test_long_waits_are_logged_once_for_each_server(caplog, monkeypatch):
+    """Short ones are ordinary and not logged, nor are those of the agent: it has no patience."""
+    monkeypatch.setattr("optuna_agenttts.llm.retry._logged_waits", set())
+    patient = RetryPolicy(attempts=20, base=4, longest=4, patience=100)
+    for server in ("m at a", "m at a", "m at b"):
+        down = ChatUnavailableError(f"{server}: HTTP 503", kind="HTTP 503")
+        repeat([down, "text"], RetryPolicy(base=0.1, patience=100))
+        repeat([down] * 10 + ["text"], RetryPolicy(attempts=20, base=4, longest=4))
+    assert not caplog.records
+    for server in ("m at a", "m at a", "m at b"):
+        down = ChatUnavailableError(f"{server}: HTTP 503", kind="HTTP 503")
+        repeat([down] * 10 + ["text"], patient)
+    lines = [record.getMessage() for record in caplog.records]
+    assert [line.partition(". ")[0] for line in lines] == [
+        "Waiting for a server: m at a: HTTP 503",
+        "Waiting for a server: m at b: HTTP 503",
+    ]
+
+
 def test_a_call_that_succeeds_is_made_once():
     """Success, even an empty one, is not repeated."""
     for outcome in ("text", "", None, 0, False):
