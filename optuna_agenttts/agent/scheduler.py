@@ -17,13 +17,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import timezone
 from weakref import WeakKeyDictionary
 
 import numpy as np
 from optuna.storages import BaseStorage
 from optuna.study import Study
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from optuna_agenttts import storage
 from optuna_agenttts.agent.ask import Job, MakeJob, Plan, RoundContext, plan_round
@@ -37,6 +36,7 @@ from optuna_agenttts.study.rounds import (
     claimed_at,
     read_round,
     read_rounds,
+    seconds_running,
     write_round,
 )
 from optuna_agenttts.support.logs import log_once
@@ -244,7 +244,7 @@ class RoundScheduler:
         if other == number:
             return False
         trials = storage.read_trials(study)
-        return other < len(trials) and _seconds_running(trials[other], now) < _CLAIM_GRACE
+        return other < len(trials) and seconds_running(trials[other], now) < _CLAIM_GRACE
 
     def _start(
         self, study: Study, rounds: _StudyRounds, target: int, job: Job, earlier: Sequence[Round]
@@ -387,14 +387,3 @@ def _allowed_repairs(earlier: Sequence[Round]) -> int:
 def _failed_plan(kind: str, error: str) -> Plan:
     """Build the plan of a round that failed as a whole."""
     return Plan(failures={kind: 1}, error=error, requests=1)
-
-
-def _seconds_running(trial: FrozenTrial, now: float) -> float:
-    """Return how long a trial has been running; infinity if it is not, or its start is unknown."""
-    if trial.state != TrialState.RUNNING or trial.datetime_start is None:
-        return float("inf")
-    # Naive start times are local in Optuna's in-memory storage and, since version 5, UTC in other
-    # storages. The interpretation closer to the current time is the right one.
-    start = trial.datetime_start
-    readings = (start.timestamp(), start.replace(tzinfo=timezone.utc).timestamp())
-    return min(abs(now - reading) for reading in readings)

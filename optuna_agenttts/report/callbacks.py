@@ -123,7 +123,7 @@ class StopWhenSettled:
             candidate, left = planner.propose_with_improvement(evidence)
         least, meaning = self._gain, "`gain`"
         if self._worth is not None:
-            instances = max(1, *map(len, evidence.outcomes), 0)
+            instances = max([1, *map(len, evidence.outcomes)])
             cost = instances * task.feasible.cost(candidate.choices)
             least = cost / self._worth
             meaning = f"what the next trial costs, {cost:.3g} {task.cost_model.unit}".rstrip()

@@ -111,7 +111,7 @@ def log_lengths(study: Study, declared: Task, measured: Task, when: str) -> None
         lengths,
         f"The budget that was given stays {measured.budget:g} {unit}."
         if measured.budget_given
-        else f"The budget was not given: it follows from {declared.budget:g} to "
+        else f"The budget was not given: it changes from {declared.budget:g} to "
         f"{measured.budget:g} {unit}.",
     )
 

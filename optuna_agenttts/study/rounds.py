@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
+from datetime import timezone
 from typing import Any, TypeVar
 
 from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
 
 from optuna_agenttts import storage
 from optuna_agenttts.study.claims import Claim, Verdict
@@ -139,3 +141,14 @@ def claimed_at(attributes: Mapping[str, Any], number: int) -> float | None:
     record = attributes.get(f"{storage.CLAIM}{number}")
     at = record.get("at") if isinstance(record, Mapping) else None
     return float(at) if isinstance(at, (int, float)) else None
+
+
+def seconds_running(trial: FrozenTrial, now: float) -> float:
+    """Return how long a trial has been running; infinity if it is not, or its start is unknown."""
+    if trial.state != TrialState.RUNNING or trial.datetime_start is None:
+        return float("inf")
+    # Naive start times are local in Optuna's in-memory storage and, since version 5, UTC in other
+    # storages. The interpretation closer to the current time is the right one.
+    start = trial.datetime_start
+    readings = (start.timestamp(), start.replace(tzinfo=timezone.utc).timestamp())
+    return min(abs(now - reading) for reading in readings)
