@@ -134,11 +134,13 @@ class StopWhenSettled:
             self._study, self._settled = study.study_name, 0
         self._settled = self._settled + 1 if left <= least else 0
         if self._settled >= self._trials:
-            reason = (
-                f"the expected gain of another trial is {left:.2g} in units of "
-                f"{task.metric or 'the score'}, and has been below {least:.2g} ({meaning}) for "
-                f"{self._settled} trials."
-            )
+            reason = "all scores are equal."
+            if evidence.scale.informative:
+                reason = (
+                    f"the expected gain of another trial is {left:.2g} in units of "
+                    f"{task.metric or 'the score'}, and has been below {least:.2g} ({meaning}) "
+                    f"for {self._settled} trials."
+                )
             _stop(self, study, trial, reason)
 
 
