@@ -15,14 +15,19 @@ from optuna_agenttts.llm import (
     ChatRequest,
     Finding,
     Report,
-    RetryingChatModel,
     examine,
 )
-from optuna_agenttts_integrations.calls.endpoints import Endpoint, Endpoints, RenamedChatModel
+from optuna_agenttts_integrations.calls.endpoints import (
+    Endpoint,
+    Endpoints,
+    RenamedChatModel,
+    without_retries,
+)
 from optuna_agenttts_integrations.calls.replicas import ReplicatedChatModel
 from optuna_agenttts_integrations.calls.store import CompletionStore
 from optuna_agenttts_integrations.calls.tokens import estimated_tokens
 from optuna_agenttts_integrations.exceptions import StoreError
+from optuna_agenttts_integrations.inspection.functions import UserFunction
 from optuna_agenttts_integrations.pipeline.fusion import LLMFusion
 from optuna_agenttts_integrations.pipeline.stages import Pipeline, StageProgram, State
 
@@ -74,15 +79,17 @@ def _check_prompts(pipeline: Pipeline, instances: Mapping[str, Any], task: Task)
             state = pipeline.start(instance)
             if not program.when(state):
                 continue
-            texts = [message.content for message in program.messages(state)]
-            length = sum(estimated_tokens(text) for text in texts if text.strip())
+            prompt = program.prompt(state)
         # User code may raise anything.
         except Exception as error:
             message = f"building the prompt of instance {name!r} raised {error!r}"
             return finding("error", message, remedy)
-        if not length:
-            return finding("error", f"the prompt of instance {name!r} is empty", remedy)
-        tokens.append(length)
+        function = UserFunction(program.name, "prompt", program.prompt)
+        if problem := function.value_problem(prompt):
+            message = f"building the prompt of instance {name!r}: {function.label} {problem}"
+            return finding("error", message, f"{function.remedy} {remedy}")
+        messages = program.messages(state)
+        tokens.append(sum(estimated_tokens(message.content) for message in messages))
     if not tokens:
         return finding(
             "warning",
@@ -232,8 +239,7 @@ def server_chats(name: str, endpoint: Endpoint) -> list[tuple[str, ChatModel, st
 
 
 def _unwrap(chat: ChatModel, name: str) -> tuple[ChatModel, str]:
-    if isinstance(chat, RetryingChatModel):
-        return _unwrap(chat._chat, name)
+    chat = without_retries(chat)
     return (chat.chat, chat.name) if isinstance(chat, RenamedChatModel) else (chat, name)
 
 

@@ -15,7 +15,6 @@ import optuna
 from optuna.study import Study
 
 from optuna_agenttts import Task, storage
-from optuna_agenttts.llm import Report
 from optuna_agenttts.llm.loop import LoopThread
 from optuna_agenttts.study.measured import effective_task
 from optuna_agenttts.study.stopped import report_stopped
@@ -24,7 +23,8 @@ from optuna_agenttts.task.allocation import Allocation, AllocationLike
 from optuna_agenttts_integrations.calls.completions import Completions
 from optuna_agenttts_integrations.calls.endpoints import Endpoints, close_chats
 from optuna_agenttts_integrations.calls.store import CompletionStore
-from optuna_agenttts_integrations.check import check_data, check_servers
+from optuna_agenttts_integrations.check_pipeline import validate_names
+from optuna_agenttts_integrations.diagnosis import DiagnosableObjective
 from optuna_agenttts_integrations.exceptions import PipelineError, TooManyFailuresError
 from optuna_agenttts_integrations.instances import InstanceId, check_disjoint, named_instances
 from optuna_agenttts_integrations.lengths import apply_measured_lengths, mean_lengths
@@ -55,7 +55,7 @@ _TRIAL_ATTRIBUTES = frozenset(
 """User attributes of every trial, which a pipeline's metrics must not overwrite."""
 
 
-class MultiStageObjective:
+class MultiStageObjective(DiagnosableObjective):
     """Objective that scores an allocation by running a pipeline; pass it to `Study.optimize`.
 
     A trial's value is the mean outcome over the instances. Outcomes are reported as intermediate
@@ -114,7 +114,8 @@ class MultiStageObjective:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """See the class."""
-        _check_pipeline(pipeline, task, endpoints)
+        validate_names(pipeline, task, endpoints)
+        _check_metrics(pipeline)
         if concurrency < 1:
             raise PipelineError(f"`concurrency` must be at least 1, got {concurrency!r}.")
         if not 0 <= max_failed <= 1:
@@ -171,19 +172,6 @@ class MultiStageObjective:
     def __exit__(self, *error: object) -> None:
         """Close the objective."""
         self.close()
-
-    def check(self) -> Report:
-        """Check data, store and servers before a search.
-
-        Each server receives about seven small requests.
-
-        Returns:
-            A report that prints as a table; `Report.raise_for_errors` turns errors into an
-            exception.
-        """
-        data = check_data(self.pipeline, self.instances, self.task, self.store)
-        servers = check_servers(self.pipeline, self.instances, self.task, self.endpoints)
-        return data + self._loop.run(servers)
 
     def __call__(self, trial: optuna.Trial) -> float:
         """Score the allocation that a trial suggests.
@@ -346,22 +334,9 @@ class MultiStageObjective:
         storage.write_trial_values(trial, values)
 
 
-def _check_pipeline(pipeline: Pipeline, task: Task, endpoints: Endpoints) -> None:
-    programs = [program.name for program in pipeline.programs]
-    stages = [stage.name for stage in task.stages]
-    if programs != stages:
-        raise PipelineError(
-            f"`pipeline` must have one `StageProgram` for each stage of `task`, in the same "
-            f"order: the task has {stages!r}, got {programs!r}."
-        )
+def _check_metrics(pipeline: Pipeline) -> None:
     reserved = [name for name in pipeline.metrics if name in _TRIAL_ATTRIBUTES]
     if reserved:
         raise PipelineError(
             f"`metrics` of the pipeline has the reserved names {reserved!r}: rename them."
-        )
-    models = {model.name for stage in task.stages for model in stage.models}
-    if missing := sorted(models - set(endpoints)):
-        raise PipelineError(
-            f"`endpoints` has no endpoint for {', '.join(missing)}: add one for each of the "
-            "task's models, for example with `connect_endpoints(task, ...)`."
         )

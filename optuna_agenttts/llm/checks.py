@@ -269,6 +269,18 @@ def check_context(
     findings.add("context", level, message, remedy)
 
 
+def check_full_length(findings: FindingCollector, longest: ChatRequest, outcome: Outcome) -> None:
+    """Check the outcome of the longest request with its own `max_tokens`."""
+    message = f"the longest request with `max_tokens` {longest.max_tokens}"
+    if isinstance(outcome, Failure):
+        level: Level = "warning" if outcome.kind == "HTTP 429" else "error"
+        message += f", which was answered with 1, fails: {outcome.message}"
+        findings.add("full length", level, message, outcome.remedy)
+    else:
+        tokens = outcome.usage.completion_tokens
+        findings.add("full length", "ok", f"{message} is answered with {tokens} tokens")
+
+
 def check_schema(findings: FindingCollector, outcome: Outcome, keys: frozenset[str]) -> None:
     """Check that a reply follows the requested schema.
 

@@ -1,6 +1,6 @@
 """Pre-flight checks of a model and its server.
 
-A search sends a server thousands of requests. `examine` sends about six and reports problems,
+A search sends a server thousands of requests. `examine` sends about seven and reports problems,
 suspicious behavior and remedies.
 """
 
@@ -19,6 +19,7 @@ from optuna_agenttts.llm.checks import (
     ServerFacts,
     check_call,
     check_context,
+    check_full_length,
     check_limits,
     check_model,
     check_reachable,
@@ -59,8 +60,10 @@ async def examine(
     """Check a model and its server.
 
     First, the longest request is sent with a limit of one token; if it fails, no further
-    completion is requested. In total, about six requests are sent one after another (eight if the
-    server refuses every `response_format`), each under the chat model's own timeout. A
+    completion is requested. If the server does not report its limits, it is sent with its own
+    `max_tokens`, too: servers refuse prompts that leave no room for the reply. About seven
+    requests are sent in sequence (nine if the server refuses every `response_format`), each under
+    the chat model's own timeout. A
     `RetryingChatModel` is unwrapped, so that nothing is retried. Server errors become findings
     rather than exceptions, and no finding contains the API key.
 
@@ -89,7 +92,7 @@ async def examine(
     keys = _required_keys(schema)
     if not chars_per_token > 0:
         raise AgentTTSError(f"`chars_per_token` must be positive, got {chars_per_token!r}.")
-    target = chat._chat if isinstance(chat, RetryingChatModel) else chat
+    target = chat.chat if isinstance(chat, RetryingChatModel) else chat
     findings = FindingCollector(one_line(subject))
     check_size(findings, parameters)
     server, expected = ServerFacts(), model
@@ -102,7 +105,7 @@ async def examine(
             findings.add("key", "error", str(error), "Pass a valid key, or none.")
             return tuple(findings.findings)
 
-    outcome = await _probe(target, longest, model)
+    outcome, sent = await _probe(target, longest, model)
     if isinstance(target, HuggingFaceChat) and target.base_url is not None:
         if not check_reachable(findings, urlsplit(target.base_url).netloc, server, outcome):
             return tuple(findings.findings)
@@ -112,11 +115,12 @@ async def examine(
     check_call(findings, longest, outcome)
     if longest is not None:
         check_context(findings, server, longest, outcome, chars_per_token)
+        full = replace(sent, max_tokens=longest.max_tokens)
+        if isinstance(outcome, Completion) and server.max_total is None and full != sent:
+            check_full_length(findings, longest, await _attempt(target, full))
     if isinstance(outcome, Completion):
         if schema is not None and isinstance(target, HuggingFaceChat):
-            # 64 tokens are enough for a short JSON object; chosen by hand.
-            question = replace(_short("What is two plus two?"), model=model, max_tokens=64)
-            check_schema(findings, await _attempt(target, replace(question, schema=schema)), keys)
+            await _try_schema(findings, target, model, schema, keys)
         if seeds:
             request = _seed_request(longest, model)
             first = await _attempt(target, request)
@@ -172,14 +176,29 @@ def _positive_int(value: Any) -> int | None:
     return value if valid else None
 
 
-async def _probe(chat: ChatModel, longest: ChatRequest | None, model: str) -> Outcome:
-    """Send the longest request for one token; allow more if the model reasons first."""
+async def _probe(
+    chat: ChatModel, longest: ChatRequest | None, model: str
+) -> tuple[Outcome, ChatRequest]:
+    """Send the longest request for one token; allow more if the model reasons first.
+
+    Returns:
+        The outcome, and the request that led to it.
+    """
     probe = replace(longest or _short("Reply with OK."), model=model, max_tokens=1, schema=None)
     outcome = await _attempt(chat, probe)
     if isinstance(outcome, Failure) and outcome.kind == "no text in reply":
         max_tokens = _REASONING_TOKENS if longest is None else longest.max_tokens
-        outcome = await _attempt(chat, replace(probe, max_tokens=max_tokens))
-    return outcome
+        probe = replace(probe, max_tokens=max_tokens)
+        outcome = await _attempt(chat, probe)
+    return outcome, probe
+
+
+async def _try_schema(
+    findings: FindingCollector, chat: ChatModel, model: str, schema: str, keys: frozenset[str]
+) -> None:
+    # 64 tokens are enough for a short JSON object; chosen by hand.
+    question = replace(_short("What is two plus two?"), model=model, max_tokens=64)
+    check_schema(findings, await _attempt(chat, replace(question, schema=schema)), keys)
 
 
 def _seed_request(longest: ChatRequest | None, model: str) -> ChatRequest:

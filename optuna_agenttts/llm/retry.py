@@ -260,6 +260,7 @@ class RetryingChatModel:
         timeout: Timeout for one completion, in seconds, including all attempts and waits.
 
     Attributes:
+        chat: The wrapped chat model.
         failures: Number of failed calls by kind.
         calls: Number of calls made, including failed ones.
     """
@@ -275,7 +276,7 @@ class RetryingChatModel:
         timeout: float = 120.0,
     ) -> None:
         """See the class."""
-        self._chat, self._policy = chat, policy or RetryPolicy()
+        self.chat, self._policy = chat, policy or RetryPolicy()
         self._breaker = breaker or CircuitBreaker()
         self._rng, self._sleep, self._timeout = rng or random.Random(), sleep, timeout
         self.failures: Counter[str] = Counter()
@@ -284,12 +285,12 @@ class RetryingChatModel:
     @property
     def where(self) -> str:
         """Model and server, for messages."""
-        name = getattr(self._chat, "where", None) or getattr(self._chat, "model", None)
-        return str(name or type(self._chat).__name__)
+        name = getattr(self.chat, "where", None) or getattr(self.chat, "model", None)
+        return str(name or type(self.chat).__name__)
 
     async def aclose(self) -> None:
         """Close the wrapped model's connections on the running event loop, if it has any."""
-        await close_chat(self._chat)
+        await close_chat(self.chat)
 
     async def complete(self, request: ChatRequest, *, seed: int) -> Completion:
         """Generate one completion; see `ChatModel.complete`."""
@@ -298,7 +299,7 @@ class RetryingChatModel:
             self._breaker.check()
             self.calls += 1
             try:
-                completion = await self._chat.complete(request, seed=seed)
+                completion = await self.chat.complete(request, seed=seed)
             except ChatError as error:
                 self._breaker.record(error)
                 raise

@@ -58,11 +58,11 @@ def levels(findings):
 
 @pytest.mark.parametrize("dialect", ["tgi", "openai"])
 def test_healthy_servers_have_no_findings_and_get_few_requests(dialect):
-    """A model of two stages is examined once, with at most seven requests."""
+    """A model of two stages is examined once, with eight requests, and run with four."""
     stages = [stage("s", schema=SCHEMA, stop=("\n\n",)), stage("t", schema=SCHEMA)]
     with LoopbackServer({"m": good()}, dialect=dialect) as server:
         findings, report = checked(*stages, places=server.url)
-        assert sum(server.served.values()) <= 7
+        assert sum(server.served.values()) <= 8 + 4
     assert report.ok
     assert not levels(findings)
     report.raise_for_errors()
@@ -103,11 +103,13 @@ def test_models_of_one_server_are_examined_one_by_one():
             places={"a": both.url, "b": [both.url, f"{other.url}#there"]},
         )
         assert report.ok
-        assert sum(both.served.values()) <= 2 * 7
-        assert sum(other.served.values()) <= 7
+        assert sum(both.served.values()) <= 2 * 8 + 4
+        assert sum(other.served.values()) <= 8
     assert {subject for subject, _ in findings} == {
         "store",
         "s",
+        "t",
+        "pipeline",
         "a",
         "b (1 of 2)",
         "b (2 of 2)",
@@ -201,7 +203,7 @@ def test_a_fusion_beyond_the_context_is_a_warning(dialect):
     ]
     with Server({"m": good()}, dialect=dialect, limits=limits) as server:
         findings, report = checked(*stages, places=server.url)
-        assert sum(server.served.values()) <= 7
+        assert sum(server.served.values()) <= 8 + 6
     assert report.ok
     assert levels(findings) == {("m", "fusion"): "warning"}
     assert "in stage 't' may need 1001 tokens" in findings["m", "fusion"].message
@@ -275,16 +277,20 @@ def test_plain_steps_before_the_first_stage_are_run():
     assert "ZeroDivisionError" in findings["s", "prompts"].message
 
 
-def test_coroutine_steps_are_not_run():
-    """Their results are None in prompts."""
+def test_coroutine_steps_are_left_out_of_prompts_and_run_with_the_instance():
+    """Their results are None where all prompts are built."""
+    runs = []
 
     async def look(state):
-        raise AssertionError
+        runs.append(state.instance)
+        return "seen"
 
     findings, _ = checked(
         Step(name="look", run=look), stage(prompt=lambda state: f"{state['look']} and more")
     )
     assert findings["s", "prompts"].level != "error"
+    assert len(runs) == 1
+    assert findings["look", "result"].message == "returned 'seen'"
 
 
 @pytest.mark.parametrize("schema", ["{", "[]", "null"])
@@ -299,11 +305,11 @@ def test_an_invalid_schema_is_an_error(schema):
 
 
 def test_a_writable_store_is_ok(tmp_path):
-    """The check leaves nothing in it."""
+    """The check leaves the samples of one instance in it, which the search reuses."""
     store = CompletionStore(tmp_path / "store.db")
     findings, _ = checked(store=store)
     assert findings["store", "writable"].level == "ok"
-    assert len(store) == 0
+    assert len(store) == 2
     store.close()
 
 

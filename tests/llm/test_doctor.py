@@ -109,7 +109,8 @@ def test_a_playground_of_either_dialect_is_well():
     expected = {"reachable", "model", "one token", "seeds", "size"}
     with PlaygroundServer([SMALL, MIDDLE]) as server:
         found = checked(at(server), model=MIDDLE, longest=longest)
-    assert levels(found) == dict.fromkeys(expected, "ok")
+    # This dialect does not report its context, so the whole request is tried.
+    assert levels(found) == dict.fromkeys(expected | {"full length"}, "ok")
     assert "12 tokens" in found["one token"].message
     with PlaygroundServer([SMALL], dialect="tgi") as server:
         found = checked(at(server), model=SMALL, longest=longest, concurrency=128)
@@ -163,9 +164,10 @@ def test_a_long_prompt_is_sent_once():
 def test_models_in_process_are_called_and_no_more():
     """There is no server to ask; a retrying chat model is unwrapped."""
     chat = ScriptedChatModel(lambda request: "fine")
-    found = checked(chat, longest=ask("hello there"), concurrency=500, stop_strings=9)
-    assert levels(found) == {"one token": "ok", "seeds": "ok", "size": "ok"}
-    assert [request.max_tokens for request in chat.requests] == [1, 16, 16]
+    longest = ask("hello there", max_tokens=9)
+    found = checked(chat, longest=longest, concurrency=500, stop_strings=9)
+    assert levels(found) == {"one token": "ok", "full length": "ok", "seeds": "ok", "size": "ok"}
+    assert [request.max_tokens for request in chat.requests] == [1, 9, 16, 16]
     failing_chat = ScriptedChatModel([ChatUnavailableError("busy", kind="HTTP 503")])
     found = checked(RetryingChatModel(failing_chat))
     assert levels(found) == {"one token": "error", "size": "ok"}
@@ -530,6 +532,25 @@ def test_a_model_that_thinks_before_it_answers_is_given_the_tokens_for_it():
         found = checked(at(server), longest=ask(max_tokens=500), seeds=False)
         assert [request.body["max_tokens"] for request in server.chats] == [1, 500]
     assert found["one token"].level == "ok"
+
+
+@pytest.mark.parametrize("kind", ["HTTP 400", "HTTP 429"])
+def test_a_reply_that_does_not_fit_after_the_prompt_is_found(kind):
+    """Servers that refuse prompt and `max_tokens` together answer the prompt with one token."""
+
+    def reply(request):
+        return "fine" if request.max_tokens < 20 else ChatRefusedError("too long", kind=kind)
+
+    found = checked(ScriptedChatModel(reply), longest=ask("hello", max_tokens=20))
+    assert found["one token"].level == "ok"
+    assert found["full length"].level == ("error" if kind == "HTTP 400" else "warning")
+    assert "`max_tokens` 20" in found["full length"].message
+    assert "too long" in found["full length"].message
+    assert found["full length"].remedy
+    assert (
+        checked(ScriptedChatModel(reply), longest=ask("hello", max_tokens=19))["full length"].level
+        == "ok"
+    )
 
 
 def test_without_a_size_there_are_no_flops():

@@ -168,7 +168,7 @@ def _servers_of(chat: ChatModel) -> list[tuple[str, str]]:
     Addresses hold no secrets. There are no servers if the model is in process or of unknown type.
     """
     if isinstance(chat, RetryingChatModel):
-        return _servers_of(chat._chat)
+        return _servers_of(chat.chat)
     if isinstance(chat, RenamedChatModel):
         return [(server, f"#{chat.name}") for server, _ in _servers_of(chat.chat)]
     if isinstance(chat, ReplicatedChatModel):
@@ -179,6 +179,15 @@ def _servers_of(chat: ChatModel) -> list[tuple[str, str]]:
     if chat.base_url is None:
         return [(f"hf:{chat._provider}" if chat._provider else "hf", "")]
     return [(_address(chat.base_url), "")]
+
+
+def without_retries(chat: ChatModel) -> ChatModel:
+    """Return a chat model that calls the same servers without retries."""
+    if isinstance(chat, RetryingChatModel):
+        return without_retries(chat.chat)
+    if isinstance(chat, ReplicatedChatModel):
+        return ReplicatedChatModel([without_retries(replica) for replica in chat.replicas])
+    return chat
 
 
 def _address(url: str) -> str:

@@ -1,0 +1,282 @@
+"""Inspect trials and allocations from recorded outcomes and stored replies."""
+
+from __future__ import annotations
+
+import asyncio
+import operator
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
+from typing import Any
+
+import optuna
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial
+
+from optuna_agenttts import Task
+from optuna_agenttts.task.allocation import Allocation, AllocationLike
+from optuna_agenttts_integrations.exceptions import PipelineError, StoreError
+from optuna_agenttts_integrations.inspection.functions import FunctionError
+from optuna_agenttts_integrations.inspection.text import describe, number
+from optuna_agenttts_integrations.inspection.tracing import Trace, Tracer
+from optuna_agenttts_integrations.inspection.views import InstanceInspection, TrialInspection
+
+Inspectable = FrozenTrial | optuna.Trial | int | AllocationLike
+"""A trial, its number, or an allocation."""
+
+_CLOSE = 1e-9
+"""Difference up to which a recorded and a computed outcome are equal: rounding of floats."""
+
+_REMEDY = "Use the store, instances, seed and endpoints of the search."
+
+_LISTED = 3
+"""IDs listed in a message. Chosen by hand, to keep it on one line."""
+
+_AT_ONCE = 64
+"""Maximum number of instances run at once. Chosen by hand: steps may open files."""
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """Trial or allocation to inspect.
+
+    Args:
+        label: The trial or allocation, in words.
+        allocation: Model and number of samples by stage; None if it is not known.
+        number: Number of the trial; None for an allocation.
+        outcomes: Outcomes that the trial recorded, by step.
+    """
+
+    label: str
+    allocation: Allocation | None = None
+    number: int | None = None
+    outcomes: Mapping[int, float] = field(default_factory=dict)
+
+
+def read_subject(given: Inspectable, task: Task | None, study: Study | None = None) -> Subject:
+    """Return the trial or allocation to inspect.
+
+    Args:
+        given: A trial, its number, or an allocation.
+        task: Task of the allocation. Default: only outcomes are read.
+        study: Study of the trial, if only its number is given.
+
+    Raises:
+        PipelineError: The trial does not exist, or has no allocation of the task.
+        TaskError: The allocation does not match the task.
+    """
+    if isinstance(given, Mapping):
+        if task is None:
+            raise PipelineError("An allocation can be inspected with its task only.")
+        chosen = task.allocation(task.choices(given))
+        return Subject(describe(chosen), chosen)
+    trial = _frozen(given, study)
+    label = f"trial {trial.number} ({trial.state.name.lower()})"
+    allocation: Allocation | None = None
+    if task is not None:
+        choices = task.choices_from_params(trial.params)
+        if len(choices) < len(task.stages):
+            raise PipelineError(
+                f"Trial {trial.number} has no allocation of task {task.name!r}, but the "
+                f"parameters {trial.params!r}: inspect it with the objective that scored it."
+            )
+        allocation = task.allocation([choices[i] for i in range(len(task.stages))])
+        label += f", {describe(allocation)}"
+    outcomes = {s: v for s, v in sorted(trial.intermediate_values.items()) if s >= 0}
+    return Subject(label, allocation, trial.number, outcomes)
+
+
+def _frozen(given: Any, study: Study | None) -> FrozenTrial:
+    if isinstance(given, FrozenTrial):
+        return given
+    if isinstance(given, optuna.Trial):
+        given, study = given.number, given.study
+    try:
+        wanted = operator.index(given)
+    except TypeError:
+        raise PipelineError(
+            "`trial` must be a trial, its number, or an allocation {'stage': (model, samples)}, "
+            f"got {given!r}."
+        ) from None
+    if study is None:
+        raise PipelineError(
+            f"`trial` is the number {wanted}, so `study` is needed: pass `study=study`, or "
+            f"`study.trials[{wanted}]`."
+        )
+    trials = study.get_trials(deepcopy=False)
+    if not 0 <= wanted < len(trials):
+        raise PipelineError(
+            f"Study {study.study_name!r} has {len(trials)} trials, from number 0 on, got {wanted}."
+        )
+    return trials[wanted]
+
+
+async def inspect_subjects(
+    tracer: Tracer,
+    subjects: Sequence[Subject],
+    steps: Mapping[str, int],
+    instance: str | int | None,
+    study: Study | None = None,
+) -> InstanceInspection | TrialInspection:
+    """Inspect a trial or allocation, and a baseline beside it if there are two.
+
+    Args:
+        tracer: The objective's pipeline, instances and store.
+        subjects: The trial or allocation, and the baseline.
+        steps: Steps of the instances in trials, by ID.
+        instance: ID of the instance. Default: all of them.
+        study: Study whose direction decides which outcomes are bad.
+
+    Raises:
+        PipelineError: There is no such instance.
+        StoreError: Nothing is known, or the store cannot be read.
+    """
+    if instance is None:
+        found = [await inspect_instances(tracer, subject, steps) for subject in subjects]
+        direction = StudyDirection.MAXIMIZE if study is None else study.direction
+        return list_instances(subjects, found, direction=direction)
+    name = str(instance)
+    if name not in steps:
+        close = get_close_matches(name, steps) or list(steps)[:_LISTED]
+        raise PipelineError(
+            f"`instance` must be the ID of one of the {len(steps)} instances, such as "
+            f"{', '.join(map(repr, close))}, got {name!r}."
+        )
+    known = {name: steps[name]}
+    one, *others = [
+        (await inspect_instances(tracer, subject, known))[name] for subject in subjects
+    ]
+    if not any(each.known for each in (one, *others)):
+        raise StoreError(
+            f"Nothing is known about instance {name!r} in {one.subject}: no outcome is recorded, "
+            f"and the store has no reply. {_REMEDY}"
+        )
+    return replace(one, baseline=others[0]) if others else one
+
+
+async def inspect_instances(
+    tracer: Tracer, subject: Subject, names: Mapping[str, int]
+) -> dict[str, InstanceInspection]:
+    """Inspect instances of a trial or allocation.
+
+    Args:
+        tracer: The objective's pipeline, instances and store.
+        subject: The trial or allocation.
+        names: IDs of the instances, with their steps in trials.
+
+    Returns:
+        The instances by ID, in the given order.
+
+    Raises:
+        StoreError: The store cannot be read.
+    """
+    limit = asyncio.Semaphore(_AT_ONCE)
+    allocation = subject.allocation or {}
+
+    async def run(name: str) -> Trace:
+        async with limit:
+            return await tracer.run(name, allocation)
+
+    traces = await asyncio.gather(*(run(name) for name in names))
+    return {
+        name: _inspection(name, subject, trace, subject.outcomes.get(names[name]))
+        for name, trace in zip(names, traces)
+    }
+
+
+def _inspection(
+    name: str, subject: Subject, trace: Trace, recorded: float | None
+) -> InstanceInspection:
+    stages, result = trace.stages(), trace.result
+    missing = sum(stage.missing for stage in stages)
+    computed = None if result is None else result.outcome
+    notes = []
+    if subject.number is not None and recorded is None:
+        notes.append("the trial recorded no outcome: it failed or was stopped before")
+    for stage in stages:
+        if stage.missing:
+            replies = sum(len(request.replies) for request in stage.requests)
+            notes.append(
+                f"{stage.name}: {stage.missing} of {replies} replies are not in the store: these "
+                "calls failed, were not made, or were made with another store, seed or server"
+            )
+    if trace.error is not None:
+        kind = "" if isinstance(trace.error, FunctionError) else f"{type(trace.error).__name__}: "
+        notes.append(f"the run ended early: {kind}{trace.error}")
+    notes += [f"the run ended early: {cause}" for cause in trace.failures]
+    if None not in (recorded, computed) and abs((recorded or 0) - (computed or 0)) > _CLOSE:
+        cause = "replies are missing" if missing else "the pipeline or the data have changed since"
+        notes.append(
+            f"the trial recorded {number(recorded)}, and the stored replies give "
+            f"{number(computed)}: {cause}"
+        )
+    return InstanceInspection(
+        name,
+        subject.label,
+        subject.number,
+        dict(trace.allocation),
+        recorded if recorded is not None else None if missing else computed,
+        recorded,
+        computed,
+        {} if result is None else dict(result.metrics),
+        stages,
+        tuple(notes),
+    )
+
+
+def inspect_outcomes(subject: Subject) -> dict[str, InstanceInspection]:
+    """Return the recorded outcomes of a trial, without its objective; IDs are steps."""
+    return {
+        str(step): InstanceInspection(
+            str(step), subject.label, subject.number, outcome=outcome, recorded=outcome
+        )
+        for step, outcome in subject.outcomes.items()
+    }
+
+
+def list_instances(
+    subjects: Sequence[Subject],
+    found: Sequence[Mapping[str, InstanceInspection]],
+    *,
+    direction: StudyDirection = StudyDirection.MAXIMIZE,
+) -> TrialInspection:
+    """List instances, the worst outcome first; with a baseline, those whose outcomes differ.
+
+    Args:
+        subjects: The trial or allocation, and the baseline if there is one.
+        found: The instances of each of them, by ID.
+        direction: Whether large or small outcomes are good.
+
+    Raises:
+        StoreError: Nothing is known about one of them.
+    """
+    sign = -1.0 if direction == StudyDirection.MINIMIZE else 1.0
+    for subject, instances in zip(subjects, found):
+        if not any(each.known for each in instances.values()):
+            raise StoreError(
+                f"Nothing is known about {subject.label}: it recorded no outcome, and the store "
+                f"has none of its replies. {_REMEDY}"
+            )
+    own = found[0]
+    if len(found) == 1:
+        listed = [each for each in own.values() if each.known]
+        listed.sort(key=lambda each: (each.outcome is None, sign * (each.outcome or 0.0)))
+        left = len(own) - len(listed)
+        notes = [f"Nothing is known about {left} of {len(own)} instances."] if left else []
+        return TrialInspection(subjects[0].label, tuple(listed), tuple(notes))
+    gaps = {
+        name: one.outcome - other.outcome
+        for name, one in own.items()
+        if (other := found[1].get(name)) is not None
+        and one.outcome is not None
+        and other.outcome is not None
+    }
+    differing = sorted(
+        (name for name, gap in gaps.items() if abs(gap) > _CLOSE), key=lambda n: sign * gaps[n]
+    )
+    return TrialInspection(
+        subjects[0].label,
+        tuple(replace(own[name], baseline=found[1][name]) for name in differing),
+        (f"Outcomes differ on {len(differing)} of {len(gaps)} instances that both have.",),
+        subjects[1].label,
+    )

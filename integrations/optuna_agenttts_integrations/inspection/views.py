@@ -1,0 +1,168 @@
+"""Inspected instances and trials: as text for people, as a dictionary for JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+from optuna_agenttts_integrations.inspection.records import InspectedStage, plain
+from optuna_agenttts_integrations.inspection.text import (
+    MIN_WIDTH,
+    SEPARATOR,
+    escaped,
+    number,
+    result_text,
+    side_by_side,
+    stage_lines,
+    table,
+    wrapped,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceInspection:
+    """What is known about one instance under an allocation.
+
+    Prints as text; `to_dict` is for JSON.
+
+    Args:
+        instance: ID of the instance.
+        subject: The trial or allocation, in words.
+        trial: Number of the trial; None for an allocation.
+        allocation: Model and number of samples by stage; empty if it is not known.
+        outcome: The recorded outcome, or else the computed one if no reply is missing.
+        recorded: Outcome that the trial recorded; None if it has none.
+        computed: Score of the stored replies; None if the pipeline cannot be run on them.
+        metrics: The pipeline's metrics of the stored replies, by name.
+        stages: The stages in order; empty if only outcomes are known.
+        notes: What is missing, failed or inconsistent.
+        baseline: The same instance under the baseline, if there is one.
+    """
+
+    instance: str
+    subject: str
+    trial: int | None = None
+    allocation: Mapping[str, tuple[str, int]] | None = None
+    outcome: float | None = None
+    recorded: float | None = None
+    computed: float | None = None
+    metrics: Mapping[str, float] | None = None
+    stages: tuple[InspectedStage, ...] = ()
+    notes: tuple[str, ...] = ()
+    baseline: InstanceInspection | None = None
+
+    @property
+    def known(self) -> bool:
+        """True if there is an outcome or a reply."""
+        replies = (r for s in self.stages for each in s.requests for r in each.replies)
+        return self.recorded is not None or any(reply.text is not None for reply in replies)
+
+    def __str__(self) -> str:
+        """Return the text for a terminal of 100 columns."""
+        return self.text()
+
+    def text(self, width: int = 99) -> str:
+        """Return the text for a terminal, side by side with the baseline if there is one.
+
+        Args:
+            width: Width in columns.
+        """
+        width = max(MIN_WIDTH, width)
+        title = f"Instance {escaped(self.instance)}"
+        if self.baseline is None:
+            return "\n".join([title, *chain.from_iterable(self._sections(width))])
+        half = (width - len(SEPARATOR)) // 2
+        sides = (self._sections(half), self.baseline._sections(half))
+        return "\n".join([title, *side_by_side(*sides, half)])
+
+    def _sections(self, width: int) -> list[list[str]]:
+        """Return the lines of a summary and of each stage."""
+        metrics = "".join(f", {name} {number(v)}" for name, v in (self.metrics or {}).items())
+        summary = wrapped(self.subject, width)
+        summary += wrapped(f"outcome {number(self.outcome)}{metrics}", width)
+        summary += [line for note in self.notes for line in wrapped(f"! {note}", width)]
+        return [summary, *(["", *stage_lines(stage, width)] for stage in self.stages)]
+
+    def _cells(self) -> list[str]:
+        """Return the instance's row in a table."""
+        other = self.baseline
+        cells = [escaped(self.instance), number(self.outcome)]
+        cells += [] if other is None else [number(other.outcome)]
+        for position, stage in enumerate(self.stages):
+            cell = result_text(stage)
+            if other is not None:
+                beside = result_text(other.stages[position])
+                cell = cell if cell == beside else f"{cell} | {beside}"
+            cells.append(cell)
+        return cells
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the values as types of JSON."""
+        values: dict[str, Any] = plain(self)
+        return values
+
+
+@dataclass(frozen=True, slots=True)
+class TrialInspection:
+    """What is known about the instances of a trial or allocation, the worst outcome first.
+
+    With a baseline, only the instances whose outcomes differ, the largest loss first. Prints as a
+    table; `to_dict` is for JSON.
+
+    Args:
+        subject: The trial or allocation, in words.
+        instances: The instances.
+        notes: What is not known or not listed.
+        baseline: The baseline, in words; None without one.
+    """
+
+    subject: str
+    instances: tuple[InstanceInspection, ...]
+    notes: tuple[str, ...] = ()
+    baseline: str | None = None
+
+    def __len__(self) -> int:
+        """Return the number of instances."""
+        return len(self.instances)
+
+    def __iter__(self) -> Iterator[InstanceInspection]:
+        """Iterate over the instances."""
+        return iter(self.instances)
+
+    def __getitem__(self, position: int) -> InstanceInspection:
+        """Return the instance at a position, 0 for the worst."""
+        return self.instances[position]
+
+    def __str__(self) -> str:
+        """Return the table for a terminal of 100 columns."""
+        return self.text()
+
+    def text(self, width: int = 99, limit: int | None = None) -> str:
+        """Return the table for a terminal.
+
+        Args:
+            width: Width in columns.
+            limit: Maximum number of rows. Default: all instances.
+        """
+        width = max(MIN_WIDTH, width)
+        lines = wrapped(self.subject, width)
+        titles = ["instance", "outcome"]
+        if self.baseline is not None:
+            lines += wrapped(f"against {self.baseline}", width)
+            titles.append("baseline")
+        listed = self.instances[:limit]
+        if listed:
+            titles += [stage.name for stage in listed[0].stages]
+            lines += ["", *table(titles, [each._cells() for each in listed], width)]
+        if len(listed) < len(self.instances):
+            lines.append(f"... and {len(self.instances) - len(listed)} more")
+        for note in self.notes:
+            lines += ["", *wrapped(note, width)]
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the values as types of JSON."""
+        values: dict[str, Any] = plain(self)
+        return values
