@@ -27,7 +27,7 @@ from optuna_agenttts_integrations.calls.replicas import ReplicatedChatModel
 from optuna_agenttts_integrations.calls.store import CompletionStore
 from optuna_agenttts_integrations.calls.tokens import estimated_tokens
 from optuna_agenttts_integrations.exceptions import StoreError
-from optuna_agenttts_integrations.inspection.functions import UserFunction
+from optuna_agenttts_integrations.inspection.functions import FunctionError, UserFunction
 from optuna_agenttts_integrations.pipeline.fusion import LLMFusion
 from optuna_agenttts_integrations.pipeline.stages import Pipeline, StageProgram, State
 
@@ -73,23 +73,25 @@ def _check_prompts(pipeline: Pipeline, instances: Mapping[str, Any], task: Task)
     program = pipeline.programs[0]
     finding = partial(Finding, program.name, "prompts")
     remedy = "Check the fields of the instance and the stage's `prompt` function."
+    when, prompt = (
+        UserFunction(program.name, kind, getattr(program, kind)) for kind in ("when", "prompt")
+    )
     tokens = []
     for name, instance in instances.items():
         try:
             state = pipeline.start(instance)
-            if not program.when(state):
+            if not when.call(state):
                 continue
-            prompt = program.prompt(state)
-        # User code may raise anything.
+            built = prompt.call(state)
+        except FunctionError as error:
+            message = f"building the prompt of instance {name!r}: {error}"
+            return finding("error", message, f"{error.function.remedy} {remedy}")
+        # Steps may raise anything.
         except Exception as error:
             message = f"building the prompt of instance {name!r} raised {error!r}"
             return finding("error", message, remedy)
-        function = UserFunction(program.name, "prompt", program.prompt)
-        if problem := function.value_problem(prompt):
-            message = f"building the prompt of instance {name!r}: {function.label} {problem}"
-            return finding("error", message, f"{function.remedy} {remedy}")
-        messages = program.messages(state)
-        tokens.append(sum(estimated_tokens(message.content) for message in messages))
+        texts = [built] if isinstance(built, str) else [message.content for message in built]
+        tokens.append(sum(estimated_tokens(text) for text in texts))
     if not tokens:
         return finding(
             "warning",

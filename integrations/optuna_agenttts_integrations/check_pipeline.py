@@ -18,9 +18,8 @@ from optuna_agenttts_integrations.check import server_chats
 from optuna_agenttts_integrations.exceptions import PipelineError, StoreError
 from optuna_agenttts_integrations.inspection.functions import (
     FunctionError,
-    score_functions,
+    pipeline_functions,
     short,
-    stage_functions,
 )
 from optuna_agenttts_integrations.inspection.records import InspectedStage
 from optuna_agenttts_integrations.inspection.tracing import Trace, Tracer
@@ -67,18 +66,16 @@ def check_functions(pipeline: Pipeline) -> Report:
         pipeline: The pipeline.
 
     Returns:
-        One finding for each function that cannot be called.
+        One finding for each function that cannot be called; none if all can.
     """
-    functions = [f for stage in pipeline.stages for f in stage_functions(stage)]
-    functions += score_functions(pipeline)
-    problems = [(function, function.call_problem()) for function in functions]
-    return Report(
-        tuple(
-            Finding(function.stage, function.title, "error", problem, function.call_remedy)
-            for function, problem in problems
-            if problem is not None
-        )
-    )
+    findings = [
+        Finding(function.stage, function.title, "error", problem, function.call_remedy)
+        for function in pipeline_functions(pipeline)
+        if (problem := function.call_problem()) is not None
+    ]
+    if findings:
+        findings.append(_finding("coverage", "nothing else was checked, and no call was made"))
+    return Report(tuple(findings))
 
 
 async def check_run(tracer: Tracer, data: Report, servers: Report, *, replay: bool) -> Report:

@@ -61,11 +61,9 @@ async def examine(
 
     First, the longest request is sent with a limit of one token; if it fails, no further
     completion is requested. If the server does not report its limits, it is sent with its own
-    `max_tokens`, too: servers refuse prompts that leave no room for the reply. About seven
-    requests are sent in sequence (nine if the server refuses every `response_format`), each under
-    the chat model's own timeout. A
-    `RetryingChatModel` is unwrapped, so that nothing is retried. Server errors become findings
-    rather than exceptions, and no finding contains the API key.
+    `max_tokens`, too. About seven requests are sent in sequence (nine if the server refuses every
+    `response_format`), each under the chat model's own timeout, without retries. Server errors
+    become findings rather than exceptions, and no finding contains the API key.
 
     Seeds are tested sequentially, with the longest request if it is short: a server may honor
     seeds when idle but not under load (as transformers serve 5.23 does).

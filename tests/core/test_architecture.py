@@ -49,7 +49,7 @@ ROOMS = {
         "tasks": ("objective", "pipeline", "scoring", "calls", "exceptions"),
         "testing": ("tasks", "pipeline", "calls", "exceptions"),
         "playground": ("testing", "objective", "pipeline", "calls", "exceptions"),
-        "cli": ("objective", "check", "calls"),
+        "cli": ("objective", "check", "inspection", "calls"),
     },
 }
 

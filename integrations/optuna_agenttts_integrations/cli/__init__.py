@@ -1,4 +1,4 @@
-"""``agenttts``: report on a study, check servers before a search, manage completion stores."""
+"""``agenttts``: report on studies, show replies, check servers, manage completion stores."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from optuna_agenttts import AgentTTSError
 from optuna_agenttts.llm.secrets import one_line, redact
 from optuna_agenttts_integrations.cli.doctor import add_doctor
 from optuna_agenttts_integrations.cli.report import add_report
+from optuna_agenttts_integrations.cli.show import add_show
 from optuna_agenttts_integrations.cli.store import add_store
 
 _INTERRUPTED = 130
@@ -43,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     add_report(commands)
+    add_show(commands)
     add_doctor(commands)
     add_store(commands)
     options = parser.parse_args(arguments)

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import os
-import sys
-import traceback
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from operator import attrgetter
-from pathlib import Path
+from contextlib import closing
 
 from optuna_agenttts import AgentTTSError
 from optuna_agenttts.llm import ChatRequest, Finding, Message, Report, examine
 from optuna_agenttts.llm.loop import LoopThread
 from optuna_agenttts_integrations.calls.endpoints import close_chats, connect_endpoints
 from optuna_agenttts_integrations.check import is_unreachable, server_chats, skipped_finding
+from optuna_agenttts_integrations.cli.objectives import open_objective
 from optuna_agenttts_integrations.cli.parser import Commands, add_command
-from optuna_agenttts_integrations.objective import MultiStageObjective
 
 _REPLY_TOKENS = 16
 """Maximum reply length for `--prompt`, in tokens. Chosen by hand: only the prompt is tested."""
@@ -79,7 +73,7 @@ def _doctor(options: argparse.Namespace) -> int:
                     f"`--{option.replace('_', '-')}` applies to servers only, and "
                     f"{options.target!r} is an objective: configure its endpoints instead."
                 )
-        with _objective(options.target) as objective:
+        with open_objective(options.target) as objective:
             report = objective.check()
     print(report)
     return 0 if report.ok else 1
@@ -136,62 +130,3 @@ def _api_key(variable: str | None) -> str | None:
             "empty: pass the variable's name, not the key."
         )
     return None if variable is None else os.environ[variable]
-
-
-@contextmanager
-def _objective(name: str) -> Iterator[MultiStageObjective]:
-    """Import or build an objective; the current folder is on `sys.path` while it is in use.
-
-    Args:
-        name: ``module:attribute`` of an objective, or of a function that returns one.
-
-    Raises:
-        AgentTTSError: The name is invalid, or importing or calling it fails.
-    """
-    module, _, attribute = name.partition(":")
-    parts = f"{module}.{attribute}".split(".")
-    if module.endswith(".py") or not all(part.isidentifier() for part in parts):
-        raise AgentTTSError(
-            f"{name!r} is neither a server ('hf', or a URL such as 'http://127.0.0.1:8080') nor "
-            "'module:name' of an objective. Write the module as in `import`: without '.py', with "
-            "dots between folders."
-        )
-    before = list(sys.path)
-    sys.path.insert(0, str(Path.cwd()))
-    importlib.invalidate_caches()
-    try:
-        with _user_code(f"Importing {module!r}"):
-            imported = importlib.import_module(module)
-        try:
-            found = attrgetter(attribute)(imported)
-        except AttributeError as error:
-            raise AgentTTSError(f"{name!r} does not exist: {error}.") from error
-        if callable(found) and not isinstance(found, MultiStageObjective):
-            with _user_code(f"Calling {name!r} without arguments"):
-                found = found()
-        if not isinstance(found, MultiStageObjective):
-            raise AgentTTSError(
-                f"{name!r} must be a MultiStageObjective, or a function that returns one, got "
-                f"{type(found).__name__}."
-            )
-        with found:
-            yield found
-    finally:
-        sys.path[:] = before
-
-
-@contextmanager
-def _user_code(action: str) -> Iterator[None]:
-    """Convert exceptions of user code to one line with the place in that code."""
-    try:
-        yield
-    except (Exception, SystemExit) as error:
-        frames = traceback.extract_tb(error.__traceback__)
-        places = [
-            f" (in {frame.filename}, line {frame.lineno})"
-            for frame in frames
-            if not frame.filename.startswith((__file__, str(importlib.__file__), "<frozen"))
-        ]
-        raise AgentTTSError(
-            f"{action} raised {type(error).__name__}: {error}{places[-1] if places else ''}"
-        ) from error

@@ -52,6 +52,9 @@ _REMEDIES = {
 _SHOWN = 80
 """Maximum length of a value in a message, in characters. Chosen by hand."""
 
+_SHOWN_ERROR = 300
+"""Maximum length of an exception in a message, in characters. Chosen by hand."""
+
 AWAITED = frozenset({"score", "metric", "run"})
 """Kinds of functions that may be coroutine functions."""
 
@@ -129,6 +132,24 @@ class UserFunction:
             )
         return None
 
+    def call(self, *arguments: Any) -> Any:
+        """Call a function that is not awaited.
+
+        Raises:
+            FunctionError: It raised, or returned a value that cannot be used.
+        """
+        try:
+            value = self.function(*arguments)
+        except Exception as error:
+            raise self.error(error) from error
+        if problem := self.value_problem(value):
+            raise FunctionError(self, problem)
+        return value
+
+    def error(self, error: Exception) -> FunctionError:
+        """Return the error of a call that raised an exception."""
+        return FunctionError(self, f"raised {short(error, _SHOWN_ERROR)}")
+
     def value_problem(self, value: Any, limits: tuple[float, float] | None = None) -> str | None:
         """Return why a returned value cannot be used; None if it can.
 
@@ -186,6 +207,13 @@ def stage_functions(stage: StageProgram | Step) -> Iterator[UserFunction]:
             yield UserFunction(stage.name, "fallback", function.fallback)
         elif kind != "repair" or function is not None:
             yield UserFunction(stage.name, kind, function)
+
+
+def pipeline_functions(pipeline: Pipeline) -> Iterator[UserFunction]:
+    """Yield all functions of a pipeline."""
+    for stage in pipeline.stages:
+        yield from stage_functions(stage)
+    yield from score_functions(pipeline)
 
 
 def score_functions(pipeline: Pipeline) -> Iterator[UserFunction]:

@@ -20,6 +20,7 @@ from optuna_agenttts_integrations.inspection.functions import (
     FunctionError,
     UserFunction,
     function_name,
+    pipeline_functions,
     score_functions,
     stage_functions,
 )
@@ -42,8 +43,8 @@ from optuna_agenttts_integrations.pipeline.stages import (
     no_result,
 )
 
-_ONE_ATTEMPT = RetryPolicy(attempts=1)
-"""A check reports failures instead of waiting for a server to recover."""
+_POLICY = RetryPolicy(attempts=3, base=0.5, longest=5.0)
+"""Retries of a check: outlasts a limit of the rate, but not a restart. Chosen by hand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +102,7 @@ class Trace:
     ) -> None:
         self.allocation, self.limits, self.strict = allocation, limits, strict
         self.offline = offline
-        self._functions = [f for stage in pipeline.stages for f in stage_functions(stage)]
+        self._functions = list(pipeline_functions(pipeline))
         self._called: set[tuple[str, str]] = set()
         self._stages = {stage.name: _StageTrace(stage) for stage in pipeline.stages}
         score, *metrics = (_Wrapped(self, function) for function in score_functions(pipeline))
@@ -158,7 +159,7 @@ class Trace:
         return step.fails_on if isinstance(step, Step) and function.kind == "run" else ()
 
     def unused(self) -> list[UserFunction]:
-        """Return the functions of stages that were not called, without defaults."""
+        """Return the functions that were not called, without defaults."""
         return [
             function
             for function in self._functions
@@ -237,7 +238,7 @@ class _Wrapped:
         except self.trace.fails_on(self.function):
             raise
         except Exception as error:
-            raise self._error(error) from error
+            raise self.function.error(error) from error
         if self.function.kind in AWAITED and inspect.isawaitable(value):
             return self._awaited(value, arguments)
         return self._returned(value, arguments)
@@ -248,7 +249,7 @@ class _Wrapped:
         except self.trace.fails_on(self.function):
             raise
         except Exception as error:
-            raise self._error(error) from error
+            raise self.function.error(error) from error
         return self._returned(value, arguments)
 
     def _returned(self, value: Any, arguments: tuple[Any, ...]) -> Any:
@@ -258,10 +259,6 @@ class _Wrapped:
                 raise FunctionError(self.function, problem)
         self.trace.after(self.function, arguments, value)
         return value
-
-    def _error(self, error: Exception) -> FunctionError:
-        text = f"raised {type(error).__name__}: {error}"
-        return FunctionError(self.function, text)
 
 
 class _TracedCompletions(Completions):
@@ -328,7 +325,7 @@ class Tracer:
             store=self.store,
             seed=self.seed,
             rng=random.Random(self.seed),
-            policy=_ONE_ATTEMPT,
+            policy=_POLICY,
         )
         try:
             results = await run_instances(

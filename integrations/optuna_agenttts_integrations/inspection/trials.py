@@ -29,6 +29,9 @@ _CLOSE = 1e-9
 
 _REMEDY = "Use the store, instances, seed and endpoints of the search."
 
+_STEP = "step:"
+"""Prefix of the steps that stand for instances whose IDs are not known."""
+
 _LISTED = 3
 """IDs listed in a message. Chosen by hand, to keep it on one line."""
 
@@ -124,7 +127,7 @@ async def inspect_subjects(
         tracer: The objective's pipeline, instances and store.
         subjects: The trial or allocation, and the baseline.
         steps: Steps of the instances in trials, by ID.
-        instance: ID of the instance. Default: all of them.
+        instance: ID of the instance, or ``"step:3"``. Default: all of them.
         study: Study whose direction decides which outcomes are bad.
 
     Raises:
@@ -136,6 +139,8 @@ async def inspect_subjects(
         direction = StudyDirection.MAXIMIZE if study is None else study.direction
         return list_instances(subjects, found, direction=direction)
     name = str(instance)
+    if name not in steps:
+        name = {f"{_STEP}{step}": each for each, step in steps.items()}.get(name, name)
     if name not in steps:
         close = get_close_matches(name, steps) or list(steps)[:_LISTED]
         raise PipelineError(
@@ -189,7 +194,7 @@ def _inspection(
 ) -> InstanceInspection:
     stages, result = trace.stages(), trace.result
     missing = sum(stage.missing for stage in stages)
-    computed = None if result is None else result.outcome
+    computed = None if result is None or (result.failed and missing) else result.outcome
     notes = []
     if subject.number is not None and recorded is None:
         notes.append("the trial recorded no outcome: it failed or was stopped before")
@@ -224,14 +229,36 @@ def _inspection(
     )
 
 
-def inspect_outcomes(subject: Subject) -> dict[str, InstanceInspection]:
-    """Return the recorded outcomes of a trial, without its objective; IDs are steps."""
-    return {
-        str(step): InstanceInspection(
-            str(step), subject.label, subject.number, outcome=outcome, recorded=outcome
-        )
-        for step, outcome in subject.outcomes.items()
-    }
+def recorded_outcomes(study: Study, trial: int, baseline: int | None = None) -> TrialInspection:
+    """List the outcomes that a trial recorded, without its objective.
+
+    The storage has steps instead of IDs: positions in the shuffled order of the instances.
+
+    Args:
+        study: The study.
+        trial: Number of the trial.
+        baseline: Number of a trial to compare with.
+
+    Raises:
+        PipelineError: There is no such trial.
+        StoreError: A trial recorded no outcomes.
+    """
+    subjects = [read_subject(n, None, study) for n in (trial, baseline) if n is not None]
+    found = [
+        {
+            f"{_STEP}{step}": InstanceInspection(
+                f"{_STEP}{step}", subject.label, subject.number, outcome=outcome, recorded=outcome
+            )
+            for step, outcome in subject.outcomes.items()
+        }
+        for subject in subjects
+    ]
+    listed = list_instances(subjects, found, direction=study.direction)
+    note = (
+        "Instances are numbered by their steps in the study. Pass the objective to see their IDs "
+        "and replies."
+    )
+    return replace(listed, notes=(*listed.notes, note))
 
 
 def list_instances(

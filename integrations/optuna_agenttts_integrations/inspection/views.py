@@ -149,6 +149,10 @@ class TrialInspection:
         width = max(MIN_WIDTH, width)
         lines = wrapped(self.subject, width)
         titles = ["instance", "outcome"]
+        outcomes = [each.outcome for each in self if each.outcome is not None]
+        if outcomes and self.baseline is None:
+            mean = sum(outcomes) / len(outcomes)
+            lines.append(f"mean outcome {number(mean)} on {len(outcomes)} instances")
         if self.baseline is not None:
             lines += wrapped(f"against {self.baseline}", width)
             titles.append("baseline")
