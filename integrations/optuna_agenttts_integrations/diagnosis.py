@@ -112,7 +112,8 @@ class DiagnosableObjective:
             StoreError: Nothing is known, or the store cannot be read.
         """
         subjects = [
-            read_subject(each, self.task, study) for each in (trial, baseline) if each is not None
+            read_subject(each, self.task, study)
+            for each in ((trial,) if baseline is None else (trial, baseline))
         ]
         return self._loop.run(
             inspect_subjects(self._tracer(), subjects, self._steps, instance, study)

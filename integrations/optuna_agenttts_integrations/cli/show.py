@@ -97,10 +97,10 @@ def _inspect(
 ) -> InstanceInspection | TrialInspection:
     name = options.objective or _default_objective(study, options)
     if name is None:
-        if options.instance is not None:
+        if options.instance is not None or options.store is not None:
             raise AgentTTSError(
-                "`instance` needs the study's objective, which builds the prompts: pass "
-                "`--objective module:name`."
+                "Prompts and replies need the study's objective: pass `--objective module:name`, "
+                "or neither an instance nor `--store` to list outcomes."
             )
         return recorded_outcomes(study, options.trial, options.baseline)
     with ExitStack() as stack:

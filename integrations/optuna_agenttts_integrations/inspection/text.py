@@ -35,6 +35,11 @@ def number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3g}"
 
 
+def count(number: int, noun: str) -> str:
+    """Return a number with its noun."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def result_text(stage: InspectedStage) -> str:
     """Return a stage's result on one line, or why there is none."""
     return short(stage.result) if stage.status == "ran" else f"({stage.status})"
@@ -62,8 +67,8 @@ def table(titles: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> l
 
 def stage_lines(stage: InspectedStage, width: int) -> Iterator[str]:
     """Yield the lines about a stage: prompts, replies and result."""
-    plural = "" if stage.samples == 1 else "s"
-    called = "" if stage.model is None else f": {stage.model}, {stage.samples} sample{plural}"
+    samples = count(stage.samples, "sample")
+    called = "" if stage.model is None else f": {stage.model}, {samples}"
     status = "" if stage.status == "ran" else f" ({stage.status})"
     yield from wrapped(f"== {stage.name}{called}{status}", width)
     for request in stage.requests:
@@ -93,7 +98,7 @@ def _reply_lines(text: str | None, replies: Sequence[InspectedReply], width: int
     if text is None:
         yield from wrapped(f"{names}: not in the store", width, "  ")
         return
-    facts = [f"{first.generated_tokens} tokens", f"ended by {first.finish_reason}"]
+    facts = [count(first.generated_tokens, "token"), f"ended by {first.finish_reason}"]
     if not all(reply.stored for reply in replies):
         facts.append("new")
     yield from wrapped(f"{names} ({', '.join(facts)})", width, "  ")

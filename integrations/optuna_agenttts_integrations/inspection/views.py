@@ -11,6 +11,7 @@ from optuna_agenttts_integrations.inspection.records import InspectedStage, plai
 from optuna_agenttts_integrations.inspection.text import (
     MIN_WIDTH,
     SEPARATOR,
+    count,
     escaped,
     number,
     result_text,
@@ -70,12 +71,12 @@ class InstanceInspection:
             width: Width in columns.
         """
         width = max(MIN_WIDTH, width)
-        title = f"Instance {escaped(self.instance)}"
+        title = wrapped(f"Instance {escaped(self.instance)}", width)
         if self.baseline is None:
-            return "\n".join([title, *chain.from_iterable(self._sections(width))])
+            return "\n".join([*title, *chain.from_iterable(self._sections(width))])
         half = (width - len(SEPARATOR)) // 2
         sides = (self._sections(half), self.baseline._sections(half))
-        return "\n".join([title, *side_by_side(*sides, half)])
+        return "\n".join([*title, *side_by_side(*sides, half)])
 
     def _sections(self, width: int) -> list[list[str]]:
         """Return the lines of a summary and of each stage."""
@@ -152,7 +153,7 @@ class TrialInspection:
         outcomes = [each.outcome for each in self if each.outcome is not None]
         if outcomes and self.baseline is None:
             mean = sum(outcomes) / len(outcomes)
-            lines.append(f"mean outcome {number(mean)} on {len(outcomes)} instances")
+            lines.append(f"mean outcome {number(mean)} on {count(len(outcomes), 'instance')}")
         if self.baseline is not None:
             lines += wrapped(f"against {self.baseline}", width)
             titles.append("baseline")
