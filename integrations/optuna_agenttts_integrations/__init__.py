@@ -16,6 +16,7 @@ from optuna_agenttts_integrations.exceptions import (
     StoreError,
     TooManyFailuresError,
 )
+from optuna_agenttts_integrations.inspection.views import InstanceInspection, TrialInspection
 from optuna_agenttts_integrations.objective import MultiStageObjective
 from optuna_agenttts_integrations.pipeline.aggregation import (
     best_of,
@@ -44,6 +45,7 @@ __all__ = [
     "DataError",
     "Endpoint",
     "Evaluation",
+    "InstanceInspection",
     "InstanceResult",
     "LLMFusion",
     "LoopbackServer",
@@ -58,6 +60,7 @@ __all__ = [
     "Step",
     "StoreError",
     "TooManyFailuresError",
+    "TrialInspection",
     "__version__",
     "best_of",
     "connect_endpoints",
