@@ -11,6 +11,7 @@ from itertools import islice, product
 from optuna_agenttts import Task
 from optuna_agenttts.llm import Finding, Report
 from optuna_agenttts.llm.findings import Level
+from optuna_agenttts.llm.secrets import redact
 from optuna_agenttts.study.spending import cost_of_samples
 from optuna_agenttts.task.allocation import Allocation, StageAllocation
 from optuna_agenttts_integrations.calls.endpoints import Endpoint, Endpoints, without_retries
@@ -113,7 +114,9 @@ async def check_run(tracer: Tracer, data: Report, servers: Report, *, replay: bo
     except StoreError as error:
         remedy = "Use another file, or free disk space."
         return Report((_finding("run", str(error), "error", remedy),))
-    return Report(tuple(_findings(tracer, name, trace)))
+    findings = _findings(tracer, name, trace)
+    # Exceptions and replies are printed in logs, and may hold keys.
+    return Report(tuple(replace(f, message=redact(f.message, ())) for f in findings))
 
 
 def _finding(check: str, message: str, level: Level = "ok", remedy: str = "") -> Finding:

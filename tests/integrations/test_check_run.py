@@ -17,6 +17,7 @@ from optuna_agenttts_integrations import (
     Pipeline,
     StageProgram,
     Step,
+    connect_endpoints,
 )
 
 
@@ -216,6 +217,18 @@ def test_a_prompt_of_a_later_stage_must_be_text_or_messages(prompt):
     assert [(f.subject, f.check) for f in report.errors] == [("s", "prompt")]
 
 
+def test_exceptions_and_replies_are_shown_without_keys():
+    """Reports of checks end up in logs."""
+    key = "hf_" + "secret" * 5
+
+    def parse(text, state):
+        raise ValueError(f"{key} and {text}")
+
+    findings, _ = checked({"parse": parse}, answer=lambda request, number: f"reply {key}")
+    assert "reply" in findings["s", "result"].message
+    assert not any(key in finding.message for finding in findings.values())
+
+
 # What a healthy run shows.
 
 
@@ -363,7 +376,5 @@ def test_a_replay_contacts_no_server():
     """Its servers may be gone."""
     objective, _ = make_objective(count=2, replay=True)
     url = unused()
-    from optuna_agenttts_integrations import connect_endpoints
-
     objective.endpoints = connect_endpoints(objective.task, url)
     assert not any(f.check == "reachable" for f in objective.check().findings)

@@ -318,6 +318,32 @@ def test_two_allocations_are_shown_where_they_differ():
     assert any(line.count("== find: ") == 2 for line in lines)
 
 
+@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
+def test_differences_do_not_depend_on_the_unit_of_the_score(scale):
+    """NaN counts as worst, and differs from numbers only."""
+    nan = float("nan")
+    tables = ({"a": 1.0, "b": nan, "c": nan, "d": 3.0}, {"a": 2.0, "b": nan, "c": 1.0, "d": 3.0})
+    objective = stages_of(
+        lambda request, number: request.messages[0].content[-1],
+        instances=[{"id": name} for name in tables[0]],
+        prompt=lambda state: f"ask {state.instance['id']}",
+    )
+    trials = [
+        optuna.trial.create_trial(
+            state=optuna.trial.TrialState.PRUNED,
+            params=objective.task.params({"s": ("m", 1)}),
+            distributions=searched(objective, {"s": ("m", 1)}).trials[0].distributions,
+            intermediate_values={
+                step: scale * table[name] for step, name in enumerate(objective.instances)
+            },
+        )
+        for table in tables
+    ]
+    assert [each.instance for each in objective.inspect(trials[0])][-2:] == ["a", "d"]
+    listed = objective.inspect(trials[0], baseline=trials[1])
+    assert [each.instance for each in listed] == ["c", "a"]
+
+
 # Text and JSON.
 
 

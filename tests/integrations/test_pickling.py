@@ -54,6 +54,7 @@ CLAIM = core.Claim("find", ("m",), (1, 2))
 VERDICT = core.Verdict("find", "models", "open", "text")
 FINDING = llm.Finding("m", "call", "ok", "fine")
 INSTANCE = integrations.InstanceResult(1.0, False, {"find": integrations.StageUsage()})
+INSPECTION = integrations.InstanceInspection("q1", "trial 0", outcome=1.0)
 TIE = core.Tie(ALLOCATION, 0.5, 1.0)
 PROGRAM = integrations.StageProgram(name="find", prompt=str)
 
@@ -112,6 +113,7 @@ VALUES = {
     "Hub": [core.Hub],
     "HuggingFaceChat": [chat, lambda: core.HuggingFaceChat("org/m", provider="groq")],
     "HuggingFaceEmbedder": [lambda: embeddings.HuggingFaceEmbedder("m")],
+    "InstanceInspection": [lambda: INSPECTION],
     "InstanceResult": [lambda: INSTANCE],
     "LLMFusion": [integrations.LLMFusion],
     "LatencyCost": [core.LatencyCost],
@@ -160,6 +162,7 @@ VALUES = {
     "Tie": [lambda: TIE],
     "Tool": [lambda: BENCHMARKS["daily"]().search[0].tools],
     "ToolRequest": [lambda: BENCHMARKS["daily"]().search],
+    "TrialInspection": [lambda: integrations.TrialInspection("trial 0", (INSPECTION,))],
     "TripleQuestion": [lambda: BENCHMARKS["cwq"]().search],
     "Usage": [lambda: USAGE],
     "Verdict": [lambda: VERDICT],

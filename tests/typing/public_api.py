@@ -36,6 +36,7 @@ from optuna_agenttts.llm import ChatModel, ChatRequest, Completion, Usage
 from optuna_agenttts_integrations import (
     CompletionStore,
     Evaluation,
+    InstanceInspection,
     LLMFusion,
     LoopbackServer,
     MultiStageObjective,
@@ -43,6 +44,7 @@ from optuna_agenttts_integrations import (
     StageProgram,
     State,
     Step,
+    TrialInspection,
     connect_endpoints,
     majority_vote,
     union,
@@ -132,10 +134,14 @@ with (
         store=CompletionStore("completions.db"),
     ) as measured,
 ):
-    optuna.create_study().optimize(measured, n_trials=1)
+    study = optuna.create_study()
+    study.optimize(measured, n_trials=1)
     evaluation = measured.evaluate(task.complete({}), ["three"])
     assert_type(evaluation, Evaluation)
     assert_type(evaluation.mean, float)
+    assert_type(measured.inspect(0, "one", study=study), InstanceInspection)
+    assert_type(measured.inspect(task.complete({})), TrialInspection)
+    assert_type(measured.inspect(study.best_trial)[0], InstanceInspection)
 
 benchmark = two_wiki("2wiki.json")
 assert_type(benchmark, Benchmark)

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from optuna_agenttts.llm import Message
-from optuna_agenttts.llm.secrets import one_line
+from optuna_agenttts.llm.secrets import one_line, redact
 from optuna_agenttts_integrations.pipeline.fusion import LLMFusion
 from optuna_agenttts_integrations.pipeline.stages import Pipeline, StageProgram, Step
 
@@ -148,7 +148,8 @@ class UserFunction:
 
     def error(self, error: Exception) -> FunctionError:
         """Return the error of a call that raised an exception."""
-        return FunctionError(self, f"raised {short(error, _SHOWN_ERROR)}")
+        # Messages of exceptions may hold the key of a server.
+        return FunctionError(self, redact(f"raised {short(error, _SHOWN_ERROR)}", ()))
 
     def value_problem(self, value: Any, limits: tuple[float, float] | None = None) -> str | None:
         """Return why a returned value cannot be used; None if it can.

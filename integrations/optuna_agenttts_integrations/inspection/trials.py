@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,7 +26,7 @@ Inspectable = FrozenTrial | optuna.Trial | int | AllocationLike
 """A trial, its number, or an allocation."""
 
 _CLOSE = 1e-9
-"""Difference up to which a recorded and a computed outcome are equal: rounding of floats."""
+"""Relative difference up to which two outcomes are equal: rounding of floats."""
 
 _REMEDY = "Use the store, instances, seed and endpoints of the search."
 
@@ -136,7 +137,7 @@ async def inspect_subjects(
     """
     if instance is None:
         found = [await inspect_instances(tracer, subject, steps) for subject in subjects]
-        direction = StudyDirection.MAXIMIZE if study is None else study.direction
+        direction = StudyDirection.MAXIMIZE if study is None else study.directions[0]
         return list_instances(subjects, found, direction=direction)
     name = str(instance)
     if name not in steps:
@@ -209,7 +210,7 @@ def _inspection(
         kind = "" if isinstance(trace.error, FunctionError) else f"{type(trace.error).__name__}: "
         notes.append(f"the run ended early: {kind}{trace.error}")
     notes += [f"the run ended early: {cause}" for cause in trace.failures]
-    if None not in (recorded, computed) and abs((recorded or 0) - (computed or 0)) > _CLOSE:
+    if recorded is not None and computed is not None and _differ(recorded, computed):
         cause = "replies are missing" if missing else "the pipeline or the data have changed since"
         notes.append(
             f"the trial recorded {number(recorded)}, and the stored replies give "
@@ -253,7 +254,7 @@ def recorded_outcomes(study: Study, trial: int, baseline: int | None = None) -> 
         }
         for subject in subjects
     ]
-    listed = list_instances(subjects, found, direction=study.direction)
+    listed = list_instances(subjects, found, direction=study.directions[0])
     note = (
         "Instances are numbered by their steps in the study. Pass the objective to see their IDs "
         "and replies."
@@ -287,23 +288,37 @@ def list_instances(
     own = found[0]
     if len(found) == 1:
         listed = [each for each in own.values() if each.known]
-        listed.sort(key=lambda each: (each.outcome is None, sign * (each.outcome or 0.0)))
+        listed.sort(key=lambda each: _rank(each.outcome, sign))
         left = len(own) - len(listed)
         notes = [f"Nothing is known about {left} of {len(own)} instances."] if left else []
         return TrialInspection(subjects[0].label, tuple(listed), tuple(notes))
-    gaps = {
-        name: one.outcome - other.outcome
+    pairs = {
+        name: (one.outcome, other.outcome)
         for name, one in own.items()
         if (other := found[1].get(name)) is not None
         and one.outcome is not None
         and other.outcome is not None
     }
     differing = sorted(
-        (name for name, gap in gaps.items() if abs(gap) > _CLOSE), key=lambda n: sign * gaps[n]
+        (name for name, pair in pairs.items() if _differ(*pair)),
+        key=lambda name: _rank(pairs[name][0] - pairs[name][1], sign),
     )
     return TrialInspection(
         subjects[0].label,
         tuple(replace(own[name], baseline=found[1][name]) for name in differing),
-        (f"Outcomes differ on {len(differing)} of {len(gaps)} instances that both have.",),
+        (f"Outcomes differ on {len(differing)} of {len(pairs)} instances that both have.",),
         subjects[1].label,
     )
+
+
+def _differ(one: float, other: float) -> bool:
+    return not (
+        math.isclose(one, other, rel_tol=_CLOSE) or (math.isnan(one) and math.isnan(other))
+    )
+
+
+def _rank(outcome: float | None, sign: float) -> tuple[int, float]:
+    """Return a key that sorts bad outcomes first, NaN before them, unknown ones last."""
+    if outcome is None:
+        return 2, 0.0
+    return (0, 0.0) if math.isnan(outcome) else (1, sign * outcome)
