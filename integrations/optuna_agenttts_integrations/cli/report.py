@@ -6,7 +6,6 @@ import argparse
 import textwrap
 
 from optuna_agenttts import AgentTTSError, NoTaskError, Task, guidelines, recommend, spend
-from optuna_agenttts.llm.secrets import one_line
 from optuna_agenttts.report.trials import count_states, stopped_trials
 from optuna_agenttts.study.claims import contradictions, summary
 from optuna_agenttts_integrations.cli.parser import Commands, add_command

@@ -15,6 +15,7 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial
 
 from optuna_agenttts import Task
+from optuna_agenttts.study.stopped import outcomes_of
 from optuna_agenttts.task.allocation import Allocation, AllocationLike
 from optuna_agenttts_integrations.exceptions import PipelineError, StoreError
 from optuna_agenttts_integrations.inspection.functions import FunctionError
@@ -86,7 +87,7 @@ def read_subject(given: Inspectable, task: Task | None, study: Study | None = No
             )
         allocation = task.allocation([choices[i] for i in range(len(task.stages))])
         label += f", {describe(allocation)}"
-    outcomes = {s: v for s, v in sorted(trial.intermediate_values.items()) if s >= 0}
+    outcomes = {s: v for s, v in sorted(outcomes_of(trial).items()) if s >= 0}
     return Subject(label, allocation, trial.number, outcomes)
 
 
