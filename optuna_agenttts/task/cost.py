@@ -86,12 +86,15 @@ def _fact(model: Model, fact: str, cost: str) -> float:
 class FlopsCost:
     """FLOPs in samples of a small reference model (Theorem 1).
 
-    For M parameters, S samples, a prompt of Np tokens and generations of Nd tokens::
+    For a model with M = 3e9 r parameters, S samples, a prompt of Np tokens and generations of Nd
+    tokens::
 
-        cost = ((M / 3e9) * (Np + S * Nd) - 128) / 64
+        cost = r * S * Nd / 64 + max(0, r * Np - 128) / 64
 
     The unit, a reference sample, is the compute of one sample of a model with 3e9 parameters, a
-    prompt of 128 tokens and a generation of 64 tokens. Negative values are replaced by 0.
+    prompt of 128 tokens and a generation of 64 tokens. Where r * Np is 128 or more, this is
+    Theorem 1. Below, the theorem would make generations free or negative: there only the prompt
+    is free. Costs are positive and increase with each sample.
 
     Args:
         prefix_sharing: Whether the prompt is counted once for all samples of a stage (servers
@@ -136,13 +139,15 @@ class FlopsCost:
             stage, samples, prefix_sharing=self.prefix_sharing, fusion=self.fusion
         )
         ratio = _fact(model, "parameters", "FlopsCost") / self.reference_parameters
-        cost = ratio * (prompt + generated) - self.reference_prompt_tokens
-        return np.maximum(cost / self.reference_generation_tokens, 0.0)
+        theorem = ratio * (prompt + generated) - self.reference_prompt_tokens
+        return np.maximum(theorem, ratio * generated) / self.reference_generation_tokens
 
 
 @dataclass(frozen=True, kw_only=True)
 class PriceCost:
     """US dollars, from `Model.input_price` and `Model.output_price` (USD per million tokens).
+
+    A price of 0 is a fact like any other: a free model costs 0, and no limit ends its use.
 
     Args:
         prefix_sharing: Whether the prompt is billed once for all samples of a stage. The default

@@ -4,6 +4,8 @@ import json
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from optuna_agenttts import (
     CostModel,
@@ -103,10 +105,44 @@ def test_default_budget_fits_its_own_allocation():
     assert task.fits({stage.name: ("large", 1) for stage in task.stages})
 
 
-@pytest.mark.parametrize("samples", [1, 2, 5])
-def test_flops_are_never_below_zero(samples):
-    """Where the formula is negative, the cost is zero."""
-    assert flops(0.5, 64, 8, samples) == 0.0
+SIZES = st.floats(1e-6, 1e3)
+LENGTHS = st.floats(1, 1e5)
+OPTIONS = st.fixed_dictionaries(
+    {
+        "prefix_sharing": st.booleans(),
+        "fusion": st.booleans(),
+        "reference_prompt_tokens": st.sampled_from([0, 128, 1000]),
+        "reference_generation_tokens": st.sampled_from([1, 64]),
+    }
+)
+
+
+@given(SIZES, LENGTHS, LENGTHS, OPTIONS)
+def test_flops_are_above_zero_and_increase_with_each_sample(billions, prompt, generation, options):
+    """However small the model and the prompt are."""
+    model = Model("model", parameters=billions * 1e9)
+    stage = Stage("stage", models=[model], prompt_tokens=prompt, generation_tokens=generation)
+    costs = FlopsCost(**options).stage_cost(stage, model, np.arange(1, 101))
+    assert costs[0] > 0
+    assert (np.diff(costs) > 0).all()
+
+
+@given(SIZES, LENGTHS, LENGTHS, st.integers(1, 100))
+def test_flops_are_theorem_1_where_the_prompt_reaches_the_reference(
+    billions, prompt, generation, samples
+):
+    """Below, they are above the theorem, by the part of the prompt that the reference lacks."""
+    ratio = billions / 3
+    theorem = (ratio * (prompt + samples * generation) - 128) / 64
+    missing = max(0.0, 128 - ratio * prompt) / 64
+    assert flops(billions, prompt, generation, samples) == pytest.approx(theorem + missing)
+
+
+@given(SIZES, LENGTHS, LENGTHS)
+def test_flops_increase_with_the_size_of_the_model(billions, prompt, generation):
+    """A larger model never costs less, and the prompt never pays a sample."""
+    assert flops(billions, prompt, generation) < flops(2 * billions, prompt, generation)
+    assert flops(billions, prompt, generation) <= flops(billions, 2 * prompt, generation)
 
 
 def test_prompt_paid_for_each_sample_without_prefix_sharing():
