@@ -67,8 +67,9 @@ def recognise_task(trials: Sequence[FrozenTrial], recognise: Recognise = True) -
 
     By default a stage is a categorical parameter ``<stage>.model`` whose choices are names of
     language models, with a parameter ``<stage>.samples`` of whole numbers. Sizes are read from the
-    models' names ("Qwen2.5-7B") and only shape the prior. Costs and a budget are unknown, so the
-    suggested ranges are the only bounds.
+    models' names ("Qwen2.5-7B"). Token lengths and a budget are unknown, so the suggested ranges
+    are the only bounds, and costs are relative: billions of parameters times samples, or samples
+    alone if the size of a model is unknown.
 
     Args:
         trials: Trials of a study, in order of number.
@@ -215,10 +216,14 @@ def _is_language_model(name: object) -> bool:
 
 
 def _task(stages: Sequence[Stage]) -> Task:
+    known = all(model.parameters for stage in stages for model in stage.models)
     table = {
         stage.name: {
             model.name: tuple(
-                ((model.parameters or 1.0) * np.arange(1, stage.max_samples + 1)).tolist()
+                (
+                    (model.parameters / 1e9 if model.parameters and known else 1.0)
+                    * np.arange(1, stage.max_samples + 1)
+                ).tolist()
             )
             for model in stage.models
         }
@@ -229,5 +234,8 @@ def _task(stages: Sequence[Stage]) -> Task:
         name="recognised from parameter names",
         stages=stages,
         budget=most,
-        cost=TableCost(table=table, unit_name="parameters x samples"),
+        cost=TableCost(
+            table=table,
+            unit_name="billion parameters x samples (relative)" if known else "samples (relative)",
+        ),
     )

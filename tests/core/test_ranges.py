@@ -265,6 +265,29 @@ def test_stages_are_recognized_by_the_names_that_hosts_write(name):
     assert recognise_task([trial], recognise=False) is None
 
 
+@pytest.mark.parametrize(
+    ("models", "costs", "unit"),
+    [
+        (["qwen-7B", "llama-72B"], [7, 14, 144], "billion parameters x samples (relative)"),
+        (["qwen-7B", "gpt-4o"], [1, 2, 2], "samples (relative)"),
+    ],
+)
+def test_recognised_costs_are_relative(models, costs, unit):
+    """The unit names them so; without the size of a model, only samples are counted."""
+    trial = optuna.trial.create_trial(
+        params={"answer.model": models[0], "answer.samples": 1},
+        distributions={
+            "answer.model": CategoricalDistribution(models),
+            "answer.samples": IntDistribution(1, 9),
+        },
+        value=0.5,
+    )
+    task = recognise_task([trial])
+    allocations = [(models[0], 1), (models[0], 2), (models[1], 2)]
+    assert [task.cost({"answer": setting}) for setting in allocations] == pytest.approx(costs)
+    assert task.cost_model.unit == unit
+
+
 def test_programs_without_language_models_are_left_to_tpe():
     """Equal names do not make a classifier a stage: the trials are TPE's own."""
 
