@@ -16,6 +16,8 @@ from optuna_agenttts.llm.secrets import one_line, redact_bytes
 
 _KEEPALIVE_EXPIRY = 15.0
 """Seconds for which an idle connection is kept open; chosen by hand."""
+_LOSING = (httpx2.ReadError, httpx2.ReadTimeout, httpx2.RemoteProtocolError, httpx2.DecodingError)
+"""Errors after a request was sent."""
 
 
 class Connections:
@@ -128,14 +130,22 @@ async def exchange(
                     raise ChatUnavailableError(
                         f"{where}: the reply is longer than {max_bytes} bytes",
                         kind="reply too long",
+                        lost=True,
                     )
             return reply.status_code, reply.headers, redact_bytes(bytes(received), key)
     except httpx2.TimeoutException:
         raise
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:
         raise ChatUnavailableError(
-            f"{where}: {type(error).__name__}: {one_line(str(error))}", kind=type(error).__name__
+            f"{where}: {type(error).__name__}: {one_line(str(error))}",
+            kind=type(error).__name__,
+            lost=loses_reply(error),
         ) from None
+
+
+def loses_reply(error: Exception) -> bool:
+    """Return whether the server may have processed a request that ended with this error."""
+    return isinstance(error, _LOSING)
 
 
 @lru_cache(maxsize=256)

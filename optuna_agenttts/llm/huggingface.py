@@ -29,6 +29,7 @@ from optuna_agenttts.llm.port import (
     ChatRequest,
     ChatUnavailableError,
     Completion,
+    prompt_usage,
 )
 from optuna_agenttts.llm.replies import (
     HUB_ERRORS,
@@ -172,7 +173,10 @@ class HuggingFaceChat:
                 )
             except asyncio.TimeoutError:
                 raise ChatUnavailableError(
-                    f"{self.where}: no reply within {self._timeout:g} s", kind="timeout"
+                    f"{self.where}: no reply within {self._timeout:g} s",
+                    kind="timeout",
+                    usage=prompt_usage(request),
+                    lost=True,
                 ) from None
 
     async def _call_any_format(
@@ -215,7 +219,12 @@ class HuggingFaceChat:
             raise
         except ChatError as error:
             raise type(error)(
-                redact(str(error), [key]), kind=error.kind, retry_after=error.retry_after
+                redact(str(error), [key]),
+                kind=error.kind,
+                retry_after=error.retry_after,
+                # Of a lost reply, only the prompt can be counted.
+                usage=error.usage or (prompt_usage(request) if error.lost else None),
+                lost=error.lost,
             ) from None
         # A server that echoes the request must not get the key into a store.
         if key and (key in completion.text or key in completion.finish_reason):
@@ -262,6 +271,7 @@ class HuggingFaceChat:
                 f"{self.where}: no reply within {self._timeout:g} s ({type(timeout).__name__})",
                 # An unreachable host is retried for longer than a slow reply.
                 kind="ConnectTimeout" if isinstance(timeout, httpx2.ConnectTimeout) else "timeout",
+                lost=not isinstance(timeout, httpx2.ConnectTimeout),
             ) from None
         if status == 200:
             return parse_completion(content, request, self.where)
@@ -299,7 +309,7 @@ class HuggingFaceChat:
                 )
         except json.JSONDecodeError:
             raise ChatUnavailableError(
-                f"{self.where}: the reply is not JSON", kind="no JSON"
+                f"{self.where}: the reply is not JSON", kind="no JSON", lost=True
             ) from None
         except HUB_ERRORS as error:
             found = hub_error(error, key=key, where=self.where, timeout=self._timeout)

@@ -14,7 +14,7 @@ from optuna_agenttts.support.forking import keep_inherited, on_fork
 _T = TypeVar("_T")
 
 _JOIN_TIMEOUT = 5
-"""Seconds to wait for the thread to stop; chosen by hand."""
+"""Seconds to wait for the thread, or a cancelled coroutine, to stop; chosen by hand."""
 
 
 async def gather(coroutines: Iterable[Coroutine[Any, Any, _T]]) -> list[_T]:
@@ -25,6 +25,8 @@ async def gather(coroutines: Iterable[Coroutine[Any, Any, _T]]) -> list[_T]:
     finally:
         for future in running:
             future.cancel()
+        # Cancelled calls count what they have spent before the caller reads it.
+        await asyncio.gather(*running, return_exceptions=True)
 
 
 class LoopThread:
@@ -64,12 +66,21 @@ class LoopThread:
 
     def run(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
         """Run a coroutine from any thread and return its result."""
-        future = self.submit(coroutine)
+        ended = threading.Event()
+
+        async def run() -> _T:
+            try:
+                return await coroutine
+            finally:
+                ended.set()
+
+        future = self.submit(run())
         try:
             return future.result()
         except BaseException:
             # On Ctrl-C in the calling thread, calls in progress must not keep spending.
-            future.cancel()
+            if future.cancel():
+                ended.wait(_JOIN_TIMEOUT)
             raise
 
     def close(self) -> None:

@@ -6,6 +6,8 @@ for servers; the playground implements it in process.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
@@ -19,14 +21,23 @@ class ChatError(AgentTTSError):
         message: What happened, without secrets.
         kind: Short constant label, used for counting: ``"HTTP 429"``, ``"timeout"``.
         retry_after: Seconds that the server asks clients to wait, if it sent any.
+        usage: Tokens that the call is known to have consumed; None if it consumed none.
+        lost: Whether the reply was lost, so that the call may have generated up to `max_tokens`
+            tokens that are not in `usage`.
     """
 
     def __init__(
-        self, message: str, *, kind: str = "error", retry_after: float | None = None
+        self,
+        message: str,
+        *,
+        kind: str = "error",
+        retry_after: float | None = None,
+        usage: Usage | None = None,
+        lost: bool = False,
     ) -> None:
         """See the class."""
         super().__init__(message)
-        self.kind, self.retry_after = kind, retry_after
+        self.kind, self.retry_after, self.usage, self.lost = kind, retry_after, usage, lost
 
 
 class ChatUnavailableError(ChatError):
@@ -73,6 +84,24 @@ class Usage:
 
     prompt_tokens: int
     completion_tokens: int
+
+
+def prompt_usage(request: ChatRequest) -> Usage:
+    """Estimate the tokens of a request's prompt, of a call whose reply was lost."""
+    return Usage(max(1, sum(len(message.content) for message in request.messages) // 4), 0)
+
+
+repeated_call: ContextVar[Callable[[ChatError], None] | None] = ContextVar(
+    "repeated_call", default=None
+)
+"""Function that is called with the error of each failed call that is repeated, to count its
+tokens; an error that is raised in the end is not repeated."""
+
+
+def count_repeated(error: ChatError) -> None:
+    """Report a failed call that is about to be repeated; see `repeated_call`."""
+    if (report := repeated_call.get()) is not None:
+        report(error)
 
 
 @dataclass(frozen=True, slots=True)

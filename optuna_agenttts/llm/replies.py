@@ -11,6 +11,7 @@ from typing import Any
 import httpx2
 from huggingface_hub.errors import InferenceTimeoutError, OfflineModeIsEnabled
 
+from optuna_agenttts.llm.connections import loses_reply
 from optuna_agenttts.llm.port import (
     ChatError,
     ChatRefusedError,
@@ -18,11 +19,14 @@ from optuna_agenttts.llm.port import (
     ChatUnavailableError,
     Completion,
     Usage,
+    prompt_usage,
 )
 from optuna_agenttts.llm.secrets import one_line, redact
 
 _RETRYABLE_STATUSES = {408, 409, 424, 425, 429}
 """HTTP statuses below 500 of requests that may succeed later."""
+_GATEWAY_TIMEOUT = 504
+"""HTTP status of a gateway whose server did not reply in time."""
 
 HUB_ERRORS = (
     httpx2.HTTPError,
@@ -75,7 +79,11 @@ def http_error(status: int, headers: Mapping[str, str], text: str, where: str) -
     body = one_line(text)
     message = f"{where}: HTTP {status}" + (f": {body}" if body else "")
     if status in _RETRYABLE_STATUSES or status >= 500:
-        return ChatUnavailableError(message, kind=kind, retry_after=retry_after(headers))
+        # A gateway that stops waiting does not stop the model behind it.
+        lost = status == _GATEWAY_TIMEOUT
+        return ChatUnavailableError(
+            message, kind=kind, retry_after=retry_after(headers), lost=lost
+        )
     return ChatRefusedError(message, kind=kind)
 
 
@@ -94,12 +102,14 @@ def hub_error(error: Exception, *, key: str | None, where: str, timeout: float) 
             kind="offline",
         )
     if isinstance(error, InferenceTimeoutError):
-        return ChatUnavailableError(f"{where}: no reply within {timeout:g} s", kind="timeout")
+        return ChatUnavailableError(
+            f"{where}: no reply within {timeout:g} s", kind="timeout", lost=True
+        )
     kind = type(error).__name__
     if isinstance(error, httpx2.HTTPError):
         response = getattr(error, "response", None)
         if response is None:
-            return ChatUnavailableError(f"{where}: {kind}", kind=kind)
+            return ChatUnavailableError(f"{where}: {kind}", kind=kind, lost=loses_reply(error))
         text = redact(response.text, [key])
         return http_error(response.status_code, response.headers, text, where)
     if isinstance(error, (ValueError, TypeError, AttributeError, KeyError)):
@@ -127,7 +137,10 @@ def parse_completion(body: bytes, request: ChatRequest, where: str) -> Completio
     except (ValueError, RecursionError) as error:
         start = one_line(body[:200].decode("utf-8", "replace"), 60)
         raise ChatUnavailableError(
-            f"{where}: the reply is not JSON ({type(error).__name__}): {start!r}", kind="no JSON"
+            f"{where}: the reply is not JSON ({type(error).__name__}): {start!r}",
+            kind="no JSON",
+            # Half a reply, rather than the page of a proxy.
+            lost=body.lstrip().startswith(b"{"),
         ) from None
     return completion_from_json(values, request, where)
 
@@ -138,20 +151,40 @@ def completion_from_json(values: Any, request: ChatRequest, where: str) -> Compl
     first = choices[0] if isinstance(choices, list) and choices else None
     message = first.get("message") if isinstance(first, Mapping) else None
     text = message.get("content") if isinstance(message, Mapping) else None
-    # An empty text is a valid completion.
-    if not isinstance(first, Mapping) or not isinstance(text, str):
-        raise ChatUnavailableError(f"{where}: the reply has no text", kind="no text in reply")
-    reason = first.get("finish_reason")
-    usage = values.get("usage")
+    usage = values.get("usage") if isinstance(values, Mapping) else None
     counts = usage if isinstance(usage, Mapping) else {}
-    prompt_chars = sum(len(m.content) for m in request.messages)
+    reason = first.get("finish_reason") if isinstance(first, Mapping) else None
+    if isinstance(message, Mapping) and text is None and reason == "length":
+        # A model that thought up to `max_tokens`; other servers reply with an empty text.
+        text = ""
+    # An empty text is a valid completion.
+    if not isinstance(text, str):
+        raise ChatUnavailableError(
+            f"{where}: the reply has no text",
+            kind="no text in reply",
+            usage=_usage(counts, request, "") if counts else None,
+            # A message is there, so a model ran.
+            lost=isinstance(message, Mapping) and not counts,
+        )
     return Completion(
-        text,
-        Usage(
-            _token_count(counts.get("prompt_tokens"), prompt_chars),
-            _token_count(counts.get("completion_tokens"), len(text)),
-        ),
-        reason if isinstance(reason, str) else "stop",
+        text, _usage(counts, request, text), reason if isinstance(reason, str) else "stop"
+    )
+
+
+def _usage(counts: Mapping[str, Any], request: ChatRequest, text: str) -> Usage:
+    """Return the tokens that a server counted, thoughts included; estimates of those missing."""
+    prompt = _count(counts.get("prompt_tokens"))
+    generated = _count(counts.get("completion_tokens"))
+    total = _count(counts.get("total_tokens"))
+    details = counts.get("completion_tokens_details")
+    thoughts = _count(details.get("reasoning_tokens") if isinstance(details, Mapping) else None)
+    # Some servers (xAI) count thoughts apart from the completion, and in the total.
+    generated += thoughts if thoughts > generated else 0
+    generated = max(generated, total - prompt if prompt else 0)
+    return Usage(
+        prompt or prompt_usage(request).prompt_tokens,
+        # At least the token that ends the reply.
+        generated or max(1, len(text) // 4),
     )
 
 
@@ -168,14 +201,19 @@ def hub_reply_to_json(reply: Any) -> dict[str, Any]:
             }
         ],
         "usage": {
-            name: getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens")
+            name: getattr(usage, name, None)
+            for name in (
+                "prompt_tokens",
+                "completion_tokens",
+                "total_tokens",
+                "completion_tokens_details",
+            )
         },
     }
 
 
-def _token_count(value: Any, characters: int) -> int:
-    """Return the server's token count, or an estimate of four characters per token."""
+def _count(value: Any) -> int:
+    """Return a server's token count; 0 if it is missing or invalid."""
     # Far above any context length; chosen by hand.
-    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 10**9:
-        return value
-    return characters // 4
+    valid = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 10**9
+    return value if valid else 0

@@ -25,6 +25,8 @@ from optuna_agenttts.llm.port import (
     ChatUnavailableError,
     Completion,
     close_chat,
+    count_repeated,
+    prompt_usage,
 )
 from optuna_agenttts.llm.secrets import one_line
 
@@ -131,10 +133,10 @@ async def with_retries(
     """
     waits: list[float] = []
     # Most calls succeed at once, and tenacity takes 10% of a call to a local server.
-    first: list[Exception] = []
+    first: list[ChatError] = []
     try:
         return await call()
-    except Exception as error:
+    except ChatError as error:
         first.append(error)
 
     def should_retry(state: tenacity.RetryCallState) -> bool:
@@ -148,6 +150,8 @@ async def with_retries(
             waits.append(wait)
             if policy.patience and sum(waits) >= _SILENT_WAIT:
                 _log_wait(error, policy.patience)
+            if isinstance(error, ChatError):
+                count_repeated(error)
         return wait is not None
 
     retrying = tenacity.AsyncRetrying(
@@ -294,13 +298,17 @@ class RetryingChatModel:
 
     async def complete(self, request: ChatRequest, *, seed: int) -> Completion:
         """Generate one completion; see `ChatModel.complete`."""
+        waiting = False
 
         async def call() -> Completion:
+            nonlocal waiting
             self._breaker.check()
             self.calls += 1
+            waiting = True
             try:
                 completion = await self.chat.complete(request, seed=seed)
             except ChatError as error:
+                waiting = False
                 self._breaker.record(error)
                 raise
             self._breaker.record(None)
@@ -317,7 +325,10 @@ class RetryingChatModel:
             return await asyncio.wait_for(retried, self._timeout)
         except asyncio.TimeoutError:
             error = ChatUnavailableError(
-                f"no completion within {self._timeout:g} s, including retries", kind="timeout"
+                f"no completion within {self._timeout:g} s, including retries",
+                kind="timeout",
+                usage=prompt_usage(request) if waiting else None,
+                lost=waiting,
             )
             self.failures[error.kind] += 1
             self._breaker.record(error)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from optuna_agenttts.llm import ChatModel, ChatRequest, ChatUnavailableError, Completion
-from optuna_agenttts.llm.port import close_chat
+from optuna_agenttts.llm.port import close_chat, count_repeated
 from optuna_agenttts.llm.secrets import one_line
 from optuna_agenttts.support.forking import on_fork
 from optuna_agenttts_integrations.exceptions import PipelineError
@@ -85,6 +85,7 @@ class ReplicatedChatModel:
                         "model until it answers. Further failures of it are not logged.",
                         one_line(str(error)),
                     )
+                count_repeated(error)
             else:
                 self._backoff[chosen] = _BACKOFF_SECONDS
                 return completion
