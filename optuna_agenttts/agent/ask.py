@@ -6,6 +6,7 @@ raise out of `plan_round`; they are recorded in its result.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +15,16 @@ from typing import Any, Protocol
 
 from optuna_agenttts.agent.prompts import render_repair
 from optuna_agenttts.agent.validation import Proposal, Reply
-from optuna_agenttts.llm.port import ChatError, ChatModel, ChatRequest, Completion, Message
+from optuna_agenttts.llm.port import (
+    ChatError,
+    ChatModel,
+    ChatRequest,
+    Completion,
+    Message,
+    Usage,
+    prompt_usage,
+    repeated_call,
+)
 from optuna_agenttts.llm.secrets import one_line
 from optuna_agenttts.study.claims import Claim, Verdict
 from optuna_agenttts.study.rounds import Round
@@ -83,6 +93,27 @@ class Plan:
     verdicts: tuple[Verdict, ...] = ()
 
 
+@dataclass(slots=True)
+class Tokens:
+    """Tokens of a round's requests, counted as far as they are known.
+
+    Of a request without a reply, the prompt is known.
+
+    Args:
+        prompt: Prompt tokens of all requests, also of failed and repeated ones.
+        completion: Generated tokens of all replies.
+    """
+
+    prompt: int = 0
+    completion: int = 0
+
+    def add(self, usage: Usage | None) -> None:
+        """Count the tokens of a call."""
+        if usage is not None:
+            self.prompt += usage.prompt_tokens
+            self.completion += usage.completion_tokens
+
+
 class Questions(Protocol):
     """Prompt of a round and reader of the replies to it."""
 
@@ -135,6 +166,7 @@ async def plan_round(
     *,
     wanted: int,
     seed: int,
+    tokens: Tokens | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Plan:
     """Request a round, and repair it at most twice while fewer than half of it is usable.
@@ -145,12 +177,14 @@ async def plan_round(
         context: Context of the round.
         wanted: Number of proposals that fill the round.
         seed: Seed of the first request; each further one adds 1.
+        tokens: Receives the tokens of all requests, also if the round is cancelled.
         clock: Returns monotonic time in seconds.
 
     Returns:
         The plan; failures are recorded in it.
     """
     started = clock()
+    tokens = Tokens() if tokens is None else tokens
     prompt = messages = questions.messages(context)
     schema = questions.schema()
     guidelines: tuple[str, ...] = ()
@@ -158,20 +192,17 @@ async def plan_round(
     proposals: list[Proposal] = []
     problems: Counter[str] = Counter()
     failures: Counter[str] = Counter()
-    tokens = Counter[str]()
     requests, error = 0, ""
     for attempt in range(1 + min(context.max_repairs, _MAX_REPAIRS)):
         requests += 1
         try:
             completion, reply = await _ask(
-                chat, questions, messages, schema, proposals, seed=seed + attempt
+                chat, questions, messages, schema, proposals, seed=seed + attempt, tokens=tokens
             )
         except ChatError as caught:
             failures[caught.kind] += 1
             error = one_line(str(caught))
             break
-        tokens["prompt"] += completion.usage.prompt_tokens
-        tokens["completion"] += completion.usage.completion_tokens
         guidelines = reply.guidelines or guidelines
         claims = reply.claims or claims
         proposals += reply.proposals
@@ -194,8 +225,8 @@ async def plan_round(
         guidelines=guidelines,
         proposals=tuple(proposals),
         requests=requests,
-        prompt_tokens=tokens["prompt"],
-        completion_tokens=tokens["completion"],
+        prompt_tokens=tokens.prompt,
+        completion_tokens=tokens.completion,
         problems=dict(problems),
         failures=dict(failures),
         error="" if proposals else error or "the reply proposes nothing",
@@ -213,6 +244,7 @@ async def _ask(
     found: Sequence[Proposal],
     *,
     seed: int,
+    tokens: Tokens,
 ) -> tuple[Completion, Reply]:
     """Send one request and read its reply; every failure is a `ChatError`."""
     request = ChatRequest(
@@ -222,12 +254,20 @@ async def _ask(
         temperature=_TEMPERATURE,
         schema=schema,
     )
+    counting = repeated_call.set(lambda error: tokens.add(error.usage))
     try:
         completion = await chat.complete(request, seed=seed)
+        tokens.add(completion.usage)
         return completion, questions.read(completion.text, found)
-    except ChatError:
+    except ChatError as error:
+        tokens.add(error.usage)
+        raise
+    except asyncio.CancelledError:
+        tokens.add(prompt_usage(request))
         raise
     # An exception in a user-defined model must not end the search.
     except Exception as error:
         kind = type(error).__name__
         raise ChatError(f"{kind}: {error}", kind=kind) from error
+    finally:
+        repeated_call.reset(counting)

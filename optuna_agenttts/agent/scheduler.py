@@ -25,7 +25,7 @@ from optuna.study import Study
 from optuna.trial import TrialState
 
 from optuna_agenttts import storage
-from optuna_agenttts.agent.ask import Job, MakeJob, Plan, RoundContext, plan_round
+from optuna_agenttts.agent.ask import Job, MakeJob, Plan, RoundContext, Tokens, plan_round
 from optuna_agenttts.llm.loop import LoopThread
 from optuna_agenttts.llm.port import ChatModel
 from optuna_agenttts.llm.retry import RetryingChatModel
@@ -267,12 +267,17 @@ class RoundScheduler:
         self, study: Study, rounds: _StudyRounds, target: int, job: Job, context: RoundContext
     ) -> Round:
         """Plan one round and write it; record failures in the round instead of raising."""
-        calls, failures = self._chat.calls, Counter(self._chat.failures)
+        calls, failures, tokens = self._chat.calls, Counter(self._chat.failures), Tokens()
         try:
             plan = await asyncio.wait_for(
                 # Seeds of successive rounds differ by 100, so their requests never share one.
                 plan_round(
-                    self._chat, job.questions, context, wanted=job.wanted, seed=1 + 100 * target
+                    self._chat,
+                    job.questions,
+                    context,
+                    wanted=job.wanted,
+                    seed=1 + 100 * target,
+                    tokens=tokens,
                 ),
                 self._timeout,
             )
@@ -292,9 +297,9 @@ class RoundScheduler:
             # Includes retries. Studies that share the model at the same time count each
             # other's calls too.
             requests=max(plan.requests, self._chat.calls - calls),
-            prompt_tokens=plan.prompt_tokens,
-            completion_tokens=plan.completion_tokens,
-            cost=job.price(plan.prompt_tokens, plan.completion_tokens),
+            prompt_tokens=tokens.prompt,
+            completion_tokens=tokens.completion,
+            cost=job.price(tokens.prompt, tokens.completion),
             seconds=plan.seconds,
             trials=job.trials,
             problems=plan.problems,

@@ -25,13 +25,15 @@ _logger = logging.getLogger(__name__)
 class StopAtSpend:
     """Callback that stops a search once trials and agent have spent a limit.
 
-    Running trials are finished, so the spend may exceed the limit. The agent's prompts include
-    spend and limit.
+    This is a soft limit: it is checked after each trial, and running trials are finished, so the
+    spend may exceed it by what they cost. `MultiStageObjective(max_spend=...)` is a hard limit.
+    The agent's prompts include spend and limit.
 
     Args:
-        limit: Limit in units of the task's cost model, above 0: over all instances if the
-            objective reports its spend, as `MultiStageObjective` does, else for one instance per
-            trial.
+        limit: Limit in units of the task's cost model, above 0: over all trials, and over all
+            instances if the objective reports its spend (user attribute ``spend``), as
+            `MultiStageObjective` does. Otherwise each trial counts the cost of its allocation for
+            one instance; this is warned about once.
         task: The task. Default: the one registered on the study.
 
     Raises:
@@ -42,7 +44,7 @@ class StopAtSpend:
         """See the class."""
         if not (is_finite(limit) and limit > 0):
             raise TaskError(f"StopAtSpend: `limit` must be finite and above 0, got {limit!r}.")
-        self._limit, self._task = float(limit), task
+        self._limit, self._task, self._warned = float(limit), task, False
 
     def __call__(self, study: Study, trial: FrozenTrial) -> None:
         """Stop the study if its spend has reached the limit.
@@ -54,9 +56,19 @@ class StopAtSpend:
         if read_limit(attributes) != self._limit:
             storage.write_limit(study, self._limit)
         found = spend(study, self._task)
+        if not found.whole and not self._warned:
+            self._warned = True
+            _logger.warning(
+                "Study %r: the objective reports no spend (user attribute `spend`), so the limit "
+                "of %g %s counts the cost of one instance per trial, however many instances a "
+                "trial runs.",
+                study.study_name,
+                self._limit,
+                found.unit,
+            )
         if found.total >= self._limit:
             limit = f"{self._limit:g} {found.unit}".rstrip()
-            _stop(self, study, trial, f"the spend has reached the limit of {limit}. {found}")
+            _stop(self, study, trial, f"the spend of the search has reached the limit of {limit}. {found}")
 
 
 @experimental_class("0.1.0")

@@ -39,8 +39,8 @@ class Round:
         candidates: Usable candidates, best first.
         model: Model and server that planned, without secrets.
         requests: Number of requests, including failed ones.
-        prompt_tokens: Tokens of the prompts.
-        completion_tokens: Generated tokens.
+        prompt_tokens: Tokens of the prompts of all requests, also of those without a reply.
+        completion_tokens: Generated tokens, as far as they are known.
         cost: Cost of these tokens in the task's unit; None if the cost model cannot price them.
         seconds: Duration in seconds.
         trials: Number of finished trials that the agent saw.

@@ -13,10 +13,11 @@ from optuna.trial import FrozenTrial
 from optuna_agenttts import storage
 from optuna_agenttts.exceptions import NoTaskError, TaskError
 from optuna_agenttts.study.rounds import Round, read_rounds
+from optuna_agenttts.task.cost import TableCost
 from optuna_agenttts.task.stage import Model, Stage, size_in_name
 from optuna_agenttts.task.task import Task
 
-# Tokens, in place of 0, which `Stage` does not allow.
+# Tokens, in place of 0, which `Stage` does not allow. Only a call that reported no tokens has 0.
 _LEAST = 1e-9
 
 
@@ -29,11 +30,14 @@ class Spend:
             objective reports it (user attribute ``spend``, which `MultiStageObjective` writes),
             else the cost of the allocations for one instance each.
         whole: Whether `trials` covers all instances.
-        agent: Spend of the agent, as far as the cost model can price its tokens.
+        agent: Spend of the agent, as far as the cost model can price its tokens: retries
+            included, and the prompts of requests without a reply.
         agent_tokens: Tokens of the agent, prompts included.
         requests: Requests of the agent.
         unit: Unit of the cost model.
         limit: Total at which `StopAtSpend` stops the search; None without a limit.
+        unpriced: Tokens of the agent that are not in `agent`, because the cost model lacks a fact
+            about its model.
     """
 
     trials: float
@@ -43,6 +47,7 @@ class Spend:
     requests: int
     unit: str
     limit: float | None = None
+    unpriced: int = 0
 
     @property
     def total(self) -> float:
@@ -51,14 +56,16 @@ class Spend:
 
     def __str__(self) -> str:
         """Describe the spend in one sentence, for people and for the agent."""
-        over = "" if self.whole else " for one instance of each"
-        text = f"Spent so far: {self.trials:.5g} {self.unit} on trials{over}".rstrip()
+        over = "all instances" if self.whole else "one instance of each"
+        unit = self.unit or "units of the task's cost"
+        text = f"Spent so far: {self.trials:.5g} {unit} on trials, over {over}"
         if self.requests:
             text += f"; {self.agent_tokens} tokens on planning"
-            text += f" ({self.agent:.4g} {self.unit})".replace(" )", ")") if self.agent else ""
+            text += f" ({self.agent:.4g} {unit})" if self.agent else ""
+            text += f", {self.unpriced} of them of unknown cost" if self.unpriced else ""
         if self.limit is not None:
             left = max(0.0, self.limit - self.total)
-            text += f"; {left:.5g} of {self.limit:.5g} are left"
+            text += f"; {left:.5g} {unit} of {self.limit:.5g} are left for the search"
         return text + "."
 
 
@@ -106,6 +113,7 @@ def spend_of(
         whole=bool(stated),
         agent=sum(planned.cost or 0.0 for planned in rounds),
         agent_tokens=sum(p.prompt_tokens + p.completion_tokens for p in rounds),
+        unpriced=sum(p.prompt_tokens + p.completion_tokens for p in rounds if p.cost is None),
         requests=sum(planned.requests for planned in rounds),
         unit=task.cost_model.unit,
         limit=limit,
@@ -127,7 +135,8 @@ def cost_of_samples(
         task: The task.
         stage: Name of the stage.
         model: Name of one of its models.
-        samples: Number of samples of one prompt, 1 or more.
+        samples: Number of samples of one prompt, 1 or more. More than a table lists, since calls
+            were repeated, are priced in several parts.
         prompt_tokens: Length of the prompt, in tokens.
         generation_tokens: Mean length of a sample, in tokens.
 
@@ -146,7 +155,12 @@ def cost_of_samples(
     if getattr(cost, "fusion", False) and is_dataclass(cost) and not isinstance(cost, type):
         # A fusion call is counted as a sample itself.
         cost = replace(cost, fusion=False)
-    return float(cost.stage_cost(measured, costing, np.array([samples]))[0])
+    most = found.max_samples if isinstance(cost, TableCost) else samples
+    parts, rest = divmod(samples, most)
+    total = parts * float(cost.stage_cost(measured, costing, np.array([most]))[0])
+    if rest:
+        total += float(cost.stage_cost(measured, costing, np.array([rest]))[0])
+    return float(total)
 
 
 def price_of(task: Task, name: str, prompt_tokens: int, completion_tokens: int) -> float | None:
@@ -158,7 +172,7 @@ def price_of(task: Task, name: str, prompt_tokens: int, completion_tokens: int) 
     Returns:
         The cost in units of the task's cost model, or None if a fact is missing.
     """
-    if prompt_tokens < 1 or completion_tokens < 1:
+    if prompt_tokens + completion_tokens < 1:
         return 0.0
     known = [m for stage in task.stages for m in stage.models if m.name == name.split(" at ")[0]]
     model = known[0] if known else Model(name or "agent", parameters=size_in_name(name))
@@ -166,8 +180,9 @@ def price_of(task: Task, name: str, prompt_tokens: int, completion_tokens: int) 
         stage = Stage(
             "agent",
             models=[model],
-            prompt_tokens=prompt_tokens,
-            generation_tokens=completion_tokens,
+            # A request without a reply has been read, and a reply has at least its last token.
+            prompt_tokens=max(1, prompt_tokens),
+            generation_tokens=max(1, completion_tokens),
         )
         return float(task.cost_model.stage_cost(stage, model, np.array([1]))[0])
     except (TaskError, KeyError, ValueError, TypeError):

@@ -29,7 +29,13 @@ from optuna_agenttts import (
 )
 from optuna_agenttts import storage as keys
 from optuna_agenttts.agent.scheduler import ROUND_LEAD, ROUND_SIZE
-from optuna_agenttts.llm import ChatUnavailableError, RetryingChatModel, RetryPolicy
+from optuna_agenttts.llm import (
+    ChatUnavailableError,
+    Completion,
+    RetryingChatModel,
+    RetryPolicy,
+    Usage,
+)
 
 TASK = wiki_task()
 ORIGIN, REASON = "agenttts:origin", "agenttts:reason"
@@ -137,6 +143,80 @@ def test_agents_tokens_count_as_spend():
     assert found.agent_tokens == sum(p.prompt_tokens + p.completion_tokens for p in planned) > 0
     assert found.agent > 0
     assert found.total == found.trials + found.agent
+
+
+class Silent:
+    """Chat model that answers some requests and leaves the others without a reply."""
+
+    model = "org/planner-7B"
+
+    def __init__(self, *texts):
+        self.texts = list(texts)
+
+    async def complete(self, request, *, seed):
+        if self.texts:
+            return Completion(self.texts.pop(0), Usage(1000, 100))
+        await asyncio.sleep(60)
+
+
+@pytest.mark.parametrize("texts", [(), ("not JSON",)])
+def test_rounds_that_time_out_count_what_is_known(texts):
+    """The prompt that was sent, and the replies that came before."""
+    sampler = AgentTTSSampler(TASK, llm=Silent(*texts), llm_timeout=0.3)
+    study = run(sampler, n_trials=8)
+    planned = guidelines(study)[0]
+    assert planned.failures
+    assert planned.completion_tokens == 100 * len(texts)
+    assert planned.prompt_tokens > 1000 * len(texts) + 100
+    assert planned.cost > 0
+    assert spend(study).agent > 0
+
+
+def test_repeated_requests_of_a_round_count():
+    """A reply without text was paid for."""
+    failed = [ChatUnavailableError("no text", kind="no text in reply", usage=Usage(7, 5))]
+
+    class Shaky(ScriptedChatModel):
+        async def complete(self, request, *, seed):
+            if failed:
+                raise failed.pop()
+            return await super().complete(request, seed=seed)
+
+    both = []
+    for _ in range(2):
+        chat = RetryingChatModel(Shaky(sensible), policy=RetryPolicy(base=0))
+        both.append(guidelines(run(AgentTTSSampler(TASK, llm=chat), n_trials=8))[0])
+    assert both[0].prompt_tokens == both[1].prompt_tokens + 7
+    assert both[0].completion_tokens == both[1].completion_tokens + 5
+
+
+def test_tokens_that_the_cost_model_cannot_price_are_named():
+    """Their cost is unknown, not zero."""
+    study = run(AgentTTSSampler(TASK, llm=ScriptedChatModel(sensible)), n_trials=8)
+    found = spend(study)
+    assert found.unpriced == found.agent_tokens > 0
+    assert f"{found.unpriced} of them of unknown cost" in str(found)
+
+
+def test_limit_without_reported_spend_is_warned_about_once(caplog):
+    """It then counts one instance per trial."""
+    study = optuna.create_study(sampler=AgentTTSSampler(TASK))
+    study.optimize(objective, n_trials=3, callbacks=[StopAtSpend(1e9)])
+    (line,) = [r.getMessage() for r in caplog.records if "reports no spend" in r.getMessage()]
+    assert "reference samples counts the cost of one instance per trial" in line
+
+
+def test_limit_with_reported_spend_is_not_warned_about(caplog):
+    """Nor does one trial that reports none, as it ran from the store."""
+
+    def reporting(trial):
+        trial.set_user_attr("spend", 5.0)
+        return objective(trial)
+
+    study = optuna.create_study(sampler=AgentTTSSampler(TASK))
+    study.optimize(reporting, n_trials=9, callbacks=[StopAtSpend(20)])
+    assert len(study.trials) == 4
+    assert not [r for r in caplog.records if "reports no spend" in r.getMessage()]
 
 
 def test_search_stops_at_a_limit_that_the_prompt_shows():
