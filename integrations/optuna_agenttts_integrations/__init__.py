@@ -13,6 +13,7 @@ from optuna_agenttts_integrations.exceptions import (
     DataError,
     PipelineError,
     SandboxError,
+    SpendLimitError,
     StoreError,
     TooManyFailuresError,
 )
@@ -54,6 +55,7 @@ __all__ = [
     "PipelineError",
     "ReplicatedChatModel",
     "SandboxError",
+    "SpendLimitError",
     "StageProgram",
     "StageUsage",
     "State",

@@ -12,11 +12,10 @@ from optuna_agenttts import Task
 from optuna_agenttts.llm import Finding, Report
 from optuna_agenttts.llm.findings import Level
 from optuna_agenttts.llm.secrets import redact
-from optuna_agenttts.study.spending import cost_of_samples
 from optuna_agenttts.task.allocation import Allocation, StageAllocation
-from optuna_agenttts_integrations.calls.endpoints import Endpoint, Endpoints, without_retries
+from optuna_agenttts_integrations.calls.endpoints import Endpoint, without_retries
 from optuna_agenttts_integrations.check import server_chats
-from optuna_agenttts_integrations.exceptions import PipelineError, StoreError
+from optuna_agenttts_integrations.exceptions import StoreError
 from optuna_agenttts_integrations.inspection.functions import (
     FunctionError,
     pipeline_functions,
@@ -35,27 +34,6 @@ _MAX_REPLAYS = 64
 
 _MAX_NAMES = 6
 """Models listed in a message. Chosen by hand, to keep it short."""
-
-
-def validate_names(pipeline: Pipeline, task: Task, endpoints: Endpoints) -> None:
-    """Raise unless pipeline, task and endpoints name the same stages and models.
-
-    Raises:
-        PipelineError: They do not match.
-    """
-    programs = [program.name for program in pipeline.programs]
-    stages = [stage.name for stage in task.stages]
-    if programs != stages:
-        raise PipelineError(
-            f"`pipeline` must have one `StageProgram` for each stage of `task`, in the same "
-            f"order: the task has {stages!r}, got {programs!r}."
-        )
-    models = {model.name for stage in task.stages for model in stage.models}
-    if missing := sorted(models - set(endpoints)):
-        raise PipelineError(
-            f"`endpoints` has no endpoint for {', '.join(missing)}: add one for each of the "
-            "task's models, for example with `connect_endpoints(task, ...)`."
-        )
 
 
 def check_functions(pipeline: Pipeline) -> Report:
@@ -190,7 +168,7 @@ def _findings(tracer: Tracer, name: str, trace: Trace) -> Iterator[Finding]:
         yield _finding("score", f"{trace.result.outcome:g}")
         for metric, value in trace.result.metrics.items():
             yield _finding(f"metric {metric!r}", f"{value:g}")
-    yield _finding("spend", _spend(tracer.task, stages))
+    yield _finding("spend", _spend(tracer.task, trace, stages))
     yield _finding("coverage", _coverage(tracer, name, trace))
 
 
@@ -254,26 +232,13 @@ def _fusion_error(tracer: Tracer, trace: Trace) -> FunctionError | None:
     return None
 
 
-def _spend(task: Task, stages: Sequence[InspectedStage]) -> str:
-    """Return the cost of the generated replies, as text."""
-    total, calls, tokens = 0.0, 0, 0
-    for stage in stages:
-        for request in stage.requests:
-            made = [r for r in request.replies if r.text is not None and not r.stored]
-            if made and stage.model is not None:
-                calls += len(made)
-                tokens += sum(reply.generated_tokens for reply in made)
-                total += cost_of_samples(
-                    task,
-                    stage.name,
-                    stage.model,
-                    len(made),
-                    prompt_tokens=sum(reply.prompt_tokens for reply in made) / len(made),
-                    generation_tokens=sum(r.generated_tokens for r in made) / len(made),
-                )
+def _spend(task: Task, trace: Trace, stages: Sequence[InspectedStage]) -> str:
+    """Return the cost of the calls, as text."""
+    replies = [r for stage in stages for request in stage.requests for r in request.replies]
+    calls = sum(reply.text is not None and not reply.stored for reply in replies)
     unit = task.cost_model.unit or "units of the task"
     return (
-        f"{total:.4g} {unit} for {calls} calls with {tokens} generated tokens, which the search "
+        f"{trace.account.spent:.4g} {unit} for {calls} calls with {trace.account.tokens} generated tokens, which the search "
         "reuses; requests to check servers are not included"
     )
 

@@ -3,6 +3,7 @@
 * `PipelineError` (also a `ValueError`): pipeline, instances and endpoints do not match.
 * `StoreError`: a completion store cannot be read or written.
 * `TooManyFailuresError`: too many instances of a trial failed, so that it has no valid score.
+* `SpendLimitError`: a limit on the spend does not cover the next call.
 * `DataError` (also a `ValueError`): records of a data set do not have the expected format.
 * `SandboxError`: a program cannot be run in a sandbox on this machine.
 """
@@ -22,6 +23,10 @@ class StoreError(AgentTTSError):
 
 class TooManyFailuresError(AgentTTSError):
     """Too many instances of a trial failed, so that it has no valid score."""
+
+
+class SpendLimitError(AgentTTSError):
+    """A limit on the spend does not cover the next call, which was not made."""
 
 
 class DataError(AgentTTSError, ValueError):

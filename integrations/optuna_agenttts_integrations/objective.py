@@ -7,6 +7,7 @@ import random
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -20,14 +21,20 @@ from optuna_agenttts.study.measured import effective_task
 from optuna_agenttts.study.stopped import report_stopped
 from optuna_agenttts.support.forking import on_fork
 from optuna_agenttts.task.allocation import Allocation, AllocationLike
+from optuna_agenttts_integrations.arguments import (
+    check_max_spend,
+    check_names,
+    check_numbers,
+)
 from optuna_agenttts_integrations.calls.completions import Completions
 from optuna_agenttts_integrations.calls.endpoints import Endpoints, close_chats
+from optuna_agenttts_integrations.calls.metering import Account
 from optuna_agenttts_integrations.calls.store import CompletionStore
-from optuna_agenttts_integrations.check_pipeline import validate_names
 from optuna_agenttts_integrations.diagnosis import DiagnosableObjective
-from optuna_agenttts_integrations.exceptions import PipelineError, TooManyFailuresError
+from optuna_agenttts_integrations.exceptions import TooManyFailuresError
 from optuna_agenttts_integrations.instances import InstanceId, check_disjoint, named_instances
 from optuna_agenttts_integrations.lengths import apply_measured_lengths, mean_lengths
+from optuna_agenttts_integrations.limit import SpendLimit
 from optuna_agenttts_integrations.pipeline.evaluation import Evaluation, InstanceResult
 from optuna_agenttts_integrations.pipeline.progress import ProgressBar, progress_bar
 from optuna_agenttts_integrations.pipeline.run import run_instances
@@ -38,21 +45,6 @@ _logger = logging.getLogger(__name__)
 
 _LISTED_CAUSES = 3
 """Causes of failures listed in a message. Chosen by hand, to keep it on one line."""
-
-_TRIAL_ATTRIBUTES = frozenset(
-    {
-        "cost",
-        "spend",
-        "tokens",
-        "naive_tokens",
-        "reused",
-        "failed",
-        "malformed",
-        "seconds",
-        "lengths",
-    }
-)
-"""User attributes of every trial, which a pipeline's metrics must not overwrite."""
 
 
 class MultiStageObjective(DiagnosableObjective):
@@ -83,6 +75,12 @@ class MultiStageObjective(DiagnosableObjective):
         max_failed: Maximum fraction of instances, from 0 to 1, that may fail before the trial
             fails. Instances that failed because no reply was readable do not count: that is the
             model's quality, which the score measures.
+        max_spend: Hard limit on the spend of a study's trials, over all instances, in units of the
+            task's cost model; None for no limit. Before each call, the most that it can cost is
+            reserved. When the limit does not cover the next call, the trial is kept as pruned and
+            the study stops. What the study's trials have recorded counts, stored samples are
+            free, and the tokens of an agent are not included. Workers in other processes count
+            only once their trials end: give each of them a share.
         measure_after: Number of finished trials after which measured token lengths replace the
             task's declared ones where they differ by more than 10 %. Costs follow, and the budget
             too if it is the default one. None keeps the declared lengths.
@@ -108,27 +106,26 @@ class MultiStageObjective(DiagnosableObjective):
         concurrency: int = 64,
         seed: int = 0,
         max_failed: float = 0.1,
+        max_spend: float | None = None,
         measure_after: int | None = 3,
         replay: bool = False,
         progress: bool | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """See the class."""
-        validate_names(pipeline, task, endpoints)
-        _check_metrics(pipeline)
-        if concurrency < 1:
-            raise PipelineError(f"`concurrency` must be at least 1, got {concurrency!r}.")
-        if not 0 <= max_failed <= 1:
-            raise PipelineError(f"`max_failed` must be between 0 and 1, got {max_failed!r}.")
-        if measure_after is not None and measure_after < 1:
-            raise PipelineError(
-                f"`measure_after` must be at least 1, or None, got {measure_after!r}."
-            )
+        check_names(pipeline, task, endpoints)
+        check_numbers(
+            concurrency=concurrency,
+            max_failed=max_failed,
+            measure_after=measure_after,
+            max_spend=max_spend,
+        )
         self.pipeline, self.task, self.endpoints = pipeline, task, endpoints
         self.store = store if store is not None else CompletionStore()
         self._instance_id = instance_id
         self._concurrency, self._seed, self._max_failed = concurrency, seed, max_failed
         self._measure_after, self._replay = measure_after, replay
+        self._limit = SpendLimit(max_spend, task.cost_model.unit)
         self._progress = sys.stderr.isatty() if progress is None else progress
         self._clock = clock
         named = list(named_instances(instances, instance_id).items())
@@ -140,6 +137,7 @@ class MultiStageObjective(DiagnosableObjective):
     def _start(self) -> None:
         self._loop = LoopThread(partial(close_chats, self.endpoints))
         self._completions = self._new_completions()
+        self._limit.reset()
         # Locks of an event loop cannot be used by that of a forked process.
         on_fork(self, MultiStageObjective._start)
 
@@ -177,7 +175,8 @@ class MultiStageObjective(DiagnosableObjective):
         """Score the allocation that a trial suggests.
 
         Sets user attributes on the trial: ``cost`` (of the allocation, per instance), ``spend``
-        (cost of what was generated, over all instances), ``tokens`` (generated), ``naive_tokens``
+        (cost of all calls over all instances, failed and repeated ones included; a call whose
+        reply was lost counts its `max_tokens`), ``tokens`` (generated), ``naive_tokens``
         (generated without reuse), ``reused`` (fraction of calls), ``failed`` (instances),
         ``malformed`` (replies), ``lengths`` (per stage, mean tokens of a prompt and of a sample),
         ``seconds``, and the pipeline's metrics under their names.
@@ -189,7 +188,9 @@ class MultiStageObjective(DiagnosableObjective):
             The mean outcome over the instances.
 
         Raises:
-            optuna.TrialPruned: The allocation exceeds the budget, or the pruner stops the trial.
+            optuna.TrialPruned: The allocation exceeds the budget, the pruner stops the trial, or
+                `max_spend` is reached.
+            SpendLimitError: `max_spend` is too low for a single call; nothing was spent.
             TooManyFailuresError: More than `max_failed` of the instances failed.
             PipelineError: The pruner needs a package that is not installed.
         """
@@ -197,31 +198,30 @@ class MultiStageObjective(DiagnosableObjective):
         task = self._effective_task(trial)
         allocation = task.suggest(trial)
         started = self._clock()
+        account = self._limit.open_account(trial)
         results: dict[str, InstanceResult] = {}
         pruned = False
         try:
             title = f"trial {trial.number}"
-            with progress_bar(len(self.instances), title, show=self._progress) as bar:
+            with self._progress_bar(len(self.instances), title) as bar:
                 for block in blocks_of(self.instances, trial):
-                    found = self._run(task, allocation, block, bar)
-                    for name in block:
-                        results[name] = found[name]
-                        trial.report(found[name].outcome, step=self._steps[name])
+                    for name, result in self._run(task, allocation, block, bar, account).items():
+                        results[name] = result
+                        trial.report(result.outcome, step=self._steps[name])
                     unfinished = len(results) < len(self.instances)
                     pruned = unfinished and uses_pruner(trial) and trial.should_prune()
-                    if pruned:
+                    if pruned or account.refused is not None:
                         break
         finally:
             evaluation = Evaluation(results, self._clock() - started)
-            if results:
-                self._write_attributes(trial, task.cost(allocation), evaluation)
+            self._write_attributes(trial, task.cost(allocation), evaluation, account)
+        progress = f"{len(results)} of {len(self.instances)} instances"
+        self._limit.stop(trial, account, progress)
         self._check_failures(evaluation)
-        if pruned:
+        if pruned or account.refused is not None:
             report_stopped(trial, evaluation.outcomes.values())
-            raise optuna.TrialPruned(
-                f"Pruned after {len(results)} of {len(self.instances)} instances, with a mean "
-                f"outcome of {evaluation.mean:.3f}."
-            )
+            mean = f", with a mean outcome of {evaluation.mean:.3f}" if results else ""
+            raise optuna.TrialPruned(f"Pruned after {progress}{mean}.")
         return evaluation.mean
 
     def evaluate(
@@ -230,6 +230,7 @@ class MultiStageObjective(DiagnosableObjective):
         instances: Sequence[Any] | None = None,
         *,
         baseline: AllocationLike | None = None,
+        max_spend: float | None = None,
     ) -> Evaluation:
         """Score an allocation outside of a trial, for example on held-out instances.
 
@@ -238,6 +239,8 @@ class MultiStageObjective(DiagnosableObjective):
             instances: Instances to run it on, disjoint from those of the search. Default: the
                 objective's own instances.
             baseline: Another allocation to run on the same instances and compare with.
+            max_spend: Hard limit on the spend of this evaluation, baseline included, apart from
+                what searches spend. Default: the objective's `max_spend`; infinity lifts it.
 
         Returns:
             The evaluation, with its comparison if there is a baseline.
@@ -245,29 +248,38 @@ class MultiStageObjective(DiagnosableObjective):
         Raises:
             TaskError: The allocation does not match the task.
             PipelineError: There are no instances, two share an ID, or some occur in the search.
+            SpendLimitError: `max_spend` does not cover all calls; those made are in the store.
             TooManyFailuresError: More than `max_failed` of the instances failed.
         """
+        check_max_spend(max_spend)
+        account = self._limit.open_evaluation(max_spend)
         named = self.instances
         if instances is not None:
             named = named_instances(instances, self._instance_id)
             check_disjoint(self.instances, named)
-        evaluation = self._evaluate(allocation, named, "evaluate")
+        evaluation = self._evaluate(allocation, named, "evaluate", account)
         if baseline is None:
             return evaluation
-        other = self._evaluate(baseline, named, "baseline")
+        other = self._evaluate(baseline, named, "baseline", account)
         return replace(evaluation, comparison=evaluation.against(other))
 
     def _evaluate(
-        self, allocation: AllocationLike, named: Mapping[str, Any], title: str
+        self, allocation: AllocationLike, named: Mapping[str, Any], title: str, account: Account
     ) -> Evaluation:
         checked = self.task.allocation(self.task.choices(allocation))
         started = self._clock()
-        with progress_bar(len(named), title, show=self._progress) as bar:
-            results = self._run(self.task, checked, named, bar)
+        with self._progress_bar(len(named), title) as bar:
+            results = self._run(self.task, checked, named, bar, account)
+        if account.refused is not None:
+            raise account.refused
         seconds = self._clock() - started
         evaluation = Evaluation(results, seconds, metric_range=self.task.metric_range)
         self._check_failures(evaluation)
         return evaluation
+
+    def _progress_bar(self, total: int, title: str) -> AbstractContextManager[ProgressBar]:
+        unit = self.task.cost_model.unit
+        return progress_bar(total, title, unit=unit, show=self._progress)
 
     def _effective_task(self, trial: optuna.Trial) -> Task:
         """Return the task, with measured token lengths once the study has them."""
@@ -280,7 +292,12 @@ class MultiStageObjective(DiagnosableObjective):
         return apply_measured_lengths(study, self.task, self._measure_after)
 
     def _run(
-        self, task: Task, allocation: Allocation, instances: Mapping[str, Any], bar: ProgressBar
+        self,
+        task: Task,
+        allocation: Allocation,
+        instances: Mapping[str, Any],
+        bar: ProgressBar,
+        account: Account,
     ) -> dict[str, InstanceResult]:
         return self._loop.run(
             run_instances(
@@ -289,6 +306,7 @@ class MultiStageObjective(DiagnosableObjective):
                 allocation,
                 task=task,
                 completions=self._completions,
+                account=account,
                 endpoints=self.endpoints,
                 concurrency=self._concurrency,
                 on_result=bar.add,
@@ -318,11 +336,16 @@ class MultiStageObjective(DiagnosableObjective):
             listed,
         )
 
-    def _write_attributes(self, trial: optuna.Trial, cost: float, evaluation: Evaluation) -> None:
+    def _write_attributes(
+        self, trial: optuna.Trial, cost: float, evaluation: Evaluation, account: Account
+    ) -> None:
+        # Unfinished instances have no result, but their calls are paid for.
+        paid = {"cost": cost, "spend": account.spent, "tokens": account.tokens}
+        if not evaluation.results:
+            storage.write_trial_values(trial, paid)
+            return
         values = {
-            "cost": cost,
-            "spend": evaluation.spend,
-            "tokens": evaluation.generated_tokens,
+            **paid,
             "naive_tokens": evaluation.naive_tokens,
             "reused": round(evaluation.reused, 4),
             "failed": evaluation.failed,
@@ -332,11 +355,3 @@ class MultiStageObjective(DiagnosableObjective):
             **{name: round(value, 6) for name, value in evaluation.metrics.items()},
         }
         storage.write_trial_values(trial, values)
-
-
-def _check_metrics(pipeline: Pipeline) -> None:
-    reserved = [name for name in pipeline.metrics if name in _TRIAL_ATTRIBUTES]
-    if reserved:
-        raise PipelineError(
-            f"`metrics` of the pipeline has the reserved names {reserved!r}: rename them."
-        )

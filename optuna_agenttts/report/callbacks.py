@@ -68,7 +68,8 @@ class StopAtSpend:
             )
         if found.total >= self._limit:
             limit = f"{self._limit:g} {found.unit}".rstrip()
-            _stop(self, study, trial, f"the spend of the search has reached the limit of {limit}. {found}")
+            reason = f"the spend of the search has reached the limit of {limit}. {found}"
+            _stop(self, study, trial, reason)
 
 
 @experimental_class("0.1.0")

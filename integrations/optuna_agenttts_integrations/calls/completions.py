@@ -12,18 +12,16 @@ import asyncio
 import hashlib
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TypeVar
 
 from optuna_agenttts.llm import ChatError, ChatRequest, Completion, RetryPolicy
-from optuna_agenttts.llm.loop import gather
+from optuna_agenttts.llm.port import repeated_call
 from optuna_agenttts.llm.retry import with_retries
 from optuna_agenttts_integrations.calls.endpoints import Endpoint, MultiSampleChatModel
+from optuna_agenttts_integrations.calls.metering import Meter, finish_all
 from optuna_agenttts_integrations.calls.store import CompletionStore, RequestKey, canonical_json
 from optuna_agenttts_integrations.exceptions import StoreError
-
-_T = TypeVar("_T")
 
 DEFAULT_RETRY_POLICY = RetryPolicy(attempts=8, base=0.5, longest=15.0, patience=600.0)
 """Retries of a call. At a failure rate of 0.2, eight attempts fail once in 390,000 calls. 600
@@ -61,8 +59,9 @@ class Samples:
     Args:
         completions: The completions, in order of index, without failed ones.
         generated: Number of completions that were generated rather than reused.
-        generated_tokens: Tokens of the generated completions.
-        prompt_tokens: Tokens of the prompts of the generated completions.
+        generated_tokens: Tokens that were generated, also by failed calls.
+        prompt_tokens: Tokens of the prompts of all calls, also of failed ones.
+        spend: Cost of all calls, also of failed ones.
         prompt_length: Tokens of the prompt; 0 if all samples failed.
         naive_tokens: Tokens of all completions, generated or reused.
         failed: Number of failed samples.
@@ -72,6 +71,7 @@ class Samples:
     generated: int
     generated_tokens: int
     prompt_tokens: int
+    spend: float
     prompt_length: int
     naive_tokens: int
     failed: int
@@ -116,7 +116,9 @@ class Completions:
         self._locks: dict[str, _RequestLock] = {}
         self.failures: Counter[str] = Counter()
 
-    async def sample(self, request: ChatRequest, endpoint: Endpoint, count: int) -> Samples:
+    async def sample(
+        self, request: ChatRequest, endpoint: Endpoint, count: int, meter: Meter | None = None
+    ) -> Samples:
         """Return samples 0 to `count` - 1 of a request.
 
         Samples whose calls fail despite retries are missing from the result, and `failures`
@@ -126,10 +128,14 @@ class Completions:
             request: The request.
             endpoint: Endpoint that serves its model.
             count: Number of samples.
+            meter: Meter of the request's spend. Default: its calls cost nothing.
 
         Raises:
             StoreError: The store cannot be read or written, or lacks a sample to be replayed.
+            SpendLimitError: The limit does not cover a missing sample. Calls in progress are
+                finished and stored before.
         """
+        meter = Meter(request) if meter is None else meter
         text = request_text(request)
         request_key = RequestKey(endpoint.identity, self._seed, text)
         digest = request_key.digest
@@ -149,8 +155,9 @@ class Completions:
                     )
                 if missing:
                     seeds = {i: sample_seed(text, i, self._seed) for i in missing}
-                    fresh = await self._generate(request, endpoint, request_key, seeds)
+                    fresh = await self._generate(request, endpoint, request_key, seeds, meter)
         finally:
+            meter.close()
             exclusive.callers -= 1
             if not exclusive.callers:
                 del self._locks[digest]
@@ -158,8 +165,9 @@ class Completions:
         return Samples(
             completions=tuple(found[index] for index in sorted(found)),
             generated=len(fresh),
-            generated_tokens=sum(c.usage.completion_tokens for c in fresh.values()),
-            prompt_tokens=sum(c.usage.prompt_tokens for c in fresh.values()),
+            generated_tokens=meter.generated_tokens,
+            prompt_tokens=meter.prompt_tokens,
+            spend=meter.spent,
             prompt_length=max((c.usage.prompt_tokens for c in found.values()), default=0),
             naive_tokens=sum(c.usage.completion_tokens for c in found.values()),
             failed=count - len(found),
@@ -171,6 +179,7 @@ class Completions:
         endpoint: Endpoint,
         request_key: RequestKey,
         seeds: Mapping[int, int],
+        meter: Meter,
     ) -> dict[int, Completion]:
         """Generate samples by index, and store each as soon as it is complete."""
         slots = self._slots.setdefault(
@@ -180,7 +189,7 @@ class Completions:
             chat = endpoint.chat
             async with slots:
                 many = await self._attempt(
-                    lambda: chat.complete_many(request, list(seeds.values()))
+                    lambda: chat.complete_many(request, list(seeds.values())), meter, len(seeds)
                 )
             if many is not None and len(many) != len(seeds):
                 self.count_failure(
@@ -192,21 +201,47 @@ class Completions:
             return fresh
 
         async def one(index: int) -> tuple[int, Completion | None]:
-            async with slots:
-                reply = await self._attempt(
-                    lambda: endpoint.chat.complete(request, seed=seeds[index])
-                )
-            if reply is not None:
-                self._store.put(request_key, {index: reply})
-            return index, reply
+            async def call() -> Sequence[Completion]:
+                return [await endpoint.chat.complete(request, seed=seeds[index])]
 
-        replies = await gather([one(index) for index in seeds])
+            async with slots:
+                replies = await self._attempt(call, meter, 1)
+            if replies is None:
+                return index, None
+            self._store.put(request_key, {index: replies[0]})
+            return index, replies[0]
+
+        replies = await finish_all([one(index) for index in seeds])
         return {index: reply for index, reply in replies if reply is not None}
 
-    async def _attempt(self, call: Callable[[], Awaitable[_T]]) -> _T | None:
-        """Return the result of a call, retried if it fails; None if all attempts fail."""
+    async def _attempt(
+        self, call: Callable[[], Awaitable[Sequence[Completion]]], meter: Meter, calls: int
+    ) -> Sequence[Completion] | None:
+        """Return the result of calls, retried if they fail; None if all attempts fail."""
+
+        async def metered() -> Sequence[Completion]:
+            await meter.reserve(calls)
+            outcomes: Sequence[Completion | ChatError | None] = []
+            token = repeated_call.set(meter.count)
+            try:
+                outcomes = completions = await call()
+                return completions
+            except ChatError as error:
+                outcomes = [error] * (calls if error.lost else 1)
+                raise
+            except asyncio.CancelledError:
+                outcomes = [None] * calls
+                raise
+            finally:
+                repeated_call.reset(token)
+                for outcome in outcomes:
+                    meter.count(outcome)
+                meter.release(calls)
+
         try:
-            return await with_retries(call, policy=self._policy, rng=self._rng, sleep=self._sleep)
+            return await with_retries(
+                metered, policy=self._policy, rng=self._rng, sleep=self._sleep
+            )
         except ChatError as error:
             self.count_failure(type(error).__name__, str(error))
             return None

@@ -13,6 +13,7 @@ from optuna_agenttts.llm import ChatRequest, Completion, Message, RetryPolicy
 from optuna_agenttts.task.allocation import Allocation
 from optuna_agenttts_integrations.calls.completions import Completions, Samples, request_text
 from optuna_agenttts_integrations.calls.endpoints import Endpoint, Endpoints
+from optuna_agenttts_integrations.calls.metering import Account, Meter
 from optuna_agenttts_integrations.calls.store import CompletionStore, RequestKey
 from optuna_agenttts_integrations.exceptions import StoreError
 from optuna_agenttts_integrations.inspection.functions import (
@@ -89,6 +90,7 @@ class Trace:
         error: The exception that ended the run: a `FunctionError` if a function of the pipeline
             failed.
         failures: Failed calls by cause.
+        account: Spend of the calls.
     """
 
     def __init__(
@@ -116,6 +118,7 @@ class Trace:
         self.result: InstanceResult | None = None
         self.error: Exception | None = None
         self.failures: Mapping[str, int] = {}
+        self.account = Account()
         self._current: _StageTrace | None = None
 
     def _wrapped(self, stage: StageProgram | Step) -> StageProgram | Step:
@@ -268,11 +271,13 @@ class _TracedCompletions(Completions):
         super().__init__(**options)
         self._trace, self._offline = trace, trace.offline
 
-    async def sample(self, request: ChatRequest, endpoint: Endpoint, count: int) -> Samples:
+    async def sample(
+        self, request: ChatRequest, endpoint: Endpoint, count: int, meter: Meter | None = None
+    ) -> Samples:
         """Return and record samples; see `Completions.sample`."""
         key = RequestKey(endpoint.identity, self._seed, request_text(request)).digest
         stored = self._store.get(key, count)
-        samples = await super().sample(request, endpoint, count)
+        samples = await super().sample(request, endpoint, count, meter)
         found = stored if self._offline else self._store.get(key, count)
         self._trace.record(_Call(request, count, stored, found))
         return samples
@@ -337,6 +342,7 @@ class Tracer:
                 endpoints=self.endpoints,
                 concurrency=1,
                 on_result=lambda result: None,
+                account=trace.account,
             )
             trace.result = results[name]
         except StoreError:

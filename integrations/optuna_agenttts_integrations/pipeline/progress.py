@@ -15,10 +15,12 @@ class ProgressBar:
 
     Args:
         bar: The tqdm bar to update.
+        unit: Unit of the spend.
     """
 
-    def __init__(self, bar: tqdm) -> None:
+    def __init__(self, bar: tqdm, unit: str) -> None:
         """See the class."""
+        self._unit = unit
         self._bar, self._calls, self._generated, self._spend = bar, 0.0, 0.0, 0.0
 
     def add(self, result: InstanceResult) -> None:
@@ -27,12 +29,13 @@ class ProgressBar:
         self._generated += result.total("generated")
         self._spend += result.total("spend")
         reused = 1 - self._generated / max(1.0, self._calls)
-        self._bar.set_postfix_str(f"{reused:.0%} reused, spend {self._spend:.3g}", refresh=False)
+        spend = f"spend {self._spend:.3g} {self._unit}"
+        self._bar.set_postfix_str(f"{reused:.0%} reused, {spend}", refresh=False)
         self._bar.update()
 
 
 @contextmanager
-def progress_bar(total: int, title: str, *, show: bool) -> Iterator[ProgressBar]:
+def progress_bar(total: int, title: str, *, unit: str, show: bool) -> Iterator[ProgressBar]:
     """Open a progress bar for a number of instances; a hidden one counts silently."""
     with tqdm(total=total, desc=title, disable=not show, leave=False) as bar:
-        yield ProgressBar(bar)
+        yield ProgressBar(bar, unit)

@@ -6,6 +6,7 @@ import asyncio
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 from math import fsum
 from typing import Any
@@ -17,7 +18,9 @@ from optuna_agenttts.study.spending import cost_of_samples
 from optuna_agenttts.task.allocation import Allocation
 from optuna_agenttts_integrations.calls.completions import Completions, Samples
 from optuna_agenttts_integrations.calls.endpoints import Endpoint, Endpoints
+from optuna_agenttts_integrations.calls.metering import Account, Meter, finish_all
 from optuna_agenttts_integrations.calls.tokens import estimated_tokens
+from optuna_agenttts_integrations.exceptions import SpendLimitError
 from optuna_agenttts_integrations.pipeline.evaluation import InstanceResult, StageUsage
 from optuna_agenttts_integrations.pipeline.fusion import LLMFusion, deduplicate
 from optuna_agenttts_integrations.pipeline.stages import Pipeline, Score, StageProgram, State, Step
@@ -43,6 +46,7 @@ async def run_instances(
     task: Task,
     completions: Completions,
     endpoints: Endpoints,
+    account: Account,
     concurrency: int,
     on_result: Callable[[InstanceResult], None],
 ) -> dict[str, InstanceResult]:
@@ -55,31 +59,39 @@ async def run_instances(
         task: Task that prices the calls.
         completions: Source of samples.
         endpoints: Endpoint of each model, by name.
+        account: Account of the calls' spend.
         concurrency: Maximum number of instances run at once.
         on_result: Function called with each result when it is ready.
 
     Returns:
-        Results by ID, in the order of `instances`.
+        Results by ID, in the order of `instances`. Instances that the limit of the spend stopped
+        are left out.
 
     Raises:
         StoreError: The store cannot be read or written.
     """
     semaphore = asyncio.Semaphore(concurrency)
 
-    async def run(name: str, instance: Any) -> tuple[str, InstanceResult]:
-        async with semaphore:
-            result = await _run_instance(
-                pipeline,
-                instance,
-                allocation,
-                task=task,
-                completions=completions,
-                endpoints=endpoints,
-            )
-        on_result(result)
-        return name, result
+    results: dict[str, InstanceResult] = {}
 
-    return dict(await gather(run(name, instance) for name, instance in instances.items()))
+    async def run(name: str, instance: Any) -> None:
+        async with semaphore:
+            try:
+                results[name] = await _run_instance(
+                    pipeline,
+                    instance,
+                    allocation,
+                    task=task,
+                    completions=completions,
+                    endpoints=endpoints,
+                    account=account,
+                )
+            except SpendLimitError:
+                return
+        on_result(results[name])
+
+    await gather(run(name, instance) for name, instance in instances.items())
+    return {name: results[name] for name in instances if name in results}
 
 
 async def _run_instance(
@@ -90,6 +102,7 @@ async def _run_instance(
     task: Task,
     completions: Completions,
     endpoints: Endpoints,
+    account: Account,
 ) -> InstanceResult:
     state = State(instance)
     usage: dict[str, StageUsage] = {}
@@ -102,7 +115,9 @@ async def _run_instance(
                 result = await _run_step(stage, state, completions)
             else:
                 model, samples = allocation[stage.name]
-                call = _StageCall(stage, model, state, task, completions, endpoints[model])
+                call = _StageCall(
+                    stage, model, state, task, completions, endpoints[model], account
+                )
                 try:
                     result = await call.run(samples)
                 finally:
@@ -139,6 +154,7 @@ class _StageCall:
     task: Task
     completions: Completions
     endpoint: Endpoint
+    account: Account
     drawn: list[Samples] = field(default_factory=list)
     """Samples of each request, that of the stage itself first."""
     requested: int = 0
@@ -150,7 +166,9 @@ class _StageCall:
         drawn = await self._draw(request, count)
         if not drawn.completions:
             raise _InstanceFailedError
-        parsed = await gather([self._parse_or_repair(request, c.text) for c in drawn.completions])
+        parsed = await finish_all(
+            self._parse_or_repair(request, c.text) for c in drawn.completions
+        )
         replies = [text for text, sample in parsed if sample is not None]
         samples = [sample for _, sample in parsed if sample is not None]
         if not samples:
@@ -162,7 +180,9 @@ class _StageCall:
         return self.program.aggregate(samples)
 
     async def _draw(self, request: ChatRequest, count: int) -> Samples:
-        drawn = await self.completions.sample(request, self.endpoint, count)
+        price = partial(_price, self.task, self.program.name, self.model)
+        meter = Meter(request, price, self.account)
+        drawn = await self.completions.sample(request, self.endpoint, count, meter)
         self.drawn.append(drawn)
         return drawn
 
@@ -205,7 +225,7 @@ class _StageCall:
                 return fusion.fallback(samples)
             rest = iter(candidates)
             parts = [list(islice(rest, len(group))) for group in groups]
-            fused = await gather([self._fuse_group(fusion, request, part) for part in parts])
+            fused = await finish_all(self._fuse_group(fusion, request, part) for part in parts)
             if any(sample is None for _, sample in fused):
                 return fusion.fallback(samples)
             candidates = deduplicate(*zip(*fused))
@@ -240,17 +260,19 @@ class _StageCall:
             prompt_length=first.prompt_length,
             sample_length=first.naive_tokens / count if count else 0.0,
             # An exact sum does not depend on the order in which repairs finish.
-            spend=fsum(self._spend(drawn) for drawn in self.drawn),
+            spend=fsum(drawn.spend for drawn in self.drawn),
         )
 
-    def _spend(self, drawn: Samples) -> float:
-        if not drawn.generated:
-            return 0.0
-        return cost_of_samples(
-            self.task,
-            self.program.name,
-            self.model,
-            drawn.generated,
-            prompt_tokens=drawn.prompt_tokens / drawn.generated,
-            generation_tokens=drawn.generated_tokens / drawn.generated,
-        )
+
+def _price(
+    task: Task, stage: str, model: str, calls: int, prompt_tokens: float, generated_tokens: float
+) -> float:
+    """Return the cost of calls with the same prompt, given their tokens in total."""
+    return cost_of_samples(
+        task,
+        stage,
+        model,
+        calls,
+        prompt_tokens=prompt_tokens / calls,
+        generation_tokens=generated_tokens / calls,
+    )

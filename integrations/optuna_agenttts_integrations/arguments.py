@@ -1,0 +1,79 @@
+"""Checks of the arguments of `MultiStageObjective`."""
+
+from __future__ import annotations
+
+import math
+
+from optuna_agenttts import Task
+from optuna_agenttts_integrations.calls.endpoints import Endpoints
+from optuna_agenttts_integrations.exceptions import PipelineError
+from optuna_agenttts_integrations.pipeline.stages import Pipeline
+
+_TRIAL_ATTRIBUTES = frozenset(
+    {
+        "cost",
+        "spend",
+        "tokens",
+        "naive_tokens",
+        "reused",
+        "failed",
+        "malformed",
+        "seconds",
+        "lengths",
+    }
+)
+"""User attributes of every trial, which a pipeline's metrics must not overwrite."""
+
+
+def check_numbers(
+    *, concurrency: int, max_failed: float, measure_after: int | None, max_spend: float | None
+) -> None:
+    """Check the ranges of numbers.
+
+    Raises:
+        PipelineError: A number is out of range.
+    """
+    if concurrency < 1:
+        raise PipelineError(f"`concurrency` must be at least 1, got {concurrency!r}.")
+    if not 0 <= max_failed <= 1:
+        raise PipelineError(f"`max_failed` must be between 0 and 1, got {max_failed!r}.")
+    if measure_after is not None and measure_after < 1:
+        raise PipelineError(f"`measure_after` must be at least 1, or None, got {measure_after!r}.")
+    check_max_spend(max_spend)
+
+
+def check_max_spend(max_spend: float | None) -> None:
+    """Check a limit on the spend.
+
+    Raises:
+        PipelineError: It is not a number above 0.
+    """
+    valid = isinstance(max_spend, (int, float)) and max_spend > 0 and not math.isnan(max_spend)
+    if max_spend is not None and not valid:
+        raise PipelineError(f"`max_spend` must be above 0, or None, got {max_spend!r}.")
+
+
+def check_names(pipeline: Pipeline, task: Task, endpoints: Endpoints) -> None:
+    """Check that a pipeline, its task and its endpoints match.
+
+    Raises:
+        PipelineError: They do not match.
+    """
+    programs = [program.name for program in pipeline.programs]
+    stages = [stage.name for stage in task.stages]
+    if programs != stages:
+        raise PipelineError(
+            f"`pipeline` must have one `StageProgram` for each stage of `task`, in the same "
+            f"order: the task has {stages!r}, got {programs!r}."
+        )
+    reserved = [name for name in pipeline.metrics if name in _TRIAL_ATTRIBUTES]
+    if reserved:
+        raise PipelineError(
+            f"`metrics` of the pipeline has the reserved names {reserved!r}: rename them."
+        )
+    models = {model.name for stage in task.stages for model in stage.models}
+    if missing := sorted(models - set(endpoints)):
+        raise PipelineError(
+            f"`endpoints` has no endpoint for {', '.join(missing)}: add one for each of the "
+            "task's models, for example with `connect_endpoints(task, ...)`."
+        )

@@ -1,0 +1,259 @@
+"""Spend of calls: counted when they end, and reserved before they start if there is a limit.
+
+A `Ledger` holds the spend of a search, an `Account` that of a trial or an evaluation, and a
+`Meter` that of the samples of one request. All of them are used on one event loop, and nothing is
+awaited between a check and its reservation, so that concurrent calls cannot exceed the limit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Coroutine, Iterable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from optuna_agenttts.llm import ChatError, ChatRequest, Completion
+from optuna_agenttts.llm.loop import gather
+from optuna_agenttts.llm.port import prompt_usage
+from optuna_agenttts_integrations.exceptions import SpendLimitError
+
+_T = TypeVar("_T")
+
+Price = Callable[[int, float, float], float]
+"""Cost of calls with the same prompt: their number, and their tokens read and generated."""
+
+_TEMPLATE_TOKENS = 32
+"""Tokens that a chat template adds to a prompt; Llama 3.1's, with its dates, is the longest of the
+common ones."""
+
+
+@dataclass(slots=True)
+class Ledger:
+    """Spend of a search, with a limit, in units of the task's cost model.
+
+    Args:
+        limit: Most that may be spent; infinity for no limit.
+        unit: Unit of the cost model, for messages.
+        earlier: Spend of the search that other processes have recorded.
+        spent: Spend of the calls that have ended.
+        held: Spend of the calls that have ended, and most that those in progress can cost.
+        in_progress: Number of calls in progress.
+        waiting: Callers that wait for a call in progress to end.
+        longest: Tokens of each model's longest reply, where it is above `max_tokens`.
+        trials: Numbers of the trials that this ledger has accounts of.
+        stopped: Whether it was logged that the limit is reached.
+    """
+
+    limit: float = math.inf
+    unit: str = ""
+    earlier: float = 0.0
+    spent: float = 0.0
+    held: float = 0.0
+    in_progress: int = 0
+    waiting: list[asyncio.Future[None]] = field(default_factory=list)
+    longest: dict[str, int] = field(default_factory=dict)
+    trials: set[int] = field(default_factory=set)
+    stopped: bool = False
+
+    @property
+    def total(self) -> float:
+        """Spend so far."""
+        return self.earlier + self.spent
+
+    def covers(self, amount: float) -> bool:
+        """Return whether an amount is within the limit, but for rounding errors."""
+        return amount <= self.limit * (1 + 1e-12)
+
+    async def wait(self) -> None:
+        """Wait until a call in progress ends."""
+        future = asyncio.get_running_loop().create_future()
+        self.waiting.append(future)
+        await future
+
+    def wake(self) -> None:
+        """Wake all waiting callers."""
+        waiting, self.waiting = self.waiting, []
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)
+
+
+@dataclass(slots=True)
+class Account:
+    """Spend of a trial or an evaluation.
+
+    Args:
+        ledger: Ledger of the search.
+        amounts: Spend of each request.
+        tokens: Known tokens that were generated.
+        refused: Error of the first call that the limit did not cover.
+    """
+
+    ledger: Ledger = field(default_factory=Ledger)
+    amounts: list[float] = field(default_factory=list)
+    tokens: int = 0
+    refused: SpendLimitError | None = None
+
+    @property
+    def spent(self) -> float:
+        """Spend so far; an exact sum does not depend on the order in which calls end."""
+        return math.fsum(self.amounts)
+
+
+@dataclass(slots=True)
+class Meter:
+    """Spend of the samples of one request, failed and repeated calls included.
+
+    A call whose reply was lost counts as if it had generated `max_tokens`.
+
+    Args:
+        request: The request.
+        price: Price of calls with this request's prompt.
+        account: Account to charge.
+        spent: Spend of the calls that have ended.
+        prompt_tokens: Tokens of the prompts of these calls.
+        generated_tokens: Tokens that these calls are known to have generated.
+    """
+
+    request: ChatRequest
+    price: Price = lambda calls, prompt, generated: 0.0
+    account: Account = field(default_factory=Account)
+    spent: float = 0.0
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+    _calls: int = 0
+    _lost_tokens: int = 0
+    _in_progress: int = 0
+    _held: float = 0.0
+    _longest_prompt: int = 0
+
+    async def reserve(self, calls: int) -> None:
+        """Reserve the most that calls can cost; wait for calls in progress if they hold it.
+
+        Raises:
+            SpendLimitError: The limit does not cover the calls.
+        """
+        ledger = self.account.ledger
+        while not math.isinf(ledger.limit):
+            if self.account.refused is not None:
+                # Too little is left to finish another instance.
+                raise SpendLimitError(str(self.account.refused))
+            amount = self._most(self._in_progress + calls) - self._held
+            if ledger.covers(ledger.earlier + ledger.held + amount):
+                ledger.held += amount
+                self._held += amount
+                break
+            alone = self._most(calls) - self.spent
+            if not ledger.in_progress or not ledger.covers(ledger.total + alone):
+                raise self._refusal(calls, alone)
+            await ledger.wait()
+        ledger.in_progress += calls
+        self._in_progress += calls
+
+    def _refusal(self, calls: int, amount: float) -> SpendLimitError:
+        """Return the error of calls that the limit does not cover, and note it."""
+        ledger = self.account.ledger
+        what = f"the next {calls} calls" if calls > 1 else "the next call"
+        error = SpendLimitError(
+            f"`max_spend` of {ledger.limit:.5g} {ledger.unit} does not cover {what} of "
+            f"{self.request.model}, which may cost up to {amount:.3g} {ledger.unit}: "
+            f"{ledger.total:.5g} {ledger.unit} are spent"
+        )
+        self.account.refused = error
+        ledger.wake()
+        return error
+
+    def release(self, calls: int) -> None:
+        """Release the reservation of calls after `count` has counted their tokens."""
+        ledger = self.account.ledger
+        ledger.in_progress -= calls
+        self._in_progress -= calls
+        if math.isinf(ledger.limit):
+            return
+        self._charge()
+        held = self._most(self._in_progress)
+        ledger.held += held - self._held
+        self._held = held
+        ledger.wake()
+
+    def count(self, outcome: Completion | ChatError | None) -> None:
+        """Count the tokens of a call: completed, failed, or cancelled (None)."""
+        usage = getattr(outcome, "usage", None)
+        lost = outcome is None or getattr(outcome, "lost", False)
+        if usage is None and lost:
+            usage = prompt_usage(self.request)
+        if usage is None:
+            return
+        self._calls += 1
+        self.prompt_tokens += usage.prompt_tokens
+        self.generated_tokens += usage.completion_tokens
+        if lost:
+            self._lost_tokens += max(0, self.request.max_tokens - usage.completion_tokens)
+        elif usage.completion_tokens > self._longest_reply:
+            self.account.ledger.longest[self.request.model] = usage.completion_tokens
+
+    def close(self) -> None:
+        """Charge the account, after the last call."""
+        self._charge()
+        self.account.amounts.append(self.spent)
+        self.account.tokens += self.generated_tokens
+
+    def _charge(self) -> None:
+        spent = self._cost(self._calls, self.prompt_tokens, self._generated)
+        self.account.ledger.spent += spent - self.spent
+        self.spent = spent
+
+    @property
+    def _generated(self) -> int:
+        return self.generated_tokens + self._lost_tokens
+
+    @property
+    def _longest_reply(self) -> int:
+        # Some servers do not count thoughts towards `max_tokens`.
+        longest = self.account.ledger.longest.get(self.request.model, 0)
+        return max(self.request.max_tokens, longest)
+
+    def _cost(self, calls: int, prompt: int, generated: int) -> float:
+        return self.price(calls, prompt, generated) if calls else 0.0
+
+    def _most(self, calls: int) -> float:
+        """Return the most that the calls that have ended and further ones can cost."""
+        if not self._longest_prompt:
+            # A token of any tokenizer has at least one byte.
+            texts = [message.content for message in self.request.messages]
+            self._longest_prompt = sum(len(text.encode()) for text in texts) + _TEMPLATE_TOKENS
+        return self._cost(
+            self._calls + calls,
+            self.prompt_tokens + calls * self._longest_prompt,
+            self._generated + calls * self._longest_reply,
+        )
+
+
+async def finish_all(coroutines: Iterable[Coroutine[Any, Any, _T]]) -> list[_T]:
+    """Run coroutines concurrently; if the limit stops one, finish the others before raising.
+
+    Their calls are paid for: what they return can be stored.
+
+    Raises:
+        SpendLimitError: The limit stopped a coroutine.
+    """
+    refusals: list[SpendLimitError] = []
+    started = list(coroutines)
+
+    async def attempt(coroutine: Coroutine[Any, Any, _T]) -> list[_T]:
+        try:
+            return [await coroutine]
+        except SpendLimitError as error:
+            refusals.append(error)
+            return []
+
+    try:
+        found = await gather(attempt(coroutine) for coroutine in started)
+    finally:
+        for coroutine in started:
+            # Those that were cancelled before they ran.
+            coroutine.close()
+    if refusals:
+        raise refusals[0]
+    return [result for results in found for result in results]

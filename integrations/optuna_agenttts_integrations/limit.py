@@ -1,0 +1,101 @@
+"""Limit on the spend of a search, which stops the study when it does not cover the next call."""
+
+from __future__ import annotations
+
+import logging
+import math
+from weakref import WeakKeyDictionary
+
+import optuna
+from optuna.study import Study
+
+from optuna_agenttts import storage
+from optuna_agenttts_integrations.calls.metering import Account, Ledger
+
+_logger = logging.getLogger(__name__)
+
+
+class SpendLimit:
+    """Limit on the spend of each search that an objective serves, with one ledger per study.
+
+    Args:
+        limit: Limit in units of the task's cost model; None for no limit.
+        unit: Unit of the cost model.
+    """
+
+    def __init__(self, limit: float | None, unit: str) -> None:
+        self._limit = math.inf if limit is None else float(limit)
+        self._unit = unit or "units of the task's cost"
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the ledgers: calls in progress are not those of a forked process."""
+        self._ledgers: WeakKeyDictionary[Study, Ledger] = WeakKeyDictionary()
+        # Of trials without a study, such as `optuna.trial.FixedTrial`.
+        self._ledger = Ledger(limit=self._limit, unit=self._unit)
+
+    def __getstate__(self) -> dict[str, object]:
+        """Return the limit; another process reads the spend so far from the study."""
+        return {"_limit": self._limit, "_unit": self._unit}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        """Restore the limit, with new ledgers."""
+        self.__dict__.update(state)
+        self.reset()
+
+    def open_account(self, trial: optuna.Trial) -> Account:
+        """Open the account of a trial, after what its study's other trials have spent."""
+        study = getattr(trial, "study", None)
+        if math.isinf(self._limit):
+            return Account()
+        if not isinstance(study, Study):
+            return Account(self._ledger)
+        ledger = self._ledgers.setdefault(study, Ledger(limit=self._limit, unit=self._unit))
+        ledger.trials.add(trial.number)
+        ledger.earlier = math.fsum(
+            recorded
+            for other in storage.read_trials(study)
+            if other.number not in ledger.trials
+            and isinstance(recorded := other.user_attrs.get("spend"), (int, float))
+        )
+        return Account(ledger)
+
+    def open_evaluation(self, max_spend: float | None) -> Account:
+        """Open the account of an evaluation, whose limit is separate from that of a search."""
+        limit = self._limit if max_spend is None else float(max_spend)
+        return Account(Ledger(limit=limit, unit=self._unit))
+
+    def stop(self, trial: optuna.Trial, account: Account, progress: str) -> None:
+        """Stop the study of a trial whose next call the limit does not cover.
+
+        Args:
+            trial: The trial.
+            account: Its account.
+            progress: Description of what the trial has done, for the log.
+
+        Raises:
+            SpendLimitError: Nothing has been spent: the limit is too low for a single call.
+        """
+        error, ledger = account.refused, account.ledger
+        if error is None:
+            return
+        if not ledger.total:
+            raise error
+        study = getattr(trial, "study", None)
+        if not ledger.stopped:
+            ledger.stopped = True
+            _logger.warning(
+                "Study %r stops: %s over the whole search. Trial %d is kept as pruned, after %s. "
+                "Raise `max_spend` and run the study again to continue: completions generated so "
+                "far are in the store.",
+                getattr(study, "study_name", ""),
+                error,
+                trial.number,
+                progress,
+            )
+        if isinstance(study, Study):
+            try:
+                study.stop()
+            except RuntimeError:
+                # With ask and tell, the caller decides which trials run.
+                return
