@@ -73,7 +73,8 @@ def main():
             choices = task.choices_from_params(trial.params)
             chosen = task.allocation([choices[i] for i in sorted(choices)])
             setting = ", ".join(f"{s.samples} x {s.model}" for s in chosen.values())
-            print(f"{trial.value:.2f}  cost {trial.user_attrs['cost']:6.1f}  {setting}")
+            cost = f"{trial.user_attrs['cost']:6.1f} {task.cost_model.unit} per instance"
+            print(f"{trial.value:.2f}  cost {cost}  {setting}")
         best = recommend(study)
         print(best)
         scored = objective.evaluate(best.allocation, held_out, baseline=task.complete({}))

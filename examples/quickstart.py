@@ -94,7 +94,9 @@ def main():
 
     held_out = make_problems("test", 200)
     largest = {s.name: (max(s.models, key=lambda m: m.parameters).name, 1) for s in task.stages}
-    print(f"On {len(held_out)} held-out problems          score       cost   allocation")
+    unit = task.cost_model.unit
+    print(f"On {len(held_out)} held-out problems; costs in {unit} per problem")
+    print("                             score       cost   allocation")
     for name, allocation in {
         "recommended": recommendation.allocation,
         "largest models, once": task.project(largest),

@@ -238,8 +238,8 @@ def _spend(task: Task, trace: Trace, stages: Sequence[InspectedStage]) -> str:
     calls = sum(reply.text is not None and not reply.stored for reply in replies)
     unit = task.cost_model.unit or "units of the task"
     return (
-        f"{trace.account.spent:.4g} {unit} for {calls} calls with {trace.account.tokens} generated tokens, which the search "
-        "reuses; requests to check servers are not included"
+        f"{trace.account.spent:.4g} {unit} for {calls} calls with {trace.account.tokens} "
+        "generated tokens, which the search reuses; requests to check servers are not included"
     )
 
 

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 import optuna
 from optuna.trial import BaseTrial
 
+from optuna_agenttts.task.cost import CostModel
 from optuna_agenttts.task.feasible import Choice, FeasibleSet
 from optuna_agenttts.task.stage import Stage
 
 
 def suggest_choices(
-    trial: BaseTrial, stages: Sequence[Stage], feasible: FeasibleSet
+    trial: BaseTrial, stages: Sequence[Stage], feasible: FeasibleSet, cost: CostModel
 ) -> list[Choice]:
     """Suggest a model and a number of samples for each stage; see `Task.suggest`.
 
@@ -29,8 +30,8 @@ def suggest_choices(
         names = [stage.models[model].name for stage, model in zip(stages, models)]
         raise optuna.TrialPruned(
             f"Trial {trial.number} was pruned before it ran: one sample each of "
-            f"{', '.join(names)} costs {feasible.cost(choices):g}, over the budget of "
-            f"{feasible.budget:g}."
+            f"{', '.join(names)} costs {feasible.cost(choices):g} per instance, over the budget "
+            f"of {feasible.budget:g} {cost.unit}."
         )
     for index, (stage, model) in enumerate(zip(stages, models)):
         others = feasible.cost(choices) - float(feasible.costs[index][model][0])
@@ -40,8 +41,8 @@ def suggest_choices(
         if not 1 <= samples <= most:
             raise optuna.TrialPruned(
                 f"Trial {trial.number} was pruned before it ran: `{stage.samples_parameter}` is "
-                f"{samples}, but the budget of {feasible.budget:g}, less the other stages, and "
-                f"`max_samples` allow 1 to {most}."
+                f"{samples}, but the budget of {feasible.budget:g} {cost.unit} per instance, less "
+                f"the other stages, and `max_samples` allow 1 to {most}."
             )
         choices[index] = (model, samples)
     return choices

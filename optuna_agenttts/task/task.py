@@ -47,7 +47,8 @@ class Task:
         budget: Upper bound on the cost of an allocation per instance, in units of `cost`, 0 or
             more. Default: the cost of one sample of the most expensive model in every stage, as
             in the paper; it changes if measured token lengths do, unlike a budget that is given.
-        cost: Cost model. Default: `FlopsCost` (Theorem 1 of the paper).
+        cost: Cost model. Default: `FlopsCost` (Theorem 1 of the paper), in reference samples: a
+            cost of 50 is the work of a 3B model that writes 50 replies of 64 tokens.
         metric: Name of the objective's value, such as ``"exact match"``, for people and the agent.
         metric_range: Smallest and largest possible value of the metric, such as ``(0, 1)`` for an
             accuracy. Intervals stay within it, and values outside of it are ignored as outliers.
@@ -103,8 +104,8 @@ class Task:
         if not feasible.fits(feasible.complete({})):
             raise BudgetError(
                 f"{owner}: `budget` is {budget:g}, but the cheapest allocation (one sample of the "
-                f"cheapest model in each stage) costs {feasible.cheapest_cost:g}: raise `budget` "
-                "or add a cheaper model."
+                f"cheapest model in each stage) costs {feasible.cheapest_cost:g} "
+                f"{cost_model.unit} per instance: raise `budget` or add a cheaper model."
             )
         # Frozen: attributes cannot be set one by one.
         self.__dict__.update(
@@ -191,9 +192,8 @@ class Task:
                 names that are passed to `describe`.
             name: See `Task`.
             describe: Function from a model's name to a `Model`, called once per name, such as
-                `describe_model` (also reads local checkpoints) or ``Hub().describe`` (also looks
-                up sizes and prices online). Default: the size is read from the name
-                ("Qwen2.5-7B").
+                `describe_model` (also reads local checkpoints) or ``Hub().describe`` (looks up
+                sizes and prices online). Default: the size is read from the name ("Qwen2.5-7B").
             max_samples: Maximum number of samples in each stage.
             budget: See `Task`.
             cost: See `Task`.
@@ -246,7 +246,6 @@ class Task:
 
     def allocations(self) -> Iterator[Allocation]:
         """Iterate lazily over the allocations within the budget."""
-        names = [stage.name for stage in self.stages]
         settings = [
             [
                 [StageAllocation(model.name, samples + 1) for samples in range(stage.max_samples)]
@@ -255,7 +254,7 @@ class Task:
             for stage in self.stages
         ]
         for setting in self.feasible.walk(settings):
-            yield dict(zip(names, setting))
+            yield dict(zip((stage.name for stage in self.stages), setting))
 
     def project(self, allocation: AllocationLike) -> Allocation:
         """Return the nearest allocation within the budget.
@@ -283,8 +282,8 @@ class Task:
         if not self.feasible.fits(completion):
             raise BudgetError(
                 f"`partial` is {dict(partial)!r}, and its cheapest completion {allocation!r} "
-                f"costs {self.feasible.cost(completion):g}, over the budget of {self.budget:g}: "
-                "lower its samples or raise `budget`."
+                f"costs {self.feasible.cost(completion):g}, over the budget of {self.budget:g} "
+                f"{self.cost_model.unit} per instance: lower its samples or raise `budget`."
             )
         return allocation
 
@@ -360,7 +359,7 @@ class Task:
         study = getattr(trial, "study", None)
         if isinstance(study, Study):
             self.register(study)
-        return self.allocation(suggest_choices(trial, self.stages, self.feasible))
+        return self.allocation(suggest_choices(trial, self.stages, self.feasible, self.cost_model))
 
     def register(self, study: Study) -> None:
         """Register this task on a study; log changes to an earlier one and a wrong direction.
