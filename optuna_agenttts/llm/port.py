@@ -94,8 +94,8 @@ def prompt_usage(request: ChatRequest) -> Usage:
 repeated_call: ContextVar[Callable[[ChatError], None] | None] = ContextVar(
     "repeated_call", default=None
 )
-"""Function that is called with the error of each failed call that is repeated, to count its
-tokens; an error that is raised in the end is not repeated."""
+"""Function that is called with the error of each failed call before it is repeated, to count its
+tokens; it may raise, so that the call is not repeated."""
 
 
 def count_repeated(error: ChatError) -> None:

@@ -17,6 +17,7 @@ from optuna_agenttts import FlopsCost, LatencyCost, Model, Stage, Task, spend
 from optuna_agenttts.llm import (
     ChatRefusedError,
     ChatUnavailableError,
+    CircuitBreaker,
     Completion,
     RetryingChatModel,
     RetryPolicy,
@@ -401,6 +402,28 @@ def test_replicas_and_wrapped_models_count_what_they_repeat():
     )
     assert objective.evaluate({"stage0": ("small", 3)}).spend == shaky.spent
     assert shaky.calls > 30
+
+
+@pytest.mark.parametrize("limit", [300, 1000, 3000])
+def test_calls_that_are_repeated_inside_of_a_model_are_limited(limit):
+    """A model that repeats its calls itself reserves each of them."""
+    policy = RetryPolicy(attempts=50, base=0, longest=0)
+    for wrapped in (
+        lambda paid: RetryingChatModel(paid, policy=policy, breaker=CircuitBreaker(threshold=99)),
+        lambda paid: ReplicatedChatModel([paid] * 50, clock=lambda: 0.0),
+    ):
+        paid = Paid(fail=0.9)
+        objective = objective_of(
+            pipeline(),
+            {"small": wrapped(paid)},
+            range(10),
+            max_spend=limit,
+            max_failed=1.0,
+            measure_after=None,
+        )
+        study = search(objective)
+        assert study.trials[-1].state == TrialState.PRUNED
+        assert 0 < paid.spent == spent(study) <= limit
 
 
 def test_a_trial_that_fails_records_what_it_spent():

@@ -222,7 +222,7 @@ class Completions:
         async def metered() -> Sequence[Completion]:
             await meter.reserve(calls)
             outcomes: Sequence[Completion | ChatError | None] = []
-            token = repeated_call.set(meter.count)
+            token = repeated_call.set(meter.repeat)
             try:
                 outcomes = completions = await call()
                 return completions

@@ -177,6 +177,23 @@ class Meter:
         self._held = held
         ledger.wake()
 
+    def repeat(self, error: ChatError) -> None:
+        """Count a failed call that a chat model is about to repeat, and reserve the next one.
+
+        Raises:
+            SpendLimitError: The limit does not cover the next one.
+        """
+        self.count(error)
+        ledger = self.account.ledger
+        if math.isinf(ledger.limit):
+            return
+        self._charge()
+        amount = self._most(self._in_progress) - self._held
+        if not ledger.covers(ledger.earlier + ledger.held + amount):
+            raise self._refusal(1, self._most(1) - self.spent)
+        ledger.held += amount
+        self._held += amount
+
     def count(self, outcome: Completion | ChatError | None) -> None:
         """Count the tokens of a call: completed, failed, or cancelled (None)."""
         usage = getattr(outcome, "usage", None)
