@@ -44,16 +44,18 @@ def differences(ours: Any, theirs: Any, path: str = "") -> list[str]:
     return [] if ours == theirs else [f"{path}: {ours!r} -> {theirs!r}"]
 
 
-def warn_of_changes(study: Study, changes: Sequence[str]) -> None:
+def warn_of_changes(study: Study, changes: Sequence[str], unit: str) -> None:
     """Warn that a study was registered with another task before.
 
     Args:
         study: The study.
         changes: The differences, one line each.
+        unit: Unit of the budget.
     """
     _logger.warning(
         "Study %r was registered with another task before. Its trials still count as evidence. "
-        "Changes (before -> now): %s",
+        "Changes (before -> now; the budget is in %s per instance): %s",
         study.study_name,
+        unit,
         "; ".join(changes),
     )

@@ -374,7 +374,7 @@ class Task:
             changes = Task.from_dict(earlier).differences(self)
         except TaskError as error:
             changes = [str(error)]
-        warn_of_changes(study, changes)
+        warn_of_changes(study, changes, self.cost_model.unit)
 
     @classmethod
     def registered(cls, study: Study) -> Task | None:
