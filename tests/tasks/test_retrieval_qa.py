@@ -340,7 +340,7 @@ def test_the_papers_file_runs_end_to_end():
         evaluation = objective.evaluate(ONCE)
         found = {f.check: f.level for f in objective.check().findings if f.subject == "retrieval"}
     assert (evaluation.mean, evaluation.metrics["retrieval F1"]) == (1, 1)
-    assert found == {"prompts": "ok"}
+    assert found == {"prompts": "ok", "result": "ok"}
 
 
 def test_fusion_is_by_the_model_or_by_vote():
