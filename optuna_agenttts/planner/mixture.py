@@ -181,7 +181,7 @@ class Mixture:
                         centered.append(y - observed.means[index])
                         log_priors.append(np.log(prior.weight / choices))
         cholesky = factor(np.stack(covariances))
-        whitened = np.linalg.solve(cholesky, np.stack(centered)[..., None])[..., 0]
+        whitened = _solve_lower(cholesky, np.stack(centered))
         diagonals = np.diagonal(cholesky, axis1=1, axis2=2)
         # Eq. 2.30, p. 19, without the constant that all components share.
         evidence = -0.5 * (whitened**2).sum(axis=1) - np.log(diagonals).sum(axis=1)
@@ -217,6 +217,7 @@ class View:
         points: The allocations.
         residuals: Their residual kernels with the observed allocations for each of
             `LENGTH_SCALES`.
+        rows: Positions of the allocations among the observed ones; None if some are not observed.
         variances: Variance of the noise of the next scores for each component; None for rates.
         errors: Covariance of that noise with the errors of y, shape (allocations, n).
     """
@@ -224,13 +225,15 @@ class View:
     mixture: Mixture
     points: Points
     residuals: Sequence[Floats]
+    rows: Ints | None = None
     variances: Floats | None = None
     errors: Floats | None = None
 
     def take(self, positions: Ints) -> View:
         """Return the rates of the allocations at some positions."""
         residuals = [kernel[positions] for kernel in self.residuals]
-        return View(self.mixture, self.points.take(positions), residuals)
+        rows = None if self.rows is None else self.rows[positions]
+        return View(self.mixture, self.points.take(positions), residuals, rows)
 
     def joined(self, points: Points) -> View:
         """Return the rates of these allocations followed by others."""
@@ -277,6 +280,10 @@ class View:
 
     def moments(self) -> Moments:
         """Return means and standard deviations."""
+        return self._moments
+
+    @cached_property
+    def _moments(self) -> Moments:
         means, variances = [], []
         for i, component in enumerate(self.mixture.components):
             explained = self.explained[i]
@@ -300,7 +307,10 @@ class View:
         """
         used, position = np.unique(chosen, return_inverse=True)
         points, position = others.points.take(used), position.reshape(chosen.shape)
-        residuals = self.mixture.surrogate.residual_kernels(self.points, points)
+        if others.rows is None:
+            residuals = self.mixture.surrogate.residual_kernels(self.points, points)
+        else:
+            residuals = [kernel[:, others.rows[used]] for kernel in self.residuals]
         found = []
         for i, component in enumerate(self.mixture.components):
             prior = self._prior_covariance(component, points, residuals)[:, position[i]]
@@ -349,6 +359,21 @@ class View:
         low_rank = self.points.roots[component.prior].T @ points.roots[component.prior]
         total: Floats = low_rank + component.amplitude**2 * residuals[component.length]
         return total
+
+
+def _solve_lower(lower: Floats, right: Floats) -> Floats:
+    """Solve triangular systems by forward substitution, all at once.
+
+    Args:
+        lower: Lower triangular matrices, shape (systems, n, n).
+        right: Right-hand sides, shape (systems, n).
+    """
+    # A general solver would factor the matrices again, which takes as long as factoring them did.
+    solved = np.zeros_like(right)
+    for i in range(right.shape[1]):
+        known = np.einsum("sn,sn->s", lower[:, i, :i], solved[:, :i])
+        solved[:, i] = (right[:, i] - known) / lower[:, i, i]
+    return solved
 
 
 def factor(covariances: Floats) -> Floats:

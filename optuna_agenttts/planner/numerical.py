@@ -35,7 +35,7 @@ from optuna_agenttts.planner.scale import Scale
 from optuna_agenttts.task.ranges import Ranges
 from optuna_agenttts.task.task import Task
 
-_MAX_ENTRIES = 300_000
+_MAX_ENTRIES = 240_000
 """Allocations times observations times components for which one ask computes the full posterior:
 some milliseconds. Chosen by hand."""
 _MIN_SHORTLIST = 200

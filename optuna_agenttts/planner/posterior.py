@@ -79,10 +79,10 @@ class Posterior:
             for sd in levels
         ]
         self.mixture = Mixture.condition(surrogate, self.observed, y, noises, residuals)
+        every = np.arange(len(rates))
         found = np.flatnonzero(eligible_groups(group, len(rates), eligible))
-        self.incumbents = self.mixture.at(self.observed, residuals).take(
-            found if len(found) else np.arange(len(rates))
-        )
+        observed = View(self.mixture, self.observed, residuals, every)
+        self.incumbents = observed.take(found if len(found) else every)
         """Rates of the observed allocations that can be the incumbent."""
 
     def at(self, points: Points, residuals: Sequence[Floats] | None = None) -> View:

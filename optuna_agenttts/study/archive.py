@@ -136,10 +136,10 @@ class Archive:
             ranges=None if self.suggestions.is_free() else self.suggestions.ranges(),
             concurrent=concurrent,
             sign=self._sign,
-            numbers=tuple(self._numbers[row] for row in kept),
-            origins=tuple(self._origins[row] for row in kept),
-            outcomes=tuple(self._outcomes[row] for row in kept),
-            stopped=tuple(self._stopped[row] for row in kept),
+            numbers=tuple(map(self._numbers.__getitem__, kept)),
+            origins=tuple(map(self._origins.__getitem__, kept)),
+            outcomes=tuple(map(self._outcomes.__getitem__, kept)),
+            stopped=tuple(map(self._stopped.__getitem__, kept)),
             scale=scale,
             outliers=tuple(
                 (self._numbers[row], self._scores[row]) for row in np.flatnonzero(outliers)
