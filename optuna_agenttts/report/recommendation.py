@@ -6,6 +6,7 @@ with the highest posterior mean, which weighs each score with those of similar a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -59,15 +60,17 @@ class Recommendation:
         value: Expected value, in units of the metric and within its range: the posterior mean,
             corrected for selection optimism (the winner's curse) and shrinkage.
         interval: Central 90 % interval of the value on instances like those of the search, within
-            the metric's range. None if no trial reported outcomes of single instances and no
-            `score_sd` was given: scores alone do not tell how far they are from the truth.
+            the metric's range. None if no trial reported outcomes of single instances whose mean
+            is its score, and no `score_sd` was given: scores alone do not tell how far they are
+            from the truth.
         cost: Cost for one instance, in units of the task's cost model.
         unit: Unit of the cost.
         ties: Cheaper tried allocations that lose less than `margin`, cheapest first. Empty if no
             trial reported outcomes; few allocations can be told to be as good on 50 instances.
         undecided: Cheaper tried allocations that may be as good, but are not shown to lose less
             than `margin`, cheapest first.
-        margin: The margin, in units of the metric.
+        margin: The margin, in units of the metric; 0 if none was given, all scores are equal and
+            the range of the metric is unknown.
         trials: Number of trials used.
         failed: Numbers of failed trials, whose allocations may be worth another try.
         unreadable: Numbers of trials that are left out because their parameters do not fit the
@@ -97,22 +100,24 @@ class Recommendation:
 
     def __str__(self) -> str:
         """Describe the recommendation, ties and undecided allocations, one line each."""
-        interval = "no interval: no trial reported outcomes of single instances"
+        interval = "no interval: no trial reported outcomes of instances whose mean is its score"
         if self.interval is not None:
-            interval = "90 % interval {:.3g} to {:.3g}".format(*self.interval)
+            low, high = map(self._score, self.interval)
+            interval = f"90 % interval {low} to {high}"
         lines = [
-            f"{_sentence(self.allocation)}: {self.value:.3g} ({interval}), {self._cost(self.cost)}"
+            f"{_sentence(self.allocation)}: {self._score(self.value)} ({interval}), "
+            f"{self._cost(self.cost)}"
         ]
         lines += [
-            f"as good for less: {_sentence(tie.allocation)}: {tie.value:.3g}, loses less than "
-            f"{max(tie.loss, 0):.2g} (95 % bound), {self._cost(tie.cost)}"
+            f"as good for less: {_sentence(tie.allocation)}: {self._score(tie.value)}, loses "
+            f"less than {max(tie.loss, 0):.2g} (95 % bound), {self._cost(tie.cost)}"
             for tie in self.ties[:_SHOWN]
         ]
         lines += _more(self.ties, "that are as good for less")
         lines += [
-            f"not decided yet: {_sentence(other.allocation)}: {other.value:.3g}, may lose "
-            f"{other.loss:.2g}, {self._cost(other.cost)}: needs {other.instances} instances "
-            f"instead of {other.shared}"
+            f"not decided yet: {_sentence(other.allocation)}: {self._score(other.value)}, may "
+            f"lose {max(other.loss, 0):.2g}, {self._cost(other.cost)}: needs {other.instances} "
+            f"instances instead of {other.shared}"
             for other in self.undecided[:_SHOWN]
         ]
         lines += _more(self.undecided, "that are not decided yet")
@@ -125,6 +130,15 @@ class Recommendation:
             if trials:
                 lines.append(f"trials {what}: {_numbers(trials)}")
         return "\n".join(lines)
+
+    def _score(self, score: float) -> str:
+        """Format a score with three digits, or more if differences of the margin take more."""
+        size, digits = abs(score), 3
+        if self.margin and size > self.margin:
+            digits = max(digits, math.ceil(math.log10(size / self.margin)) + 1)
+        if 1e3 <= size < 1e6:
+            digits = max(digits, math.floor(math.log10(size)) + 1)
+        return f"{score:.{min(digits, 15)}g}"
 
     def _cost(self, cost: float) -> str:
         """Format a cost."""

@@ -190,15 +190,18 @@ def compare(
     Args:
         contenders: The allocations.
         best: Position of the winner.
-        margin: The margin, in units of the metric.
+        margin: The margin, in units of the metric; 0 if all scores are equal and the range of the
+            metric is unknown.
         extent: Width of the range of the metric.
 
     Returns:
-        Ties and undecided allocations, cheapest first. Without outcomes of the winner there are
-        none.
+        Ties and undecided allocations, cheapest first. Without outcomes of the winner, or a
+        margin, there are none.
     """
     winner = contenders[best]
     ties, undecided = [], []
+    if not margin:
+        return (), ()
     for other in sorted(contenders, key=lambda contender: contender.cost):
         if other.cost >= winner.cost or not winner.outcomes or not other.outcomes:
             continue
@@ -207,8 +210,11 @@ def compare(
         loss = -min(low, paired.lower)
         facts = other.allocation, other.value, other.cost, loss, paired.shared
         # No tie rests on fewer instances than the winner.
-        if loss < margin and paired.shared >= max(MIN_SHARED, len(winner.outcomes)):
+        least = max(MIN_SHARED, len(winner.outcomes))
+        if loss < margin and paired.shared >= least:
             ties.append(Tie(*facts))
         elif high >= 0 and paired.upper >= 0:
-            undecided.append(Undecided(*facts, paired.instances_for(margin)))
+            # The shared ones have not shown it.
+            needed = max(paired.instances_for(margin), least, paired.shared + 1)
+            undecided.append(Undecided(*facts, needed))
     return tuple(ties), tuple(undecided)
