@@ -18,6 +18,7 @@ from optuna.trial import TrialState
 
 from optuna_agenttts.exceptions import TaskError
 from optuna_agenttts.planner.evidence import EarlierTrials
+from optuna_agenttts.planner.scale import find_outliers
 from optuna_agenttts.study.archive import is_maximized
 from optuna_agenttts.study.rounds import guidelines
 from optuna_agenttts.task.task import Task
@@ -31,7 +32,7 @@ class Experience:
         name: Name of the study.
         metric: Metric of its task; may be empty.
         maximize: Whether higher values are better.
-        params: Parameters of its finished trials.
+        params: Parameters of its complete trials, without outliers.
         values: Values of these trials.
         guidelines: Latest guidelines of its agent.
     """
@@ -61,6 +62,10 @@ def read_experience(studies: Sequence[Study]) -> tuple[Experience, ...]:
             for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
             if trial.values is not None and math.isfinite(trial.values[0])
         ]
+        sign = 1.0 if is_maximized(study.directions) else -1.0
+        scores = sign * np.array([float(trial.values[0]) for trial in trials])
+        outliers = find_outliers(scores, None).tolist()
+        trials = [trial for trial, outlier in zip(trials, outliers) if not outlier]
         try:
             task = Task.registered(study)
         except TaskError:
