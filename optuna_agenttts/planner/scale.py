@@ -8,6 +8,7 @@ same rates for all a > 0 and all b.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -23,14 +24,21 @@ the rates .2 to .8. Chosen by hand."""
 _TOLERANCE = 1e-9
 """Rounding errors of scores outside of the range, as a share of the range."""
 _GAP = 3.0
-"""Scores that lie below all others by more than this multiple of the spread of the others are
-outliers. Chosen by hand: penalties are farther away than that, and bad allocations rarely are."""
+"""A score, with all that equal it, is an outlier if it lies below all others by more than this
+multiple of the spread of the others. Chosen by hand: penalties are constants and farther away than
+that. The scores of several bad allocations differ, and a planner has to learn from them."""
+_GAP_BELOW = 100.0
+"""The same for several scores that differ, and for more than `_MAX_OUTLIERS`. Chosen by hand."""
 _GAP_ABOVE = 1e3
 """The same for scores above all others, which are what a search is for."""
 _MAX_OUTLIERS = 0.25
-"""Maximum fraction of outliers: more of them are no exceptions. Chosen by hand."""
+"""Maximum fraction of outliers: more of them are no exceptions, unless they are very far away.
+Chosen by hand."""
 _MIN_OTHERS = 5
 """Minimum number of other scores. Chosen by hand: the spread of fewer is too uncertain."""
+LARGEST = 1e100
+"""Larger scores are outliers wherever the range is unknown: no metric has them, and differences of
+the largest numbers overflow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +115,7 @@ def find_outliers(scores: Floats, scale: Scale | None) -> Bools:
     Args:
         scores: Scores, higher being better, shape (trials,).
         scale: Scale of a metric of known range. Scores outside of it are outliers. If it is None,
-            a few scores that lie far from all others are.
+            a few scores that lie far from all others are, and scores above 1e100.
 
     Returns:
         Whether each score is an outlier, or is not finite.
@@ -117,28 +125,38 @@ def find_outliers(scores: Floats, scale: Scale | None) -> Bools:
         slack = _TOLERANCE * scale.span
         outliers |= ~((scores >= scale.low - slack) & (scores <= scale.low + scale.span + slack))
         return outliers
-    # In halves, whose differences cannot overflow.
-    halves = 0.5 * scores
-    ordered = np.sort(halves[~outliers])
+    outliers |= np.abs(scores) > LARGEST
+    ordered = np.sort(scores[~outliers])
     if len(ordered):
-        below = _count_outliers(ordered, _GAP)
-        above = _count_outliers(-ordered[::-1], _GAP_ABOVE)
-        outliers |= (halves < ordered[below]) | (halves > ordered[len(ordered) - 1 - above])
+        below = _count_outliers(ordered, _GAP, _GAP_BELOW)
+        above = _count_outliers(-ordered[::-1], _GAP_ABOVE, math.inf)
+        outliers |= (scores < ordered[below]) | (scores > ordered[len(ordered) - 1 - above])
     return outliers
 
 
-def _count_outliers(ordered: Floats, gap: float) -> int:
-    """Return how many of the first scores, in ascending order, are outliers."""
-    count = len(ordered)
-    most = min(int(_MAX_OUTLIERS * count), count - _MIN_OTHERS)
-    # Not the last score, which may be an outlier on the other side.
-    last = ordered[count - 1 - max(most, 0)]
-    for first in range(most, 0, -1):
-        spread = last - ordered[first]
+def _count_outliers(ordered: Floats, gap: float, wide_gap: float) -> int:
+    """Return how many of the first scores, in ascending order, are outliers.
+
+    Args:
+        ordered: The scores.
+        gap: Gap, as a multiple of the spread of the others, below which a few equal scores are
+            outliers.
+        wide_gap: The same for scores that differ, and for up to half of the scores.
+    """
+    size = len(ordered)
+    few = min(int(_MAX_OUTLIERS * size), size - _MIN_OTHERS)
+    most = min((size - 1) // 2, size - _MIN_OTHERS)
+    count = 0
+    # Not the last scores, which may be outliers on the other side.
+    last = ordered[size - 1 - max(few, 0)]
+    for first in range(1, most + 1):
         # Scores that are all equal have no spread to compare with.
-        if spread > 0 and (ordered[first] - ordered[first - 1]) / gap > spread:
-            return first
-    return 0
+        spread = max(last - ordered[first], 0.0)
+        distance = ordered[first] - ordered[first - 1]
+        alike = first <= few and ordered[count] == ordered[first - 1]
+        if spread > 0 and distance > (gap if alike else wide_gap) * spread:
+            count = first
+    return count
 
 
 def are_binary(outcomes: Iterable[float]) -> bool:
