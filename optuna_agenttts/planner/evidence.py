@@ -45,8 +45,8 @@ class Evidence:
             minimizes.
         numbers: Optuna's number of each observed trial.
         origins: Origin of each observed trial's allocation; empty string if not recorded.
-        outcomes: For each observed trial, outcomes by instance in the study's own sign. A mapping
-            is empty if the trial reported none.
+        outcomes: For each observed trial, finite outcomes by instance in the study's own sign,
+            whose mean is the score. A mapping is empty if the trial reported none.
         stopped: Whether each observed trial was stopped before it saw all instances (pruned). Its
             score is the mean of what it saw.
         tried: Allocations that were tried or are pending, without those that only failed.

@@ -48,8 +48,11 @@ _MAX_RHO = 0.95
 hand."""
 _MAX_OUTCOME = 1e100
 """Larger outcomes, in rates, whose squares would overflow, and NaN are ignored."""
-_SCORE_TOLERANCE = 1e-6
-"""In rates: outcomes whose mean is farther from the score do not explain it."""
+_SCORE_TOLERANCE = 1e-3
+"""Outcomes whose mean is farther from the score, as a share of their range, do not explain it.
+Larger than what rounding to three decimals changes."""
+_ROUNDING = 1e-6
+"""The same in rates, for outcomes that are all equal."""
 _MIN_VARIANCE_SHARE = 0.25
 """Lower bound of a group's variance as a share of the median group's: a few equal outcomes do not
 prove a variance of zero. Chosen by hand."""
@@ -146,7 +149,7 @@ class Outcomes:
                 block = evidence.scale.rates(evidence.sign * np.array(values, dtype=np.float64))
                 usable = np.abs(block).max(axis=1) < _MAX_OUTCOME
                 gap = np.abs(block.mean(axis=1) - evidence.scale.rates(evidence.scores[rows]))
-                usable &= gap < _SCORE_TOLERANCE
+                usable &= gap < _ROUNDING + _SCORE_TOLERANCE * np.ptp(block, axis=1)
             columns = np.searchsorted(instances, np.array(steps))
             for index, row in zip(group[np.array(rows)[usable]], block[usable]):
                 total[index, columns] += row

@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from optuna_agenttts import storage
 from optuna_agenttts.planner.evidence import Bools, Candidate, Choices, Evidence, Floats
-from optuna_agenttts.planner.scale import Scale, are_binary, find_outliers, known_scale
+from optuna_agenttts.planner.scale import LARGEST, Scale, are_binary, find_outliers, known_scale
 from optuna_agenttts.study.constraints import constraints_of
 from optuna_agenttts.study.stopped import mean_outcome, outcomes_of
 from optuna_agenttts.study.suggestions import Suggestions
@@ -32,8 +32,11 @@ _warn_once = partial(log_once, _logger, logging.WARNING)
 # workers of any study seen so far.
 _RECENT = 32
 
-_SCORE_TOLERANCE = 1e-6
-"""Difference between a score and the mean of outcomes 0 or 1 that rounding may explain."""
+_SCORE_TOLERANCE = 6e-4
+"""Difference between a score and the mean of its outcomes that rounding may explain, as a share of
+the range of these outcomes: rates are often rounded to three decimals."""
+_ROUNDING = 1e-9
+"""The same as a share of the largest outcome, for outcomes that are all equal."""
 
 _RETRIES = 2
 """Times that an allocation whose trial failed may be tried again. Chosen by hand."""
@@ -65,8 +68,11 @@ class Archive:
         self._numbers: list[int] = []
         self._origins: list[str] = []
         self._outcomes: list[Mapping[int, float]] = []
-        # Trials with outcomes; those whose score is their mean; whether all outcomes are 0 or 1.
-        self._reported, self._explained, self._binary = 0, 0, True
+        # Trials that reported anything; those whose score is the mean of it; scores of those whose
+        # outcomes are not all 0 or 1.
+        self._reported, self._explained, self._graded = 0, 0, list[float]()
+        # Sum and number of the complete trials' outcomes of each instance.
+        self._totals: dict[int, tuple[float, int]] = {}
         self._named: set[int] = set()
         self._tried: set[Choices] = set()
         self._failures: dict[Choices, list[int]] = {}
@@ -149,14 +155,45 @@ class Archive:
 
     def _scale(self, scores: Floats) -> tuple[Scale, Bools]:
         """Return the scale of the scores, and which of them are outliers."""
+        known = known_scale(self.task.metric_range, self._sign, binary=self._is_binary())
+        if known is not None:
+            return known, find_outliers(scores, known)
+        adjusted = self._adjusted(scores)
+        outliers = find_outliers(adjusted, None)
+        return Scale.of(adjusted[~outliers]), outliers
+
+    def _adjusted(self, scores: Floats) -> Floats:
+        """Return scores with those of stopped trials corrected for how easy their instances were.
+
+        Otherwise the mean of a few instances would set the scale, or look like an outlier.
+        """
+        means = {step: total / count for step, (total, count) in self._totals.items()}
+        adjusted: Floats = scores.copy()
+        for row in np.flatnonzero(self._stopped).tolist() if means else ():
+            seen = [means[step] for step in self._outcomes[row] if step in means]
+            if seen:
+                luck = sum(seen) / len(seen) - sum(means.values()) / len(means)
+                adjusted[row] -= self._sign * luck
+        return adjusted
+
+    def _is_binary(self) -> bool:
+        """Return whether all outcomes are 0 or 1, except those of a few trials outside [0, 1].
+
+        The exceptions are penalties, such as outcomes of -1 for a run that went wrong.
+        """
         # Outcomes that do not explain most scores are another metric.
-        binary = self._binary and 0 < self._reported <= 2 * self._explained
-        known = known_scale(self.task.metric_range, self._sign, binary=binary)
-        outliers = find_outliers(scores, known)
-        return known or Scale.of(scores[~outliers]), outliers
+        if not 0 < self._reported <= 2 * self._explained:
+            return False
+        few = len(self._graded) <= self._explained // 4
+        return few and not any(0 <= score <= 1 for score in self._graded)
 
     def _name_outliers(self, outliers: Bools) -> None:
         """Log each trial whose value is an outlier, once."""
+        where = "far from all others"
+        if self.task.metric_range is not None:
+            where = "outside of the task's `metric_range`"
+        elif self._is_binary():
+            where = "outside of 0 to 1, as all outcomes are 0 or 1"
         for row in np.flatnonzero(outliers).tolist():
             if self._numbers[row] not in self._named:
                 self._named.add(self._numbers[row])
@@ -165,9 +202,7 @@ class Archive:
                     "no weight on proposals and on the recommendation.",
                     self._numbers[row],
                     self._scores[row],
-                    "outside of the task's `metric_range`"
-                    if self.task.metric_range
-                    else "far from all others",
+                    where,
                 )
 
     def _add(self, trial: FrozenTrial) -> None:
@@ -189,18 +224,24 @@ class Archive:
             return
         self._completed += 1
         self._tried.add(choices)
-        outcomes, stopped = outcomes_of(trial), trial.state == TrialState.PRUNED
+        reported, stopped = outcomes_of(trial), trial.state == TrialState.PRUNED
         if stopped:
-            value = mean_outcome(outcomes.values())
+            value = mean_outcome(reported.values())
         else:
             value = trial.values[0] if trial.values else math.nan
-            self._steps = max(self._steps, len(outcomes))
+        outcomes = _explaining(reported, value)
+        if not stopped:
+            self._steps = max(self._steps, len(outcomes or reported))
+            if abs(value) <= LARGEST:
+                for step, outcome in outcomes.items():
+                    total, count = self._totals.get(step, (0.0, 0))
+                    self._totals[step] = total + outcome, count + 1
         if math.isnan(value):
             return
-        if outcomes:
-            self._reported += 1
-            self._explained += abs(mean_outcome(outcomes.values()) - value) < _SCORE_TOLERANCE
-            self._binary = self._binary and are_binary(outcomes.values())
+        self._reported += bool(reported)
+        self._explained += bool(outcomes)
+        if not are_binary(outcomes.values()):
+            self._graded.append(value)
         self._models.append([model for model, _ in choices])
         self._samples.append([samples for _, samples in choices])
         self._scores.append(value)
@@ -286,6 +327,20 @@ def announce(study: Study, trial_id: int, task: Task, candidate: Candidate) -> N
 def is_maximized(directions: Sequence[StudyDirection]) -> bool:
     """Return whether a study of one objective maximizes it."""
     return directions[0] == StudyDirection.MAXIMIZE
+
+
+def _explaining(outcomes: Mapping[int, float], score: float) -> Mapping[int, float]:
+    """Return the finite outcomes if their mean is the score, else none.
+
+    Others are no outcomes of single instances: running means, losses, times.
+    """
+    finite = {step: value for step, value in outcomes.items() if math.isfinite(value)}
+    if not finite:
+        return {}
+    low, high = min(finite.values()), max(finite.values())
+    # In halves, which cannot overflow.
+    slack = _SCORE_TOLERANCE * 2 * (0.5 * high - 0.5 * low) + _ROUNDING * max(-low, high)
+    return finite if abs(mean_outcome(finite.values()) - score) <= slack else {}
 
 
 def _decode(task: Task, announced: Mapping[str, Any]) -> Choices | None:

@@ -27,9 +27,10 @@ def outcomes_of(trial: FrozenTrial) -> Mapping[int, float]:
 
 
 def mean_outcome(outcomes: Iterable[float]) -> float:
-    """Return the mean of the finite outcomes; NaN if there is none."""
+    """Return the mean of the finite outcomes; NaN if there is none, infinite if it overflows."""
     finite = [value for value in outcomes if math.isfinite(value)]
-    return float(np.mean(finite)) if finite else math.nan
+    with np.errstate(over="ignore"):
+        return float(np.mean(finite)) if finite else math.nan
 
 
 def report_stopped(trial: BaseTrial, outcomes: Iterable[float]) -> None:
