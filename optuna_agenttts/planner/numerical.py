@@ -268,7 +268,7 @@ class NumericalPlanner:
             improvement = feasibility.weigh(improvement, view.points)
         view = view.take(np.argsort(-improvement, kind="stable")[:_GRADIENTS])
         if repeated is not None:
-            view = view.joined(_best_observed(posterior, evidence.pending, repeated))
+            view = view.joined(_best_observed(posterior, evidence, repeated))
         gradient = knowledge_gradient(view, posterior.next_scores(view), posterior.incumbents)
         best = feasibility.best(gradient, view.points) if feasibility else int(np.argmax(gradient))
         moments = view.take(np.array([best])).moments()
@@ -349,13 +349,19 @@ def _has_differing_repeats(evidence: Evidence) -> bool:
     return False
 
 
-def _best_observed(posterior: Posterior, pending: Collection[Choices], ranges: Ranges) -> Points:
-    """Return the best observed allocations within ranges, except pending ones."""
+def _best_observed(posterior: Posterior, evidence: Evidence, ranges: Ranges) -> Points:
+    """Return the best observed allocations within ranges and budget, except pending ones."""
     incumbents = posterior.incumbents
     order = np.argsort(-incumbents.mean(), kind="stable")[:_REPEATED]
     top = incumbents.points.take(order)
     keys = choices_of(top.models, top.samples)
-    keep = [i for i, key in enumerate(keys) if key not in pending and ranges.allow(key)]
+    # Earlier trials may be over the budget, which may have been larger.
+    fits = evidence.task.feasible.fits
+    keep = [
+        i
+        for i, key in enumerate(keys)
+        if key not in evidence.pending and ranges.allow(key) and fits(key)
+    ]
     return top.take(np.array(keep, dtype=np.int64))
 
 

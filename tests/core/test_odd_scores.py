@@ -151,6 +151,30 @@ def test_penalties_of_earlier_studies_have_no_weight():
     assert chosen[0] == chosen[1]
 
 
+def test_repeats_are_within_a_lowered_budget():
+    """An earlier trial over the budget was proposed once more, and pruned."""
+    models = TASK.stages[0].models
+    stages = [
+        Stage(name, models=models, prompt_tokens=prompt, generation_tokens=64, max_samples=6)
+        for name, prompt in (("retrieval", 2048), ("answer", 256))
+    ]
+    larger, smaller = (Task(name="two", budget=budget, stages=stages) for budget in (1e5, 900))
+    sampler = optuna.samplers.RandomSampler(seed=0)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    rng = random.Random(0)
+
+    def objective(trial):
+        chosen = larger.suggest(trial).values()
+        return sum(math.log(s.samples) + (s.model == "72B") for s in chosen) + rng.gauss(0, 0.3)
+
+    study.optimize(objective, n_trials=200)
+    study.sampler = AgentTTSSampler(smaller)
+    for _ in range(3):
+        trial = study.ask()
+        smaller.suggest(trial)  # Raises TrialPruned over the budget.
+        study.tell(trial, 0.0)
+
+
 def test_text_has_the_digits_that_tell_scores_apart():
     """A score of 1000000.83 was printed as 1e+06."""
     text = str(recommend(told([1e6 + 0.82 + 0.002 * trial for trial in range(9)])))
