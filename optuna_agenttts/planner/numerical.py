@@ -94,7 +94,8 @@ class NumericalPlanner:
             return evidence
         known = evidence.scale.bounded
         if not evidence.scale.informative:
-            evidence = replace(evidence, scale=Scale.of(earlier.scores))
+            # Scores that are all equal have no scale that the earlier ones could be mapped to.
+            evidence = _without_rows(replace(evidence, scale=Scale.of(earlier.scores)))
         scores = earlier.scores.copy()
         for study in np.unique(earlier.studies) if len(evidence.scores) else ():
             rows = earlier.studies == study
@@ -317,6 +318,20 @@ def _impute_pending(evidence: Evidence, surrogate: Surrogate) -> Evidence:
     fantasies = posterior.scale.scores(posterior.at(pending).mean())
     imputed = _with_rows(evidence, pending.models, pending.samples, fantasies, share=1.0)
     return replace(imputed, pending=())
+
+
+def _without_rows(evidence: Evidence) -> Evidence:
+    """Return evidence without observations."""
+    none = Evidence.empty(evidence.task)
+    return replace(
+        evidence,
+        models=none.models,
+        samples=none.samples,
+        scores=none.scores,
+        shares=none.shares,
+        outcomes=(),
+        stopped=(),
+    )
 
 
 def _with_rows(

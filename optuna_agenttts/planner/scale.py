@@ -34,8 +34,10 @@ _GAP_ABOVE = 1e3
 _MAX_OUTLIERS = 0.25
 """Maximum fraction of outliers: more of them are no exceptions, unless they are very far away.
 Chosen by hand."""
-_MIN_OTHERS = 5
+_MIN_OTHERS = 8
 """Minimum number of other scores. Chosen by hand: the spread of fewer is too uncertain."""
+_FAR = 1e4
+"""Gap, as a multiple of the spread of the others, from which two others do. Chosen by hand."""
 LARGEST = 1e100
 """Larger scores are outliers wherever the range is unknown: no metric has them, and differences of
 the largest numbers overflow."""
@@ -145,7 +147,7 @@ def _count_outliers(ordered: Floats, gap: float, wide_gap: float) -> int:
     """
     size = len(ordered)
     few = min(int(_MAX_OUTLIERS * size), size - _MIN_OTHERS)
-    most = min((size - 1) // 2, size - _MIN_OTHERS)
+    most = (size - 1) // 2
     count = 0
     # Not the last scores, which may be outliers on the other side.
     last = ordered[size - 1 - max(few, 0)]
@@ -154,7 +156,10 @@ def _count_outliers(ordered: Floats, gap: float, wide_gap: float) -> int:
         spread = max(last - ordered[first], 0.0)
         distance = ordered[first] - ordered[first - 1]
         alike = first <= few and ordered[count] == ordered[first - 1]
-        if spread > 0 and distance > (gap if alike else wide_gap) * spread:
+        enough = gap if alike else wide_gap
+        if size - first < _MIN_OTHERS:
+            enough = max(enough, _FAR)
+        if spread > 0 and distance > enough * spread:
             count = first
     return count
 

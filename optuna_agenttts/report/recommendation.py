@@ -281,8 +281,11 @@ def _read(
     if all(evidence.stopped):
         text = f"Study {study.study_name!r} has no completed trial of task {task.name!r}"
         if evidence.outliers:
-            left_out = _numbers([number for number, _ in evidence.outliers])
-            text += f" whose value is not an outlier (outliers: {left_out})"
+            number, value = evidence.outliers[0]
+            where = "an outlier"
+            if task.metric_range is not None:
+                where = "outside of its `metric_range`, {:g} to {:g}".format(*task.metric_range)
+            text += f" with a usable value: {value:g}, of trial {number}, is {where}"
         raise NoEvidenceError(f"{text}. Run some trials first.")
     return trials, evidence, tuple(archive.unreadable)
 

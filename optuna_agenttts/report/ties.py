@@ -192,7 +192,7 @@ def compare(
         best: Position of the winner.
         margin: The margin, in units of the metric; 0 if all scores are equal and the range of the
             metric is unknown.
-        extent: Width of the range of the metric.
+        extent: Width of the range of the metric, which bounds losses.
 
     Returns:
         Ties and undecided allocations, cheapest first. Without outcomes of the winner, or a
@@ -207,7 +207,7 @@ def compare(
             continue
         paired = Paired.of(other.outcomes, winner.outcomes, extent)
         low, high = other.bounds
-        loss = -min(low, paired.lower)
+        loss = min(-min(low, paired.lower), extent)
         facts = other.allocation, other.value, other.cost, loss, paired.shared
         # No tie rests on fewer instances than the winner.
         least = max(MIN_SHARED, len(winner.outcomes))

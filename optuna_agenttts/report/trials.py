@@ -35,6 +35,6 @@ def stopped_trials(trials: Sequence[FrozenTrial]) -> str:
         mean = mean_outcome(outcomes.values())
         if trial.state == TrialState.PRUNED and not math.isnan(mean):
             instances = f"{len(outcomes)} instance{'s' if len(outcomes) > 1 else ''}"
-            texts.append(f"trial {trial.number}: {mean:.3f} on {instances}")
+            texts.append(f"trial {trial.number}: {mean:.3g} on {instances}")
     more = len(texts) - _LISTED
     return "; ".join(texts[-_LISTED:] + ([f"and {more} earlier"] if more > 0 else []))

@@ -107,7 +107,7 @@ def test_commands_show_the_mean(stopped, monkeypatch, capsys):
     assert f"({len(study.trials) - len(pruned)} complete, {len(pruned)} pruned)" in printed
     for trial in pruned:
         count = len(outcomes_of(trial))
-        assert f"trial {trial.number}: {trial.value:.3f} on {count} instance" in printed
+        assert f"trial {trial.number}: {trial.value:.3g} on {count} instance" in printed
 
 
 @pytest.mark.slow
