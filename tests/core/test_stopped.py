@@ -104,5 +104,5 @@ def test_reports_count_states_and_name_the_means_of_stopped_trials():
     assert stopped_trials(study.trials) == "trial 1: 0.5 on 2 instances"
     study.add_trials([trial_of(n, [1.0], stopped=True) for n in range(12)])
     text = stopped_trials(study.trials)
-    assert text.endswith("trial 17: 1.000 on 1 instance; and 3 earlier")
+    assert text.endswith("trial 17: 1 on 1 instance; and 3 earlier")
     assert text.count("trial") == 10
