@@ -32,6 +32,7 @@ from optuna_agenttts.support.logs import log_once
 from optuna_agenttts.task.parameters import (
     allowed_values,
     misfits,
+    parameters_of,
     read_tokens,
     token_of,
 )
@@ -105,7 +106,7 @@ class Candidates:
         params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
         fixed = read_tokens(task, params)
         planned = None
-        if self._scheduler is not None and not fixed:
+        if self._scheduler is not None and not _leaves_out(task, fixed):
             # Outside the lock, so that other threads do not wait for this round.
             planned = self._scheduler.get_round(study, trial.number)
         # One lock for each task: the first ask of a large task takes a second.
@@ -160,7 +161,7 @@ class Candidates:
             return None
         constraint = self._constraint(study, trial, archive, name, distribution, fixed, evidence)
         candidate = None
-        if self._scheduler is not None and not fixed:
+        if self._scheduler is not None and not _leaves_out(task, fixed):
             candidate = self._advised(study, task, evidence, constraint, planned, trial.number)
         if candidate is None:
             candidate = self.planners.get(task).propose(evidence, constraint)
@@ -193,12 +194,12 @@ class Candidates:
         evidence: Evidence,
     ) -> Constraint:
         """Return the allocations that a trial can still take, and warn if all were tried."""
-        suggestions = archive.suggestions
+        suggestions, given = archive.suggestions, _leaves_out(archive.task, fixed)
         ranges, untried = suggestions.open_ranges(
             trial.params, fixed, name, distribution, evidence.visited
         )
         # A failed allocation that may be tried again is left to try.
-        if not (untried or fixed) and suggestions.is_exhausted(evidence.tried | evidence.failed):
+        if not (untried or given) and suggestions.is_exhausted(evidence.tried | evidence.failed):
             _warn_once(
                 study,
                 "exhausted",
@@ -206,9 +207,9 @@ class Candidates:
                 "allocations are repeated from now on. `StopWhenExhausted` stops instead.",
                 *(study.study_name, archive.task.name),
             )
-        if not fixed and ranges == suggestions.ranges():
+        if not given and ranges == suggestions.ranges():
             return Constraint()
-        return Constraint(ranges, fixed=bool(fixed))
+        return Constraint(ranges, fixed=given)
 
     def _advised(
         self,
@@ -235,6 +236,20 @@ class Candidates:
                 *(study.study_name, number // ROUND_SIZE, error),
             )
             return None
+
+
+def _leaves_out(task: Task, fixed: Mapping[str, int]) -> bool:
+    """Return whether values of a trial leave out any of the task's allocations.
+
+    Optuna itself sets a parameter that has one value, such as the model of a stage with one model.
+    """
+    parameters = parameters_of(task)
+    for name in fixed:
+        position, is_model = parameters[name]
+        stage = task.stages[position]
+        if (len(stage.models) if is_model else stage.max_samples) > 1:
+            return True
+    return False
 
 
 def _is_kept(

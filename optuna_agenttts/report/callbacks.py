@@ -33,7 +33,7 @@ class StopAtSpend:
         limit: Limit in units of the task's cost model, above 0: over all trials, and over all
             instances if the objective reports its spend (user attribute ``spend``), as
             `MultiStageObjective` does. Otherwise each trial counts the cost of its allocation for
-            one instance; this is warned about once.
+            one instance; this is warned about once per study.
         task: The task. Default: the one registered on the study.
 
     Raises:
@@ -44,7 +44,7 @@ class StopAtSpend:
         """See the class."""
         if not (is_finite(limit) and limit > 0):
             raise TaskError(f"StopAtSpend: `limit` must be finite and above 0, got {limit!r}.")
-        self._limit, self._task, self._warned = float(limit), task, False
+        self._limit, self._task = float(limit), task
 
     def __call__(self, study: Study, trial: FrozenTrial) -> None:
         """Stop the study if its spend has reached the limit.
@@ -56,15 +56,15 @@ class StopAtSpend:
         if read_limit(attributes) != self._limit:
             storage.write_limit(study, self._limit)
         found = spend(study, self._task)
-        if not found.whole and not self._warned:
-            self._warned = True
-            _logger.warning(
+        if not found.whole:
+            message = (
                 "Study %r: the objective reports no spend (user attribute `spend`), so the limit "
                 "of %g %s counts the cost of one instance per trial, however many instances a "
-                "trial runs.",
-                study.study_name,
-                self._limit,
-                found.unit,
+                "trial runs."
+            )
+            values = (study.study_name, self._limit, found.unit)
+            log_once(
+                _logger, logging.WARNING, study, "StopAtSpend without spend", message, *values
             )
         if found.total >= self._limit:
             limit = f"{self._limit:g} {found.unit}".rstrip()

@@ -11,6 +11,7 @@ import signal
 import socket
 import threading
 import time
+from dataclasses import replace
 
 import optuna
 import pytest
@@ -22,6 +23,7 @@ from optuna_agenttts import (
     AgentTTSSampler,
     ScriptedChatModel,
     StopAtSpend,
+    Task,
     TaskError,
     guidelines,
     recommend,
@@ -190,6 +192,18 @@ def test_repeated_requests_of_a_round_count():
     assert both[0].completion_tokens == both[1].completion_tokens + 5
 
 
+def test_a_first_stage_with_one_model_leaves_the_plan_to_the_agent():
+    """Optuna sets its model, as a parameter with one value; nothing is fixed by that."""
+    first, second = TASK.stages
+    large = [model for model in first.models if model.name == "qwen-72B"]
+    task = Task(name="t", stages=[replace(first, models=large), second], budget=900)
+    sampler = AgentTTSSampler(task, llm=ScriptedChatModel(sensible))
+    study = run(
+        sampler, n_trials=16, target=lambda trial: task.suggest(trial)["answer"].samples / 100
+    )
+    assert "agent" in [trial.user_attrs[ORIGIN] for trial in study.trials]
+
+
 def test_tokens_that_the_cost_model_cannot_price_are_named():
     """Their cost is unknown, not zero."""
     study = run(AgentTTSSampler(TASK, llm=ScriptedChatModel(sensible)), n_trials=8)
@@ -199,9 +213,10 @@ def test_tokens_that_the_cost_model_cannot_price_are_named():
 
 
 def test_limit_without_reported_spend_is_warned_about_once(caplog):
-    """It then counts one instance per trial."""
+    """It then counts one instance per trial. Several callbacks do not repeat the warning."""
     study = optuna.create_study(sampler=AgentTTSSampler(TASK))
-    study.optimize(objective, n_trials=3, callbacks=[StopAtSpend(1e9)])
+    study.optimize(objective, n_trials=3, callbacks=[StopAtSpend(1e9), StopAtSpend(2e9)])
+    study.optimize(objective, n_trials=1, callbacks=[StopAtSpend(1e9)])
     (line,) = [r.getMessage() for r in caplog.records if "reports no spend" in r.getMessage()]
     assert "reference samples counts the cost of one instance per trial" in line
 
