@@ -17,6 +17,7 @@ from optuna_agenttts.llm import (
     Report,
     examine,
 )
+from optuna_agenttts.llm.secrets import redact
 from optuna_agenttts_integrations.calls.endpoints import (
     Endpoint,
     Endpoints,
@@ -27,7 +28,12 @@ from optuna_agenttts_integrations.calls.replicas import ReplicatedChatModel
 from optuna_agenttts_integrations.calls.store import CompletionStore
 from optuna_agenttts_integrations.calls.tokens import estimated_tokens
 from optuna_agenttts_integrations.exceptions import StoreError
-from optuna_agenttts_integrations.inspection.functions import FunctionError, UserFunction
+from optuna_agenttts_integrations.inspection.functions import (
+    SHOWN_ERROR,
+    FunctionError,
+    UserFunction,
+    short,
+)
 from optuna_agenttts_integrations.pipeline.fusion import LLMFusion
 from optuna_agenttts_integrations.pipeline.stages import Pipeline, StageProgram, State
 
@@ -86,9 +92,11 @@ def _check_prompts(pipeline: Pipeline, instances: Mapping[str, Any], task: Task)
         except FunctionError as error:
             message = f"building the prompt of instance {name!r}: {error}"
             return finding("error", message, f"{error.function.remedy} {remedy}")
-        # Steps may raise anything.
+        # Steps may raise anything, also messages that hold the key of a server.
         except Exception as error:
-            message = f"building the prompt of instance {name!r} raised {error!r}"
+            cause = redact(short(error, SHOWN_ERROR), ())
+            message = f"a step before this stage raised {cause} on instance {name!r}"
+            remedy = "Correct the step, or add the exception to its `fails_on`."
             return finding("error", message, remedy)
         texts = [built] if isinstance(built, str) else [message.content for message in built]
         tokens.append(sum(estimated_tokens(text) for text in texts))

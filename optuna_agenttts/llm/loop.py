@@ -95,7 +95,14 @@ def _run(
     loop: asyncio.AbstractEventLoop, on_stop: Callable[[], Coroutine[Any, Any, None]] | None
 ) -> None:
     try:
-        loop.run_forever()
+        while True:
+            try:
+                loop.run_forever()
+                break
+            except (SystemExit, KeyboardInterrupt):
+                # A coroutine raised it. Its future has it too, and passes it to the caller, who
+                # would otherwise wait forever for a loop that no longer runs.
+                continue
     finally:
         if on_stop is not None:
             loop.run_until_complete(on_stop())

@@ -277,6 +277,25 @@ def test_plain_steps_before_the_first_stage_are_run():
     assert "ZeroDivisionError" in findings["s", "prompts"].message
 
 
+def test_a_step_that_raises_is_told_without_secrets():
+    """Its message may hold the key of a server."""
+
+    def look_up(state):
+        raise ValueError("refused: Bearer hf_abcdefghijklmnop")
+
+    stages = [
+        Step(name="facts", run=look_up),
+        StageProgram(name="s", prompt=lambda state: state["facts"]),
+    ]
+    pipeline = Pipeline(stages=stages, score=lambda state: 0.0)
+    with objective_of(pipeline, {"m": good()}) as objective:
+        (found,) = objective.check().errors
+    assert found.message.startswith(
+        "a step before this stage raised ValueError('refused: [hidden]"
+    )
+    assert "abcdefghijklmnop" not in str(found)
+
+
 def test_coroutine_steps_are_left_out_of_prompts_and_run_with_the_instance():
     """Their results are None where all prompts are built."""
     runs = []

@@ -378,3 +378,17 @@ def test_a_replay_contacts_no_server():
     url = unused()
     objective.endpoints = connect_endpoints(objective.task, url)
     assert not any(f.check == "reachable" for f in objective.check().findings)
+
+
+@pytest.mark.parametrize("kind", ["score", "parse"])
+def test_a_function_that_exits_is_named(kind):
+    """It neither ends the program nor stops the event loop, which the check would wait for."""
+
+    def leave(*arguments):
+        raise SystemExit(3)
+
+    stage = {"parse": leave} if kind == "parse" else {}
+    options = {"score": leave} if kind == "score" else {}
+    findings, _ = checked(stage, **options)
+    (found,) = [findings[key] for key in errors(findings)]
+    assert found.message == f"`{kind}` (leave) raised SystemExit(3)"

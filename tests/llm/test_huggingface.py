@@ -41,7 +41,7 @@ from optuna_agenttts.llm import (
     Usage,
 )
 from optuna_agenttts.llm.huggingface import chat_url
-from optuna_agenttts.llm.loop import LoopThread
+from optuna_agenttts.llm.loop import LoopThread, gather
 from optuna_agenttts.llm.secrets import is_hugging_face, key_for, redact
 
 TOKEN = "hf_TheTokenOfTheUser123456"
@@ -931,6 +931,26 @@ def test_one_adapter_serves_a_thread_with_a_loop():
             return [*replies, again]
 
         assert len(_no_warnings_in(work)) == 10
+
+
+def test_a_coroutine_that_exits_does_not_stop_the_loop():
+    """The caller gets the exception instead of waiting forever, and other coroutines go on."""
+    loop = LoopThread()
+
+    async def leave():
+        await asyncio.sleep(0)
+        raise SystemExit(3)
+
+    async def nested():
+        await gather([leave(), asyncio.sleep(60)])
+
+    other = loop.submit(asyncio.sleep(0.1, "done"))
+    for coroutine in (leave(), nested()):
+        with pytest.raises(SystemExit):
+            loop.submit(coroutine).result(5)
+    assert other.result(5) == "done"
+    assert loop.run(asyncio.sleep(0, "again")) == "again"
+    loop.close()
 
 
 def test_a_stopped_thread_does_not_wait_for_a_hanging_server():

@@ -52,7 +52,7 @@ _REMEDIES = {
 _SHOWN = 80
 """Maximum length of a value in a message, in characters. Chosen by hand."""
 
-_SHOWN_ERROR = 300
+SHOWN_ERROR = 300
 """Maximum length of an exception in a message, in characters. Chosen by hand."""
 
 AWAITED = frozenset({"score", "metric", "run"})
@@ -140,16 +140,17 @@ class UserFunction:
         """
         try:
             value = self.function(*arguments)
-        except Exception as error:
+        # `sys.exit`, too, for example in a function that runs generated code.
+        except (Exception, SystemExit) as error:
             raise self.error(error) from error
         if problem := self.value_problem(value):
             raise FunctionError(self, problem)
         return value
 
-    def error(self, error: Exception) -> FunctionError:
+    def error(self, error: BaseException) -> FunctionError:
         """Return the error of a call that raised an exception."""
         # Messages of exceptions may hold the key of a server.
-        return FunctionError(self, redact(f"raised {short(error, _SHOWN_ERROR)}", ()))
+        return FunctionError(self, redact(f"raised {short(error, SHOWN_ERROR)}", ()))
 
     def value_problem(self, value: Any, limits: tuple[float, float] | None = None) -> str | None:
         """Return why a returned value cannot be used; None if it can.

@@ -240,7 +240,7 @@ class _Wrapped:
             value = self.function.function(*arguments)
         except self.trace.fails_on(self.function):
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise self.function.error(error) from error
         if self.function.kind in AWAITED and inspect.isawaitable(value):
             return self._awaited(value, arguments)
@@ -251,7 +251,7 @@ class _Wrapped:
             value = await awaitable
         except self.trace.fails_on(self.function):
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise self.function.error(error) from error
         return self._returned(value, arguments)
 
