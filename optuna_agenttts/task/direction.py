@@ -19,21 +19,22 @@ _HIGHER = """
     accuracy acc accuracies em exactmatch match matches f1 f2 fscore fmeasure fbeta precision
     recall specificity sensitivity auc auroc auprc roc ap map ndcg mrr hit hits iou miou dice rouge
     rouge1 rouge2 rougel rougelsum bleu sacrebleu meteor chrf bertscore bleurt comet mauve sari
-    nist squad pass passed passes solved resolved success successes successful win wins winrate
-    correct correctness reward rewards utility profit revenue throughput likelihood loglikelihood
-    likelihoods kappa agreement correlation pearson pearsonr spearman spearmanr matthews mcc r2
-    rsquared similarity quality helpfulness faithfulness groundedness relevance relevancy fluency
-    coherence effectiveness efficiency executability satisfaction improvement reduction savings
-    saved avoided detection detected found fixed caught recovered corrected handled prevented free
+    nist squad codebleu jaccard completeness pass passed passes solved resolved success successes
+    successful win wins winrate correct correctness reward rewards utility profit revenue
+    throughput likelihood loglikelihood likelihoods kappa agreement correlation pearson pearsonr
+    spearman spearmanr matthews mcc r2 rsquared similarity quality helpfulness faithfulness
+    groundedness relevance relevancy fluency coherence effectiveness efficiency executability
+    satisfaction improvement reduction savings saved avoided detection detected found fixed caught
+    recovered corrected handled prevented free
 """
 """Words for which higher values are better. Words such as "reduction" and "detection" are here
 because what they qualify is then no reason to expect the opposite."""
 _LOWER = """
     loss losses logloss error errors mse rmse mae mape smape mase msle rmsle nll wer cer ter eer
     perplexity ppl crossentropy divergence brier latency runtime delay cost costs price expense
-    spend distance regret failure failures failed mistakes violations hallucination hallucinations
-    toxicity inaccuracy incorrect wrong dissimilarity disagreement misses timeouts penalty
-    degradation drop decline
+    spend duration ttft fpr fnr ece misclassification mismatch mismatches distance regret failure
+    failures failed mistakes violations hallucination hallucinations toxicity inaccuracy incorrect
+    wrong dissimilarity disagreement misses timeouts penalty degradation drop decline
 """
 """Words for which lower values are better."""
 _PHRASES = {
@@ -46,6 +47,12 @@ _PHRASES = {
     r"\b(response|wall|wall clock|running|execution|inference) times?\b": "latency",
     r"\btime to (first )?(token|answer|solution)\b": "latency",
     r"\br (squared|2)\b": "accuracy",
+    r"\bf beta\b": "f1",
+    r"\bbleu[1-4]\b": "bleu",
+    r"\breciprocal ranks?\b": "mrr",
+    r"\b(solve|resolve) rate\b": "accuracy",
+    # Good for a red team, bad for what it attacks.
+    r"\b(attack|jailbreak) success(es)?\b": "attack",
 }
 """Terms of several words, each as a word of the tables above."""
 _SIGNS = dict.fromkeys(_HIGHER.split(), 1) | dict.fromkeys(_LOWER.split(), -1)

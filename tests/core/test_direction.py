@@ -54,6 +54,11 @@ HIGHER = (
     "R2",
     "r_squared",
     "fraction correct",
+    "F_beta",
+    "bleu4",
+    "CodeBLEU",
+    "mean reciprocal rank",
+    "resolve rate",
 )
 # Metrics of Hugging Face `evaluate`.
 HIGHER_OF_EVALUATE = (
@@ -102,6 +107,11 @@ LOWER = (
     "toxicity score",
     "bits per byte",
     "time to first token",
+    "TTFT",
+    "FPR",
+    "duration",
+    "misclassification rate",
+    "exact_mismatch",
 )
 UNKNOWN = (
     "",
@@ -122,6 +132,7 @@ UNKNOWN = (
     "cost-effectiveness",
     "win/loss ratio",
     "F1 on negative examples",
+    "attack success rate",
 )
 
 
