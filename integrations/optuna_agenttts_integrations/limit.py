@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from contextlib import suppress
 from weakref import WeakKeyDictionary
 
 import optuna
@@ -52,6 +53,9 @@ class SpendLimit:
             return Account(self._ledger)
         ledger = self._ledgers.setdefault(study, Ledger(limit=self._limit, unit=self._unit))
         ledger.trials.add(trial.number)
+        if study._thread_local.in_optimize_loop and not study._stop_flag:
+            # A new search of the study, which says again why it stops.
+            ledger.stopped = False
         ledger.earlier = math.fsum(
             recorded
             for other in storage.read_trials(study)
@@ -82,20 +86,19 @@ class SpendLimit:
         if not ledger.total:
             raise error
         study = getattr(trial, "study", None)
-        if not ledger.stopped:
-            ledger.stopped = True
-            _logger.warning(
-                "Study %r stops: %s over the whole search. Trial %d is kept as pruned, after %s. "
-                "Raise `max_spend` and run the study again to continue: completions generated so "
-                "far are in the store.",
-                getattr(study, "study_name", ""),
-                error,
-                trial.number,
-                progress,
-            )
         if isinstance(study, Study):
-            try:
+            # With ask and tell, the caller decides which trials run.
+            with suppress(RuntimeError):
                 study.stop()
-            except RuntimeError:
-                # With ask and tell, the caller decides which trials run.
-                return
+        if ledger.stopped:
+            return
+        ledger.stopped = True
+        _logger.warning(
+            "Study %r stops: %s over the whole search. Trial %d is kept as pruned, after %s. "
+            "Raise `max_spend` and run the study again to continue: completions generated so "
+            "far are in the store.",
+            getattr(study, "study_name", ""),
+            error,
+            trial.number,
+            progress,
+        )

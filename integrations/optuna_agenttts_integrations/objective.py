@@ -221,7 +221,8 @@ class MultiStageObjective(DiagnosableObjective):
         if pruned or account.refused is not None:
             report_stopped(trial, evaluation.outcomes.values())
             mean = f", with a mean outcome of {evaluation.mean:.3f}" if results else ""
-            raise optuna.TrialPruned(f"Pruned after {progress}{mean}.")
+            cause = "" if account.refused is None else " by `max_spend`"
+            raise optuna.TrialPruned(f"Pruned{cause} after {progress}{mean}.")
         return evaluation.mean
 
     def evaluate(

@@ -199,6 +199,18 @@ def test_limit_stops_the_study_and_keeps_the_trial(caplog):
     assert "over the whole search" in line
 
 
+def test_each_search_says_why_it_stops(caplog):
+    """Also the second one with the same objective; concurrent trials say it once."""
+    limit = {"max_spend": 5000, "measure_after": None}
+    objective = objective_of(pipeline(), {"small": Paid()}, range(40), **limit)
+    study = search(objective, trials=50)
+    for _ in range(2):
+        caplog.clear()
+        study.optimize(objective, n_trials=8, n_jobs=4)
+        (line,) = [r.getMessage() for r in caplog.records if "max_spend" in r.getMessage()]
+        assert line.startswith(f"Study {study.study_name!r} stops")
+
+
 def test_a_resumed_study_has_the_rest_of_the_limit():
     """A new objective counts what the trials have recorded."""
     storage = optuna.storages.InMemoryStorage()

@@ -42,7 +42,7 @@ class Ledger:
         waiting: Callers that wait for a call in progress to end.
         longest: Tokens of each model's longest reply, where it is above `max_tokens`.
         trials: Numbers of the trials that this ledger has accounts of.
-        stopped: Whether it was logged that the limit is reached.
+        stopped: Whether it was logged that the limit is reached, since the search began.
     """
 
     limit: float = math.inf
