@@ -20,6 +20,7 @@ _TRIAL_ATTRIBUTES = frozenset(
         "malformed",
         "seconds",
         "lengths",
+        "mean_at_step",
     }
 )
 """User attributes of every trial, which a pipeline's metrics must not overwrite."""

@@ -69,21 +69,25 @@ class SpendLimit:
         limit = self._limit if max_spend is None else float(max_spend)
         return Account(Ledger(limit=limit, unit=self._unit))
 
-    def stop(self, trial: optuna.Trial, account: Account, progress: str) -> None:
+    def stop(
+        self, trial: optuna.Trial, account: Account, progress: str, *, finished: bool
+    ) -> None:
         """Stop the study of a trial whose next call the limit does not cover.
 
         Args:
             trial: The trial.
             account: Its account.
             progress: Description of what the trial has done, for the log.
+            finished: Whether it has finished an instance, if only with stored samples.
 
         Raises:
-            SpendLimitError: Nothing has been spent: the limit is too low for a single call.
+            SpendLimitError: Nothing has been spent or finished: the limit is too low for a
+                single call.
         """
         error, ledger = account.refused, account.ledger
         if error is None:
             return
-        if not ledger.total:
+        if not ledger.total and not finished:
             raise error
         study = getattr(trial, "study", None)
         if isinstance(study, Study):

@@ -216,10 +216,10 @@ class MultiStageObjective(DiagnosableObjective):
             evaluation = Evaluation(results, self._clock() - started)
             self._write_attributes(trial, task.cost(allocation), evaluation, account)
         progress = f"{len(results)} of {len(self.instances)} instances"
-        self._limit.stop(trial, account, progress)
+        self._limit.stop(trial, account, progress, finished=bool(results))
         self._check_failures(evaluation)
         if pruned or account.refused is not None:
-            report_stopped(trial, evaluation.outcomes.values())
+            report_stopped(trial, evaluation.outcomes.values(), len(self.instances))
             mean = f", with a mean outcome of {evaluation.mean:.3f}" if results else ""
             cause = "" if account.refused is None else " by `max_spend`"
             raise optuna.TrialPruned(f"Pruned{cause} after {progress}{mean}.")

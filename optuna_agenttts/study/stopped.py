@@ -13,17 +13,19 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 from optuna.trial import BaseTrial, FrozenTrial
 
-STOPPED_STEP = 2**31 - 1
-"""Step at which a stopped trial reports the mean of its outcomes: the last one that every storage
-holds (32-bit integers)."""
+from optuna_agenttts import storage
+
+_MEAN_STEP = "mean_at_step"
+"""User attribute of a stopped trial: the step at which it reported the mean of its outcomes."""
 
 
 def outcomes_of(trial: FrozenTrial) -> Mapping[int, float]:
-    """Return a trial's outcomes by instance: its intermediate values without the reserved step."""
+    """Return a trial's outcomes by instance: its intermediate values without that of the mean."""
     reported: Mapping[int, float] = trial.intermediate_values
-    if STOPPED_STEP not in reported:
+    reserved = trial.user_attrs.get(_MEAN_STEP)
+    if reserved not in reported:
         return reported
-    return {step: value for step, value in reported.items() if step != STOPPED_STEP}
+    return {step: value for step, value in reported.items() if step != reserved}
 
 
 def mean_outcome(outcomes: Iterable[float]) -> float:
@@ -33,13 +35,15 @@ def mean_outcome(outcomes: Iterable[float]) -> float:
         return float(np.mean(finite)) if finite else math.nan
 
 
-def report_stopped(trial: BaseTrial, outcomes: Iterable[float]) -> None:
+def report_stopped(trial: BaseTrial, outcomes: Iterable[float], step: int) -> None:
     """Report the mean outcome of a trial that ends pruned, which becomes its value.
 
     Args:
         trial: The running trial. It must be pruned next, without asking the pruner again.
         outcomes: The outcomes that it reported; without any, nothing is reported.
+        step: A step after those of all instances.
     """
     mean = mean_outcome(outcomes)
     if not math.isnan(mean):
-        trial.report(mean, STOPPED_STEP)
+        storage.write_trial_values(trial, {_MEAN_STEP: step})
+        trial.report(mean, step)

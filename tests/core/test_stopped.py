@@ -13,7 +13,6 @@ from optuna.trial import TrialState, create_trial
 
 from optuna_agenttts.report.trials import count_states, stopped_trials
 from optuna_agenttts.study.archive import Archive
-from optuna_agenttts.study.stopped import STOPPED_STEP
 
 # With a declared range no outcome is an outlier.
 TASK = wiki_task(metric_range=(0, 1))
@@ -30,8 +29,9 @@ TRIALS = st.lists(st.tuples(OUTCOMES, st.booleans()), min_size=1, max_size=8)
 def trial_of(number, outcomes, *, stopped, mean=None):
     """Build a trial of an own allocation; `mean` is reported at the reserved step."""
     values = dict(enumerate(outcomes))
+    attributes = {} if mean is None else {"mean_at_step": 12}
     if mean is not None:
-        values[STOPPED_STEP] = mean
+        values[12] = mean
     allocation = {"retrieval": ("qwen-7B", 1 + number), "answer": ("small-3B", 1)}
     # What Optuna keeps: the mean of a complete trial, the last outcome of a pruned one.
     trial = create_trial(
@@ -40,6 +40,7 @@ def trial_of(number, outcomes, *, stopped, mean=None):
         params=TASK.params(allocation),
         distributions=SPACE,
         intermediate_values=values,
+        user_attrs=attributes,
     )
     trial.number = number
     return trial
