@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from optuna_agenttts import Task
+from optuna_agenttts.task.stage import is_finite
 from optuna_agenttts_integrations.calls.endpoints import Endpoints
 from optuna_agenttts_integrations.exceptions import PipelineError
 from optuna_agenttts_integrations.pipeline.stages import Pipeline
@@ -49,8 +50,8 @@ def check_max_spend(max_spend: float | None) -> None:
     Raises:
         PipelineError: It is not a number above 0.
     """
-    valid = isinstance(max_spend, (int, float)) and max_spend > 0 and not math.isnan(max_spend)
-    if max_spend is not None and not valid:
+    valid = is_finite(max_spend) or max_spend == math.inf
+    if max_spend is not None and not (valid and max_spend > 0):
         raise PipelineError(f"`max_spend` must be above 0, or None, got {max_spend!r}.")
 
 

@@ -12,15 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from optuna_agenttts.exceptions import MissingFactError, TaskError
-
-if TYPE_CHECKING:
-    from optuna_agenttts.task.stage import Model, Stage
+from optuna_agenttts.task.stage import Model, Stage, is_finite
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -120,12 +118,13 @@ class FlopsCost:
     def __post_init__(self) -> None:
         """Check the reference values."""
         for name in ("reference_parameters", "reference_generation_tokens"):
-            if not getattr(self, name) > 0:
-                raise TaskError(f"`{name}` must be above 0, got {getattr(self, name)!r}.")
-        if not self.reference_prompt_tokens >= 0:
+            value = getattr(self, name)
+            if not (is_finite(value) and value > 0):
+                raise TaskError(f"`{name}` must be finite and above 0, got {value!r}.")
+        prompt = self.reference_prompt_tokens
+        if not (is_finite(prompt) and prompt >= 0):
             raise TaskError(
-                "`reference_prompt_tokens` must be 0 or more, got "
-                f"{self.reference_prompt_tokens!r}."
+                f"`reference_prompt_tokens` must be finite and 0 or more, got {prompt!r}."
             )
 
     @property
@@ -197,7 +196,7 @@ class LatencyCost:
 
     def __post_init__(self) -> None:
         """Check the concurrency."""
-        if self.concurrency < 1:
+        if not (is_finite(self.concurrency) and self.concurrency >= 1):
             raise TaskError(f"`concurrency` must be 1 or more, got {self.concurrency!r}.")
 
     @property

@@ -1,6 +1,7 @@
 """What allocations cost."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -354,3 +355,16 @@ def test_task_refuses_an_own_cost_that_breaks_the_protocol(charge, complaint):
 
     with pytest.raises(TaskError, match=complaint):
         task_of((70, 10, 10), cost=Broken(), budget=1000)
+
+
+@pytest.mark.parametrize("wrong", [0, -1, math.inf, math.nan, "3e9", None])
+def test_references_of_costs_are_finite_numbers(wrong):
+    """An infinite reference would make every cost zero."""
+    for name in ("reference_parameters", "reference_generation_tokens"):
+        with pytest.raises(TaskError, match=name):
+            FlopsCost(**{name: wrong})
+    if wrong != 0:
+        with pytest.raises(TaskError, match="reference_prompt_tokens"):
+            FlopsCost(reference_prompt_tokens=wrong)
+    with pytest.raises(TaskError, match="concurrency"):
+        LatencyCost(concurrency=wrong)
