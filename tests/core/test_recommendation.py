@@ -1,4 +1,4 @@
-"""Recommendations: winner, interval and ties."""
+"""Recommendations: winner, value, interval and text. Ties are tested in `test_ties.py`."""
 
 import math
 
@@ -6,57 +6,38 @@ import numpy as np
 import optuna
 import pytest
 from core_support import LARGE, SMALL, allocation_of, run, score, wiki_task
-from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.samplers import RandomSampler, TPESampler
-from optuna.trial import TrialState, create_trial
+from optuna.trial import TrialState
+from study_cases import (
+    draw_outcomes,
+    one_stage,
+    small,
+    study_of,
+    study_with_outcomes,
+    trial_of,
+)
 
 from optuna_agenttts import (
     AgentTTSSampler,
-    Model,
     NoEvidenceError,
     NoTaskError,
     Stage,
     Task,
+    TaskError,
     recommend,
 )
 
 TASK = wiki_task()
 
 
-def one_stage(max_samples=64):
-    """Return a task of one stage."""
-    return Task(
-        name="one",
-        stages=[
-            Stage(
-                "answer",
-                models=[Model(SMALL, parameters=3e9), Model(LARGE, parameters=70e9)],
-                prompt_tokens=256,
-                generation_tokens=64,
-                max_samples=max_samples,
-            )
-        ],
-        budget=1000,
-    )
-
-
-def trial_of(task, allocation, value, **options):
-    """Return a finished trial of an allocation."""
-    distributions = {}
-    for stage in task.stages:
-        names = [model.name for model in stage.models]
-        distributions[stage.model_parameter] = CategoricalDistribution(names)
-        distributions[stage.samples_parameter] = IntDistribution(1, stage.max_samples)
-    return create_trial(
-        params=task.params(allocation), distributions=distributions, value=value, **options
-    )
-
-
-def study_of(task, evidence, direction="maximize"):
-    """Return a study of the given pairs of an allocation and its value."""
-    study = optuna.create_study(direction=direction)
-    study.add_trials([trial_of(task, allocation, value) for allocation, value in evidence])
-    return study
+def with_outcomes(trial, instances=40, sign=1.0, unit=1.0):
+    """Report outcomes around the score of a trial's allocation, and return their mean."""
+    rng = np.random.default_rng(trial.number)
+    truth = score(TASK.suggest(trial))
+    outcomes = sign * unit * np.clip(truth + 0.1 * rng.normal(size=instances), 0, 1)
+    for step, outcome in enumerate(outcomes.tolist()):
+        trial.report(outcome, step)
+    return float(outcomes.mean())
 
 
 def test_without_noise_the_best_trial_is_recommended():
@@ -69,16 +50,16 @@ def test_clear_winner_that_was_measured_often_is_recommended():
     """Repeated measurements that agree outweigh the prior."""
     task = one_stage()
     values = {1: 0.3, 4: 0.45, 16: 0.7, 64: 0.5}
-    evidence = [({"answer": (SMALL, n)}, v) for n, v in values.items() for _ in range(5)]
-    assert recommend(study_of(task, evidence)).allocation == {"answer": (SMALL, 16)}
+    evidence = [(small(n), v) for n, v in values.items() for _ in range(5)]
+    assert recommend(study_of(task, evidence)).allocation == small(16)
 
 
 def test_luckiest_trial_is_not_recommended():
     """One lucky trial among well-measured poor neighbours loses to a solid allocation."""
     task = one_stage()
-    evidence = [({"answer": (SMALL, n)}, 0.40) for n in (7, 8, 9, 11, 12, 13) for _ in range(6)]
+    evidence = [(small(n), 0.40) for n in (7, 8, 9, 11, 12, 13) for _ in range(6)]
     evidence += [({"answer": (LARGE, n)}, 0.60) for n in (4, 5, 6) for _ in range(6)]
-    study = study_of(task, [*evidence, ({"answer": (SMALL, 10)}, 0.63)])
+    study = study_of(task, [*evidence, (small(10), 0.63)])
     assert study.best_params["answer.samples"] == 10
     assert recommend(study).allocation["answer"].model == LARGE
 
@@ -99,80 +80,105 @@ def test_noisy_search_recommends_better_than_its_luckiest_trial():
 
 
 @pytest.mark.parametrize("direction", ["maximize", "minimize"])
-@pytest.mark.parametrize("scale", [1.0, 100.0])
-def test_interval_contains_the_value_in_units_of_the_metric(direction, scale):
+@pytest.mark.parametrize("unit", [1.0, 100.0])
+def test_interval_contains_the_value_in_units_of_the_metric(direction, unit):
     """The interval is ordered, contains the value, and is near the scores."""
     study = optuna.create_study(direction=direction, sampler=AgentTTSSampler(TASK))
     sign = 1 if direction == "maximize" else -1
-    study.optimize(lambda trial: sign * scale * score(TASK.suggest(trial)), n_trials=20)
+    study.optimize(lambda trial: with_outcomes(trial, sign=sign, unit=unit), n_trials=20)
     result = recommend(study)
     low, high = result.interval
     assert low < result.value < high
-    assert result.value == pytest.approx(sign * scale * score(result.allocation), rel=0.1)
+    assert high - low < 0.2 * unit
+    assert result.value == pytest.approx(sign * unit * score(result.allocation), rel=0.1)
 
 
-def test_interval_narrows_as_measurements_add_up():
-    """More measurements give a narrower interval."""
-    task = one_stage()
+def test_scores_alone_have_a_value_but_no_interval():
+    """How far a score is from the truth cannot be told from scores, however often they repeat."""
+    evidence = [(small(n), 0.5 + 0.01 * n) for n in (4, 8, 16) for _ in range(10)]
+    result = recommend(study_of(one_stage(), evidence))
+    assert result.interval is None
+    assert "no interval" in str(result)
+    assert math.isfinite(result.value)
+
+
+@pytest.mark.parametrize("direction", ["maximize", "minimize"])
+def test_declared_standard_deviation_of_scores_gives_an_interval(direction):
+    """It is 1.645 standard deviations to either side, and within a declared range."""
+    evidence = [(small(n), 0.9 + 0.001 * n) for n in (4, 8, 16)]
+    study = study_of(one_stage(), evidence, direction)
+    result = recommend(study, score_sd=0.05)
+    assert result.interval == pytest.approx(
+        (result.value - 1.645 * 0.05, result.value + 1.645 * 0.05), abs=1e-4
+    )
+    low, high = recommend(study, one_stage(metric_range=(0, 1)), score_sd=0.05).interval
+    assert 0.7 < low < 0.9 < high < 1
+
+
+@pytest.mark.parametrize("name", ["margin", "score_sd"])
+@pytest.mark.parametrize("value", [0, -0.1, math.nan, math.inf, "much"])
+def test_margin_and_standard_deviation_are_above_zero(name, value):
+    """The error names the argument and the value."""
+    with pytest.raises(TaskError, match=f"`{name}` must be finite and above 0, got {value!r}"):
+        recommend(study_of(one_stage(), [(small(2), 0.5)]), **{name: value})
+
+
+def test_interval_narrows_with_more_instances():
+    """Outcomes of four times as many instances give an interval of half the width."""
     widths = []
-    for repeats in (1, 20):
-        evidence = [({"answer": (SMALL, n)}, 0.5) for n in (4, 8, 16) for _ in range(repeats)]
-        low, high = recommend(study_of(task, evidence)).interval
+    for instances in (50, 200):
+        table = draw_outcomes(np.random.default_rng(0), np.full(4, 0.6), instances)
+        study = study_with_outcomes(one_stage(), list(zip(map(small, (4, 8, 16, 32)), table)))
+        low, high = recommend(study).interval
         widths.append(high - low)
-    assert widths[1] < widths[0]
+    assert widths[1] == pytest.approx(widths[0] / 2, rel=0.25)
 
 
 def test_interval_includes_the_variance_between_instances():
     """Outcomes that differ much between instances widen the interval."""
-    task = one_stage()
     widths = []
-    for spread in (0.0, 0.5):
-        study = optuna.create_study(direction="maximize")
-        outcomes = {step: 0.5 + spread * (-1) ** step for step in range(10)}
-        for n in (4, 8, 16, 32):
-            study.add_trial(
-                trial_of(task, {"answer": (SMALL, n)}, 0.5, intermediate_values=outcomes)
-            )
+    for spread in (0.1, 0.4):
+        rng = np.random.default_rng(0)
+        table = 0.5 + spread * np.sign(rng.normal(size=(4, 40))) + 0.01 * rng.normal(size=(4, 40))
+        study = study_with_outcomes(one_stage(), list(zip(map(small, (4, 8, 16, 32)), table)))
         low, high = recommend(study).interval
         widths.append(high - low)
     assert widths[1] > widths[0] + 0.1
 
 
-def test_ties_are_cheaper_than_the_winner_and_within_the_budget():
-    """Ties cost less than the winner, fit the budget, and are sorted by cost."""
-    result = recommend(run(AgentTTSSampler(TASK), n_trials=30))
-    costs = [tie.cost for tie in result.ties]
-    assert costs
-    assert costs == sorted(costs)
-    assert all(cost < result.cost for cost in costs)
-    assert all(TASK.fits(tie.allocation) for tie in result.ties)
-    assert result.cheapest == result.ties[0].allocation
+@pytest.mark.parametrize("bounded", [True, False])
+def test_equal_scores_have_the_interval_of_their_outcomes(bounded):
+    """Two allocations of the same mean, or a single one, are uncertain by their outcomes."""
+    task = one_stage(metric_range=(0, 1) if bounded else None)
+    outcomes = np.tile([0.1, 0.5, 0.9], 20)
+    for evidence in (
+        [(small(4), outcomes)],
+        [(small(4), outcomes), (small(8), np.roll(outcomes, 1))],
+    ):
+        low, high = recommend(study_with_outcomes(task, evidence), task).interval
+        assert low < 0.5 < high
+        assert 0.1 < high - low < 0.3
+
+
+@pytest.mark.parametrize(
+    "curve", [lambda value: value * (1 - 0.5 ** np.arange(1, 31)), lambda value: np.arange(30.0)]
+)
+def test_intermediate_values_that_are_no_outcomes_change_nothing(curve):
+    """Learning curves and counters say nothing about instances: value, ties and all are equal."""
+    task, values = one_stage(), {1: 0.2, 4: 0.5, 16: 0.9, 32: 0.8, 48: 0.85}
+    study = optuna.create_study(direction="maximize")
+    for n, value in values.items():
+        steps = dict(enumerate(curve(value).tolist()))
+        study.add_trial(trial_of(task, small(n), value, intermediate_values=steps))
+    alone = study_of(task, [(small(n), value) for n, value in values.items()])
+    assert recommend(study, task) == recommend(alone, task)
 
 
 def test_costs_are_those_of_the_task():
-    """The winner and its ties are priced by the task."""
-    result = recommend(run(AgentTTSSampler(TASK), n_trials=30))
-    for part in (result, *result.ties):
+    """The winner, ties and undecided allocations are priced by the task."""
+    result = recommend(run(AgentTTSSampler(TASK), n_trials=30, target=with_outcomes))
+    for part in (result, *result.ties, *result.undecided):
         assert part.cost == pytest.approx(TASK.cost(part.allocation))
-
-
-def test_clearly_worse_allocations_are_no_ties():
-    """An allocation that was measured to be worse is no tie, even if it is much cheaper."""
-    task = one_stage()
-    values = {1: 0.2, 2: 0.3, 32: 0.8}
-    evidence = [({"answer": (SMALL, n)}, v) for n, v in values.items() for _ in range(10)]
-    result = recommend(study_of(task, evidence))
-    assert result.ties == ()
-    assert result.cheapest == result.allocation
-
-
-def test_equally_good_and_cheaper_is_a_tie():
-    """A cheaper allocation with the same scores is a tie or the winner."""
-    task = one_stage()
-    evidence = [({"answer": (SMALL, n)}, 0.5) for n in (8, 9, 10, 11) for _ in range(3)]
-    result = recommend(study_of(task, evidence))
-    named = [result.allocation, *(tie.allocation for tie in result.ties)]
-    assert {"answer": (SMALL, 8)} in named
 
 
 @pytest.mark.parametrize("sampler", [TPESampler, RandomSampler])
@@ -202,20 +208,34 @@ def test_minimising_recommends_the_lowest():
     """The lowest loss wins, and the value is a loss."""
     task = one_stage()
     values = {1: 0.7, 4: 0.5, 16: 0.2, 64: 0.4}
-    evidence = [({"answer": (SMALL, n)}, v) for n, v in values.items() for _ in range(5)]
+    evidence = [(small(n), v) for n, v in values.items() for _ in range(5)]
     result = recommend(study_of(task, evidence, direction="minimize"))
-    assert result.allocation == {"answer": (SMALL, 16)}
+    assert result.allocation == small(16)
     assert result.value == pytest.approx(0.2, abs=0.03)
 
 
 def test_minimising_the_negative_recommends_the_same():
     """The direction changes nothing but the sign."""
     task = one_stage()
-    evidence = [({"answer": (SMALL, n)}, 3.0 * math.log(n + 1)) for n in (1, 3, 9, 27)]
+    evidence = [(small(n), 3.0 * math.log(n + 1)) for n in (1, 3, 9, 27)]
     up = recommend(study_of(task, evidence))
     down = recommend(study_of(task, [(a, -v) for a, v in evidence], direction="minimize"))
     assert (down.allocation, down.value) == (up.allocation, pytest.approx(-up.value))
+
+
+def test_minimising_negative_outcomes_recommends_the_same():
+    """Interval, ties and undecided allocations have the opposite sign, too."""
+    table = 0.1 + draw_outcomes(np.random.default_rng(0), [0.3, 0.55, 0.6, 0.6, 0.6], 200)
+    evidence = list(zip(map(small, (1, 3, 9, 27, 50)), table))
+    up = recommend(study_with_outcomes(one_stage(), evidence))
+    negated = [(allocation, -outcomes) for allocation, outcomes in evidence]
+    down = recommend(study_with_outcomes(one_stage(), negated, "minimize"))
+    assert down.allocation == up.allocation
     assert down.interval == pytest.approx((-up.interval[1], -up.interval[0]))
+    for found, mirrored in ((down.ties, up.ties), (down.undecided, up.undecided)):
+        assert [tie.allocation for tie in found] == [tie.allocation for tie in mirrored]
+        for tie, other in zip(found, mirrored):
+            assert (tie.value, tie.loss) == pytest.approx((-other.value, other.loss))
 
 
 def test_recommendation_is_reproducible():
@@ -246,15 +266,6 @@ def test_one_trial_is_enough():
     task = one_stage()
     result = recommend(study_of(task, [({"answer": (LARGE, 2)}, 0.5)]), task)
     assert (result.allocation, result.ties, result.trials) == ({"answer": (LARGE, 2)}, (), 1)
-
-
-def test_text_names_the_allocation_interval_and_ties():
-    """The text has one line for the winner and one for each tie."""
-    result = recommend(run(AgentTTSSampler(TASK), n_trials=30))
-    lines = str(result).splitlines()
-    assert len(lines) == 1 + len(result.ties)
-    assert result.allocation["retrieval"].model in lines[0]
-    assert "90 % interval" in lines[0]
 
 
 def test_study_without_a_task_is_an_error():
@@ -315,7 +326,7 @@ def test_trials_of_another_version_of_the_task_are_left_out():
 
 
 @pytest.mark.slow
-def test_values_are_not_shrunk_to_the_prior_and_ties_are_no_better():
+def test_values_are_not_shrunk_to_the_prior():
     """Values are unbiased on the playground's grid, where shrinkage is about .12.
 
     Its scores vary more than the prior expects, so posterior means of good trials are too low.
@@ -339,7 +350,6 @@ def test_values_are_not_shrunk_to_the_prior_and_ties_are_no_better():
         models, samples = np.array(task.choices(result.allocation)).T
         truth = float(grid.outcomes(models[None], samples[None])[0].mean())
         low, high = result.interval
-        assert all(tie.value <= result.value for tie in result.ties)
         errors.append(result.value - truth)
         covered.append(low <= truth <= high)
     assert abs(np.mean(errors)) < 0.06

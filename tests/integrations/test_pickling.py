@@ -55,7 +55,8 @@ VERDICT = core.Verdict("find", "models", "open", "text")
 FINDING = llm.Finding("m", "call", "ok", "fine")
 INSTANCE = integrations.InstanceResult(1.0, False, {"find": integrations.StageUsage()})
 INSPECTION = integrations.InstanceInspection("q1", "trial 0", outcome=1.0)
-TIE = core.Tie(ALLOCATION, 0.5, 1.0)
+TIE = core.Tie(ALLOCATION, 0.5, 1.0, 0.01, 50)
+UNDECIDED = core.Undecided(ALLOCATION, 0.5, 1.0, 0.1, 50, 400)
 PROGRAM = integrations.StageProgram(name="find", prompt=str)
 
 
@@ -130,7 +131,9 @@ VALUES = {
     "Problem": [lambda: playground.make_problems("test", 2)],
     "ProgramResult": [lambda: sandbox.ProgramResult(0, "", "", False, 1.0)],
     "Recommendation": [
-        lambda: core.Recommendation({"x": 1}, ALLOCATION, 0.5, (0.4, 0.6), 1.0, (TIE,), 9)
+        lambda: core.Recommendation(
+            {"x": 1}, ALLOCATION, 0.5, (0.4, 0.6), 1.0, "FLOPs", (TIE,), (UNDECIDED,), 0.05, 9
+        )
     ],
     "ReplicatedChatModel": [lambda: integrations.ReplicatedChatModel([chat(), chat()])],
     "Report": [lambda: llm.Report((FINDING,))],
@@ -164,6 +167,7 @@ VALUES = {
     "ToolRequest": [lambda: BENCHMARKS["daily"]().search],
     "TrialInspection": [lambda: integrations.TrialInspection("trial 0", (INSPECTION,))],
     "TripleQuestion": [lambda: BENCHMARKS["cwq"]().search],
+    "Undecided": [lambda: UNDECIDED],
     "Usage": [lambda: USAGE],
     "Verdict": [lambda: VERDICT],
     # Functions, by what they return.

@@ -19,6 +19,8 @@ AgentTTSSampler(task, llm=3)  # type: ignore[arg-type]
 AgentTTSSampler(stage)  # type: ignore[arg-type]
 recommend(task)  # type: ignore[arg-type]
 task.cost({"answer": 3})  # type: ignore[dict-item]
+# Scores alone have no interval.
+low, high = recommend(optuna.create_study()).interval  # type: ignore[misc]
 # Names that do not exist.
 AgentTTSSampler(task, model="small")  # type: ignore[call-arg]
 FlopsCost(prefix=True)  # type: ignore[call-arg]

@@ -26,6 +26,7 @@ from optuna_agenttts import (
     StopWhenSettled,
     Task,
     Tie,
+    Undecided,
     Verdict,
     __version__,
     guidelines,
@@ -82,8 +83,11 @@ def search(llm: str | ChatModel | None) -> None:
     study.optimize(objective, n_trials=3, callbacks=[StopAtSpend(10.0), StopWhenSettled()])
     best = recommend(study)
     assert_type(best, Recommendation)
-    assert_type(best.interval, tuple[float, float])
+    assert_type(best.interval, tuple[float, float] | None)
     assert_type(best.ties, tuple[Tie, ...])
+    assert_type(best.undecided, tuple[Undecided, ...])
+    assert_type(best.outliers, tuple[tuple[int, float], ...])
+    assert_type(recommend(study, margin=0.02, score_sd=0.1).margin, float)
     assert_type(spend(study), Spend)
     for planned in guidelines(study):
         assert_type(planned, Round)
