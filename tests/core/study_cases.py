@@ -1,5 +1,7 @@
 """Studies with known truths, without a search, that tests of the recommendation share."""
 
+from statistics import NormalDist
+
 import numpy as np
 import optuna
 from core_support import LARGE, SMALL
@@ -9,13 +11,13 @@ from optuna.trial import TrialState, create_trial
 from optuna_agenttts import Model, Stage, Task
 
 
-def one_stage(max_samples=64, **options):
+def one_stage(max_samples=64, budget=1000, **options):
     """Return a task of one stage."""
     models = [Model(SMALL, parameters=3e9), Model(LARGE, parameters=70e9)]
     stage = Stage(
         "answer", models=models, prompt_tokens=256, generation_tokens=64, max_samples=max_samples
     )
-    return Task(name="one", stages=[stage], budget=1000, **options)
+    return Task(name="one", stages=[stage], budget=budget, **options)
 
 
 def small(samples):
@@ -72,6 +74,5 @@ def draw_outcomes(rng, rates, instances, shared=0.5):
     """
     latent = np.sqrt(shared) * rng.normal(size=instances)
     latent = latent + np.sqrt(1 - shared) * rng.normal(size=(len(rates), instances))
-    # Normal quantiles of the rates, by the outcomes of many draws.
-    normal = np.sort(np.random.default_rng(0).normal(size=100_001))
-    return (latent < np.quantile(normal, rates)[:, None]).astype(float)
+    thresholds = [NormalDist().inv_cdf(rate) for rate in rates]
+    return (latent < np.array(thresholds)[:, None]).astype(float)
