@@ -382,19 +382,17 @@ def factor(covariances: Floats) -> Floats:
     A covariance that rounding makes indefinite is repaired by the least jitter that helps.
 
     Raises:
-        numpy.linalg.LinAlgError: A covariance is not finite.
+        numpy.linalg.LinAlgError: A covariance is not finite, or far from positive definite.
     """
-    if covariances.ndim == 2:
-        size = float(np.mean(np.diagonal(covariances))) or 1.0
-        for jitter in _JITTERS:
-            try:
-                repaired = covariances + jitter * size * np.eye(len(covariances))
-                return np.asarray(np.linalg.cholesky(repaired))
-            except np.linalg.LinAlgError:
-                continue
-    try:
-        return np.asarray(np.linalg.cholesky(covariances))
-    except np.linalg.LinAlgError:
-        if covariances.ndim == 2:
-            raise
-    return np.stack([factor(covariance) for covariance in covariances])
+    # Of values that are not finite LAPACK makes factors of NaN, without an error.
+    if not np.isfinite(covariances).all():
+        raise np.linalg.LinAlgError("A covariance is not finite.")
+    size = np.diagonal(covariances, axis1=-2, axis2=-1).mean() or 1.0
+    for jitter in _JITTERS:
+        try:
+            repaired = covariances + jitter * size * np.eye(covariances.shape[-1])
+            return np.asarray(np.linalg.cholesky(repaired))
+        except np.linalg.LinAlgError:
+            if covariances.ndim > 2:
+                return np.stack([factor(covariance) for covariance in covariances])
+    raise np.linalg.LinAlgError("A covariance is far from positive definite.")
