@@ -6,6 +6,8 @@ import numpy as np
 import optuna
 import pytest
 from core_support import wiki_task
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from optuna_agenttts import recommend
 from optuna_agenttts.planner.evidence import Evidence
@@ -15,6 +17,7 @@ from optuna_agenttts.planner.posterior import Posterior
 
 TASK = wiki_task()
 RNG = np.random.default_rng
+SURROGATE = Surrogate(TASK, RNG(0))
 
 
 def evidence(table, samples=None):
@@ -171,6 +174,63 @@ def test_stopping_trials_by_their_outcomes_biases_nothing():
             plain.append(observed.scores[halted].mean() - observed.scores[~halted].mean())
     assert np.mean(plain) < -0.08
     assert abs(np.mean(gaps)) < 0.25 * abs(np.mean(plain))
+
+
+def posterior_of(table, samples, shown):
+    """Return the posterior's mean and standard deviation for some numbers of samples."""
+    posterior = Posterior(SURROGATE, evidence(table, samples), power=1.0)
+    shown = np.column_stack([shown, np.ones(len(shown), dtype=np.int64)])
+    moments = posterior.at(SURROGATE.points(np.zeros_like(shown), shown)).moments()
+    return moments.mean(), moments.sd()
+
+
+def test_repeats_with_new_samples_reduce_the_noise():
+    """Repeats whose outcomes of 0 and 1 differ are averages; identical ones add nothing."""
+    rng = RNG(6)
+    table = drawn(8, 60, 0.1, rng)
+    once = posterior_of(table, range(1, 9), [8])[1][0]
+    # The difficulty of an instance makes up little of its outcome, so repeats are nearly fresh.
+    fresh = posterior_of(
+        np.concatenate([table, drawn(6, 60, 0.1, rng)]), [*range(1, 9)] + [8] * 6, [8]
+    )
+    same = posterior_of(np.concatenate([table] + [table[7:]] * 6), [*range(1, 9)] + [8] * 6, [8])
+    assert fresh[1][0] < 0.85 * once
+    assert same[1][0] == pytest.approx(once, rel=0.02)
+
+
+@pytest.mark.parametrize("seen", [2, 10, 59])
+def test_a_stopped_repeat_does_not_move_the_mean(seen):
+    """If it reuses samples, it has the outcomes of the complete trial where it got to."""
+    table = drawn(8, 60, 0.4, RNG(7))
+    table[7] = np.sort(table[7])  # the first instances are the hard ones
+    halted = table[7:].copy()
+    halted[:, seen:] = np.nan
+    observed = evidence(np.concatenate([table, halted]), [*range(1, 9), 8])
+    group = np.array([*range(8), 7])
+    noise = Outcomes.from_evidence(observed, group, 8).fit(np.eye(8))
+    assert noise.means[7] == pytest.approx(table[7].mean())
+    assert noise.corrections[7] == pytest.approx(0, abs=1e-12)
+    mean, sd = posterior_of(table, range(1, 9), [8])
+    again, again_sd = posterior_of(np.concatenate([table, halted]), [*range(1, 9), 8], [8])
+    assert again == pytest.approx(mean, abs=2e-3)
+    assert again_sd == pytest.approx(sd, rel=0.02)
+
+
+@settings(max_examples=40, deadline=None, derandomize=True, database=None)
+@given(st.integers(0, 10_000), st.integers(1, 12))
+def test_a_repeat_shares_no_more_error_than_the_mean_of_its_allocation_has(seed, trials):
+    """So a good repeat does not lower that mean, but for less than a hundredth."""
+    rng = RNG(seed)
+    table = drawn(trials, int(rng.integers(2, 60)), rng.uniform(), rng)
+    table[rng.random(trials) < 0.3] = 1.0
+    observed = evidence(table, rng.integers(1, 8, trials))
+    posterior = Posterior(SURROGATE, observed, power=1.0)
+    kernels = SURROGATE.residual_kernels(posterior.observed, posterior.observed)
+    _, shared = posterior.noise.of_next_trial(kernels[1])
+    assert (np.diag(shared) <= np.diag(posterior.noise.covariance) + 1e-12).all()
+    view = posterior.incumbents
+    scores = posterior.next_scores(view)
+    assert (scores.pairwise(view) / scores.moments().sds).min() > -0.01
 
 
 def search(seed, trials=25, instances=50):
