@@ -38,9 +38,10 @@ def evidence_of(task, rate, trials, *, seed=0, direction="maximize", running=0, 
         if number >= trials:
             continue
         truth = rate(allocation)
-        for step in range(instances):
-            trial.report(sign * float(rng.random() < truth), step)
-        study.tell(trial, sign * truth)
+        outcomes = [float(rng.random() < truth) for _ in range(instances)]
+        for step, outcome in enumerate(outcomes):
+            trial.report(sign * outcome, step)
+        study.tell(trial, sign * (sum(outcomes) / instances if instances else truth))
     found = study._storage.get_all_trials(study._study_id, deepcopy=False)
     return Archive(task, maximize=sign > 0).read(found)
 

@@ -9,13 +9,15 @@ import pytest
 from agent_support import TASK, evidence_of, planner_of, score
 from core_support import run
 
-from optuna_agenttts import AgentTTSSampler, ScriptedChatModel, guidelines
+from optuna_agenttts import AgentTTSSampler, Claim, ScriptedChatModel, guidelines
 from optuna_agenttts.agent.advice import required_share
 from optuna_agenttts.agent.ask import RoundContext, plan_round
 from optuna_agenttts.agent.facts import Facts, fit_facts
 from optuna_agenttts.agent.task_questions import TaskQuestions
+from optuna_agenttts.agent.verdicts import check_claims
 from optuna_agenttts.llm import ChatRefusedError, Completion, Usage
 from optuna_agenttts.planner.numerical import NumericalPlanner
+from optuna_agenttts.planner.posterior import Posterior
 from optuna_agenttts.report.dashboard import HEADING, note, save_note
 from optuna_agenttts.study.experience import read_experience, recall
 from optuna_agenttts.study.rounds import Proposed, Round, write_round
@@ -135,6 +137,65 @@ def test_facts_of_a_minimized_study_are_the_same_with_the_sign_turned():
     for a, b in zip(up.models, down.models):
         assert a.expected == pytest.approx(-b.expected, abs=0.05)
     assert fit_facts(planner_of(TASK), evidence_of(TASK, score, 0)) == Facts()
+
+
+def deviations(facts):
+    """Return the standard deviations of facts."""
+    return np.array([(fact.behind_sd, fact.gain_sd) for fact in facts.models])
+
+
+def test_facts_state_the_noise_as_it_is():
+    """Their standard deviations are those of an untempered posterior, not of the sampler's."""
+    planner, evidence = planner_of(TASK), evidence_of(TASK, score, 20, instances=40)
+    facts = fit_facts(planner, evidence)
+    pool = planner.pool(evidence).points
+    found = {}
+    for power in (0.5, 1.0):
+        posterior = Posterior(planner.surrogate, evidence, power=power)
+        mean = posterior.at(pool).mean()
+        best = int(np.argmax(mean))
+        rows = []
+        for fact in facts.models:
+            with_model = np.flatnonzero(pool.models[:, fact.stage] == fact.model)
+            rows.append(int(with_model[np.argmax(mean[with_model])]))
+        compared = posterior.at(pool.take(np.array([best, *rows])))
+        found[power] = compared.differences_from(0).sd()[1:]
+    span = evidence.scale.span
+    np.testing.assert_allclose(deviations(facts)[:, 0], span * found[1.0])
+    assert not np.allclose(found[1.0], found[0.5], rtol=0.05)
+
+
+def test_facts_include_the_experience_of_earlier_studies():
+    """They are those of all trials, so that claims are checked against what the sampler weighs."""
+    earlier = recall(read_experience([run(AgentTTSSampler(TASK), n_trials=25)]), TASK)
+    evidence = evidence_of(TASK, score, 4)
+    planner = NumericalPlanner(TASK, experience=earlier)
+    facts, alone = fit_facts(planner, evidence), fit_facts(planner_of(TASK), evidence)
+    both = fit_facts(planner_of(TASK), replace(planner.with_experience(evidence), outcomes=()))
+    for fact, expected in zip(facts.models, both.models):
+        assert (fact.companion, fact.saturation) == (expected.companion, expected.saturation)
+        assert (fact.behind, fact.behind_sd) == pytest.approx(
+            (expected.behind, expected.behind_sd)
+        )
+        assert fact.trials == int((evidence.models[:, fact.stage] == fact.model).sum())
+    assert deviations(facts).mean() < deviations(alone).mean()
+
+
+def test_verdicts_are_those_of_the_facts():
+    """A claim that only earlier studies contradict is contradicted."""
+    earlier = recall(read_experience([run(AgentTTSSampler(TASK), n_trials=40)]), TASK)
+    evidence = evidence_of(TASK, score, 3)
+    planner = NumericalPlanner(TASK, experience=earlier)
+    outcomes = []
+    for known in (planner_of(TASK), planner):
+        questions = TaskQuestions(known, evidence, insights=(1, 2, 3), guidelines=True, wanted=1)
+        claims = [Claim(f.name, (m.name,), None) for f in TASK.stages for m in f.models]
+        verdicts = questions.check(claims)
+        expected = check_claims(claims, fit_facts(known, evidence), TASK)
+        assert verdicts == expected
+        outcomes.append([verdict.outcome for verdict in verdicts])
+    decided = [sum(outcome != "open" for outcome in found) for found in outcomes]
+    assert decided[1] > decided[0]
 
 
 def test_paired_facts_are_means_over_shared_instances():
