@@ -19,7 +19,7 @@ from optuna_agenttts import storage
 from optuna_agenttts.exceptions import NoEvidenceError, NoTaskError, TaskError
 from optuna_agenttts.planner.evidence import Choices, Evidence
 from optuna_agenttts.planner.feasibility import known_feasibility
-from optuna_agenttts.planner.kernels import Points, Surrogate
+from optuna_agenttts.planner.kernels import Surrogate
 from optuna_agenttts.planner.pools import choices_of
 from optuna_agenttts.planner.posterior import Posterior
 from optuna_agenttts.report.bias import estimate_bias
@@ -212,7 +212,7 @@ def recommend(
         params=task.params(allocation),
         allocation=allocation,
         value=value,
-        interval=_interval(evidence, exact, points.take(np.array([best])), value, score_sd),
+        interval=_interval(evidence, exact, keys[best], value, score_sd),
         cost=float(costs[best]),
         unit=task.cost_model.unit,
         ties=ties,
@@ -226,13 +226,18 @@ def recommend(
 
 
 def _interval(
-    evidence: Evidence, exact: Posterior, winner: Points, value: float, score_sd: float | None
+    evidence: Evidence, exact: Posterior, winner: Choices, value: float, score_sd: float | None
 ) -> tuple[float, float] | None:
     """Return the interval of the winner's value; see `recommend`."""
     scale, size = evidence.scale, exact.noise.instances or None
     if size is not None:
-        score_sd = _INFLATION * scale.span * float(exact.at(winner).moments().sd()[0])
-    if score_sd is None:
+        point = exact.mixture.surrogate.points_of([winner])
+        score_sd = _INFLATION * scale.span * float(exact.at(point).moments().sd()[0])
+    elif not scale.informative:
+        # Equal scores of an unknown range have no rates, but outcomes that may differ.
+        own = list(complete_outcomes(evidence).get(winner, {}).values())
+        score_sd = float(np.std(own, ddof=1)) / len(own) ** 0.5 if len(own) > 1 else score_sd
+    if not score_sd:
         return None
     ends = [evidence.sign * scale.low, evidence.sign * (scale.low + scale.span)]
     low, high = sorted(ends) if scale.bounded else (None, None)
