@@ -76,6 +76,12 @@ class Scale:
         return self.span > 0
 
     @property
+    def limits(self) -> tuple[float, float]:
+        """Rates of the smallest and the largest possible, or observed, score."""
+        share = 0.0 if self.bounded else _MARGIN / (1 + 2 * _MARGIN)
+        return share, 1.0 - share
+
+    @property
     def extent(self) -> float:
         """Width of the metric's range, or the spread of the observed scores if it is unknown."""
         return self.span if self.bounded else self.span / (1 + 2 * _MARGIN)

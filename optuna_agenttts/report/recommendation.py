@@ -187,7 +187,8 @@ def recommend(
     best = int(np.argmax(mean))
     best = cheapest_alike(keys, costs, outcomes, best)
     rates = mean + estimate_bias(surrogate, evidence, points)
-    values = evidence.sign * scale.scores(np.clip(rates, 0, 1) if scale.bounded else rates)
+    # No expected score is beyond all that were observed.
+    values = evidence.sign * scale.scores(np.clip(rates, *scale.limits))
     # The noise as it is; see `LIKELIHOOD_POWER`.
     exact = Posterior(surrogate, evidence, power=1.0)
     margin = margin or MARGIN * scale.extent
@@ -239,9 +240,15 @@ def _interval(
         score_sd = float(np.std(own, ddof=1)) / len(own) ** 0.5 if len(own) > 1 else score_sd
     if not score_sd:
         return None
-    ends = [evidence.sign * scale.low, evidence.sign * (scale.low + scale.span)]
-    low, high = sorted(ends) if scale.bounded else (None, None)
-    return bounded_interval(value, score_sd, low, high, size=size)
+    if scale.bounded:
+        ends = evidence.sign * scale.low, evidence.sign * (scale.low + scale.span)
+        return bounded_interval(value, score_sd, min(ends), max(ends), size=size)
+    low, high = bounded_interval(value, score_sd, None, None)
+    # No mean is beyond all outcomes of hundreds that were observed.
+    seen = [outcome for outcomes in evidence.outcomes for outcome in outcomes.values()]
+    if seen:
+        low, high = max(low, min(*seen, value)), min(high, max(*seen, value))
+    return low, high
 
 
 def _candidates(study: Study, trials: Sequence[FrozenTrial], evidence: Evidence) -> list[Choices]:

@@ -180,3 +180,18 @@ def test_text_has_the_digits_that_tell_scores_apart():
     text = str(recommend(told([1e6 + 0.82 + 0.002 * trial for trial in range(9)])))
     assert "1000000.83" in text
     assert "e+" not in str(recommend(told([1500 + 40.0 * trial for trial in range(9)])))
+
+
+def test_values_of_an_undeclared_range_stay_within_what_was_observed():
+    """The mean of graded outcomes up to 1 is not above 1, with outcomes and with scores alone."""
+    rng = np.random.default_rng(0)
+    hard = rng.beta(9, 1, 30)
+    table = [
+        np.clip(hard + 0.01 * trial + rng.normal(0, 0.02, 30), 0, 1).tolist()
+        for trial in range(12)
+    ]
+    values = [float(np.mean(row)) for row in table]
+    for outcomes in (table, ()):
+        found = recommend(told(values, outcomes))
+        low, high = found.interval or (found.value, found.value)
+        assert low <= found.value <= high <= 1
