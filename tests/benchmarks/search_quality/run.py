@@ -32,6 +32,8 @@ from optuna_agenttts import StopWhenSettled, recommend
 KEY = ("version", "family", "index", "sampler", "seed")
 TARGETS = (0.10, 0.05)
 ATTEMPTS = 6
+COUNTS = {"calibrated": 6, "random": 12, "violating": 8}
+"""Landscapes of each family."""
 
 
 PRUNERS = {"none": optuna.pruners.NopPruner, "Wilcoxon": optuna.pruners.WilcoxonPruner}
@@ -164,10 +166,9 @@ def main():
     )
     options = parser.parse_args()
     split = DEVELOPMENT if options.split == "development" else REPORT
-    counts = {"calibrated": 6, "random": 12, "violating": 8, "playground": 1}
     jobs = []
     for family in options.families:
-        count = 1 if family == "playground" else options.landscapes or counts[family]
+        count = 1 if family == "playground" else options.landscapes or COUNTS[family]
         # A split begins with the first kind.
         first = -(-split.start // cycle(family)) * cycle(family)
         indices, seeds = range(first, first + count), split[: options.seeds]
