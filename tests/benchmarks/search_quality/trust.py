@@ -104,12 +104,12 @@ def make_place(family, index, folder):
 def searches(options):
     """Yield (family, index, sampler, seed) and the file of each search."""
     split = DEVELOPMENT if options.split == "development" else REPORT
-    counts = COUNTS | {"playground": 1, "edges": len(_LEVELS), "real": 0}
+    counts = COUNTS | {"playground": 1, "edges": 2 * len(_LEVELS), "real": 0}
     if options.real:
         counts["real"] = len(real_landscapes(options.real).NAMES)
     for family in options.families:
         # A split begins with the first kind.
-        period = counts["edges"] if family == "edges" else cycle(family)
+        period = len(_LEVELS) if family == "edges" else cycle(family)
         first = 0 if family == "real" else -(-split.start // period) * period
         indices = range(first, first + counts[family])[: options.landscapes]
         seeds = split[: options.seeds * (_GRID_SEEDS if family == "playground" else 1)]
