@@ -11,7 +11,7 @@ import numpy as np
 from feasible_draws import UNIFORM, draw_pool
 from mechanism import draw_mechanism, with_curves
 
-from optuna_agenttts import Model, Stage, Task
+from optuna_agenttts import FlopsCost, Model, Stage, Task
 
 VIOLATIONS = (
     "small win",
@@ -36,6 +36,19 @@ def cycle(family):
     return {"calibrated": len(_TASKS), "violating": len(VIOLATIONS)}.get(family, 1)
 
 
+class _TheoremCost(FlopsCost):
+    """Theorem 1, with negative costs replaced by 0.
+
+    Landscapes are scaled by their feasible allocations. With another cost model they would be
+    other landscapes, and figures of earlier versions could not be compared.
+    """
+
+    def stage_cost(self, stage, model, samples):
+        """See `FlopsCost.stage_cost`."""
+        tokens = stage.prompt_tokens + samples * stage.generation_tokens
+        return np.maximum((model.parameters / 3e9 * tokens - 128) / 64, 0.0)
+
+
 def _make_task(stages, budget=None):
     """Build a task from (prompt tokens, generation tokens, sizes in 1e9 parameters) by stage.
 
@@ -56,6 +69,7 @@ def _make_task(stages, budget=None):
             for position, (prompt, generation, sizes) in enumerate(stages)
         ],
         budget=budget,
+        cost=_TheoremCost(),
     )
 
 
