@@ -117,13 +117,15 @@ def known_scale(
     return Scale(low, high - low)
 
 
-def find_outliers(scores: Floats, scale: Scale | None) -> Bools:
+def find_outliers(scores: Floats, scale: Scale | None, sign: float = 1.0) -> Bools:
     """Return which scores are outliers, such as penalties for runs that went wrong.
 
     Args:
         scores: Scores, higher being better, shape (trials,).
         scale: Scale of a metric of known range. Scores outside of it are outliers. If it is None,
-            a few scores that lie far from all others are, and scores above 1e100.
+            a few scores that lie far from all others are, scores above 1e100, and values of -1
+            where no other value is negative: the common mark of a run that failed.
+        sign: 1 if scores are the metric's values, -1 if they are negated.
 
     Returns:
         Whether each score is an outlier, or is not finite.
@@ -134,6 +136,10 @@ def find_outliers(scores: Floats, scale: Scale | None) -> Bools:
         outliers |= ~((scores >= scale.low - slack) & (scores <= scale.low + scale.span + slack))
         return outliers
     outliers |= np.abs(scores) > LARGEST
+    marks = sign * scores == -1
+    others = sign * scores[~outliers & ~marks]
+    if len(others) > max(1, marks.sum()) and others.min() >= 0:
+        outliers |= marks
     ordered = np.sort(scores[~outliers])
     if len(ordered):
         below = _count_outliers(ordered, _GAP, _GAP_BELOW)

@@ -68,7 +68,7 @@ class Recommendation:
         ties: Cheaper tried allocations that lose less than `margin`, cheapest first. Empty if no
             trial reported outcomes; few allocations can be told to be as good on 50 instances.
         undecided: Cheaper tried allocations that may be as good, but are not shown to lose less
-            than `margin`, cheapest first.
+            than `margin`; those that can lose least first.
         margin: The margin, in units of the metric; 0 if none was given, all scores are equal and
             the range of the metric is unknown.
         trials: Number of trials used.
@@ -100,7 +100,7 @@ class Recommendation:
 
     def __str__(self) -> str:
         """Describe the recommendation, ties and undecided allocations, one line each."""
-        interval = "no interval: no trial reported outcomes of instances whose mean is its score"
+        interval = "no interval: scores without outcomes of instances do not show their error"
         if self.interval is not None:
             low, high = map(self._score, self.interval)
             interval = f"90 % interval {low} to {high}"
@@ -109,15 +109,16 @@ class Recommendation:
             f"{self._cost(self.cost)}"
         ]
         lines += [
-            f"as good for less: {_sentence(tie.allocation)}: {self._score(tie.value)}, loses "
-            f"less than {max(tie.loss, 0):.2g} (95 % bound), {self._cost(tie.cost)}"
+            f"as good for less (margin {self.margin:.2g}): {_sentence(tie.allocation)}: "
+            f"{self._score(tie.value)}, loses less than {max(tie.loss, 0):.2g} (95 % bound), "
+            f"{self._cost(tie.cost)}"
             for tie in self.ties[:_SHOWN]
         ]
         lines += _more(self.ties, "that are as good for less")
         lines += [
             f"not decided yet: {_sentence(other.allocation)}: {self._score(other.value)}, may "
-            f"lose {max(other.loss, 0):.2g}, {self._cost(other.cost)}: needs {other.instances} "
-            f"instances instead of {other.shared}"
+            f"lose {max(other.loss, 0):.2g} (95 % bound), {self._cost(other.cost)}; if it is as "
+            f"good, about {other.instances} instances would show it ({other.shared} so far)"
             for other in self.undecided[:_SHOWN]
         ]
         lines += _more(self.undecided, "that are not decided yet")

@@ -195,8 +195,8 @@ def compare(
         extent: Width of the range of the metric, which bounds losses.
 
     Returns:
-        Ties and undecided allocations, cheapest first. Without outcomes of the winner, or a
-        margin, there are none.
+        Ties, cheapest first, and undecided allocations, smallest bound first. Without outcomes of
+        the winner, or a margin, there are none.
     """
     winner = contenders[best]
     ties, undecided = [], []
@@ -217,4 +217,4 @@ def compare(
             # The shared ones have not shown it.
             needed = max(paired.instances_for(margin), least, paired.shared + 1)
             undecided.append(Undecided(*facts, needed))
-    return tuple(ties), tuple(undecided)
+    return tuple(ties), tuple(sorted(undecided, key=lambda other: other.loss))

@@ -157,9 +157,9 @@ class Archive:
         """Return the scale of the scores, and which of them are outliers."""
         known = known_scale(self.task.metric_range, self._sign, binary=self._is_binary())
         if known is not None:
-            return known, find_outliers(scores, known)
+            return known, find_outliers(scores, known, self._sign)
         adjusted = self._adjusted(scores)
-        outliers = find_outliers(adjusted, None)
+        outliers = find_outliers(adjusted, None, self._sign)
         return Scale.of(adjusted[~outliers]), outliers
 
     def _adjusted(self, scores: Floats) -> Floats:
@@ -189,7 +189,7 @@ class Archive:
 
     def _name_outliers(self, outliers: Bools) -> None:
         """Log each trial whose value is an outlier, once."""
-        where = "far from all others"
+        where = "far from all others, or -1 while no other value is negative"
         if self.task.metric_range is not None:
             where = "outside of the task's `metric_range`"
         elif self._is_binary():

@@ -64,7 +64,7 @@ def read_experience(studies: Sequence[Study]) -> tuple[Experience, ...]:
         ]
         sign = 1.0 if is_maximized(study.directions) else -1.0
         scores = sign * np.array([float(trial.values[0]) for trial in trials])
-        outliers = find_outliers(scores, None).tolist()
+        outliers = find_outliers(scores, None, sign).tolist()
         trials = [trial for trial, outlier in zip(trials, outliers) if not outlier]
         try:
             task = Task.registered(study)
