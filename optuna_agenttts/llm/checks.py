@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from optuna_agenttts.llm.findings import Finding, Level
+from optuna_agenttts.llm.outages import NO_QUOTA, REMEDIES
 from optuna_agenttts.llm.port import ChatRequest, Completion
 from optuna_agenttts.llm.secrets import one_line, redact
 
@@ -20,14 +21,11 @@ _TOO_LONG = (
     "Shorten the prompt, lower `max_tokens`, or start the server with a longer context. If the "
     "server rejects a specific parameter, do not send it."
 )
-_KEY = "Check that the API key is set, belongs to this server, and has access to the model."
 _BROKEN = "Check the server's log, or wait until the model is loaded, then run the check again."
 _NO_API = "Pass the root of the API as the URL: a login page or a proxy may be answering instead."
 _REMEDIES: Mapping[str, str] = {
+    **REMEDIES,
     "HTTP 400": _TOO_LONG,
-    "HTTP 401": _KEY,
-    "HTTP 402": "Add credits, or bill an organization that has some (`bill_to`).",
-    "HTTP 403": _KEY,
     "HTTP 404": "Check the model's name on this server, and that the URL is the server's root.",
     "HTTP 413": _TOO_LONG,
     "HTTP 422": _TOO_LONG,
@@ -38,13 +36,12 @@ _REMEDIES: Mapping[str, str] = {
         "Otherwise check that the URL serves a chat model."
     ),
     "timeout": "Raise the timeout, or find out why the server is slow: it may be loading a model.",
-    "ConnectError": "Check that the server is running and reachable: verify host and port.",
     "ValueError": "Log in with `hf auth login` or pass a key, and check the provider's name.",
     "no ChatError": "Raise `ChatUnavailableError` or `ChatRefusedError` instead.",
 }
 """Remedy for each kind of failure, including those of huggingface_hub (``ValueError``)."""
 _REDIRECTED = "Pass the URL that the server redirects to."
-_REPLY_KINDS = {"no JSON", "no text in reply", "reply too long"}
+_REPLY_KINDS = {NO_QUOTA, "no JSON", "no text in reply", "reply too long"}
 """Kinds of failure, besides HTTP statuses, that prove that a server replied."""
 _INCONCLUSIVE = {"HTTP 400", "HTTP 413", "HTTP 422", "HTTP 429", "no text in reply"}
 """Kinds of failure that do not show whether schemas work: the adapter drops refused formats."""

@@ -11,13 +11,13 @@ from weakref import WeakKeyDictionary
 
 import httpx2
 
+from optuna_agenttts.llm.outages import connection_error, note_answer
 from optuna_agenttts.llm.port import ChatUnavailableError
-from optuna_agenttts.llm.secrets import one_line, redact_bytes
+from optuna_agenttts.llm.secrets import redact_bytes
+from optuna_agenttts.llm.waiting import waiting
 
 _KEEPALIVE_EXPIRY = 15.0
 """Seconds for which an idle connection is kept open; chosen by hand."""
-_LOSING = (httpx2.ReadError, httpx2.ReadTimeout, httpx2.RemoteProtocolError, httpx2.DecodingError)
-"""Errors after a request was sent."""
 
 
 class Connections:
@@ -123,29 +123,24 @@ async def exchange(
         headers["authorization"] = f"Bearer {key}"
     received = bytearray()
     try:
-        async with client.stream(method, _parsed(url), content=content, headers=headers) as reply:
-            async for chunk in reply.aiter_bytes():
-                received += chunk
-                if len(received) > max_bytes:
-                    raise ChatUnavailableError(
-                        f"{where}: the reply is longer than {max_bytes} bytes",
-                        kind="reply too long",
-                        lost=True,
-                    )
-            return reply.status_code, reply.headers, redact_bytes(bytes(received), key)
+        with waiting(f"{where}: no reply yet", unless_answered=True):
+            async with client.stream(
+                method, _parsed(url), content=content, headers=headers
+            ) as reply:
+                note_answer(where)
+                async for chunk in reply.aiter_bytes():
+                    received += chunk
+                    if len(received) > max_bytes:
+                        raise ChatUnavailableError(
+                            f"{where}: the reply is longer than {max_bytes} bytes",
+                            kind="reply too long",
+                            lost=True,
+                        )
+                return reply.status_code, reply.headers, redact_bytes(bytes(received), key)
     except httpx2.TimeoutException:
         raise
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-        raise ChatUnavailableError(
-            f"{where}: {type(error).__name__}: {one_line(str(error))}",
-            kind=type(error).__name__,
-            lost=loses_reply(error),
-        ) from None
-
-
-def loses_reply(error: Exception) -> bool:
-    """Return whether the server may have processed a request that ended with this error."""
-    return isinstance(error, _LOSING)
+        raise connection_error(error, where) from None
 
 
 @lru_cache(maxsize=256)

@@ -30,6 +30,7 @@ from optuna_agenttts.llm.checks import (
 )
 from optuna_agenttts.llm.findings import Finding
 from optuna_agenttts.llm.huggingface import HuggingFaceChat
+from optuna_agenttts.llm.outages import REMEDIES
 from optuna_agenttts.llm.port import ChatError, ChatModel, ChatRequest, Completion, Message
 from optuna_agenttts.llm.retry import RetryingChatModel
 from optuna_agenttts.llm.secrets import key_for, one_line
@@ -211,7 +212,9 @@ async def _attempt(chat: ChatModel, request: ChatRequest) -> Outcome:
     try:
         return await chat.complete(request, seed=_SEED)
     except ChatError as error:
-        return Failure(error.kind, str(error).removeprefix(f"{getattr(chat, 'where', '')}: "))
+        message = str(error).removeprefix(f"{getattr(chat, 'where', '')}: ")
+        # The finding shows it in a line of its own.
+        return Failure(error.kind, message.removesuffix(f". {REMEDIES.get(error.kind)}"))
     # A user's chat model may raise anything; other exceptions than `ChatError` end a search.
     except Exception as error:
         message = f"raised {type(error).__name__}, which is not a `ChatError`"

@@ -23,6 +23,7 @@ from huggingface_hub import AsyncInferenceClient
 
 from optuna_agenttts.exceptions import AgentTTSError
 from optuna_agenttts.llm.connections import Connections, exchange
+from optuna_agenttts.llm.outages import note_answer
 from optuna_agenttts.llm.port import (
     ChatError,
     ChatRefusedError,
@@ -69,6 +70,7 @@ class HuggingFaceChat:
         concurrency: Maximum number of concurrent calls; further calls wait in a queue, which does
             not count against the timeout.
         max_reply_bytes: Maximum length of a reply, in bytes.
+        starting: Whether to wait for a server that has never answered, as it may be starting.
 
     Raises:
         AgentTTSError: An argument is invalid.
@@ -86,6 +88,7 @@ class HuggingFaceChat:
         timeout: float = 120.0,
         concurrency: int = 32,
         max_reply_bytes: int = 4_000_000,
+        starting: bool = False,
     ) -> None:
         """See the class."""
         if model is None and base_url is None:
@@ -111,10 +114,12 @@ class HuggingFaceChat:
         self.model, self.base_url = model, base_url
         self._provider, self._bill_to, self._api_key = provider, bill_to, api_key
         self._timeout, self._concurrency = timeout, concurrency
-        self._max_reply_bytes = max_reply_bytes
+        self._max_reply_bytes, self._starting = max_reply_bytes, starting
         self._reset()
 
     def _reset(self) -> None:
+        if self._starting:
+            note_answer(self.where)
         self._connections = Connections(
             concurrency=self._concurrency,
             timeout=self._timeout,
@@ -193,9 +198,7 @@ class HuggingFaceChat:
             except _FormatRefusedError as error:
                 if index == len(formats) - 1:
                     raise error.reason from None
-                _logger.debug(
-                    "%s refused `response_format` %d; trying the next one.", self.where, index
-                )
+                _logger.debug("%s refused `response_format` %d.", self.where, index)
                 continue
             if len(formats) > 1:
                 self._format_index = index
@@ -218,14 +221,11 @@ class HuggingFaceChat:
         except _FormatRefusedError:
             raise
         except ChatError as error:
-            raise type(error)(
-                redact(str(error), [key]),
-                kind=error.kind,
-                retry_after=error.retry_after,
-                # Of a lost reply, only the prompt can be counted.
-                usage=error.usage or (prompt_usage(request) if error.lost else None),
-                lost=error.lost,
-            ) from None
+            error.args = (redact(str(error), [key]),)
+            if error.lost and error.usage is None:
+                # Only the prompt can be counted.
+                error.usage = prompt_usage(request)
+            raise
         # A server that echoes the request must not get the key into a store.
         if key and (key in completion.text or key in completion.finish_reason):
             return Completion(
@@ -321,6 +321,7 @@ class HuggingFaceChat:
             ):
                 raise _FormatRefusedError(found) from None
             raise found from None
+        note_answer(self.where)
         return completion_from_json(hub_reply_to_json(reply), request, self.where)
 
     async def served_models(self) -> tuple[str, ...]:
@@ -382,8 +383,8 @@ class HuggingFaceChat:
     ) -> str:
         try:
             return (await self._server_info(client, base_url, key).model_names())[0]
+        # TGI serves a single model and ignores the name; other servers refuse this one.
         except ChatUnavailableError:
-            # TGI serves a single model and ignores the name; other servers refuse this one.
             return "tgi"
 
     async def aclose(self) -> None:

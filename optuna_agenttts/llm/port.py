@@ -24,6 +24,7 @@ class ChatError(AgentTTSError):
         usage: Tokens that the call is known to have consumed; None if it consumed none.
         lost: Whether the reply was lost, so that the call may have generated up to `max_tokens`
             tokens that are not in `usage`.
+        permanent: Whether waiting does not mend it: no credit, an unknown host, a closed port.
     """
 
     def __init__(
@@ -34,14 +35,19 @@ class ChatError(AgentTTSError):
         retry_after: float | None = None,
         usage: Usage | None = None,
         lost: bool = False,
+        permanent: bool = False,
     ) -> None:
         """See the class."""
         super().__init__(message)
         self.kind, self.retry_after, self.usage, self.lost = kind, retry_after, usage, lost
+        self.permanent = permanent
 
 
 class ChatUnavailableError(ChatError):
-    """The model is unreachable, overloaded or too slow; a later call may succeed."""
+    """The model is unreachable, overloaded or too slow; a later call may succeed.
+
+    If it is `permanent`, only a call to another server may.
+    """
 
 
 class ChatRefusedError(ChatError):

@@ -11,7 +11,7 @@ from typing import Any
 import httpx2
 from huggingface_hub.errors import InferenceTimeoutError, OfflineModeIsEnabled
 
-from optuna_agenttts.llm.connections import loses_reply
+from optuna_agenttts.llm.outages import NO_QUOTA, REMEDIES, connection_error, lacks_quota
 from optuna_agenttts.llm.port import (
     ChatError,
     ChatRefusedError,
@@ -78,6 +78,11 @@ def http_error(status: int, headers: Mapping[str, str], text: str, where: str) -
     kind = f"HTTP {status}"
     body = one_line(text)
     message = f"{where}: HTTP {status}" + (f": {body}" if body else "")
+    if lacks_quota(status, headers, text):
+        remedy = REMEDIES[NO_QUOTA]
+        return ChatUnavailableError(f"{message}. {remedy}", kind=NO_QUOTA, permanent=True)
+    if kind in REMEDIES:
+        message += f". {REMEDIES[kind]}"
     if status in _RETRYABLE_STATUSES or status >= 500:
         # A gateway that stops waiting does not stop the model behind it.
         lost = status == _GATEWAY_TIMEOUT
@@ -109,7 +114,7 @@ def hub_error(error: Exception, *, key: str | None, where: str, timeout: float) 
     if isinstance(error, httpx2.HTTPError):
         response = getattr(error, "response", None)
         if response is None:
-            return ChatUnavailableError(f"{where}: {kind}", kind=kind, lost=loses_reply(error))
+            return connection_error(error, where)
         text = redact(response.text, [key])
         return http_error(response.status_code, response.headers, text, where)
     if isinstance(error, (ValueError, TypeError, AttributeError, KeyError)):

@@ -1,22 +1,22 @@
 """Retries and circuit breaking.
 
-`RetryPolicy.wait` decides whether and when to retry; tenacity does the waiting. A circuit breaker
-stops calls to a server that keeps failing.
+`RetryPolicy.wait` decides whether and when to retry, `with_retries` waits. A circuit breaker stops
+calls to a server that keeps failing.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
+import math
 import random
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from itertools import count
 from typing import Any, TypeVar
 
-import tenacity
-
+from optuna_agenttts.llm.outages import is_outage, may_be_the_request
 from optuna_agenttts.llm.port import (
     ChatError,
     ChatModel,
@@ -28,30 +28,20 @@ from optuna_agenttts.llm.port import (
     count_repeated,
     prompt_usage,
 )
-from optuna_agenttts.llm.secrets import one_line
-
-_logger = logging.getLogger(__name__)
+from optuna_agenttts.llm.waiting import log_wait, waiting
 
 _T = TypeVar("_T")
 
-_UNAVAILABLE = frozenset(
-    {"HTTP 429", "HTTP 502", "HTTP 503", "HTTP 504", "ConnectError", "ConnectTimeout"}
-)
-"""Kinds of failure caused by the server's state (overloaded, starting), not by the request."""
-_SILENT_WAIT = 5.0
-"""Seconds that a call waits for a server before the log has a line about it. Chosen by hand: short
-failures are ordinary."""
-_MAX_LOGGED = 100
-"""Servers that are logged. Chosen by hand: messages of other models may all be distinct."""
-_logged_waits: set[str] = set()
-"""Servers whose unavailability this process has logged."""
 _MAX_DOUBLINGS = 30
 """Limit of the exponential back-off's exponent, which keeps thousands of attempts finite.
 Chosen by hand."""
 
 
 class CircuitOpenError(ChatUnavailableError):
-    """The call was not sent, because earlier ones failed; see `CircuitBreaker`."""
+    """The call was not sent, because earlier ones failed; see `CircuitBreaker`.
+
+    It is `permanent` if the error of the last call was.
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,8 +54,9 @@ class RetryPolicy:
             each wait is drawn uniformly from zero to the bound (full jitter), so that clients do
             not retry at the same time.
         longest: Upper bound of every wait, in seconds, including the server's ``Retry-After``.
-        patience: Total waiting time, in seconds, up to which calls to an overloaded or
-            unreachable server are retried beyond `attempts`.
+        patience: Total waiting time, in seconds, up to which calls to an overloaded, broken or
+            unreachable server are retried beyond `attempts`. The pause of an open circuit may end
+            later.
     """
 
     # Chosen by hand: outlasts short failures without delaying a trial by minutes.
@@ -88,9 +79,13 @@ class RetryPolicy:
         Returns:
             Seconds to wait; None to stop retrying.
         """
-        if not isinstance(error, ChatUnavailableError) or isinstance(error, CircuitOpenError):
+        if not isinstance(error, ChatUnavailableError) or error.permanent:
             return None
-        patient = error.kind in _UNAVAILABLE and waited < self.patience
+        patient = waited < self.patience
+        if isinstance(error, CircuitOpenError):
+            # The breaker allows the next call when its pause ends.
+            return error.retry_after if patient else None
+        patient &= is_outage(error)
         if attempt >= self.attempts and not patient:
             return None
         if error.retry_after is not None:
@@ -115,8 +110,11 @@ async def with_retries(
     rng: random.Random,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     failures: Counter[str] | None = None,
+    successes: Callable[[], int] = int,
 ) -> _T:
     """Call until success or until the policy stops.
+
+    While a call waits, the log has a line a minute about it.
 
     Args:
         call: Function that returns a new awaitable for each attempt.
@@ -124,6 +122,9 @@ async def with_retries(
         rng: Random number generator for the waits.
         sleep: Coroutine function that waits for a number of seconds.
         failures: Counter of failed calls by kind, to be updated.
+        successes: Function that returns how many calls to the server have succeeded. If others
+            succeed while this call keeps failing, its request may be at fault: then only the
+            policy's attempts are made.
 
     Returns:
         The result of the successful call.
@@ -131,53 +132,25 @@ async def with_retries(
     Raises:
         ChatError: The last call failed.
     """
-    waits: list[float] = []
-    # Most calls succeed at once, and tenacity takes 10% of a call to a local server.
-    first: list[ChatError] = []
-    try:
-        return await call()
-    except ChatError as error:
-        first.append(error)
-
-    def should_retry(state: tenacity.RetryCallState) -> bool:
-        error = state.outcome.exception() if state.outcome is not None else None
-        if error is None:
-            return False
-        if failures is not None and isinstance(error, ChatError):
-            failures[error.kind] += 1
-        wait = policy.wait(error, state.attempt_number, rng, sum(waits))
-        if wait is not None:
-            waits.append(wait)
-            if policy.patience and sum(waits) >= _SILENT_WAIT:
-                _log_wait(error, policy.patience)
-            if isinstance(error, ChatError):
-                count_repeated(error)
-        return wait is not None
-
-    retrying = tenacity.AsyncRetrying(
-        retry=should_retry, wait=lambda _: waits[-1], sleep=sleep, reraise=True
-    )
-
-    async def attempt() -> _T:
-        if first:
-            raise first.pop()
-        return await call()
-
-    return await retrying(attempt)
-
-
-def _log_wait(error: BaseException, patience: float) -> None:
-    """Log once for each server that it is unavailable and waited for."""
-    # Messages begin with the model and its server.
-    server = str(error).partition(": ")[0]
-    if server not in _logged_waits and len(_logged_waits) < _MAX_LOGGED:
-        _logged_waits.add(server)
-        _logger.warning(
-            "Waiting for a server: %s. Calls are repeated for up to %g s of waits, so trials take "
-            "longer. Further waits for it are not logged.",
-            one_line(str(error)),
-            patience,
-        )
+    waited, alone, succeeded = 0.0, 0, successes()
+    for attempt in count(1):
+        try:
+            return await call()
+        except ChatError as error:
+            if failures is not None:
+                failures[error.kind] += 1
+            alone += successes() > succeeded and may_be_the_request(error)
+            succeeded = successes()
+            patience_used = waited if alone < policy.attempts else math.inf
+            wait = policy.wait(error, attempt, rng, patience_used)
+            if wait is None:
+                raise
+            waited += wait
+            log_wait(error, waited, wait, policy.patience)
+            count_repeated(error)
+            with waiting(error):
+                await sleep(wait)
+    raise AssertionError("unreachable")
 
 
 class CircuitBreaker:
@@ -211,6 +184,7 @@ class CircuitBreaker:
         self._failures = 0
         self._open_until = float("-inf")
         self._next_pause = self._pause
+        self._last, self._permanent = "", False
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the arguments, but no times: clocks differ between machines."""
@@ -222,6 +196,11 @@ class CircuitBreaker:
         self.__dict__.update(state)
         self._reset()
 
+    @property
+    def is_open(self) -> bool:
+        """Whether calls are rejected."""
+        return self._open_until > self._clock()
+
     def check(self) -> None:
         """Raise an exception if the circuit is open.
 
@@ -231,10 +210,11 @@ class CircuitBreaker:
         remaining = self._open_until - self._clock()
         if remaining > 0:
             raise CircuitOpenError(
-                "circuit open: not called after earlier failures; the next call is allowed in "
-                f"{remaining:.0f} s",
+                f"{self._last}: circuit open: not called after this failure; the next call is "
+                f"allowed in {remaining:.0f} s",
                 kind="circuit open",
                 retry_after=remaining,
+                permanent=self._permanent,
             )
 
     def record(self, error: ChatError | None) -> None:
@@ -242,12 +222,13 @@ class CircuitBreaker:
         if error is None:
             self._failures, self._next_pause = 0, self._pause
             return
-        if self._open_until > self._clock():
+        if self.is_open:
             # The call began before the circuit opened: it belongs to the same outage.
             return
-        self._failures += 1
+        self._failures, self._last = self._failures + 1, str(error)
         # Permanent errors (wrong key, unknown model) open the circuit at once.
-        if self._failures >= self._threshold or isinstance(error, ChatRefusedError):
+        self._permanent = isinstance(error, ChatRefusedError) or error.permanent
+        if self._failures >= self._threshold or self._permanent:
             self._open_until = self._clock() + self._next_pause
             self._next_pause = min(self._longest, 2 * self._next_pause)
 

@@ -6,6 +6,7 @@ import socket
 import time
 from collections import Counter
 from datetime import datetime, timezone
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -17,13 +18,16 @@ from optuna_agenttts.llm import (
     ChatRefusedError,
     ChatUnavailableError,
     CircuitBreaker,
+    CircuitOpenError,
     Completion,
     HuggingFaceChat,
     RetryingChatModel,
     RetryPolicy,
     ScriptedChatModel,
     Usage,
+    waiting,
 )
+from optuna_agenttts.llm.outages import note_answer
 from optuna_agenttts.llm.replies import http_error, retry_after
 from optuna_agenttts.llm.retry import with_retries
 from optuna_agenttts_integrations.testing.serving import LoopbackServer
@@ -119,27 +123,61 @@ def repeat(outcomes, policy=None, failures=None):
     return asyncio.run(work()), len(calls), clock.waits
 
 
-def test_long_waits_are_logged_once_for_each_server(caplog, monkeypatch):
-    """Short ones are ordinary and not logged, nor are those of the agent: it has no patience."""
-    monkeypatch.setattr("optuna_agenttts.llm.retry._logged_waits", set())
-    patient = RetryPolicy(attempts=20, base=4, longest=4, patience=100)
-    for server in ("m at a", "m at a", "m at b"):
-        down = ChatUnavailableError(f"{server}: HTTP 503", kind="HTTP 503")
-        repeat([down, "text"], RetryPolicy(base=0.1, patience=100))
-        repeat([down] * 10 + ["text"], RetryPolicy(attempts=20, base=4, longest=4))
+@pytest.fixture
+def logged(monkeypatch, caplog):
+    """Lines about waits, on a clock that the test moves; no server was logged before."""
+    monkeypatch.setattr("optuna_agenttts.llm.waiting._logged", {})
+    monkeypatch.setattr("optuna_agenttts.llm.waiting.time", SimpleNamespace(monotonic=Clock()))
 
-    def logged():
-        records = [r for r in caplog.records if r.name == "optuna_agenttts.llm.retry"]
+    def lines():
+        records = [r for r in caplog.records if r.name == "optuna_agenttts.llm.waiting"]
+        caplog.clear()
         return [record.getMessage() for record in records]
 
-    assert logged() == []
-    for server in ("m at a", "m at a", "m at b"):
-        down = ChatUnavailableError(f"{server}: HTTP 503", kind="HTTP 503")
-        repeat([down] * 10 + ["text"], patient)
-    assert [line.partition(". ")[0] for line in logged()] == [
-        "Waiting for a server: m at a: HTTP 503",
-        "Waiting for a server: m at b: HTTP 503",
-    ]
+    return lines
+
+
+@pytest.mark.parametrize("patience", [0, 100])
+def test_long_waits_are_logged_once_a_minute_for_each_server(logged, monkeypatch, patience):
+    """Short ones are ordinary and not logged."""
+    policy = RetryPolicy(attempts=20, base=4, longest=4, patience=patience)
+
+    def wait_for(*servers):
+        for server in servers:
+            down = ChatUnavailableError(f"{server}: HTTP 503", kind="HTTP 503")
+            repeat([down, "text"], RetryPolicy(base=0.1, patience=patience))
+            assert logged() == []
+            repeat([down] * 10 + ["text"], policy)
+            yield [line.partition(". ")[0] for line in logged()]
+
+    first, second = ([f"Waiting for a server: m at {name}: HTTP 503"] for name in "ab")
+    assert list(wait_for("m at a", "m at a", "other at a", "m at b")) == [first, [], [], second]
+    waiting.time.monotonic.now += 59
+    assert list(wait_for("m at a")) == [[]]
+    waiting.time.monotonic.now += 1
+    assert list(wait_for("m at a", "m at b")) == [first, second]
+
+
+def test_one_long_wait_is_logged_once_a_minute(logged, monkeypatch):
+    """A line says for whom, why and how long, as long as nothing else is heard of the server."""
+    monkeypatch.setattr("optuna_agenttts.llm.waiting._INTERVAL", 0.05)
+
+    async def work():
+        with waiting.waiting("m at slow.test: no reply yet", unless_answered=True):
+            for _ in range(6):
+                await asyncio.sleep(0.05)
+                waiting.time.monotonic.now += 0.05
+        found = logged()
+        note_answer("other at slow.test")
+        with waiting.waiting("m at slow.test: no reply yet", unless_answered=True):
+            await asyncio.sleep(0.12)
+        return found, logged()
+
+    monkeypatch.setattr("optuna_agenttts.llm.outages.time", waiting.time)
+    found, after = asyncio.run(work())
+    assert 2 <= len(found) <= 6
+    assert all(line.endswith("s: m at slow.test: no reply yet.") for line in found)
+    assert after == []
 
 
 def test_a_call_that_succeeds_is_made_once():
@@ -526,7 +564,10 @@ def test_messages_of_servers_are_shortened_to_a_line():
 
 # Patience.
 
-UNAVAILABLE = ["HTTP 429", "HTTP 502", "HTTP 503", "HTTP 504", "ConnectError", "ConnectTimeout"]
+OVERLOADED = ["HTTP 429", "HTTP 502", "HTTP 503", "HTTP 504", "ConnectError", "ConnectTimeout"]
+BROKEN = ["HTTP 500", "HTTP 520", "HTTP 524", "HTTP 529", "ReadError", "RemoteProtocolError"]
+BROKEN += ["WriteError", "no JSON"]
+UNAVAILABLE = OVERLOADED + BROKEN
 
 
 def unavailable(kind="HTTP 503", retry_after=None):
@@ -547,7 +588,7 @@ def test_an_unavailable_server_is_waited_for(kind):
     assert repeat([unavailable(kind)] * 30 + ["back"], policy)[0] == "back"
 
 
-@pytest.mark.parametrize("kind", ["timeout", "HTTP 500", "HTTP 424", "no JSON", "error"])
+@pytest.mark.parametrize("kind", ["timeout", "HTTP 424", "no text in reply", "error"])
 def test_other_failures_stop_at_the_attempts(kind):
     """What may be the request's own fault is not repeated for minutes."""
     policy = RetryPolicy(attempts=3, patience=600)
@@ -559,6 +600,57 @@ def test_other_failures_stop_at_the_attempts(kind):
     )
     assert outcome.kind == kind
     assert calls == 9
+
+
+@pytest.mark.parametrize("kind", UNAVAILABLE)
+def test_a_request_that_fails_while_others_succeed_is_not_waited_for_if_it_may_be_at_fault(kind):
+    """A prompt that breaks the server is tried as often as the policy allows, not for minutes."""
+    succeeded, calls = [], []
+
+    async def call():
+        calls.append(1)
+        succeeded.append(1)
+        raise unavailable(kind)
+
+    async def sleep(seconds):
+        assert seconds >= 0
+
+    policy = RetryPolicy(attempts=3, base=1, longest=15, patience=600)
+    options = {"policy": policy, "rng": random.Random(0), "sleep": sleep}
+    with pytest.raises(ChatUnavailableError):
+        asyncio.run(with_retries(call, successes=lambda: len(succeeded), **options))
+    assert (len(calls) == 3) == (kind in BROKEN)
+
+
+@pytest.mark.parametrize("kind", ["no quota", "unknown host", "ConnectError", "ProxyError"])
+def test_what_time_does_not_mend_is_not_waited_for(kind):
+    """No patience and no breaker repeats it, and the breaker opens at once."""
+    error = ChatUnavailableError("?", kind=kind, permanent=True)
+    assert repeat([error, "late"], RetryPolicy(patience=600)) == (error, 1, [])
+    breaker = CircuitBreaker(clock=Clock())
+    breaker.record(error)
+    with pytest.raises(CircuitOpenError) as caught:
+        breaker.check()
+    assert RetryPolicy(patience=600).wait(caught.value, 1, random.Random(0)) is None
+
+
+@pytest.mark.parametrize("seconds", [3, 40, 200, 450, 599])
+def test_a_server_behind_a_breaker_that_comes_back_within_the_patience_loses_no_call(seconds):
+    """The pause of the breaker is waited for, also where it ends after the patience."""
+    clock = Clock()
+
+    class Down:
+        async def complete(self, request, *, seed):
+            if clock.now < 1000 + seconds:
+                raise unavailable()
+            return Completion("text", Usage(1, 1))
+
+    chat = retrying(Down(), clock)
+    policy = RetryPolicy(attempts=8, base=0.5, longest=15, patience=600)
+    options = {"policy": policy, "rng": random.Random(0), "sleep": clock.sleep}
+    found = asyncio.run(with_retries(lambda: chat.complete(ask(), seed=1), **options))
+    assert found.text == "text"
+    assert clock.now - 1000 < 600 + 600
 
 
 @pytest.mark.parametrize("retry_after", [None, 0.0, 7.5, 30.0, 31.0])
@@ -647,7 +739,7 @@ def test_a_server_that_is_down_for_seconds_loses_no_call():
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     server = LoopbackServer({"m": ScriptedChatModel(lambda request: "fine")}, port=port)
-    chat = HuggingFaceChat("m", base_url=f"http://127.0.0.1:{port}", timeout=5)
+    chat = HuggingFaceChat("m", base_url=f"http://127.0.0.1:{port}", timeout=5, starting=True)
     failures = Counter()
 
     async def work():

@@ -114,6 +114,7 @@ class Completions:
         self._policy, self._replay = policy, replay
         self._slots: dict[str, asyncio.Semaphore] = {}
         self._locks: dict[str, _RequestLock] = {}
+        self._successes: Counter[str] = Counter()
         self.failures: Counter[str] = Counter()
 
     async def sample(
@@ -189,7 +190,10 @@ class Completions:
             chat = endpoint.chat
             async with slots:
                 many = await self._attempt(
-                    lambda: chat.complete_many(request, list(seeds.values())), meter, len(seeds)
+                    lambda: chat.complete_many(request, list(seeds.values())),
+                    meter,
+                    endpoint,
+                    len(seeds),
                 )
             if many is not None and len(many) != len(seeds):
                 self.count_failure(
@@ -205,7 +209,7 @@ class Completions:
                 return [await endpoint.chat.complete(request, seed=seeds[index])]
 
             async with slots:
-                replies = await self._attempt(call, meter, 1)
+                replies = await self._attempt(call, meter, endpoint)
             if replies is None:
                 return index, None
             self._store.put(request_key, {index: replies[0]})
@@ -215,7 +219,11 @@ class Completions:
         return {index: reply for index, reply in replies if reply is not None}
 
     async def _attempt(
-        self, call: Callable[[], Awaitable[Sequence[Completion]]], meter: Meter, calls: int
+        self,
+        call: Callable[[], Awaitable[Sequence[Completion]]],
+        meter: Meter,
+        endpoint: Endpoint,
+        calls: int = 1,
     ) -> Sequence[Completion] | None:
         """Return the result of calls, retried if they fail; None if all attempts fail."""
 
@@ -239,12 +247,18 @@ class Completions:
                 meter.release(calls)
 
         try:
-            return await with_retries(
-                metered, policy=self._policy, rng=self._rng, sleep=self._sleep
+            completions = await with_retries(
+                metered,
+                policy=self._policy,
+                rng=self._rng,
+                sleep=self._sleep,
+                successes=lambda: self._successes[endpoint.identity],
             )
         except ChatError as error:
             self.count_failure(type(error).__name__, str(error))
             return None
+        self._successes[endpoint.identity] += 1
+        return completions
 
     def count_failure(self, kind: str, message: str) -> None:
         """Count a failure in `failures`.

@@ -179,9 +179,8 @@ class HuggingFaceEmbedder:
         except asyncio.TimeoutError:
             raise self._timeout_error() from None
         except ChatError as error:
-            raise type(error)(
-                redact(str(error), [key]), kind=error.kind, retry_after=error.retry_after
-            ) from None
+            error.args = (redact(str(error), [key]),)
+            raise
 
     async def _call_url(
         self, client: httpx2.AsyncClient, base_url: str, texts: Sequence[str], key: str | None

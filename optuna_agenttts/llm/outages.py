@@ -1,0 +1,157 @@
+"""Failures of servers: outages, which time mends, and errors that it does not."""
+
+from __future__ import annotations
+
+import math
+import re
+import socket
+import ssl
+import time
+from collections.abc import Iterator, Mapping
+
+import httpx2
+
+from optuna_agenttts.llm.port import ChatError, ChatUnavailableError
+from optuna_agenttts.llm.secrets import one_line
+
+NO_QUOTA, PROXY = "no quota", "ProxyError"
+_UNKNOWN_HOST, _CERTIFICATE, _NO_TLS = "unknown host", "untrusted certificate", "no TLS"
+_CLOSED = "ConnectError"
+_KEY = "Check that the API key is set, belongs to this server, and has access to the model."
+_QUOTA = "Add credits or raise the spending limit of the account, or bill another one."
+_BLOCKED = (
+    "Check the proxy and its credentials in HTTPS_PROXY or HTTP_PROXY, or add the server's host "
+    "to NO_PROXY."
+)
+REMEDIES: Mapping[str, str] = {
+    NO_QUOTA: _QUOTA,
+    "HTTP 401": _KEY,
+    "HTTP 402": f"{_QUOTA} At Hugging Face, `bill_to` names an organization.",
+    "HTTP 403": _KEY,
+    "HTTP 407": _BLOCKED,
+    PROXY: _BLOCKED,
+    _UNKNOWN_HOST: "Check the URL's host name, and the network.",
+    _CERTIFICATE: "Set SSL_CERT_FILE to the certificate of the authority that signed it.",
+    _NO_TLS: "Use http:// if the server has no TLS, and check the port.",
+    _CLOSED: (
+        "Check that the server is running and reachable: verify host and port. If it is starting, "
+        "pass `starting=True`, and it is waited for."
+    ),
+}
+"""Remedy for each kind of failure that waiting does not mend; errors end with it."""
+
+_LOSING = (httpx2.ReadError, httpx2.ReadTimeout, httpx2.RemoteProtocolError, httpx2.DecodingError)
+"""Errors after a request was sent."""
+_OVERLOADED = {"HTTP 429", "HTTP 502", "HTTP 503", "HTTP 504", "ConnectTimeout", PROXY}
+_OVERLOADED |= {_UNKNOWN_HOST, _CLOSED}
+_BROKEN = {"HTTP 500", "ReadError", "WriteError", "RemoteProtocolError", "DecodingError"}
+_BROKEN |= {"no JSON", "CloseError", "NetworkError"}
+_BEHIND_PROXY = re.compile(r"HTTP 52\d")
+"""Outages by their kind: statuses from 520 on are those of proxies such as Cloudflare's."""
+
+_NO_QUOTA = re.compile(
+    r"insufficient[_ ](?:user_)?(?:quota|balance|credit|funds)|billing_(?:hard_limit|not_active)"
+    r"|exceeded_current_quota|account_deactivated|exceeded your current quota|余额不足"
+    r"|credit balance is too low|used all (?:available|your) credits|out of credits"
+    r"|(?:monthly|included) credits|(?:monthly )?spending limit",
+    re.I,
+)
+"""Words of servers whose user has no credit left."""
+_PASSES = re.compile(r"retry[-_ ]?(?:delay|after|in)|try again in|per.?(?:minute|second)", re.I)
+"""Words of a limit that passes: Gemini calls limits per minute a quota."""
+
+_MAX_SERVERS = 1000
+"""Servers to remember. Chosen by hand: far above the number of servers of a search."""
+_answered: dict[str, float] = {}
+"""Monotonic time of the last answer of each server. A closed port, or an unknown name, of a server
+that has answered this process is an outage."""
+
+
+def server_of(where: str) -> str:
+    """Return the server in a label such as ``"m at h:8000"``."""
+    return where.rpartition(" at ")[2]
+
+
+def note_answer(where: str) -> None:
+    """Record that a server is there: from now on, it is waited for if it is unreachable."""
+    server = server_of(where)
+    if server in _answered or len(_answered) < _MAX_SERVERS:
+        _answered[server] = time.monotonic()
+
+
+def last_answer(where: str) -> float:
+    """Return the monotonic time of a server's last answer; minus infinity if there is none."""
+    return _answered.get(server_of(where), -math.inf)
+
+
+def is_outage(error: ChatError) -> bool:
+    """Return whether an error is one of a server that may come back within minutes."""
+    return not error.permanent and (error.kind in _OVERLOADED or may_be_the_request(error))
+
+
+def may_be_the_request(error: ChatError) -> bool:
+    """Return whether an outage may also be the fault of the request, if others are answered."""
+    return error.kind in _BROKEN or bool(_BEHIND_PROXY.fullmatch(error.kind))
+
+
+def lacks_quota(status: int, headers: Mapping[str, str], text: str) -> bool:
+    """Return whether a server refuses a request because its user has no credit left."""
+    if status not in (400, 403, 429) or not (found := _NO_QUOTA.search(text)):
+        return False
+    codes = "quota", "balance", "billing", "deactivated"
+    if "_" in found[0] and any(code in found[0].lower() for code in codes):
+        return True
+    return "retry-after" not in {name.lower() for name in headers} and not _PASSES.search(text)
+
+
+def connection_error(error: Exception, where: str) -> ChatUnavailableError:
+    """Build the error of a request that got no reply.
+
+    A host without a name, or a closed port, is an outage if the server has answered before.
+
+    Args:
+        error: The HTTP library's exception.
+        where: Model and server, for the message.
+    """
+    kind, detail, permanent = type(error).__name__, one_line(str(error)), False
+    if loses_reply(error):
+        note_answer(where)
+    known = server_of(where) in _answered
+    for cause in _causes(error):
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            kind, permanent = _CERTIFICATE, True
+        elif isinstance(cause, ssl.SSLError):
+            broken = isinstance(cause, (ssl.SSLEOFError, ssl.SSLZeroReturnError))
+            kind, permanent = (kind, False) if broken else (_NO_TLS, True)
+        elif isinstance(cause, socket.gaierror):
+            kind, permanent = _UNKNOWN_HOST, not known
+        elif isinstance(cause, OSError) and cause.errno is not None:
+            permanent = kind == _CLOSED and not known
+            detail = one_line(str(cause))
+        else:
+            continue
+        break
+    if kind == PROXY:
+        # Statuses from 400 to 499 are refusals of the proxy itself.
+        permanent = detail.startswith("4") or not known
+    message = f"{where}: {kind}: {detail}"
+    return ChatUnavailableError(
+        f"{message}. {REMEDIES[kind]}" if permanent else message,
+        kind=kind,
+        lost=loses_reply(error),
+        permanent=permanent,
+    )
+
+
+def loses_reply(error: Exception) -> bool:
+    """Return whether the server may have processed a request that ended with this error."""
+    return isinstance(error, _LOSING)
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield the exceptions that led to an exception, itself included."""
+    while error is not None:
+        yield error
+        # Of several addresses of a host, the last one's.
+        group = getattr(error, "exceptions", None)
+        error = group[-1] if group else error.__cause__ or error.__context__
