@@ -17,14 +17,9 @@ from optuna_agenttts.llm import (
     Report,
     examine,
 )
+from optuna_agenttts.llm.port import servers_behind
 from optuna_agenttts.llm.secrets import redact
-from optuna_agenttts_integrations.calls.endpoints import (
-    Endpoint,
-    Endpoints,
-    RenamedChatModel,
-    without_retries,
-)
-from optuna_agenttts_integrations.calls.replicas import ReplicatedChatModel
+from optuna_agenttts_integrations.calls.endpoints import Endpoint, Endpoints
 from optuna_agenttts_integrations.calls.store import CompletionStore
 from optuna_agenttts_integrations.calls.tokens import estimated_tokens
 from optuna_agenttts_integrations.exceptions import StoreError
@@ -239,18 +234,11 @@ def server_chats(name: str, endpoint: Endpoint) -> list[tuple[str, ChatModel, st
         For each server: a label, the chat model that calls it without retries, and the model's
         name on that server.
     """
-    chat = endpoint.chat
-    if isinstance(chat, ReplicatedChatModel):
-        return [
-            (f"{name} ({number} of {len(chat.replicas)})", *_unwrap(replica, name))
-            for number, replica in enumerate(chat.replicas, 1)
-        ]
-    return [(name, *_unwrap(chat, name))]
-
-
-def _unwrap(chat: ChatModel, name: str) -> tuple[ChatModel, str]:
-    chat = without_retries(chat)
-    return (chat.chat, chat.name) if isinstance(chat, RenamedChatModel) else (chat, name)
+    servers = servers_behind(endpoint.chat)
+    return [
+        (name if len(servers) == 1 else f"{name} ({i} of {len(servers)})", chat, there or name)
+        for i, (chat, there) in enumerate(servers, 1)
+    ]
 
 
 def _longest_request(

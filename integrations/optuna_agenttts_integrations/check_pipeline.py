@@ -11,9 +11,10 @@ from itertools import islice, product
 from optuna_agenttts import Task
 from optuna_agenttts.llm import Finding, Report
 from optuna_agenttts.llm.findings import Level
+from optuna_agenttts.llm.port import without_retries
 from optuna_agenttts.llm.secrets import redact
 from optuna_agenttts.task.allocation import Allocation, StageAllocation
-from optuna_agenttts_integrations.calls.endpoints import Endpoint, without_retries
+from optuna_agenttts_integrations.calls.endpoints import Endpoint
 from optuna_agenttts_integrations.check import server_chats
 from optuna_agenttts_integrations.exceptions import StoreError
 from optuna_agenttts_integrations.inspection.functions import (

@@ -31,8 +31,14 @@ from optuna_agenttts.llm.checks import (
 from optuna_agenttts.llm.findings import Finding
 from optuna_agenttts.llm.huggingface import HuggingFaceChat
 from optuna_agenttts.llm.outages import REMEDIES
-from optuna_agenttts.llm.port import ChatError, ChatModel, ChatRequest, Completion, Message
-from optuna_agenttts.llm.retry import RetryingChatModel
+from optuna_agenttts.llm.port import (
+    ChatError,
+    ChatModel,
+    ChatRequest,
+    Completion,
+    Message,
+    without_retries,
+)
 from optuna_agenttts.llm.secrets import key_for, one_line
 
 _SEED = 20_117
@@ -91,7 +97,7 @@ async def examine(
     keys = _required_keys(schema)
     if not chars_per_token > 0:
         raise AgentTTSError(f"`chars_per_token` must be positive, got {chars_per_token!r}.")
-    target = chat.chat if isinstance(chat, RetryingChatModel) else chat
+    target = without_retries(chat)
     findings = FindingCollector(one_line(subject))
     check_size(findings, parameters)
     server, expected = ServerFacts(), model

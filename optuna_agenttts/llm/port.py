@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, cast, runtime_checkable
 
 from optuna_agenttts.exceptions import AgentTTSError
 
@@ -151,3 +151,24 @@ async def close_chat(chat: ChatModel) -> None:
     close = getattr(chat, "aclose", None)
     if close is not None:
         await close()
+
+
+def servers_behind(chat: ChatModel) -> tuple[tuple[ChatModel, str], ...]:
+    """Return the chat model of each server that a chat model calls, without retries.
+
+    Wrappers answer with their method `servers_behind`.
+
+    Returns:
+        Pairs of a chat model and the name that it is asked for; empty for the request's.
+    """
+    find = getattr(chat, "servers_behind", None)
+    return tuple(find()) if find is not None else ((chat, ""),)
+
+
+def without_retries(chat: ChatModel) -> ChatModel:
+    """Return a chat model that calls the same servers without retries.
+
+    Wrappers answer with their method `without_retries`.
+    """
+    find = getattr(chat, "without_retries", None)
+    return chat if find is None else cast(ChatModel, find())

@@ -27,6 +27,8 @@ from optuna_agenttts.llm.port import (
     close_chat,
     count_repeated,
     prompt_usage,
+    servers_behind,
+    without_retries,
 )
 from optuna_agenttts.llm.waiting import log_wait, waiting
 
@@ -272,6 +274,14 @@ class RetryingChatModel:
         """Model and server, for messages."""
         name = getattr(self.chat, "where", None) or getattr(self.chat, "model", None)
         return str(name or type(self.chat).__name__)
+
+    def servers_behind(self) -> tuple[tuple[ChatModel, str], ...]:
+        """Return the servers of the wrapped model; see `port.servers_behind`."""
+        return servers_behind(self.chat)
+
+    def without_retries(self) -> ChatModel:
+        """Return the wrapped model, without its own retries if it has some."""
+        return without_retries(self.chat)
 
     async def aclose(self) -> None:
         """Close the wrapped model's connections on the running event loop, if it has any."""

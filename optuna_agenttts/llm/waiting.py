@@ -24,7 +24,13 @@ _logged: dict[str, float] = {}
 """Monotonic time of the last line about each server."""
 
 
-def log_wait(reason: object, waited: float, wait: float, patience: float = 0.0) -> None:
+def log_wait(
+    reason: object,
+    waited: float,
+    wait: float,
+    patience: float = 0.0,
+    level: int = logging.WARNING,
+) -> None:
     """Log that a call waits for a server, unless another line about it is less than a minute old.
 
     Args:
@@ -32,12 +38,14 @@ def log_wait(reason: object, waited: float, wait: float, patience: float = 0.0) 
         waited: Seconds of waits so far, including the next one.
         wait: Seconds of the next wait.
         patience: Seconds of waits after which the call is given up, if it is not by attempts.
+        level: Level of the line.
     """
     text = one_line(str(reason))
     if waited < _SILENT_WAIT or not _is_due(server_of(text.partition(": ")[0])):
         return
     bound = f" Calls are repeated for up to {patience:g} s of waits." if patience else ""
-    _logger.warning(
+    _logger.log(
+        level,
         "Waiting for a server: %s. Next call in %.0f s, after %.0f s of waits.%s",
         *(text, wait, waited, bound),
     )

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -19,7 +20,8 @@ from optuna_agenttts.llm import ChatError, ChatRequest, Completion, RetryPolicy
 from optuna_agenttts.llm.port import repeated_call
 from optuna_agenttts.llm.retry import with_retries
 from optuna_agenttts_integrations.calls.endpoints import Endpoint, MultiSampleChatModel
-from optuna_agenttts_integrations.calls.metering import Meter, finish_all
+from optuna_agenttts_integrations.calls.metering import Meter, finish_all, is_lost
+from optuna_agenttts_integrations.calls.rates import RateLimit
 from optuna_agenttts_integrations.calls.store import CompletionStore, RequestKey, canonical_json
 from optuna_agenttts_integrations.exceptions import StoreError
 
@@ -93,6 +95,7 @@ class Completions:
         seed: Base of the seeds of all samples.
         rng: Random number generator for the jitter of waits between attempts.
         sleep: Function that waits for a number of seconds.
+        clock: Monotonic clock in seconds, for limits of requests and tokens a minute.
         policy: Retries of failed calls.
         replay: Whether to raise an error instead of generating completions.
 
@@ -107,11 +110,13 @@ class Completions:
         seed: int,
         rng: random.Random,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        clock: Callable[[], float] = time.monotonic,
         policy: RetryPolicy = DEFAULT_RETRY_POLICY,
         replay: bool = False,
     ) -> None:
         self._store, self._seed, self._rng, self._sleep = store, seed, rng, sleep
-        self._policy, self._replay = policy, replay
+        self._policy, self._replay, self._clock = policy, replay, clock
+        self._rates: dict[str, RateLimit] = {}
         self._slots: dict[str, asyncio.Semaphore] = {}
         self._locks: dict[str, _RequestLock] = {}
         self._successes: Counter[str] = Counter()
@@ -226,9 +231,16 @@ class Completions:
         calls: int = 1,
     ) -> Sequence[Completion] | None:
         """Return the result of calls, retried if they fail; None if all attempts fail."""
+        rate = self._rate_of(endpoint)
 
         async def metered() -> Sequence[Completion]:
             await meter.reserve(calls)
+            if rate is not None:
+                try:
+                    reserved = await rate.reserve(calls * sum(meter.longest_call))
+                except BaseException:
+                    meter.release(calls)
+                    raise
             outcomes: Sequence[Completion | ChatError | None] = []
             token = repeated_call.set(meter.repeat)
             try:
@@ -242,9 +254,12 @@ class Completions:
                 raise
             finally:
                 repeated_call.reset(token)
+                before = meter.prompt_tokens + meter.generated_tokens
                 for outcome in outcomes:
                     meter.count(outcome)
                 meter.release(calls)
+                if rate is not None and not any(map(is_lost, outcomes)):
+                    reserved.tokens = meter.prompt_tokens + meter.generated_tokens - before
 
         try:
             completions = await with_retries(
@@ -259,6 +274,22 @@ class Completions:
             return None
         self._successes[endpoint.identity] += 1
         return completions
+
+    def _rate_of(self, endpoint: Endpoint) -> RateLimit | None:
+        """Return the limit of an endpoint's requests and tokens a minute, if it has one."""
+        limits = endpoint.requests_per_minute, endpoint.tokens_per_minute
+        if limits == (None, None):
+            return None
+        name = endpoint.identity
+        if name not in self._rates:
+            self._rates[name] = RateLimit(
+                name,
+                requests=limits[0],
+                tokens=limits[1],
+                clock=self._clock,
+                sleep=self._sleep,
+            )
+        return self._rates[name]
 
     def count_failure(self, kind: str, message: str) -> None:
         """Count a failure in `failures`.

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol, runtime_checkable
 from urllib.parse import urldefrag, urlsplit
 
 from optuna_agenttts import HuggingFaceChat, Task
-from optuna_agenttts.llm import ChatModel, ChatRequest, Completion, RetryingChatModel
-from optuna_agenttts.llm.port import close_chat
+from optuna_agenttts.llm import ChatModel, ChatRequest, Completion
+from optuna_agenttts.llm.port import close_chat, servers_behind
 from optuna_agenttts.llm.secrets import ApiKey
 from optuna_agenttts.llm.wire import server_root
 from optuna_agenttts_integrations.calls.replicas import ReplicatedChatModel
@@ -36,15 +37,20 @@ class Endpoint:
             name; a part of the completion store's keys.
         concurrency: Maximum number of requests in progress, over all endpoints of one server.
         server: Name of the server, for endpoints that share one. Default: the identity.
+        requests_per_minute: Maximum number of requests that start within 60 seconds.
+        tokens_per_minute: Maximum number of their tokens, of prompts and replies. A request
+            reserves the most that it can take until it ends.
 
     Raises:
-        PipelineError: The identity is empty, or `concurrency` is below 1.
+        PipelineError: The identity is empty, or a limit is below 1.
     """
 
     chat: ChatModel
     identity: str
     concurrency: int = 32
     server: str = ""
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
 
     def __post_init__(self) -> None:
         """Check the values."""
@@ -52,10 +58,10 @@ class Endpoint:
             raise PipelineError(
                 "Endpoint: `identity` is empty: give the names of the server and the model."
             )
-        if self.concurrency < 1:
-            raise PipelineError(
-                f"Endpoint: `concurrency` must be at least 1, got {self.concurrency!r}."
-            )
+        for name in ("concurrency", "requests_per_minute", "tokens_per_minute"):
+            value = getattr(self, name)
+            if value is not None and not value >= 1:
+                raise PipelineError(f"Endpoint: `{name}` must be at least 1, got {value!r}.")
 
     @property
     def concurrency_group(self) -> str:
@@ -78,6 +84,9 @@ def connect_endpoints(
     api_key: ApiKey = None,
     concurrency: int | None = None,
     timeout: float = 300.0,  # chosen by hand
+    starting: bool = False,
+    requests_per_minute: int | None = None,
+    tokens_per_minute: int | None = None,
 ) -> dict[str, Endpoint]:
     """Connect models to the places that serve them.
 
@@ -98,12 +107,16 @@ def connect_endpoints(
         concurrency: Maximum number of requests in progress per server. Default: 8 for Inference
             Providers, 64 for a URL, 32 for a `ChatModel`.
         timeout: Timeout of one call, in seconds.
+        starting: Whether to wait for servers at URLs that have never answered, as they may be
+            starting. Default: a server is waited for only after it has answered once.
+        requests_per_minute: Maximum number of requests that start within 60 seconds, per model.
+        tokens_per_minute: Maximum number of their tokens; see `Endpoint`.
 
     Returns:
         Endpoints by the name of the model.
 
     Raises:
-        PipelineError: A model has no place or an invalid one, or `concurrency` is below 1.
+        PipelineError: A model has no place or an invalid one, or a limit is below 1.
         AgentTTSError: A URL is invalid.
     """
     names = [models] if isinstance(models, str) else models
@@ -116,39 +129,46 @@ def connect_endpoints(
         raise PipelineError(
             f"`places` lacks {', '.join(missing)}: give a place for each model, 'hf' or a URL."
         )
+    connect = partial(HuggingFaceChat, api_key=api_key, timeout=timeout)
     connected: dict[str, Endpoint] = {}
     for name in dict.fromkeys(names):
         place = given[name]
         if isinstance(place, Endpoint):
             connected[name] = place
             continue
-        count, default = 1, 0
-        if isinstance(place, str) and (place == "hf" or place.startswith("hf:")):
-            default = _PROVIDER_CONCURRENCY
-            chat: ChatModel = HuggingFaceChat(
-                name,
-                provider=place.removeprefix("hf").removeprefix(":") or None,
-                bill_to=bill_to,
-                api_key=api_key,
-                timeout=timeout,
-                concurrency=concurrency or default,
-            )
-        elif isinstance(place, ChatModel) and not isinstance(place, type):
-            chat, default = place, _IN_PROCESS_CONCURRENCY
-        else:
-            urls, default = _urls(name, place), _URL_CONCURRENCY
-            served = [_connect_url(name, url, api_key, concurrency, timeout) for url in urls]
-            chat = served[0] if len(served) == 1 else ReplicatedChatModel(served)
-            count = len(served)
+        chats, default = _connect_place(name, place, concurrency, connect, bill_to, starting)
+        chat = chats[0] if len(chats) == 1 else ReplicatedChatModel(chats)
         servers = _servers_of(chat)
         location = " and ".join(f"{server}{alias}" for server, alias in servers)
         connected[name] = Endpoint(
             chat=chat,
             identity=f"{name} at {location}" if location else f"{type(chat).__name__}:{name}",
-            concurrency=(concurrency or default) * count,
+            concurrency=(concurrency or default) * len(chats),
             server=" and ".join(server for server, _ in servers),
+            requests_per_minute=requests_per_minute,
+            tokens_per_minute=tokens_per_minute,
         )
     return connected
+
+
+def _connect_place(
+    name: str,
+    place: object,
+    concurrency: int | None,
+    connect: Callable[..., HuggingFaceChat],
+    bill_to: str | None,
+    starting: bool,
+) -> tuple[list[ChatModel], int]:
+    """Return the chat model of each server of a place, and the default of their concurrency."""
+    if isinstance(place, str) and (place == "hf" or place.startswith("hf:")):
+        provider = place.removeprefix("hf").removeprefix(":") or None
+        limit = concurrency or _PROVIDER_CONCURRENCY
+        chat = connect(name, provider=provider, bill_to=bill_to, concurrency=limit)
+        return [chat], _PROVIDER_CONCURRENCY
+    if isinstance(place, ChatModel) and not isinstance(place, type):
+        return [place], _IN_PROCESS_CONCURRENCY
+    connect = partial(connect, concurrency=concurrency or _URL_CONCURRENCY, starting=starting)
+    return [_connect_url(name, url, connect) for url in _urls(name, place)], _URL_CONCURRENCY
 
 
 def _urls(name: str, place: object) -> list[str]:
@@ -167,27 +187,14 @@ def _servers_of(chat: ChatModel) -> list[tuple[str, str]]:
 
     Addresses hold no secrets. There are no servers if the model is in process or of unknown type.
     """
-    if isinstance(chat, RetryingChatModel):
-        return _servers_of(chat.chat)
-    if isinstance(chat, RenamedChatModel):
-        return [(server, f"#{chat.name}") for server, _ in _servers_of(chat.chat)]
-    if isinstance(chat, ReplicatedChatModel):
-        replicas = [_servers_of(replica) for replica in chat.replicas]
-        return sorted(pair for pairs in replicas for pair in pairs) if all(replicas) else []
-    if not isinstance(chat, HuggingFaceChat):
-        return []
-    if chat.base_url is None:
-        return [(f"hf:{chat._provider}" if chat._provider else "hf", "")]
-    return [(_address(chat.base_url), "")]
-
-
-def without_retries(chat: ChatModel) -> ChatModel:
-    """Return a chat model that calls the same servers without retries."""
-    if isinstance(chat, RetryingChatModel):
-        return without_retries(chat.chat)
-    if isinstance(chat, ReplicatedChatModel):
-        return ReplicatedChatModel([without_retries(replica) for replica in chat.replicas])
-    return chat
+    found = []
+    for server, name in servers_behind(chat):
+        if not isinstance(server, HuggingFaceChat):
+            return []
+        provider = f"hf:{server._provider}" if server._provider else "hf"
+        address = provider if server.base_url is None else _address(server.base_url)
+        found.append((address, f"#{name}" if name else ""))
+    return sorted(found)
 
 
 def _address(url: str) -> str:
@@ -197,18 +204,10 @@ def _address(url: str) -> str:
     return f"{parts.hostname}:{port}{parts.path}"
 
 
-def _connect_url(
-    name: str, url: str, api_key: ApiKey, concurrency: int | None, timeout: float
-) -> ChatModel:
+def _connect_url(name: str, url: str, connect: Callable[..., HuggingFaceChat]) -> ChatModel:
     """Return the chat model of a URL."""
     root, alias = urldefrag(url)
-    chat = HuggingFaceChat(
-        alias or name,
-        base_url=root,
-        api_key=api_key,
-        timeout=timeout,
-        concurrency=concurrency or _URL_CONCURRENCY,
-    )
+    chat = connect(alias or name, base_url=root)
     return chat if not alias or alias == name else RenamedChatModel(chat, alias)
 
 
@@ -227,6 +226,10 @@ class RenamedChatModel:
     async def complete(self, request: ChatRequest, *, seed: int) -> Completion:
         """Generate one completion; see `ChatModel.complete`."""
         return await self.chat.complete(replace(request, model=self.name), seed=seed)
+
+    def servers_behind(self) -> list[tuple[ChatModel, str]]:
+        """Return the server and the model's name there; see `port.servers_behind`."""
+        return [(self.chat, self.name)]
 
     async def aclose(self) -> None:
         """Close the connections of the running event loop."""

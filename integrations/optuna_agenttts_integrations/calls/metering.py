@@ -197,7 +197,7 @@ class Meter:
     def count(self, outcome: Completion | ChatError | None) -> None:
         """Count the tokens of a call: completed, failed, or cancelled (None)."""
         usage = getattr(outcome, "usage", None)
-        lost = outcome is None or getattr(outcome, "lost", False)
+        lost = is_lost(outcome)
         if usage is None and lost:
             usage = prompt_usage(self.request)
         if usage is None:
@@ -236,15 +236,26 @@ class Meter:
 
     def _most(self, calls: int) -> float:
         """Return the most that the calls that have ended and further ones can cost."""
+        prompt, reply = self.longest_call
+        return self._cost(
+            self._calls + calls,
+            self.prompt_tokens + calls * prompt,
+            self._generated + calls * reply,
+        )
+
+    @property
+    def longest_call(self) -> tuple[int, int]:
+        """Most tokens of the prompt and of the reply of a call."""
         if not self._longest_prompt:
             # A token of any tokenizer has at least one byte.
             texts = [message.content for message in self.request.messages]
             self._longest_prompt = sum(len(text.encode()) for text in texts) + _TEMPLATE_TOKENS
-        return self._cost(
-            self._calls + calls,
-            self.prompt_tokens + calls * self._longest_prompt,
-            self._generated + calls * self._longest_reply,
-        )
+        return self._longest_prompt, self._longest_reply
+
+
+def is_lost(outcome: Completion | ChatError | None) -> bool:
+    """Return whether a call may have generated tokens that are not known."""
+    return outcome is None or getattr(outcome, "lost", False)
 
 
 async def finish_all(coroutines: Iterable[Coroutine[Any, Any, _T]]) -> list[_T]:

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import Any
 
-from optuna_agenttts.llm import ChatModel, ChatRequest, ChatUnavailableError, Completion
-from optuna_agenttts.llm.port import close_chat, count_repeated
+from optuna_agenttts.llm import (
+    ChatModel,
+    ChatRequest,
+    ChatUnavailableError,
+    CircuitBreaker,
+    Completion,
+)
+from optuna_agenttts.llm.port import close_chat, count_repeated, servers_behind, without_retries
 from optuna_agenttts.llm.secrets import one_line
 from optuna_agenttts.support.forking import on_fork
 from optuna_agenttts_integrations.exceptions import PipelineError
 
 _logger = logging.getLogger(__name__)
 
-_BACKOFF_SECONDS = 1.0
-"""Seconds without calls after a server's first failure. Chosen by hand."""
-
-_MAX_BACKOFF_SECONDS = 30.0
-"""Maximum seconds without calls to a failing server. Chosen by hand: a restart takes minutes."""
+_BACKOFF_SECONDS, _MAX_BACKOFF_SECONDS = 1.0, 30.0
+"""Seconds without calls after a server's first failure, and at most. Chosen by hand: a restart
+takes minutes."""
 
 
 class ReplicatedChatModel:
@@ -50,8 +54,15 @@ class ReplicatedChatModel:
     def _reset(self) -> None:
         """Set the state of all servers to idle and available."""
         self._in_progress = [0] * len(self.replicas)
-        self._backoff = [_BACKOFF_SECONDS] * len(self.replicas)
-        self._unavailable_until = [float("-inf")] * len(self.replicas)
+        self._breakers = [
+            CircuitBreaker(
+                threshold=1,
+                pause=_BACKOFF_SECONDS,
+                longest=_MAX_BACKOFF_SECONDS,
+                clock=self._clock,
+            )
+            for _ in self.replicas
+        ]
         self._logged: set[int] = set()
         # Calls in progress are not those of a forked process.
         on_fork(self, ReplicatedChatModel._reset)
@@ -67,17 +78,18 @@ class ReplicatedChatModel:
 
     async def complete(self, request: ChatRequest, *, seed: int) -> Completion:
         """Generate one completion; see `ChatModel.complete`."""
-        tried: set[int] = set()
+        errors: dict[int, ChatUnavailableError] = {}
         while True:
-            chosen = self._choose(tried)
-            tried.add(chosen)
+            chosen = self._choose(errors)
             self._in_progress[chosen] += 1
             try:
                 completion = await self.replicas[chosen].complete(request, seed=seed)
             except ChatUnavailableError as error:
-                self._back_off(chosen)
-                if len(tried) == len(self.replicas):
-                    raise
+                self._breakers[chosen].record(error)
+                errors[chosen] = error
+                if len(errors) == len(self.replicas):
+                    # One server that may come back is worth another call.
+                    raise min(reversed(errors.values()), key=lambda e: e.permanent) from None
                 if chosen not in self._logged:
                     self._logged.add(chosen)
                     _logger.warning(
@@ -87,26 +99,25 @@ class ReplicatedChatModel:
                     )
                 count_repeated(error)
             else:
-                self._backoff[chosen] = _BACKOFF_SECONDS
+                self._breakers[chosen].record(None)
                 return completion
             finally:
                 self._in_progress[chosen] -= 1
 
-    def _choose(self, tried: set[int]) -> int:
+    def _choose(self, tried: Container[int]) -> int:
         """Return the index of the best server that was not tried."""
-        now = self._clock()
         return min(
             (index for index in range(len(self.replicas)) if index not in tried),
-            key=lambda i: (self._unavailable_until[i] > now, self._in_progress[i], i),
+            key=lambda i: (self._breakers[i].is_open, self._in_progress[i], i),
         )
 
-    def _back_off(self, index: int) -> None:
-        """Avoid a server for a while."""
-        # Calls in progress when the server failed report the same failure: count it once.
-        if self._unavailable_until[index] > self._clock():
-            return
-        self._unavailable_until[index] = self._clock() + self._backoff[index]
-        self._backoff[index] = min(_MAX_BACKOFF_SECONDS, 2 * self._backoff[index])
+    def servers_behind(self) -> list[tuple[ChatModel, str]]:
+        """Return the servers of all replicas; see `port.servers_behind`."""
+        return [server for replica in self.replicas for server in servers_behind(replica)]
+
+    def without_retries(self) -> ReplicatedChatModel:
+        """Return the same servers, called without retries of their own."""
+        return ReplicatedChatModel([without_retries(r) for r in self.replicas], clock=self._clock)
 
     async def aclose(self) -> None:
         """Close the replicas' connections of the running event loop."""
