@@ -125,8 +125,8 @@ async def with_retries(
         sleep: Coroutine function that waits for a number of seconds.
         failures: Counter of failed calls by kind, to be updated.
         successes: Function that returns how many calls to the server have succeeded. If others
-            succeed while this call keeps failing, its request may be at fault: then only the
-            policy's attempts are made.
+            succeed while this call keeps failing, its request may be at fault: from then on, only
+            the policy's attempts are made.
 
     Returns:
         The result of the successful call.
@@ -134,15 +134,17 @@ async def with_retries(
     Raises:
         ChatError: The last call failed.
     """
-    waited, alone, succeeded = 0.0, 0, successes()
+    waited, alone, succeeded = 0.0, 0, 0
     for attempt in count(1):
         try:
             return await call()
         except ChatError as error:
             if failures is not None:
                 failures[error.kind] += 1
+            if attempt == 1:
+                succeeded = successes()
+            # Failures since another call has succeeded after this one first failed.
             alone += successes() > succeeded and may_be_the_request(error)
-            succeeded = successes()
             patience_used = waited if alone < policy.attempts else math.inf
             wait = policy.wait(error, attempt, rng, patience_used)
             if wait is None:
