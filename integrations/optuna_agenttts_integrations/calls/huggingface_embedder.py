@@ -8,7 +8,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
-from weakref import WeakKeyDictionary
 
 import httpx2
 import numpy as np
@@ -17,6 +16,7 @@ from huggingface_hub import AsyncInferenceClient
 from optuna_agenttts import AgentTTSError
 from optuna_agenttts.llm import ChatError, ChatRefusedError, ChatUnavailableError
 from optuna_agenttts.llm.connections import Connections, exchange
+from optuna_agenttts.llm.loop import LoopSemaphore
 from optuna_agenttts.llm.replies import HUB_ERRORS, http_error, hub_error
 from optuna_agenttts.llm.secrets import ApiKey, key_for, one_line, picklable_key, redact
 from optuna_agenttts.llm.wire import chat_url, check_base_url, is_loopback, redact_url
@@ -83,19 +83,11 @@ class HuggingFaceEmbedder:
         self._api_key, self._timeout = api_key, timeout
         self._concurrency, self._batch = concurrency, batch
         self._max_characters = max_characters
-        self._slots: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = (
-            WeakKeyDictionary()
-        )
+        self._slots = LoopSemaphore(concurrency)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state without API key and objects of event loops."""
-        state = {k: v for k, v in self.__dict__.items() if k != "_slots"}
-        return {**state, "_api_key": picklable_key(self._api_key)}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Restore the state."""
-        self.__dict__.update(state)
-        self._slots = WeakKeyDictionary()
+        return {**self.__dict__, "_api_key": picklable_key(self._api_key)}
 
     def __copy__(self) -> HuggingFaceEmbedder:
         """Return a copy that keeps the API key."""
@@ -104,7 +96,7 @@ class HuggingFaceEmbedder:
     def __deepcopy__(self, memo: dict[int, Any]) -> HuggingFaceEmbedder:
         """Return a copy that keeps the API key."""
         other = type(self).__new__(type(self))
-        other.__setstate__(dict(self.__dict__))
+        other.__dict__.update(self.__dict__, _slots=LoopSemaphore(self._concurrency))
         return other
 
     def __repr__(self) -> str:
@@ -133,9 +125,7 @@ class HuggingFaceEmbedder:
         parts = [sent[start : start + self._batch] for start in range(0, len(sent), self._batch)]
         if not parts:
             return []
-        slots = self._slots.setdefault(
-            asyncio.get_running_loop(), asyncio.Semaphore(self._concurrency)
-        )
+        slots = self._slots.here()
         # Connections belong to an event loop, and no hook would close them at its end: close them
         # after this call.
         connections = Connections(

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
 import os
 import re
 import tokenize
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
-from weakref import WeakKeyDictionary
 
+from optuna_agenttts.llm.loop import LoopSemaphore
 from optuna_agenttts_integrations.scoring import code_metrics
 from optuna_agenttts_integrations.scoring.sandbox import Sandbox
 
@@ -223,20 +221,8 @@ class Runner:
         self, sandbox: Sandbox, *, parallel: int | None = None, cache_size: int = 1024
     ) -> None:
         self._sandbox, self._cache_size = sandbox, cache_size
-        self._parallel = parallel or os.cpu_count() or 1
         self._results: dict[Program, Run] = {}
-        self._slots: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = (
-            WeakKeyDictionary()
-        )
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Return the arguments and the results, without objects of event loops."""
-        return {name: value for name, value in self.__dict__.items() if name != "_slots"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Restore arguments and results."""
-        self.__dict__.update(state)
-        self._slots = WeakKeyDictionary()
+        self._slots = LoopSemaphore(parallel or os.cpu_count() or 1)
 
     async def run(self, program: Program) -> Run:
         """Run a program without arguments and input, or return its cached result.
@@ -244,10 +230,7 @@ class Runner:
         Raises:
             SandboxError: The sandbox could not run the program.
         """
-        slots = self._slots.setdefault(
-            asyncio.get_running_loop(), asyncio.Semaphore(self._parallel)
-        )
-        async with slots:
+        async with self._slots.here():
             result = self._results.get(program)
             if result is None:
                 finished = await self._sandbox.run(dict(program.files), main=MAIN_FILE)
