@@ -12,7 +12,7 @@ import logging
 import re
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -35,7 +35,7 @@ from optuna_agenttts.models.checkpoint import (
 )
 from optuna_agenttts.support.experimental import experimental_class
 from optuna_agenttts.support.forking import on_fork
-from optuna_agenttts.task.stage import Model, is_finite, model_from_name
+from optuna_agenttts.task.stage import Model, is_finite
 
 _logger = logging.getLogger(__name__)
 
@@ -69,17 +69,17 @@ def describe_model(name: str, *, hub: Hub | None = None, provider: str | None = 
         TaskError: `name` is not a non-empty string.
         AgentTTSError: The checkpoint's files are damaged.
     """
-    model = Model(name)  # validates the name
-    if is_checkpoint(name):
+    facts = Facts()
+    if isinstance(name, str) and is_checkpoint(name):
         facts = local_facts(name)
-    else:
-        facts = Facts() if hub is None else hub.facts(name, provider=provider)
-    if facts.parameters is None:
-        model = model_from_name(name)
-    else:
-        model = replace(model, parameters=facts.parameters)
-        _logger.debug("%s: %g parameters (%s).", name, facts.parameters, facts.source)
-    return replace(model, input_price=facts.input_price, output_price=facts.output_price)
+    elif hub is not None:
+        facts = hub.facts(name, provider=provider)
+    return Model(
+        name,
+        parameters=facts.parameters,
+        input_price=facts.input_price,
+        output_price=facts.output_price,
+    )
 
 
 @experimental_class("0.1.0")

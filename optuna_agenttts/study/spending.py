@@ -14,7 +14,8 @@ from optuna_agenttts import storage
 from optuna_agenttts.exceptions import NoTaskError, TaskError
 from optuna_agenttts.study.rounds import Round, read_rounds
 from optuna_agenttts.task.cost import TableCost
-from optuna_agenttts.task.stage import Model, Stage, size_in_name
+from optuna_agenttts.task.sizes import size_in_name
+from optuna_agenttts.task.stage import Model, Stage
 from optuna_agenttts.task.task import Task
 
 # Tokens, in place of 0, which `Stage` does not allow. Only a call that reported no tokens has 0.

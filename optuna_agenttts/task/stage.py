@@ -4,28 +4,19 @@ from __future__ import annotations
 
 import logging
 import math
-import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from optuna_agenttts.exceptions import TaskError
+from optuna_agenttts.task.sizes import size_in_name
 
 _logger = logging.getLogger(__name__)
 
 _assumed: set[str] = set()
 """Models whose assumed size this process has logged."""
-
-_SIZE = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)\s*([bm])(?![a-z])", re.IGNORECASE)
-_UNITS = {"b": 1e9, "m": 1e6}  # parameters
-
-
-def size_in_name(name: str) -> float | None:
-    """Read a number of parameters from a model's name: 7e9 for "Qwen2.5-7B", None for "gpt"."""
-    found = _SIZE.findall(name.replace("-", " ").replace("_", " ").replace("/", " "))
-    return float(found[-1][0]) * _UNITS[found[-1][1].lower()] if found else None
 
 
 def _check_positive(owner: str, name: str, value: Any) -> None:
@@ -48,7 +39,9 @@ class Model:
 
     Args:
         name: Name on the server, such as a model id of the Hugging Face Hub.
-        parameters: Number of parameters, as in ``7e9``; `FlopsCost` needs it.
+        parameters: Number of parameters, as in ``7e9``, of a mixture of experts those that are
+            active per token; `FlopsCost` needs it. Default: read from the name ("Qwen2.5-7B",
+            "Qwen3-30B-A3B"), if it states the size.
         input_price: USD per million input tokens; `PriceCost` needs it.
         output_price: USD per million output tokens; `PriceCost` needs it.
         prompt_tokens_per_second: Speed of prompt processing (prefill); `LatencyCost` needs it.
@@ -70,6 +63,11 @@ class Model:
         if not isinstance(self.name, str) or not self.name:
             raise TaskError(f"Model: `name` must be a non-empty string, got {self.name!r}.")
         owner = f"Model {self.name!r}"
+        if self.parameters is None and (size := size_in_name(self.name)) is not None:
+            object.__setattr__(self, "parameters", size)
+            if self.name not in _assumed:
+                _assumed.add(self.name)
+                _logger.info("%s: assuming %g parameters, from the name.", self.name, size)
         for name in ("parameters", "prompt_tokens_per_second", "generation_tokens_per_second"):
             if getattr(self, name) is not None:
                 _check_positive(owner, name, getattr(self, name))
@@ -83,22 +81,6 @@ class Model:
                 )
             if price is not None:
                 object.__setattr__(self, name, float(price))
-
-
-def model_from_name(name: str) -> Model:
-    """Return a `Model` whose size is read from its name; nothing is looked up.
-
-    Raises:
-        TaskError: `name` is not a non-empty string.
-    """
-    model = Model(name)
-    parameters = size_in_name(name)
-    if not (is_finite(parameters) and parameters):
-        return model
-    if name not in _assumed:
-        _assumed.add(name)
-        _logger.info("%s: assuming %g parameters, from the name.", name, parameters)
-    return replace(model, parameters=parameters)
 
 
 @dataclass(frozen=True, slots=True)

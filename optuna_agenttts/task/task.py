@@ -31,7 +31,6 @@ from optuna_agenttts.task.stage import (
     checked_range,
     checked_stages,
     is_finite,
-    model_from_name,
 )
 from optuna_agenttts.task.suggestion import suggest_choices
 from optuna_agenttts.task.values import read_model, read_samples
@@ -172,7 +171,7 @@ class Task:
         *,
         models: Mapping[str, Sequence[str | Model]],
         name: str,
-        describe: Callable[[str], Model] = model_from_name,
+        describe: Callable[[str], Model] = Model,
         max_samples: int = 100,
         budget: float | None = None,
         cost: CostModel | None = None,

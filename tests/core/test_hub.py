@@ -17,7 +17,6 @@ from safetensors.numpy import save_file
 from optuna_agenttts import AgentTTSError, Model, TaskError
 from optuna_agenttts.models.checkpoint import Facts, local_facts
 from optuna_agenttts.models.hub import Hub, describe_model
-from optuna_agenttts.task.stage import model_from_name
 
 MODEL = "Qwen/Qwen3-8B"
 SIZE = f"/api/models/{MODEL}"
@@ -680,7 +679,7 @@ class TestDescribeModel:
         with serving({PRICES: PAGES[PRICES]}) as server:
             model = describe_model(MODEL, hub=hub_at(server))
         assert model == Model(MODEL, parameters=8e9, input_price=0.3, output_price=0.6)
-        model_from_name(MODEL)
+        Model(MODEL)
         assert caplog.text.count("from the name") == 1
 
     @pytest.mark.parametrize(
