@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -182,7 +183,7 @@ def task_job(
         wanted=ROUND_SIZE,
         choose=choose,
         params=lambda proposal: task.params(task.allocation(proposal.choices)),
-        price=lambda prompt, generated: price_of(task, agent, prompt, generated),
+        price=partial(price_of, task, agent),
         spent=lambda rounds: str(spend_of(task, trials, rounds, limit)),
         experience=experience,
     )
@@ -221,7 +222,7 @@ def generic_job(
         wanted=ROUND_SIZE // 2,
         choose=lambda proposals: proposals[: ROUND_SIZE // 2],
         params=lambda proposal: proposal.params,
-        price=lambda prompt, generated: None,
+        price=lambda prompt, generated, cached: None,
         spent=lambda rounds: "",
     )
 

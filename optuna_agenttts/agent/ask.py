@@ -102,16 +102,19 @@ class Tokens:
     Args:
         prompt: Prompt tokens of all requests, also of failed and repeated ones.
         completion: Generated tokens of all replies.
+        cached: Prompt tokens that the server had cached.
     """
 
     prompt: int = 0
     completion: int = 0
+    cached: int = 0
 
     def add(self, usage: Usage | None) -> None:
         """Count the tokens of a call."""
         if usage is not None:
             self.prompt += usage.prompt_tokens
             self.completion += usage.completion_tokens
+            self.cached += usage.cached_tokens
 
 
 class Questions(Protocol):
@@ -140,7 +143,8 @@ class Job:
         wanted: Number of proposals that fill a round.
         choose: Selects and orders the proposals to keep, best first.
         params: Converts a proposal to parameters of a trial.
-        price: Cost of prompt and completion tokens in the task's cost unit; None if unknown.
+        price: Cost of prompt, completion and cached tokens in the task's cost unit; None if
+            unknown.
         spent: Describes the spending of the search, given the earlier rounds, for the prompt.
         experience: Prompt lines that describe earlier studies.
     """
@@ -150,7 +154,7 @@ class Job:
     wanted: int
     choose: Callable[[Sequence[Proposal]], Sequence[Proposal]]
     params: Callable[[Proposal], Mapping[str, Any]]
-    price: Callable[[int, int], float | None]
+    price: Callable[[int, int, int], float | None]
     spent: Callable[[Sequence[Round]], str]
     experience: tuple[str, ...] = ()
 

@@ -299,7 +299,7 @@ class RoundScheduler:
             requests=max(plan.requests, self._chat.calls - calls),
             prompt_tokens=tokens.prompt,
             completion_tokens=tokens.completion,
-            cost=job.price(tokens.prompt, tokens.completion),
+            cost=job.price(tokens.prompt, tokens.completion, tokens.cached),
             seconds=plan.seconds,
             trials=job.trials,
             problems=plan.problems,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol, cast, runtime_checkable
 
 from optuna_agenttts.exceptions import AgentTTSError
@@ -86,10 +86,17 @@ class ChatRequest:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Numbers of tokens of a call's prompt and of its completion."""
+    """Numbers of tokens of a call.
+
+    Args:
+        prompt_tokens: Tokens of the prompt.
+        completion_tokens: Tokens of the completion, thoughts included.
+        cached_tokens: Tokens of the prompt that the server had cached, for the bill of the call.
+    """
 
     prompt_tokens: int
     completion_tokens: int
+    cached_tokens: int = field(default=0, compare=False)
 
 
 def prompt_usage(request: ChatRequest) -> Usage:

@@ -182,6 +182,8 @@ def _usage(counts: Mapping[str, Any], request: ChatRequest, text: str) -> Usage:
     generated = _count(counts.get("completion_tokens"))
     total = _count(counts.get("total_tokens"))
     details = counts.get("completion_tokens_details")
+    cached = counts.get("prompt_tokens_details")
+    cached = cached.get("cached_tokens") if isinstance(cached, Mapping) else None
     thoughts = _count(details.get("reasoning_tokens") if isinstance(details, Mapping) else None)
     # Some servers (xAI) count thoughts apart from the completion, and in the total.
     generated += thoughts if thoughts > generated else 0
@@ -190,6 +192,8 @@ def _usage(counts: Mapping[str, Any], request: ChatRequest, text: str) -> Usage:
         prompt or prompt_usage(request).prompt_tokens,
         # At least the token that ends the reply.
         generated or max(1, len(text) // 4),
+        # DeepSeek has a field of its own.
+        min(prompt, _count(cached) or _count(counts.get("prompt_cache_hit_tokens"))),
     )
 
 
@@ -212,6 +216,8 @@ def hub_reply_to_json(reply: Any) -> dict[str, Any]:
                 "completion_tokens",
                 "total_tokens",
                 "completion_tokens_details",
+                "prompt_tokens_details",
+                "prompt_cache_hit_tokens",
             )
         },
     }

@@ -129,6 +129,7 @@ def cost_of_samples(
     *,
     prompt_tokens: float,
     generation_tokens: float,
+    cached_tokens: float = 0.0,
 ) -> float:
     """Return the cost of samples at their measured lengths, in units of the task's cost model.
 
@@ -140,12 +141,14 @@ def cost_of_samples(
             were repeated, are priced in several parts.
         prompt_tokens: Length of the prompt, in tokens.
         generation_tokens: Mean length of a sample, in tokens.
+        cached_tokens: Mean number of the prompt's tokens that the server has cached.
 
     Raises:
         TaskError: The task has no such stage, or the stage no such model.
     """
     found = task.stages[task._stage_index(stage)]
     costing = found.models[task._choice(stage, (model, 1))[0]]
+    costing = _billed(costing, prompt_tokens, cached_tokens)
     measured = replace(
         found,
         prompt_tokens=max(prompt_tokens, _LEAST),
@@ -164,7 +167,18 @@ def cost_of_samples(
     return float(total)
 
 
-def price_of(task: Task, name: str, prompt_tokens: int, completion_tokens: int) -> float | None:
+def _billed(model: Model, prompt_tokens: float, cached_tokens: float) -> Model:
+    """Return a model with one price for all tokens of prompts of which some were cached."""
+    if model.cached_price is None or model.input_price is None:
+        return model
+    share = min(1.0, cached_tokens / max(prompt_tokens, _LEAST))
+    price = share * model.cached_price + (1 - share) * model.input_price
+    return replace(model, input_price=price, cached_price=None)
+
+
+def price_of(
+    task: Task, name: str, prompt_tokens: int, completion_tokens: int, cached_tokens: int = 0
+) -> float | None:
     """Return the cost of a call of the agent's model, priced as one sample of a stage.
 
     Facts about the model come from the model of that name in the task, else its size from the
@@ -177,6 +191,7 @@ def price_of(task: Task, name: str, prompt_tokens: int, completion_tokens: int) 
         return 0.0
     known = [m for stage in task.stages for m in stage.models if m.name == name.split(" at ")[0]]
     model = known[0] if known else Model(name or "agent", parameters=size_in_name(name))
+    model = _billed(model, prompt_tokens, cached_tokens)
     try:
         stage = Stage(
             "agent",

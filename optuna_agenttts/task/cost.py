@@ -144,7 +144,10 @@ class FlopsCost:
 
 @dataclass(frozen=True, kw_only=True)
 class PriceCost:
-    """US dollars, from `Model.input_price` and `Model.output_price` (USD per million tokens).
+    """US dollars, from the prices of a `Model` (USD per million tokens).
+
+    If a model has a `cached_price`, the prompt is billed at it for all samples of a stage but the
+    first. The spend of a search counts the cached tokens that servers report.
 
     A price of 0 is a fact like any other: a free model costs 0, and no limit ends its use.
 
@@ -166,12 +169,19 @@ class PriceCost:
 
     def stage_cost(self, stage: Stage, model: Model, samples: Ints) -> Floats:
         """Return the cost of a stage; see `CostModel.stage_cost`."""
+        cached = None if self.prefix_sharing else model.cached_price
         prompt, generated = _tokens(
-            stage, samples, prefix_sharing=self.prefix_sharing, fusion=self.fusion
+            stage,
+            samples,
+            prefix_sharing=self.prefix_sharing or cached is not None,
+            fusion=self.fusion,
         )
         input_price = _fact(model, "input_price", "PriceCost")
         output_price = _fact(model, "output_price", "PriceCost")
-        return (prompt * input_price + generated * output_price) / 1e6
+        total = prompt * input_price + generated * output_price
+        if cached is not None:
+            total = total + (samples - 1) * stage.prompt_tokens * cached
+        return np.asarray(total / 1e6, dtype=np.float64)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,7 +25,7 @@ def encode_arguments(arguments: Mapping[str, Any], budget: float) -> dict[str, A
     values = {
         **arguments,
         "budget": budget,
-        "stages": [{**asdict(s), "models": [asdict(m) for m in s.models]} for s in stages],
+        "stages": [{**asdict(s), "models": [_encode_model(m) for m in s.models]} for s in stages],
         "cost": cost_to_dict(arguments["cost"], stages),
         "metric_range": metric_range and list(metric_range),
     }
@@ -35,6 +35,14 @@ def encode_arguments(arguments: Mapping[str, Any], budget: float) -> dict[str, A
     # Without this key, in earlier versions too, a budget of the default value was not given.
     if arguments["budget"] is not None and _is_default(budget, stages, arguments["cost"]):
         values["budget_given"] = True
+    return values
+
+
+def _encode_model(model: Model) -> dict[str, Any]:
+    values = asdict(model)
+    # Left out if unknown, so that tasks stored by earlier versions compare equal.
+    if values["cached_price"] is None:
+        del values["cached_price"]
     return values
 
 

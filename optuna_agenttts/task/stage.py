@@ -43,18 +43,22 @@ class Model:
             active per token; `FlopsCost` needs it. Default: read from the name ("Qwen2.5-7B",
             "Qwen3-30B-A3B"), if it states the size.
         input_price: USD per million input tokens; `PriceCost` needs it.
-        output_price: USD per million output tokens; `PriceCost` needs it.
+        output_price: USD per million output tokens, thoughts included; `PriceCost` needs it.
+        cached_price: USD per million input tokens that the server has cached. Default: the
+            `input_price`.
         prompt_tokens_per_second: Speed of prompt processing (prefill); `LatencyCost` needs it.
         generation_tokens_per_second: Speed of generating one sample; `LatencyCost` needs it.
 
     Raises:
-        TaskError: The name is empty, or a number is not finite and above zero (prices may be 0).
+        TaskError: The name is empty, a number is not finite and above zero (prices may be 0), or
+            `cached_price` is above `input_price`.
     """
 
     name: str
     parameters: float | None = field(default=None, kw_only=True)
     input_price: float | None = field(default=None, kw_only=True)
     output_price: float | None = field(default=None, kw_only=True)
+    cached_price: float | None = field(default=None, kw_only=True)
     prompt_tokens_per_second: float | None = field(default=None, kw_only=True)
     generation_tokens_per_second: float | None = field(default=None, kw_only=True)
 
@@ -72,7 +76,7 @@ class Model:
             if getattr(self, name) is not None:
                 _check_positive(owner, name, getattr(self, name))
                 object.__setattr__(self, name, float(getattr(self, name)))
-        for name in ("input_price", "output_price"):
+        for name in ("input_price", "output_price", "cached_price"):
             price = getattr(self, name)
             if price is not None and not (is_finite(price) and price >= 0):
                 raise TaskError(
@@ -81,6 +85,12 @@ class Model:
                 )
             if price is not None:
                 object.__setattr__(self, name, float(price))
+        full, cached = self.input_price, self.cached_price
+        if full is not None and cached is not None and cached > full:
+            raise TaskError(
+                f"{owner}: `cached_price` must not be above `input_price`, got {cached:g} and "
+                f"{full:g} USD per million tokens."
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -208,6 +208,53 @@ def test_price_bills_a_shared_prompt_once():
     )
 
 
+@given(
+    prices=st.tuples(*[st.floats(0, 100)] * 3).map(sorted),
+    prompt=st.floats(1, 1e4),
+    generation=st.floats(1, 1e4),
+    samples=st.integers(1, 100),
+)
+def test_a_cached_prompt_is_billed_in_full_once(prices, prompt, generation, samples):
+    """Its further samples cost the cached price, between a shared prompt and none."""
+    cached, paid, out = prices
+    plain = Model("m", input_price=paid, output_price=out)
+    model = Model("m", input_price=paid, output_price=out, cached_price=cached)
+    cost = price(PriceCost(), model, prompt, generation, samples)
+    assert cost * 1e6 == pytest.approx(
+        prompt * (paid + (samples - 1) * cached) + samples * generation * out
+    )
+    shared = price(PriceCost(prefix_sharing=True), model, prompt, generation, samples)
+    assert shared == price(PriceCost(prefix_sharing=True), plain, prompt, generation, samples)
+    full = price(PriceCost(), plain, prompt, generation, samples)
+    assert shared <= cost * (1 + 1e-12)
+    assert cost <= full * (1 + 1e-12)
+
+
+@pytest.mark.parametrize(("cached", "message"), [(-1, "0 or more"), (3, "above `input_price`")])
+def test_a_cached_price_is_a_lower_one(cached, message):
+    """So that an upper bound on the cost of calls stays one."""
+    with pytest.raises(TaskError, match=message):
+        Model("m", input_price=2, output_price=2, cached_price=cached)
+
+
+def test_a_cached_price_is_stored():
+    """A task without one is stored as by earlier versions."""
+    plain, model = (
+        Model("m", input_price=2, output_price=3, **more) for more in ({}, {"cached_price": 1})
+    )
+    tasks = [
+        Task(
+            name="t",
+            stages=[Stage("s", models=[m], prompt_tokens=9, generation_tokens=1)],
+            cost=PriceCost(),
+        )
+        for m in (plain, model)
+    ]
+    assert [Task.from_dict(t.to_dict()) for t in tasks] == tasks
+    assert "cached_price" not in tasks[0].text
+    assert tasks[0] != tasks[1]
+
+
 def test_price_of_fusion():
     """Fusion reads 1000 + 3 * 100 tokens more and writes 100 more."""
     assert price(PriceCost(fusion=True), PRICED, 1000, 100, 3) == pytest.approx(

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from optuna.trial import TrialState
 from pipeline_support import Replies, Slow, objective_of, side_by_side
 
-from optuna_agenttts import FlopsCost, LatencyCost, Model, Stage, Task, spend
+from optuna_agenttts import FlopsCost, LatencyCost, Model, PriceCost, Stage, Task, spend
 from optuna_agenttts.llm import (
     ChatRefusedError,
     ChatUnavailableError,
@@ -23,6 +23,7 @@ from optuna_agenttts.llm import (
     RetryPolicy,
     Usage,
 )
+from optuna_agenttts.study.spending import price_of
 from optuna_agenttts.task.cost import TableCost
 from optuna_agenttts_integrations import (
     BatchingChatModel,
@@ -178,6 +179,42 @@ def test_limit_holds_for_every_cost_model(cost, limit, fail):
     assert study.trials[-1].state == TrialState.PRUNED
     assert limit / 2 < spent(study) <= limit
     assert cost.unit in str(spend(study))
+
+
+class Cached(Paid):
+    """Bills a prompt's tokens at a tenth of the price, after the first call with it."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.seen = set()
+
+    async def complete(self, request, *, seed):
+        completion = await super().complete(request, seed=seed)
+        usage = completion.usage
+        cached = usage.prompt_tokens - 2 if request in self.seen else 0
+        self.seen.add(request)
+        self.spent -= 0.9 * cached
+        usage = Usage(usage.prompt_tokens, usage.completion_tokens, cached)
+        return Completion(completion.text, usage)
+
+
+@pytest.mark.parametrize("limit", [None, 3000.0])
+def test_cached_tokens_are_spent_at_their_price(limit):
+    """The recorded spend is what servers bill, and the limit holds for it."""
+    model = Model("m", input_price=1e6, output_price=2e6, cached_price=1e5)
+    stage = Stage("stage0", models=[model], prompt_tokens=20, generation_tokens=10)
+    task = Task(name="any", stages=[stage], cost=PriceCost(), budget=1e9)
+    paid = Cached()
+    endpoints = connect_endpoints(task, paid)
+    objective = MultiStageObjective(
+        pipeline(), list(range(8)), task=task, endpoints=endpoints, max_spend=limit
+    )
+    study = search(objective, trials=6)
+    assert paid.seen
+    assert spent(study) == pytest.approx(paid.spent)
+    assert limit is None or limit / 2 < paid.spent <= limit
+    agent = price_of(task, "m", 100, 10, 80)
+    assert agent == pytest.approx(20 + 80 * 0.1 + 10 * 2)
 
 
 def test_limit_stops_the_study_and_keeps_the_trial(caplog):

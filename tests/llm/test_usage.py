@@ -52,6 +52,25 @@ def test_thoughts_and_missing_counts(counts, expected):
     assert completion.usage == Usage(*expected)
 
 
+@pytest.mark.parametrize(
+    ("counts", "cached"),
+    [
+        ({"prompt_tokens_details": {"cached_tokens": 8}}, 8),
+        # DeepSeek.
+        ({"prompt_cache_hit_tokens": 8, "prompt_cache_miss_tokens": 4}, 8),
+        ({"prompt_tokens_details": {"cached_tokens": 99}}, 12),
+        ({"prompt_tokens_details": {"cached_tokens": -1}}, 0),
+        ({"prompt_tokens_details": {"cached_tokens": None}}, 0),
+        ({"prompt_tokens_details": None}, 0),
+        ({}, 0),
+    ],
+)
+def test_cached_tokens_are_those_of_the_prompt(counts, cached):
+    """None without a count."""
+    counts = {"prompt_tokens": 12, "completion_tokens": 5, **counts}
+    assert call(body(chat_reply("x", usage=counts))).usage.cached_tokens == cached
+
+
 def test_empty_reply_has_a_token():
     """The one that ends it."""
     assert call(body(chat_reply("", usage=None))).usage.completion_tokens == 1

@@ -20,8 +20,9 @@ from optuna_agenttts_integrations.exceptions import SpendLimitError
 
 _T = TypeVar("_T")
 
-Price = Callable[[int, float, float], float]
-"""Cost of calls with the same prompt: their number, and their tokens read and generated."""
+Price = Callable[[int, float, float, float], float]
+"""Cost of calls with the same prompt: their number, and their tokens read, generated and read from
+the server's cache, which are some of those read."""
 
 _TEMPLATE_TOKENS = 32
 """Tokens that a chat template adds to a prompt; Llama 3.1's, with its dates, is the longest of the
@@ -114,14 +115,16 @@ class Meter:
         spent: Spend of the calls that have ended.
         prompt_tokens: Tokens of the prompts of these calls.
         generated_tokens: Tokens that these calls are known to have generated.
+        cached_tokens: Tokens of the prompts that servers had cached.
     """
 
     request: ChatRequest
-    price: Price = lambda calls, prompt, generated: 0.0
+    price: Price = lambda calls, prompt, generated, cached: 0.0
     account: Account = field(default_factory=Account)
     spent: float = 0.0
     prompt_tokens: int = 0
     generated_tokens: int = 0
+    cached_tokens: int = 0
     _calls: int = 0
     _lost_tokens: int = 0
     _in_progress: int = 0
@@ -205,6 +208,7 @@ class Meter:
         self._calls += 1
         self.prompt_tokens += usage.prompt_tokens
         self.generated_tokens += usage.completion_tokens
+        self.cached_tokens += usage.cached_tokens
         if lost:
             self._lost_tokens += max(0, self.request.max_tokens - usage.completion_tokens)
         elif usage.completion_tokens > self._longest_reply:
@@ -232,7 +236,7 @@ class Meter:
         return max(self.request.max_tokens, longest)
 
     def _cost(self, calls: int, prompt: int, generated: int) -> float:
-        return self.price(calls, prompt, generated) if calls else 0.0
+        return self.price(calls, prompt, generated, self.cached_tokens) if calls else 0.0
 
     def _most(self, calls: int) -> float:
         """Return the most that the calls that have ended and further ones can cost."""

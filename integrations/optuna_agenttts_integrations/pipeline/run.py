@@ -265,7 +265,13 @@ class _StageCall:
 
 
 def _price(
-    task: Task, stage: str, model: str, calls: int, prompt_tokens: float, generated_tokens: float
+    task: Task,
+    stage: str,
+    model: str,
+    calls: int,
+    prompt_tokens: float,
+    generated_tokens: float,
+    cached_tokens: float,
 ) -> float:
     """Return the cost of calls with the same prompt, given their tokens in total."""
     return cost_of_samples(
@@ -275,4 +281,5 @@ def _price(
         calls,
         prompt_tokens=prompt_tokens / calls,
         generation_tokens=generated_tokens / calls,
+        cached_tokens=cached_tokens / calls,
     )
