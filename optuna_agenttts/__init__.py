@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from optuna_agenttts.carrying import carry_over
 from optuna_agenttts.exceptions import (
     AgentTTSError,
     BudgetError,
@@ -75,6 +76,7 @@ __all__ = [
     "Undecided",
     "Verdict",
     "__version__",
+    "carry_over",
     "describe_model",
     "guidelines",
     "recommend",

@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary
 
-from optuna.distributions import BaseDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage
 from optuna.study import Study
@@ -42,6 +42,7 @@ from optuna_agenttts.support.forking import on_fork
 from optuna_agenttts.support.logs import log_once
 from optuna_agenttts.task.parameters import parameters_of
 from optuna_agenttts.task.recognition import Recognise, check_recognise
+from optuna_agenttts.task.resuming import check_choices
 from optuna_agenttts.task.task import Task
 
 if TYPE_CHECKING:
@@ -201,7 +202,11 @@ class AgentTTSSampler(BaseSampler):
         """Prepare the independent sampler, and plan the agent's next round in the background."""
         self._independent.before_trial(study, trial)
         if len(study.directions) > 1 or self._task is not None:
-            self._tasks.get(study, trial.number)  # Warns before the first trial.
+            try:
+                self._tasks.get(study, trial.number)  # Warns before the first trial.
+            except TaskError:
+                storage.fail_trial(study, trial)
+                raise
         if self._scheduler is None:
             return
         if len(study.directions) > 1:
@@ -279,6 +284,8 @@ class AgentTTSSampler(BaseSampler):
         """
         task = self._tasks.get(study, trial.number)
         if task is not None and param_name in parameters_of(task):
+            if isinstance(param_distribution, CategoricalDistribution):
+                check_choices(study, param_name, param_distribution)
             value = self._candidates.value(study, trial, task, param_name, param_distribution)
             if value is not None:
                 return value

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from operator import attrgetter
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from optuna.distributions import CategoricalDistribution
 from optuna.storages import BaseStorage
 from optuna.study import Study
-from optuna.trial import BaseTrial, FrozenTrial
+from optuna.trial import BaseTrial, FrozenTrial, TrialState
 
 PREFIX = "agenttts:"
 # Of studies.
@@ -25,6 +26,7 @@ TASK = PREFIX + "task"
 ROUND = PREFIX + "round:"
 CLAIM = PREFIX + "claim:"
 LIMIT = PREFIX + "limit"
+CARRIED = PREFIX + "carried"
 _RECOGNISE = PREFIX + "recognise"
 _MEASURED = PREFIX + "measured:"
 # Of trials.
@@ -38,6 +40,8 @@ _CHUNK = 2045
 # Tasks that this process has registered. Storages do not cache study attributes, so without this
 # every trial would read them just to find them unchanged.
 _registered: WeakKeyDictionary[Study, str] = WeakKeyDictionary()
+# Choices of categorical parameters, once a trial has them.
+_choices: WeakKeyDictionary[Study, dict[str, tuple[Any, ...]]] = WeakKeyDictionary()
 
 
 def write_study_value(storage: BaseStorage, study_id: int, key: str, value: Any) -> None:
@@ -69,23 +73,28 @@ def read_study_value(attributes: Mapping[str, Any], key: str) -> Any:
     return json.loads("".join(attributes[name] for name in names))
 
 
-def register(study: Study, text: str) -> Mapping[str, Any] | None:
+def register(
+    study: Study, text: str, keep: Callable[[Mapping[str, Any]], bool] = lambda earlier: False
+) -> Mapping[str, Any] | None:
     """Write the description of the task that a study tunes.
 
     Args:
         study: The study.
         text: The description as canonical JSON.
+        keep: Function that returns whether to keep another description, because it differs in
+            nothing that matters. An error that it raises prevents the registration.
 
     Returns:
-        The description that was replaced, or None if there was none or it was the same.
+        The description that was replaced, or None if there was none or it was kept.
     """
     if _registered.get(study) == text:
         return None
     earlier, now = registered(study), json.loads(text)
-    if earlier != now:
+    replaced = earlier if earlier != now and earlier is not None and not keep(earlier) else None
+    if earlier is None or replaced is not None:
         write_study_value(study._storage, study._study_id, TASK, now)
     _registered[study] = text
-    return earlier if earlier != now else None
+    return replaced
 
 
 def last_registered(study: Study) -> str | None:
@@ -104,6 +113,23 @@ def read_trials(study: Study) -> list[FrozenTrial]:
     """Return all trials of a study in order of number, which not every storage keeps."""
     trials = study._storage.get_all_trials(study._study_id, deepcopy=False)
     return sorted(trials, key=attrgetter("number"))
+
+
+def read_choices(study: Study, parameter: str) -> tuple[Any, ...] | None:
+    """Return the choices of a categorical parameter, which Optuna fixes; None before a trial."""
+    known = _choices.setdefault(study, {})
+    if parameter not in known:
+        for trial in read_trials(study):
+            distribution = trial.distributions.get(parameter)
+            if isinstance(distribution, CategoricalDistribution):
+                known[parameter] = distribution.choices
+                break
+    return known.get(parameter)
+
+
+def fail_trial(study: Study, trial: FrozenTrial) -> None:
+    """End a trial that an error prevents from running, which Optuna would leave running."""
+    study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
 
 
 def mark_measured(study: Study, text: str) -> None:
@@ -130,6 +156,11 @@ def read_recognise(study: Study) -> Any:
 def write_limit(study: Study, limit: float) -> None:
     """Write the spend at which the search stops, in units of the task's cost model."""
     study._storage.set_study_system_attr(study._study_id, LIMIT, limit)
+
+
+def write_carried(study: Study, name: str, trials: int, left_out: int) -> None:
+    """Write the study whose trials a study began with, and how many were left out."""
+    study.set_user_attr(CARRIED, {"study": name, "trials": trials, "left out": left_out})
 
 
 def write_round_claim(study: Study, number: int, trial: int, time: float) -> None:

@@ -18,6 +18,7 @@ from optuna.study import Study
 from optuna_agenttts import storage
 from optuna_agenttts.exceptions import TaskError
 from optuna_agenttts.support.logs import is_first
+from optuna_agenttts.task.resuming import check_models
 from optuna_agenttts.task.task import Task
 
 _logger = logging.getLogger(__name__)
@@ -81,7 +82,17 @@ def effective_task(study: Study, declared: Task, *, fresh: bool = False) -> Task
 
 
 def set_effective_task(study: Study, task: Task) -> None:
-    """Register a task with measured lengths on a study."""
+    """Register a task with measured lengths on a study.
+
+    Raises:
+        TaskError: The trials of the study chose among other models.
+    """
+    try:
+        earlier = Task.registered(study)
+    except TaskError:
+        earlier = None
+    if earlier is not None:
+        check_models(study, earlier.stages, task.stages)
     storage.mark_measured(study, task.text)
     storage.register(study, task.text)
 
@@ -129,4 +140,5 @@ def _measured(text: str, declared: Task) -> Task:
         )
     except TaskError:
         return declared
-    return found if found.text == text else declared
+    # The order of models may differ.
+    return declared if found.differences(described) else found

@@ -38,7 +38,9 @@ def differences(ours: Any, theirs: Any, path: str = "") -> list[str]:
             for items in (ours, theirs)
         ]
         if len(named[0]) == len(ours) and len(named[1]) == len(theirs):
-            if list(named[0]) != list(named[1]):
+            # The order of stages matters, that of a stage's models does not.
+            order: type = set if path.endswith(".models") else list
+            if order(named[0]) != order(named[1]):
                 return [f"{path}: {list(named[0])} -> {list(named[1])}"]
             return differences(named[0], named[1], path)
     return [] if ours == theirs else [f"{path}: {ours!r} -> {theirs!r}"]

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import optuna
+from optuna.study import Study
 from optuna.trial import BaseTrial
 
 from optuna_agenttts.task.cost import CostModel
 from optuna_agenttts.task.feasible import Choice, FeasibleSet
+from optuna_agenttts.task.resuming import choices_of_models
 from optuna_agenttts.task.stage import Stage
 
 
@@ -19,12 +21,15 @@ def suggest_choices(
 
     Raises:
         optuna.TrialPruned: The suggested or enqueued values do not fit the budget.
+        TaskError: The trials of the study chose among other models.
     """
-    models = []
-    for stage in stages:
-        names = [model.name for model in stage.models]
-        chosen = trial.suggest_categorical(stage.model_parameter, names)
-        models.append(names.index(chosen))
+    study = getattr(trial, "study", None)
+    study = study if isinstance(study, Study) else None
+    positions = [choices_of_models(study, stage) for stage in stages]
+    models = [
+        known[trial.suggest_categorical(stage.model_parameter, list(known))]
+        for stage, known in zip(stages, positions)
+    ]
     choices: list[Choice] = [(model, 1) for model in models]
     if not feasible.fits(choices):
         names = [stage.models[model].name for stage, model in zip(stages, models)]

@@ -25,13 +25,8 @@ from optuna_agenttts.task.direction import warn_of_direction
 from optuna_agenttts.task.encoding import decode_arguments, encode_arguments
 from optuna_agenttts.task.feasible import Choice, FeasibleSet
 from optuna_agenttts.task.from_pipeline import DataPipeline, describe_stages
-from optuna_agenttts.task.stage import (
-    Model,
-    Stage,
-    checked_range,
-    checked_stages,
-    is_finite,
-)
+from optuna_agenttts.task.resuming import check_models
+from optuna_agenttts.task.stage import Model, Stage, checked_range, checked_stages, is_finite
 from optuna_agenttts.task.suggestion import suggest_choices
 from optuna_agenttts.task.values import read_model, read_samples
 
@@ -352,8 +347,8 @@ class Task:
             The allocation.
 
         Raises:
-            optuna.TrialPruned: The models with one sample each, or the enqueued values,
-                are over the budget. Nothing has been spent.
+            optuna.TrialPruned: One sample per stage, or enqueued values, are over the budget.
+            TaskError: The trials of the study chose among other models.
         """
         study = getattr(trial, "study", None)
         if isinstance(study, Study):
@@ -364,16 +359,26 @@ class Task:
         """Register this task on a study; log changes to an earlier one and a wrong direction.
 
         `suggest` and `AgentTTSSampler` call this.
+
+        Raises:
+            TaskError: The trials of the study chose among other models.
         """
         warn_of_direction(study, self.metric)
-        earlier = storage.register(study, self.text)
-        if earlier is None:
-            return
-        try:
-            changes = Task.from_dict(earlier).differences(self)
-        except TaskError as error:
-            changes = [str(error)]
-        warn_of_changes(study, changes, self.cost_model.unit)
+
+        changes: list[str] = []
+
+        def keep(values: Mapping[str, Any]) -> bool:
+            try:
+                earlier = Task.from_dict(values)
+            except TaskError as error:
+                changes.append(str(error))
+                return False
+            check_models(study, earlier.stages, self.stages)
+            changes.extend(earlier.differences(self))
+            return not changes
+
+        if storage.register(study, self.text, keep) is not None:
+            warn_of_changes(study, changes, self.cost_model.unit)
 
     @classmethod
     def registered(cls, study: Study) -> Task | None:

@@ -29,6 +29,7 @@ ROOMS = {
             *("report", "agent", "study", "llm", "task"),
             *("storage", "support", "exceptions"),
         ),
+        "carrying": ("sampler", "task", "storage", "exceptions"),
     },
     INTEGRATIONS: {
         "exceptions": (),

@@ -201,8 +201,8 @@ VALUES = {
 
 # Functions whose results are values of the classes above, or paths.
 PLAIN = {
-    *("describe_model", "examine", "guidelines", "majority_vote", "recommend", "sample_path"),
-    *("spend", "union"),
+    *("carry_over", "describe_model", "examine", "guidelines", "majority_vote", "recommend"),
+    *("sample_path", "spend", "union"),
 }
 SERVERS = {"LoopbackServer", "PlaygroundServer"}
 """They run threads and hold sockets; objectives refer to them by URL."""
