@@ -11,15 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import parse_local_safetensors_file_metadata
+
 from optuna_agenttts.exceptions import AgentTTSError
-from optuna_agenttts.llm.secrets import one_line
 
 _logger = logging.getLogger(__name__)
 
-_MAX_HEADER_BYTES = 100_000_000
-"""Limit of the safetensors format."""
-_MAX_AXES = 64
-"""Maximum number of dimensions of a tensor; chosen by hand, far above those in use."""
 _MAX_JSON_BYTES = 50_000_000
 """Maximum length of a JSON file; chosen by hand, far above those in use."""
 
@@ -40,8 +37,8 @@ class Facts:
     """Facts about a model; None if unknown.
 
     Args:
-        parameters: Total number of parameters, such as ``7e9``; a mixture of experts uses fewer
-            per token.
+        parameters: Number of parameters, such as ``7e9``, of a mixture of experts those that are
+            active per token.
         input_price: USD per million input tokens.
         output_price: USD per million output tokens.
         context_length: Maximum length of prompt and reply together, in tokens.
@@ -58,9 +55,9 @@ class Facts:
 def local_facts(folder: str | os.PathLike[str]) -> Facts:
     """Read facts from a checkpoint's folder, without loading weights or running code.
 
-    The size is the total number of elements in the headers of the safetensors files. If these are
-    missing or hold quantized weights, it is computed from config.json for dense decoders of type
-    llama, mistral, qwen2 or qwen3.
+    The size is the number of elements in the headers of the safetensors files, without the idle
+    experts of a mixture. If these files are missing or hold quantized weights, it is computed from
+    config.json for dense decoders of type llama, mistral, qwen2 or qwen3.
 
     Args:
         folder: Folder with config.json, ``*.safetensors``, or both, in the Hub's layout.
@@ -79,7 +76,7 @@ def local_facts(folder: str | os.PathLike[str]) -> Facts:
     stored, packed = _stored(path)
     quantized = packed or "quantization_config" in config
     if stored is not None and not (packed if parameters is None else quantized):
-        parameters, source = stored, "safetensors header"
+        parameters, source = active_parameters(config, stored), "safetensors header"
     elif packed and parameters is None:
         _logger.warning(
             "%s: size unknown: its weights are packed; set `Model(..., parameters=...)`.", path
@@ -105,24 +102,17 @@ def _damaged(file: Path, reason: str) -> AgentTTSError:
     )
 
 
-def _read_json(file: Path, *, header: bool = False) -> dict[str, Any]:
-    """Read the JSON object in a file, or in a safetensors file's header.
+def _unreadable(file: Path, error: OSError) -> AgentTTSError:
+    return AgentTTSError(f"{file} cannot be read ({type(error).__name__}): check its permissions.")
 
-    A header is preceded by its length in 8 bytes, little-endian.
-    """
+
+def _read_json(file: Path) -> dict[str, Any]:
+    """Read the JSON object in a file."""
     try:
         with file.open("rb") as stream:
-            length = _MAX_JSON_BYTES
-            if header:
-                size = os.fstat(stream.fileno()).st_size
-                length = int.from_bytes(stream.read(8), "little")
-                if not 0 < length <= min(size - 8, _MAX_HEADER_BYTES):
-                    raise _damaged(file, f"a header of {length} bytes in a file of {size}")
-            values = json.loads(stream.read(length))
+            values = json.loads(stream.read(_MAX_JSON_BYTES))
     except OSError as error:
-        raise AgentTTSError(
-            f"{file} cannot be read ({type(error).__name__}): check its permissions."
-        ) from None
+        raise _unreadable(file, error) from None
     except (ValueError, RecursionError):
         raise _damaged(file, "not JSON") from None
     if not isinstance(values, dict):
@@ -163,20 +153,48 @@ def _stored(folder: Path) -> tuple[float | None, bool]:
 
 def _tensors(file: Path) -> dict[str, tuple[str, int]]:
     """Read dtype and number of elements of each tensor from a safetensors file's header."""
-    tensors = {}
-    for name, tensor in _read_json(file, header=True).items():
-        if name == "__metadata__":
-            continue
-        dtype, shape = as_mapping(tensor).get("dtype"), as_mapping(tensor).get("shape")
-        if (
-            not isinstance(dtype, str)
-            or not isinstance(shape, list)
-            or len(shape) > _MAX_AXES
-            or not all(type(n) is int and 0 <= n < 2**63 for n in shape)
-        ):
-            raise _damaged(file, f"tensor {one_line(repr(name), 80)} has no dtype or shape")
-        tensors[name] = dtype, math.prod(shape)
-    return tensors
+    try:
+        found = parse_local_safetensors_file_metadata(file).tensors
+        if any(type(n) is not int or n < 0 for tensor in found.values() for n in tensor.shape):
+            raise ValueError("a tensor has no shape")
+        return {name: (str(t.dtype), t.parameter_count) for name, t in found.items()}
+    except OSError as error:
+        raise _unreadable(file, error) from None
+    # The library raises errors of several kinds for headers with an unexpected structure.
+    except Exception as error:
+        raise _damaged(file, type(error).__name__) from None
+
+
+def active_parameters(config: Mapping[str, Any], total: float) -> float | None:
+    """Return the parameters that one token uses.
+
+    Of a mixture of experts, the experts that a token does not use are left out: matrices of a
+    gated MLP, in the layers that have experts. Within a tenth of the published numbers for
+    Mixtral, Qwen3, DeepSeek-V3 and Llama 4.
+
+    Args:
+        config: Content of config.json.
+        total: Number of all parameters.
+
+    Returns:
+        The number, `total` for dense models; None if it is unknown.
+    """
+    config = as_mapping(config.get("text_config")) or config
+
+    def number(*names: str, default: int = 0) -> int:
+        given = (config.get(name) for name in names)
+        return next((n for n in given if type(n) is int and n > 0), default)
+
+    experts = number("num_experts", "num_local_experts", "n_routed_experts")
+    if experts <= 1:
+        return total
+    used = number("num_experts_per_tok", "experts_per_token")
+    layers = number("num_hidden_layers") + number("num_nextn_predict_layers")
+    layers -= number("first_k_dense_replace")
+    layers //= number("interleave_moe_layer_step", "decoder_sparse_step", default=1)
+    width = number("moe_intermediate_size", "intermediate_size")
+    idle = layers * (experts - used) * 3 * number("hidden_size") * width
+    return total - idle if used and 0 < idle < total else None
 
 
 def _dense_parameters(config: Mapping[str, Any]) -> float | None:

@@ -27,6 +27,7 @@ from optuna_agenttts.llm.wire import is_loopback, redact_url, split_url
 from optuna_agenttts.models.checkpoint import (
     PACKED,
     Facts,
+    active_parameters,
     as_length,
     as_mapping,
     as_number,
@@ -48,6 +49,12 @@ _NAME = re.compile(r"(\w[\w.-]*(?:/\w[\w.-]*)?)(?::([\w.-]*))?", re.ASCII)
 """Model id on the Hub, optionally followed by a provider, as the router accepts it."""
 _NO_PROVIDER = (None, "", "auto", "fastest", "cheapest", "preferred")
 """Values of a provider that let Hugging Face choose one."""
+
+
+_MIXTURE = re.compile(
+    "moe|mixtral|gpt.oss|deepseek|kimi|llama4|jamba|dbrx|grok|minimax|qwen3.?next|bailing|longcat"
+)
+"""Types of mixtures of experts, of which the Hub lists the total size."""
 
 
 def describe_model(name: str, *, hub: Hub | None = None, provider: str | None = None) -> Model:
@@ -208,7 +215,7 @@ class Hub:
         except ChatRefusedError as error:
             self._warn(self._endpoint, "key", f"{name}: size unknown: {error}.")
             return None, None
-        url = f"{self._endpoint}/api/models/{name}?expand=safetensors&expand=gguf"
+        url = f"{self._endpoint}/api/models/{name}?expand=safetensors&expand=gguf&expand=config"
         reply = self._get(url, key, f"{name}: size unknown", name)
         if reply is None:
             return None, None
@@ -217,8 +224,14 @@ class Hub:
         packed = not PACKED.isdisjoint(as_mapping(weights.get("parameters")))
         # GGUF lists the shapes of the weights before quantization.
         parameters = as_number(gguf.get("total")) if size is None or packed else size
+        reason = "its weights are packed" if packed else "the Hub does not list it"
+        kind = as_mapping(reply.get("config")).get("model_type") or gguf.get("architecture")
+        if parameters is not None and _MIXTURE.search(str(kind)):
+            url = f"{self._endpoint}/{name}/resolve/main/config.json"
+            config = self._get(url, key, f"{name}: size unknown", name)
+            parameters = active_parameters(config, parameters) if config else None
+            reason = "it is a mixture, whose active experts config.json does not state"
         if parameters is None:
-            reason = "its weights are packed" if packed else "the Hub does not list it"
             message = f"{name}: size unknown: {reason}; set `Model(..., parameters=...)`."
             self._warn(self._endpoint, name, message)
         return parameters, as_length(gguf.get("context_length"))

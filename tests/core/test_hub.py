@@ -15,7 +15,7 @@ from huggingface_hub import constants, parse_local_safetensors_file_metadata
 from safetensors.numpy import save_file
 
 from optuna_agenttts import AgentTTSError, Model, TaskError
-from optuna_agenttts.models.checkpoint import Facts, local_facts
+from optuna_agenttts.models.checkpoint import Facts, active_parameters, local_facts
 from optuna_agenttts.models.hub import Hub, describe_model
 
 MODEL = "Qwen/Qwen3-8B"
@@ -103,6 +103,94 @@ def header(content):
     text = content if isinstance(content, (bytes, str)) else json.dumps(content)
     data = text.encode() if isinstance(text, str) else text
     return len(data).to_bytes(8, "little") + data
+
+
+MIXTRAL = {
+    "model_type": "mixtral",
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_local_experts": 8,
+    "num_experts_per_tok": 2,
+}
+MIXTURES = {
+    "Mixtral-8x7B": (46.70, 12.9, MIXTRAL),
+    "Qwen3-235B-A22B": (
+        *(235.09, 22),
+        {
+            **{"hidden_size": 4096, "intermediate_size": 12288, "moe_intermediate_size": 1536},
+            **{"num_hidden_layers": 94, "num_experts": 128, "num_experts_per_tok": 8},
+        },
+    ),
+    "DeepSeek-V3": (
+        *(684.53, 37),
+        {
+            **{"hidden_size": 7168, "intermediate_size": 18432, "moe_intermediate_size": 2048},
+            **{"num_hidden_layers": 61, "n_routed_experts": 256, "num_experts_per_tok": 8},
+            **{"first_k_dense_replace": 3, "num_nextn_predict_layers": 1},
+        },
+    ),
+    "Llama-4-Maverick": (
+        *(401.58, 17),
+        {
+            "text_config": {
+                **{"hidden_size": 5120, "intermediate_size": 8192, "num_hidden_layers": 48},
+                **{"num_local_experts": 128, "num_experts_per_tok": 1},
+                **{"interleave_moe_layer_step": 2},
+            }
+        },
+    ),
+}
+"""Total and published active parameters in billions, and public dimensions."""
+
+
+class TestActiveParameters:
+    @pytest.mark.parametrize(("total", "active", "config"), MIXTURES.values(), ids=MIXTURES)
+    def test_published_numbers_are_met(self, total, active, config):
+        """Dimensions and the total give the parameters of one token."""
+        assert active_parameters(config, total * 1e9) == pytest.approx(active * 1e9, rel=0.1)
+
+    def test_idle_experts_of_a_checkpoint_do_not_count(self, tmp_path):
+        """Those of its tensors that a token does not use, to the element."""
+        tensors = {"embed": np.zeros((100, 16), np.float16)}
+        for layer in range(3):
+            tensors[f"{layer}.router"] = np.zeros((6, 16), np.float16)
+            for expert in range(6):
+                for matrix in ("gate", "up", "down"):
+                    tensors[f"{layer}.experts.{expert}.{matrix}"] = np.zeros((16, 24), np.float16)
+        idle = sum(t.size for n, t in tensors.items() if "experts" in n) * 4 // 6
+        config = {
+            **{"num_hidden_layers": 3, "hidden_size": 16, "moe_intermediate_size": 24},
+            **{"num_experts": 6, "num_experts_per_tok": 2, "model_type": "qwen3_moe"},
+        }
+        facts = local_facts(checkpoint(tmp_path, config, model=tensors))
+        assert facts.parameters == sum(t.size for t in tensors.values()) - idle
+
+    @pytest.mark.parametrize(
+        "changes", [{"num_experts_per_tok": None}, {"hidden_size": "4096"}, {"hidden_size": 10**9}]
+    )
+    def test_a_mixture_that_is_not_understood_has_no_size(self, changes):
+        """Its total is not the size that costs follow."""
+        assert active_parameters({**MIXTRAL, **changes}, 46.7e9) is None
+
+    @pytest.mark.parametrize("config", [LLAMA_8B, {}, {"num_experts": 0}, {"num_experts": None}])
+    def test_a_dense_model_uses_all(self, config):
+        """Also if its type knows experts."""
+        assert active_parameters(config, 8e9) == 8e9
+
+    @pytest.mark.parametrize("name", ["mistralai/Mixtral-8x7B-v0.1", "Qwen/Qwen3-30B-A3B"])
+    @pytest.mark.parametrize("found", [True, False])
+    def test_the_hub_lists_totals(self, name, found, caplog):
+        """So its config.json is read; without it, the name may state the size."""
+        info = {"safetensors": {"total": 46.7e9}, "config": {"model_type": "mixtral"}}
+        pages = {f"/api/models/{name}": info, PRICES: PAGES[PRICES]}
+        if found:
+            pages[f"/{name}/resolve/main/config.json"] = MIXTRAL
+        with serving(pages) as server:
+            model = describe_model(name, hub=hub_at(server))
+        expected = pytest.approx(12.9e9, rel=0.01) if found else Model(name).parameters
+        assert model.parameters == expected
+        assert ("active experts" in caplog.text) == (not found)
 
 
 class TestLocalFacts:
