@@ -193,7 +193,7 @@ def _usage(counts: Mapping[str, Any], request: ChatRequest, text: str) -> Usage:
         # At least the token that ends the reply.
         generated or max(1, len(text) // 4),
         # DeepSeek has a field of its own.
-        min(prompt, _count(cached) or _count(counts.get("prompt_cache_hit_tokens"))),
+        cached_tokens=min(prompt, _count(cached) or _count(counts.get("prompt_cache_hit_tokens"))),
     )
 
 

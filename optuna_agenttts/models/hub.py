@@ -1,7 +1,8 @@
 """Sizes, prices and context lengths of models from the Hugging Face Hub and its router.
 
-Requests are sent directly rather than by `huggingface_hub.HfApi`, which (2.4.0) reads replies of
-any length, has no total timeout, and refuses loopback addresses if ``HF_HUB_OFFLINE`` is set.
+Requests are sent by the HTTP client of `huggingface_hub`, which users can configure
+(`set_async_client_factory`), but not by its `HfApi`, which (2.4.0) reads replies of any length,
+has no total timeout, and follows redirects to other servers.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import httpx2
-from huggingface_hub import is_offline_mode
+from huggingface_hub import get_async_session, is_offline_mode
 
 from optuna_agenttts.exceptions import AgentTTSError
 from optuna_agenttts.llm.loop import LoopThread
@@ -42,8 +43,6 @@ _logger = logging.getLogger(__name__)
 
 _MAX_REPLY_BYTES = 16_000_000
 """Maximum length of a reply, in bytes; chosen by hand, well above the router's full list."""
-_MAX_REDIRECTS = 3
-"""Maximum number of redirects; chosen by hand."""
 
 _NAME = re.compile(r"(\w[\w.-]*(?:/\w[\w.-]*)?)(?::([\w.-]*))?", re.ASCII)
 """Model id on the Hub, optionally followed by a provider, as the router accepts it."""
@@ -315,29 +314,25 @@ class Hub:
         headers = {"accept": "application/json", "accept-encoding": "identity"}
         if key:
             headers["authorization"] = f"Bearer {key}"
-        target = httpx2.URL(url)
-        async with httpx2.AsyncClient(
-            timeout=self._timeout,
-            follow_redirects=False,
-            # Servers on this machine are not behind a proxy.
-            trust_env=not is_loopback(url),
-        ) as client:
+        server = httpx2.URL(url)
+
+        async def stay(request: httpx2.Request) -> None:
             # The Hub redirects requests for renamed models.
-            for _ in range(_MAX_REDIRECTS + 1):
-                async with client.stream("GET", target, headers=headers) as reply:
-                    if reply.status_code == 200:
-                        return await _body(reply)
-                    if not reply.has_redirect_location:
-                        hint = ""
-                        if reply.status_code in (401, 403, 404):
-                            hint = " (no such model, or no access with this token)"
-                        raise _NoReplyError(f"HTTP {reply.status_code}{hint}", reply.status_code)
-                    before, target = target, target.join(reply.headers["location"])
-                    if (before.scheme, before.netloc) != (target.scheme, target.netloc):
-                        raise _NoReplyError(
-                            "it redirects to another server, which is not followed"
-                        )
-        raise _NoReplyError("too many redirects")
+            if (request.url.scheme, request.url.netloc) != (server.scheme, server.netloc):
+                raise _NoReplyError("it redirects to another server, which is not followed")
+
+        # Servers on this machine are neither behind a proxy nor unreachable offline.
+        client = httpx2.AsyncClient(trust_env=False) if is_loopback(url) else get_async_session()
+        client.event_hooks["request"].insert(0, stay)
+        client.headers.update(headers)
+        client.timeout, client.follow_redirects = self._timeout, True
+        async with client, client.stream("GET", url) as reply:
+            if reply.status_code == 200:
+                return await _body(reply)
+            hint = ""
+            if reply.status_code in (401, 403, 404):
+                hint = " (no such model, or no access with this token)"
+            raise _NoReplyError(f"HTTP {reply.status_code}{hint}", reply.status_code)
 
     def _warn(self, server: str, cause: str, message: str) -> None:
         if (server, cause) not in self._warned:

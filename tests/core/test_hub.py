@@ -9,9 +9,11 @@ import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import httpx2
 import numpy as np
 import pytest
 from huggingface_hub import constants, parse_local_safetensors_file_metadata
+from huggingface_hub.utils import _http
 from safetensors.numpy import save_file
 
 from optuna_agenttts import AgentTTSError, Model, TaskError
@@ -719,6 +721,28 @@ class TestKeys:
                 assert hub.facts("far/away").parameters is None
             assert other.seen == []
         assert "another server" in caplog.text
+
+
+class TestClient:
+    def test_the_librarys_client_is_used(self, monkeypatch):
+        """So that proxies and certificates that a user sets there are in force."""
+        pages = {f"https://huggingface.co{SIZE}": PAGES[SIZE]}
+        pages[f"https://router.huggingface.co{PRICES}"] = PAGES[PRICES]
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+
+        async def answer(request):
+            async def body():
+                yield json.dumps(pages[str(request.url.copy_with(query=None))]).encode()
+
+            return httpx2.Response(200, content=body())
+
+        transport = httpx2.MockTransport(answer)
+        monkeypatch.setattr(
+            _http,
+            "_GLOBAL_ASYNC_CLIENT_FACTORY",
+            lambda: httpx2.AsyncClient(transport=transport),
+        )
+        assert Hub(token="").facts(MODEL).source == "Hub; prices: router, provider groq"
 
 
 class TestOffline:

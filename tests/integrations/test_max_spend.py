@@ -194,7 +194,7 @@ class Cached(Paid):
         cached = usage.prompt_tokens - 2 if request in self.seen else 0
         self.seen.add(request)
         self.spent -= 0.9 * cached
-        usage = Usage(usage.prompt_tokens, usage.completion_tokens, cached)
+        usage = Usage(usage.prompt_tokens, usage.completion_tokens, cached_tokens=cached)
         return Completion(completion.text, usage)
 
 
