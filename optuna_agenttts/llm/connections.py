@@ -13,7 +13,7 @@ import httpx2
 
 from optuna_agenttts.llm.outages import connection_error, note_answer
 from optuna_agenttts.llm.port import ChatUnavailableError
-from optuna_agenttts.llm.secrets import redact_bytes
+from optuna_agenttts.llm.secrets import hide_key
 from optuna_agenttts.llm.waiting import waiting
 
 _KEEPALIVE_EXPIRY = 15.0
@@ -104,7 +104,7 @@ async def exchange(
         client: HTTP client.
         method: HTTP method.
         url: URL of the request.
-        key: API key to send; it is redacted from the reply.
+        key: API key to send; see `hide_key` for the reply.
         content: JSON body, if any.
         max_bytes: Maximum length of the reply's body, in bytes.
         where: Model and server, for error messages.
@@ -136,7 +136,9 @@ async def exchange(
                             kind="reply too long",
                             lost=True,
                         )
-                return reply.status_code, reply.headers, redact_bytes(bytes(received), key)
+                # Before messages quote the beginning of the body.
+                body = hide_key(received.decode("latin-1"), key).encode("latin-1")
+                return reply.status_code, reply.headers, body
     except httpx2.TimeoutException:
         raise
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:

@@ -40,7 +40,7 @@ from optuna_agenttts.llm.replies import (
     hub_reply_to_json,
     parse_completion,
 )
-from optuna_agenttts.llm.secrets import ApiKey, key_for, one_line, picklable_key, redact
+from optuna_agenttts.llm.secrets import ApiKey, hide_key, key_for, one_line, picklable_key, redact
 from optuna_agenttts.llm.server_info import ServerInfo
 from optuna_agenttts.llm.wire import (
     chat_url,
@@ -226,14 +226,12 @@ class HuggingFaceChat:
                 # Only the prompt can be counted.
                 error.usage = prompt_usage(request)
             raise
-        # A server that echoes the request must not get the key into a store.
-        if key and (key in completion.text or key in completion.finish_reason):
-            return Completion(
-                redact(completion.text, [key]),
-                completion.usage,
-                redact(completion.finish_reason, [key]),
-            )
-        return completion
+        if not key:
+            return completion
+        # A server that echoes the request, in any escapes, must not get the key into a store.
+        parts = (completion.text, completion.finish_reason, completion.thoughts)
+        text, reason, thoughts = (hide_key(part, key) for part in parts)
+        return Completion(text, completion.usage, reason, thoughts)
 
     async def _call_url(
         self,
@@ -255,6 +253,7 @@ class HuggingFaceChat:
             "stream": False,
             **({"stop": list(request.stop)} if request.stop else {}),
             **response_format,
+            **json.loads(request.extra or "{}"),
         }
         try:
             status, headers, content = await exchange(
@@ -274,7 +273,7 @@ class HuggingFaceChat:
                 lost=not isinstance(timeout, httpx2.ConnectTimeout),
             ) from None
         if status == 200:
-            return parse_completion(content, request, self.where)
+            return parse_completion(content, request, self.where, headers)
         text = content.decode("utf-8", "replace")
         error = http_error(status, headers, text, self.where)
         if response_format and refuses_response_format(status, text):
@@ -296,6 +295,7 @@ class HuggingFaceChat:
             "seed": seed,
             "stop": list(request.stop) or None,
             **response_format,
+            **({"extra_body": json.loads(request.extra)} if request.extra else {}),
         }
         try:
             async with AsyncInferenceClient(

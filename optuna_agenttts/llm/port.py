@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol, cast, runtime_checkable
 
 from optuna_agenttts.exceptions import AgentTTSError
+from optuna_agenttts.llm.thoughts import split_thoughts
 
 
 class ChatError(AgentTTSError):
@@ -74,6 +75,7 @@ class ChatRequest:
         stop: Strings that end the generation.
         schema: JSON schema, as JSON text, for the reply. Servers with constrained generation
             enforce it; others may ignore it.
+        extra: Further fields of the request's body, as JSON text of an object; see `Model`.
     """
 
     model: str
@@ -82,6 +84,7 @@ class ChatRequest:
     temperature: float
     stop: tuple[str, ...] = ()
     schema: str | None = None
+    extra: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +94,14 @@ class Usage:
     Args:
         prompt_tokens: Tokens of the prompt.
         completion_tokens: Tokens of the completion, thoughts included.
+        thought_tokens: Tokens of the thoughts in it; 0 if the server does not count them, see
+            `Completion.thought_tokens`.
         cached_tokens: Tokens of the prompt that the server had cached, for the bill of the call.
     """
 
     prompt_tokens: int
     completion_tokens: int
+    thought_tokens: int = field(default=0, compare=False)
     cached_tokens: int = field(default=0, compare=False)
 
 
@@ -117,19 +123,60 @@ def count_repeated(error: ChatError) -> None:
         report(error)
 
 
+FAILED_REASONS = (
+    *("abort", "aborted", "cancel", "cancelled", "canceled", "error", "failed", "timeout"),
+    *("insufficient_system_resource", "modelunloaded"),
+)
+"""Finish reasons, in lower case, of replies that a failing server cut off (vLLM and SGLang,
+OpenRouter and Mistral, DeepSeek, LM Studio)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Completion:
     """Reply of a model.
 
     Args:
-        text: The generated text.
+        text: The generated text. Thoughts in it are moved to `thoughts`.
         usage: Numbers of tokens.
         finish_reason: ``"stop"``, ``"length"``, or another reason that the server reports.
+        thoughts: What the model thought before the text.
     """
 
     text: str
     usage: Usage
     finish_reason: str = "stop"
+    thoughts: str = ""
+
+    def __post_init__(self) -> None:
+        """Separate the thoughts from the text."""
+        text, thoughts = split_thoughts(self.text)
+        object.__setattr__(self, "text", text)
+        object.__setattr__(self, "thoughts", "\n".join(filter(None, [self.thoughts, thoughts])))
+
+    @property
+    def thought_tokens(self) -> int:
+        """Tokens of the thoughts, estimated from their share of the reply if not counted."""
+        share = len(self.thoughts) / max(1, len(self.thoughts) + len(self.text))
+        if self.finish_reason == "length" and not self.text.strip():
+            # Servers may withhold thoughts.
+            share = 1
+        counted = self.usage.thought_tokens or round(share * self.usage.completion_tokens)
+        return min(counted, self.usage.completion_tokens)
+
+    @property
+    def ended_in_thoughts(self) -> bool:
+        """True if thoughts are all that the model wrote."""
+        return not self.text.strip() and self.thought_tokens > 0
+
+    @property
+    def is_missing(self) -> bool:
+        """True if there is no text because of thoughts, a filter, a refusal or a tool call."""
+        return not self.text.strip() and (self.thought_tokens > 0 or self.finish_reason != "stop")
+
+    @property
+    def failed(self) -> bool:
+        """True if the server failed before the reply was complete."""
+        return self.finish_reason.lower() in FAILED_REASONS
 
 
 @runtime_checkable

@@ -1,8 +1,9 @@
-"""Conversion of replies, HTTP errors and `huggingface_hub` exceptions."""
+"""Meaning of what servers reply: completions, errors, and `huggingface_hub` exceptions."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
@@ -13,6 +14,7 @@ from huggingface_hub.errors import InferenceTimeoutError, OfflineModeIsEnabled
 
 from optuna_agenttts.llm.outages import NO_QUOTA, REMEDIES, connection_error, lacks_quota
 from optuna_agenttts.llm.port import (
+    FAILED_REASONS,
     ChatError,
     ChatRefusedError,
     ChatRequest,
@@ -123,104 +125,218 @@ def hub_error(error: Exception, *, key: str | None, where: str, timeout: float) 
     return ChatUnavailableError(f"{where}: {kind}", kind=kind)
 
 
-def parse_completion(body: bytes, request: ChatRequest, where: str) -> Completion:
+def parse_completion(
+    body: bytes, request: ChatRequest, where: str, headers: Mapping[str, str] | None = None
+) -> Completion:
     """Parse the body of a chat completion.
 
     Args:
-        body: Body of the reply.
+        body: Body of the reply, with HTTP status 200.
         request: The request, to estimate its tokens if the server does not count them.
         where: Model and server, for the message.
+        headers: Headers of the reply.
 
     Returns:
-        The completion.
+        The completion; its text is empty if the model wrote none.
 
     Raises:
-        ChatUnavailableError: The body is not JSON or has no text; a later reply may differ.
+        ChatUnavailableError: The body is not JSON or has no text, or the server failed; a later
+            reply may differ.
+        ChatRefusedError: The body is an error that does not pass with time.
     """
+    text = body.decode("utf-8-sig", "replace").lstrip()
     try:
-        values = json.loads(body)
+        values = _merged_events(text) if text.startswith("data:") else json.loads(text)
+        return completion_from_json(values, request, where, headers)
     except (ValueError, RecursionError) as error:
-        start = one_line(body[:200].decode("utf-8", "replace"), 60)
         raise ChatUnavailableError(
-            f"{where}: the reply is not JSON ({type(error).__name__}): {start!r}",
+            f"{where}: the reply is not JSON ({type(error).__name__}): {one_line(text, 60)!r}",
             kind="no JSON",
             # Half a reply, rather than the page of a proxy.
-            lost=body.lstrip().startswith(b"{"),
+            lost=text.startswith(("{", "data:")),
         ) from None
-    return completion_from_json(values, request, where)
 
 
-def completion_from_json(values: Any, request: ChatRequest, where: str) -> Completion:
+def _merged_events(text: str) -> Any:
+    """Return server-sent events, which were not asked for, as one completion."""
+    lines = [line.removeprefix("data:").strip() for line in text.splitlines() if "data:" in line]
+    events = [_mapping(json.loads(line)) for line in lines if line and line != "[DONE]"]
+    choices = [_first(event.get("choices")) for event in events]
+    deltas = [_mapping(choice.get("delta") or choice.get("message")) for choice in choices]
+    message = {
+        name: "".join(filter(None, (_text(delta.get(name)) for delta in deltas)))
+        for name in ("content", *_THOUGHT_FIELDS)
+    }
+    reasons = [choice["finish_reason"] for choice in choices if choice.get("finish_reason")]
+    if not reasons and "[DONE]" not in lines and not any("error" in event for event in events):
+        raise ValueError("the events have no end")
+    merged = {key: value for event in events for key, value in event.items() if value}
+    choice = {"message": message, "finish_reason": reasons[-1] if reasons else "stop"}
+    return {**merged, "choices": [choice]}
+
+
+_THOUGHT_FIELDS = ("reasoning_content", "reasoning", "thinking")
+"""Fields of a message with thoughts (vLLM and DeepSeek, OpenRouter and Groq, Ollama)."""
+
+
+def completion_from_json(
+    values: Any, request: ChatRequest, where: str, headers: Mapping[str, str] | None = None
+) -> Completion:
     """Build a completion from decoded JSON; see `parse_completion`."""
-    choices = values.get("choices") if isinstance(values, Mapping) else None
-    first = choices[0] if isinstance(choices, list) and choices else None
-    message = first.get("message") if isinstance(first, Mapping) else None
-    text = message.get("content") if isinstance(message, Mapping) else None
-    usage = values.get("usage") if isinstance(values, Mapping) else None
-    counts = usage if isinstance(usage, Mapping) else {}
-    reason = first.get("finish_reason") if isinstance(first, Mapping) else None
-    if isinstance(message, Mapping) and text is None and reason == "length":
-        # A model that thought up to `max_tokens`; other servers reply with an empty text.
-        text = ""
-    # An empty text is a valid completion.
-    if not isinstance(text, str):
+    # Gemini's errors are in a list.
+    reply = _mapping(values) or {"error": _first(values).get("error")}
+    choice = _first(reply.get("choices"))
+    message = _mapping(choice.get("message"))
+    # The second one is that of text completions.
+    text = _text(message.get("content") if message else choice.get("text"))
+    thoughts = _text(message.get("content"), thoughts=True) or next(
+        filter(None, (_text(message.get(name)) for name in _THOUGHT_FIELDS)), ""
+    )
+    reason = choice.get("finish_reason")
+    reason = reason if isinstance(reason, str) else ""
+    counts = _mapping(reply.get("usage"))
+    error = choice.get("error") or message.get("error") or _error_of(reply)
+    if error and not (text and reason and reason.lower() not in FAILED_REASONS):
+        usage = _usage(counts, request, text or "") if counts else None
+        raise _error_in_body(error, where, headers or {}, usage)
+    refused = bool(message.get("refusal"))
+    if text is None and message.get("content") is None:
+        # Thoughts up to `max_tokens`, a refusal, a tool call, or nothing.
+        text = "" if reason or thoughts or refused else None
+    if text is None:
         raise ChatUnavailableError(
             f"{where}: the reply has no text",
             kind="no text in reply",
             usage=_usage(counts, request, "") if counts else None,
             # A message is there, so a model ran.
-            lost=isinstance(message, Mapping) and not counts,
+            lost=bool(message) and not counts,
         )
-    return Completion(
-        text, _usage(counts, request, text), reason if isinstance(reason, str) else "stop"
+    usage = _usage(counts, request, thoughts + text, reason)
+    found = Completion(
+        text, usage, "refusal" if refused and not text else reason or "stop", thoughts
     )
+    if found.failed:
+        raise ChatUnavailableError(
+            f"{where}: the server ended the reply early (finish reason {one_line(reason, 40)!r})",
+            kind="reply ended early",
+            usage=usage if counts else None,
+            lost=not counts,
+        )
+    return found
 
 
-def _usage(counts: Mapping[str, Any], request: ChatRequest, text: str) -> Usage:
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _first(values: Any) -> Mapping[str, Any]:
+    return _mapping(values[0]) if isinstance(values, list) and values else {}
+
+
+def _text(content: Any, *, thoughts: bool = False) -> str | None:
+    """Return the text, or the thoughts, in the content of a message; None if there is none."""
+    if isinstance(content, str):
+        return None if thoughts else content
+    if not isinstance(content, list):
+        return None
+    texts = []
+    for part in content:
+        fields = _mapping(part) or {"text": part}
+        kind = str(fields.get("type", "text"))
+        if ("think" in kind or "reason" in kind) is thoughts:
+            value = fields.get("text") or fields.get(kind)
+            texts.append(_text(_mapping(value).get("value", value)) or "")
+    return "".join(texts)
+
+
+def _error_of(reply: Mapping[str, Any]) -> Any:
+    """Return the error in the body of a reply: its own field, or the body itself."""
+    if error := reply.get("error") or reply.get("errors"):
+        return error
+    if reply.get("object") == "error" or (not reply.get("choices") and _words(reply)):
+        return reply
+    # MiniMax.
+    status = _mapping(reply.get("base_resp"))
+    return status if status.get("status_code") else None
+
+
+def _words(error: Any) -> str:
+    """Return the server's description of an error."""
+    if isinstance(error, list):
+        return _words(error[0]) if error else ""
+    fields = _mapping(error)
+    names = ("message", "detail", "status_msg", "msg", "error")
+    words = error if isinstance(error, str) else next(filter(None, map(fields.get, names)), "")
+    # OpenRouter: the words of the provider behind it.
+    raw = _mapping(fields.get("metadata")).get("raw")
+    words = words if isinstance(words, str) else json.dumps(words, default=str)
+    return f"{words}: {raw}" if isinstance(raw, str) and raw else words
+
+
+_PERMANENT = re.compile(
+    r"quota|credit|billing|balance|auth|api.?key|permission|forbidden|not.?found|no such"
+    r"|unexpected endpoint|invalid|unsupported|validation|context.?(?:length|window)|too long",
+    re.IGNORECASE,
+)
+_TRANSIENT = re.compile(
+    r"rate.?limit|too.?many|overload|throttl|busy|time.?out|unavailable|again|loading",
+    re.IGNORECASE,
+)
+
+
+def _error_in_body(
+    error: Any, where: str, headers: Mapping[str, str], usage: Usage | None
+) -> ChatError:
+    """Build the error for a body that is one despite HTTP status 200."""
+    fields = _first(error) if isinstance(error, list) else _mapping(error)
+    words = _words(error)
+    for name in ("code", "status", "status_code", "statusCode"):
+        code = str(fields.get(name, ""))
+        if code.isdecimal() and 400 <= int(code[:9]) < 600:
+            found = http_error(int(code), headers, words, where)
+            break
+    else:
+        message = f"{where}: error in the reply: {one_line(words) or 'no description'}"
+        # Names of errors, such as "rate_limit_exceeded", are in these fields.
+        names = f"{fields.get('code')} {fields.get('type')} {fields.get('error_type')} {words}"
+        refused = _PERMANENT.search(names) and not _TRANSIENT.search(names)
+        kind = ChatRefusedError if refused else ChatUnavailableError
+        found = kind(message, kind="error in reply", retry_after=retry_after(headers))
+    found.usage = usage
+    return found
+
+
+def _usage(counts: Mapping[str, Any], request: ChatRequest, text: str, reason: str = "") -> Usage:
     """Return the tokens that a server counted, thoughts included; estimates of those missing."""
     prompt = _count(counts.get("prompt_tokens"))
     generated = _count(counts.get("completion_tokens"))
     total = _count(counts.get("total_tokens"))
-    details = counts.get("completion_tokens_details")
-    cached = counts.get("prompt_tokens_details")
-    cached = cached.get("cached_tokens") if isinstance(cached, Mapping) else None
-    thoughts = _count(details.get("reasoning_tokens") if isinstance(details, Mapping) else None)
+    details = _mapping(counts.get("completion_tokens_details"))
+    thoughts = _count(details.get("reasoning_tokens")) or _count(counts.get("reasoning_tokens"))
     # Some servers (xAI) count thoughts apart from the completion, and in the total.
     generated += thoughts if thoughts > generated else 0
     generated = max(generated, total - prompt if prompt else 0)
+    # At least the token that ends the reply.
+    guess = request.max_tokens if reason == "length" else max(1, len(text) // 4)
+    cached = _count(_mapping(counts.get("prompt_tokens_details")).get("cached_tokens"))
+    # DeepSeek has a field of its own.
+    cached = cached or _count(counts.get("prompt_cache_hit_tokens"))
     return Usage(
         prompt or prompt_usage(request).prompt_tokens,
-        # At least the token that ends the reply.
-        generated or max(1, len(text) // 4),
-        # DeepSeek has a field of its own.
-        cached_tokens=min(prompt, _count(cached) or _count(counts.get("prompt_cache_hit_tokens"))),
+        generated or guess,
+        thoughts,
+        cached_tokens=min(prompt, cached),
     )
 
 
-def hub_reply_to_json(reply: Any) -> dict[str, Any]:
+def hub_reply_to_json(reply: Any) -> Any:
     """Convert `huggingface_hub`'s reply object, any field of which may be missing, to JSON."""
-    choice = (getattr(reply, "choices", None) or [None])[0]
-    message = getattr(choice, "message", None)
-    usage = getattr(reply, "usage", None)
-    return {
-        "choices": [
-            {
-                "message": {"content": getattr(message, "content", None)},
-                "finish_reason": getattr(choice, "finish_reason", None),
-            }
-        ],
-        "usage": {
-            name: getattr(usage, name, None)
-            for name in (
-                "prompt_tokens",
-                "completion_tokens",
-                "total_tokens",
-                "completion_tokens_details",
-                "prompt_tokens_details",
-                "prompt_cache_hit_tokens",
-            )
-        },
-    }
+    if isinstance(reply, list):
+        return [hub_reply_to_json(item) for item in reply]
+    fields = getattr(reply, "__dict__", None)
+    if fields is None:
+        return reply
+    return {name: hub_reply_to_json(value) for name, value in fields.items()}
 
 
 def _count(value: Any) -> int:

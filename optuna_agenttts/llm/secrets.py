@@ -17,6 +17,9 @@ _HOST_PATTERN = re.compile(r"[a-z0-9.-]+")
 _REDACTED = "[hidden]"
 _MIN_SECRET_LENGTH = 8
 """Characters; shorter keys ("none", "EMPTY") are placeholders that occur in ordinary words."""
+_MIN_KEY_LENGTH = 16
+"""Characters of a key that is replaced in data. Chosen by hand: keys of providers have 32 or more.
+"""
 
 
 def is_hugging_face(url: str) -> bool:
@@ -115,18 +118,22 @@ class UnpickledKey:
 
 
 def redact(text: str, secrets: Iterable[str | None]) -> str:
-    """Replace the given secrets, and anything that looks like an API key, in a text."""
+    """Replace secrets, and anything that looks like an API key, in a message to people."""
     for secret in secrets:
         if secret and len(secret) >= _MIN_SECRET_LENGTH:
             text = text.replace(secret, _REDACTED)
     return _KEY_PATTERN.sub(_REDACTED, text)
 
 
-def redact_bytes(content: bytes, secret: str | None) -> bytes:
-    """Replace a secret in a reply's body; call it before truncating the body."""
-    if secret and len(secret) >= _MIN_SECRET_LENGTH:
-        content = content.replace(secret.encode(), _REDACTED.encode())
-    return content
+def hide_key(text: str, key: str | None) -> str:
+    """Replace the API key, and nothing else, in data that a server sent.
+
+    Placeholders ("ollama", "sk-no-key-required") occur in ordinary text. They are shorter, or have
+    neither digits nor capitals, which keys have.
+    """
+    if key and len(key) >= _MIN_KEY_LENGTH and re.search("[A-Z0-9]", key):
+        text = text.replace(key, _REDACTED)
+    return text
 
 
 def one_line(text: str, length: int = 200) -> str:

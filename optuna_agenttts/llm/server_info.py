@@ -12,7 +12,7 @@ import httpx2
 
 from optuna_agenttts.llm.connections import exchange
 from optuna_agenttts.llm.port import ChatError, ChatUnavailableError
-from optuna_agenttts.llm.secrets import redact
+from optuna_agenttts.llm.secrets import hide_key
 from optuna_agenttts.llm.wire import chat_url, server_root
 
 _PROBE_TIMEOUT = 5.0
@@ -67,7 +67,7 @@ class ServerInfo:
             info_status, values = await self._get(server_root(self.base_url) + "/info")
             names = [values.get("model_id")] if isinstance(values, Mapping) else []
             status = status or info_status
-        found = tuple(redact(name, [self.key]) for name in names if isinstance(name, str) and name)
+        found = tuple(hide_key(name, self.key) for name in names if isinstance(name, str) and name)
         if not found:
             raise ChatUnavailableError(
                 f"{self.where}: the server lists no models "

@@ -288,7 +288,9 @@ BEHAVIOURS: dict[str, Behaviour] = {
 }
 """Behaviours by name."""
 
-ANSWERING = frozenset({"good", "echo_auth", "nan", "huge_usage", "odd_usage", "blank_content"})
+ANSWERING = frozenset(
+    {"good", "echo_auth", "nan", "huge_usage", "odd_usage", "blank_content", "parts_content"}
+)
 """Behaviours with a usable completion."""
 
 REFUSING = frozenset(

@@ -1096,7 +1096,6 @@ def test_a_model_of_the_hub_looks_up_nothing(hub):
         (Reply(choices=[]), ChatUnavailableError, "no text in reply"),
         (Reply(choices=[None]), ChatUnavailableError, "no text in reply"),
         (Reply(choices=[Reply(message=None)]), ChatUnavailableError, "no text in reply"),
-        (hub_reply(text=None), ChatUnavailableError, "no text in reply"),
         ("a text", ChatUnavailableError, "no text in reply"),
     ],
 )

@@ -1,0 +1,82 @@
+"""Thoughts of models: the text that a reasoning model writes before its answer."""
+
+from __future__ import annotations
+
+import re
+
+_NAME = r"(?i:(?:seed:)?(?:think|thinking|thought)>)"
+_CHANNEL = r"(?:\|start\|>assistant<)?\|channel\|>"
+# A set of first characters, with no flags on the rest of the pattern, is searched for quickly.
+_TAG = re.compile(
+    rf"[<\[◁`~](?:(?P<open>{_NAME}|THINK\]|think▷|\|START_THINKING\|>"
+    rf"|{_CHANNEL}(?:analysis|commentary)<\|message\|>)"
+    rf"|(?P<close>/(?:{_NAME}|THINK\]|think▷)|\|END_THINKING\|>"
+    rf"|{_CHANNEL}final<\|message\|>)"
+    r"|(?P<fence>(?<=`)``|(?<=~)~~))"
+)
+"""Tags around thoughts of Qwen, DeepSeek and others, Mistral, Kimi, Cohere and gpt-oss, and the
+fences of code blocks."""
+
+_SPECIAL_TOKEN = re.compile(
+    r"(?:<\|(?:im_end|eot_id|eom_id|end|endoftext|end_of_text|return|END_RESPONSE"
+    r"|END_OF_TURN_TOKEN)\|>|</s>|<eos>|<end_of_turn>|<｜end▁of▁sentence｜>)\Z"
+)
+_LONGEST_TOKEN = 24
+"""Characters of the longest special token, rounded up."""
+
+
+def split_thoughts(text: str) -> tuple[str, str]:
+    """Separate the answer in a reply from the thoughts, in linear time.
+
+    Thoughts without an opening tag begin with the reply, as some chat templates put that tag into
+    the prompt. Thoughts without a closing tag were cut off: no answer follows them. Tags in a code
+    block of the answer are code.
+
+    Args:
+        text: The reply.
+
+    Returns:
+        The answer without special tokens at its end, and the thoughts. Without either, the reply
+        is returned unchanged.
+    """
+    answer: list[str] = []
+    thoughts: list[str] = []
+    start, inside, in_code, code_has_tag = 0, False, False, False
+    for tag in _TAG.finditer(text):
+        kind = tag.lastgroup
+        if kind == "fence":
+            if not text[max(0, tag.start() - 4) : tag.start()].rpartition("\n")[2].strip(" "):
+                in_code, code_has_tag = not inside and not in_code, False
+            continue
+        if in_code:
+            # The closing tag of thoughts that were cut off in a code block begins its line.
+            begins_line = tag.start() == 0 or text[tag.start() - 1] == "\n"
+            if kind == "open" or code_has_tag or not begins_line:
+                code_has_tag = code_has_tag or kind == "open"
+                continue
+        piece = text[start : tag.start()]
+        if kind == "open":
+            (thoughts if inside else answer).append(piece)
+        else:
+            thoughts += [piece] if inside else [*answer, piece]
+            if not inside:
+                answer = []
+        start, inside, in_code = tag.end(), kind == "open", False
+    if start == 0:
+        return _without_special_tokens(text), ""
+    (thoughts if inside else answer).append(text[start:])
+    return _without_special_tokens("".join(answer).strip()), "".join(thoughts).strip()
+
+
+def _without_special_tokens(text: str) -> str:
+    """Remove the special tokens that a server left at the end of a text."""
+    end, last = len(text), len(text.rstrip())
+    while found := _SPECIAL_TOKEN.search(text, max(0, last - _LONGEST_TOKEN), last):
+        if found[0] == "</s>" and "<s>" in text:
+            # Struck-out text in HTML.
+            break
+        last = found.start()
+        while last and text[last - 1].isspace():
+            last -= 1
+        end = last
+    return text[:end]

@@ -1,0 +1,74 @@
+"""Thoughts in replies, and the answers after them."""
+
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from optuna_agenttts.llm.thoughts import split_thoughts
+
+TAGS = [
+    ("<think>", "</think>"),
+    ("<THINK>", "</think>"),
+    ("<thinking>", "</thinking>"),
+    ("<thought>", "</thought>"),
+    ("<seed:think>", "</seed:think>"),
+    ("[THINK]", "[/THINK]"),
+    ("◁think▷", "◁/think▷"),
+    ("<|START_THINKING|>", "<|END_THINKING|>"),
+    ("<|channel|>analysis<|message|>", "<|start|>assistant<|channel|>final<|message|>"),
+]
+PLAIN = st.text(alphabet="ab c\n:.`-").map(str.strip)
+CODE = "```python\nTAG = re.compile(r'<think>.*?</think>')\nEND = '</think>'\n```"
+
+
+@pytest.mark.parametrize(("start", "end"), TAGS)
+@given(thoughts=PLAIN.filter(lambda text: "```" not in text), answer=PLAIN)
+def test_the_answer_is_what_follows_the_thoughts(start, end, thoughts, answer):
+    """With or without an opening tag, and nothing follows thoughts that were cut off."""
+    assert split_thoughts(f"{start}\n{thoughts}\n{end}\n\n{answer}") == (answer, thoughts)
+    assert split_thoughts(f"{thoughts}\n{end}\n\n{answer}") == (answer, thoughts)
+    assert split_thoughts(f"{start}\n{thoughts}") == ("", thoughts)
+    if "```" not in answer:
+        assert split_thoughts(f"{answer}\n\n{start}{thoughts}") == (answer, thoughts)
+
+
+@given(PLAIN)
+def test_a_reply_without_thoughts_is_unchanged(text):
+    """Whitespace included."""
+    assert split_thoughts(f" {text}\n") == (f" {text}\n", "")
+
+
+def test_tags_in_code_are_code():
+    """A program about thoughts is no thought, unless it is a draft in thoughts."""
+    assert split_thoughts(CODE) == (CODE, "")
+    assert split_thoughts(f"<think>draft\n{CODE}\n</think>\n{CODE}")[0].endswith(CODE)
+    assert split_thoughts(f"draft\n```python\nx = 1\n</think>\n{CODE}")[0] == CODE
+
+
+def test_special_tokens_at_the_end_are_cut():
+    """But not within a text, nor the end of struck-out text."""
+    for token in ("<|im_end|>", "</s>", "<|eot_id|>", "<end_of_turn>", "<｜end▁of▁sentence｜>"):
+        assert split_thoughts(f"Paris{token}\n{token}") == ("Paris", "")
+        assert split_thoughts(f"a {token} b") == (f"a {token} b", "")
+    assert split_thoughts("<s>Rome</s>") == ("<s>Rome</s>", "")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<think>" * 50_000,
+        "</think>" * 50_000,
+        "<think></think>x" * 50_000,
+        "```\n<think>\n" * 50_000,
+        "<|im_end|>\n" * 50_000,
+        " " * 500_000,
+        "<" * 500_000,
+    ],
+)
+def test_time_is_linear(text):
+    """Half a million characters take less than a second."""
+    started = time.perf_counter()
+    split_thoughts(text)
+    assert time.perf_counter() - started < 1
