@@ -104,6 +104,49 @@ def test_a_store_of_version_1_serves_on_and_is_upgraded(tmp_path):
     again.close()
 
 
+@pytest.mark.parametrize("reason", ["abort", "ABORT", "error", "cancelled"])
+def test_replies_that_a_failing_server_cut_off_are_removed_on_opening(tmp_path, reason, caplog):
+    """From files of any version, whatever wrote to them since, and they are not stored again."""
+    path = tmp_path / "old.db"
+    rows = [
+        ("a", i, json.dumps(["Answer: Par", 3, 4, why])) for i, why in enumerate((reason, "stop"))
+    ]
+    first_version(path, rows)
+    for _ in range(2):
+        with caplog.at_level(logging.INFO):
+            store = CompletionStore(path)
+        assert set(store.get("a", 5)) == {1}
+        assert len(store) == 1
+        assert caplog.text.count("Deleted 1 replies") == 1
+        store.check()
+        store.put(request_key(), {0: Completion("Par", Usage(1, 1), reason)})
+        assert len(store) == 1
+        store.close()
+        caplog.clear()
+        connection = sqlite3.connect(path)
+        connection.execute("INSERT INTO completions VALUES (?, ?, ?)", rows[0])
+        connection.commit()
+        connection.close()
+
+
+def test_thoughts_are_stored_apart_and_exported(tmp_path):
+    """Those of earlier versions are separated when they are read."""
+    path = tmp_path / "old.db"
+    first_version(path, [("a", 0, json.dumps(["<think>hm</think>Paris", 3, 4, "stop"]))])
+    store = CompletionStore(path)
+    assert store.get("a", 1)[0] == Completion("Paris", Usage(3, 4), "stop", "hm")
+    thought = Completion("Paris", Usage(3, 40, 30), "stop", "hm")
+    store.put(request_key(), {0: thought, 1: said()})
+    assert store.export(tmp_path / "lines") == 1
+    other = CompletionStore()
+    other.load(tmp_path / "lines")
+    for each in (store, other):
+        found = each.get(request_key().digest, 2)
+        assert found == {0: thought, 1: said()}
+        assert [found[i].thought_tokens for i in (0, 1)] == [30, 0]
+    store.close()
+
+
 def test_keys_are_those_of_version_1():
     """A change of keys would silently invalidate every store."""
     assert RequestKey("hf", 7, '{"model":"m"}').digest == (

@@ -145,6 +145,8 @@ class CompletionStore:
     def put(self, request_key: RequestKey, completions: Mapping[int, Completion]) -> None:
         """Store completions of a request; samples that are stored already are kept.
 
+        Replies that a failing server cut off (see `Completion.failed`) are not stored.
+
         Args:
             request_key: Key of the request.
             completions: Completions by sample index.
@@ -156,6 +158,7 @@ class CompletionStore:
 
     def _put(self, key: RequestKey, completions: Mapping[int, Completion], at: float) -> None:
         """Store completions of a request that was first made at a time."""
+        completions = {i: value for i, value in completions.items() if not value.failed}
         if not completions:
             return
         digest = key.digest

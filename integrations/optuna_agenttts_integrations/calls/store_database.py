@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 
+from optuna_agenttts.llm.port import FAILED_REASONS
 from optuna_agenttts_integrations.exceptions import StoreError
+
+_logger = logging.getLogger(__name__)
 
 _WAL_ATTEMPTS = 100
 """Attempts to enable write-ahead logging. Chosen by hand: more than the processes that may open
@@ -38,6 +42,12 @@ CREATE TABLE IF NOT EXISTS requests (
 ) WITHOUT ROWID
 """,
 )
+
+_FAILED = (
+    "CASE WHEN json_valid(value) THEN lower(json_extract(value, '$[3]')) END IN "
+    f"({', '.join(map(repr, FAILED_REASONS))})"
+)
+"""Condition of replies that a failing server cut off."""
 
 
 def open_database(path: str) -> sqlite3.Connection:
@@ -73,6 +83,8 @@ def open_database(path: str) -> sqlite3.Connection:
             for table in _SCHEMA:
                 connection.execute(table)
             connection.execute(f"PRAGMA user_version={_VERSION}")
+        if "completions" in tables:
+            _delete_failed(connection, path, tables)
         return connection
     except (sqlite3.Error, StoreError) as error:
         if connection is not None:
@@ -83,6 +95,24 @@ def open_database(path: str) -> sqlite3.Connection:
             f"`path` {path!r} cannot be opened as a completion store ({error}): give the path of "
             "a writable completion store, or of a new file."
         ) from error
+
+
+def _delete_failed(connection: sqlite3.Connection, path: str, tables: set[str]) -> None:
+    """Delete replies that a failing server cut off, which earlier versions stored."""
+    if "failed" not in tables:
+        # The index has the failed replies only, so that opening a large file reads none else.
+        connection.execute(
+            f"CREATE INDEX IF NOT EXISTS failed ON completions (key) WHERE {_FAILED}"
+        )
+    if connection.execute(f"SELECT 1 FROM completions WHERE {_FAILED}").fetchone():
+        with connection:
+            deleted = connection.execute(f"DELETE FROM completions WHERE {_FAILED}").rowcount
+        _logger.info(
+            "Deleted %d replies that a failing server had cut off from the store %r; they will be "
+            "generated again when needed.",
+            deleted,
+            path,
+        )
 
 
 def _enable_wal(connection: sqlite3.Connection) -> None:

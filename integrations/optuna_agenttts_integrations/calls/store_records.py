@@ -64,13 +64,26 @@ def completion_text(completion: Completion) -> str:
         int(usage.completion_tokens),
         str(completion.finish_reason),
     ]
+    # Left out where there are none, as in earlier versions.
+    if completion.thoughts or usage.thought_tokens:
+        values += [completion.thoughts, int(usage.thought_tokens)]
     return _json(values)
 
 
 def read_completion(value: str) -> Completion:
     """Return the completion that `completion_text` wrote."""
-    text, prompt, generated, reason = json.loads(value)
-    return Completion(text, Usage(prompt, generated), reason)
+    return _completion(*json.loads(value))
+
+
+def _completion(
+    text: str,
+    prompt: int,
+    generated: int,
+    reason: str,
+    thoughts: str = "",
+    thought_tokens: int = 0,
+) -> Completion:
+    return Completion(text, Usage(prompt, generated, thought_tokens), reason, thoughts)
 
 
 def export_line(request_key: RequestKey, samples: Mapping[int, str], at: float) -> str:
@@ -113,10 +126,11 @@ def read_line(line: bytes) -> tuple[RequestKey, dict[int, Completion], float | N
         str(values["endpoint"]), int(values["seed"]), canonical_json(dict(values["request"]))
     )
     samples = {}
-    for name, (text, prompt, generated, reason) in values["samples"].items():
-        index = int(name)
-        valid = all(type(number) is int and number >= 0 for number in (index, prompt, generated))
-        if not (valid and isinstance(text, str) and isinstance(reason, str)):
+    for name, value in values["samples"].items():
+        types = [str, int, int, str, str, int][: max(4, len(value))]
+        if [type(field) for field in value] != types or min(
+            int(name), *value[1:3], *value[5:]
+        ) < 0:
             raise ValueError(f"sample {name!r} is not a completion")
-        samples[index] = Completion(text, Usage(prompt, generated), reason)
+        samples[int(name)] = _completion(*value)
     return request_key, samples, None if at is None else float(at)
