@@ -12,13 +12,13 @@ from typing import Any
 import json_repair
 
 from optuna_agenttts.llm.secrets import one_line
+from optuna_agenttts.llm.thoughts import split_thoughts
 
 _MAX_REPLY = 60_000
 """Maximum number of characters of a reply to read: about ten times a normal reply."""
 _MAX_BRACKETS = 1000
 """Maximum number of opening brackets in a reply to repair: json-repair takes three seconds for
 50,000 of them."""
-_THOUGHTS = re.compile(r"<think>.*?</think>", re.DOTALL | re.IGNORECASE)
 _INTEGER = re.compile(r"[+-]?\d{1,9}(?:\.0+)?")
 
 
@@ -37,9 +37,7 @@ class Problem:
 
 def read_object(text: str) -> tuple[Mapping[str, Any], Problem | None]:
     """Return the JSON object in a reply, or an empty one and the problem."""
-    text = _THOUGHTS.sub(
-        "", text[-_MAX_REPLY:] if "</think>" in text else text[:_MAX_REPLY]
-    ).strip()
+    text = split_thoughts(text)[0][:_MAX_REPLY].strip()
     values: Any = None
     start, end = text.find("{"), text.rfind("}")
     try:

@@ -13,6 +13,7 @@ from inspect import iscoroutine, iscoroutinefunction
 from typing import Any
 
 from optuna_agenttts.llm import ChatRequest, Message
+from optuna_agenttts.llm.thoughts import split_thoughts
 from optuna_agenttts_integrations.calls.tokens import TokenCounter, estimated_tokens
 from optuna_agenttts_integrations.exceptions import PipelineError
 from optuna_agenttts_integrations.pipeline.aggregation import Aggregation, majority_vote
@@ -45,8 +46,8 @@ class State:
 
 
 def strip_reply(text: str, state: State) -> str | None:
-    """Return a reply without surrounding whitespace; None (malformed) if it is empty."""
-    return text.strip() or None
+    """Return a reply without thoughts and surrounding whitespace; None (malformed) if empty."""
+    return split_thoughts(text)[0].strip() or None
 
 
 def always(state: State) -> bool:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from optuna_agenttts.llm import Message
+from optuna_agenttts.llm.thoughts import split_thoughts
 from optuna_agenttts_integrations.pipeline.aggregation import Aggregation, normalized_vote
 from optuna_agenttts_integrations.pipeline.fusion import LLMFusion
 from optuna_agenttts_integrations.pipeline.stages import State
@@ -39,6 +40,7 @@ def parse_answer(text: str, state: State) -> str | None:
 
     The answer can also stand on one of the following lines. Markdown around it is stripped.
     """
+    text = split_thoughts(text)[0]
     for head in reversed(list(ANSWER_HEADER.finditer(text))):
         for line in text[head.end() :].splitlines():
             answer = "" if _FENCE.fullmatch(line.strip()) else line.strip().strip(_MARKDOWN)

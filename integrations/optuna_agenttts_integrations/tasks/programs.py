@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from optuna_agenttts.llm.loop import LoopSemaphore
+from optuna_agenttts.llm.thoughts import split_thoughts
 from optuna_agenttts_integrations.scoring import code_metrics
 from optuna_agenttts_integrations.scoring.sandbox import Sandbox
 
@@ -62,6 +63,7 @@ def parse_program(text: str) -> Program | None:
         repeated name, a file that is also a folder, no ``main.py``, more than 20 files or 200,000
         characters, or text that cannot be encoded as UTF-8.
     """
+    text = split_thoughts(text)[0]
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     files: dict[str, str] = {}
     line = 0
@@ -91,7 +93,7 @@ def parse_program(text: str) -> Program | None:
 
 def is_unchanged_reply(text: str) -> bool:
     """Return whether a reply keeps the program: a line ``NO CHANGES`` and no files."""
-    lines = [line.strip().strip("*`.").strip() for line in text.splitlines()]
+    lines = [line.strip().strip("*`.").strip() for line in split_thoughts(text)[0].splitlines()]
     unchanged = any(line.upper() == UNCHANGED for line in lines)
     return unchanged and not any(_FILE.fullmatch(line) for line in lines)
 

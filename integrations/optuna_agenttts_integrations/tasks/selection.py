@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from optuna_agenttts.llm.thoughts import split_thoughts
 from optuna_agenttts_integrations.pipeline.aggregation import Aggregation, id_vote
 from optuna_agenttts_integrations.tasks.answering import ANSWER_HEADER
 
@@ -17,6 +18,10 @@ _NONE = re.compile(r"none\b", re.IGNORECASE)
 # Lists over several lines hold numbers only, so that an unclosed bracket ends with its line.
 _ONE = re.compile(r"\[+([^\[\]\n]*|[\d\s,]*)\]+")
 _BETWEEN = re.compile(r"(?:[ \t,;&]|and\b)*", re.IGNORECASE)
+# The next line with a list, and a line directly below that begins with a list or a bare number.
+_NEXT_LINE = re.compile(r"[^\w\[\n]*\n[^\w\[]*(?:\d{1,4}[.)][^\w\[\n]*)?(?=\[)")
+_ITEM_BELOW = re.compile(r"[^\n]*\n(?:[^\w\n]|_)*\d")
+_BARE_NUMBERS = re.compile(r"[^\w\n]*\d(?:[^\w\n]|\d)*$", re.MULTILINE)
 _LINE_END = re.compile(r"(?:[^\w\n]|_)*$", re.MULTILINE)
 _COMMA = re.compile(r"[,;&\u3001]|\band\b|(?<=\d)\s+(?=\d)", re.IGNORECASE)
 _ENTRY = re.compile(
@@ -53,8 +58,9 @@ def parse_selection(text: str, count: int) -> Selection | None:
     Returns:
         The selection; None if there is no answer list or the list has no number.
     """
-    # Replace full-width digits, brackets and commas by ASCII.
-    text = unicodedata.normalize("NFKC", text)
+    # Replace full-width digits, brackets and commas by ASCII; gpt-oss writes \u30103\u3011.
+    text = unicodedata.normalize("NFKC", split_thoughts(text)[0])
+    text = text.translate({0x3010: "[", 0x3011: "]"})
     for head in reversed(list(ANSWER_HEADER.finditer(text))):
         entries = _entries(text, head.end())
         if entries is not None:
@@ -63,22 +69,39 @@ def parse_selection(text: str, count: int) -> Selection | None:
 
 
 def _entries(text: str, start: int) -> list[str] | None:
-    """Return the entries of the lists directly after `start`; None if there are none."""
+    """Return the entries of the lists directly after `start`; None if there are none.
+
+    A list may go on over several lines; if a part of it cannot be told from other text, no entry
+    is returned that can be parsed.
+    """
     lead = _LEAD.match(text, start)
     position = lead.end() if lead else start
     below = "\n" in text[start:position]
-    lists: list[str] = []
-    while found := _ONE.match(text, position):
-        lists.append(found[1])
-        gap = _BETWEEN.match(text, found.end())
-        position = gap.end() if gap else found.end()
+    lists, position = _lists(text, position)
     none = None if lists else _NONE.match(text, position)
     alone = _LINE_END.match(text, none.end() if none else position) is not None
     if not (lists or none) or (below and not alone):
         return None
     # If words follow, later lists belong to them: "Answer: [4] and [9] is about his father".
     chosen = lists if alone else lists[:1]
+    while alone and lists and (line := _NEXT_LINE.match(text, position)):
+        more, end = _lists(text, line.end())
+        if not more or not _LINE_END.match(text, end):
+            break
+        chosen, position = chosen + more, end
+    if lists and (_ITEM_BELOW.match(text, position) or _BARE_NUMBERS.match(text, position)):
+        return ["?"]
     return [entry for inner in chosen for entry in _COMMA.split(inner) if entry.strip()]
+
+
+def _lists(text: str, position: int) -> tuple[list[str], int]:
+    """Return the lists on a line, and the position after them."""
+    lists: list[str] = []
+    while found := _ONE.match(text, position):
+        lists.append(found[1])
+        gap = _BETWEEN.match(text, found.end())
+        position = gap.end() if gap else found.end()
+    return lists, position
 
 
 def _selection(entries: Sequence[str], count: int) -> Selection | None:

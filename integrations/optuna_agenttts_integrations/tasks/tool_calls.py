@@ -13,6 +13,8 @@ from typing import Any
 
 import json_repair
 
+from optuna_agenttts.llm.thoughts import split_thoughts
+
 _MAX_CHARACTERS = 60_000
 """Characters of a reply that are parsed; 2048 tokens have about 8,000."""
 _MAX_BRACKETS = 1000
@@ -21,7 +23,6 @@ _MAX_BRACKETS = 1000
 _MAX_ITEMS = 64
 _MAX_STEP_CHARACTERS = 1000
 _MAX_DEPTH = 8
-_THOUGHTS = re.compile(r"<think>.*?</think>", re.DOTALL | re.IGNORECASE)
 _NODE = re.compile(r"<node-(\d{1,4})>")
 _MEDIA_TYPES = {
     "image": r"jpe?g|png|gif|bmp|tiff|svg|ico",
@@ -239,9 +240,7 @@ def _read_list(text: str, key: str) -> list[Any] | None:
 
 def _decode(text: str) -> Any:
     """Decode the JSON in a reply, repairing it if necessary; None if that fails."""
-    text = _THOUGHTS.sub(
-        "", text[-_MAX_CHARACTERS:] if "</think>" in text else text[:_MAX_CHARACTERS]
-    ).strip()
+    text = split_thoughts(text)[0][:_MAX_CHARACTERS].strip()
     # The outermost value opens first; prose may surround it.
     spans = sorted((text.find(start), text.rfind(end) + 1) for start, end in ("{}", "[]"))
     spans = [(start, end) for start, end in spans if start >= 0]
