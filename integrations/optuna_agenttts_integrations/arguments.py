@@ -16,6 +16,8 @@ _TRIAL_ATTRIBUTES = frozenset(
         "spend",
         "tokens",
         "naive_tokens",
+        "thought_tokens",
+        "thoughts",
         "reused",
         "failed",
         "malformed",

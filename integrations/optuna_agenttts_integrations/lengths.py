@@ -6,14 +6,17 @@ import logging
 from collections.abc import Mapping
 from datetime import datetime
 from statistics import median
+from typing import Any
 
+import optuna
 from optuna.study import Study
 from optuna.trial import TrialState
 
 from optuna_agenttts import BudgetError, Task
 from optuna_agenttts.study.measured import log_lengths, set_effective_task, with_lengths
 from optuna_agenttts.support.logs import is_first
-from optuna_agenttts_integrations.pipeline.evaluation import InstanceResult, StageUsage
+from optuna_agenttts.task.allocation import Allocation
+from optuna_agenttts_integrations.pipeline.evaluation import Evaluation, InstanceResult, StageUsage
 from optuna_agenttts_integrations.pipeline.stages import Pipeline
 
 _logger = logging.getLogger(__name__)
@@ -47,6 +50,37 @@ def mean_lengths(
             round(sum(used.sample_length for used in usage) / len(usage), 2),
         ]
     return lengths
+
+
+def thought_attributes(
+    trial: optuna.Trial, evaluation: Evaluation, allocation: Allocation
+) -> dict[str, Any]:
+    """Return a trial's attributes about thoughts, and log replies that have nothing else.
+
+    Args:
+        trial: The trial.
+        evaluation: Its evaluation.
+        allocation: Model and number of samples of each stage.
+
+    Returns:
+        ``thought_tokens``, and as ``thoughts`` a line for each stage with replies that ended
+        inside their thoughts; empty if no model thinks.
+    """
+    lines = []
+    for name, (model, _) in allocation.items():
+        usage = [result.stages.get(name, StageUsage()) for result in evaluation.results.values()]
+        ended = sum(used.ended_in_thoughts for used in usage)
+        if ended:
+            share = max(1, round(100 * ended / sum(used.calls for used in usage)))
+            lines.append(
+                f"{share} % of {model}'s replies in stage {name!r} ended inside their thoughts: "
+                "raise `max_tokens` or lower thinking"
+            )
+            study = getattr(trial, "study", None)
+            if not isinstance(study, Study) or is_first(study, f"thoughts:{name}:{model}"):
+                _logger.warning("Trial %d: %s (see `Model.extra`).", trial.number, lines[-1])
+    tokens = evaluation.thought_tokens
+    return {"thought_tokens": tokens, **({"thoughts": lines} if lines else {})} if tokens else {}
 
 
 def apply_measured_lengths(study: Study, declared: Task, after: int) -> Task:

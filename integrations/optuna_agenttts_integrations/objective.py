@@ -33,7 +33,11 @@ from optuna_agenttts_integrations.calls.store import CompletionStore
 from optuna_agenttts_integrations.diagnosis import DiagnosableObjective
 from optuna_agenttts_integrations.exceptions import TooManyFailuresError
 from optuna_agenttts_integrations.instances import InstanceId, check_disjoint, named_instances
-from optuna_agenttts_integrations.lengths import apply_measured_lengths, mean_lengths
+from optuna_agenttts_integrations.lengths import (
+    apply_measured_lengths,
+    mean_lengths,
+    thought_attributes,
+)
 from optuna_agenttts_integrations.limit import SpendLimit
 from optuna_agenttts_integrations.pipeline.evaluation import Evaluation, InstanceResult
 from optuna_agenttts_integrations.pipeline.progress import ProgressBar, progress_bar
@@ -179,7 +183,8 @@ class MultiStageObjective(DiagnosableObjective):
         reply was lost counts its `max_tokens`), ``tokens`` (generated), ``naive_tokens``
         (generated without reuse), ``reused`` (fraction of calls), ``failed`` (instances),
         ``malformed`` (replies), ``lengths`` (per stage, mean tokens of a prompt and of a sample),
-        ``seconds``, and the pipeline's metrics under their names.
+        ``seconds``, and the pipeline's metrics under their names. If models think, also
+        ``thought_tokens`` and ``thoughts`` (stages with replies that ended inside their thoughts).
 
         Args:
             trial: The trial to score.
@@ -214,7 +219,7 @@ class MultiStageObjective(DiagnosableObjective):
                         break
         finally:
             evaluation = Evaluation(results, self._clock() - started)
-            self._write_attributes(trial, task.cost(allocation), evaluation, account)
+            self._write_attributes(trial, task, allocation, evaluation, account)
         progress = f"{len(results)} of {len(self.instances)} instances"
         self._limit.stop(trial, account, progress, finished=bool(results))
         self._check_failures(evaluation)
@@ -338,9 +343,15 @@ class MultiStageObjective(DiagnosableObjective):
         )
 
     def _write_attributes(
-        self, trial: optuna.Trial, cost: float, evaluation: Evaluation, account: Account
+        self,
+        trial: optuna.Trial,
+        task: Task,
+        allocation: Allocation,
+        evaluation: Evaluation,
+        account: Account,
     ) -> None:
         # Unfinished instances have no result, but their calls are paid for.
+        cost = task.cost(allocation)
         paid = {"cost": cost, "spend": account.spent, "tokens": account.tokens}
         if not evaluation.results:
             storage.write_trial_values(trial, paid)
@@ -353,6 +364,7 @@ class MultiStageObjective(DiagnosableObjective):
             "malformed": evaluation.malformed,
             "seconds": round(evaluation.seconds, 3),
             "lengths": mean_lengths(evaluation.results, self.pipeline),
+            **thought_attributes(trial, evaluation, allocation),
             **{name: round(value, 6) for name, value in evaluation.metrics.items()},
         }
         storage.write_trial_values(trial, values)

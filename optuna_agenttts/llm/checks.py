@@ -273,6 +273,10 @@ def check_full_length(findings: FindingCollector, longest: ChatRequest, outcome:
         level: Level = "warning" if outcome.kind == "HTTP 429" else "error"
         message += f", which was answered with 1, fails: {outcome.message}"
         findings.add("full length", level, message, outcome.remedy)
+    elif outcome.ended_in_thoughts:
+        message += f" is answered with thoughts only (finish reason {outcome.finish_reason!r})"
+        remedy = "Raise `max_tokens`, or lower thinking, for example by `Model(extra=...)`."
+        findings.add("full length", "warning", message, remedy)
     else:
         tokens = outcome.usage.completion_tokens
         findings.add("full length", "ok", f"{message} is answered with {tokens} tokens")

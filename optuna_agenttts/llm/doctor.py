@@ -120,10 +120,9 @@ async def examine(
     check_call(findings, longest, outcome)
     if longest is not None:
         check_context(findings, server, longest, outcome, chars_per_token)
-        full = replace(sent, max_tokens=longest.max_tokens)
-        if isinstance(outcome, Completion) and server.max_total is None and full != sent:
-            check_full_length(findings, longest, await _attempt(target, full))
     if isinstance(outcome, Completion):
+        if longest is not None and (server.max_total is None or outcome.ended_in_thoughts):
+            await _try_full_length(findings, target, longest, sent, outcome)
         if schema is not None and isinstance(target, HuggingFaceChat):
             await _try_schema(findings, target, model, schema, keys)
         if seeds:
@@ -196,6 +195,20 @@ async def _probe(
         probe = replace(probe, max_tokens=max_tokens)
         outcome = await _attempt(chat, probe)
     return outcome, probe
+
+
+async def _try_full_length(
+    findings: FindingCollector,
+    chat: ChatModel,
+    longest: ChatRequest,
+    sent: ChatRequest,
+    outcome: Completion,
+) -> None:
+    full = replace(sent, max_tokens=longest.max_tokens)
+    if full != sent:
+        check_full_length(findings, longest, await _attempt(chat, full))
+    elif outcome.ended_in_thoughts:
+        check_full_length(findings, longest, outcome)
 
 
 async def _try_schema(

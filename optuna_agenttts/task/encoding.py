@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -39,11 +39,12 @@ def encode_arguments(arguments: Mapping[str, Any], budget: float) -> dict[str, A
 
 
 def _encode_model(model: Model) -> dict[str, Any]:
-    values = asdict(model)
-    # Left out if unknown, so that tasks stored by earlier versions compare equal.
+    values = asdict(replace(model, extra=None))
+    # Left out if not given, so that tasks stored by earlier versions compare equal.
+    del values["extra"]
     if values["cached_price"] is None:
         del values["cached_price"]
-    return values
+    return {**values, "extra": dict(model.extra)} if model.extra else values
 
 
 def _is_default(budget: float, stages: Sequence[Stage], cost: CostModel) -> bool:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,6 +34,55 @@ def is_finite(value: object) -> bool:
     )
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class JsonObject(Mapping[str, Any]):
+    """Immutable JSON object.
+
+    Args:
+        text: The object as canonical JSON.
+    """
+
+    text: str
+
+    def __getitem__(self, name: str) -> Any:
+        """Return a copy of the value of a key."""
+        return json.loads(self.text)[name]
+
+    def __iter__(self) -> Iterator[str]:
+        """Return an iterator over the keys."""
+        return iter(json.loads(self.text))
+
+    def __len__(self) -> int:
+        """Return the number of keys."""
+        return len(json.loads(self.text))
+
+    def __hash__(self) -> int:
+        """Return a hash that is the same for equal objects."""
+        return hash(self.text)
+
+    def __repr__(self) -> str:
+        """Return the object as a dict is shown."""
+        return repr(dict(self))
+
+
+_OWN_FIELDS = {"model", "messages", "seed", "stream", "n"}
+"""Fields of requests that identify a sample, or decide how a reply is read."""
+
+
+def _frozen_json(owner: str, extra: Any) -> JsonObject | None:
+    """Return a mapping as immutable JSON; None if it is empty."""
+    try:
+        values = json.loads(json.dumps(dict(extra), allow_nan=False))
+        text = json.dumps(values, sort_keys=True)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise TaskError(
+            f"{owner}: `extra` must be a dict of values that JSON can hold, got {extra!r}: {error}"
+        ) from error
+    if taken := _OWN_FIELDS & set(values):
+        raise TaskError(f"{owner}: `extra` must not set {', '.join(sorted(taken))}.")
+    return JsonObject(text) if values else None
+
+
 @dataclass(frozen=True, slots=True)
 class Model:
     """Language model that a stage can use.
@@ -48,10 +98,13 @@ class Model:
             `input_price`.
         prompt_tokens_per_second: Speed of prompt processing (prefill); `LatencyCost` needs it.
         generation_tokens_per_second: Speed of generating one sample; `LatencyCost` needs it.
+        extra: Further fields of each request to the model, such as ``{"reasoning_effort": "low"}``
+            or ``{"chat_template_kwargs": {"enable_thinking": False}}``: values that JSON can hold.
 
     Raises:
-        TaskError: The name is empty, a number is not finite and above zero (prices may be 0), or
-            `cached_price` is above `input_price`.
+        TaskError: The name is empty, a number is not finite and above zero (prices may be 0),
+            `cached_price` is above `input_price`, or `extra` is no JSON object or sets a field
+            that each request has.
     """
 
     name: str
@@ -61,6 +114,7 @@ class Model:
     cached_price: float | None = field(default=None, kw_only=True)
     prompt_tokens_per_second: float | None = field(default=None, kw_only=True)
     generation_tokens_per_second: float | None = field(default=None, kw_only=True)
+    extra: Mapping[str, Any] | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         """Check the values."""
@@ -91,6 +145,8 @@ class Model:
                 f"{owner}: `cached_price` must not be above `input_price`, got {cached:g} and "
                 f"{full:g} USD per million tokens."
             )
+        if self.extra is not None:
+            object.__setattr__(self, "extra", _frozen_json(owner, self.extra))
 
 
 @dataclass(frozen=True, slots=True)

@@ -154,6 +154,22 @@ def test_files_of_storages_are_storages(studied, tmp_path, capsys):
     assert "Study 'journaled': 2 finished trials of 2" in capsys.readouterr().out
 
 
+def test_report_prints_the_latest_share_of_replies_without_an_answer(tmp_path, capsys):
+    """Once for each model and stage."""
+    study, url = new_study(tmp_path / "study.db")
+    task, shares = make_task(), iter((31, 12))
+
+    def run(trial):
+        trial.set_user_attr("thoughts", [f"{next(shares)} % of m's replies ended"])
+        return float(len(task.suggest(trial)))
+
+    study.optimize(run, n_trials=2)
+    assert main(["report", url]) == 0
+    assert [line for line in capsys.readouterr().out.splitlines() if "Thoughts" in line] == [
+        "Thoughts: 12 % of m's replies ended"
+    ]
+
+
 def test_report_prints_the_last_guidelines(tmp_path, capsys):
     """A failed round has none; those of earlier rounds are printed."""
     study, url = new_study(tmp_path / "study.db")

@@ -119,6 +119,16 @@ def test_repairs_and_malformed_replies_are_shown():
     assert shown.metrics == {"length": 1.0}
 
 
+def test_thoughts_are_shown_apart_from_the_reply():
+    """Which is what was parsed."""
+    objective = stages_of(lambda request, number: "<think>London?</think>Paris")
+    objective.evaluate({"s": ("m", 1)})
+    shown = objective.inspect({"s": ("m", 1)}, 0)
+    (reply,) = shown.stages[0].requests[0].replies
+    assert "thoughts: 'London?'" in str(shown)
+    assert (reply.text, reply.value, reply.thoughts) == ("Paris", "Paris", "London?")
+
+
 def test_fusions_are_shown():
     """Their prompt holds the candidates."""
 

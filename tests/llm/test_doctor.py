@@ -534,6 +534,21 @@ def test_a_model_that_thinks_before_it_answers_is_given_the_tokens_for_it():
     assert found["one token"].level == "ok"
 
 
+@pytest.mark.parametrize("limit", [500, 1])
+def test_thoughts_that_take_all_tokens_are_a_warning(limit):
+    """Also if the longest request has a single token, which is not sent twice."""
+
+    def thinks(exchange):
+        choice = {"message": {"content": None}, "finish_reason": "length"}
+        exchange.reply(200, chat_reply("", choices=[choice]))
+
+    with AdversarialServer(thinks) as server:
+        found = checked(at(server), longest=ask(max_tokens=limit), seeds=False)
+        assert [r.body["max_tokens"] for r in server.chats] == ([1, 500] if limit > 1 else [1])
+    assert found["full length"].level == "warning"
+    assert "thoughts only" in found["full length"].message
+
+
 @pytest.mark.parametrize("kind", ["HTTP 400", "HTTP 429"])
 def test_a_reply_that_does_not_fit_after_the_prompt_is_found(kind):
     """Servers that refuse prompt and `max_tokens` together answer the prompt with one token."""

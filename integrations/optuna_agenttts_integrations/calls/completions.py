@@ -13,10 +13,16 @@ import hashlib
 import random
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
 
-from optuna_agenttts.llm import ChatError, ChatRequest, Completion, RetryPolicy
+from optuna_agenttts.llm import (
+    ChatError,
+    ChatRequest,
+    ChatUnavailableError,
+    Completion,
+    RetryPolicy,
+)
 from optuna_agenttts.llm.port import repeated_call
 from optuna_agenttts.llm.retry import with_retries
 from optuna_agenttts_integrations.calls.endpoints import Endpoint, MultiSampleChatModel
@@ -184,7 +190,7 @@ class Completions:
         request: ChatRequest,
         endpoint: Endpoint,
         request_key: RequestKey,
-        seeds: Mapping[int, int],
+        seeds: dict[int, int],
         meter: Meter,
     ) -> dict[int, Completion]:
         """Generate samples by index, and store each as soon as it is complete."""
@@ -211,10 +217,21 @@ class Completions:
 
         async def one(index: int) -> tuple[int, Completion | None]:
             async def call() -> Sequence[Completion]:
-                return [await endpoint.chat.complete(request, seed=seeds[index])]
+                reply = await endpoint.chat.complete(request, seed=seeds[index])
+                if reply.failed:
+                    raise ChatUnavailableError(
+                        f"the reply ended early (finish reason {reply.finish_reason!r})",
+                        kind="reply ended early",
+                        usage=reply.usage,
+                    )
+                return [reply]
 
             async with slots:
                 replies = await self._attempt(call, meter, endpoint)
+                if replies and replies[0].ended_in_thoughts and replies[0].finish_reason == "stop":
+                    # Another seed may lead to an answer.
+                    seeds[index] = sample_seed(request_key.request, index, ~self._seed)
+                    replies = await self._attempt(call, meter, endpoint) or replies
             if replies is None:
                 return index, None
             self._store.put(request_key, {index: replies[0]})

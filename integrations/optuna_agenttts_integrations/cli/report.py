@@ -43,6 +43,10 @@ def _report(options: argparse.Namespace) -> int:
     )
     if stopped := stopped_trials(trials):
         print(f"Pruned, with the mean of what each saw: {stopped}")
+    thoughts = [line for trial in trials for line in trial.user_attrs.get("thoughts", ())]
+    # The latest share of each model and stage.
+    for line in {str(line).partition("% of")[2]: line for line in thoughts}.values():
+        print(f"Thoughts: {line}")
     print()
     print("Recommended")
     print(textwrap.indent(str(recommended), "  "))

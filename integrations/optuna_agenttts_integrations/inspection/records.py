@@ -25,6 +25,7 @@ class InspectedReply:
         prompt_tokens: Tokens of the prompt.
         generated_tokens: Tokens of the reply.
         stored: Whether it was in the store already.
+        thoughts: What the model thought before it.
     """
 
     index: int
@@ -34,6 +35,7 @@ class InspectedReply:
     prompt_tokens: int = 0
     generated_tokens: int = 0
     stored: bool = False
+    thoughts: str = ""
 
 
 @dataclass(frozen=True, slots=True)

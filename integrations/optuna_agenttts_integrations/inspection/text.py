@@ -102,6 +102,8 @@ def _reply_lines(text: str | None, replies: Sequence[InspectedReply], width: int
     if not all(reply.stored for reply in replies):
         facts.append("new")
     yield from wrapped(f"{names} ({', '.join(facts)})", width, "  ")
+    if first.thoughts:
+        yield from wrapped(f"thoughts: {short(first.thoughts, _MAX_VALUE)}", width, "    ")
     yield from _block(text, width, "    ")
     value = "malformed" if first.value is None else f"parsed: {short(first.value, _MAX_VALUE)}"
     yield from wrapped(f"-> {value}", width, "  ")

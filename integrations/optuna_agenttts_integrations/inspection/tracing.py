@@ -218,6 +218,7 @@ def _inspected_call(trace: _StageTrace, call: _Call) -> InspectedRequest:
                 reply.usage.prompt_tokens,
                 reply.usage.completion_tokens,
                 index in call.stored,
+                reply.thoughts,
             )
         )
     messages = call.request.messages

@@ -26,6 +26,8 @@ class StageUsage:
         malformed: Number of replies that could not be parsed.
         prompt_tokens: Prompt tokens of generated calls.
         generated_tokens: Tokens generated.
+        thought_tokens: Tokens of the thoughts in all replies, reused ones included.
+        ended_in_thoughts: Number of replies that have thoughts and no text.
         naive_tokens: Tokens that would have been generated without reuse.
         prompt_length: Length of the stage's prompt, in tokens.
         sample_length: Mean length of a sample, in tokens, including reused ones.
@@ -38,6 +40,8 @@ class StageUsage:
     malformed: int = 0
     prompt_tokens: int = 0
     generated_tokens: int = 0
+    thought_tokens: int = 0
+    ended_in_thoughts: int = 0
     naive_tokens: int = 0
     prompt_length: int = 0
     sample_length: float = 0.0
@@ -170,6 +174,11 @@ class Evaluation:
     def generated_tokens(self) -> int:
         """Tokens generated."""
         return int(self._total("generated_tokens"))
+
+    @property
+    def thought_tokens(self) -> int:
+        """Tokens of the thoughts in all replies, reused ones included."""
+        return int(self._total("thought_tokens"))
 
     @property
     def naive_tokens(self) -> int:

@@ -12,13 +12,14 @@ from math import fsum
 from typing import Any
 
 from optuna_agenttts import Task
-from optuna_agenttts.llm import ChatRequest, Message
+from optuna_agenttts.llm import ChatRequest, Completion, Message
 from optuna_agenttts.llm.loop import gather
 from optuna_agenttts.study.spending import cost_of_samples
 from optuna_agenttts.task.allocation import Allocation
 from optuna_agenttts_integrations.calls.completions import Completions, Samples
 from optuna_agenttts_integrations.calls.endpoints import Endpoint, Endpoints
 from optuna_agenttts_integrations.calls.metering import Account, Meter, finish_all
+from optuna_agenttts_integrations.calls.store import canonical_json
 from optuna_agenttts_integrations.calls.tokens import estimated_tokens
 from optuna_agenttts_integrations.exceptions import SpendLimitError
 from optuna_agenttts_integrations.pipeline.evaluation import InstanceResult, StageUsage
@@ -162,12 +163,13 @@ class _StageCall:
 
     async def run(self, count: int) -> Any:
         request = self.program.request(self.model, self.state)
+        request = replace(request, extra=_extra(self.task, self.program.name, self.model))
         self.requested = count
         drawn = await self._draw(request, count)
         if not drawn.completions:
             raise _InstanceFailedError
         parsed = await finish_all(
-            self._parse_or_repair(request, c.text) for c in drawn.completions
+            self._parse_or_repair(request, completion) for completion in drawn.completions
         )
         replies = [text for text, sample in parsed if sample is not None]
         samples = [sample for _, sample in parsed if sample is not None]
@@ -186,8 +188,8 @@ class _StageCall:
         self.drawn.append(drawn)
         return drawn
 
-    def _parse(self, text: str) -> Any:
-        sample = self.program.parse(text, self.state)
+    def _parse(self, reply: Completion) -> Any:
+        sample = None if reply.is_missing else self.program.parse(reply.text, self.state)
         self.malformed += sample is None
         return sample
 
@@ -196,13 +198,13 @@ class _StageCall:
         drawn = await self._draw(request, 1)
         if not drawn.completions:
             return "", None
-        text = drawn.completions[0].text
-        return text, self._parse(text)
+        reply = drawn.completions[0]
+        return reply.text, self._parse(reply)
 
-    async def _parse_or_repair(self, request: ChatRequest, text: str) -> tuple[str, Any]:
+    async def _parse_or_repair(self, request: ChatRequest, reply: Completion) -> tuple[str, Any]:
         """Parse a reply; if it is malformed, ask the model once to rewrite it."""
-        sample = self._parse(text)
-        if sample is not None or self.program.repair is None:
+        text, sample = reply.text, self._parse(reply)
+        if sample is not None or self.program.repair is None or reply.is_missing:
             return text, sample
         ask = Message("user", self.program.repair(self.state, text))
         messages = (*request.messages, Message("assistant", text), ask)
@@ -247,21 +249,30 @@ class _StageCall:
         if not self.drawn:
             return StageUsage()
         first = self.drawn[0]
+        replies = [completion for drawn in self.drawn for completion in drawn.completions]
         count = len(first.completions)
         return StageUsage(
             samples=self.requested,
             # Failed calls were neither generated nor reused.
-            calls=sum(len(drawn.completions) for drawn in self.drawn),
+            calls=len(replies),
             generated=sum(drawn.generated for drawn in self.drawn),
             malformed=self.malformed,
             prompt_tokens=sum(drawn.prompt_tokens for drawn in self.drawn),
             generated_tokens=sum(drawn.generated_tokens for drawn in self.drawn),
+            thought_tokens=sum(reply.thought_tokens for reply in replies),
+            ended_in_thoughts=sum(reply.ended_in_thoughts for reply in replies),
             naive_tokens=sum(drawn.naive_tokens for drawn in self.drawn),
             prompt_length=first.prompt_length,
             sample_length=first.naive_tokens / count if count else 0.0,
             # An exact sum does not depend on the order in which repairs finish.
             spend=fsum(drawn.spend for drawn in self.drawn),
         )
+
+
+def _extra(task: Task, stage: str, model: str) -> str | None:
+    """Return a model's further fields of requests, as JSON text."""
+    models = [m for s in task.stages if s.name == stage for m in s.models if m.name == model]
+    return canonical_json(dict(models[0].extra)) if models and models[0].extra else None
 
 
 def _price(
