@@ -20,6 +20,7 @@ from optuna_agenttts_integrations.pipeline.stages import (
 )
 from optuna_agenttts_integrations.scoring.metrics import set_f1
 from optuna_agenttts_integrations.tasks.answering import METRICS, answer_aggregation, parse_answer
+from optuna_agenttts_integrations.tasks.benchmark import MaxTokens, with_max_tokens
 from optuna_agenttts_integrations.tasks.selection import (
     Selection,
     parse_selection,
@@ -76,6 +77,7 @@ def candidate_pipeline(
     metric: str,
     fusion: bool,
     threshold: float,
+    max_tokens: MaxTokens = None,
 ) -> Pipeline:
     """Create a pipeline of the stages ``retrieval`` and ``answer``.
 
@@ -86,6 +88,7 @@ def candidate_pipeline(
         metric: The score, a key of `METRICS`; the other metrics are reported as well.
         fusion: Whether answers are fused by the model rather than voted on.
         threshold: Fraction of the samples that must select a candidate, in (0, 1].
+        max_tokens: Maximum length of replies; see `with_max_tokens`.
 
     Raises:
         DataError: The metric is unknown.
@@ -96,24 +99,27 @@ def candidate_pipeline(
     scores = {name: partial(_answer_score, name) for name in METRICS}
     return Pipeline(
         # Temperatures and maximum lengths are chosen by hand, with room for some reasoning.
-        stages=[
-            StageProgram(
-                name="retrieval",
-                prompt=selection_prompt,
-                parse=partial(_parse_selection, candidates),
-                aggregate=selection_vote(threshold),
-                max_tokens=512,
-                temperature=0.9,
-            ),
-            StageProgram(
-                name="answer",
-                prompt=answer_prompt,
-                parse=parse_answer,
-                aggregate=answer_aggregation(fusion),
-                max_tokens=512,
-                temperature=0.7,
-            ),
-        ],
+        stages=with_max_tokens(
+            [
+                StageProgram(
+                    name="retrieval",
+                    prompt=selection_prompt,
+                    parse=partial(_parse_selection, candidates),
+                    aggregate=selection_vote(threshold),
+                    max_tokens=512,
+                    temperature=0.9,
+                ),
+                StageProgram(
+                    name="answer",
+                    prompt=answer_prompt,
+                    parse=parse_answer,
+                    aggregate=answer_aggregation(fusion),
+                    max_tokens=512,
+                    temperature=0.7,
+                ),
+            ],
+            max_tokens,
+        ),
         score=scores[metric],
         metrics={
             **scores,

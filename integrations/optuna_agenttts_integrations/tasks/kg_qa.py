@@ -17,7 +17,7 @@ from optuna_agenttts.llm import Message
 from optuna_agenttts_integrations.exceptions import DataError
 from optuna_agenttts_integrations.pipeline.stages import State
 from optuna_agenttts_integrations.tasks.answering import prompt_messages
-from optuna_agenttts_integrations.tasks.benchmark import LLAMA, QWEN, Benchmark
+from optuna_agenttts_integrations.tasks.benchmark import LLAMA, QWEN, Benchmark, MaxTokens
 from optuna_agenttts_integrations.tasks.candidates import (
     candidate_pipeline,
     candidate_stages,
@@ -40,6 +40,10 @@ _RETRIEVE = (
     "written (head, relation, tail); codes such as m.0x1y stand for things that have no name."
 )
 _ANSWER = "You answer a question from facts of a knowledge graph that were chosen for it."
+_DESCRIPTION = (
+    "Choose the triples of a knowledge graph that lead to the answer among about a hundred, then "
+    "answer."
+)
 _IDS = ("ID", "QuestionId", "id")
 
 
@@ -107,6 +111,7 @@ def triple_benchmark(
     answerers: Sequence[Model] = (LLAMA[1], LLAMA[2]),
     answer_prompt_tokens: float = 256,
     budget: float | None = None,
+    max_tokens: MaxTokens = None,
 ) -> Benchmark:
     """Create a benchmark from questions with triples of a knowledge graph.
 
@@ -130,6 +135,7 @@ def triple_benchmark(
         answerers: Models of the answering stage.
         answer_prompt_tokens: Declared prompt length of the answering stage, in tokens.
         budget: The task's budget. Default: one sample of the largest model per stage (520.67).
+        max_tokens: Maximum length of replies, of all stages or by stage; see `with_max_tokens`.
 
     Raises:
         DataError: The records have another form, or an argument is out of range.
@@ -142,19 +148,17 @@ def triple_benchmark(
         metric=metric,
         fusion=fusion,
         threshold=threshold,
+        max_tokens=max_tokens,
     )
     if candidates < 1:
         raise DataError(f"`candidates` must be at least 1, got {candidates!r}.")
     records = read_records(source, split=split, revision=revision)
     questions = [_question(record, n, candidates, seed) for n, record in enumerate(records)]
-    searched, held_out = split_instances(
-        questions, search=search, seed=seed, content=lambda question: question.question
-    )
+    searched, held_out = split_instances(questions, search=search, seed=seed, content=_content)
     return Benchmark(
         task=Task(
             name=name,
-            description="Choose the triples of a knowledge graph that lead to the answer among "
-            "about a hundred, then answer.",
+            description=_DESCRIPTION,
             stages=candidate_stages(
                 "triples",
                 retrievers=retrievers,
@@ -171,6 +175,10 @@ def triple_benchmark(
         search=searched,
         held_out=held_out,
     )
+
+
+def _content(question: TripleQuestion) -> str:
+    return question.question
 
 
 def _candidates(question: TripleQuestion) -> tuple[str, ...]:

@@ -31,7 +31,12 @@ from optuna_agenttts_integrations.pipeline.stages import (
 from optuna_agenttts_integrations.scoring.metrics import cosine
 from optuna_agenttts_integrations.scoring.sandbox import Sandbox
 from optuna_agenttts_integrations.tasks.answering import prompt_messages
-from optuna_agenttts_integrations.tasks.benchmark import LLAMA, Benchmark
+from optuna_agenttts_integrations.tasks.benchmark import (
+    LLAMA,
+    Benchmark,
+    MaxTokens,
+    with_max_tokens,
+)
 from optuna_agenttts_integrations.tasks.programs import (
     UNCHANGED,
     Program,
@@ -104,6 +109,7 @@ def chat_dev(
     reviewers: Sequence[Model] = (LLAMA[0], LLAMA[2]),
     testers: Sequence[Model] = (LLAMA[0], LLAMA[2]),
     budget: float | None = None,
+    max_tokens: MaxTokens = None,
 ) -> Benchmark:
     """Create a benchmark from SRDD (ChatDev, Qian et al., ACL 2024).
 
@@ -133,6 +139,7 @@ def chat_dev(
         reviewers: Models of the static review.
         testers: Models of the dynamic test.
         budget: The task's budget. Default: one sample of the largest model per stage (1767.33).
+        max_tokens: Maximum length of replies, of all stages or by stage; see `with_max_tokens`.
 
     Raises:
         DataError: The records have another format, or the metric is unavailable.
@@ -150,12 +157,8 @@ def chat_dev(
             f"`metric` must be one of {', '.join(scores)}; got {metric!r}. 'consistency' needs an "
             "`embedder`, 'executability' a `sandbox`."
         )
-    searched, held_out = split_instances(
-        _requirements(read_records(source)),
-        search=search,
-        seed=seed,
-        content=lambda software: software.description,
-    )
+    found = _requirements(read_records(source))
+    searched, held_out = split_instances(found, search=search, seed=seed, content=_content)
     return Benchmark(
         task=Task(
             name="ChatDev",
@@ -166,11 +169,17 @@ def chat_dev(
             metric_range=(0, 1),
         ),
         pipeline=Pipeline(
-            stages=_programs(embedder, runner, fusion), score=scores[metric], metrics=scores
+            stages=with_max_tokens(_programs(embedder, runner, fusion), max_tokens),
+            score=scores[metric],
+            metrics=scores,
         ),
         search=searched,
         held_out=held_out,
     )
+
+
+def _content(software: Software) -> str:
+    return software.description
 
 
 def _stages(

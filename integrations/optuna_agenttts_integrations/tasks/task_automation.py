@@ -25,7 +25,12 @@ from optuna_agenttts_integrations.scoring.tool_metrics import (
     node_f1,
 )
 from optuna_agenttts_integrations.tasks.answering import prompt_messages
-from optuna_agenttts_integrations.tasks.benchmark import LLAMA, Benchmark
+from optuna_agenttts_integrations.tasks.benchmark import (
+    LLAMA,
+    Benchmark,
+    MaxTokens,
+    with_max_tokens,
+)
 from optuna_agenttts_integrations.tasks.records import Source, read_records, split_instances
 from optuna_agenttts_integrations.tasks.tool_calls import (
     Tool,
@@ -81,6 +86,7 @@ def task_bench(
     selectors: Sequence[Model] = LLAMA[1:],
     predictors: Sequence[Model] = LLAMA[1:],
     budget: float | None = None,
+    max_tokens: MaxTokens = None,
 ) -> Benchmark:
     """Create a benchmark from TaskBench (Shen et al., 2023).
 
@@ -101,6 +107,7 @@ def task_bench(
         selectors: Models of the second stage.
         predictors: Models of the third stage.
         budget: The task's budget. Default: one sample of the largest model per stage (1977.33).
+        max_tokens: Maximum length of replies, of all stages or by stage; see `with_max_tokens`.
 
     Raises:
         DataError: Records or tools have another format, or an argument is not among its choices.
@@ -128,7 +135,7 @@ def task_bench(
             metric_range=(0, 1),
         ),
         pipeline=Pipeline(
-            stages=_programs(listed, named, fusion),
+            stages=with_max_tokens(_programs(listed, named, fusion), max_tokens),
             score=scores[metric],
             metrics={**scores, "unknown tools": _unknown_tools},
         ),
