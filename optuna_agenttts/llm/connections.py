@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -12,9 +13,14 @@ from weakref import WeakKeyDictionary
 import httpx2
 
 from optuna_agenttts.llm.outages import connection_error, note_answer
-from optuna_agenttts.llm.port import ChatUnavailableError
-from optuna_agenttts.llm.secrets import hide_key
+from optuna_agenttts.llm.port import ChatRefusedError, ChatUnavailableError
+from optuna_agenttts.llm.secrets import hide_keys, one_line, redact, secret_values
 from optuna_agenttts.llm.waiting import waiting
+from optuna_agenttts.llm.wire import is_loopback
+
+Verify = bool | str | ssl.SSLContext
+"""Certificates to trust: those of the environment (True), a file or folder, a context, or any
+(False)."""
 
 _KEEPALIVE_EXPIRY = 15.0
 """Seconds for which an idle connection is kept open; chosen by hand."""
@@ -30,12 +36,17 @@ class Connections:
     Args:
         concurrency: Maximum number of connections per event loop.
         timeout: Seconds for connecting, for sending, and for each chunk of a reply.
-        trust_env: Whether to use the proxies that the environment configures.
+        base_url: URL of the server, if known. Servers on this machine are not behind the proxies
+            that the environment configures.
+        verify: Certificates to trust.
     """
 
-    def __init__(self, *, concurrency: int, timeout: float, trust_env: bool) -> None:
+    def __init__(
+        self, *, concurrency: int, timeout: float, base_url: str | None, verify: Verify = True
+    ) -> None:
         """See the class."""
-        self._concurrency, self._timeout, self._trust_env = concurrency, timeout, trust_env
+        self._concurrency, self._timeout = concurrency, timeout
+        self._trust_env, self._verify = not is_loopback(base_url), verify
         self._pools: WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopPool] = WeakKeyDictionary()
 
     @asynccontextmanager
@@ -57,18 +68,21 @@ class Connections:
         return self._pools[loop]
 
     def _open(self, pool: _LoopPool) -> httpx2.AsyncClient:
-        client = httpx2.AsyncClient(
-            timeout=httpx2.Timeout(self._timeout, pool=None),
-            limits=httpx2.Limits(
-                # One for the current call, one for a cancelled call that is still closing.
-                max_connections=2,
-                max_keepalive_connections=1,
-                keepalive_expiry=_KEEPALIVE_EXPIRY,
-            ),
-            follow_redirects=False,
-            trust_env=self._trust_env,
-            verify=_ssl_context(self._trust_env),
-        )
+        try:
+            client = httpx2.AsyncClient(
+                timeout=httpx2.Timeout(self._timeout, pool=None),
+                limits=httpx2.Limits(
+                    # One for the current call, one for a cancelled call that is still closing.
+                    max_connections=2,
+                    max_keepalive_connections=1,
+                    keepalive_expiry=_KEEPALIVE_EXPIRY,
+                ),
+                follow_redirects=False,
+                trust_env=self._trust_env,
+                verify=_ssl_context(self._verify),
+            )
+        except (ImportError, ValueError, OSError, httpx2.InvalidURL) as error:
+            raise setup_error(error) from None
         pool.all.append(client)
         return client
 
@@ -93,7 +107,7 @@ async def exchange(
     method: str,
     url: str,
     *,
-    key: str | None,
+    headers: Mapping[str, str],
     content: bytes | None,
     max_bytes: int,
     where: str,
@@ -104,7 +118,7 @@ async def exchange(
         client: HTTP client.
         method: HTTP method.
         url: URL of the request.
-        key: API key to send; see `hide_key` for the reply.
+        headers: Headers to send; see `hide_keys` for the reply.
         content: JSON body, if any.
         max_bytes: Maximum length of the reply's body, in bytes.
         where: Model and server, for error messages.
@@ -116,17 +130,14 @@ async def exchange(
         ChatUnavailableError: The connection failed, or the reply is incomplete or too long.
         httpx2.TimeoutException: The request timed out.
     """
-    headers = {"accept": "application/json", "accept-encoding": "identity"}
+    sent = {"accept": "application/json", "accept-encoding": "identity"}
     if content is not None:
-        headers["content-type"] = "application/json"
-    if key:
-        headers["authorization"] = f"Bearer {key}"
+        sent["content-type"] = "application/json"
+    sent.update(headers)
     received = bytearray()
     try:
         with waiting(f"{where}: no reply yet", unless_answered=True):
-            async with client.stream(
-                method, _parsed(url), content=content, headers=headers
-            ) as reply:
+            async with client.stream(method, _parsed(url), content=content, headers=sent) as reply:
                 note_answer(where)
                 async for chunk in reply.aiter_bytes():
                     received += chunk
@@ -137,8 +148,8 @@ async def exchange(
                             lost=True,
                         )
                 # Before messages quote the beginning of the body.
-                body = hide_key(received.decode("latin-1"), key).encode("latin-1")
-                return reply.status_code, reply.headers, body
+                body = hide_keys(received.decode("latin-1"), secret_values(headers))
+                return reply.status_code, reply.headers, body.encode("latin-1")
     except httpx2.TimeoutException:
         raise
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:
@@ -151,7 +162,34 @@ def _parsed(url: str) -> httpx2.URL:
     return httpx2.URL(url)
 
 
-@lru_cache(maxsize=2)
-def _ssl_context(trust_env: bool) -> ssl.SSLContext:
-    """Load the certificates, cached: loading takes 60 ms, which each client would repeat."""
-    return httpx2.create_ssl_context(trust_env=trust_env)
+def setup_error(error: Exception) -> ChatRefusedError:
+    """Build the error for proxies or certificates with which no connection can be made."""
+    message = redact(one_line(str(error)), [])
+    if isinstance(error, ImportError):
+        message = (
+            "the environment configures a SOCKS proxy, which needs a package: run `pip install "
+            "'optuna-agenttts[socks]'`, or add the server to NO_PROXY"
+        )
+    return ChatRefusedError(
+        f"no connection is possible with this environment's proxies or certificates: {message}",
+        kind="proxy" if isinstance(error, ImportError) else type(error).__name__,
+    )
+
+
+def _ssl_context(verify: Verify) -> ssl.SSLContext:
+    """Return the certificates to trust."""
+    if isinstance(verify, ssl.SSLContext):
+        return verify
+    return _load_certificates(
+        verify, os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
+    )
+
+
+@lru_cache(maxsize=8)
+def _load_certificates(verify: bool | str, *environment: str | None) -> ssl.SSLContext:
+    """Load certificates, cached: loading takes 60 ms, which each client would repeat."""
+    if isinstance(verify, str):
+        if os.path.isdir(verify):
+            return ssl.create_default_context(capath=verify)
+        return ssl.create_default_context(cafile=verify)
+    return httpx2.create_ssl_context(verify)

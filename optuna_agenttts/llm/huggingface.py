@@ -1,11 +1,9 @@
 """Chat models behind Hugging Face Inference Providers, TGI or any OpenAI-compatible server.
 
-Models on the Hub are called through `huggingface_hub.AsyncInferenceClient`, which handles the
-providers, their routes and billing. A URL is called directly, with huggingface_hub's own HTTP
-library, because the client (2.4.0), if given a URL, sends the user's token to every host,
-rewrites ``json_schema`` to a format that only TGI reads, refuses loopback addresses if
-``HF_HUB_OFFLINE`` is set, counts waiting for its pool against the timeout, and reads replies of
-any length.
+For models on the Hub, `huggingface_hub` finds the provider's route. Requests are sent by
+`Connections` there and to a URL alike. `huggingface_hub.AsyncInferenceClient` (2.4.0), if given a
+URL, would send the user's token to every host, rewrite ``json_schema`` to a format that only TGI
+reads, count waiting for its pool against the timeout, and read replies of any length.
 """
 
 from __future__ import annotations
@@ -13,16 +11,28 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
-from typing import Any
+import os
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import httpx2
-from huggingface_hub import AsyncInferenceClient
 
 from optuna_agenttts.exceptions import AgentTTSError
-from optuna_agenttts.llm.connections import Connections, exchange
+from optuna_agenttts.llm.connections import Connections, Verify, exchange
+from optuna_agenttts.llm.inference_providers import billing, provider_request
+from optuna_agenttts.llm.negotiation import (
+    LOSSES,
+    Parameters,
+    adapt_messages,
+    check_parameters,
+    cut_at_stop,
+    describe_change,
+    refused_parameters,
+    request_fields,
+)
 from optuna_agenttts.llm.outages import note_answer
 from optuna_agenttts.llm.port import (
     ChatError,
@@ -30,29 +40,32 @@ from optuna_agenttts.llm.port import (
     ChatRequest,
     ChatUnavailableError,
     Completion,
+    Message,
     prompt_usage,
 )
-from optuna_agenttts.llm.replies import (
-    HUB_ERRORS,
-    completion_from_json,
-    http_error,
-    hub_error,
-    hub_reply_to_json,
-    parse_completion,
+from optuna_agenttts.llm.replies import http_error, parse_completion
+from optuna_agenttts.llm.secrets import (
+    ApiKey,
+    Headers,
+    headers_for,
+    hide_keys,
+    key_for,
+    one_line,
+    picklable_key,
+    redact,
+    secret_values,
 )
-from optuna_agenttts.llm.secrets import ApiKey, hide_key, key_for, one_line, picklable_key, redact
 from optuna_agenttts.llm.server_info import ServerInfo
 from optuna_agenttts.llm.wire import (
     chat_url,
     check_base_url,
     encode_chat_request,
-    is_loopback,
     redact_url,
-    refuses_response_format,
-    response_formats,
 )
 
 _logger = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
 
 
 class HuggingFaceChat:
@@ -71,6 +84,15 @@ class HuggingFaceChat:
             not count against the timeout.
         max_reply_bytes: Maximum length of a reply, in bytes.
         starting: Whether to wait for a server that has never answered, as it may be starting.
+        request_parameters: Names under which the server reads parameters, or None to leave one
+            out: ``{"max_tokens": "max_completion_tokens", "seed": None}``. ``"system"`` is the
+            role of system messages; with None, they begin the first user message.
+            ``"response_format"`` is ``"json_schema"``, ``"json_object"`` or None. Parameters that
+            a server refuses by name are changed in this way without being listed.
+        headers: Further headers of each request, such as Azure's ``api-key``, or a function that
+            returns them; only a function is pickled.
+        verify: Certificates to trust: True for those of the system or of ``SSL_CERT_FILE``, the
+            path of a file or folder, an `ssl.SSLContext`, or False for any.
 
     Raises:
         AgentTTSError: An argument is invalid.
@@ -89,6 +111,9 @@ class HuggingFaceChat:
         concurrency: int = 32,
         max_reply_bytes: int = 4_000_000,
         starting: bool = False,
+        request_parameters: Parameters = MappingProxyType({}),
+        headers: Headers = None,
+        verify: Verify = True,
     ) -> None:
         """See the class."""
         if model is None and base_url is None:
@@ -111,10 +136,17 @@ class HuggingFaceChat:
             raise AgentTTSError(
                 f"HuggingFaceChat: `concurrency` must be at least 1, got {concurrency!r}."
             )
+        if isinstance(verify, str) and not os.path.exists(verify):
+            raise AgentTTSError(f"HuggingFaceChat: `verify` names no file or folder: {verify!r}.")
+        check_parameters("HuggingFaceChat", request_parameters)
         self.model, self.base_url = model, base_url
         self._provider, self._bill_to, self._api_key = provider, bill_to, api_key
         self._timeout, self._concurrency = timeout, concurrency
         self._max_reply_bytes, self._starting = max_reply_bytes, starting
+        self._headers, self._verify = headers, verify
+        self.request_parameters = dict(request_parameters)
+        self._negotiated: dict[str, dict[str, str | None]] = {}
+        """Forms of parameters, by model, in which the server has accepted them."""
         self._reset()
 
     def _reset(self) -> None:
@@ -123,17 +155,15 @@ class HuggingFaceChat:
         self._connections = Connections(
             concurrency=self._concurrency,
             timeout=self._timeout,
-            # Servers on this machine are not behind a proxy.
-            trust_env=not is_loopback(self.base_url),
+            base_url=self.base_url,
+            verify=self._verify,
         )
-        self._format_index = 0
-        """Index of the `response_format` to try first: the last accepted one."""
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return the state without connections and without a key given as a string."""
-        process_local = ("_connections", "_format_index")
-        state = {k: v for k, v in self.__dict__.items() if k not in process_local}
-        return {**state, "_api_key": picklable_key(self._api_key)}
+        """Return the state without connections, and without keys given as values."""
+        state = {k: v for k, v in self.__dict__.items() if k != "_connections"}
+        secrets = {name: picklable_key(state[name]) for name in ("_api_key", "_headers")}
+        return state | secrets
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore the state and create new connections."""
@@ -163,19 +193,26 @@ class HuggingFaceChat:
             server = urlsplit(self.base_url).netloc
         return server if self.model is None else f"{self.model} at {server}"
 
+    def negotiated(self, model: str = "") -> dict[str, str | None]:
+        """Return the forms of parameters that differ from the usual ones.
+
+        Args:
+            model: Name of the model on its server. Default: this object's model.
+
+        Returns:
+            Those given as an argument, and those that the server has refused so far.
+        """
+        return self.request_parameters | self._negotiated.get(model or self.model or "", {})
+
     async def complete(self, request: ChatRequest, *, seed: int) -> Completion:
         """Generate one completion; see `ChatModel.complete`.
 
-        An empty ``request.model`` means this object's model. Servers differ in the
-        `response_format` that they accept for a schema; they are tried in turn, the last accepted
-        one first.
+        An empty ``request.model`` means this object's model. Parameters that the server refuses by
+        name are renamed or left out, and so is any `response_format` that it refuses.
         """
-        formats = response_formats(request.schema)
         async with self._connections.connection() as client:
             try:
-                return await asyncio.wait_for(
-                    self._call_any_format(client, request, seed, formats), self._timeout
-                )
+                return await asyncio.wait_for(self._call(client, request, seed), self._timeout)
             except asyncio.TimeoutError:
                 raise ChatUnavailableError(
                     f"{self.where}: no reply within {self._timeout:g} s",
@@ -184,84 +221,114 @@ class HuggingFaceChat:
                     lost=True,
                 ) from None
 
-    async def _call_any_format(
-        self,
-        client: httpx2.AsyncClient,
-        request: ChatRequest,
-        seed: int,
-        formats: list[Mapping[str, Any]],
-    ) -> Completion:
-        first = min(self._format_index, len(formats) - 1)
-        for index in range(first, len(formats)):
-            try:
-                completion = await self._call(client, request, seed, formats[index])
-            except _FormatRefusedError as error:
-                if index == len(formats) - 1:
-                    raise error.reason from None
-                _logger.debug("%s refused `response_format` %d.", self.where, index)
-                continue
-            if len(formats) > 1:
-                self._format_index = index
-            return completion
-        raise AssertionError("unreachable")
-
     async def _call(
-        self,
-        client: httpx2.AsyncClient,
-        request: ChatRequest,
-        seed: int,
-        response_format: Mapping[str, Any],
+        self, client: httpx2.AsyncClient, request: ChatRequest, seed: int
     ) -> Completion:
         key = key_for(self.base_url, self._api_key)
+        headers = headers_for(key, self._headers)
+        secrets = secret_values(headers)
         try:
-            if self.base_url is None:
-                completion = await self._call_hub(request, seed, response_format, key)
-            else:
-                completion = await self._call_url(client, request, seed, response_format, key)
-        except _FormatRefusedError:
-            raise
+            completion = await self._negotiate(client, request, seed, key, headers)
         except ChatError as error:
-            error.args = (redact(str(error), [key]),)
+            error.args = (redact(str(error), secrets),)
             if error.lost and error.usage is None:
                 # Only the prompt can be counted.
                 error.usage = prompt_usage(request)
             raise
-        if not key:
+        if not secrets:
             return completion
         # A server that echoes the request, in any escapes, must not get the key into a store.
         parts = (completion.text, completion.finish_reason, completion.thoughts)
-        text, reason, thoughts = (hide_key(part, key) for part in parts)
+        text, reason, thoughts = (hide_keys(part, secrets) for part in parts)
         return Completion(text, completion.usage, reason, thoughts)
 
-    async def _call_url(
+    async def _negotiate(
         self,
         client: httpx2.AsyncClient,
         request: ChatRequest,
         seed: int,
-        response_format: Mapping[str, Any],
         key: str | None,
+        headers: Mapping[str, str],
     ) -> Completion:
-        assert self.base_url is not None
+        """Call until the server refuses no further parameter."""
         model = request.model or self.model
         if model is None:
-            model = self.model = await self._served_model(client, self.base_url, key)
-        body = {
-            "model": model,
-            "max_tokens": request.max_tokens,
-            "temperature": request.temperature,
-            "seed": seed,
-            "stream": False,
-            **({"stop": list(request.stop)} if request.stop else {}),
-            **response_format,
-            **json.loads(request.extra or "{}"),
-        }
+            assert self.base_url is not None
+            model = self.model = await self._served_model(client, self.base_url, headers)
+        changes: dict[str, str | None] = {}
+        while True:
+            parameters = self.negotiated(model) | changes
+            fields = {
+                "model": model,
+                **request_fields(request, seed, parameters),
+                **json.loads(request.extra or "{}"),
+            }
+            messages = adapt_messages(request.messages, parameters)
+            status, received, content = await self._send(client, fields, messages, key, headers)
+            text = content.decode("utf-8", "replace")
+            try:
+                if status != 200:
+                    raise http_error(status, received, text, self.where)
+                completion = parse_completion(content, request, self.where, received)
+            except ChatError as error:
+                refused = refused_parameters(status, text, request, parameters)
+                failed = status == 200 and not isinstance(error, ChatRefusedError)
+                if error.permanent or not refused or failed:
+                    raise
+                changes |= refused
+                continue
+            if changes:
+                self._remember(model, changes)
+            text = cut_at_stop(completion.text, request, parameters)
+            return completion if text == completion.text else replace(completion, text=text)
+
+    def _remember(self, model: str, changes: Parameters) -> None:
+        """Keep changes that led to a completion, and log new ones."""
+        known = self._negotiated.setdefault(model, {})
+        for name, form in changes.items():
+            if known.get(name, "") != form:
+                known[name] = form
+                level = logging.WARNING if form is None and name in LOSSES else logging.INFO
+                _logger.log(
+                    level, "%s refuses `%s`: %s.", self.where, name, describe_change(name, form)
+                )
+
+    async def _send(
+        self,
+        client: httpx2.AsyncClient,
+        fields: Mapping[str, Any],
+        messages: tuple[Message, ...],
+        key: str | None,
+        headers: Mapping[str, str],
+    ) -> tuple[int, Mapping[str, str], bytes]:
+        """Send a request; return status, headers and body of the reply."""
+        if self.base_url is not None:
+            url, content = chat_url(self.base_url), encode_chat_request(fields, messages)
+        elif "://" in fields["model"]:
+            raise ChatRefusedError(
+                f"{self.where}: the request's model is a URL: pass it as `base_url` instead",
+                kind="URL as model",
+            )
+        else:
+            prepared = await provider_request(
+                [{"role": message.role, "content": message.content} for message in messages],
+                fields,
+                provider=self._provider,
+                task="conversational",
+                model=fields["model"],
+                key=key,
+                headers={**headers, **billing(self._bill_to)},
+                where=self.where,
+            )
+            url, headers = prepared.url, prepared.headers
+            content = json.dumps(prepared.json).encode()
         try:
-            status, headers, content = await exchange(
+            return await exchange(
                 client,
                 "POST",
-                chat_url(self.base_url),
-                key=key,
-                content=encode_chat_request(body, request.messages),
+                url,
+                headers=headers,
+                content=content,
                 max_bytes=self._max_reply_bytes,
                 where=self.where,
             )
@@ -272,57 +339,6 @@ class HuggingFaceChat:
                 kind="ConnectTimeout" if isinstance(timeout, httpx2.ConnectTimeout) else "timeout",
                 lost=not isinstance(timeout, httpx2.ConnectTimeout),
             ) from None
-        if status == 200:
-            return parse_completion(content, request, self.where, headers)
-        text = content.decode("utf-8", "replace")
-        error = http_error(status, headers, text, self.where)
-        if response_format and refuses_response_format(status, text):
-            raise _FormatRefusedError(error)
-        raise error
-
-    async def _call_hub(
-        self, request: ChatRequest, seed: int, response_format: Mapping[str, Any], key: str | None
-    ) -> Completion:
-        if "://" in request.model:
-            raise ChatRefusedError(
-                f"{self.where}: the request's model is a URL: pass it as `base_url` instead",
-                kind="URL as model",
-            )
-        options: dict[str, Any] = {
-            "model": request.model or self.model,
-            "max_tokens": request.max_tokens,
-            "temperature": request.temperature,
-            "seed": seed,
-            "stop": list(request.stop) or None,
-            **response_format,
-            **({"extra_body": json.loads(request.extra)} if request.extra else {}),
-        }
-        try:
-            async with AsyncInferenceClient(
-                provider=self._provider,  # type: ignore[arg-type]
-                api_key=key,
-                bill_to=self._bill_to,
-                timeout=self._timeout,
-            ) as client:
-                reply = await client.chat_completion(
-                    [{"role": m.role, "content": m.content} for m in request.messages], **options
-                )
-        except json.JSONDecodeError:
-            raise ChatUnavailableError(
-                f"{self.where}: the reply is not JSON", kind="no JSON", lost=True
-            ) from None
-        except HUB_ERRORS as error:
-            found = hub_error(error, key=key, where=self.where, timeout=self._timeout)
-            response = getattr(error, "response", None)
-            if (
-                response_format
-                and response is not None
-                and refuses_response_format(response.status_code, response.text)
-            ):
-                raise _FormatRefusedError(found) from None
-            raise found from None
-        note_answer(self.where)
-        return completion_from_json(hub_reply_to_json(reply), request, self.where)
 
     async def served_models(self) -> tuple[str, ...]:
         """Return the names of the models that the server lists.
@@ -332,57 +348,48 @@ class HuggingFaceChat:
         Raises:
             ChatUnavailableError: The server is unreachable or lists no model.
         """
-        if self.base_url is None:
-            return (self.model,) if self.model else ()
-        async with self._server(self.base_url) as server:
-            return await server.model_names()
+        own = (self.model,) if self.model else ()
+        return await self._read(ServerInfo.model_names, own)
 
     async def healthy(self) -> bool:
         """Return whether the server reports that it is healthy (``/health``)."""
-        if self.base_url is None:
-            return True
-        async with self._server(self.base_url) as server:
-            return await server.healthy()
+        return await self._read(ServerInfo.healthy, True)
 
     async def info(self) -> Mapping[str, Any]:
         """Return TGI's ``/info``; empty for other servers."""
-        if self.base_url is None:
-            return {}
-        async with self._server(self.base_url) as server:
-            return await server.info()
+        return await self._read(ServerInfo.info, {})
 
     async def listing(self) -> tuple[int, tuple[Mapping[str, Any], ...]]:
         """Return the HTTP status and the entries of ``/v1/models``.
 
         The status is 0 if there was no reply, or if there is no URL.
         """
-        if self.base_url is None:
-            return 0, ()
-        async with self._server(self.base_url) as server:
-            return await server.listing()
+        return await self._read(ServerInfo.listing, (0, ()))
 
-    @asynccontextmanager
-    async def _server(self, base_url: str) -> AsyncIterator[ServerInfo]:
-        key = key_for(base_url, self._api_key)
+    async def _read(self, page: Callable[[ServerInfo], Awaitable[_T]], default: _T) -> _T:
+        """Read one of the server's own pages; return the default if there is no URL."""
+        if self.base_url is None:
+            return default
+        headers = headers_for(key_for(self.base_url, self._api_key), self._headers)
         async with self._connections.connection() as client:
-            yield self._server_info(client, base_url, key)
+            return await page(self._server_info(client, self.base_url, headers))
 
     def _server_info(
-        self, client: httpx2.AsyncClient, base_url: str, key: str | None
+        self, client: httpx2.AsyncClient, base_url: str, headers: Mapping[str, str]
     ) -> ServerInfo:
         return ServerInfo(
             client=client,
             base_url=base_url,
-            key=key,
+            headers=headers,
             max_reply_bytes=self._max_reply_bytes,
             where=self.where,
         )
 
     async def _served_model(
-        self, client: httpx2.AsyncClient, base_url: str, key: str | None
+        self, client: httpx2.AsyncClient, base_url: str, headers: Mapping[str, str]
     ) -> str:
         try:
-            return (await self._server_info(client, base_url, key).model_names())[0]
+            return (await self._server_info(client, base_url, headers).model_names())[0]
         # TGI serves a single model and ignores the name; other servers refuse this one.
         except ChatUnavailableError:
             return "tgi"
@@ -390,11 +397,3 @@ class HuggingFaceChat:
     async def aclose(self) -> None:
         """Close the connections of the running event loop."""
         await self._connections.aclose()
-
-
-class _FormatRefusedError(Exception):
-    """The server refused a request with a `response_format`."""
-
-    def __init__(self, reason: ChatError) -> None:
-        super().__init__(str(reason))
-        self.reason = reason

@@ -10,8 +10,8 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 import httpx2
-from huggingface_hub.errors import InferenceTimeoutError, OfflineModeIsEnabled
 
+from optuna_agenttts.llm.connections import setup_error
 from optuna_agenttts.llm.outages import NO_QUOTA, REMEDIES, connection_error, lacks_quota
 from optuna_agenttts.llm.port import (
     FAILED_REASONS,
@@ -32,14 +32,16 @@ _GATEWAY_TIMEOUT = 504
 
 HUB_ERRORS = (
     httpx2.HTTPError,
+    httpx2.InvalidURL,
     ValueError,
     TypeError,
     AttributeError,
     KeyError,
+    ImportError,
     OSError,
     RuntimeError,
 )
-"""Exceptions that `huggingface_hub`'s client raises for failed calls."""
+"""Exceptions that `huggingface_hub` raises when it looks up a model."""
 
 
 def retry_after(headers: Mapping[str, str], now: datetime | None = None) -> float | None:
@@ -94,24 +96,14 @@ def http_error(status: int, headers: Mapping[str, str], text: str, where: str) -
     return ChatRefusedError(message, kind=kind)
 
 
-def hub_error(error: Exception, *, key: str | None, where: str, timeout: float) -> ChatError:
-    """Build the error for an exception of `huggingface_hub`.
+def hub_error(error: Exception, *, key: str | None, where: str) -> ChatError:
+    """Build the error for an exception of `huggingface_hub` while it looks up a model.
 
     Args:
         error: Instance of one of `HUB_ERRORS`.
         key: API key that was sent, to redact it.
         where: Model and server, for the message.
-        timeout: Timeout of the call, in seconds.
     """
-    if isinstance(error, OfflineModeIsEnabled):
-        return ChatRefusedError(
-            f"{where}: HF_HUB_OFFLINE is set: unset it, or pass the URL of a server",
-            kind="offline",
-        )
-    if isinstance(error, InferenceTimeoutError):
-        return ChatUnavailableError(
-            f"{where}: no reply within {timeout:g} s", kind="timeout", lost=True
-        )
     kind = type(error).__name__
     if isinstance(error, httpx2.HTTPError):
         response = getattr(error, "response", None)
@@ -119,6 +111,8 @@ def hub_error(error: Exception, *, key: str | None, where: str, timeout: float) 
             return connection_error(error, where)
         text = redact(response.text, [key])
         return http_error(response.status_code, response.headers, text, where)
+    if isinstance(error, ImportError):
+        return setup_error(error)
     if isinstance(error, (ValueError, TypeError, AttributeError, KeyError)):
         # No token, an unknown provider, or a reply with an unexpected structure.
         return ChatRefusedError(f"{where}: {one_line(redact(str(error), [key]))}", kind=kind)
@@ -327,16 +321,6 @@ def _usage(counts: Mapping[str, Any], request: ChatRequest, text: str, reason: s
         thoughts,
         cached_tokens=min(prompt, cached),
     )
-
-
-def hub_reply_to_json(reply: Any) -> Any:
-    """Convert `huggingface_hub`'s reply object, any field of which may be missing, to JSON."""
-    if isinstance(reply, list):
-        return [hub_reply_to_json(item) for item in reply]
-    fields = getattr(reply, "__dict__", None)
-    if fields is None:
-        return reply
-    return {name: hub_reply_to_json(value) for name, value in fields.items()}
 
 
 def _count(value: Any) -> int:

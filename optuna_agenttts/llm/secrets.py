@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from typing import Any, NoReturn, TypeVar
 from urllib.parse import urlsplit
 
 from optuna_agenttts.llm.port import ChatRefusedError
 
 ApiKey = str | Callable[[], str] | None
+Headers = Mapping[str, str] | Callable[[], Mapping[str, str]] | None
+_T = TypeVar("_T")
 
 _KEY_PATTERN = re.compile(r"\b(?:hf|sk|gsk|api)[_-][A-Za-z0-9_-]{12,}|(?i:bearer)\s+\S+")
 _HOST_PATTERN = re.compile(r"[a-z0-9.-]+")
 _REDACTED = "[hidden]"
+_HEADER_PATTERN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_SECRET_HEADER_PATTERN = re.compile(r"auth|cookie|key|password|secret|token", re.IGNORECASE)
+"""Names of headers and of their parts (RFC 9110, 5.1), and of those whose values are secret."""
 _MIN_SECRET_LENGTH = 8
 """Characters; shorter keys ("none", "EMPTY") are placeholders that occur in ordinary words."""
 _MIN_KEY_LENGTH = 16
@@ -55,19 +61,9 @@ def key_for(url: str | None, api_key: ApiKey) -> str | None:
     Raises:
         ChatRefusedError: The function failed, or the key is not valid in an HTTP header.
     """
-    key = api_key
-    if callable(api_key):
-        try:
-            key = api_key()
-        except ChatRefusedError:
-            raise
-        # A user's function may raise anything; its message may contain secrets.
-        except Exception as error:
-            raise ChatRefusedError(
-                f"`api_key` failed: the function raised {type(error).__name__}", kind="no key"
-            ) from None
+    key = _value(api_key, "api_key")
     if key is not None:
-        if not (isinstance(key, str) and key.isascii() and key.isprintable()):
+        if not _is_header_value(key):
             raise ChatRefusedError(
                 "the API key contains characters that are invalid in HTTP headers: check it for "
                 "line breaks",
@@ -82,9 +78,56 @@ def key_for(url: str | None, api_key: ApiKey) -> str | None:
     return None
 
 
-def picklable_key(api_key: ApiKey) -> ApiKey:
-    """Return what a pickle may contain of an API key: a function, but no key."""
-    if isinstance(api_key, str):
+def headers_for(key: str | None, headers: Headers) -> dict[str, str]:
+    """Return the headers to send: a key as bearer token, and those that the user gave.
+
+    Raises:
+        ChatRefusedError: The function failed, or a header is invalid.
+    """
+    sent = {"authorization": f"Bearer {key}"} if key else {}
+    given = _value(headers, "headers") or {}
+    if not isinstance(given, Mapping):
+        raise ChatRefusedError("`headers` must map names of headers to texts", kind="bad key")
+    for name, value in given.items():
+        if not (isinstance(name, str) and _HEADER_PATTERN.fullmatch(name)):
+            raise ChatRefusedError("`headers` has an invalid name of a header", kind="bad key")
+        if not _is_header_value(value):
+            raise ChatRefusedError(f"the header {name!r} has an invalid value", kind="bad key")
+        sent[name.lower()] = value
+    return sent
+
+
+def secret_values(headers: Mapping[str, str]) -> list[str]:
+    """Return the secrets among the values of headers."""
+    return [
+        value.removeprefix("Bearer ")
+        for name, value in headers.items()
+        if _SECRET_HEADER_PATTERN.search(name)
+    ]
+
+
+def _value(given: _T | Callable[[], _T], name: str) -> _T:
+    """Return the value of an argument that may be a function."""
+    if not callable(given):
+        return given
+    try:
+        return given()
+    except ChatRefusedError:
+        raise
+    # A user's function may raise anything; its message may contain secrets.
+    except Exception as error:
+        raise ChatRefusedError(
+            f"`{name}` failed: the function raised {type(error).__name__}", kind="no key"
+        ) from None
+
+
+def _is_header_value(value: object) -> bool:
+    return isinstance(value, str) and value.isascii() and value.isprintable()
+
+
+def picklable_key(api_key: Any) -> Any:
+    """Return what a pickle may contain of an API key or headers: a function, but no key."""
+    if isinstance(api_key, (str, Mapping)):
         return UnpickledKey()
     # Methods of `os.environ` would be pickled together with all variables.
     if isinstance(api_key, partial) and getattr(api_key.func, "__self__", None) is os.environ:
@@ -100,15 +143,15 @@ def _from_environment(method: str, *arguments: str) -> str:
 class UnpickledKey:
     """Placeholder for an API key that was not pickled."""
 
-    def __call__(self) -> str:
+    def __call__(self) -> NoReturn:
         """Raise an exception that explains how to pass the key.
 
         Raises:
             ChatRefusedError: Always.
         """
         raise ChatRefusedError(
-            "`api_key` is not pickled when given as a string: pass a function that returns it, "
-            "such as functools.partial(os.getenv, 'MY_KEY')",
+            "`api_key` and `headers` are not pickled when given as values: pass a function that "
+            "returns them, such as functools.partial(os.getenv, 'MY_KEY')",
             kind="key not pickled",
         )
 
@@ -125,14 +168,15 @@ def redact(text: str, secrets: Iterable[str | None]) -> str:
     return _KEY_PATTERN.sub(_REDACTED, text)
 
 
-def hide_key(text: str, key: str | None) -> str:
-    """Replace the API key, and nothing else, in data that a server sent.
+def hide_keys(text: str, keys: Iterable[str | None]) -> str:
+    """Replace API keys, and nothing else, in data that a server sent.
 
     Placeholders ("ollama", "sk-no-key-required") occur in ordinary text. They are shorter, or have
     neither digits nor capitals, which keys have.
     """
-    if key and len(key) >= _MIN_KEY_LENGTH and re.search("[A-Z0-9]", key):
-        text = text.replace(key, _REDACTED)
+    for key in keys:
+        if key and len(key) >= _MIN_KEY_LENGTH and re.search("[A-Z0-9]", key):
+            text = text.replace(key, _REDACTED)
     return text
 
 

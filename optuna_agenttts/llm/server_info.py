@@ -12,8 +12,8 @@ import httpx2
 
 from optuna_agenttts.llm.connections import exchange
 from optuna_agenttts.llm.port import ChatError, ChatUnavailableError
-from optuna_agenttts.llm.secrets import hide_key
-from optuna_agenttts.llm.wire import chat_url, server_root
+from optuna_agenttts.llm.secrets import hide_keys, secret_values
+from optuna_agenttts.llm.wire import models_url, server_root
 
 _PROBE_TIMEOUT = 5.0
 """Timeout for one page, in seconds; chosen by hand, as these pages are small."""
@@ -26,14 +26,14 @@ class ServerInfo:
     Args:
         client: HTTP client.
         base_url: URL of the server.
-        key: API key to send.
+        headers: Headers to send.
         max_reply_bytes: Maximum length of a page, in bytes.
         where: Model and server, for error messages.
     """
 
     client: httpx2.AsyncClient
     base_url: str
-    key: str | None
+    headers: Mapping[str, str]
     max_reply_bytes: int
     where: str
 
@@ -49,8 +49,7 @@ class ServerInfo:
 
     async def listing(self) -> tuple[int, tuple[Mapping[str, Any], ...]]:
         """Return the HTTP status (0: no reply) and the entries of ``/v1/models``."""
-        url = chat_url(self.base_url).removesuffix("/chat/completions") + "/models"
-        status, values = await self._get(url)
+        status, values = await self._get(models_url(self.base_url))
         data = values.get("data") if isinstance(values, Mapping) else None
         entries = data if isinstance(data, list) else []
         return status, tuple(entry for entry in entries if isinstance(entry, Mapping))
@@ -67,7 +66,11 @@ class ServerInfo:
             info_status, values = await self._get(server_root(self.base_url) + "/info")
             names = [values.get("model_id")] if isinstance(values, Mapping) else []
             status = status or info_status
-        found = tuple(hide_key(name, self.key) for name in names if isinstance(name, str) and name)
+        found = tuple(
+            hide_keys(name, secret_values(self.headers))
+            for name in names
+            if isinstance(name, str) and name
+        )
         if not found:
             raise ChatUnavailableError(
                 f"{self.where}: the server lists no models "
@@ -84,7 +87,7 @@ class ServerInfo:
                     self.client,
                     "GET",
                     url,
-                    key=self.key,
+                    headers=self.headers,
                     content=None,
                     max_bytes=self.max_reply_bytes,
                     where=self.where,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
@@ -12,16 +13,8 @@ from optuna_agenttts.exceptions import AgentTTSError
 from optuna_agenttts.llm.port import Message
 from optuna_agenttts.llm.secrets import one_line
 
-_REFUSAL_STATUSES = {400, 415, 422, 501}
-"""HTTP statuses with which servers refuse an unknown `response_format`."""
-
-
-def refuses_response_format(status: int, text: str) -> bool:
-    """Return whether an HTTP error may be caused by `response_format`.
-
-    llama-cpp-python's server (0.3.36) replies with status 500 to an unknown one.
-    """
-    return status in _REFUSAL_STATUSES or (status == 500 and "response_format" in text)
+_API_ROOT = re.compile(r"/(v\d+\w*|deployments)(/|$)")
+"""Paths that are those of an API, not of a server: ``/v1``, Gemini's ``/v1beta/openai``."""
 
 
 def chat_url(base_url: str) -> str:
@@ -29,8 +22,13 @@ def chat_url(base_url: str) -> str:
     parts = urlsplit(base_url)
     path = parts.path.rstrip("/")
     if not path.endswith("/chat/completions"):
-        path += "/chat/completions" if path.endswith("/v1") else "/v1/chat/completions"
+        path += "/chat/completions" if _API_ROOT.search(path) else "/v1/chat/completions"
     return urlunsplit((parts.scheme, parts.netloc, path, parts.query, ""))
+
+
+def models_url(base_url: str) -> str:
+    """Return the URL of the list of a server's models."""
+    return chat_url(base_url).replace("/chat/completions", "/models")
 
 
 def server_root(base_url: str) -> str:
@@ -38,21 +36,6 @@ def server_root(base_url: str) -> str:
     parts = urlsplit(base_url)
     path = parts.path.rstrip("/").removesuffix("/chat/completions").removesuffix("/v1")
     return urlunsplit((parts.scheme, parts.netloc, path, "", ""))
-
-
-def response_formats(schema: str | None) -> list[Mapping[str, Any]]:
-    """Return request fields that ask for JSON with a schema, in the order to try them.
-
-    The first is read by OpenAI, vLLM, SGLang and llama.cpp's own server. The second is read by
-    TGI (``value``) and llama-cpp-python (``schema``), each of which ignores the other's key. The
-    last one is empty.
-    """
-    if schema is None:
-        return [{}]
-    values = json.loads(schema)
-    openai = {"type": "json_schema", "json_schema": {"name": "reply", "schema": values}}
-    tgi = {"type": "json_object", "value": values, "schema": values}
-    return [{"response_format": openai}, {"response_format": tgi}, {}]
 
 
 def encode_chat_request(body: Mapping[str, Any], messages: tuple[Message, ...]) -> bytes:

@@ -9,11 +9,9 @@ import random
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-import httpx2
 import huggingface_hub.constants
-import numpy as np
 import pytest
-from huggingface_hub.errors import HfHubHTTPError, InferenceTimeoutError, OfflineModeIsEnabled
+from huggingface_hub.inference._providers import PROVIDERS, _common, hf_inference
 
 from optuna_agenttts import AgentTTSError
 from optuna_agenttts.llm import ChatRefusedError, ChatUnavailableError, RetryPolicy
@@ -52,6 +50,19 @@ class Server:
         server = self
 
         class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                entry = {"status": "live", "providerId": "o/m", "task": "feature-extraction"}
+                info = {
+                    "id": "o/m",
+                    "pipeline_tag": "feature-extraction",
+                    "inferenceProviderMapping": {"hf-inference": entry},
+                }
+                content = json.dumps(info).encode()
+                self.send_response(200)
+                self.send_header("content-length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
             def do_POST(self):
                 body = json.loads(self.rfile.read(int(self.headers["content-length"])))
                 headers = {name.lower(): value for name, value in self.headers.items()}
@@ -305,67 +316,58 @@ def test_invalid_arguments_are_refused(options, message):
 
 @pytest.fixture
 def hub(monkeypatch):
-    """Replace huggingface_hub's client by a fake with a list of outcomes."""
-
-    class FakeClient:
-        made, asked, script = [], [], []
-
-        def __init__(self, **options):
-            self.made.append(options)
-
-        async def __aenter__(self):
-            return self
-
-        async def __aexit__(self, *_):
-            pass
-
-        async def feature_extraction(self, text, *, model):
-            self.asked.append((model, text))
-            outcome = self.script.pop(0)
-            if isinstance(outcome, BaseException):
-                raise outcome
-            return outcome
-
-    monkeypatch.setattr(huggingface_embedder, "AsyncInferenceClient", FakeClient)
-    return FakeClient
-
-
-def http_error(status):
-    request = httpx2.Request("POST", "https://router.huggingface.co/hf-inference")
-    response = httpx2.Response(status, text=f"you sent {TOKEN}", request=request)
-    return HfHubHTTPError(f"{status} for url", response=response)
+    """Redirect hosts, and nothing else, of huggingface_hub to this machine."""
+    constants, extract = huggingface_hub.constants, PROVIDERS["hf-inference"]["feature-extraction"]
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    with Server() as server:
+        monkeypatch.setattr(constants, "ENDPOINT", server.url)
+        monkeypatch.setattr(extract, "base_url", f"{server.url}/hf-inference")
+        cached = (_common._fetch_inference_provider_mapping, hf_inference._check_supported_task)
+        for function in cached:
+            function.cache_clear()
+        yield server
+        for function in cached:
+            function.cache_clear()
 
 
 def test_models_of_the_hub_are_called_with_the_users_token(hub):
-    """Without a URL, huggingface_hub's feature extraction is used."""
-    hub.script[:] = [np.array([[1, 2], [3, 4]], dtype="float32")]
-    assert embed(HuggingFaceEmbedder("o/m", timeout=7), "a", "b") == [[1, 2], [3, 4]]
-    assert hub.made == [{"api_key": TOKEN, "timeout": 7}]
-    assert hub.asked == [("o/m", ["a", "b"])]
+    """Without a URL, the provider of feature extraction is called, with headers of the user."""
+    hub.behaviours[:] = [lambda body, headers: (200, [[1, 2], [3, 4]])]
+    embedder = HuggingFaceEmbedder("o/m", timeout=7, headers={"X-Team": "search"})
+    assert embed(embedder, "a", "b") == [[1, 2], [3, 4]]
+    ((path, headers, sent),) = hub.requests
+    assert path == "/hf-inference/models/o/m/pipeline/feature-extraction"
+    assert headers["authorization"] == f"Bearer {TOKEN}"
+    assert headers["x-team"] == "search"
+    assert sent == {"inputs": ["a", "b"]}
 
 
 @pytest.mark.parametrize(
-    ("outcome", "error"),
+    ("status", "reply", "error"),
     [
-        (OfflineModeIsEnabled("no"), ChatRefusedError),
-        (InferenceTimeoutError("no"), ChatUnavailableError),
-        (http_error(503), ChatUnavailableError),
-        (http_error(404), ChatRefusedError),
-        (ValueError(f"bad token {TOKEN}"), ChatRefusedError),
-        (json.JSONDecodeError("no", "", 0), ChatUnavailableError),
-        (OSError("no"), ChatUnavailableError),
-        (np.zeros((1, 5, 3)), ChatRefusedError),
-        (np.zeros((2, 3)), ChatUnavailableError),
-        (np.zeros(3), ChatUnavailableError),
-        (np.array([[math.nan]]), ChatUnavailableError),
+        (503, f"you sent {TOKEN}", ChatUnavailableError),
+        (404, f"you sent {TOKEN}", ChatRefusedError),
+        (200, b"<html>", ChatUnavailableError),
+        (200, [[[0.0] * 3] * 5], ChatRefusedError),
+        (200, [[0.0] * 3] * 2, ChatUnavailableError),
+        (200, [0.0] * 3, ChatUnavailableError),
+        (200, [[math.nan]], ChatUnavailableError),
+        (200, {"data": [{"embedding": None}]}, ChatUnavailableError),
     ],
 )
-def test_errors_of_the_hub_are_chat_errors(hub, outcome, error):
-    """Exceptions and invalid results of the client are named errors without the token."""
-    hub.script[:] = [outcome]
+def test_errors_of_the_hub_are_chat_errors(hub, status, reply, error):
+    """Statuses and invalid results are named errors without the token."""
+    hub.behaviours[:] = [lambda body, headers: (status, reply)]
     with pytest.raises(error) as caught:
         embed(HuggingFaceEmbedder("o/m"), "a")
     assert TOKEN not in str(caught.value)
+
+
+def test_the_hub_is_not_called_offline(hub, monkeypatch):
+    """`HF_HUB_OFFLINE` is obeyed."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ChatRefusedError, match="HF_HUB_OFFLINE"):
+        embed(HuggingFaceEmbedder("o/m"), "a")
 
 
 def stored(server, store, **options):

@@ -1,4 +1,4 @@
-"""Calls to real servers on this machine, good and bad, and to a stand-in for Hugging Face."""
+"""Calls to real servers on this machine, good and bad."""
 
 import asyncio
 import copy
@@ -10,10 +10,8 @@ import pickle
 import time
 import warnings
 
-import httpx2
 import huggingface_hub.constants
 import pytest
-from huggingface_hub.errors import HfHubHTTPError, InferenceTimeoutError, OfflineModeIsEnabled
 from llm_support import (
     ANSWERING,
     BEHAVIOURS,
@@ -28,7 +26,6 @@ from llm_support import (
     redirect,
 )
 
-import optuna_agenttts.llm.huggingface
 from optuna_agenttts.exceptions import AgentTTSError
 from optuna_agenttts.llm import (
     ChatError,
@@ -989,166 +986,3 @@ def test_retries_get_through_a_server_that_fails_at_first():
             "circuit open": 1,
         }
         assert run(inner).text == "at last"
-
-
-# Models of the Hub, through a stand-in for huggingface_hub's client.
-
-
-class Reply:
-    """What huggingface_hub reads from JSON."""
-
-    def __init__(self, **values):
-        self.__dict__.update(values)
-
-
-def hub_reply(text="from the hub", reason="stop"):
-    choice = Reply(message=Reply(content=text), finish_reason=reason)
-    return Reply(choices=[choice], usage=Reply(prompt_tokens=3, completion_tokens=2))
-
-
-def http_error(status, text="", **headers):
-    request = httpx2.Request("POST", "https://router.huggingface.co/v1/chat/completions")
-    response = httpx2.Response(status, text=text, headers=headers, request=request)
-    return HfHubHTTPError(f"{status} for url", response=response)
-
-
-@pytest.fixture
-def hub(monkeypatch):
-    """Put a stand-in in the place of huggingface_hub's client; what it is to do goes in a list."""
-
-    class FakeClient:
-        made, asked, script, closed = [], [], [], []
-
-        def __init__(self, *arguments, **options):
-            assert not arguments
-            self.made.append(options)
-
-        async def __aenter__(self):
-            return self
-
-        async def __aexit__(self, *_):
-            self.closed.append(self)
-
-        async def chat_completion(self, messages, **options):
-            self.asked.append({"messages": messages, **options})
-            outcome = self.script.pop(0) if self.script else hub_reply()
-            if isinstance(outcome, BaseException):
-                raise outcome
-            return outcome
-
-    monkeypatch.setattr(optuna_agenttts.llm.huggingface, "AsyncInferenceClient", FakeClient)
-    return FakeClient
-
-
-def test_models_of_the_hub_are_called_as_the_user_wants(hub):
-    """Provider, bill and key are handed over, and so is the request."""
-    chat = HuggingFaceChat("o/m", provider="groq", bill_to="org", api_key=KEY, timeout=7)
-    completion = run(chat, max_tokens=9, temperature=0.1, stop=("x",))
-    assert completion == Completion("from the hub", Usage(3, 2), "stop")
-    assert hub.made == [{"provider": "groq", "api_key": KEY, "bill_to": "org", "timeout": 7}]
-    assert hub.asked == [
-        {
-            "messages": [{"role": "user", "content": "hello"}],
-            "model": "o/m",
-            "max_tokens": 9,
-            "temperature": 0.1,
-            "seed": 5,
-            "stop": ["x"],
-        }
-    ]
-    assert len(hub.closed) == 1
-
-
-@pytest.mark.usefixtures("token")
-def test_the_token_of_the_user_goes_to_the_hub(hub):
-    """Where no key is given, the user's login is used, as everywhere with Hugging Face."""
-    run(HuggingFaceChat("o/m"))
-    assert hub.made[0]["api_key"] == TOKEN
-    assert hub.made[0]["provider"] is None
-
-
-def test_a_model_of_the_hub_looks_up_nothing(hub):
-    """The pages of a server do not exist for the Hub."""
-
-    async def look(chat):
-        return await chat.served_models(), await chat.healthy(), await chat.info()
-
-    assert run(HuggingFaceChat("o/m"), look) == (("o/m",), True, {})
-    assert not hub.made
-
-
-@pytest.mark.parametrize(
-    ("outcome", "right", "kind"),
-    [
-        (http_error(402, "pay"), ChatRefusedError, "HTTP 402"),
-        (http_error(401), ChatRefusedError, "HTTP 401"),
-        (http_error(404), ChatRefusedError, "HTTP 404"),
-        (http_error(422), ChatRefusedError, "HTTP 422"),
-        (http_error(429), ChatUnavailableError, "HTTP 429"),
-        (http_error(503), ChatUnavailableError, "HTTP 503"),
-        (InferenceTimeoutError("slow"), ChatUnavailableError, "timeout"),
-        (httpx2.ConnectError("no route"), ChatUnavailableError, "ConnectError"),
-        (OfflineModeIsEnabled("offline"), ChatRefusedError, "offline"),
-        (ValueError("You must provide an api_key"), ChatRefusedError, "ValueError"),
-        (json.JSONDecodeError("no", "<html>", 0), ChatUnavailableError, "no JSON"),
-        (Reply(choices=None), ChatUnavailableError, "no text in reply"),
-        (Reply(), ChatUnavailableError, "no text in reply"),
-        (Reply(choices=[]), ChatUnavailableError, "no text in reply"),
-        (Reply(choices=[None]), ChatUnavailableError, "no text in reply"),
-        (Reply(choices=[Reply(message=None)]), ChatUnavailableError, "no text in reply"),
-        ("a text", ChatUnavailableError, "no text in reply"),
-    ],
-)
-def test_every_failure_of_the_hub_is_a_named_error(hub, outcome, right, kind):
-    """What huggingface_hub raises or reads becomes an error that callers expect."""
-    hub.script.append(outcome)
-    with pytest.raises(ChatError) as caught:
-        run(HuggingFaceChat("o/m", api_key=KEY))
-    assert (type(caught.value), caught.value.kind) == (right, kind)
-    assert len(hub.asked) == len(hub.closed) == 1
-
-
-def test_the_hub_says_when_to_call_again(hub):
-    """A rate limit of the Hub carries its wait."""
-    hub.script.append(http_error(429, **{"Retry-After": "17"}))
-    with pytest.raises(ChatUnavailableError) as caught:
-        run(HuggingFaceChat("o/m"))
-    assert caught.value.retry_after == 17
-
-
-@pytest.mark.parametrize(
-    "outcome", [http_error(401, f"bad {KEY}"), ValueError(f"bad {KEY}"), hub_reply(f"bad {KEY}")]
-)
-def test_the_key_for_the_hub_stays_out_of_texts(hub, outcome):
-    """Neither errors nor completions of the Hub hold the key."""
-    hub.script.append(outcome)
-    try:
-        kept = repr(run(HuggingFaceChat("o/m", api_key=KEY)))
-    except ChatError as error:
-        kept = str(error)
-    assert KEY not in kept
-    assert "bad [hidden]" in kept
-
-
-def test_response_formats_are_tried_on_the_hub(hub):
-    """After a refusal the next one is tried, and remembered."""
-    hub.script.append(http_error(422))
-    chat = HuggingFaceChat("o/m", provider="groq")
-    run(chat, schema=SCHEMA)
-    run(chat, schema=SCHEMA)
-    kinds = [asked["response_format"]["type"] for asked in hub.asked]
-    assert kinds == ["json_schema", "json_object", "json_object"]
-
-
-def test_a_hub_that_hangs_is_cut_off(hub, monkeypatch):
-    """The timeout covers the whole call, regardless of huggingface_hub's own timeout."""
-
-    async def hang(self, messages, **options):
-        await asyncio.sleep(60)
-
-    monkeypatch.setattr(hub, "chat_completion", hang)
-    started = time.monotonic()
-    with pytest.raises(ChatUnavailableError) as caught:
-        run(HuggingFaceChat("o/m", timeout=0.2))
-    assert time.monotonic() - started < 1.5
-    assert caught.value.kind == "timeout"

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Protocol, runtime_checkable
+from types import MappingProxyType
+from typing import Any, Protocol, runtime_checkable
 from urllib.parse import urldefrag, urlsplit
 
 from optuna_agenttts import HuggingFaceChat, Task
 from optuna_agenttts.llm import ChatModel, ChatRequest, Completion
+from optuna_agenttts.llm.connections import Verify
+from optuna_agenttts.llm.negotiation import Parameters
 from optuna_agenttts.llm.port import close_chat, servers_behind
-from optuna_agenttts.llm.secrets import ApiKey
+from optuna_agenttts.llm.secrets import ApiKey, Headers
 from optuna_agenttts.llm.wire import server_root
 from optuna_agenttts_integrations.calls.replicas import ReplicatedChatModel
 from optuna_agenttts_integrations.exceptions import PipelineError
@@ -87,6 +89,9 @@ def connect_endpoints(
     starting: bool = False,
     requests_per_minute: int | None = None,
     tokens_per_minute: int | None = None,
+    request_parameters: Parameters = MappingProxyType({}),
+    headers: Headers = None,
+    verify: Verify = True,
 ) -> dict[str, Endpoint]:
     """Connect models to the places that serve them.
 
@@ -111,6 +116,10 @@ def connect_endpoints(
             starting. Default: a server is waited for only after it has answered once.
         requests_per_minute: Maximum number of requests that start within 60 seconds, per model.
         tokens_per_minute: Maximum number of their tokens; see `Endpoint`.
+        request_parameters: Names under which servers read parameters, or None to leave one out;
+            see `HuggingFaceChat`.
+        headers: Further headers of each request, or a function that returns them.
+        verify: Certificates to trust; see `HuggingFaceChat`.
 
     Returns:
         Endpoints by the name of the model.
@@ -124,51 +133,62 @@ def connect_endpoints(
         names = [model.name for stage in names.stages for model in stage.models]
     if concurrency is not None and concurrency < 1:
         raise PipelineError(f"`concurrency` must be at least 1, got {concurrency!r}.")
+    options: dict[str, Any] = {
+        "api_key": api_key,
+        "timeout": timeout,
+        "request_parameters": request_parameters,
+        "headers": headers,
+        "verify": verify,
+    }
     given = places if isinstance(places, Mapping) else dict.fromkeys(names, places)
     if missing := sorted(set(names) - set(given)):
         raise PipelineError(
             f"`places` lacks {', '.join(missing)}: give a place for each model, 'hf' or a URL."
         )
-    connect = partial(HuggingFaceChat, api_key=api_key, timeout=timeout)
-    connected: dict[str, Endpoint] = {}
-    for name in dict.fromkeys(names):
-        place = given[name]
-        if isinstance(place, Endpoint):
-            connected[name] = place
-            continue
-        chats, default = _connect_place(name, place, concurrency, connect, bill_to, starting)
-        chat = chats[0] if len(chats) == 1 else ReplicatedChatModel(chats)
-        servers = _servers_of(chat)
-        location = " and ".join(f"{server}{alias}" for server, alias in servers)
-        connected[name] = Endpoint(
-            chat=chat,
-            identity=f"{name} at {location}" if location else f"{type(chat).__name__}:{name}",
-            concurrency=(concurrency or default) * len(chats),
-            server=" and ".join(server for server, _ in servers),
+    return {
+        name: place
+        if isinstance(place := given[name], Endpoint)
+        else replace(
+            _connect(name, place, bill_to, concurrency, starting, options),
             requests_per_minute=requests_per_minute,
             tokens_per_minute=tokens_per_minute,
         )
-    return connected
+        for name in dict.fromkeys(names)
+    }
 
 
-def _connect_place(
+def _connect(
     name: str,
     place: object,
-    concurrency: int | None,
-    connect: Callable[..., HuggingFaceChat],
     bill_to: str | None,
+    concurrency: int | None,
     starting: bool,
-) -> tuple[list[ChatModel], int]:
-    """Return the chat model of each server of a place, and the default of their concurrency."""
+    options: Mapping[str, Any],
+) -> Endpoint:
+    """Connect a model to its place."""
+    count = 1
     if isinstance(place, str) and (place == "hf" or place.startswith("hf:")):
+        concurrency = concurrency or _PROVIDER_CONCURRENCY
         provider = place.removeprefix("hf").removeprefix(":") or None
-        limit = concurrency or _PROVIDER_CONCURRENCY
-        chat = connect(name, provider=provider, bill_to=bill_to, concurrency=limit)
-        return [chat], _PROVIDER_CONCURRENCY
-    if isinstance(place, ChatModel) and not isinstance(place, type):
-        return [place], _IN_PROCESS_CONCURRENCY
-    connect = partial(connect, concurrency=concurrency or _URL_CONCURRENCY, starting=starting)
-    return [_connect_url(name, url, connect) for url in _urls(name, place)], _URL_CONCURRENCY
+        chat: ChatModel = HuggingFaceChat(
+            name, provider=provider, bill_to=bill_to, concurrency=concurrency, **options
+        )
+    elif isinstance(place, ChatModel) and not isinstance(place, type):
+        chat, concurrency = place, concurrency or _IN_PROCESS_CONCURRENCY
+    else:
+        concurrency = concurrency or _URL_CONCURRENCY
+        limited = {**options, "concurrency": concurrency, "starting": starting}
+        served = [_connect_url(name, url, limited) for url in _urls(name, place)]
+        chat = served[0] if len(served) == 1 else ReplicatedChatModel(served)
+        count = len(served)
+    servers = _servers_of(chat)
+    location = " and ".join(f"{server}{alias}" for server, alias in servers)
+    return Endpoint(
+        chat=chat,
+        identity=f"{name} at {location}" if location else f"{type(chat).__name__}:{name}",
+        concurrency=concurrency * count,
+        server=" and ".join(server for server, _ in servers),
+    )
 
 
 def _urls(name: str, place: object) -> list[str]:
@@ -183,7 +203,7 @@ def _urls(name: str, place: object) -> list[str]:
 
 
 def _servers_of(chat: ChatModel) -> list[tuple[str, str]]:
-    """Return the servers of a chat model, and a suffix if the model has another name there.
+    """Return the servers of a chat model, and what distinguishes the model there, if anything.
 
     Addresses hold no secrets. There are no servers if the model is in process or of unknown type.
     """
@@ -193,7 +213,11 @@ def _servers_of(chat: ChatModel) -> list[tuple[str, str]]:
             return []
         provider = f"hf:{server._provider}" if server._provider else "hf"
         address = provider if server.base_url is None else _address(server.base_url)
-        found.append((address, f"#{name}" if name else ""))
+        # Samples without a parameter differ from those with it, other than in their seeds.
+        forms = server.request_parameters.items()
+        omitted = sorted(key for key, form in forms if not form and key != "seed")
+        more = f" without {', '.join(omitted)}" if omitted else ""
+        found.append((address, (f"#{name}" if name else "") + more))
     return sorted(found)
 
 
@@ -204,10 +228,10 @@ def _address(url: str) -> str:
     return f"{parts.hostname}:{port}{parts.path}"
 
 
-def _connect_url(name: str, url: str, connect: Callable[..., HuggingFaceChat]) -> ChatModel:
+def _connect_url(name: str, url: str, options: Mapping[str, Any]) -> ChatModel:
     """Return the chat model of a URL."""
     root, alias = urldefrag(url)
-    chat = connect(alias or name, base_url=root)
+    chat = HuggingFaceChat(alias or name, base_url=root, **options)
     return chat if not alias or alias == name else RenamedChatModel(chat, alias)
 
 

@@ -10,16 +10,24 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import httpx2
-import numpy as np
-from huggingface_hub import AsyncInferenceClient
 
 from optuna_agenttts import AgentTTSError
 from optuna_agenttts.llm import ChatError, ChatRefusedError, ChatUnavailableError
-from optuna_agenttts.llm.connections import Connections, exchange
+from optuna_agenttts.llm.connections import Connections, Verify, exchange
+from optuna_agenttts.llm.inference_providers import provider_request
 from optuna_agenttts.llm.loop import LoopSemaphore
-from optuna_agenttts.llm.replies import HUB_ERRORS, http_error, hub_error
-from optuna_agenttts.llm.secrets import ApiKey, key_for, one_line, picklable_key, redact
-from optuna_agenttts.llm.wire import chat_url, check_base_url, is_loopback, redact_url
+from optuna_agenttts.llm.replies import http_error
+from optuna_agenttts.llm.secrets import (
+    ApiKey,
+    Headers,
+    headers_for,
+    key_for,
+    one_line,
+    picklable_key,
+    redact,
+    secret_values,
+)
+from optuna_agenttts.llm.wire import chat_url, check_base_url, redact_url
 
 _MAX_REPLY_BYTES = 16_000_000
 """Maximum length of a reply in bytes: 32 vectors of 8192 numbers take about 6 MB as JSON."""
@@ -44,6 +52,8 @@ class HuggingFaceEmbedder:
         batch: Maximum number of texts per request.
         max_characters: Number of characters to truncate texts to, because some servers refuse
             texts longer than the model's context. Default: no truncation.
+        headers: Further headers of each request; see `HuggingFaceChat`.
+        verify: Certificates to trust; see `HuggingFaceChat`.
 
     Raises:
         AgentTTSError: An argument is out of range, or a URL is invalid.
@@ -60,6 +70,8 @@ class HuggingFaceEmbedder:
         concurrency: int = 8,
         batch: int = 32,
         max_characters: int | None = None,
+        headers: Headers = None,
+        verify: Verify = True,
     ) -> None:
         """See the class."""
         if not model or "://" in model:
@@ -81,13 +93,15 @@ class HuggingFaceEmbedder:
             )
         self.model, self.base_url = model, base_url
         self._api_key, self._timeout = api_key, timeout
+        self._headers, self._verify = headers, verify
         self._concurrency, self._batch = concurrency, batch
         self._max_characters = max_characters
         self._slots = LoopSemaphore(concurrency)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state without API key and objects of event loops."""
-        return {**self.__dict__, "_api_key": picklable_key(self._api_key)}
+        secrets = {name: picklable_key(getattr(self, name)) for name in ("_api_key", "_headers")}
+        return self.__dict__ | secrets
 
     def __copy__(self) -> HuggingFaceEmbedder:
         """Return a copy that keeps the API key."""
@@ -131,8 +145,8 @@ class HuggingFaceEmbedder:
         connections = Connections(
             concurrency=self._concurrency,
             timeout=self._timeout,
-            # `trust_env` lets proxies of the environment apply; skip them for this machine.
-            trust_env=not is_loopback(self.base_url),
+            base_url=self.base_url,
+            verify=self._verify,
         )
 
         async def one(part: list[str]) -> list[list[float]]:
@@ -160,61 +174,68 @@ class HuggingFaceEmbedder:
     ) -> list[list[float]]:
         """Return the vectors of one request."""
         key = key_for(self.base_url, self._api_key)
+        headers = headers_for(key, self._headers)
         try:
-            if self.base_url is None:
-                return await asyncio.wait_for(self._call_hub(texts, key), self._timeout)
             async with connections.connection() as client:
-                call = self._call_url(client, self.base_url, texts, key)
+                call = self._call(client, texts, key, headers)
                 return await asyncio.wait_for(call, self._timeout)
-        except asyncio.TimeoutError:
+        except (asyncio.TimeoutError, httpx2.TimeoutException):
             raise self._timeout_error() from None
         except ChatError as error:
-            error.args = (redact(str(error), [key]),)
+            error.args = (redact(str(error), secret_values(headers)),)
             raise
 
-    async def _call_url(
-        self, client: httpx2.AsyncClient, base_url: str, texts: Sequence[str], key: str | None
+    async def _call(
+        self,
+        client: httpx2.AsyncClient,
+        texts: Sequence[str],
+        key: str | None,
+        headers: Mapping[str, str],
     ) -> list[list[float]]:
-        """Return the vectors of one request to a server."""
-        try:
-            status, headers, content = await exchange(
-                client,
-                "POST",
-                _embeddings_url(base_url),
+        """Return the vectors of one request to a server, or to Hugging Face's router."""
+        if self.base_url is not None:
+            url = _embeddings_url(self.base_url)
+            body: Any = {"model": self.model, "input": list(texts)}
+        else:
+            prepared = await provider_request(
+                list(texts),
+                {},
+                provider=None,
+                task="feature-extraction",
+                model=self.model,
                 key=key,
-                content=json.dumps({"model": self.model, "input": list(texts)}).encode(),
-                max_bytes=_MAX_REPLY_BYTES,
+                headers=headers,
                 where=self.where,
             )
-        except httpx2.TimeoutException:
-            raise self._timeout_error() from None
+            url, headers, body = prepared.url, prepared.headers, prepared.json
+        status, received, content = await exchange(
+            client,
+            "POST",
+            url,
+            headers=headers,
+            content=json.dumps(body).encode(),
+            max_bytes=_MAX_REPLY_BYTES,
+            where=self.where,
+        )
         if status != 200:
-            raise http_error(status, headers, content.decode("utf-8", "replace"), self.where)
+            raise http_error(status, received, content.decode("utf-8", "replace"), self.where)
         try:
-            return _read_vectors(json.loads(content), len(texts))
+            return self._read_vectors(json.loads(content), len(texts))
         except (ValueError, RecursionError) as error:
             raise self._invalid_reply(error) from None
 
-    async def _call_hub(self, texts: Sequence[str], key: str | None) -> list[list[float]]:
-        """Return the vectors of one request to Hugging Face's router."""
-        try:
-            async with AsyncInferenceClient(api_key=key, timeout=self._timeout) as client:
-                reply = await client.feature_extraction(list(texts), model=self.model)
-        except json.JSONDecodeError as error:
-            raise self._invalid_reply(error) from None
-        except HUB_ERRORS as error:
-            raise hub_error(error, key=key, where=self.where, timeout=self._timeout) from None
-        rows = np.asarray(reply)
-        if rows.ndim > 2:
+    def _read_vectors(self, values: Any, count: int) -> list[list[float]]:
+        """Return the vectors of a decoded reply: a list, or OpenAI's format."""
+        if not isinstance(values, list) or self.base_url is not None:
+            return _read_vectors(values, count)
+        first = values[0] if values else None
+        if isinstance(first, list) and first and isinstance(first[0], list):
             raise ChatRefusedError(
                 f"{self.where}: the model returns one vector per token: use a model that embeds "
                 "whole texts",
                 kind="no embeddings",
             )
-        try:
-            return _check_vectors(rows.tolist(), len(texts))
-        except ValueError as error:
-            raise self._invalid_reply(error) from None
+        return _check_vectors(values, count)
 
     def _timeout_error(self) -> ChatUnavailableError:
         """Return the error of a request that timed out."""

@@ -1,0 +1,81 @@
+"""Requests to Hugging Face Inference Providers.
+
+`huggingface_hub` resolves a provider's route, its name of the model and the host that a key
+belongs to. The requests are sent by `Connections`: a new `AsyncInferenceClient` (2.4.0) for each
+call would load the certificates, which takes 60 ms of the event loop, and open a connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from huggingface_hub import constants, is_offline_mode
+from huggingface_hub.inference._common import RequestParameters
+from huggingface_hub.inference._providers import get_provider_helper
+
+from optuna_agenttts.llm.port import ChatRefusedError
+from optuna_agenttts.llm.replies import HUB_ERRORS, hub_error
+
+_resolved: set[tuple[str | None, str, str | None]] = set()
+"""Routes that `huggingface_hub` has looked up, and therefore keeps."""
+
+
+async def provider_request(
+    inputs: Any,
+    parameters: Mapping[str, Any],
+    *,
+    provider: str | None,
+    task: str,
+    model: str | None,
+    key: str | None,
+    headers: Mapping[str, str],
+    where: str,
+) -> RequestParameters:
+    """Build the request for a task of a provider.
+
+    Args:
+        inputs: Messages, or texts.
+        parameters: Other fields of the request.
+        provider: Name of the provider; None for any.
+        task: Name of the task, such as ``"conversational"``.
+        model: Id of the model on the Hub.
+        key: Key of Hugging Face or of the provider.
+        headers: Further headers.
+        where: Model and server, for messages.
+
+    Raises:
+        ChatError: The provider does not serve the model, or the Hub is unreachable.
+    """
+    if is_offline_mode():
+        raise ChatRefusedError(
+            f"{where}: HF_HUB_OFFLINE is set: unset it, or pass the URL of a server",
+            kind="offline",
+        )
+
+    def prepare() -> RequestParameters:
+        helper = get_provider_helper(provider, task=task, model=model)  # type: ignore[arg-type]
+        return helper.prepare_request(
+            inputs=inputs,
+            parameters=dict(parameters),
+            headers=dict(headers),
+            model=model,
+            api_key=key,
+        )
+
+    route = (provider, task, model)
+    try:
+        if route in _resolved:
+            return prepare()
+        # The first request of a model may look it up on the Hub, which blocks.
+        request = await asyncio.to_thread(prepare)
+    except HUB_ERRORS as error:
+        raise hub_error(error, key=key, where=where) from None
+    _resolved.add(route)
+    return request
+
+
+def billing(bill_to: str | None) -> dict[str, str]:
+    """Return the header that names the organization to bill."""
+    return {} if bill_to is None else {constants.HUGGINGFACE_HEADER_X_BILL_TO: bill_to}
