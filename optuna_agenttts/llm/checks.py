@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from optuna_agenttts.llm.findings import Finding, Level
+from optuna_agenttts.llm.negotiation import LOSSES, Parameters, describe_change
 from optuna_agenttts.llm.outages import NO_QUOTA, REMEDIES
 from optuna_agenttts.llm.port import ChatRequest, Completion
 from optuna_agenttts.llm.secrets import one_line, redact
@@ -19,7 +20,7 @@ _MAX_LISTED_NAMES = 4
 
 _TOO_LONG = (
     "Shorten the prompt, lower `max_tokens`, or start the server with a longer context. If the "
-    "server rejects a specific parameter, do not send it."
+    "server rejects a specific parameter, leave it out: `request_parameters={name: None}`."
 )
 _BROKEN = "Check the server's log, or wait until the model is loaded, then run the check again."
 _NO_API = "Pass the root of the API as the URL: a login page or a proxy may be answering instead."
@@ -315,6 +316,18 @@ def check_schema(findings: FindingCollector, outcome: Outcome, keys: frozenset[s
             f"the schema is ignored: a reply starts with {one_line(outcome.text, 40)!r}",
             "Describe the format in the prompt and expect malformed replies, or use a server "
             "with constrained generation: TGI, vLLM, SGLang or llama.cpp.",
+        )
+
+
+def check_negotiated(findings: FindingCollector, parameters: Parameters) -> None:
+    """Report the parameters that are renamed or left out."""
+    for name, form in parameters.items():
+        lost = form is None and name in LOSSES
+        findings.add(
+            "parameters",
+            "warning" if lost else "ok",
+            f"`{name}` differs at this server: {describe_change(name, form)}",
+            "Use a server that accepts it if your search depends on it." if lost else "",
         )
 
 

@@ -22,6 +22,7 @@ from optuna_agenttts.llm.checks import (
     check_full_length,
     check_limits,
     check_model,
+    check_negotiated,
     check_reachable,
     check_schema,
     check_seeds,
@@ -68,12 +69,10 @@ async def examine(
 
     First, the longest request is sent with a limit of one token; if it fails, no further
     completion is requested. If the server does not report its limits, it is sent with its own
-    `max_tokens`, too. About seven requests are sent in sequence (nine if the server refuses every
-    `response_format`), each under the chat model's own timeout, without retries. Server errors
-    become findings rather than exceptions, and no finding contains the API key.
-
-    Seeds are tested sequentially, with the longest request if it is short: a server may honor
-    seeds when idle but not under load (as transformers serve 5.23 does).
+    `max_tokens`, too. About seven requests are sent in sequence, and one more for each refused
+    parameter, each under the chat model's own timeout, without retries. Server errors become
+    findings, none of which contains the API key. Seeds are tested with the longest request if it
+    is short: a server may honor them when idle but not under load (as transformers serve 5.23).
 
     Args:
         chat: The chat model. If it has a URL, the server's own pages are read, too.
@@ -129,6 +128,8 @@ async def examine(
             request = _seed_request(longest, model)
             first = await _attempt(target, request)
             check_seeds(findings, first, await _attempt(target, request))
+    if isinstance(target, HuggingFaceChat):
+        check_negotiated(findings, target.negotiated(model))
     return tuple(findings.findings)
 
 

@@ -116,7 +116,9 @@ def check_parameters(owner: str, parameters: Parameters) -> None:
 
 def describe_change(name: str, form: str | None) -> str:
     """Return how a parameter is sent, and what follows."""
-    return f"it is sent as `{form}`" if form else f"it is left out, and {_EFFECTS[name]}"
+    if form is None:
+        return f"it is left out, and {_EFFECTS.get(name, 'the limit of the server applies')}"
+    return f"it is sent as `{form}`"
 
 
 def request_fields(request: ChatRequest, seed: int, parameters: Parameters) -> dict[str, Any]:

@@ -502,6 +502,33 @@ def test_a_schema_that_breaks_the_server_is_an_error_and_one_that_is_refused_is_
         assert found["seeds"].level == "ok"
 
 
+def test_parameters_that_a_server_refuses_are_named_with_what_follows():
+    """Lost seeds are a warning; a parameter with another name is not."""
+
+    def picky(exchange):
+        for name in ("seed", "max_tokens"):
+            if name in exchange.request.body:
+                return body({"error": f"Unsupported parameter: {name}"}, 400)(exchange)
+        return good()(exchange)
+
+    async def examined(chat):
+        try:
+            return await examine(chat, subject="it", model="served")
+        finally:
+            await chat.aclose()
+
+    with AdversarialServer(picky, **OPENAI) as server:
+        found = asyncio.run(examined(at(server)))
+    levels = {f.message: f.level for f in found if f.check == "parameters"}
+    (seed,) = (message for message in levels if "`seed`" in message)
+    assert levels.pop(seed) == "warning"
+    assert "not reproducible" in seed
+    ((renamed, level),) = levels.items()
+    assert "max_completion_tokens" in renamed
+    assert level == "ok"
+    assert not [f for f in found if f.level == "error"]
+
+
 def test_a_seed_that_is_not_honoured_is_a_warning():
     """Two replies to the same request and seed differ."""
     with AdversarialServer(counting) as server:
