@@ -46,16 +46,20 @@ class Connections:
     ) -> None:
         """See the class."""
         self._concurrency, self._timeout = concurrency, timeout
-        self._trust_env, self._verify = not is_loopback(base_url), verify
+        local = is_loopback(base_url)
+        # Without TLS and proxies no certificates are needed; those named may not even exist.
+        self._verify = False if local and (base_url or "").startswith("http:") else verify
+        self._trust_env = not local
         self._pools: WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopPool] = WeakKeyDictionary()
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[httpx2.AsyncClient]:
         """Acquire a client for one call; wait while all are in use."""
         async with self._pool().slots:
+            context = None if self._pool().idle else await self._certificates(self._pool())
             # Look up again: `aclose` may have discarded the pool while this call waited.
             pool = self._pool()
-            client = pool.idle.pop() if pool.idle else self._open(pool)
+            client = pool.idle.pop() if pool.idle else self._open(pool, context)
             try:
                 yield client
             finally:
@@ -67,7 +71,17 @@ class Connections:
             self._pools[loop] = _LoopPool(self._concurrency)
         return self._pools[loop]
 
-    def _open(self, pool: _LoopPool) -> httpx2.AsyncClient:
+    async def _certificates(self, pool: _LoopPool) -> ssl.SSLContext:
+        """Load the certificates once, in a thread: it takes up to 60 ms."""
+        if pool.context is None:
+            loading = asyncio.to_thread(_ssl_context, self._verify)
+            pool.context = asyncio.ensure_future(loading)
+        try:
+            return await asyncio.shield(pool.context)
+        except OSError as error:
+            raise setup_error(error) from None
+
+    def _open(self, pool: _LoopPool, context: ssl.SSLContext | None) -> httpx2.AsyncClient:
         try:
             client = httpx2.AsyncClient(
                 timeout=httpx2.Timeout(self._timeout, pool=None),
@@ -79,9 +93,9 @@ class Connections:
                 ),
                 follow_redirects=False,
                 trust_env=self._trust_env,
-                verify=_ssl_context(self._verify),
+                verify=context or _ssl_context(self._verify),
             )
-        except (ImportError, ValueError, OSError, httpx2.InvalidURL) as error:
+        except (ImportError, ValueError, httpx2.InvalidURL) as error:
             raise setup_error(error) from None
         pool.all.append(client)
         return client
@@ -100,6 +114,7 @@ class _LoopPool:
         self.slots = asyncio.Semaphore(concurrency)
         self.idle: list[httpx2.AsyncClient] = []
         self.all: list[httpx2.AsyncClient] = []
+        self.context: asyncio.Future[ssl.SSLContext] | None = None
 
 
 async def exchange(
@@ -187,7 +202,7 @@ def _ssl_context(verify: Verify) -> ssl.SSLContext:
 
 @lru_cache(maxsize=8)
 def _load_certificates(verify: bool | str, *environment: str | None) -> ssl.SSLContext:
-    """Load certificates, cached: loading takes 60 ms, which each client would repeat."""
+    """Load certificates, cached for other event loops."""
     if isinstance(verify, str):
         if os.path.isdir(verify):
             return ssl.create_default_context(capath=verify)

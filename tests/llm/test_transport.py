@@ -86,6 +86,21 @@ def test_certificates_of_the_environment_and_of_an_argument_hold_on_this_machine
     assert run(HuggingFaceChat("m", base_url=https), HuggingFaceChat.healthy)
 
 
+def test_certificates_that_cannot_be_read_are_a_refusal(tmp_path, monkeypatch):
+    """It is said at once; nothing is waited for, and nothing stays open."""
+    (tmp_path / "no.pem").write_text("no certificate")
+    with AdversarialServer() as server:
+        secure = server.url.replace("http:", "https:")
+        with pytest.raises(ChatRefusedError, match="certificates"):
+            run(HuggingFaceChat("m", base_url=secure, verify=str(tmp_path / "no.pem")))
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "gone.pem"))
+        with pytest.raises(ChatRefusedError, match="certificates"):
+            run(HuggingFaceChat("m", base_url=secure))
+        assert not server.requests
+        # Without TLS, they do not matter.
+        assert run(HuggingFaceChat("m", base_url=server.url)).text == "hi there"
+
+
 def test_a_certificate_that_is_not_there_is_named():
     """A wrong path is an error of the argument, not of the server."""
     with pytest.raises(AgentTTSError, match="verify"):
