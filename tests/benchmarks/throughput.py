@@ -1,8 +1,9 @@
 """Samples per second through the objective's machinery, beside a bare asyncio client; and memory.
 
-    python tests/benchmarks/throughput.py [--samples 3000] [--rounds 7]
+    python tests/benchmarks/throughput.py [--samples 3000] [--rounds 7] [--concurrency 64]
 
-Both ask the same loopback server, in turns, 64 requests at a time. The server runs in a process of
+All ask the same loopback server, in turns: a bare client, a URL, and a model on the Hub whose host
+is redirected to this machine. The server runs in a process of
 its own and answers at once, which is the worst case: a server that has to think hides the rest.
 Memory is the resident set while 100,000 samples go through, of a model in process.
 """
@@ -18,9 +19,11 @@ import subprocess
 import sys
 import tempfile
 import time
+import types
 from pathlib import Path
 
 import httpx2
+from huggingface_hub.inference._providers._common import TaskProviderHelper
 
 from optuna_agenttts.llm import ChatRequest, Completion, Message, Usage
 from optuna_agenttts_integrations import CompletionStore, Endpoint, connect_endpoints
@@ -30,7 +33,6 @@ from optuna_agenttts_integrations.playground import PlaygroundServer, make_probl
 from optuna_agenttts_integrations.playground.pipeline import make_pipeline
 from optuna_agenttts_integrations.testing.serving import LoopbackServer
 
-CONCURRENCY = 64
 PER_REQUEST = 20
 WORDS = 1500
 """About 2,000 tokens: a prompt of the paper's retrieval stage."""
@@ -64,7 +66,7 @@ def playground_requests(count):
     return [program.request("retriever-9k", State(problem)) for problem in problems]
 
 
-async def bare(url, requests):
+async def bare(url, requests, concurrency):
     """Measure the samples per second of a client that does nothing else."""
     bodies = iter(
         [
@@ -85,17 +87,26 @@ async def bare(url, requests):
             reply = await client.post(f"{url}/v1/chat/completions", json=body)
             assert json.loads(reply.content)["choices"]
 
-    limits = httpx2.Limits(max_connections=CONCURRENCY)
+    limits = httpx2.Limits(max_connections=concurrency)
     async with httpx2.AsyncClient(limits=limits, timeout=60) as client:
         started = time.perf_counter()
-        await asyncio.gather(*(work(client) for _ in range(CONCURRENCY)))
+        await asyncio.gather(*(work(client) for _ in range(concurrency)))
         return len(requests) * PER_REQUEST / (time.perf_counter() - started)
 
 
-async def ours(url, requests, path):
+def redirect_hub(url):
+    """Redirect the hosts of Inference Providers; the rest is huggingface_hub's own."""
+    TaskProviderHelper._prepare_base_url = lambda self, key: url
+    TaskProviderHelper._prepare_mapping_info = lambda self, model: types.SimpleNamespace(
+        provider_id=model, task="conversational", status="live"
+    )
+
+
+async def ours(place, requests, path, concurrency):
     """Measure samples per second through seeds, retries, validation and a store on disk."""
-    endpoint = connect_endpoints([requests[0].model], url, concurrency=CONCURRENCY)
-    endpoint = endpoint[requests[0].model]
+    model = requests[0].model
+    options = {"api_key": "hf_of-nobody", "concurrency": concurrency}
+    endpoint = connect_endpoints([model], place, **options)[model]
     store = CompletionStore(path)
     completions = Completions(store=store, seed=0, rng=random.Random(0))
     started = time.perf_counter()
@@ -119,7 +130,7 @@ async def memory(path, samples):
     """Measure the resident set size while the given number of samples goes through."""
     store = CompletionStore(path)
     completions = Completions(store=store, seed=0, rng=random.Random(0))
-    endpoint = Endpoint(chat=Instant(), identity="instant", concurrency=CONCURRENCY)
+    endpoint = Endpoint(chat=Instant(), identity="instant", concurrency=64)
     batch = 50
     for start in range(0, samples // PER_REQUEST, batch):
         requests = [
@@ -140,30 +151,32 @@ async def memory(path, samples):
     store.close()
 
 
-def compare(name, requests, rounds, folder):
-    """Measure both in turns, against a server in a process of its own."""
+def compare(name, requests, rounds, folder, concurrency):
+    """Measure in turns, against a server in a process of its own."""
     serve = subprocess.Popen(
         [sys.executable, __file__, "--serve", name], stdout=subprocess.PIPE, text=True
     )
     url = serve.stdout.readline().strip()
+    redirect_hub(url)
     rates = []
     try:
         for number in range(rounds):
-            pair = (
-                asyncio.run(bare(url, requests)),
-                asyncio.run(ours(url, requests, folder / f"{name}-{number}.db")),
-            )
+            found = [asyncio.run(bare(url, requests, concurrency))]
+            for place in (url, "hf:cerebras"):
+                path = folder / f"{name}-{number}-{len(found)}.db"
+                found.append(asyncio.run(ours(place, requests, path, concurrency)))
             # The first round warms up the server and the imports.
-            rates += [pair] if number else []
+            rates += [found] if number else []
     finally:
         serve.kill()
         serve.wait()
-    ratios = sorted(mine / theirs for theirs, mine in rates)
-    print(
-        f"{name}: bare {statistics.median(r[0] for r in rates):.0f}/s, objective "
-        f"{statistics.median(r[1] for r in rates):.0f}/s, ratio "
-        f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
-    )
+    print(f"{name}, {concurrency} at a time, calls per second and ratio (median, range):")
+    for index, (label, base) in enumerate([("bare", 0), ("URL", 0), ("Hub beside URL", 1)]):
+        ratios = sorted(found[index] / found[base] for found in rates)
+        print(
+            f"  {label:<14} {statistics.median(found[index] for found in rates):>6.0f}/s  "
+            f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
+        )
 
 
 def main():
@@ -171,6 +184,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--samples", type=int, default=3000)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--concurrency", type=int, default=64)
     parser.add_argument("--serve", choices=("instant", "playground"))
     options = parser.parse_args()
     if options.serve:
@@ -184,8 +198,16 @@ def main():
             server.wait()
     count = options.samples // PER_REQUEST
     with tempfile.TemporaryDirectory() as folder:
-        compare("instant", instant_requests(count), options.rounds, Path(folder))
-        compare("playground", playground_requests(count), options.rounds, Path(folder))
+        compare(
+            "instant", instant_requests(count), options.rounds, Path(folder), options.concurrency
+        )
+        compare(
+            "playground",
+            playground_requests(count),
+            options.rounds,
+            Path(folder),
+            options.concurrency,
+        )
         print("memory")
         asyncio.run(memory(Path(folder) / "memory.db", 100_000))
 
