@@ -310,8 +310,9 @@ class HuggingFaceChat:
                 kind="URL as model",
             )
         else:
-            prepared = await provider_request(
-                [{"role": message.role, "content": message.content} for message in messages],
+            inputs = [{"role": message.role, "content": message.content} for message in messages]
+            url, headers, body = await provider_request(
+                inputs,
                 fields,
                 provider=self._provider,
                 task="conversational",
@@ -320,8 +321,10 @@ class HuggingFaceChat:
                 headers={**headers, **billing(self._bill_to)},
                 where=self.where,
             )
-            url, headers = prepared.url, prepared.headers
-            content = json.dumps(prepared.json).encode()
+            # Encoded messages are cached, unless a provider reads them in another form.
+            rest = {name: value for name, value in body.items() if name != "messages"}
+            same = body.get("messages") == inputs
+            content = encode_chat_request(rest, messages) if same else json.dumps(body).encode()
         try:
             return await exchange(
                 client,

@@ -32,7 +32,7 @@ async def provider_request(
     key: str | None,
     headers: Mapping[str, str],
     where: str,
-) -> RequestParameters:
+) -> tuple[str, Mapping[str, str], Any]:
     """Build the request for a task of a provider.
 
     Args:
@@ -44,6 +44,9 @@ async def provider_request(
         key: Key of Hugging Face or of the provider.
         headers: Further headers.
         where: Model and server, for messages.
+
+    Returns:
+        URL, headers and body, to be sent as JSON.
 
     Raises:
         ChatError: The provider does not serve the model, or the Hub is unreachable.
@@ -66,14 +69,12 @@ async def provider_request(
 
     route = (provider, task, model)
     try:
-        if route in _resolved:
-            return prepare()
         # The first request of a model may look it up on the Hub, which blocks.
-        request = await asyncio.to_thread(prepare)
+        request = prepare() if route in _resolved else await asyncio.to_thread(prepare)
     except HUB_ERRORS as error:
         raise hub_error(error, key=key, where=where) from None
     _resolved.add(route)
-    return request
+    return request.url, request.headers, request.json
 
 
 def billing(bill_to: str | None) -> dict[str, str]:

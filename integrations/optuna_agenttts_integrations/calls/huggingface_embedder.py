@@ -195,9 +195,9 @@ class HuggingFaceEmbedder:
         """Return the vectors of one request to a server, or to Hugging Face's router."""
         if self.base_url is not None:
             url = _embeddings_url(self.base_url)
-            body: Any = {"model": self.model, "input": list(texts)}
+            body = {"model": self.model, "input": list(texts)}
         else:
-            prepared = await provider_request(
+            url, headers, body = await provider_request(
                 list(texts),
                 {},
                 provider=None,
@@ -207,7 +207,6 @@ class HuggingFaceEmbedder:
                 headers=headers,
                 where=self.where,
             )
-            url, headers, body = prepared.url, prepared.headers, prepared.json
         status, received, content = await exchange(
             client,
             "POST",
