@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from optuna_agenttts.llm.findings import Finding, Level
 from optuna_agenttts.llm.negotiation import LOSSES, Parameters, describe_change
 from optuna_agenttts.llm.outages import NO_QUOTA, REMEDIES
-from optuna_agenttts.llm.port import ChatRequest, Completion
+from optuna_agenttts.llm.port import ChatError, ChatRequest, Completion
 from optuna_agenttts.llm.secrets import one_line, redact
 
 _MAX_MESSAGE_CHARS = 500
@@ -317,6 +317,14 @@ def check_schema(findings: FindingCollector, outcome: Outcome, keys: frozenset[s
             "Describe the format in the prompt and expect malformed replies, or use a server "
             "with constrained generation: TGI, vLLM, SGLang or llama.cpp.",
         )
+
+
+def check_setup(findings: FindingCollector, error: ChatError) -> None:
+    """Report an error before any request: of the key, or of proxies or certificates."""
+    if "key" in error.kind:
+        findings.add("key", "error", str(error), "Pass a valid key, or none.")
+    else:
+        findings.add("reachable", "error", str(error))
 
 
 def check_negotiated(findings: FindingCollector, parameters: Parameters) -> None:

@@ -26,6 +26,7 @@ from optuna_agenttts.llm.checks import (
     check_reachable,
     check_schema,
     check_seeds,
+    check_setup,
     check_size,
     count_chars,
 )
@@ -106,7 +107,7 @@ async def examine(
             expected = model or target.model or ""
             server = await _fetch_facts(target, expected)
         except ChatError as error:
-            findings.add("key", "error", str(error), "Pass a valid key, or none.")
+            check_setup(findings, error)
             return tuple(findings.findings)
 
     outcome, sent = await _probe(target, longest, model)

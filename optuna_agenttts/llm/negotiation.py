@@ -70,20 +70,25 @@ _NAMES: Mapping[str, re.Pattern[str]] = MappingProxyType(
 """Names in error messages of what has several."""
 _UNSUPPORTED = re.compile(
     r"unsupported|unrecogni[sz]ed|unknown|unexpected|extraneous|extra_forbidden|deprecated"
-    r"|\binstead\b|cannot find field|missing field|invalid (parameter|argument|field)"
-    r"|(\bnot|n't|\bcannot|no longer) (be )?(\w+ )?(support|permit|allow|accept|enabl|implement"
-    r"|recogni|used|available)|only \S+( \S+){0,4} (is|are) (support|allow|permit|accept)"
-    r"|does not .{0,20}support|no endpoints found",
+    r"|forbidden|\binstead\b|cannot find field|missing field|no such|fixed at|can only be"
+    r"|invalid (parameter|argument|field|for|with)|must be (set to )?1\b|no endpoints found"
+    r"|(\bnot|n't|\bcannot|no longer) (be )?(a )?(\w+ )?(support|permit|allow|accept|enabl"
+    r"|implement|recogni|used|available|valid|set\b|specif|chang|overrid|modif)"
+    r"|only \S+( \S+){0,4} (is|are) (support|allow|permit|accept)|does not .{0,20}support",
     re.I,
 )
 """Words of a refusal of a parameter itself."""
 _ABOUT_FORM = re.compile(r"fail|invalid|error|must|not |unable|require", re.I)
 """Words of a refusal of a `response_format`, whose errors often come from the library behind."""
-_ABOUT_ROLES = re.compile(r"roles must alternate|only user and assistant", re.I)
+_ABOUT_ROLES = re.compile(
+    r"roles must alternate|only user and assistant|invalid role|start with an? user"
+    r"|(should|must) be .{0,20}\buser\b",
+    re.I,
+)
 """Errors of chat templates that system messages cause."""
 _ABOUT_VALUE = re.compile(
     r"too (large|long|high|many|big)|at (most|least)|less than|greater than|exceed|maximum"
-    r"|between|out of range|must be (<|>|in |positive)|context length",
+    r"|between|out of range|must be (<|>|in |positive)|or (less|lower|below)|context length",
     re.I,
 )
 """Words of a refusal of a number, which leaving it out would hide."""

@@ -281,3 +281,18 @@ def test_in_process_endpoints_share_no_concurrency():
     with objective_of(pipeline, found, range(24)) as objective:
         objective.evaluate({"s": ("a", 2), "t": ("b", 2)})
     assert 3 < chat.most <= 6
+
+
+def test_omitted_parameters_and_headers_reach_the_chat_models():
+    """Samples without a temperature have keys of their own; seeds and names do not matter."""
+    url = "http://127.0.0.1:8080"
+
+    def identity(place, **forms):
+        endpoints = connect_endpoints(["m"], place, request_parameters=forms, headers={"a": "b"})
+        assert endpoints["m"].chat.request_parameters == forms
+        return endpoints["m"].identity
+
+    for place in (url, "hf:groq"):
+        plain = identity(place)
+        assert identity(place, seed=None, max_tokens="max_completion_tokens") == plain
+        assert identity(place, temperature=None) == f"{plain} without temperature"

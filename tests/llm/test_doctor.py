@@ -529,6 +529,16 @@ def test_parameters_that_a_server_refuses_are_named_with_what_follows():
     assert not [f for f in found if f.level == "error"]
 
 
+def test_a_proxy_that_cannot_be_used_is_an_error_of_reachability(monkeypatch):
+    """The key is not at fault."""
+    monkeypatch.setenv("HTTP_PROXY", "nonsense://x")
+    monkeypatch.setenv("http_proxy", "nonsense://x")
+    chat = HuggingFaceChat("m", base_url="http://server.invalid")
+    (finding,) = asyncio.run(examine(chat, subject="it", model="m", parameters=1e9))[1:]
+    assert (finding.check, finding.level) == ("reachable", "error")
+    assert "prox" in finding.message
+
+
 def test_a_seed_that_is_not_honoured_is_a_warning():
     """Two replies to the same request and seed differ."""
     with AdversarialServer(counting) as server:

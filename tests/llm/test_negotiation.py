@@ -145,6 +145,27 @@ REFUSALS = {
         {"message": "Conversation roles must alternate user/assistant/user/assistant/..."},
         "system",
     ),
+    "bedrock system": (
+        400,
+        {"message": "A conversation must start with a user message. Try again."},
+        "system",
+    ),
+    "pydantic system": (
+        422,
+        {
+            "detail": [
+                {
+                    "loc": ["body", "messages", 0, "role"],
+                    "msg": "Input should be 'user' or 'assistant'",
+                    "type": "literal_error",
+                }
+            ]
+        },
+        "system",
+    ),
+    "code alone": (400, openai("Bad request", "max_tokens"), "max_tokens"),
+    "fixed temperature": (400, openai("temperature must be 1 for this model"), "temperature"),
+    "invalid seed": (400, {"message": "seed is not a valid parameter"}, "seed"),
     "tgi format": (
         422,
         "Failed to deserialize the JSON body: response_format: missing field `value`",
@@ -308,7 +329,8 @@ def test_what_was_negotiated_travels_with_a_pickle():
                 "context length is 4 tokens and your request has 3 input tokens."
             ),
         ),
-        (400, openai("temperature must be between 0 and 0.5", "temperature")),
+        (400, openai("temperature must be between 0 and 0.5", "temperature", "invalid_value")),
+        (400, openai("temperature must be 1 or less", "temperature", "invalid_value")),
         (
             422,
             {"error": "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 4"},
