@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 
 import httpx2
 
+from optuna_agenttts.exceptions import AgentTTSError
 from optuna_agenttts.llm.outages import connection_error, note_answer
 from optuna_agenttts.llm.port import ChatRefusedError, ChatUnavailableError
 from optuna_agenttts.llm.secrets import hide_keys, one_line, redact, secret_values
@@ -175,6 +176,16 @@ async def exchange(
 def _parsed(url: str) -> httpx2.URL:
     """Parse a URL, cached: parsing takes 5% of a call to a local server."""
     return httpx2.URL(url)
+
+
+def check_certificates(owner: str, verify: Verify) -> None:
+    """Check that certificates to trust exist.
+
+    Raises:
+        AgentTTSError: The path names no file or folder.
+    """
+    if isinstance(verify, str) and not os.path.exists(verify):
+        raise AgentTTSError(f"{owner}: `verify` names no file or folder: {verify!r}.")
 
 
 def setup_error(error: Exception) -> ChatRefusedError:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
@@ -21,7 +20,12 @@ from urllib.parse import urlsplit
 import httpx2
 
 from optuna_agenttts.exceptions import AgentTTSError
-from optuna_agenttts.llm.connections import Connections, Verify, exchange
+from optuna_agenttts.llm.connections import (
+    Connections,
+    Verify,
+    check_certificates,
+    exchange,
+)
 from optuna_agenttts.llm.inference_providers import billing, provider_request
 from optuna_agenttts.llm.negotiation import (
     LOSSES,
@@ -50,7 +54,6 @@ from optuna_agenttts.llm.secrets import (
     headers_for,
     hide_keys,
     key_for,
-    one_line,
     picklable_key,
     redact,
     secret_values,
@@ -58,9 +61,8 @@ from optuna_agenttts.llm.secrets import (
 from optuna_agenttts.llm.server_info import ServerInfo
 from optuna_agenttts.llm.wire import (
     chat_url,
-    check_base_url,
+    check_server,
     encode_chat_request,
-    redact_url,
 )
 
 _logger = logging.getLogger(__name__)
@@ -116,28 +118,14 @@ class HuggingFaceChat:
         verify: Verify = True,
     ) -> None:
         """See the class."""
-        if model is None and base_url is None:
-            raise AgentTTSError("HuggingFaceChat: pass `model`, `base_url`, or both.")
-        if model is not None and "://" in model:
-            raise AgentTTSError(
-                "HuggingFaceChat: `model` must be a model id, got "
-                f"{one_line(redact_url(model))!r}: pass a URL as `base_url`."
-            )
-        if base_url is not None:
-            check_base_url("HuggingFaceChat", base_url)
-            if provider is not None or bill_to is not None:
-                raise AgentTTSError(
-                    "HuggingFaceChat: `provider` and `bill_to` apply to models on the Hub only: "
-                    "omit them if `base_url` is given."
-                )
+        check_server(model, base_url, provider or bill_to)
+        check_certificates("HuggingFaceChat", verify)
         if not timeout > 0:
             raise AgentTTSError(f"HuggingFaceChat: `timeout` must be positive, got {timeout!r}.")
         if concurrency < 1:
             raise AgentTTSError(
                 f"HuggingFaceChat: `concurrency` must be at least 1, got {concurrency!r}."
             )
-        if isinstance(verify, str) and not os.path.exists(verify):
-            raise AgentTTSError(f"HuggingFaceChat: `verify` names no file or folder: {verify!r}.")
         check_parameters("HuggingFaceChat", request_parameters)
         self.model, self.base_url = model, base_url
         self._provider, self._bill_to, self._api_key = provider, bill_to, api_key

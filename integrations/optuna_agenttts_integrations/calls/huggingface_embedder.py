@@ -13,7 +13,12 @@ import httpx2
 
 from optuna_agenttts import AgentTTSError
 from optuna_agenttts.llm import ChatError, ChatRefusedError, ChatUnavailableError
-from optuna_agenttts.llm.connections import Connections, Verify, exchange
+from optuna_agenttts.llm.connections import (
+    Connections,
+    Verify,
+    check_certificates,
+    exchange,
+)
 from optuna_agenttts.llm.inference_providers import provider_request
 from optuna_agenttts.llm.loop import LoopSemaphore
 from optuna_agenttts.llm.replies import http_error
@@ -81,6 +86,7 @@ class HuggingFaceEmbedder:
             )
         if base_url is not None:
             check_base_url("HuggingFaceEmbedder", base_url)
+        check_certificates("HuggingFaceEmbedder", verify)
         if not timeout > 0 or concurrency < 1 or batch < 1:
             raise AgentTTSError(
                 "HuggingFaceEmbedder: `timeout`, `concurrency` and `batch` must be positive, got "
