@@ -31,7 +31,10 @@ REMEDIES: Mapping[str, str] = {
     "HTTP 407": _BLOCKED,
     PROXY: _BLOCKED,
     _UNKNOWN_HOST: "Check the URL's host name, and the network.",
-    _CERTIFICATE: "Set SSL_CERT_FILE to the certificate of the authority that signed it.",
+    _CERTIFICATE: (
+        "Set SSL_CERT_FILE to the certificate of the authority that signed it, or pass it as "
+        "`verify=`."
+    ),
     _NO_TLS: "Use http:// if the server has no TLS, and check the port.",
     _CLOSED: (
         "Check that the server is running and reachable: verify host and port. If it is starting, "

@@ -108,7 +108,10 @@ def hub_error(error: Exception, *, key: str | None, where: str) -> ChatError:
     if isinstance(error, httpx2.HTTPError):
         response = getattr(error, "response", None)
         if response is None:
-            return connection_error(error, where)
+            found = connection_error(error, where)
+            # No completion was requested yet.
+            found.lost = False
+            return found
         text = redact(response.text, [key])
         return http_error(response.status_code, response.headers, text, where)
     if isinstance(error, ImportError):

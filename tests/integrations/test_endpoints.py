@@ -296,3 +296,23 @@ def test_omitted_parameters_and_headers_reach_the_chat_models():
         plain = identity(place)
         assert identity(place, seed=None, max_tokens="max_completion_tokens") == plain
         assert identity(place, temperature=None) == f"{plain} without temperature"
+    renamed = connect_endpoints(["m"], f"{url}#x", request_parameters={"stop": None})["m"]
+    assert renamed.identity == "m at 127.0.0.1:8080#x without stop"
+
+
+def test_limits_and_waiting_apply_beside_parameters_of_requests():
+    """No argument of a place displaces another one."""
+    places = {"a": "http://127.0.0.1:8080", "b": "hf:groq"}
+    found = connect_endpoints(
+        ["a", "b"],
+        places,
+        starting=True,
+        requests_per_minute=7,
+        tokens_per_minute=900,
+        request_parameters={"seed": None},
+    )
+    for endpoint in found.values():
+        assert (endpoint.requests_per_minute, endpoint.tokens_per_minute) == (7, 900)
+        assert endpoint.chat.request_parameters == {"seed": None}
+    assert [found[name].chat._starting for name in places] == [True, False]
+    assert connect_endpoints(["a"], found["a"])["a"] is found["a"]

@@ -252,3 +252,22 @@ def test_connections_are_used_again(hub):
     asyncio.run(work())
     assert len(peers) == 5
     assert len(set(peers)) == 1
+
+
+def test_extra_fields_reach_a_provider_in_each_form_of_a_request(hub):
+    """Negotiation changes other fields only."""
+    hub._script = [body({"error": "json_schema is not supported"}, 400), BEHAVIOURS["good"]]
+    chat = HuggingFaceChat("o/m", provider="groq", api_key=TOKEN)
+    extra = {"reasoning_effort": "low"}
+    call(chat, schema=SCHEMA, extra=json.dumps(extra))
+    assert len(hub.chats) == 2
+    assert all(sent.body["reasoning_effort"] == "low" for sent in hub.chats)
+
+
+def test_a_lookup_that_breaks_off_costs_no_prompt(hub):
+    """No completion was requested, so none is billed."""
+    hub.lookup = BEHAVIOURS["reset"]
+    with pytest.raises(ChatUnavailableError) as caught:
+        call(HuggingFaceChat("o/m", provider="groq", api_key=TOKEN))
+    assert not caught.value.lost
+    assert caught.value.usage is None

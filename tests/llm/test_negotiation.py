@@ -4,14 +4,16 @@ import asyncio
 import json
 import logging
 import pickle
+from dataclasses import replace
 
 import pytest
-from llm_support import AdversarialServer, ask, body, good
+from llm_support import AdversarialServer, ask, body, chat_reply, good
 
 from optuna_agenttts.exceptions import AgentTTSError
 from optuna_agenttts.llm import ChatError, ChatRefusedError, ChatRequest, HuggingFaceChat, Message
 
 SCHEMA = json.dumps({"type": "object", "properties": {"x": {"type": "number"}}})
+KEY = "A-key.of-my_own/server+77"
 REQUEST = ChatRequest(
     model="",
     messages=(Message("system", "Be brief."), Message("user", "hello")),
@@ -412,3 +414,39 @@ def test_invalid_forms_are_refused(forms):
     """The message names the argument and the value."""
     with pytest.raises(AgentTTSError, match="request_parameters"):
         HuggingFaceChat("m", request_parameters=forms)
+
+
+def test_extra_fields_and_thoughts_stay_when_parameters_change():
+    """A refusal under HTTP status 200 counts by its own code, as any other one."""
+    refusal = openai("Unknown parameter: 'seed'.", "seed")["error"] | {"code": 400}
+    reply = good("<think>x END y</think>so END more")
+    with AdversarialServer([body({"error": refusal}), reply]) as server:
+        chat = HuggingFaceChat(
+            "m", base_url=server.url, request_parameters={"stop": None}, headers={"x-key": KEY}
+        )
+        extra = json.dumps({"chat_template_kwargs": {"enable_thinking": True}})
+        completion = run(chat, replace(REQUEST, extra=extra))
+    assert (completion.text, completion.thoughts) == ("so ", "x END y")
+    assert ["seed" in sent.body for sent in server.chats] == [True, False]
+    for sent in server.chats:
+        assert sent.body["chat_template_kwargs"] == {"enable_thinking": True}
+
+
+def test_keys_in_headers_stay_out_of_texts_and_thoughts():
+    """Servers may echo any header, in any escapes."""
+    reply = json.dumps(chat_reply(f"<think>{KEY}</think>{KEY}")).replace(KEY[0], "\\u0041", 1)
+    with AdversarialServer([body(reply)]) as server:
+        completion = run(HuggingFaceChat("m", base_url=server.url, headers={"api-key": KEY}))
+    assert (completion.text, completion.thoughts) == ("[hidden]", "[hidden]")
+
+
+def test_an_empty_account_is_no_refusal_of_a_parameter():
+    """It is final at once, and the forms of later requests stay."""
+    empty = openai("Your credit balance is too low", code="insufficient_quota")
+    with AdversarialServer([body(empty, 400)]) as server:
+        chat = HuggingFaceChat("m", base_url=server.url)
+        with pytest.raises(ChatError) as caught:
+            run(chat)
+        assert caught.value.permanent
+        assert len(server.chats) == 1
+    assert chat.negotiated() == {}

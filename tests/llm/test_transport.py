@@ -77,7 +77,9 @@ def test_certificates_of_the_environment_and_of_an_argument_hold_on_this_machine
     monkeypatch.delenv("SSL_CERT_FILE", raising=False)
     with pytest.raises(ChatError) as caught:
         run(HuggingFaceChat("m", base_url=https))
-    assert caught.value.kind == "ConnectError"
+    assert caught.value.kind == "untrusted certificate"
+    assert caught.value.permanent
+    assert "`verify=`" in str(caught.value)
     context = ssl.create_default_context(cafile=certificate)
     for verify in (str(certificate), context, False):
         assert run(HuggingFaceChat("m", base_url=https, verify=verify)).text == "hi there"
