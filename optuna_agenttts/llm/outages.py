@@ -9,8 +9,6 @@ import ssl
 import time
 from collections.abc import Iterator, Mapping
 
-import httpx2
-
 from optuna_agenttts.llm.port import ChatError, ChatUnavailableError
 from optuna_agenttts.llm.secrets import one_line
 
@@ -43,8 +41,8 @@ REMEDIES: Mapping[str, str] = {
 }
 """Remedy for each kind of failure that waiting does not mend; errors end with it."""
 
-_LOSING = (httpx2.ReadError, httpx2.ReadTimeout, httpx2.RemoteProtocolError, httpx2.DecodingError)
-"""Errors after a request was sent."""
+_LOSING = frozenset({"ReadError", "ReadTimeout", "RemoteProtocolError", "DecodingError"})
+"""Names of httpx2's errors after a request was sent; importing httpx2 takes longer than Optuna."""
 _OVERLOADED = {"HTTP 429", "HTTP 502", "HTTP 503", "HTTP 504", "ConnectTimeout", PROXY}
 _OVERLOADED |= {_UNKNOWN_HOST, _CLOSED}
 _BROKEN = {"HTTP 500", "ReadError", "WriteError", "RemoteProtocolError", "DecodingError"}
@@ -148,7 +146,7 @@ def connection_error(error: Exception, where: str) -> ChatUnavailableError:
 
 def loses_reply(error: Exception) -> bool:
     """Return whether the server may have processed a request that ended with this error."""
-    return isinstance(error, _LOSING)
+    return any(kind.__name__ in _LOSING for kind in type(error).__mro__)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
