@@ -57,7 +57,9 @@ class Spend:
 
     def __str__(self) -> str:
         """Describe the spend in one sentence, for people and for the agent."""
-        over = "all instances" if self.whole else "one instance of each"
+        over = "all instances"
+        if not self.whole:
+            over = "one instance per trial, as the objective does not report its spend"
         unit = self.unit or "units of the task's cost"
         text = f"Spent so far: {self.trials:.5g} {unit} on trials, over {over}"
         if self.requests:

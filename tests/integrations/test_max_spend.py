@@ -24,6 +24,7 @@ from optuna_agenttts.llm import (
     Usage,
 )
 from optuna_agenttts.study.spending import price_of
+from optuna_agenttts.study.stopped import outcomes_of
 from optuna_agenttts.task.cost import TableCost
 from optuna_agenttts_integrations import (
     BatchingChatModel,
@@ -284,6 +285,18 @@ def test_too_low_a_limit_is_an_error_before_anything_is_spent(limit):
     with pytest.raises(SpendLimitError, match=r"may cost up to .* USD"):
         search(objective)
     assert paid.calls == 0
+
+
+def test_instances_of_stored_samples_are_kept_under_a_limit_that_covers_no_call():
+    """The trial is pruned with their outcomes, instead of failing as if it had none."""
+    store, allocation = CompletionStore(), {"stage0": ("small", 1)}
+    objective_of(pipeline(), {"small": Paid()}, range(3), store=store).evaluate(allocation)
+    objective = objective_of(pipeline(), {"small": Paid()}, range(6), store=store, max_spend=1e-9)
+    study = optuna.create_study(direction="maximize")
+    study.enqueue_trial(objective.task.params(allocation))
+    (trial,) = search(objective, trials=1, study=study).trials
+    assert trial.state == TrialState.PRUNED
+    assert len(outcomes_of(trial)) == 3
 
 
 @pytest.mark.parametrize("limit", [0, -1, float("nan"), "10"])
