@@ -462,7 +462,7 @@ def test_a_server_that_is_down_for_seconds_costs_no_instance():
     server.start()
     server.stop()
     pipeline = Pipeline(stages=[asks("s")], score=lambda state: float(state["s"] == "fine"))
-    endpoint = connect_endpoints(["m"], server.url)["m"]
+    endpoint = connect_endpoints(["m"], server.url, starting=True)["m"]
     late = threading.Timer(0.8, server.start)
     late.start()
     try:
