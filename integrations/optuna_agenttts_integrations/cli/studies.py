@@ -66,7 +66,7 @@ def _open_storage(given: str) -> tuple[BaseStorage | None, str]:
     """
     shown, secrets = given.rpartition("@")[2].partition("?")[0], []
     try:
-        if "://" not in given:
+        if "://" not in given and os.path.isfile(given):
             with open(given, "rb") as file:
                 if file.read(15) != b"SQLite format 3":
                     return JournalStorage(JournalFileBackend(given)), given
