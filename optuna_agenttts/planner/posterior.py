@@ -34,7 +34,8 @@ factored: a standard deviation of .001, far below that of a score. Chosen by han
 _SIMILARITY_LENGTH = 1
 """Position in `LENGTH_SCALES` of the length by which allocations share their noise."""
 Z90 = 1.6448536269514722
-"""Half the width of the central 90 % of a normal distribution, in standard deviations."""
+"""Half the width of the central 90 % of a normal distribution, in standard deviations; also its
+one-sided 95 % quantile."""
 
 
 class Posterior:

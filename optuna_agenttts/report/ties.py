@@ -17,6 +17,7 @@ import numpy as np
 
 from optuna_agenttts.planner.evidence import Choices, Evidence, Floats
 from optuna_agenttts.planner.pools import choices_of
+from optuna_agenttts.planner.posterior import Z90
 from optuna_agenttts.task.allocation import Allocation
 
 MARGIN = 0.05
@@ -24,8 +25,6 @@ MARGIN = 0.05
 is unknown). Chosen by hand: smaller ones take hundreds of shared instances."""
 MIN_SHARED = 20
 """Minimum number of shared instances of a tie. Chosen by hand."""
-_Z95 = 1.6448536269514722
-"""95 % quantile of the standard normal distribution."""
 _Z80 = 0.8416212335729143
 """80 % quantile of the standard normal distribution."""
 
@@ -126,14 +125,14 @@ class Paired:
 
     @property
     def _half(self) -> float:
-        return _Z95 * self.sd / math.sqrt(self.shared + 2)
+        return Z90 * self.sd / math.sqrt(self.shared + 2)
 
     def instances_for(self, margin: float) -> int:
         """Return the shared instances that show a loss below a margin.
 
         If both are equally good, so many show it with a probability of 80 %.
         """
-        return math.ceil(((_Z95 + _Z80) * self.sd / margin) ** 2)
+        return math.ceil(((Z90 + _Z80) * self.sd / margin) ** 2)
 
 
 def complete_outcomes(evidence: Evidence) -> dict[Choices, dict[int, float]]:

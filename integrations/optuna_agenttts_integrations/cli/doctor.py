@@ -11,7 +11,7 @@ from optuna_agenttts.llm import ChatRequest, Finding, Message, Report, examine
 from optuna_agenttts.llm.loop import LoopThread
 from optuna_agenttts_integrations.calls.endpoints import close_chats, connect_endpoints
 from optuna_agenttts_integrations.check import is_unreachable, server_chats, skipped_finding
-from optuna_agenttts_integrations.cli.objectives import open_objective
+from optuna_agenttts_integrations.cli.objectives import IMPORT_NOTE, open_objective
 from optuna_agenttts_integrations.cli.parser import Commands, add_command
 
 _REPLY_TOKENS = 16
@@ -29,9 +29,7 @@ def add_doctor(commands: Commands) -> None:
         epilog="examples:\n"
         "  agenttts doctor http://127.0.0.1:8080 Qwen/Qwen2.5-7B-Instruct\n"
         "  agenttts doctor hf:groq meta-llama/Llama-3.1-8B-Instruct\n"
-        "  agenttts doctor my_module:objective\n\n"
-        "my_module is imported from the Python path or the current folder. Code that starts a\n"
-        "search must be under `if __name__ == '__main__':`, or importing it starts the search.",
+        "  agenttts doctor my_module:objective\n\n" + IMPORT_NOTE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     doctor.add_argument(

@@ -13,6 +13,12 @@ from pathlib import Path
 from optuna_agenttts import AgentTTSError
 from optuna_agenttts_integrations.objective import MultiStageObjective
 
+IMPORT_NOTE = (
+    "my_module is imported from the Python path or the current folder. Code that starts a\n"
+    "search must be under `if __name__ == '__main__':`, or importing it starts the search."
+)
+"""End of the help of commands that take ``module:name``."""
+
 
 @contextmanager
 def open_objective(name: str) -> Iterator[MultiStageObjective]:

@@ -12,7 +12,7 @@ import optuna
 
 from optuna_agenttts import AgentTTSError, Task
 from optuna_agenttts_integrations.calls.store import CompletionStore
-from optuna_agenttts_integrations.cli.objectives import open_objective
+from optuna_agenttts_integrations.cli.objectives import IMPORT_NOTE, open_objective
 from optuna_agenttts_integrations.cli.parser import Commands, add_command
 from optuna_agenttts_integrations.cli.studies import add_study_arguments, open_study
 from optuna_agenttts_integrations.inspection.trials import recorded_outcomes
@@ -39,9 +39,7 @@ def add_show(commands: Commands) -> None:
         "  agenttts show sqlite:///study.db 12 --baseline 4\n"
         "  agenttts show sqlite:///study.db 12 q17 --objective my_module:make_objective\n"
         "  agenttts show sqlite:///study.db 12 q17 --objective my_module:objective \\\n"
-        "      --store completions.db --json\n\n"
-        "my_module is imported from the Python path or the current folder. Code that starts a\n"
-        "search must be under `if __name__ == '__main__':`, or importing it starts the search.",
+        "      --store completions.db --json\n\n" + IMPORT_NOTE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_study_arguments(show)

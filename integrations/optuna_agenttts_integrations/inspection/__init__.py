@@ -1,1 +1,1 @@
-"""What a run of an instance sent, received and computed: for checks and for inspection."""
+"""Records of one instance's run: what it sent, received and computed."""

@@ -60,7 +60,7 @@ class _Call:
 
 @dataclass(slots=True)
 class _StageTrace:
-    """What happened in a stage so far."""
+    """Record of a stage so far."""
 
     stage: StageProgram | Step
     runs: bool | None = None
@@ -70,7 +70,7 @@ class _StageTrace:
     fusions: list[tuple[Message, ...]] = field(default_factory=list)
     """Prompts of fusions."""
     fallback: bool = False
-    """Whether the fallback of the fusion was used."""
+    """True if the fallback of the fusion was used."""
 
 
 class Trace:

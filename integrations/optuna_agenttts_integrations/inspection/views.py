@@ -24,7 +24,7 @@ from optuna_agenttts_integrations.inspection.text import (
 
 @dataclass(frozen=True, slots=True)
 class InstanceInspection:
-    """What is known about one instance under an allocation.
+    """Inspected instance under an allocation.
 
     Prints as text; `to_dict` is for JSON.
 
