@@ -848,7 +848,8 @@ def test_calls_that_fail_or_are_cancelled_give_their_turn_back():
 
         async def many(chat):
             tasks = [asyncio.ensure_future(chat.complete(ask(), seed=1)) for _ in range(4)]
-            await asyncio.sleep(0.2)
+            while len(server.requests) < 2:
+                await asyncio.sleep(0.01)
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
