@@ -19,9 +19,9 @@ from optuna_agenttts.llm import (
 )
 from optuna_agenttts.llm.port import servers_behind
 from optuna_agenttts.llm.secrets import redact
+from optuna_agenttts.llm.untrusted import estimated_tokens
 from optuna_agenttts_integrations.calls.endpoints import Endpoint, Endpoints
 from optuna_agenttts_integrations.calls.store import CompletionStore
-from optuna_agenttts_integrations.calls.tokens import estimated_tokens
 from optuna_agenttts_integrations.exceptions import StoreError
 from optuna_agenttts_integrations.inspection.functions import (
     SHOWN_ERROR,

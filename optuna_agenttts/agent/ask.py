@@ -25,7 +25,7 @@ from optuna_agenttts.llm.port import (
     prompt_usage,
     repeated_call,
 )
-from optuna_agenttts.llm.secrets import one_line
+from optuna_agenttts.llm.untrusted import one_line
 from optuna_agenttts.study.claims import Claim, Verdict
 from optuna_agenttts.study.rounds import Round
 

@@ -9,16 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import json_repair
+from optuna_agenttts.llm.untrusted import as_number, json_in_reply, one_line
 
-from optuna_agenttts.llm.secrets import one_line
-from optuna_agenttts.llm.thoughts import split_thoughts
-
-_MAX_REPLY = 60_000
-"""Maximum number of characters of a reply to read: about ten times a normal reply."""
-_MAX_BRACKETS = 1000
-"""Maximum number of opening brackets in a reply to repair: json-repair takes three seconds for
-50,000 of them."""
 _INTEGER = re.compile(r"[+-]?\d{1,9}(?:\.0+)?")
 
 
@@ -37,30 +29,9 @@ class Problem:
 
 def read_object(text: str) -> tuple[Mapping[str, Any], Problem | None]:
     """Return the JSON object in a reply, or an empty one and the problem."""
-    text = split_thoughts(text)[0][:_MAX_REPLY].strip()
-    values: Any = None
-    start, end = text.find("{"), text.rfind("}")
-    try:
-        values = json.loads(text)
-    except (ValueError, RecursionError):
-        if start < 0:
-            return {}, Problem("no JSON", "the reply holds no JSON object")
-        try:
-            values = json.loads(text[start : end + 1])
-        except (ValueError, RecursionError):
-            if text.count("{") + text.count("[") > _MAX_BRACKETS:
-                return {}, Problem("no JSON", "the reply is no JSON, and too deep to be mended")
-            try:
-                values = json_repair.loads(text[start:])
-            # json-repair does not document its exceptions for arbitrary text.
-            except Exception as error:
-                return {}, Problem("no JSON", f"the reply is no JSON ({type(error).__name__})")
-    if isinstance(values, list):
-        # Several objects: the last one with candidates is the answer.
-        objects = [v for v in values if isinstance(v, Mapping) and "candidates" in v]
-        values = objects[-1] if objects else None
-    if not isinstance(values, Mapping):
-        return {}, Problem("no JSON", "the reply is no JSON object")
+    values = json_in_reply(text, "candidates")
+    if values is None:
+        return {}, Problem("no JSON", "the reply holds no JSON object")
     return values, None
 
 
@@ -103,10 +74,7 @@ def read_integer(value: Any) -> int | None:
 
 def read_float(value: Any) -> float | None:
     """Return a finite number, also for a string that holds one; None for any other value."""
-    if isinstance(value, bool):
-        return None
     try:
-        number = float(value) if isinstance(value, (int, float, str)) else math.nan
-    except (ValueError, OverflowError):
+        return as_number(float(value) if isinstance(value, str) else value, least=-math.inf)
+    except ValueError:
         return None
-    return number if math.isfinite(number) else None

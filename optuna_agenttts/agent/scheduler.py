@@ -29,7 +29,7 @@ from optuna_agenttts.agent.ask import Job, MakeJob, Plan, RoundContext, Tokens, 
 from optuna_agenttts.llm.loop import LoopThread
 from optuna_agenttts.llm.port import ChatModel
 from optuna_agenttts.llm.retry import RetryingChatModel
-from optuna_agenttts.llm.secrets import one_line
+from optuna_agenttts.llm.untrusted import one_line
 from optuna_agenttts.study.rounds import (
     Proposed,
     Round,

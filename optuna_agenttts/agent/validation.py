@@ -27,7 +27,7 @@ from optuna_agenttts.agent.parsing import (
     read_integer,
     read_object,
 )
-from optuna_agenttts.llm.secrets import one_line
+from optuna_agenttts.llm.untrusted import one_line
 from optuna_agenttts.planner.evidence import Choices
 from optuna_agenttts.study.claims import Claim
 from optuna_agenttts.task.task import Task

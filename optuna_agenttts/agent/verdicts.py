@@ -30,7 +30,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 from optuna_agenttts.agent.facts import Facts, ModelFact
-from optuna_agenttts.llm.secrets import one_line
+from optuna_agenttts.llm.untrusted import one_line
 from optuna_agenttts.study.claims import Aspect, Claim, Outcome, Verdict
 from optuna_agenttts.task.task import Task
 

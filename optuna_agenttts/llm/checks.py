@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,8 +9,9 @@ from dataclasses import dataclass
 from optuna_agenttts.llm.findings import Finding, Level
 from optuna_agenttts.llm.negotiation import LOSSES, Parameters, describe_change
 from optuna_agenttts.llm.outages import NO_QUOTA, REMEDIES
-from optuna_agenttts.llm.port import ChatError, ChatRequest, Completion
-from optuna_agenttts.llm.secrets import one_line, redact
+from optuna_agenttts.llm.port import ChatError, ChatRequest, Completion, prompt_usage
+from optuna_agenttts.llm.secrets import redact
+from optuna_agenttts.llm.untrusted import decode_json, one_line
 
 _MAX_MESSAGE_CHARS = 500
 """Maximum length of a finding's message, in characters; chosen by hand to fit a terminal."""
@@ -222,7 +222,7 @@ def check_call(findings: FindingCollector, longest: ChatRequest | None, outcome:
 
 def _is_counted(request: ChatRequest, completion: Completion) -> bool:
     """Return whether the server counted the prompt, rather than 4 characters per token."""
-    return completion.usage.prompt_tokens != count_chars(request) // 4
+    return completion.usage.prompt_tokens != prompt_usage(request).prompt_tokens
 
 
 def check_context(
@@ -299,13 +299,10 @@ def check_schema(findings: FindingCollector, outcome: Outcome, keys: frozenset[s
         )
         findings.add(check, level, f"not tested: {outcome.message}", remedy)
         return
-    try:
-        values = json.loads(outcome.text)
-    except (ValueError, RecursionError):
-        truncated = outcome.finish_reason == "length" and outcome.text.lstrip().startswith("{")
-        follows = truncated and len(outcome.text.strip()) > 1
-    else:
-        truncated, follows = False, isinstance(values, dict) and keys <= set(values)
+    values = decode_json(outcome.text)
+    truncated = outcome.finish_reason == "length" and outcome.text.lstrip().startswith("{")
+    truncated &= values is None and len(outcome.text.strip()) > 1
+    follows = truncated or (isinstance(values, dict) and keys <= set(values))
     if follows:
         state = "starts as JSON and is truncated" if truncated else "follows the schema"
         findings.add(check, "ok", f"a reply {state}")

@@ -15,7 +15,8 @@ import httpx2
 from optuna_agenttts.exceptions import AgentTTSError
 from optuna_agenttts.llm.outages import connection_error, note_answer
 from optuna_agenttts.llm.port import ChatRefusedError, ChatUnavailableError
-from optuna_agenttts.llm.secrets import hide_keys, one_line, redact, secret_values
+from optuna_agenttts.llm.secrets import hide_keys, redact, secret_values
+from optuna_agenttts.llm.untrusted import one_line
 from optuna_agenttts.llm.waiting import waiting
 from optuna_agenttts.llm.wire import is_loopback
 

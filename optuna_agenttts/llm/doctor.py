@@ -6,9 +6,7 @@ suspicious behavior and remedies.
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
-from typing import Any
 from urllib.parse import urlsplit
 
 from optuna_agenttts.exceptions import AgentTTSError
@@ -41,7 +39,8 @@ from optuna_agenttts.llm.port import (
     Message,
     without_retries,
 )
-from optuna_agenttts.llm.secrets import key_for, one_line
+from optuna_agenttts.llm.secrets import key_for
+from optuna_agenttts.llm.untrusted import as_count, decode_json, one_line
 
 _SEED = 20_117
 """Seed of all requests; arbitrary."""
@@ -136,10 +135,7 @@ async def examine(
 
 def _required_keys(schema: str | None) -> frozenset[str]:
     """Return the keys that a JSON schema requires."""
-    try:
-        values = json.loads(schema) if schema is not None else {}
-    except (ValueError, RecursionError):
-        values = None
+    values = decode_json(schema) if schema is not None else {}
     if not isinstance(values, dict):
         raise AgentTTSError(
             "`schema` must be a JSON schema as JSON text (a JSON object), got "
@@ -159,10 +155,10 @@ async def _fetch_facts(chat: HuggingFaceChat, model: str) -> ServerFacts:
             answered=True,
             tgi=True,
             names=(name,),
-            max_input=_positive_int(info.get("max_input_tokens")),
-            max_total=_positive_int(info.get("max_total_tokens")),
-            max_concurrent=_positive_int(info.get("max_concurrent_requests")),
-            max_stop=_positive_int(info.get("max_stop_sequences")) or _TGI_MAX_STOP,
+            max_input=as_count(info.get("max_input_tokens")),
+            max_total=as_count(info.get("max_total_tokens")),
+            max_concurrent=as_count(info.get("max_concurrent_requests")),
+            max_stop=as_count(info.get("max_stop_sequences")) or _TGI_MAX_STOP,
         )
     status, entries = await chat.listing()
     listed = {name: entry for entry in entries if isinstance(name := entry.get("id"), str)}
@@ -171,15 +167,8 @@ async def _fetch_facts(chat: HuggingFaceChat, model: str) -> ServerFacts:
     return ServerFacts(
         answered=bool(status or info),
         names=tuple(listed),
-        max_total=_positive_int(entry.get("max_model_len")),
+        max_total=as_count(entry.get("max_model_len")),
     )
-
-
-def _positive_int(value: Any) -> int | None:
-    """Return a value from a server if it is a plausible positive integer, else None."""
-    # Far above any limit in tokens or requests; chosen by hand.
-    valid = isinstance(value, int) and not isinstance(value, bool) and 0 < value < 10**12
-    return value if valid else None
 
 
 async def _probe(

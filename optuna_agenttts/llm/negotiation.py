@@ -16,6 +16,7 @@ from typing import Any, Literal, cast
 
 from optuna_agenttts.exceptions import AgentTTSError
 from optuna_agenttts.llm.port import ChatRequest, Message
+from optuna_agenttts.llm.untrusted import decode_json
 
 Parameters = Mapping[str, str | None]
 """Forms in which parameters are sent: another name, or None for leaving a parameter out."""
@@ -229,9 +230,8 @@ def _is_refused(name: str, form: str, complaint: str) -> bool:
 
 def _complaints(text: str) -> Iterator[str]:
     """Yield the texts of each object of an error, without repetitions of the request."""
-    try:
-        values = json.loads(text)
-    except (ValueError, RecursionError):
+    values = decode_json(text)
+    if values is None:
         yield text
         return
     pending: list[Any] = [values]

@@ -13,6 +13,7 @@ from typing import Literal, Protocol, cast, runtime_checkable
 
 from optuna_agenttts.exceptions import AgentTTSError
 from optuna_agenttts.llm.thoughts import split_thoughts
+from optuna_agenttts.llm.untrusted import estimated_tokens
 
 
 class ChatError(AgentTTSError):
@@ -107,7 +108,8 @@ class Usage:
 
 def prompt_usage(request: ChatRequest) -> Usage:
     """Estimate the tokens of a request's prompt, of a call whose reply was lost."""
-    return Usage(max(1, sum(len(message.content) for message in request.messages) // 4), 0)
+    tokens = sum(estimated_tokens(message.content) for message in request.messages)
+    return Usage(max(1, int(tokens)), 0)
 
 
 repeated_call: ContextVar[Callable[[ChatError], None] | None] = ContextVar(

@@ -23,7 +23,8 @@ from optuna_agenttts.llm.port import (
     Usage,
     prompt_usage,
 )
-from optuna_agenttts.llm.secrets import one_line, redact
+from optuna_agenttts.llm.secrets import redact
+from optuna_agenttts.llm.untrusted import as_count, as_mapping, estimated_tokens, one_line
 
 _RETRYABLE_STATUSES = {408, 409, 424, 425, 429}
 """HTTP statuses below 500 of requests that may succeed later."""
@@ -157,9 +158,9 @@ def parse_completion(
 def _merged_events(text: str) -> Any:
     """Return server-sent events, which were not asked for, as one completion."""
     lines = [line.removeprefix("data:").strip() for line in text.splitlines() if "data:" in line]
-    events = [_mapping(json.loads(line)) for line in lines if line and line != "[DONE]"]
+    events = [as_mapping(json.loads(line)) for line in lines if line and line != "[DONE]"]
     choices = [_first(event.get("choices")) for event in events]
-    deltas = [_mapping(choice.get("delta") or choice.get("message")) for choice in choices]
+    deltas = [as_mapping(choice.get("delta") or choice.get("message")) for choice in choices]
     message = {
         name: "".join(filter(None, (_text(delta.get(name)) for delta in deltas)))
         for name in ("content", *_THOUGHT_FIELDS)
@@ -181,9 +182,9 @@ def completion_from_json(
 ) -> Completion:
     """Build a completion from decoded JSON; see `parse_completion`."""
     # Gemini's errors are in a list.
-    reply = _mapping(values) or {"error": _first(values).get("error")}
+    reply = as_mapping(values) or {"error": _first(values).get("error")}
     choice = _first(reply.get("choices"))
-    message = _mapping(choice.get("message"))
+    message = as_mapping(choice.get("message"))
     # The second one is that of text completions.
     text = _text(message.get("content") if message else choice.get("text"))
     thoughts = _text(message.get("content"), thoughts=True) or next(
@@ -191,7 +192,7 @@ def completion_from_json(
     )
     reason = choice.get("finish_reason")
     reason = reason if isinstance(reason, str) else ""
-    counts = _mapping(reply.get("usage"))
+    counts = as_mapping(reply.get("usage"))
     error = choice.get("error") or message.get("error") or _error_of(reply)
     if error and not (text and reason and reason.lower() not in FAILED_REASONS):
         usage = _usage(counts, request, text or "") if counts else None
@@ -222,12 +223,8 @@ def completion_from_json(
     return found
 
 
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
-
-
 def _first(values: Any) -> Mapping[str, Any]:
-    return _mapping(values[0]) if isinstance(values, list) and values else {}
+    return as_mapping(values[0]) if isinstance(values, list) and values else {}
 
 
 def _text(content: Any, *, thoughts: bool = False) -> str | None:
@@ -238,11 +235,11 @@ def _text(content: Any, *, thoughts: bool = False) -> str | None:
         return None
     texts = []
     for part in content:
-        fields = _mapping(part) or {"text": part}
+        fields = as_mapping(part) or {"text": part}
         kind = str(fields.get("type", "text"))
         if ("think" in kind or "reason" in kind) is thoughts:
             value = fields.get("text") or fields.get(kind)
-            texts.append(_text(_mapping(value).get("value", value)) or "")
+            texts.append(_text(as_mapping(value).get("value", value)) or "")
     return "".join(texts)
 
 
@@ -253,7 +250,7 @@ def _error_of(reply: Mapping[str, Any]) -> Any:
     if reply.get("object") == "error" or (not reply.get("choices") and _words(reply)):
         return reply
     # MiniMax.
-    status = _mapping(reply.get("base_resp"))
+    status = as_mapping(reply.get("base_resp"))
     return status if status.get("status_code") else None
 
 
@@ -261,11 +258,11 @@ def _words(error: Any) -> str:
     """Return the server's description of an error."""
     if isinstance(error, list):
         return _words(error[0]) if error else ""
-    fields = _mapping(error)
+    fields = as_mapping(error)
     names = ("message", "detail", "status_msg", "msg", "error")
     words = error if isinstance(error, str) else next(filter(None, map(fields.get, names)), "")
     # OpenRouter: the words of the provider behind it.
-    raw = _mapping(fields.get("metadata")).get("raw")
+    raw = as_mapping(fields.get("metadata")).get("raw")
     words = words if isinstance(words, str) else json.dumps(words, default=str)
     return f"{words}: {raw}" if isinstance(raw, str) and raw else words
 
@@ -285,7 +282,7 @@ def _error_in_body(
     error: Any, where: str, headers: Mapping[str, str], usage: Usage | None
 ) -> ChatError:
     """Build the error for a body that is one despite HTTP status 200."""
-    fields = _first(error) if isinstance(error, list) else _mapping(error)
+    fields = _first(error) if isinstance(error, list) else as_mapping(error)
     words = _words(error)
     for name in ("code", "status", "status_code", "statusCode"):
         code = str(fields.get(name, ""))
@@ -308,14 +305,14 @@ def _usage(counts: Mapping[str, Any], request: ChatRequest, text: str, reason: s
     prompt = _count(counts.get("prompt_tokens"))
     generated = _count(counts.get("completion_tokens"))
     total = _count(counts.get("total_tokens"))
-    details = _mapping(counts.get("completion_tokens_details"))
+    details = as_mapping(counts.get("completion_tokens_details"))
     thoughts = _count(details.get("reasoning_tokens")) or _count(counts.get("reasoning_tokens"))
     # Some servers (xAI) count thoughts apart from the completion, and in the total.
     generated += thoughts if thoughts > generated else 0
     generated = max(generated, total - prompt if prompt else 0)
     # At least the token that ends the reply.
-    guess = request.max_tokens if reason == "length" else max(1, len(text) // 4)
-    cached = _count(_mapping(counts.get("prompt_tokens_details")).get("cached_tokens"))
+    guess = request.max_tokens if reason == "length" else max(1, int(estimated_tokens(text)))
+    cached = _count(as_mapping(counts.get("prompt_tokens_details")).get("cached_tokens"))
     # DeepSeek has a field of its own.
     cached = cached or _count(counts.get("prompt_cache_hit_tokens"))
     return Usage(
@@ -328,6 +325,4 @@ def _usage(counts: Mapping[str, Any], request: ChatRequest, text: str, reason: s
 
 def _count(value: Any) -> int:
     """Return a server's token count; 0 if it is missing or invalid."""
-    # Far above any context length; chosen by hand.
-    valid = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 10**9
-    return value if valid else 0
+    return as_count(value) or 0

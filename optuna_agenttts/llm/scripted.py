@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable
 
 from optuna_agenttts.exceptions import AgentTTSError
 from optuna_agenttts.llm.port import ChatRequest, Completion, Usage
+from optuna_agenttts.llm.untrusted import estimated_tokens
 
 Reply = str | Completion | Exception
 Script = Callable[[ChatRequest], Reply]
@@ -71,6 +72,5 @@ class ScriptedChatModel:
             raise reply
         if isinstance(reply, Completion):
             return reply
-        # Estimate of four characters per token, as there is no tokenizer.
-        prompt = sum(len(message.content) for message in request.messages)
-        return Completion(reply, Usage(prompt // 4, len(reply) // 4))
+        prompt = sum(estimated_tokens(message.content) for message in request.messages)
+        return Completion(reply, Usage(int(prompt), int(estimated_tokens(reply))))

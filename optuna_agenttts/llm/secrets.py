@@ -178,9 +178,3 @@ def hide_keys(text: str, keys: Iterable[str | None]) -> str:
         if key and len(key) >= _MIN_KEY_LENGTH and re.search("[A-Z0-9]", key):
             text = text.replace(key, _REDACTED)
     return text
-
-
-def one_line(text: str, length: int = 200) -> str:
-    """Return the first `length` printable characters of an untrusted text, on one line."""
-    flat = " ".join("".join(c if c.isprintable() else " " for c in text[: 4 * length]).split())
-    return flat if len(flat) <= length else flat[: length - 1] + "…"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ import httpx2
 from optuna_agenttts.llm.connections import exchange
 from optuna_agenttts.llm.port import ChatError, ChatUnavailableError
 from optuna_agenttts.llm.secrets import hide_keys, secret_values
+from optuna_agenttts.llm.untrusted import as_mapping, decode_json
 from optuna_agenttts.llm.wire import models_url, server_root
 
 _PROBE_TIMEOUT = 5.0
@@ -45,12 +45,12 @@ class ServerInfo:
     async def info(self) -> Mapping[str, Any]:
         """Return TGI's ``/info``; empty for other servers."""
         _, values = await self._get(server_root(self.base_url) + "/info")
-        return values if isinstance(values, Mapping) else {}
+        return as_mapping(values)
 
     async def listing(self) -> tuple[int, tuple[Mapping[str, Any], ...]]:
         """Return the HTTP status (0: no reply) and the entries of ``/v1/models``."""
         status, values = await self._get(models_url(self.base_url))
-        data = values.get("data") if isinstance(values, Mapping) else None
+        data = as_mapping(values).get("data")
         entries = data if isinstance(data, list) else []
         return status, tuple(entry for entry in entries if isinstance(entry, Mapping))
 
@@ -64,7 +64,7 @@ class ServerInfo:
         names = [entry.get("id") for entry in entries]
         if not names:
             info_status, values = await self._get(server_root(self.base_url) + "/info")
-            names = [values.get("model_id")] if isinstance(values, Mapping) else []
+            names = [as_mapping(values).get("model_id")]
             status = status or info_status
         found = tuple(
             hide_keys(name, secret_values(self.headers))
@@ -94,8 +94,6 @@ class ServerInfo:
                 ),
                 _PROBE_TIMEOUT,
             )
-            return status, json.loads(content) if status == 200 else None
+            return status, decode_json(content) if status == 200 else None
         except (ChatError, asyncio.TimeoutError, httpx2.TimeoutException):
             return 0, None
-        except (ValueError, RecursionError):
-            return 200, None

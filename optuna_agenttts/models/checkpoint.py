@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +12,7 @@ from typing import Any
 from huggingface_hub import parse_local_safetensors_file_metadata
 
 from optuna_agenttts.exceptions import AgentTTSError
+from optuna_agenttts.llm.untrusted import as_count, as_mapping, as_number, decode_json
 
 _logger = logging.getLogger(__name__)
 
@@ -83,7 +82,7 @@ def local_facts(folder: str | os.PathLike[str]) -> Facts:
         )
     return Facts(
         parameters=parameters,
-        context_length=as_length(config.get("max_position_embeddings")),
+        context_length=as_count(config.get("max_position_embeddings")),
         source="nothing found" if parameters is None else source,
     )
 
@@ -110,11 +109,9 @@ def _read_json(file: Path) -> dict[str, Any]:
     """Read the JSON object in a file."""
     try:
         with file.open("rb") as stream:
-            values = json.loads(stream.read(_MAX_JSON_BYTES))
+            values = decode_json(stream.read(_MAX_JSON_BYTES))
     except OSError as error:
         raise _unreadable(file, error) from None
-    except (ValueError, RecursionError):
-        raise _damaged(file, "not JSON") from None
     if not isinstance(values, dict):
         raise _damaged(file, "not a JSON object")
     return values
@@ -225,26 +222,3 @@ def _dense_parameters(config: Mapping[str, Any]) -> float | None:
         layer += 2 * width
     matrices = 1 if config.get("tie_word_embeddings") is True else 2
     return as_number(matrices * vocabulary * hidden + layers * layer + hidden)
-
-
-def as_mapping(value: object) -> Mapping[str, Any]:
-    """Return a mapping unchanged, and an empty one for anything else."""
-    return value if isinstance(value, Mapping) else {}
-
-
-def as_number(value: object, least: float | None = None) -> float | None:
-    """Return a finite number that is positive, or at least `least`; None for anything else."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return None
-    try:
-        number = float(value)
-    except OverflowError:
-        return None
-    fits = number > 0 if least is None else number >= least
-    return number if fits and math.isfinite(number) else None
-
-
-def as_length(value: object) -> int | None:
-    """Return a number of 1 or more, rounded down; None for anything else."""
-    number = as_number(value)
-    return None if number is None or number < 1 else int(number)

@@ -23,15 +23,13 @@ from huggingface_hub import get_async_session, is_offline_mode
 from optuna_agenttts.exceptions import AgentTTSError
 from optuna_agenttts.llm.loop import LoopThread
 from optuna_agenttts.llm.port import ChatRefusedError
-from optuna_agenttts.llm.secrets import ApiKey, key_for, one_line, picklable_key
+from optuna_agenttts.llm.secrets import ApiKey, key_for, picklable_key
+from optuna_agenttts.llm.untrusted import as_count, as_mapping, as_number, one_line
 from optuna_agenttts.llm.wire import is_loopback, redact_url, split_url
 from optuna_agenttts.models.checkpoint import (
     PACKED,
     Facts,
     active_parameters,
-    as_length,
-    as_mapping,
-    as_number,
     is_checkpoint,
     local_facts,
 )
@@ -233,7 +231,7 @@ class Hub:
         if parameters is None:
             message = f"{name}: size unknown: {reason}; set `Model(..., parameters=...)`."
             self._warn(self._endpoint, name, message)
-        return parameters, as_length(gguf.get("context_length"))
+        return parameters, as_count(gguf.get("context_length"))
 
     def _offer(self, name: str, provider: str | None) -> _Offer:
         """Return a provider's offer, or the cheapest one; an empty one if there is none."""
@@ -375,7 +373,7 @@ def _read_offer(values: object) -> _Offer:
         live=offer.get("status", "live") == "live",
         input_price=as_number(pricing.get("input"), least=0.0),
         output_price=as_number(pricing.get("output"), least=0.0),
-        context_length=as_length(offer.get("context_length")),
+        context_length=as_count(offer.get("context_length")),
     )
 
 

@@ -50,7 +50,7 @@ ROOMS = {
             *("pipeline", "calls", "exceptions"),
         ),
         "tasks": ("objective", "pipeline", "scoring", "calls", "exceptions"),
-        "testing": ("tasks", "pipeline", "calls", "exceptions"),
+        "testing": ("tasks", "pipeline", "exceptions"),
         "playground": ("testing", "objective", "pipeline", "calls", "exceptions"),
         "cli": ("objective", "check", "inspection", "calls"),
     },

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from pipeline_support import Replies, objective_of
 
 from optuna_agenttts.llm import ChatRefusedError, Message
+from optuna_agenttts.llm.untrusted import estimated_tokens
 from optuna_agenttts_integrations import Pipeline, PipelineError, StageProgram
 from optuna_agenttts_integrations.calls.endpoints import connect_endpoints
-from optuna_agenttts_integrations.calls.tokens import estimated_tokens
 from optuna_agenttts_integrations.pipeline.fusion import (
     LLMFusion,
     deduplicate,

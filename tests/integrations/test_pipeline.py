@@ -16,6 +16,7 @@ from optuna.trial import TrialState
 from pipeline_support import Replies, Slow, objective_of
 
 from optuna_agenttts.llm import ChatRefusedError, Message
+from optuna_agenttts.llm.untrusted import estimated_tokens
 from optuna_agenttts.study.measured import with_lengths
 from optuna_agenttts_integrations import (
     CompletionStore,
@@ -26,7 +27,6 @@ from optuna_agenttts_integrations import (
     TooManyFailuresError,
 )
 from optuna_agenttts_integrations.calls.endpoints import connect_endpoints
-from optuna_agenttts_integrations.calls.tokens import estimated_tokens
 from optuna_agenttts_integrations.pipeline.stages import Step
 from optuna_agenttts_integrations.testing.serving import LoopbackServer
 

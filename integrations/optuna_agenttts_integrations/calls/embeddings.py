@@ -17,10 +17,10 @@ from typing import Protocol, runtime_checkable
 from optuna_agenttts import AgentTTSError
 from optuna_agenttts.llm import Completion, RetryPolicy, Usage
 from optuna_agenttts.llm.retry import with_retries
+from optuna_agenttts.llm.untrusted import estimated_tokens
 from optuna_agenttts_integrations.calls.completions import DEFAULT_RETRY_POLICY
 from optuna_agenttts_integrations.calls.huggingface_embedder import HuggingFaceEmbedder
 from optuna_agenttts_integrations.calls.store import CompletionStore, RequestKey, canonical_json
-from optuna_agenttts_integrations.calls.tokens import estimated_tokens
 from optuna_agenttts_integrations.exceptions import PipelineError, StoreError
 
 __all__ = ["Embedder", "HashingEmbedder", "HuggingFaceEmbedder", "StoredEmbedder"]

@@ -27,11 +27,11 @@ from optuna_agenttts.llm.secrets import (
     Headers,
     headers_for,
     key_for,
-    one_line,
     picklable_key,
     redact,
     secret_values,
 )
+from optuna_agenttts.llm.untrusted import one_line
 from optuna_agenttts.llm.wire import chat_url, check_base_url, redact_url
 
 _MAX_REPLY_BYTES = 16_000_000

@@ -15,7 +15,7 @@ from optuna_agenttts.llm import (
     Completion,
 )
 from optuna_agenttts.llm.port import close_chat, count_repeated, servers_behind, without_retries
-from optuna_agenttts.llm.secrets import one_line
+from optuna_agenttts.llm.untrusted import one_line
 from optuna_agenttts.support.forking import on_fork
 from optuna_agenttts_integrations.exceptions import PipelineError
 

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 import optuna
 
 from optuna_agenttts import AgentTTSError
-from optuna_agenttts.llm.secrets import one_line, redact
+from optuna_agenttts.llm.secrets import redact
+from optuna_agenttts.llm.untrusted import one_line
 from optuna_agenttts_integrations.cli.doctor import add_doctor
 from optuna_agenttts_integrations.cli.report import add_report
 from optuna_agenttts_integrations.cli.show import add_show

@@ -12,7 +12,7 @@ from sqlalchemy import create_engine, inspect
 from sqlalchemy.engine import URL, make_url
 
 from optuna_agenttts import AgentTTSError
-from optuna_agenttts.llm.secrets import one_line
+from optuna_agenttts.llm.untrusted import one_line
 
 _MAX_REASON = 300
 """Maximum length of a database's error in a message, in characters. Chosen by hand."""

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 from typing import Any
 
-from optuna_agenttts.llm.secrets import one_line
+from optuna_agenttts.llm.untrusted import one_line
 from optuna_agenttts_integrations.inspection.functions import short
 from optuna_agenttts_integrations.inspection.records import (
     InspectedReply,

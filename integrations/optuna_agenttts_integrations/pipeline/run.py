@@ -14,13 +14,13 @@ from typing import Any
 from optuna_agenttts import Task
 from optuna_agenttts.llm import ChatRequest, Completion, Message
 from optuna_agenttts.llm.loop import gather
+from optuna_agenttts.llm.untrusted import estimated_tokens
 from optuna_agenttts.study.spending import cost_of_samples
 from optuna_agenttts.task.allocation import Allocation
 from optuna_agenttts_integrations.calls.completions import Completions, Samples
 from optuna_agenttts_integrations.calls.endpoints import Endpoint, Endpoints
 from optuna_agenttts_integrations.calls.metering import Account, Meter, finish_all
 from optuna_agenttts_integrations.calls.store import canonical_json
-from optuna_agenttts_integrations.calls.tokens import estimated_tokens
 from optuna_agenttts_integrations.exceptions import SpendLimitError
 from optuna_agenttts_integrations.pipeline.evaluation import InstanceResult, StageUsage
 from optuna_agenttts_integrations.pipeline.fusion import LLMFusion, deduplicate

@@ -14,11 +14,13 @@ from typing import Any
 
 from optuna_agenttts.llm import ChatRequest, Message
 from optuna_agenttts.llm.thoughts import split_thoughts
-from optuna_agenttts_integrations.calls.tokens import TokenCounter, estimated_tokens
+from optuna_agenttts.llm.untrusted import estimated_tokens
 from optuna_agenttts_integrations.exceptions import PipelineError
 from optuna_agenttts_integrations.pipeline.aggregation import Aggregation, majority_vote
 from optuna_agenttts_integrations.pipeline.fusion import LLMFusion
 
+TokenCounter = Callable[[str], float]
+"""Function from a text to its number of tokens."""
 Prompt = str | Sequence[Message]
 """Text of one user message, or messages."""
 

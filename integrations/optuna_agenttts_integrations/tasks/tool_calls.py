@@ -5,20 +5,13 @@ Replies are data: parsed, validated, bounded and never executed.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import json_repair
+from optuna_agenttts.llm.untrusted import json_in_reply
 
-from optuna_agenttts.llm.thoughts import split_thoughts
-
-_MAX_CHARACTERS = 60_000
-"""Characters of a reply that are parsed; 2048 tokens have about 8,000."""
-_MAX_BRACKETS = 1000
-"""Opening brackets of a reply that is repaired; json-repair takes three seconds for 50,000."""
 # Limits chosen by hand, far above what the data sets contain.
 _MAX_ITEMS = 64
 _MAX_STEP_CHARACTERS = 1000
@@ -228,34 +221,10 @@ def _renumbered(call: ToolCall, positions: Mapping[str, int]) -> ToolCall:
 
 def _read_list(text: str, key: str) -> list[Any] | None:
     """Return the list under a key of the JSON object in a reply, or the reply's own list."""
-    values = _decode(text)
-    if isinstance(values, list):
-        # Of several objects, the last one with the key is the answer.
-        objects = [value for value in values if isinstance(value, Mapping) and key in value]
-        values = objects[-1] if objects else values
+    values = json_in_reply(text, key, lists=True)
     if isinstance(values, Mapping):
         values = values.get(key)
     return values if isinstance(values, list) and len(values) <= _MAX_ITEMS else None
-
-
-def _decode(text: str) -> Any:
-    """Decode the JSON in a reply, repairing it if necessary; None if that fails."""
-    text = split_thoughts(text)[0][:_MAX_CHARACTERS].strip()
-    # The outermost value opens first; prose may surround it.
-    spans = sorted((text.find(start), text.rfind(end) + 1) for start, end in ("{}", "[]"))
-    spans = [(start, end) for start, end in spans if start >= 0]
-    for start, end in [(0, len(text)), *spans]:
-        try:
-            return json.loads(text[start:end])
-        except (ValueError, RecursionError):
-            continue
-    if not spans or text.count("{") + text.count("[") > _MAX_BRACKETS:
-        return None
-    try:
-        return json_repair.loads(text[spans[0][0] :])
-    # json-repair documents no exceptions, and the text is arbitrary.
-    except Exception:
-        return None
 
 
 def comparable_calls(

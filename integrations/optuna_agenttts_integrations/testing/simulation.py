@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from optuna_agenttts.llm import ChatRefusedError, ChatRequest, Completion, Usage
-from optuna_agenttts_integrations.calls.tokens import estimated_tokens
+from optuna_agenttts.llm.untrusted import estimated_tokens
 from optuna_agenttts_integrations.exceptions import PipelineError
 from optuna_agenttts_integrations.pipeline.stages import State
 from optuna_agenttts_integrations.tasks.benchmark import Benchmark
