@@ -1,7 +1,7 @@
 """Chat models behind Hugging Face Inference Providers, TGI or any OpenAI-compatible server.
 
 For models on the Hub, `huggingface_hub` finds the provider's route. Requests are sent by
-`Connections` there and to a URL alike. `huggingface_hub.AsyncInferenceClient` (2.4.0), if given a
+`ServerClient` there and to a URL alike. `huggingface_hub.AsyncInferenceClient` (2.4.0), if given a
 URL, would send the user's token to every host, rewrite ``json_schema`` to a format that only TGI
 reads, count waiting for its pool against the timeout, and read replies of any length.
 """
@@ -11,21 +11,11 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from typing import Any
 
-import httpx2
-
-from optuna_agenttts.exceptions import AgentTTSError
-from optuna_agenttts.llm.connections import (
-    Connections,
-    Verify,
-    check_certificates,
-    exchange,
-)
+from optuna_agenttts.llm.client import ServerClient, Session, Verify
 from optuna_agenttts.llm.inference_providers import billing, provider_request
 from optuna_agenttts.llm.negotiation import (
     LOSSES,
@@ -48,29 +38,23 @@ from optuna_agenttts.llm.port import (
     prompt_usage,
 )
 from optuna_agenttts.llm.replies import http_error, parse_completion
-from optuna_agenttts.llm.secrets import (
-    ApiKey,
-    Headers,
-    headers_for,
-    hide_keys,
-    key_for,
-    picklable_key,
-    redact,
-    secret_values,
-)
-from optuna_agenttts.llm.server_info import ServerInfo
+from optuna_agenttts.llm.secrets import ApiKey, Headers, hide_keys, secret_values
+from optuna_agenttts.llm.untrusted import as_mapping, decode_json
 from optuna_agenttts.llm.wire import (
     chat_url,
     check_server,
     encode_chat_request,
+    models_url,
+    server_root,
 )
 
 _logger = logging.getLogger(__name__)
 
-_T = TypeVar("_T")
+_PAGE_TIMEOUT = 5.0
+"""Timeout for a server's own page, in seconds; chosen by hand, as these pages are small."""
 
 
-class HuggingFaceChat:
+class HuggingFaceChat(ServerClient):
     """Chat model on a server.
 
     Args:
@@ -119,67 +103,26 @@ class HuggingFaceChat:
     ) -> None:
         """See the class."""
         check_server(model, base_url, provider or bill_to)
-        check_certificates("HuggingFaceChat", verify)
-        if not timeout > 0:
-            raise AgentTTSError(f"HuggingFaceChat: `timeout` must be positive, got {timeout!r}.")
-        if concurrency < 1:
-            raise AgentTTSError(
-                f"HuggingFaceChat: `concurrency` must be at least 1, got {concurrency!r}."
-            )
         check_parameters("HuggingFaceChat", request_parameters)
-        self.model, self.base_url = model, base_url
-        self._provider, self._bill_to, self._api_key = provider, bill_to, api_key
-        self._timeout, self._concurrency = timeout, concurrency
-        self._max_reply_bytes, self._starting = max_reply_bytes, starting
-        self._headers, self._verify = headers, verify
+        self._provider, self._bill_to, self._starting = provider, bill_to, starting
         self.request_parameters = dict(request_parameters)
         self._negotiated: dict[str, dict[str, str | None]] = {}
         """Forms of parameters, by model, in which the server has accepted them."""
-        self._reset()
-
-    def _reset(self) -> None:
-        if self._starting:
-            note_answer(self.where)
-        self._connections = Connections(
-            concurrency=self._concurrency,
-            timeout=self._timeout,
-            base_url=self.base_url,
-            verify=self._verify,
+        super().__init__(
+            model,
+            base_url=base_url,
+            api_key=api_key,
+            timeout=timeout,
+            concurrency=concurrency,
+            max_reply_bytes=max_reply_bytes,
+            headers=headers,
+            verify=verify,
         )
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Return the state without connections, and without keys given as values."""
-        state = {k: v for k, v in self.__dict__.items() if k != "_connections"}
-        secrets = {name: picklable_key(state[name]) for name in ("_api_key", "_headers")}
-        return state | secrets
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Restore the state and create new connections."""
-        self.__dict__.update(state)
-        self._reset()
-
-    def __copy__(self) -> HuggingFaceChat:
-        """Return a copy with the key and new connections."""
-        return self.__deepcopy__({})
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> HuggingFaceChat:
-        """Return a copy with the key and new connections."""
-        other = type(self).__new__(type(self))
-        other.__dict__.update(self.__dict__)
-        other._reset()
-        return other
-
-    def __repr__(self) -> str:
-        """Return model and server, without the key."""
-        return f"<HuggingFaceChat {self.where}>"
-
-    @property
-    def where(self) -> str:
-        """Model and server, for messages."""
-        server = self._provider or "Hugging Face"
-        if self.base_url is not None:
-            server = urlsplit(self.base_url).netloc
-        return server if self.model is None else f"{self.model} at {server}"
+    def _reset(self) -> None:
+        super()._reset()
+        if self._starting:
+            note_answer(self.where)
 
     def negotiated(self, model: str = "") -> dict[str, str | None]:
         """Return the forms of parameters that differ from the usual ones.
@@ -198,51 +141,24 @@ class HuggingFaceChat:
         An empty ``request.model`` means this object's model. Parameters that the server refuses by
         name are renamed or left out, and so is any `response_format` that it refuses.
         """
-        async with self._connections.connection() as client:
-            try:
-                return await asyncio.wait_for(self._call(client, request, seed), self._timeout)
-            except asyncio.TimeoutError:
-                raise ChatUnavailableError(
-                    f"{self.where}: no reply within {self._timeout:g} s",
-                    kind="timeout",
-                    usage=prompt_usage(request),
-                    lost=True,
-                ) from None
-
-    async def _call(
-        self, client: httpx2.AsyncClient, request: ChatRequest, seed: int
-    ) -> Completion:
-        key = key_for(self.base_url, self._api_key)
-        headers = headers_for(key, self._headers)
-        secrets = secret_values(headers)
         try:
-            completion = await self._negotiate(client, request, seed, key, headers)
+            return await self._call(lambda session: self._negotiate(session, request, seed))
         except ChatError as error:
-            error.args = (redact(str(error), secrets),)
             if error.lost and error.usage is None:
                 # Only the prompt can be counted.
                 error.usage = prompt_usage(request)
             raise
-        if not secrets:
-            return completion
-        # A server that echoes the request, in any escapes, must not get the key into a store.
-        parts = (completion.text, completion.finish_reason, completion.thoughts)
-        text, reason, thoughts = (hide_keys(part, secrets) for part in parts)
-        return Completion(text, completion.usage, reason, thoughts)
 
-    async def _negotiate(
-        self,
-        client: httpx2.AsyncClient,
-        request: ChatRequest,
-        seed: int,
-        key: str | None,
-        headers: Mapping[str, str],
-    ) -> Completion:
+    async def _negotiate(self, session: Session, request: ChatRequest, seed: int) -> Completion:
         """Call until the server refuses no further parameter."""
         model = request.model or self.model
         if model is None:
-            assert self.base_url is not None
-            model = self.model = await self._served_model(client, self.base_url, headers)
+            try:
+                model = (await self._model_names(session))[0]
+            # TGI serves a single model and ignores the name; other servers refuse this one.
+            except ChatUnavailableError:
+                model = "tgi"
+            self.model = model
         changes: dict[str, str | None] = {}
         while True:
             parameters = self.negotiated(model) | changes
@@ -252,7 +168,7 @@ class HuggingFaceChat:
                 **json.loads(request.extra or "{}"),
             }
             messages = adapt_messages(request.messages, parameters)
-            status, received, content = await self._send(client, fields, messages, key, headers)
+            status, received, content = await self._send(session, fields, messages)
             text = content.decode("utf-8", "replace")
             try:
                 if status != 200:
@@ -268,7 +184,13 @@ class HuggingFaceChat:
             if changes:
                 self._remember(model, changes)
             text = cut_at_stop(completion.text, request, parameters)
-            return completion if text == completion.text else replace(completion, text=text)
+            secrets = secret_values(session.headers)
+            if not secrets and text == completion.text:
+                return completion
+            # A server that echoes the request, in any escapes, must not get the key into a store.
+            parts = (text, completion.finish_reason, completion.thoughts)
+            text, reason, thoughts = (hide_keys(part, secrets) for part in parts)
+            return Completion(text, completion.usage, reason, thoughts)
 
     def _remember(self, model: str, changes: Parameters) -> None:
         """Keep changes that led to a completion, and log new ones."""
@@ -282,14 +204,10 @@ class HuggingFaceChat:
                 )
 
     async def _send(
-        self,
-        client: httpx2.AsyncClient,
-        fields: Mapping[str, Any],
-        messages: tuple[Message, ...],
-        key: str | None,
-        headers: Mapping[str, str],
+        self, session: Session, fields: Mapping[str, Any], messages: tuple[Message, ...]
     ) -> tuple[int, Mapping[str, str], bytes]:
         """Send a request; return status, headers and body of the reply."""
+        headers = session.headers
         if self.base_url is not None:
             url, content = chat_url(self.base_url), encode_chat_request(fields, messages)
         elif "://" in fields["model"]:
@@ -305,7 +223,7 @@ class HuggingFaceChat:
                 provider=self._provider,
                 task="conversational",
                 model=fields["model"],
-                key=key,
+                key=session.key,
                 headers={**headers, **billing(self._bill_to)},
                 where=self.where,
             )
@@ -313,23 +231,7 @@ class HuggingFaceChat:
             rest = {name: value for name, value in body.items() if name != "messages"}
             same = body.get("messages") == inputs
             content = encode_chat_request(rest, messages) if same else json.dumps(body).encode()
-        try:
-            return await exchange(
-                client,
-                "POST",
-                url,
-                headers=headers,
-                content=content,
-                max_bytes=self._max_reply_bytes,
-                where=self.where,
-            )
-        except httpx2.TimeoutException as timeout:
-            raise ChatUnavailableError(
-                f"{self.where}: no reply within {self._timeout:g} s ({type(timeout).__name__})",
-                # An unreachable host is retried for longer than a slow reply.
-                kind="ConnectTimeout" if isinstance(timeout, httpx2.ConnectTimeout) else "timeout",
-                lost=not isinstance(timeout, httpx2.ConnectTimeout),
-            ) from None
+        return await self._exchange(session, "POST", url, content, headers)
 
     async def served_models(self) -> tuple[str, ...]:
         """Return the names of the models that the server lists.
@@ -339,52 +241,65 @@ class HuggingFaceChat:
         Raises:
             ChatUnavailableError: The server is unreachable or lists no model.
         """
-        own = (self.model,) if self.model else ()
-        return await self._read(ServerInfo.model_names, own)
+        if self.base_url is None:
+            return (self.model,) if self.model else ()
+        async with self._session() as session:
+            return await self._model_names(session)
+
+    async def _model_names(self, session: Session) -> tuple[str, ...]:
+        """Return the names of the models that a server lists; see `served_models`."""
+        status, entries = await self.listing(session)
+        names = [entry.get("id") for entry in entries]
+        if not names:
+            info_status, values = await self._page("/info", session)
+            names, status = [as_mapping(values).get("model_id")], status or info_status
+        secrets = secret_values(session.headers)
+        found = tuple(hide_keys(n, secrets) for n in names if isinstance(n, str) and n)
+        if not found:
+            raise ChatUnavailableError(
+                f"{self.where}: the server lists no models "
+                f"({'no reply' if not status else f'HTTP {status}'})",
+                kind="no model listed",
+            )
+        return found
 
     async def healthy(self) -> bool:
         """Return whether the server reports that it is healthy (``/health``)."""
-        return await self._read(ServerInfo.healthy, True)
+        return self.base_url is None or (await self._page("/health"))[0] == 200
 
     async def info(self) -> Mapping[str, Any]:
         """Return TGI's ``/info``; empty for other servers."""
-        return await self._read(ServerInfo.info, {})
+        return as_mapping((await self._page("/info"))[1])
 
-    async def listing(self) -> tuple[int, tuple[Mapping[str, Any], ...]]:
+    async def listing(
+        self, session: Session | None = None
+    ) -> tuple[int, tuple[Mapping[str, Any], ...]]:
         """Return the HTTP status and the entries of ``/v1/models``.
 
         The status is 0 if there was no reply, or if there is no URL.
         """
-        return await self._read(ServerInfo.listing, (0, ()))
+        status, values = await self._page("", session)
+        entries = as_mapping(values).get("data")
+        entries = entries if isinstance(entries, list) else []
+        return status, tuple(entry for entry in entries if isinstance(entry, Mapping))
 
-    async def _read(self, page: Callable[[ServerInfo], Awaitable[_T]], default: _T) -> _T:
-        """Read one of the server's own pages; return the default if there is no URL."""
+    async def _page(self, path: str, session: Session | None = None) -> tuple[int, Any]:
+        """Return the status (0: no reply) and decoded JSON of one of the server's own pages.
+
+        Args:
+            path: Path below the server's root; empty for the list of models.
+            session: Connection to use. Default: another one.
+        """
         if self.base_url is None:
-            return default
-        headers = headers_for(key_for(self.base_url, self._api_key), self._headers)
-        async with self._connections.connection() as client:
-            return await page(self._server_info(client, self.base_url, headers))
-
-    def _server_info(
-        self, client: httpx2.AsyncClient, base_url: str, headers: Mapping[str, str]
-    ) -> ServerInfo:
-        return ServerInfo(
-            client=client,
-            base_url=base_url,
-            headers=headers,
-            max_reply_bytes=self._max_reply_bytes,
-            where=self.where,
-        )
-
-    async def _served_model(
-        self, client: httpx2.AsyncClient, base_url: str, headers: Mapping[str, str]
-    ) -> str:
+            return 0, None
+        if session is None:
+            async with self._session() as session:
+                return await self._page(path, session)
+        url = server_root(self.base_url) + path if path else models_url(self.base_url)
         try:
-            return (await self._server_info(client, base_url, headers).model_names())[0]
-        # TGI serves a single model and ignores the name; other servers refuse this one.
-        except ChatUnavailableError:
-            return "tgi"
-
-    async def aclose(self) -> None:
-        """Close the connections of the running event loop."""
-        await self._connections.aclose()
+            status, _, content = await asyncio.wait_for(
+                self._exchange(session, "GET", url), _PAGE_TIMEOUT
+            )
+        except (ChatError, asyncio.TimeoutError):
+            return 0, None
+        return status, decode_json(content) if status == 200 else None

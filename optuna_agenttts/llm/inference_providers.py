@@ -1,7 +1,7 @@
 """Requests to Hugging Face Inference Providers.
 
 `huggingface_hub` resolves a provider's route, its name of the model and the host that a key
-belongs to. The requests are sent by `Connections`: a new `AsyncInferenceClient` (2.4.0) for each
+belongs to. The requests are sent by `ServerClient`: a new `AsyncInferenceClient` (2.4.0) for each
 call would load the certificates, which takes 60 ms of the event loop, and open a connection.
 """
 

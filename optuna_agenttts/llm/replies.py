@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx2
 
-from optuna_agenttts.llm.connections import setup_error
+from optuna_agenttts.llm.client import setup_error
 from optuna_agenttts.llm.outages import NO_QUOTA, REMEDIES, connection_error, lacks_quota
 from optuna_agenttts.llm.port import (
     FAILED_REASONS,

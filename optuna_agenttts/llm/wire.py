@@ -100,13 +100,11 @@ def check_server(model: str | None, base_url: str | None, hub_only: str | None) 
             "HuggingFaceChat: `model` must be a model id, got "
             f"{one_line(redact_url(model))!r}: pass a URL as `base_url`."
         )
-    if base_url is not None:
-        check_base_url("HuggingFaceChat", base_url)
-        if hub_only is not None:
-            raise AgentTTSError(
-                "HuggingFaceChat: `provider` and `bill_to` apply to models on the Hub only: "
-                "omit them if `base_url` is given."
-            )
+    if base_url is not None and hub_only is not None:
+        raise AgentTTSError(
+            "HuggingFaceChat: `provider` and `bill_to` apply to models on the Hub only: omit them "
+            "if `base_url` is given."
+        )
 
 
 def is_loopback(url: str | None) -> bool:

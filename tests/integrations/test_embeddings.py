@@ -301,9 +301,9 @@ def test_texts_may_be_truncated():
         ({"model": "http://u:secret@127.0.0.1"}, "URL only as `base_url`"),
         ({"base_url": "nowhere"}, "`base_url` must be"),
         ({"base_url": "http://u:secret@127.0.0.1"}, "user name or password"),
-        ({"timeout": 0}, "`timeout`.* got 0, 8 and 32"),
-        ({"concurrency": 0}, "`concurrency`.* got 60.0, 0 and 32"),
-        ({"batch": 0}, "`batch`.* got 60.0, 8 and 0"),
+        ({"timeout": 0}, "`timeout`.* got 0"),
+        ({"concurrency": 0}, "`concurrency`.* got 0"),
+        ({"batch": 0}, "`batch`.* got 0"),
         ({"max_characters": 0}, "`max_characters`.* got 0"),
     ],
 )

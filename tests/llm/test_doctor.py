@@ -18,7 +18,7 @@ from llm_support import (
     good,
 )
 
-import optuna_agenttts.llm.server_info
+import optuna_agenttts.llm.huggingface
 from optuna_agenttts.exceptions import AgentTTSError, CheckError
 from optuna_agenttts.llm import (
     ChatRefusedError,
@@ -193,7 +193,7 @@ def test_a_port_where_nobody_listens_is_an_error_with_a_remedy():
 @pytest.mark.parametrize("name", ["hang", "slow_drip", "endless_headers"])
 def test_a_server_that_never_answers_is_given_up_in_time(name, monkeypatch):
     """Each page and the call wait for the timeout; no further request is sent."""
-    monkeypatch.setattr(optuna_agenttts.llm.server_info, "_PROBE_TIMEOUT", 0.3)
+    monkeypatch.setattr(optuna_agenttts.llm.huggingface, "_PAGE_TIMEOUT", 0.3)
     with AdversarialServer(name, models=name, info=name) as server:
         start = time.monotonic()
         found = checked(at(server, timeout=0.3), parameters=None)
@@ -272,7 +272,7 @@ def test_a_busy_server_is_a_warning():
 @pytest.mark.parametrize("name", sorted(set(BEHAVIOURS) - {"megabytes", "gzip_bomb"}))
 def test_whatever_a_server_does_becomes_findings(name, monkeypatch):
     """No exception, no line break, no key, and an end, whichever page goes wrong."""
-    monkeypatch.setattr(optuna_agenttts.llm.server_info, "_PROBE_TIMEOUT", 0.2)
+    monkeypatch.setattr(optuna_agenttts.llm.huggingface, "_PAGE_TIMEOUT", 0.2)
     with AdversarialServer(name, models=name, info=name) as server:
         found = checked(at(server, timeout=0.2, api_key=KEY), schema=SCHEMA, longest=ask())
         assert len(server.requests) <= 8

@@ -11,7 +11,7 @@ from urllib.parse import urldefrag, urlsplit
 
 from optuna_agenttts import HuggingFaceChat, Task
 from optuna_agenttts.llm import ChatModel, ChatRequest, Completion
-from optuna_agenttts.llm.connections import Verify
+from optuna_agenttts.llm.client import Verify
 from optuna_agenttts.llm.negotiation import Parameters
 from optuna_agenttts.llm.port import close_chat, servers_behind
 from optuna_agenttts.llm.secrets import ApiKey, Headers

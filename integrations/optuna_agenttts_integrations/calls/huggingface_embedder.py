@@ -2,43 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-import httpx2
-
 from optuna_agenttts import AgentTTSError
-from optuna_agenttts.llm import ChatError, ChatRefusedError, ChatUnavailableError
-from optuna_agenttts.llm.connections import (
-    Connections,
-    Verify,
-    check_certificates,
-    exchange,
-)
+from optuna_agenttts.llm import ChatRefusedError, ChatUnavailableError
+from optuna_agenttts.llm.client import ServerClient, Session, Verify
 from optuna_agenttts.llm.inference_providers import provider_request
-from optuna_agenttts.llm.loop import LoopSemaphore
+from optuna_agenttts.llm.loop import gather
 from optuna_agenttts.llm.replies import http_error
-from optuna_agenttts.llm.secrets import (
-    ApiKey,
-    Headers,
-    headers_for,
-    key_for,
-    picklable_key,
-    redact,
-    secret_values,
-)
-from optuna_agenttts.llm.untrusted import one_line
-from optuna_agenttts.llm.wire import chat_url, check_base_url, redact_url
+from optuna_agenttts.llm.secrets import ApiKey, Headers
+from optuna_agenttts.llm.untrusted import as_mapping, as_number, decode_json, one_line
+from optuna_agenttts.llm.wire import chat_url, redact_url
 
 _MAX_REPLY_BYTES = 16_000_000
 """Maximum length of a reply in bytes: 32 vectors of 8192 numbers take about 6 MB as JSON."""
 
 
-class HuggingFaceEmbedder:
+class HuggingFaceEmbedder(ServerClient):
     """Embedding model at Hugging Face, or behind an OpenAI-compatible server.
 
     The security rules are those of `HuggingFaceChat`: the user's Hugging Face token is sent to
@@ -84,50 +68,24 @@ class HuggingFaceEmbedder:
                 f"HuggingFaceEmbedder: `model` is {one_line(redact_url(model))!r}: give a model's "
                 "name, and a URL only as `base_url`."
             )
-        if base_url is not None:
-            check_base_url("HuggingFaceEmbedder", base_url)
-        check_certificates("HuggingFaceEmbedder", verify)
-        if not timeout > 0 or concurrency < 1 or batch < 1:
-            raise AgentTTSError(
-                "HuggingFaceEmbedder: `timeout`, `concurrency` and `batch` must be positive, got "
-                f"{timeout!r}, {concurrency!r} and {batch!r}."
-            )
+        if batch < 1:
+            raise AgentTTSError(f"HuggingFaceEmbedder: `batch` must be at least 1, got {batch!r}.")
         if max_characters is not None and max_characters < 1:
             raise AgentTTSError(
                 "HuggingFaceEmbedder: `max_characters` must be at least 1 or None, got "
                 f"{max_characters!r}."
             )
-        self.model, self.base_url = model, base_url
-        self._api_key, self._timeout = api_key, timeout
-        self._headers, self._verify = headers, verify
-        self._concurrency, self._batch = concurrency, batch
-        self._max_characters = max_characters
-        self._slots = LoopSemaphore(concurrency)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Return the state without API key and objects of event loops."""
-        secrets = {name: picklable_key(getattr(self, name)) for name in ("_api_key", "_headers")}
-        return self.__dict__ | secrets
-
-    def __copy__(self) -> HuggingFaceEmbedder:
-        """Return a copy that keeps the API key."""
-        return self.__deepcopy__({})
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> HuggingFaceEmbedder:
-        """Return a copy that keeps the API key."""
-        other = type(self).__new__(type(self))
-        other.__dict__.update(self.__dict__, _slots=LoopSemaphore(self._concurrency))
-        return other
-
-    def __repr__(self) -> str:
-        """Return model and server, without the API key."""
-        return f"<HuggingFaceEmbedder {self.where}>"
-
-    @property
-    def where(self) -> str:
-        """Model and server, for messages."""
-        server = "Hugging Face" if self.base_url is None else urlsplit(self.base_url).netloc
-        return f"{self.model} at {server}"
+        self._batch, self._max_characters = batch, max_characters
+        super().__init__(
+            model,
+            base_url=base_url,
+            api_key=api_key,
+            timeout=timeout,
+            concurrency=concurrency,
+            max_reply_bytes=_MAX_REPLY_BYTES,
+            headers=headers,
+            verify=verify,
+        )
 
     @property
     def identity(self) -> str:
@@ -145,29 +103,18 @@ class HuggingFaceEmbedder:
         parts = [sent[start : start + self._batch] for start in range(0, len(sent), self._batch)]
         if not parts:
             return []
-        slots = self._slots.here()
-        # Connections belong to an event loop, and no hook would close them at its end: close them
-        # after this call.
-        connections = Connections(
-            concurrency=self._concurrency,
-            timeout=self._timeout,
-            base_url=self.base_url,
-            verify=self._verify,
-        )
-
-        async def one(part: list[str]) -> list[list[float]]:
-            async with slots:
-                return await self._embed_batch(connections, part)
-
-        running = [asyncio.ensure_future(one(part)) for part in parts]
+        pool = self._pool()
+        pool.users += 1
         try:
-            found = await asyncio.gather(*running)
+            found = await gather(
+                self._call(lambda session, part=part: self._embed_batch(session, part))
+                for part in parts
+            )
         finally:
-            # If one request failed, stop the others before their connections are closed.
-            for future in running:
-                future.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
-            await connections.aclose()
+            pool.users -= 1
+            if not pool.users:
+                # No hook would close them at the end of the event loop.
+                await self.aclose()
         vectors = [vector for batch in found for vector in batch]
         if len({len(vector) for vector in vectors}) > 1:
             raise ChatUnavailableError(
@@ -175,30 +122,9 @@ class HuggingFaceEmbedder:
             )
         return vectors
 
-    async def _embed_batch(
-        self, connections: Connections, texts: Sequence[str]
-    ) -> list[list[float]]:
-        """Return the vectors of one request."""
-        key = key_for(self.base_url, self._api_key)
-        headers = headers_for(key, self._headers)
-        try:
-            async with connections.connection() as client:
-                call = self._call(client, texts, key, headers)
-                return await asyncio.wait_for(call, self._timeout)
-        except (asyncio.TimeoutError, httpx2.TimeoutException):
-            raise self._timeout_error() from None
-        except ChatError as error:
-            error.args = (redact(str(error), secret_values(headers)),)
-            raise
-
-    async def _call(
-        self,
-        client: httpx2.AsyncClient,
-        texts: Sequence[str],
-        key: str | None,
-        headers: Mapping[str, str],
-    ) -> list[list[float]]:
+    async def _embed_batch(self, session: Session, texts: Sequence[str]) -> list[list[float]]:
         """Return the vectors of one request to a server, or to Hugging Face's router."""
+        headers = session.headers
         if self.base_url is not None:
             url = _embeddings_url(self.base_url)
             body = {"model": self.model, "input": list(texts)}
@@ -209,25 +135,21 @@ class HuggingFaceEmbedder:
                 provider=None,
                 task="feature-extraction",
                 model=self.model,
-                key=key,
+                key=session.key,
                 headers=headers,
                 where=self.where,
             )
-        status, received, content = await exchange(
-            client,
-            "POST",
-            url,
-            headers=headers,
-            content=json.dumps(body).encode(),
-            max_bytes=_MAX_REPLY_BYTES,
-            where=self.where,
-        )
+        sent = json.dumps(body).encode()
+        status, received, content = await self._exchange(session, "POST", url, sent, headers)
         if status != 200:
             raise http_error(status, received, content.decode("utf-8", "replace"), self.where)
         try:
-            return self._read_vectors(json.loads(content), len(texts))
-        except (ValueError, RecursionError) as error:
-            raise self._invalid_reply(error) from None
+            return self._read_vectors(decode_json(content), len(texts))
+        except ValueError as error:
+            raise ChatUnavailableError(
+                f"{self.where}: the reply has no valid embeddings: {one_line(str(error))}",
+                kind="no embeddings",
+            ) from None
 
     def _read_vectors(self, values: Any, count: int) -> list[list[float]]:
         """Return the vectors of a decoded reply: a list, or OpenAI's format."""
@@ -241,19 +163,6 @@ class HuggingFaceEmbedder:
                 kind="no embeddings",
             )
         return _check_vectors(values, count)
-
-    def _timeout_error(self) -> ChatUnavailableError:
-        """Return the error of a request that timed out."""
-        return ChatUnavailableError(
-            f"{self.where}: no reply within {self._timeout:g} s", kind="timeout"
-        )
-
-    def _invalid_reply(self, error: Exception) -> ChatUnavailableError:
-        """Return the error of a reply without embeddings."""
-        return ChatUnavailableError(
-            f"{self.where}: the reply has no valid embeddings: {one_line(str(error))}",
-            kind="no embeddings",
-        )
 
 
 def _embeddings_url(base_url: str) -> str:
@@ -271,7 +180,7 @@ def _read_vectors(values: Any, count: int) -> list[list[float]]:
     Raises:
         ValueError: The reply has another format.
     """
-    data = values.get("data") if isinstance(values, Mapping) else None
+    data = as_mapping(values).get("data")
     if not isinstance(data, list) or not all(isinstance(entry, Mapping) for entry in data):
         raise ValueError("`data` is not a list of objects")
     if len(data) == count and all("index" in entry for entry in data):
@@ -294,13 +203,8 @@ def _check_vectors(rows: Any, count: int) -> list[list[float]]:
     for row in rows:
         if not isinstance(row, list) or not row or len(row) != len(rows[0]):
             raise ValueError("the vectors are not lists of equal length")
-        if not all(isinstance(x, (int, float)) and not isinstance(x, bool) for x in row):
-            raise ValueError("a vector has an entry that is not a number")
-        try:
-            vector = [float(x) for x in row]
-        except OverflowError:
-            vector = [math.inf]
-        if not all(map(math.isfinite, vector)):
-            raise ValueError("a vector has an entry that is not finite")
+        vector = [as_number(entry, least=-math.inf) for entry in row]
+        if None in vector:
+            raise ValueError("a vector has an entry that is not a finite number")
         vectors.append(vector)
     return vectors
