@@ -196,15 +196,15 @@ class ServerClient:
         for client in pool.all if pool is not None else ():
             await client.aclose()
 
-    async def _call(self, work: Callable[[Session], Awaitable[_T]]) -> _T:
-        """Run a function on a connection, within the timeout.
+    async def _call(self, work: Callable[..., Awaitable[_T]], *arguments: Any) -> _T:
+        """Run a function of a session and further arguments, within the timeout.
 
         Raises:
             ChatError: The call failed; the message has no keys.
         """
         async with self._session() as session:
             try:
-                return await asyncio.wait_for(work(session), self._timeout)
+                return await asyncio.wait_for(work(session, *arguments), self._timeout)
             except asyncio.TimeoutError:
                 raise self._no_reply(lost=True) from None
             except ChatError as error:

@@ -142,7 +142,7 @@ class HuggingFaceChat(ServerClient):
         name are renamed or left out, and so is any `response_format` that it refuses.
         """
         try:
-            return await self._call(lambda session: self._negotiate(session, request, seed))
+            return await self._call(self._negotiate, request, seed)
         except ChatError as error:
             if error.lost and error.usage is None:
                 # Only the prompt can be counted.

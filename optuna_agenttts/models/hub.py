@@ -7,24 +7,30 @@ has no total timeout, and follows redirects to other servers.
 
 from __future__ import annotations
 
-import asyncio
-import json
 import logging
 import re
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import httpx2
 from huggingface_hub import get_async_session, is_offline_mode
 
 from optuna_agenttts.exceptions import AgentTTSError
+from optuna_agenttts.llm.client import ServerClient, Session
 from optuna_agenttts.llm.loop import LoopThread
-from optuna_agenttts.llm.port import ChatRefusedError
-from optuna_agenttts.llm.secrets import ApiKey, key_for, picklable_key
-from optuna_agenttts.llm.untrusted import as_count, as_mapping, as_number, one_line
+from optuna_agenttts.llm.port import ChatError, ChatRefusedError
+from optuna_agenttts.llm.replies import http_error
+from optuna_agenttts.llm.secrets import ApiKey
+from optuna_agenttts.llm.untrusted import (
+    as_count,
+    as_mapping,
+    as_number,
+    decode_json,
+    one_line,
+)
 from optuna_agenttts.llm.wire import is_loopback, redact_url, split_url
 from optuna_agenttts.models.checkpoint import (
     PACKED,
@@ -39,8 +45,10 @@ from optuna_agenttts.task.stage import Model, is_finite
 
 _logger = logging.getLogger(__name__)
 
-_MAX_REPLY_BYTES = 16_000_000
+_MAX_REPLY_BYTES = 8_000_000
 """Maximum length of a reply, in bytes; chosen by hand, well above the router's full list."""
+_REDIRECTS, _MAX_REDIRECTS = (301, 302, 303, 307, 308), 5
+"""HTTP statuses of redirects, and how many of them are followed; chosen by hand."""
 
 _NAME = re.compile(r"(\w[\w.-]*(?:/\w[\w.-]*)?)(?::([\w.-]*))?", re.ASCII)
 """Model id on the Hub, optionally followed by a provider, as the router accepts it."""
@@ -124,8 +132,9 @@ class Hub:
                 )
         if not (is_finite(timeout) and timeout > 0):
             raise AgentTTSError(f"Hub: `timeout` must be positive seconds, got {timeout!r}.")
-        self._endpoint, self._router = endpoint.rstrip("/"), router.rstrip("/")
-        self._token, self._timeout = token, timeout
+        self._endpoint = _HubClient(endpoint.rstrip("/"), token, timeout)
+        # Its list is public: the empty key keeps the user's token away from it.
+        self._router = _HubClient(router.rstrip("/"), "", timeout)
         self._offers: Mapping[str, list[_Offer]] | None = None
         self._warned: set[tuple[str, str]] = set()
         self._reset()
@@ -135,28 +144,17 @@ class Hub:
         on_fork(self, Hub._reset)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return the state without a key given as a string."""
-        state = {name: value for name, value in self.__dict__.items() if name != "_lock"}
-        return {**state, "_token": picklable_key(self._token)}
+        """Return the state without the lock."""
+        return {name: value for name, value in self.__dict__.items() if name != "_lock"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore the state."""
         self.__dict__.update(state)
         self._reset()
 
-    def __copy__(self) -> Hub:
-        """Return a copy that keeps the key."""
-        return self.__deepcopy__({})
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Hub:
-        """Return a copy that keeps the key."""
-        other = type(self).__new__(type(self))
-        other.__setstate__({**self.__dict__, "_warned": set(self._warned)})
-        return other
-
     def __repr__(self) -> str:
         """Return the servers, without the key."""
-        return f"<Hub {self._endpoint}, {self._router}>"
+        return f"<Hub {self._endpoint.base_url}, {self._router.base_url}>"
 
     def describe(self, name: str, provider: str | None = None) -> Model:
         """Return a `Model` with the facts found for its name; see `describe_model`.
@@ -207,13 +205,9 @@ class Hub:
 
     def _size(self, name: str) -> tuple[float | None, int | None]:
         """Return number of parameters and context length (which only GGUF files have)."""
-        try:
-            key = key_for(self._endpoint, self._token)
-        except ChatRefusedError as error:
-            self._warn(self._endpoint, "key", f"{name}: size unknown: {error}.")
-            return None, None
-        url = f"{self._endpoint}/api/models/{name}?expand=safetensors&expand=gguf&expand=config"
-        reply = self._get(url, key, f"{name}: size unknown", name)
+        what = f"{name}: size unknown"
+        query = "?expand=safetensors&expand=gguf&expand=config"
+        reply = self._get(self._endpoint, f"/api/models/{name}{query}", what, name)
         if reply is None:
             return None, None
         weights, gguf = as_mapping(reply.get("safetensors")), as_mapping(reply.get("gguf"))
@@ -224,13 +218,13 @@ class Hub:
         reason = "its weights are packed" if packed else "the Hub does not list it"
         kind = as_mapping(reply.get("config")).get("model_type") or gguf.get("architecture")
         if parameters is not None and _MIXTURE.search(str(kind)):
-            url = f"{self._endpoint}/{name}/resolve/main/config.json"
-            config = self._get(url, key, f"{name}: size unknown", name)
+            path = f"/{name}/resolve/main/config.json"
+            config = self._get(self._endpoint, path, what, name)
             parameters = active_parameters(config, parameters) if config else None
             reason = "it is a mixture, whose active experts config.json does not state"
         if parameters is None:
-            message = f"{name}: size unknown: {reason}; set `Model(..., parameters=...)`."
-            self._warn(self._endpoint, name, message)
+            message = f"{what}: {reason}; set `Model(..., parameters=...)`."
+            self._warn(self._endpoint.where, name, message)
         return parameters, as_count(gguf.get("context_length"))
 
     def _offer(self, name: str, provider: str | None) -> _Offer:
@@ -247,19 +241,17 @@ class Hub:
             reason = f"provider {one_line(repr(provider), 60)} does not offer it"
             known = one_line(", ".join(o.provider for o in offers)) or "none"
             message = f"{name}: prices unknown: {reason}; providers that do: {known}."
-            self._warn(self._router, f"{name}:{provider}", message)
+            self._warn(self._router.where, f"{name}:{provider}", message)
         return found[0] if found else _Offer()
 
     def _fetch_offers(self, name: str) -> Mapping[str, list[_Offer]]:
-        url, what = f"{self._router}/v1/models", f"{name}: prices unknown"
-        reply = self._get(url, None, what)
-        if reply is None:
-            return {}
-        data = reply.get("data")
+        what = f"{name}: prices unknown"
+        reply = self._get(self._router, "/v1/models", what)
+        data = None if reply is None else reply.get("data")
         if not isinstance(data, list):
-            self._warn(
-                self._router, "shape", f"{what}: the router's reply is not a list of models."
-            )
+            if reply is not None:
+                message = f"{what}: the router's reply is not a list of models."
+                self._warn(self._router.where, "shape", message)
             return {}
         return {
             entry["id"]: [
@@ -270,67 +262,27 @@ class Hub:
         }
 
     def _get(
-        self, url: str, key: str | None, what: str, name: str = ""
+        self, server: _HubClient, path: str, what: str, name: str = ""
     ) -> Mapping[str, Any] | None:
-        """Return the JSON object at a URL; log a warning and return None if there is none."""
-        server = urlsplit(url).netloc
-        if is_offline_mode() and not is_loopback(url):
-            self._warn(
-                server, "offline", f"{what}: HF_HUB_OFFLINE is set, so {server} is not queried."
-            )
+        """Return the JSON object at a path; log a warning and return None if there is none."""
+        if is_offline_mode() and not is_loopback(server.base_url):
+            reason = f"HF_HUB_OFFLINE is set, so {server.where} is not queried"
+            self._warn(server.where, "offline", f"{what}: {reason}.")
             return None
-        loop = LoopThread()
+        loop = LoopThread(server.aclose)
         try:
-            return as_mapping(json.loads(loop.run(self._fetch(url, key))))
-        except _NoReplyError as error:
+            return loop.run(server.read(path))
+        except ChatError as error:
             # These statuses concern one model only: warn for each.
-            cause = f"{error} {name}" if error.status in (401, 403, 404) else str(error)
-            self._warn(server, cause, f"{what}: {server}: {error}.")
-        except (ValueError, RecursionError):
-            self._warn(server, "JSON", f"{what}: {server}: the reply is not JSON.")
+            about = name if error.kind in ("HTTP 401", "HTTP 403", "HTTP 404") else ""
+            reason = str(error).rstrip(".")
+        # A client of the user may raise anything.
+        except Exception as error:
+            about, reason = "", f"{server.where}: {type(error).__name__}"
         finally:
             loop.close()
+        self._warn(server.where, reason + about, f"{what}: {reason}.")
         return None
-
-    async def _fetch(self, url: str, key: str | None) -> bytes:
-        """Return the body of a reply with status 200.
-
-        Raises:
-            _NoReplyError: There is no such reply.
-        """
-        try:
-            return await asyncio.wait_for(self._follow(url, key), self._timeout)
-        except _NoReplyError:
-            raise
-        except (asyncio.TimeoutError, httpx2.TimeoutException):
-            raise _NoReplyError(f"no reply within {self._timeout:g} s") from None
-        # Anything else that prevents the request, such as an invalid proxy setting.
-        except Exception as error:
-            raise _NoReplyError(type(error).__name__) from None
-
-    async def _follow(self, url: str, key: str | None) -> bytes:
-        headers = {"accept": "application/json", "accept-encoding": "identity"}
-        if key:
-            headers["authorization"] = f"Bearer {key}"
-        server = httpx2.URL(url)
-
-        async def stay(request: httpx2.Request) -> None:
-            # The Hub redirects requests for renamed models.
-            if (request.url.scheme, request.url.netloc) != (server.scheme, server.netloc):
-                raise _NoReplyError("it redirects to another server, which is not followed")
-
-        # Servers on this machine are neither behind a proxy nor unreachable offline.
-        client = httpx2.AsyncClient(trust_env=False) if is_loopback(url) else get_async_session()
-        client.event_hooks["request"].insert(0, stay)
-        client.headers.update(headers)
-        client.timeout, client.follow_redirects = self._timeout, True
-        async with client, client.stream("GET", url) as reply:
-            if reply.status_code == 200:
-                return await _body(reply)
-            hint = ""
-            if reply.status_code in (401, 403, 404):
-                hint = " (no such model, or no access with this token)"
-            raise _NoReplyError(f"HTTP {reply.status_code}{hint}", reply.status_code)
 
     def _warn(self, server: str, cause: str, message: str) -> None:
         if (server, cause) not in self._warned:
@@ -338,12 +290,52 @@ class Hub:
             _logger.warning("%s", message)
 
 
-class _NoReplyError(Exception):
-    """The server gave no usable reply."""
+class _HubClient(ServerClient):
+    """Client of the Hub or its router."""
 
-    def __init__(self, reason: str, status: int = 0) -> None:
-        super().__init__(reason)
-        self.status = status
+    def __init__(self, base_url: str, api_key: ApiKey, timeout: float) -> None:
+        super().__init__(
+            None,
+            base_url=base_url,
+            api_key=api_key,
+            timeout=timeout,
+            concurrency=1,
+            max_reply_bytes=_MAX_REPLY_BYTES,
+        )
+
+    async def _open(self) -> httpx2.AsyncClient:
+        """Return a client of `huggingface_hub`, unless the server is on this machine."""
+        if is_loopback(self.base_url):
+            return await super()._open()
+        client = get_async_session()
+        client.timeout, client.follow_redirects = self._timeout, False
+        return client
+
+    async def read(self, path: str) -> Mapping[str, Any]:
+        """Return the JSON object at a path, also after redirects on the same server.
+
+        Raises:
+            ChatError: There is none.
+        """
+        return await self._call(self._read, f"{self.base_url}{path}")
+
+    async def _read(self, session: Session, url: str) -> Mapping[str, Any]:
+        for _ in range(_MAX_REDIRECTS):
+            status, headers, content = await self._exchange(session, "GET", url)
+            if status not in _REDIRECTS:
+                break
+            # The Hub redirects requests for renamed models.
+            target = urljoin(url, headers.get("location", ""))
+            if urlsplit(target)[:2] != urlsplit(url)[:2]:
+                raise ChatRefusedError(
+                    f"{self.where}: it redirects to another server, which is not followed"
+                )
+            url = target
+        if status != 200:
+            raise http_error(status, headers, content.decode("utf-8", "replace"), self.where)
+        if (values := decode_json(content)) is None:
+            raise ChatRefusedError(f"{self.where}: the reply is not JSON")
+        return as_mapping(values)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -375,13 +367,3 @@ def _read_offer(values: object) -> _Offer:
         output_price=as_number(pricing.get("output"), least=0.0),
         context_length=as_count(offer.get("context_length")),
     )
-
-
-async def _body(reply: httpx2.Response) -> bytes:
-    received = bytearray()
-    # Raw: a decompressed body may be of any length.
-    async for piece in reply.aiter_raw():
-        received += piece
-        if len(received) > _MAX_REPLY_BYTES:
-            raise _NoReplyError(f"the reply is longer than {_MAX_REPLY_BYTES} bytes")
-    return bytes(received)

@@ -371,7 +371,7 @@ def test_unpickled_objects_say_that_a_key_is_missing(keyed, caplog):
 def test_copies_in_this_process_keep_the_key(way):
     for value in (chat(KEY), embeddings.HuggingFaceEmbedder("m", api_key=KEY)):
         assert way(value)._api_key == KEY
-    assert way(core.Hub(token=KEY))._token == KEY
+    assert way(core.Hub(token=KEY))._endpoint._api_key == KEY
 
 
 def test_lambdas_go_through_cloudpickle():

@@ -11,6 +11,7 @@ from llm_support import AdversarialServer, ask, body, echo_auth_error
 from optuna_agenttts import AgentTTSError
 from optuna_agenttts.llm import ChatError, ChatRefusedError, HuggingFaceChat
 from optuna_agenttts.llm.wire import chat_url, models_url
+from optuna_agenttts.models.hub import Hub
 
 SECRET = "0123456789abcdef-azure"
 
@@ -86,6 +87,19 @@ def test_certificates_of_the_environment_and_of_an_argument_hold_on_this_machine
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     assert run(HuggingFaceChat("m", base_url=https)).text == "hi there"
     assert run(HuggingFaceChat("m", base_url=https), HuggingFaceChat.healthy)
+
+
+def test_certificates_of_the_environment_hold_for_a_mirror_of_the_hub(
+    https, certificate, monkeypatch, caplog
+):
+    """On this machine, too."""
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    Hub(endpoint=https, router=https).facts("a/b")
+    assert "untrusted certificate" in caplog.text
+    caplog.clear()
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    Hub(endpoint=https, router=https).facts("a/b")
+    assert "HTTP 404" in caplog.text
 
 
 def test_certificates_that_cannot_be_read_are_a_refusal(tmp_path, monkeypatch):

@@ -106,10 +106,7 @@ class HuggingFaceEmbedder(ServerClient):
         pool = self._pool()
         pool.users += 1
         try:
-            found = await gather(
-                self._call(lambda session, part=part: self._embed_batch(session, part))
-                for part in parts
-            )
+            found = await gather(self._call(self._embed_batch, part) for part in parts)
         finally:
             pool.users -= 1
             if not pool.users:
@@ -203,8 +200,9 @@ def _check_vectors(rows: Any, count: int) -> list[list[float]]:
     for row in rows:
         if not isinstance(row, list) or not row or len(row) != len(rows[0]):
             raise ValueError("the vectors are not lists of equal length")
-        vector = [as_number(entry, least=-math.inf) for entry in row]
-        if None in vector:
+        numbers = (as_number(entry, least=-math.inf) for entry in row)
+        vector = [number for number in numbers if number is not None]
+        if len(vector) < len(row):
             raise ValueError("a vector has an entry that is not a finite number")
         vectors.append(vector)
     return vectors
