@@ -43,6 +43,7 @@ from optuna_agenttts.support.logs import log_once
 from optuna_agenttts.task.parameters import parameters_of
 from optuna_agenttts.task.recognition import Recognise, check_recognise
 from optuna_agenttts.task.resuming import check_choices
+from optuna_agenttts.task.stage import Model
 from optuna_agenttts.task.task import Task
 
 if TYPE_CHECKING:
@@ -101,6 +102,8 @@ class AgentTTSSampler(BaseSampler):
         description: Description of the objective, for the agent in studies without a task.
         llm_timeout: Timeout for planning a round, in seconds; only the first round blocks that
             long.
+        llm_facts: Size and prices of the planning model, for its spend. Default: those of the
+            task's model of the same name, else the size in its name.
         recognise: Whether to recognize stages by names of parameters in studies without a task:
             ``<stage>.model``, whose choices are names of language models, with
             ``<stage>.samples``; also after dots, and joined by ``/``, ``__`` or ``:``. For other
@@ -130,6 +133,7 @@ class AgentTTSSampler(BaseSampler):
         experience: Sequence[Study] = (),
         description: str = "",
         llm_timeout: float = 120.0,
+        llm_facts: Model | None = None,
         recognise: Recognise = True,
         **tpe_options: Unpack[TPEOptions],
     ) -> None:
@@ -150,12 +154,16 @@ class AgentTTSSampler(BaseSampler):
             raise TaskError(
                 f"AgentTTSSampler: `llm_timeout` must be positive, got {llm_timeout!r}."
             )
+        if not (llm_facts is None or isinstance(llm_facts, Model)):
+            raise TaskError(
+                f"AgentTTSSampler: `llm_facts` must be a `Model` or None, got {llm_facts!r}."
+            )
         if experience:
             warn_experimental_argument("experience")
         self._recognise = check_recognise(recognise)
         self._chat = connect(llm)
         self._guidelines, self._description = guidelines, description
-        self._llm_timeout = llm_timeout
+        self._llm_timeout, self._llm_facts = llm_timeout, llm_facts
         self._experience = read_experience(experience)
         self._task = task
         self._search_space = dict(search_space or {})
@@ -316,7 +324,7 @@ class AgentTTSSampler(BaseSampler):
             planner,
             evidence,
             trials,
-            agent=self._scheduler.name,
+            agent=self._llm_facts or self._scheduler.name,
             insights=self._insights,
             guidelines=self._guidelines,
             tables=self._tables,

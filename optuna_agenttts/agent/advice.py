@@ -31,6 +31,7 @@ from optuna_agenttts.planner.numerical import NumericalPlanner
 from optuna_agenttts.planner.pools import choices_of
 from optuna_agenttts.study.rounds import Round
 from optuna_agenttts.study.spending import price_of, spend_of
+from optuna_agenttts.task.stage import Model
 
 # Chosen by hand.
 _WANTED = ROUND_SIZE + 2
@@ -133,7 +134,7 @@ def task_job(
     evidence: Evidence,
     trials: Sequence[FrozenTrial],
     *,
-    agent: str,
+    agent: str | Model,
     insights: tuple[int, ...],
     guidelines: bool,
     tables: tuple[str, ...] = TABLES,
@@ -146,7 +147,7 @@ def task_job(
         planner: The numerical planner of the task.
         evidence: The trials so far.
         trials: The same trials as Optuna holds them, for the spending.
-        agent: Label of the planning model, for its price.
+        agent: Label of the planning model, or its facts, for its price.
         insights: Numbers of the paper's insights to state.
         guidelines: Whether to ask for guidelines.
         tables: Names of the tables of computed evidence to show.

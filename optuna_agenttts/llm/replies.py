@@ -46,20 +46,48 @@ HUB_ERRORS = (
 
 
 def retry_after(headers: Mapping[str, str], now: datetime | None = None) -> float | None:
-    """Parse a ``Retry-After`` header: seconds or a date (RFC 9110, 10.2.3).
+    """Return the wait that headers ask for.
+
+    Reads ``Retry-After`` (RFC 9110, 10.2.3), ``retry-after-ms`` (Azure), and ``x-ratelimit-reset``
+    of limits that are used up (OpenAI, Groq, OpenRouter).
 
     Args:
         headers: Headers of a reply.
         now: Current time. Default: the system's.
 
     Returns:
-        Seconds to wait, at least 0; None if the header is missing or invalid.
+        Seconds to wait, at least 0; None if such headers are missing or invalid.
     """
-    value = next((v for k, v in headers.items() if k.lower() == "retry-after"), "").strip()
-    if not value:
-        return None
+    found = {name.lower(): value.strip() for name, value in headers.items()}
+    now = now or datetime.now(timezone.utc)
+    resets = [
+        _seconds(value, now)
+        for name, value in found.items()
+        if name.startswith("x-ratelimit-reset")
+        and found.get(name.replace("reset", "remaining")) == "0"
+    ]
+    waits = (
+        _seconds(found.get("retry-after-ms", "") + "ms", now),
+        _seconds(found.get("retry-after", ""), now),
+        max((wait for wait in resets if wait is not None), default=None),
+    )
+    return next((wait for wait in waits if wait is not None), None)
+
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhd])")
+_UNITS = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_EPOCH = 1e9
+"""Seconds since 1970 of the year 2001: larger numbers are times, in seconds or milliseconds."""
+
+
+def _seconds(value: str, now: datetime) -> float | None:
+    """Return the seconds in a header: a number, a duration ("6m0s"), or the time until a date."""
+    if _DURATION.sub("", value) == "" and value:
+        return sum(float(number) * _UNITS[unit] for number, unit in _DURATION.findall(value))
     try:
         seconds = float(value)
+        if seconds >= _EPOCH:
+            seconds = seconds / (1e3 if seconds >= 1e3 * _EPOCH else 1.0) - now.timestamp()
     except ValueError:
         try:
             date = parsedate_to_datetime(value)
@@ -67,7 +95,7 @@ def retry_after(headers: Mapping[str, str], now: datetime | None = None) -> floa
             return None
         if date.tzinfo is None:
             date = date.replace(tzinfo=timezone.utc)
-        seconds = (date - (now or datetime.now(timezone.utc))).total_seconds()
+        seconds = (date - now).total_seconds()
     return max(0.0, seconds) if seconds < float("inf") else None
 
 
@@ -162,9 +190,10 @@ def _merged_events(text: str) -> Any:
     choices = [_first(event.get("choices")) for event in events]
     deltas = [as_mapping(choice.get("delta") or choice.get("message")) for choice in choices]
     message = {
-        name: "".join(filter(None, (_text(delta.get(name)) for delta in deltas)))
-        for name in ("content", *_THOUGHT_FIELDS)
+        name: "".join(map(_thoughts_in, (delta.get(name) for delta in deltas)))
+        for name in _THOUGHT_FIELDS
     }
+    message["content"] = "".join(_text(delta.get("content")) or "" for delta in deltas)
     reasons = [choice["finish_reason"] for choice in choices if choice.get("finish_reason")]
     if not reasons and "[DONE]" not in lines and not any("error" in event for event in events):
         raise ValueError("the events have no end")
@@ -173,8 +202,13 @@ def _merged_events(text: str) -> Any:
     return {**merged, "choices": [choice]}
 
 
-_THOUGHT_FIELDS = ("reasoning_content", "reasoning", "thinking")
+_THOUGHT_FIELDS = ("reasoning_content", "reasoning", "thinking", "reasoning_details")
 """Fields of a message with thoughts (vLLM and DeepSeek, OpenRouter and Groq, Ollama)."""
+
+
+def _thoughts_in(value: Any) -> str:
+    """Return the thoughts in a field of a message: a text, or OpenRouter's list of parts."""
+    return _text(value) or _text(value, thoughts=True) or ""
 
 
 def completion_from_json(
@@ -188,7 +222,7 @@ def completion_from_json(
     # The second one is that of text completions.
     text = _text(message.get("content") if message else choice.get("text"))
     thoughts = _text(message.get("content"), thoughts=True) or next(
-        filter(None, (_text(message.get(name)) for name in _THOUGHT_FIELDS)), ""
+        filter(None, (_thoughts_in(message.get(name)) for name in _THOUGHT_FIELDS)), ""
     )
     reason = choice.get("finish_reason")
     reason = reason if isinstance(reason, str) else ""
@@ -238,7 +272,7 @@ def _text(content: Any, *, thoughts: bool = False) -> str | None:
         fields = as_mapping(part) or {"text": part}
         kind = str(fields.get("type", "text"))
         if ("think" in kind or "reason" in kind) is thoughts:
-            value = fields.get("text") or fields.get(kind)
+            value = fields.get("text") or fields.get("summary") or fields.get(kind)
             texts.append(_text(as_mapping(value).get("value", value)) or "")
     return "".join(texts)
 

@@ -179,21 +179,27 @@ def _billed(model: Model, prompt_tokens: float, cached_tokens: float) -> Model:
 
 
 def price_of(
-    task: Task, name: str, prompt_tokens: int, completion_tokens: int, cached_tokens: int = 0
+    task: Task,
+    agent: str | Model,
+    prompt_tokens: int,
+    completion_tokens: int,
+    cached_tokens: int = 0,
 ) -> float | None:
     """Return the cost of a call of the agent's model, priced as one sample of a stage.
 
-    Facts about the model come from the model of that name in the task, else its size from the
-    name ("Qwen2.5-72B").
+    Facts about a model given by name are those of the task's model of that name, else its size
+    from the name ("Qwen2.5-72B").
 
     Returns:
         The cost in units of the task's cost model, or None if a fact is missing.
     """
     if prompt_tokens + completion_tokens < 1:
         return 0.0
-    known = [m for stage in task.stages for m in stage.models if m.name == name.split(" at ")[0]]
-    model = known[0] if known else Model(name or "agent", parameters=size_in_name(name))
-    model = _billed(model, prompt_tokens, cached_tokens)
+    if isinstance(agent, str):
+        name, models = agent.split(" at ")[0], (m for stage in task.stages for m in stage.models)
+        unknown = Model(agent or "agent", parameters=size_in_name(agent))
+        agent = next((model for model in models if model.name == name), unknown)
+    model = _billed(agent, prompt_tokens, cached_tokens)
     try:
         stage = Stage(
             "agent",

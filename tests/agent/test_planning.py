@@ -9,7 +9,7 @@ import pytest
 from agent_support import TASK, evidence_of, planner_of, score
 from core_support import run
 
-from optuna_agenttts import AgentTTSSampler, Claim, ScriptedChatModel, guidelines
+from optuna_agenttts import AgentTTSSampler, Claim, Model, ScriptedChatModel, guidelines
 from optuna_agenttts.agent.advice import required_share
 from optuna_agenttts.agent.ask import RoundContext, plan_round
 from optuna_agenttts.agent.facts import Facts, fit_facts
@@ -301,3 +301,4 @@ def test_agent_is_priced_like_a_stage():
     assert known == pytest.approx(814, abs=1)
     assert price_of(TASK, "mystery", 2048, 128) is None
     assert price_of(TASK, "qwen-7B", 0, 0) == 0
+    assert price_of(TASK, Model("mystery", parameters=72e9), 2048, 128) == known

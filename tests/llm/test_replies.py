@@ -108,6 +108,27 @@ COMPLETIONS = {
         reply(choice={"message": None, "text": "Paris", "finish_reason": "eos"}),
         *("Paris", "", "eos", 64, 0),
     ),
+    "OpenRouter, details alone": (
+        reply(
+            message={
+                "reasoning_details": [
+                    {"type": "reasoning.summary", "summary": "h"},
+                    {"type": "reasoning.text", "text": "m", "signature": "s"},
+                    {"type": "reasoning.encrypted", "data": "gAAAA"},
+                ]
+            }
+        ),
+        *("Paris", "hm", "stop", 64, 18),
+    ),
+    "OpenRouter, details beside the text of them": (
+        reply(
+            message={
+                "reasoning": "hm",
+                "reasoning_details": [{"type": "reasoning.text", "text": "hm"}],
+            }
+        ),
+        *("Paris", "hm", "stop", 64, 18),
+    ),
     "length without counts": (reply(None, "length", usage=None), "", "", "length", 64, 64),
     "events that were not asked for": (
         b'data: {"choices":[{"delta":{"content":"Pa"}}]}\n\ndata: {"choices":[{"delta":'

@@ -504,6 +504,31 @@ def test_the_wait_that_a_header_asks_for_is_read(value, expected):
     assert retry_after({"x": "y", "retry-after": value}, NOW) == expected
 
 
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ({"Retry-After-Ms": "250", "retry-after": "1"}, 0.25),
+        ({"retry-after-ms": "soon", "retry-after": "1"}, 1),
+        ({"x-ratelimit-remaining-tokens": "0", "x-ratelimit-reset-tokens": "6m0.5s"}, 360.5),
+        ({"x-ratelimit-remaining-tokens": "0", "x-ratelimit-reset-tokens": "120ms"}, 0.12),
+        ({"x-ratelimit-remaining-tokens": "9", "x-ratelimit-reset-tokens": "1h"}, None),
+        ({"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "1782907290000"}, 90),
+        ({"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "1782907290"}, 90),
+        (
+            {
+                **{"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "2s"},
+                **{"x-ratelimit-remaining-tokens": "0", "x-ratelimit-reset-tokens": "1m5s"},
+            },
+            65,
+        ),
+        ({"x-ratelimit-remaining": "0", "x-ratelimit-reset": "7", "retry-after": "3"}, 3),
+    ],
+)
+def test_headers_of_providers_are_waits(headers, expected):
+    """Milliseconds, and the limits that are used up, of which the last to be reset counts."""
+    assert retry_after(headers, NOW) == (expected and pytest.approx(expected))
+
+
 def test_no_header_asks_for_nothing():
     """Without the header, the result is None."""
     assert retry_after({}, NOW) is None
