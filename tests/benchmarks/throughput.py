@@ -1,10 +1,12 @@
 """Samples per second through the objective's machinery, beside a bare asyncio client; and memory.
 
-    python tests/benchmarks/throughput.py [--samples 3000] [--rounds 7] [--concurrency 64]
+    python tests/benchmarks/throughput.py [--samples 3000] [--rounds 7] [--concurrency 8 64]
 
 All ask the same loopback server, in turns: a bare client, a URL, and a model on the Hub whose host
-is redirected to this machine. The server runs in a process of
-its own and answers at once, which is the worst case: a server that has to think hides the rest.
+is redirected to this machine. The server runs in a process of its own and answers at once, which
+is the worst case: a server that has to think hides the rest. A stall is the time that the event
+loop was late for a timer of 1 ms. On a busy machine that is mostly the time of other processes:
+compare the processor time that the loop took meanwhile, and the processor time per call.
 Memory is the resident set while 100,000 samples go through, of a model in process.
 """
 
@@ -66,6 +68,26 @@ def playground_requests(count):
     return [program.request("retriever-9k", State(problem)) for problem in problems]
 
 
+async def watch(stalls):
+    """Note how late the event loop is, and the processor time that it took meanwhile."""
+    while True:
+        begun, worked = time.perf_counter(), time.thread_time()
+        await asyncio.sleep(0.001)
+        stalls.append((time.perf_counter() - begun - 0.001, time.thread_time() - worked))
+
+
+async def watched(work):
+    """Return calls per second, processor time per call, and the largest stalls, in ms."""
+    stalls = []
+    watching = asyncio.ensure_future(watch(stalls))
+    await asyncio.sleep(0)
+    begun = time.process_time()
+    rate, calls = await work
+    busy = 1000 * (time.process_time() - begun) / calls
+    watching.cancel()
+    return rate, busy, *(1000 * max(column) for column in zip(*stalls))
+
+
 async def bare(url, requests, concurrency):
     """Measure the samples per second of a client that does nothing else."""
     bodies = iter(
@@ -91,7 +113,8 @@ async def bare(url, requests, concurrency):
     async with httpx2.AsyncClient(limits=limits, timeout=60) as client:
         started = time.perf_counter()
         await asyncio.gather(*(work(client) for _ in range(concurrency)))
-        return len(requests) * PER_REQUEST / (time.perf_counter() - started)
+        calls = len(requests) * PER_REQUEST
+        return calls / (time.perf_counter() - started), calls
 
 
 def redirect_hub(url):
@@ -117,7 +140,8 @@ async def ours(place, requests, path, concurrency):
     assert all(found.generated == PER_REQUEST for found in drawn)
     await endpoint.chat.aclose()
     store.close()
-    return len(requests) * PER_REQUEST / seconds
+    calls = len(requests) * PER_REQUEST
+    return calls / seconds, calls
 
 
 def resident():
@@ -161,22 +185,30 @@ def compare(name, requests, rounds, folder, concurrency):
     rates = []
     try:
         for number in range(rounds):
-            found = [asyncio.run(bare(url, requests, concurrency))]
+            found = [asyncio.run(watched(bare(url, requests, concurrency)))]
             for place in (url, "hf:cerebras"):
-                path = folder / f"{name}-{number}-{len(found)}.db"
-                found.append(asyncio.run(ours(place, requests, path, concurrency)))
+                path = folder / f"{name}-{concurrency}-{number}-{len(found)}.db"
+                found.append(asyncio.run(watched(ours(place, requests, path, concurrency))))
             # The first round warms up the server and the imports.
             rates += [found] if number else []
     finally:
         serve.kill()
         serve.wait()
-    print(f"{name}, {concurrency} at a time, calls per second and ratio (median, range):")
+    print(f"{name}, {concurrency} at a time; medians (ranges) of {len(rates)} rounds:")
     for index, (label, base) in enumerate([("bare", 0), ("URL", 0), ("Hub beside URL", 1)]):
-        ratios = sorted(found[index] / found[base] for found in rates)
+        rate, busy, late, worked = zip(*(found[index] for found in rates))
         print(
-            f"  {label:<14} {statistics.median(found[index] for found in rates):>6.0f}/s  "
-            f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
+            f"  {label:<14} {_shown(rate)}/s, ratio "
+            f"{_shown([found[index][0] / found[base][0] for found in rates], '.2f')}; "
+            f"processor {_shown(busy, '.2f')} ms a call, ratio "
+            f"{_shown([found[base][1] / found[index][1] for found in rates], '.2f')}; "
+            f"largest stall {_shown(late)} ms, {_shown(worked)} ms of processor"
         )
+
+
+def _shown(values, form=".0f"):
+    low, high = min(values), max(values)
+    return f"{statistics.median(values):{form}} ({low:{form}} to {high:{form}})"
 
 
 def main():
@@ -184,7 +216,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--samples", type=int, default=3000)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--concurrency", type=int, default=64)
+    parser.add_argument("--concurrency", type=int, nargs="+", default=[8, 64])
     parser.add_argument("--serve", choices=("instant", "playground"))
     options = parser.parse_args()
     if options.serve:
@@ -198,16 +230,12 @@ def main():
             server.wait()
     count = options.samples // PER_REQUEST
     with tempfile.TemporaryDirectory() as folder:
-        compare(
-            "instant", instant_requests(count), options.rounds, Path(folder), options.concurrency
-        )
-        compare(
-            "playground",
-            playground_requests(count),
-            options.rounds,
-            Path(folder),
-            options.concurrency,
-        )
+        for name, requests in (
+            ("instant", instant_requests(count)),
+            ("playground", playground_requests(count)),
+        ):
+            for concurrency in options.concurrency:
+                compare(name, requests, options.rounds, Path(folder), concurrency)
         print("memory")
         asyncio.run(memory(Path(folder) / "memory.db", 100_000))
 
