@@ -61,19 +61,8 @@ class ServerClient:
     queue. httpcore2's pool scans all its connections for each request; with 64 of them this takes
     most of a call's time.
 
-    Args:
-        model: Name of the model, for messages.
-        base_url: URL of the server; None for Hugging Face. Servers on this machine are not behind
-            the proxies that the environment configures.
-        api_key: API key, or a function that returns it; only a function is pickled.
-        timeout: Timeout of one call, in seconds, without the time in the queue.
-        concurrency: Maximum number of concurrent calls per event loop.
-        max_reply_bytes: Maximum length of a reply, in bytes.
-        headers: Further headers of each request, or a function that returns them.
-        verify: Certificates to trust.
-
-    Raises:
-        AgentTTSError: An argument is invalid.
+    The arguments are those of `HuggingFaceChat`. Proxies of the environment do not apply to
+    servers on this machine.
     """
 
     _provider: str | None = None  # for messages
@@ -219,17 +208,7 @@ class ServerClient:
         content: bytes | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> tuple[int, Mapping[str, str], bytes]:
-        """Send a request and read the reply.
-
-        Args:
-            session: The call's connection.
-            method: HTTP method.
-            url: URL of the request.
-            content: JSON body, if any.
-            headers: Headers to send; see `hide_keys` for the reply. Default: the session's.
-
-        Returns:
-            Status, headers and body.
+        """Send a request, by default with the session's headers; read status, headers and body.
 
         Raises:
             ChatUnavailableError: The connection failed, or the reply is late, incomplete or too

@@ -33,20 +33,7 @@ async def provider_request(
     headers: Mapping[str, str],
     where: str,
 ) -> tuple[str, Mapping[str, str], Any]:
-    """Build the request for a task of a provider.
-
-    Args:
-        inputs: Messages, or texts.
-        parameters: Other fields of the request.
-        provider: Name of the provider; None for any.
-        task: Name of the task, such as ``"conversational"``.
-        model: Id of the model on the Hub.
-        key: Key of Hugging Face or of the provider.
-        headers: Further headers.
-        where: Model and server, for messages.
-
-    Returns:
-        URL, headers and body, to be sent as JSON.
+    """Return URL, headers and JSON body of a request for a task of a provider (None: any).
 
     Raises:
         ChatError: The provider does not serve the model, or the Hub is unreachable.

@@ -178,16 +178,13 @@ def cut_at_stop(text: str, request: ChatRequest, parameters: Parameters) -> str:
 def refused_parameters(
     status: int, text: str, request: ChatRequest, parameters: Parameters
 ) -> dict[str, str | None]:
-    """Return what to send otherwise after an error; empty if the error is about something else.
+    """Return the next form of each parameter that an error refuses.
 
     Args:
         status: HTTP status; 200 for an error in the body of a reply.
         text: Body of the reply.
         request: The request.
         parameters: Forms of parameters in which it was sent.
-
-    Returns:
-        The next form of each parameter that the error refuses.
     """
     if status not in _REFUSALS | {200}:
         return {}

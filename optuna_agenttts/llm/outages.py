@@ -106,13 +106,9 @@ def lacks_quota(status: int, headers: Mapping[str, str], text: str) -> bool:
 
 
 def connection_error(error: Exception, where: str) -> ChatUnavailableError:
-    """Build the error of a request that got no reply.
+    """Build the error of a request that got no reply, for an exception of the HTTP library.
 
     A host without a name, or a closed port, is an outage if the server has answered before.
-
-    Args:
-        error: The HTTP library's exception.
-        where: Model and server, for the message.
     """
     kind, detail, permanent = type(error).__name__, one_line(str(error)), False
     if loses_reply(error):

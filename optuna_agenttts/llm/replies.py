@@ -46,17 +46,10 @@ HUB_ERRORS = (
 
 
 def retry_after(headers: Mapping[str, str], now: datetime | None = None) -> float | None:
-    """Return the wait that headers ask for.
+    """Return the seconds that headers ask to wait, at least 0; None without valid ones.
 
     Reads ``Retry-After`` (RFC 9110, 10.2.3), ``retry-after-ms`` (Azure), and ``x-ratelimit-reset``
     of limits that are used up (OpenAI, Groq, OpenRouter).
-
-    Args:
-        headers: Headers of a reply.
-        now: Current time. Default: the system's.
-
-    Returns:
-        Seconds to wait, at least 0; None if such headers are missing or invalid.
     """
     found = {name.lower(): value.strip() for name, value in headers.items()}
     now = now or datetime.now(timezone.utc)
@@ -100,14 +93,7 @@ def _seconds(value: str, now: datetime) -> float | None:
 
 
 def http_error(status: int, headers: Mapping[str, str], text: str, where: str) -> ChatError:
-    """Build the error for an HTTP status.
-
-    Args:
-        status: HTTP status.
-        headers: Headers of the reply.
-        text: Body of the reply, without secrets.
-        where: Model and server, for the message.
-    """
+    """Build the error for an HTTP status and a body without secrets."""
     kind = f"HTTP {status}"
     body = one_line(text)
     message = f"{where}: HTTP {status}" + (f": {body}" if body else "")
@@ -126,13 +112,7 @@ def http_error(status: int, headers: Mapping[str, str], text: str, where: str) -
 
 
 def hub_error(error: Exception, *, key: str | None, where: str) -> ChatError:
-    """Build the error for an exception of `huggingface_hub` while it looks up a model.
-
-    Args:
-        error: Instance of one of `HUB_ERRORS`.
-        key: API key that was sent, to redact it.
-        where: Model and server, for the message.
-    """
+    """Build the error for one of `HUB_ERRORS`, redacting the key that was sent."""
     kind = type(error).__name__
     if isinstance(error, httpx2.HTTPError):
         response = getattr(error, "response", None)
@@ -154,16 +134,7 @@ def hub_error(error: Exception, *, key: str | None, where: str) -> ChatError:
 def parse_completion(
     body: bytes, request: ChatRequest, where: str, headers: Mapping[str, str] | None = None
 ) -> Completion:
-    """Parse the body of a chat completion.
-
-    Args:
-        body: Body of the reply, with HTTP status 200.
-        request: The request, to estimate its tokens if the server does not count them.
-        where: Model and server, for the message.
-        headers: Headers of the reply.
-
-    Returns:
-        The completion; its text is empty if the model wrote none.
+    """Parse the body of a reply with HTTP status 200; the text is empty if there is none.
 
     Raises:
         ChatUnavailableError: The body is not JSON or has no text, or the server failed; a later

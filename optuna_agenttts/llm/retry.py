@@ -70,16 +70,13 @@ class RetryPolicy:
     def wait(
         self, error: BaseException, attempt: int, rng: random.Random, waited: float = 0.0
     ) -> float | None:
-        """Return the wait before the next call.
+        """Return the seconds to wait before the next call; None to stop retrying.
 
         Args:
             error: Exception that the last call raised.
             attempt: Number of failed calls, 1 or more.
             rng: Random number generator.
             waited: Seconds waited so far.
-
-        Returns:
-            Seconds to wait; None to stop retrying.
         """
         if not isinstance(error, ChatUnavailableError) or error.permanent:
             return None
@@ -114,9 +111,7 @@ async def with_retries(
     failures: Counter[str] | None = None,
     successes: Callable[[], int] = int,
 ) -> _T:
-    """Call until success or until the policy stops.
-
-    While a call waits, the log has a line a minute about it.
+    """Call until success or until the policy stops; log a line a minute meanwhile.
 
     Args:
         call: Function that returns a new awaitable for each attempt.
@@ -127,9 +122,6 @@ async def with_retries(
         successes: Function that returns how many calls to the server have succeeded. If others
             succeed while this call keeps failing, its request may be at fault: from then on, only
             the policy's attempts are made.
-
-    Returns:
-        The result of the successful call.
 
     Raises:
         ChatError: The last call failed.
@@ -206,11 +198,7 @@ class CircuitBreaker:
         return self._open_until > self._clock()
 
     def check(self) -> None:
-        """Raise an exception if the circuit is open.
-
-        Raises:
-            CircuitOpenError: The circuit is open.
-        """
+        """Raise `CircuitOpenError` if the circuit is open."""
         remaining = self._open_until - self._clock()
         if remaining > 0:
             raise CircuitOpenError(

@@ -46,17 +46,10 @@ def is_hugging_face(url: str) -> bool:
 
 
 def key_for(url: str | None, api_key: ApiKey) -> str | None:
-    """Return the API key to send to a URL.
+    """Return the API key to send to a URL (None: Hugging Face's router): the one given, if any.
 
     The token that `huggingface_hub` finds (``HF_TOKEN`` or a saved login) is sent to Hugging Face
     only. `huggingface_hub.InferenceClient` would send it to every host, also over plain HTTP.
-
-    Args:
-        url: URL of the server; None for Hugging Face's router.
-        api_key: Explicit key or function that returns it, if any.
-
-    Returns:
-        The explicit key, or the user's token if the server belongs to Hugging Face, or None.
 
     Raises:
         ChatRefusedError: The function failed, or the key is not valid in an HTTP header.
@@ -144,11 +137,7 @@ class UnpickledKey:
     """Placeholder for an API key that was not pickled."""
 
     def __call__(self) -> NoReturn:
-        """Raise an exception that explains how to pass the key.
-
-        Raises:
-            ChatRefusedError: Always.
-        """
+        """Raise an exception that explains how to pass the key."""
         raise ChatRefusedError(
             "`api_key` and `headers` are not pickled when given as values: pass a function that "
             "returns them, such as functools.partial(os.getenv, 'MY_KEY')",

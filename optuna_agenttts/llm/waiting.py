@@ -37,7 +37,7 @@ def log_wait(
         reason: Error of the last call, or another reason. Its text begins with model and server.
         waited: Seconds of waits so far, including the next one.
         wait: Seconds of the next wait.
-        patience: Seconds of waits after which the call is given up, if it is not by attempts.
+        patience: Seconds of waits after which the call is given up; 0 if attempts decide.
         level: Level of the line.
     """
     text = one_line(str(reason))
@@ -53,11 +53,9 @@ def log_wait(
 
 @contextmanager
 def waiting(reason: object, *, unless_answered: bool = False) -> Iterator[None]:
-    """Log a line a minute while the body waits for a server.
+    """Log a line a minute while the body waits for a server, for a reason as in `log_wait`.
 
-    Args:
-        reason: Error of the last call, or another reason. Its text begins with model and server.
-        unless_answered: Whether to log nothing if the server has answered in the last minute.
+    With `unless_answered`, nothing is logged if the server has answered in the last minute.
     """
     loop, started = asyncio.get_running_loop(), time.monotonic()
     handle: asyncio.TimerHandle

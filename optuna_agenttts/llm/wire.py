@@ -60,15 +60,7 @@ def split_url(url: str) -> SplitResult | None:
 
 
 def check_base_url(owner: str, url: str) -> None:
-    """Check that a URL is that of a server and contains no credentials.
-
-    Args:
-        owner: Class whose argument ``base_url`` is checked, for the message.
-        url: The URL.
-
-    Raises:
-        AgentTTSError: The URL is invalid or contains a user name or password.
-    """
+    """Raise `AgentTTSError` if the `base_url` of a class is invalid or contains credentials."""
     parts = split_url(url)
     if parts is None:
         raise AgentTTSError(
@@ -83,15 +75,9 @@ def check_base_url(owner: str, url: str) -> None:
 
 
 def check_server(model: str | None, base_url: str | None, hub_only: str | None) -> None:
-    """Check that `HuggingFaceChat` is given a model, a URL, or both.
+    """Raise `AgentTTSError` if arguments of `HuggingFaceChat` are missing or contradictory.
 
-    Args:
-        model: Argument ``model``.
-        base_url: Argument ``base_url``.
-        hub_only: Value of an argument for models on the Hub, if any is given.
-
-    Raises:
-        AgentTTSError: An argument is missing, or arguments contradict each other.
+    `hub_only` is the value of an argument for models on the Hub, if any is given.
     """
     if model is None and base_url is None:
         raise AgentTTSError("HuggingFaceChat: pass `model`, `base_url`, or both.")

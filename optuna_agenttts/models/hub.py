@@ -312,11 +312,7 @@ class _HubClient(ServerClient):
         return client
 
     async def read(self, path: str) -> Mapping[str, Any]:
-        """Return the JSON object at a path, also after redirects on the same server.
-
-        Raises:
-            ChatError: There is none.
-        """
+        """Return the JSON object at a path, or raise a `ChatError`; follow local redirects."""
         return await self._call(self._read, f"{self.base_url}{path}")
 
     async def _read(self, session: Session, url: str) -> Mapping[str, Any]:

@@ -46,15 +46,12 @@ def request_text(request: ChatRequest) -> str:
 
 
 def sample_seed(text: str, index: int, base: int) -> int:
-    """Return the seed of a sample.
+    """Return the seed of a sample of a request, from 1 to 2**31 - 1, which all servers accept.
 
     Args:
         text: Request, as returned by `request_text`.
         index: Index of the sample.
         base: Seed of the objective.
-
-    Returns:
-        A seed from 1 to 2**31 - 1, the range that all servers accept.
     """
     digest = hashlib.blake2b(f"{base}:{index}:{text}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") % (2**31 - 1) + 1
@@ -309,12 +306,7 @@ class Completions:
         return self._rates[name]
 
     def count_failure(self, kind: str, message: str) -> None:
-        """Count a failure in `failures`.
-
-        Args:
-            kind: Kind of failure, for example the name of the exception.
-            message: Message of the failure.
-        """
+        """Count a failure, by its kind and message, in `failures`."""
         cause = f"{kind}: {message}"
         if cause not in self.failures and len(self.failures) >= _MAX_CAUSES:
             # Messages that hold a time or a request are all distinct: bound the memory.

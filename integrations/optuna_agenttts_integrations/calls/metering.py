@@ -142,10 +142,7 @@ class Meter:
             if self.account.refused is not None:
                 # Too little is left to finish another instance.
                 raise SpendLimitError(str(self.account.refused))
-            amount = self._most(self._in_progress + calls) - self._held
-            if ledger.covers(ledger.earlier + ledger.held + amount):
-                ledger.held += amount
-                self._held += amount
+            if self._hold(self._in_progress + calls):
                 break
             alone = self._most(calls) - self.spent
             if not ledger.in_progress or not ledger.covers(ledger.total + alone):
@@ -153,6 +150,15 @@ class Meter:
             await ledger.wait()
         ledger.in_progress += calls
         self._in_progress += calls
+
+    def _hold(self, calls: int) -> bool:
+        """Reserve the most that calls in progress can cost, if the limit covers it."""
+        ledger, held = self.account.ledger, self._most(calls)
+        if not ledger.covers(ledger.earlier + ledger.held + held - self._held):
+            return False
+        ledger.held += held - self._held
+        self._held = held
+        return True
 
     def _refusal(self, calls: int, amount: float) -> SpendLimitError:
         """Return the error of calls that the limit does not cover, and note it."""
@@ -191,11 +197,8 @@ class Meter:
         if math.isinf(ledger.limit):
             return
         self._charge()
-        amount = self._most(self._in_progress) - self._held
-        if not ledger.covers(ledger.earlier + ledger.held + amount):
+        if not self._hold(self._in_progress):
             raise self._refusal(1, self._most(1) - self.spent)
-        ledger.held += amount
-        self._held += amount
 
     def count(self, outcome: Completion | ChatError | None) -> None:
         """Count the tokens of a call: completed, failed, or cancelled (None)."""

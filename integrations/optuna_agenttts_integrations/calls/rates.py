@@ -62,11 +62,7 @@ class RateLimit:
         self._turn = asyncio.Lock()
 
     async def reserve(self, tokens: int) -> RateReservation:
-        """Wait until a request may start, and count it.
-
-        Args:
-            tokens: The most tokens that it can take.
-        """
+        """Wait until a request that takes at most so many tokens may start, and count it."""
         async with self._turn:
             began = self._clock()
             while (wait := self._wait(tokens)) > 0:

@@ -51,13 +51,7 @@ _FAILED = (
 
 
 def open_database(path: str) -> sqlite3.Connection:
-    """Open the file of a completion store; create or upgrade its tables.
-
-    Args:
-        path: Path of the file, or ``":memory:"``.
-
-    Returns:
-        A connection that any thread may use, one at a time.
+    """Open the file of a completion store for any thread; create or upgrade its tables.
 
     Raises:
         StoreError: The file is not a completion store, or has a later version.

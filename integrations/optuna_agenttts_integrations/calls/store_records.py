@@ -87,13 +87,7 @@ def _completion(
 
 
 def export_line(request_key: RequestKey, samples: Mapping[int, str], at: float) -> str:
-    """Return a line of an export.
-
-    Args:
-        request_key: Key of the request.
-        samples: Completions by index, as returned by `completion_text`.
-        at: Time of the first request, in seconds since 1970.
-    """
+    """Return a line of an export, given what `completion_text` returned, by index."""
     values = {
         "endpoint": request_key.endpoint,
         "seed": request_key.seed,
@@ -105,14 +99,7 @@ def export_line(request_key: RequestKey, samples: Mapping[int, str], at: float) 
 
 
 def read_line(line: bytes) -> tuple[RequestKey, dict[int, Completion], float | None]:
-    """Read a line of an export.
-
-    Args:
-        line: The line, in UTF-8.
-
-    Returns:
-        The key of the request, its completions by index, and the time of the first request in
-        seconds since 1970, or None if the line has none.
+    """Read key, completions by index, and time of the first request, if any, of an export's line.
 
     Raises:
         ValueError, LookupError, TypeError, AttributeError: The line is not one of an export.
