@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+from optuna_agenttts.exceptions import AgentTTSError
 from optuna_agenttts.llm.client import ServerClient, Session, Verify
 from optuna_agenttts.llm.inference_providers import billing, provider_request
 from optuna_agenttts.llm.negotiation import (
@@ -39,12 +40,12 @@ from optuna_agenttts.llm.port import (
 )
 from optuna_agenttts.llm.replies import http_error, parse_completion
 from optuna_agenttts.llm.secrets import ApiKey, Headers, hide_keys, secret_values
-from optuna_agenttts.llm.untrusted import as_mapping, decode_json
+from optuna_agenttts.llm.untrusted import as_mapping, decode_json, one_line
 from optuna_agenttts.llm.wire import (
     chat_url,
-    check_server,
     encode_chat_request,
     models_url,
+    redact_url,
     server_root,
 )
 
@@ -102,7 +103,18 @@ class HuggingFaceChat(ServerClient):
         verify: Verify = True,
     ) -> None:
         """See the class."""
-        check_server(model, base_url, provider or bill_to)
+        if model is None and base_url is None:
+            raise AgentTTSError("HuggingFaceChat: pass `model`, `base_url`, or both.")
+        if model is not None and "://" in model:
+            raise AgentTTSError(
+                "HuggingFaceChat: `model` must be a model id, got "
+                f"{one_line(redact_url(model))!r}: pass a URL as `base_url`."
+            )
+        if base_url is not None and (provider or bill_to) is not None:
+            raise AgentTTSError(
+                "HuggingFaceChat: `provider` and `bill_to` apply to models on the Hub only: omit "
+                "them if `base_url` is given."
+            )
         check_parameters("HuggingFaceChat", request_parameters)
         self._provider, self._bill_to, self._starting = provider, bill_to, starting
         self.request_parameters = dict(request_parameters)

@@ -16,7 +16,7 @@ from huggingface_hub.inference._common import RequestParameters
 from huggingface_hub.inference._providers import get_provider_helper
 
 from optuna_agenttts.llm.port import ChatRefusedError
-from optuna_agenttts.llm.replies import HUB_ERRORS, hub_error
+from optuna_agenttts.llm.replies import hub_error
 
 _resolved: set[tuple[str | None, str, str | None]] = set()
 """Routes that `huggingface_hub` has looked up, and therefore keeps."""
@@ -58,7 +58,8 @@ async def provider_request(
     try:
         # The first request of a model may look it up on the Hub, which blocks.
         request = prepare() if route in _resolved else await asyncio.to_thread(prepare)
-    except HUB_ERRORS as error:
+    # It looks models up on the Hub, and documents no exceptions.
+    except Exception as error:
         raise hub_error(error, key=key, where=where) from None
     _resolved.add(route)
     return request.url, request.headers, request.json

@@ -29,30 +29,6 @@ async def gather(coroutines: Iterable[Coroutine[Any, Any, _T]]) -> list[_T]:
         await asyncio.gather(*running, return_exceptions=True)
 
 
-class LoopSemaphore:
-    """Semaphore that is separate for each event loop, and unused in copies and other processes.
-
-    Args:
-        count: Number of coroutines of a loop that may hold it.
-    """
-
-    def __init__(self, count: int) -> None:
-        """See the class."""
-        self._count = count
-        self._semaphores: weakref.WeakKeyDictionary[
-            asyncio.AbstractEventLoop, asyncio.Semaphore
-        ] = weakref.WeakKeyDictionary()
-
-    def __reduce__(self) -> tuple[type[LoopSemaphore], tuple[int]]:
-        """Copy the number only."""
-        return LoopSemaphore, (self._count,)
-
-    def here(self) -> asyncio.Semaphore:
-        """Return the semaphore of the running event loop."""
-        loop = asyncio.get_running_loop()
-        return self._semaphores.setdefault(loop, asyncio.Semaphore(self._count))
-
-
 class LoopThread:
     """Event loop in its own daemon thread, started on first use.
 

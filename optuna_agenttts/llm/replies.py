@@ -31,19 +31,6 @@ _RETRYABLE_STATUSES = {408, 409, 424, 425, 429}
 _GATEWAY_TIMEOUT = 504
 """HTTP status of a gateway whose server did not reply in time."""
 
-HUB_ERRORS = (
-    httpx2.HTTPError,
-    httpx2.InvalidURL,
-    ValueError,
-    TypeError,
-    AttributeError,
-    KeyError,
-    ImportError,
-    OSError,
-    RuntimeError,
-)
-"""Exceptions that `huggingface_hub` raises when it looks up a model."""
-
 
 def retry_after(headers: Mapping[str, str], now: datetime | None = None) -> float | None:
     """Return the seconds that headers ask to wait, at least 0; None without valid ones.
@@ -112,7 +99,7 @@ def http_error(status: int, headers: Mapping[str, str], text: str, where: str) -
 
 
 def hub_error(error: Exception, *, key: str | None, where: str) -> ChatError:
-    """Build the error for one of `HUB_ERRORS`, redacting the key that was sent."""
+    """Build the error for an exception of `huggingface_hub`, redacting the key that was sent."""
     kind = type(error).__name__
     if isinstance(error, httpx2.HTTPError):
         response = getattr(error, "response", None)
@@ -125,7 +112,7 @@ def hub_error(error: Exception, *, key: str | None, where: str) -> ChatError:
         return http_error(response.status_code, response.headers, text, where)
     if isinstance(error, ImportError):
         return setup_error(error)
-    if isinstance(error, (ValueError, TypeError, AttributeError, KeyError)):
+    if isinstance(error, (ValueError, TypeError, AttributeError, LookupError)):
         # No token, an unknown provider, or a reply with an unexpected structure.
         return ChatRefusedError(f"{where}: {one_line(redact(str(error), [key]))}", kind=kind)
     return ChatUnavailableError(f"{where}: {kind}", kind=kind)

@@ -74,25 +74,6 @@ def check_base_url(owner: str, url: str) -> None:
         )
 
 
-def check_server(model: str | None, base_url: str | None, hub_only: str | None) -> None:
-    """Raise `AgentTTSError` if arguments of `HuggingFaceChat` are missing or contradictory.
-
-    `hub_only` is the value of an argument for models on the Hub, if any is given.
-    """
-    if model is None and base_url is None:
-        raise AgentTTSError("HuggingFaceChat: pass `model`, `base_url`, or both.")
-    if model is not None and "://" in model:
-        raise AgentTTSError(
-            "HuggingFaceChat: `model` must be a model id, got "
-            f"{one_line(redact_url(model))!r}: pass a URL as `base_url`."
-        )
-    if base_url is not None and hub_only is not None:
-        raise AgentTTSError(
-            "HuggingFaceChat: `provider` and `bill_to` apply to models on the Hub only: omit them "
-            "if `base_url` is given."
-        )
-
-
 def is_loopback(url: str | None) -> bool:
     """Return whether a URL refers to this machine."""
     host = "" if url is None else urlsplit(url).hostname or ""

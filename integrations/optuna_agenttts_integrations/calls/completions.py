@@ -296,12 +296,9 @@ class Completions:
             return None
         name = endpoint.identity
         if name not in self._rates:
+            requests, tokens = limits
             self._rates[name] = RateLimit(
-                name,
-                requests=limits[0],
-                tokens=limits[1],
-                clock=self._clock,
-                sleep=self._sleep,
+                name, requests=requests, tokens=tokens, clock=self._clock, sleep=self._sleep
             )
         return self._rates[name]
 

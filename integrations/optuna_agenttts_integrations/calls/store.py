@@ -8,6 +8,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -164,14 +165,9 @@ class CompletionStore:
         digest = key.digest
         rows = [(digest, sample, completion_text(value)) for sample, value in completions.items()]
         request = (digest, key.endpoint, key.seed, key.model, key.request, at)
-        try:
-            with self._lock, self._opened() as connection:
-                connection.execute(
-                    "INSERT OR IGNORE INTO requests VALUES (?, ?, ?, ?, ?, ?)", request
-                )
-                connection.executemany("INSERT OR IGNORE INTO completions VALUES (?, ?, ?)", rows)
-        except sqlite3.Error as error:
-            raise self._error("written", error) from error
+        with self._locked("written") as connection, connection:
+            connection.execute("INSERT OR IGNORE INTO requests VALUES (?, ?, ?, ?, ?, ?)", request)
+            connection.executemany("INSERT OR IGNORE INTO completions VALUES (?, ?, ?)", rows)
 
     def check(self) -> None:
         """Check that the store can be written, by a write that is rolled back.
@@ -180,12 +176,9 @@ class CompletionStore:
             StoreError: The store cannot be written.
         """
         probe = ("probe", -1, "x" * _PROBE_CHARACTERS)
-        try:
-            with self._lock, self._opened() as connection:
-                connection.execute("INSERT OR REPLACE INTO completions VALUES (?, ?, ?)", probe)
-                connection.execute("DELETE FROM completions WHERE key = 'probe'")
-        except sqlite3.Error as error:
-            raise self._error("written", error) from error
+        with self._locked("written") as connection, connection:
+            connection.execute("INSERT OR REPLACE INTO completions VALUES (?, ?, ?)", probe)
+            connection.execute("DELETE FROM completions WHERE key = 'probe'")
 
     def __len__(self) -> int:
         """Return the number of completions."""
@@ -325,27 +318,24 @@ class CompletionStore:
             "SELECT c.key FROM completions c LEFT JOIN requests r ON c.key = r.key "
             f"WHERE {' AND '.join(where)}"
         )
-        try:
-            with self._lock:
-                with self._opened() as connection:
-                    deleted = connection.execute(
-                        f"DELETE FROM completions WHERE sample >= ? AND key IN ({chosen})",
-                        (keep, *values),
-                    ).rowcount
-                    connection.execute(
-                        "DELETE FROM requests WHERE key NOT IN (SELECT key FROM completions)"
-                    )
-                self._vacuum()
-        except sqlite3.Error as error:
-            raise self._error("written", error) from error
+        with self._locked("written") as connection:
+            with connection:
+                deleted = connection.execute(
+                    f"DELETE FROM completions WHERE sample >= ? AND key IN ({chosen})",
+                    (keep, *values),
+                ).rowcount
+                connection.execute(
+                    "DELETE FROM requests WHERE key NOT IN (SELECT key FROM completions)"
+                )
+            self._vacuum(connection)
         return int(deleted)
 
-    def _vacuum(self) -> None:
+    def _vacuum(self, connection: sqlite3.Connection) -> None:
         """Return free pages of the file to the file system."""
         try:
-            self._opened().execute("VACUUM")
+            connection.execute("VACUUM")
             # Until the checkpoint, only the write-ahead log contains the smaller file.
-            self._opened().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         except sqlite3.Error as error:
             # VACUUM itself needs disk space. Free pages are reused for new completions anyway.
             _logger.warning(
@@ -368,27 +358,25 @@ class CompletionStore:
         if getattr(self, "_connection", None) is not None:
             self.close()
 
-    def _opened(self) -> sqlite3.Connection:
-        """Return the connection, or raise an error if the store is closed."""
-        if self._closed:
+    @contextmanager
+    def _locked(self, verb: str) -> Iterator[sqlite3.Connection]:
+        """Lock the connection; raise `StoreError` if the store is closed, or its use fails."""
+        try:
+            with self._lock:
+                if self._closed:
+                    raise StoreError(
+                        f"The store {self.path!r} is closed: construct a new `CompletionStore`."
+                    )
+                if self._connection is None:
+                    self._connection = open_database(self._file)
+                yield self._connection
+        except sqlite3.Error as error:
             raise StoreError(
-                f"The store {self.path!r} is closed: construct a new `CompletionStore`."
-            )
-        if self._connection is None:
-            self._connection = open_database(self._file)
-        return self._connection
+                f"The store {self.path!r} cannot be {verb} ({error}). Stored completions are "
+                "safe: free disk space or restore access, and run the study again to resume it."
+            ) from error
 
     def _execute(self, sql: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
         """Return the rows of a query."""
-        try:
-            with self._lock:
-                return self._opened().execute(sql, values).fetchall()
-        except sqlite3.Error as error:
-            raise self._error("read", error) from error
-
-    def _error(self, verb: str, error: sqlite3.Error) -> StoreError:
-        """Return the error of a failed query."""
-        return StoreError(
-            f"The store {self.path!r} cannot be {verb} ({error}). Stored completions are safe: "
-            "free disk space or restore access, and run the study again to resume it."
-        )
+        with self._locked("read") as connection:
+            return connection.execute(sql, values).fetchall()

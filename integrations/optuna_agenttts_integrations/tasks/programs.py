@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import os
 import re
 import tokenize
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
 
-from optuna_agenttts.llm.loop import LoopSemaphore
 from optuna_agenttts.llm.thoughts import split_thoughts
 from optuna_agenttts_integrations.scoring import code_metrics
 from optuna_agenttts_integrations.scoring.sandbox import Sandbox
@@ -209,6 +211,9 @@ class Run:
         return self.exit_code in (0, None)
 
 
+_Slots = WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore]
+
+
 class Runner:
     """Runner of programs in a sandbox, with a cache of results.
 
@@ -224,7 +229,12 @@ class Runner:
     ) -> None:
         self._sandbox, self._cache_size = sandbox, cache_size
         self._results: dict[Program, Run] = {}
-        self._slots = LoopSemaphore(parallel or os.cpu_count() or 1)
+        self._parallel = parallel or os.cpu_count() or 1
+        self._slots: _Slots = WeakKeyDictionary()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state without objects of event loops."""
+        return {**self.__dict__, "_slots": WeakKeyDictionary()}
 
     async def run(self, program: Program) -> Run:
         """Run a program without arguments and input, or return its cached result.
@@ -232,7 +242,8 @@ class Runner:
         Raises:
             SandboxError: The sandbox could not run the program.
         """
-        async with self._slots.here():
+        loop = asyncio.get_running_loop()
+        async with self._slots.setdefault(loop, asyncio.Semaphore(self._parallel)):
             result = self._results.get(program)
             if result is None:
                 finished = await self._sandbox.run(dict(program.files), main=MAIN_FILE)
