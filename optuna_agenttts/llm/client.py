@@ -220,6 +220,9 @@ class ServerClient:
             sent["content-type"] = "application/json"
         sent.update(headers)
         received = bytearray()
+        # Many calls may start, or end, at once: let the event loop do other work between the steps
+        # of each, here and after the reply is read.
+        await asyncio.sleep(0)
         where, client = self.where, session.client
         try:
             with waiting(f"{where}: no reply yet", unless_answered=True):
@@ -234,9 +237,10 @@ class ServerClient:
                                 kind="reply too long",
                                 lost=True,
                             )
-                    # Before messages quote the beginning of the body.
-                    body = hide_keys(received.decode("latin-1"), secret_values(headers))
-                    return reply.status_code, reply.headers, body.encode("latin-1")
+            await asyncio.sleep(0)
+            # Before messages quote the beginning of the body.
+            body = hide_keys(received.decode("latin-1"), secret_values(headers))
+            return reply.status_code, reply.headers, body.encode("latin-1")
         except httpx2.TimeoutException as error:
             raise self._no_reply(lost=not isinstance(error, httpx2.ConnectTimeout)) from None
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:

@@ -196,12 +196,12 @@ class HuggingFaceChat(ServerClient):
             if changes:
                 self._remember(model, changes)
             text = cut_at_stop(completion.text, request, parameters)
-            secrets = secret_values(session.headers)
-            if not secrets and text == completion.text:
-                return completion
             # A server that echoes the request, in any escapes, must not get the key into a store.
+            secrets = secret_values(session.headers)
             parts = (text, completion.finish_reason, completion.thoughts)
             text, reason, thoughts = (hide_keys(part, secrets) for part in parts)
+            if (text, reason, thoughts) == (completion.text, *parts[1:]):
+                return completion
             return Completion(text, completion.usage, reason, thoughts)
 
     def _remember(self, model: str, changes: Parameters) -> None:
