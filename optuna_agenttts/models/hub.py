@@ -132,9 +132,14 @@ class Hub:
                 )
         if not (is_finite(timeout) and timeout > 0):
             raise AgentTTSError(f"Hub: `timeout` must be positive seconds, got {timeout!r}.")
-        self._endpoint = _HubClient(endpoint.rstrip("/"), token, timeout)
+        limits: dict[str, Any] = {
+            "timeout": timeout,
+            "concurrency": 1,
+            "max_reply_bytes": _MAX_REPLY_BYTES,
+        }
+        self._endpoint = _HubClient(None, base_url=endpoint.rstrip("/"), api_key=token, **limits)
         # Its list is public: the empty key keeps the user's token away from it.
-        self._router = _HubClient(router.rstrip("/"), "", timeout)
+        self._router = _HubClient(None, base_url=router.rstrip("/"), api_key="", **limits)
         self._offers: Mapping[str, list[_Offer]] | None = None
         self._warned: set[tuple[str, str]] = set()
         self._reset()
@@ -292,16 +297,6 @@ class Hub:
 
 class _HubClient(ServerClient):
     """Client of the Hub or its router."""
-
-    def __init__(self, base_url: str, api_key: ApiKey, timeout: float) -> None:
-        super().__init__(
-            None,
-            base_url=base_url,
-            api_key=api_key,
-            timeout=timeout,
-            concurrency=1,
-            max_reply_bytes=_MAX_REPLY_BYTES,
-        )
 
     async def _open(self) -> httpx2.AsyncClient:
         """Return a client of `huggingface_hub`, unless the server is on this machine."""

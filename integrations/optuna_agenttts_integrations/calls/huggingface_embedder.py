@@ -149,17 +149,32 @@ class HuggingFaceEmbedder(ServerClient):
             ) from None
 
     def _read_vectors(self, values: Any, count: int) -> list[list[float]]:
-        """Return the vectors of a decoded reply: a list, or OpenAI's format."""
+        """Return the vectors of a decoded reply: a list, or OpenAI's format.
+
+        Raises:
+            ValueError: The reply has another format, or a number is not finite.
+        """
+        rows = values
         if not isinstance(values, list) or self.base_url is not None:
-            return _read_vectors(values, count)
-        first = values[0] if values else None
-        if isinstance(first, list) and first and isinstance(first[0], list):
+            rows = _openai_vectors(values, count)
+        elif any(isinstance(row, list) and row and isinstance(row[0], list) for row in values):
             raise ChatRefusedError(
                 f"{self.where}: the model returns one vector per token: use a model that embeds "
                 "whole texts",
                 kind="no embeddings",
             )
-        return _check_vectors(values, count)
+        if len(rows) != count:
+            raise ValueError(f"expected {count} vectors, got {len(rows)}")
+        vectors = []
+        for row in rows:
+            if not isinstance(row, list) or not row or len(row) != len(rows[0]):
+                raise ValueError("the vectors are not lists of equal length")
+            numbers = (as_number(entry, least=-math.inf) for entry in row)
+            vector = [number for number in numbers if number is not None]
+            if len(vector) < len(row):
+                raise ValueError("a vector has an entry that is not a finite number")
+            vectors.append(vector)
+        return vectors
 
 
 def _embeddings_url(base_url: str) -> str:
@@ -171,12 +186,8 @@ def _embeddings_url(base_url: str) -> str:
     return urlunsplit((there.scheme, there.netloc, path, there.query, ""))
 
 
-def _read_vectors(values: Any, count: int) -> list[list[float]]:
-    """Return the vectors of a decoded reply in OpenAI's format, in the order of the texts.
-
-    Raises:
-        ValueError: The reply has another format.
-    """
+def _openai_vectors(values: Any, count: int) -> list[Any]:
+    """Return the vectors of a decoded reply in OpenAI's format, in the order of the texts."""
     data = as_mapping(values).get("data")
     if not isinstance(data, list) or not all(isinstance(entry, Mapping) for entry in data):
         raise ValueError("`data` is not a list of objects")
@@ -184,25 +195,4 @@ def _read_vectors(values: Any, count: int) -> list[list[float]]:
         if sorted(repr(entry["index"]) for entry in data) != sorted(map(repr, range(count))):
             raise ValueError("the values of `index` are not those of the texts")
         data = sorted(data, key=lambda entry: entry["index"])
-    return _check_vectors([entry.get("embedding") for entry in data], count)
-
-
-def _check_vectors(rows: Any, count: int) -> list[list[float]]:
-    """Check vectors, and convert their entries to floats.
-
-    Raises:
-        ValueError: Their number or lengths are wrong, or an entry is not a finite number.
-    """
-    if not isinstance(rows, list) or len(rows) != count:
-        found = len(rows) if isinstance(rows, list) else type(rows).__name__
-        raise ValueError(f"expected {count} vectors, got {found}")
-    vectors = []
-    for row in rows:
-        if not isinstance(row, list) or not row or len(row) != len(rows[0]):
-            raise ValueError("the vectors are not lists of equal length")
-        numbers = (as_number(entry, least=-math.inf) for entry in row)
-        vector = [number for number in numbers if number is not None]
-        if len(vector) < len(row):
-            raise ValueError("a vector has an entry that is not a finite number")
-        vectors.append(vector)
-    return vectors
+    return [entry.get("embedding") for entry in data]
