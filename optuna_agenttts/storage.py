@@ -33,6 +33,9 @@ _MEASURED = PREFIX + "measured:"
 CANDIDATE = PREFIX + "candidate"
 ORIGIN = PREFIX + "origin"
 REASON = PREFIX + "reason"
+CONFIRMATION = PREFIX + "confirmation"
+"""System attribute of a trial that confirms an allocation on fresh instances: `block`, the number
+of the block of instances, from 1, and `look`, when it was evaluated."""
 
 # Characters per chunk, as in Optuna's CMA-ES sampler (`optuna/samplers/_cmaes.py`).
 _CHUNK = 2045
@@ -130,6 +133,24 @@ def read_choices(study: Study, parameter: str) -> tuple[Any, ...] | None:
 def fail_trial(study: Study, trial: FrozenTrial) -> None:
     """End a trial that an error prevents from running, which Optuna would leave running."""
     study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+
+
+def confirmation_marks(block: int, look: int) -> dict[str, Any]:
+    """Return the system attributes of a confirmation trial, for `optuna.trial.create_trial`.
+
+    Args:
+        block: Number of the block of fresh instances, from 1. Trials of one block have the same
+            instances, at the same steps.
+        look: Number of the look at which the block was evaluated, from 1.
+    """
+    return {CONFIRMATION: {"block": block, "look": look}}
+
+
+def confirmation_block(trial: FrozenTrial) -> int:
+    """Return the block of fresh instances of a confirmation trial; 0 for trials of the search."""
+    marks = trial.system_attrs.get(CONFIRMATION)
+    block = marks.get("block") if isinstance(marks, Mapping) else None
+    return block if isinstance(block, int) and block > 0 else 0
 
 
 def mark_measured(study: Study, text: str) -> None:

@@ -49,6 +49,8 @@ class Evidence:
             whose mean is the score. A mapping is empty if the trial reported none.
         stopped: Whether each observed trial was stopped before it saw all instances (pruned). Its
             score is the mean of what it saw.
+        blocks: Block of fresh instances of each observed trial that confirms an allocation, from
+            1; 0 for trials of the search. Rows without an entry are trials of the search.
         tried: Allocations that were tried or are pending, without those that only failed.
         failed: Allocations that only failed, too often to be tried again.
         ranges: Ranges that the study's trials suggest values from; None if they are the task's.
@@ -72,12 +74,19 @@ class Evidence:
     origins: tuple[str, ...] = ()
     outcomes: tuple[Mapping[int, float], ...] = ()
     stopped: tuple[bool, ...] = ()
+    blocks: tuple[int, ...] = ()
     tried: frozenset[Choices] = frozenset()
     failed: frozenset[Choices] = frozenset()
     ranges: Ranges | None = None
     scale: Scale = UNIT_SCALE
     outliers: tuple[tuple[int, float], ...] = ()
     constraints: tuple[tuple[Choices, Mapping[str, float]], ...] = ()
+
+    def block_of_rows(self) -> Ints:
+        """Return the block of each row, shape (trials,); see `blocks`."""
+        blocks = np.zeros(len(self.scores), dtype=np.int64)
+        blocks[: len(self.blocks)] = self.blocks
+        return blocks
 
     @classmethod
     def empty(cls, task: Task) -> Evidence:

@@ -65,13 +65,14 @@ class Archive:
         self._samples: list[list[int]] = []
         self._scores: list[float] = []
         self._stopped: list[bool] = []
+        self._blocks: list[int] = []
         self._numbers: list[int] = []
         self._origins: list[str] = []
         self._outcomes: list[Mapping[int, float]] = []
         # Trials that reported anything; those whose score is the mean of it; scores of those whose
         # outcomes are not all 0 or 1.
         self._reported, self._explained, self._graded = 0, 0, list[float]()
-        # Sum and number of the complete trials' outcomes of each instance.
+        # Sum and number of the complete search trials' outcomes of each instance.
         self._totals: dict[int, tuple[float, int]] = {}
         self._named: set[int] = set()
         self._tried: set[Choices] = set()
@@ -146,6 +147,7 @@ class Archive:
             origins=tuple(map(self._origins.__getitem__, kept)),
             outcomes=tuple(map(self._outcomes.__getitem__, kept)),
             stopped=tuple(map(self._stopped.__getitem__, kept)),
+            blocks=tuple(map(self._blocks.__getitem__, kept)),
             scale=scale,
             outliers=tuple(
                 (self._numbers[row], self._scores[row]) for row in np.flatnonzero(outliers)
@@ -159,8 +161,12 @@ class Archive:
         if known is not None:
             return known, find_outliers(scores, known, self._sign)
         adjusted = self._adjusted(scores)
-        outliers = find_outliers(adjusted, None, self._sign)
-        return Scale.of(adjusted[~outliers]), outliers
+        # Means over other instances would set the scale of the search, or look like outliers.
+        outliers = ~(np.abs(scores) <= LARGEST)
+        blocks = np.array(self._blocks, dtype=np.int64)
+        search = np.flatnonzero((blocks == 0) | blocks.all())
+        outliers[search] = find_outliers(adjusted[search], None, self._sign)
+        return Scale.of(adjusted[search][~outliers[search]]), outliers
 
     def _adjusted(self, scores: Floats) -> Floats:
         """Return scores with those of stopped trials corrected for how easy their instances were.
@@ -214,9 +220,10 @@ class Archive:
                 self.unreadable.append(trial.number)
             return
         constraints = constraints_of(trial)
+        block = storage.confirmation_block(trial)
         # As in Optuna, a complete trial without constraints is feasible. Others may have ended
-        # before their objective set any.
-        if constraints or trial.state == TrialState.COMPLETE:
+        # before their objective set any, and a confirmation runs no objective.
+        if constraints or (trial.state == TrialState.COMPLETE and not block):
             self._constraints.append((choices, constraints))
             self._has_constraints = self._has_constraints or bool(constraints)
         if trial.state == TrialState.FAIL:
@@ -230,7 +237,7 @@ class Archive:
         else:
             value = trial.values[0] if trial.values else math.nan
         outcomes = _explaining(reported, value)
-        if not stopped:
+        if not stopped and not block:
             self._steps = max(self._steps, len(outcomes or reported))
             if abs(value) <= LARGEST:
                 for step, outcome in outcomes.items():
@@ -246,6 +253,7 @@ class Archive:
         self._samples.append([samples for _, samples in choices])
         self._scores.append(value)
         self._stopped.append(stopped)
+        self._blocks.append(block)
         self._numbers.append(trial.number)
         self._origins.append(str(trial.user_attrs.get(storage.ORIGIN, "")))
         self._outcomes.append(outcomes)
