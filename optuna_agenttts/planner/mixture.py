@@ -196,17 +196,6 @@ class Mixture:
         ]
         return cls(surrogate, observed, components)
 
-    def at(self, points: Points, residuals: Sequence[Floats] | None = None) -> View:
-        """Return the distribution of the rates of some allocations.
-
-        Args:
-            points: The allocations.
-            residuals: Their residual kernels with the observed allocations for each of
-                `LENGTH_SCALES`. Default: computed.
-        """
-        residuals = residuals or self.surrogate.residual_kernels(points, self.observed)
-        return View(self, points, residuals)
-
 
 @dataclass(frozen=True)
 class View:
@@ -237,8 +226,8 @@ class View:
 
     def joined(self, points: Points) -> View:
         """Return the rates of these allocations followed by others."""
-        more = self.mixture.at(points)
-        residuals = [np.concatenate(pair) for pair in zip(self.residuals, more.residuals)]
+        more = self.mixture.surrogate.residual_kernels(points, self.mixture.observed)
+        residuals = [np.concatenate(pair) for pair in zip(self.residuals, more)]
         return View(self.mixture, self.points.joined(points), residuals)
 
     def next_scores(self, variances: Floats, errors: Floats) -> View:
@@ -317,6 +306,14 @@ class View:
             explained = others.explained[i][:, chosen[i]]
             found.append(prior.T - explained.T @ self.explained[i])
         return np.stack(found)
+
+    def total(self) -> tuple[Floats, Floats]:
+        """Return mean and covariance of the rates, within components and between them."""
+        moments = self.moments()
+        chosen = np.tile(np.arange(len(self.points)), (len(moments.weights), 1))
+        mean, gaps = moments.mean(), moments.means - moments.mean()
+        covariances = self.joint(self, chosen) + gaps[:, :, None] * gaps[:, None]
+        return mean, np.einsum("c,cij->ij", moments.weights, covariances)
 
     def pairwise(self, others: View) -> Floats:
         """Return the covariance of each rate with that of the same allocation in another view."""

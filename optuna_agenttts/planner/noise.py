@@ -1,9 +1,10 @@
 """Covariance of the noise in scores, estimated from outcomes of single instances.
 
 A score is the mean of outcomes over instances. The outcomes show how far it may be from the
-truth, and how much of its error two trials share: all trials run on the same instances, and
-similar allocations reuse mostly the same samples. A planner that treats noise as independent
-overfits to luck.
+truth, and how much of its error two trials share: all trials of the search run on the same
+instances, and similar allocations reuse mostly the same samples. A planner that treats noise as
+independent overfits to luck. Means over disjoint instances, such as those of a search and fresh
+ones that confirm its best allocations, share no error.
 
 A trial that was stopped early has seen only some instances, which may have been easy ones. Trials
 that saw all instances show how easy they were, so its mean is corrected with those trials as
@@ -24,6 +25,7 @@ by the scale of the scores):
     rho            (G, G)   1           correlation of two groups' outcomes of one instance:
                                         rho_common + rho_similar * similarity, 1 on the diagonal
     weights        (G, W)   1           regression of each group on the W groups that saw all
+                                        instances of the search; 0 for groups of fresh instances
     covariance     (G, G)   rate^2      covariance of the errors of the corrected means
     corrections    (G,)     rate        to be added to the mean outcomes
 """
@@ -33,9 +35,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from optuna_agenttts.planner.evidence import Evidence, Floats, Ints
+from optuna_agenttts.planner.evidence import Bools, Evidence, Floats, Ints
 
 _PRIOR_RHO = np.array([0.4, 0.3])
 """Prior mean of (rho_common, rho_similar). Measured on the playground: .5 and .3; on recorded
@@ -46,6 +47,9 @@ similarity of .3. Chosen by hand."""
 _MAX_RHO = 0.95
 """Upper bound of rho_common + rho_similar; below 1 so that rho is positive definite. Chosen by
 hand."""
+_UNKNOWN_SIGMA = 0.4
+"""Standard deviation of an outcome before any is known, in rates: that of outcomes 0 and 1 with a
+mean of .2 or .8."""
 _MAX_OUTCOME = 1e100
 """Larger outcomes, in rates, whose squares would overflow, and NaN are ignored."""
 _SCORE_TOLERANCE = 1e-3
@@ -71,14 +75,18 @@ class Noise:
         means: Mean outcomes over the instances that each group saw, shape (groups,).
         covariance: Covariance of the errors, shape (groups, groups).
         corrections: Corrections for the difficulty of the instances that a group saw, to be added
-            to its mean outcome, shape (groups,); zero for groups that saw all instances.
+            to its mean outcome, shape (groups,); zero for groups that saw all instances of the
+            search, or fresh ones.
         rho_common: Correlation of two trials' outcomes that does not depend on their allocations.
         rho_similar: What is added to it for equal allocations.
         sigma: Standard deviations of single outcomes, shape (groups,).
-        instances: Largest number of instances that a group saw; 0 if no group has outcomes.
+        instances: Largest number of instances that a group of the search saw; 0 if none has
+            outcomes.
+        fresh: Whether each group saw fresh instances instead of those of the search, shape
+            (groups,).
     """
 
-    has_outcomes: NDArray[np.bool_]
+    has_outcomes: Bools
     means: Floats
     covariance: Floats
     corrections: Floats
@@ -86,9 +94,28 @@ class Noise:
     rho_similar: float
     sigma: Floats
     instances: int
+    fresh: Bools
+
+    @property
+    def typical(self) -> float:
+        """Median standard deviation of single outcomes."""
+        known = self.sigma[self.has_outcomes]
+        return float(np.median(known)) if len(known) else _UNKNOWN_SIGMA
+
+    def of_fresh_instance(self, similarity: Floats) -> Floats:
+        """Return the covariance of the outcomes of allocations on one fresh instance.
+
+        Their mean outcomes on m of them have the m-th part of it.
+
+        Args:
+            similarity: Kernel of the allocations, shape (allocations, allocations).
+        """
+        rho = self.rho_common + self.rho_similar * similarity
+        np.fill_diagonal(rho, 1.0)
+        return np.asarray(rho * self.typical**2)
 
     def of_next_trial(self, similarity: Floats) -> tuple[float, Floats]:
-        """Return the error of the next trial, if it runs on all instances.
+        """Return the error of the next trial of the search, if it runs on all its instances.
 
         Args:
             similarity: Kernel of its possible allocations with those of the groups, shape
@@ -100,10 +127,10 @@ class Noise:
         """
         if not self.instances:
             return 0.0, np.zeros_like(similarity)
-        typical = float(np.median(self.sigma[self.has_outcomes]))
+        typical = self.typical
         rho = self.rho_common + self.rho_similar * similarity
         # A repeat shares no more error with the mean of earlier ones than that mean has.
-        shared = np.minimum(rho * typical * self.sigma, self.sigma**2)
+        shared = np.minimum(rho * typical * self.sigma, self.sigma**2) * ~self.fresh
         return typical**2 / self.instances, shared / self.instances
 
 
@@ -117,13 +144,15 @@ class Outcomes:
         complete: Whether all trials of each group have outcomes, shape (groups,).
         repeated: Whether some outcomes of each group are means of several, shape (groups,).
         bounded: Whether rates cannot lie outside of 0 and 1.
+        fresh: See `Noise`.
     """
 
     table: Floats
     mask: Floats
-    complete: NDArray[np.bool_]
-    repeated: NDArray[np.bool_]
+    complete: Bools
+    repeated: Bools
     bounded: bool
+    fresh: Bools
 
     @classmethod
     def from_evidence(cls, evidence: Evidence, group: Ints, groups: int) -> Outcomes:
@@ -163,6 +192,7 @@ class Outcomes:
             np.asarray(missing == 0),
             np.asarray((count > 1).any(axis=1)),
             evidence.scale.bounded,
+            np.isin(np.arange(groups), group[evidence.block_of_rows() > 0]),
         )
 
     def fit(self, similarity: Floats) -> Noise:
@@ -177,9 +207,10 @@ class Outcomes:
         if not has_outcomes.any():
             zeros, (common, similar) = np.zeros(groups), _PRIOR_RHO.tolist()
             square = np.zeros((groups, groups))
-            return Noise(has_outcomes, zeros, square, zeros, common, similar, zeros, 0)
+            return Noise(has_outcomes, zeros, square, zeros, common, similar, zeros, 0, self.fresh)
         sizes = np.maximum(self.mask.sum(axis=1), 1)
-        instances = int(sizes[has_outcomes].max())
+        search = ~self.fresh
+        instances = int(sizes[has_outcomes & search].max(initial=0))
         means = self.table.sum(axis=1) / sizes
         deviations = (self.table - means[:, None]) * self.mask
         variances = self._variances(has_outcomes, deviations, means, sizes)
@@ -188,24 +219,27 @@ class Outcomes:
         rho_common, rho_similar = _fit_rho(deviations, sigma, overlap, similarity)
         rho = rho_common + rho_similar * similarity
         np.fill_diagonal(rho, 1.0)
-        whole = np.flatnonzero(has_outcomes & (sizes == self.mask.shape[1]))
+        own = rho * np.outer(search, search)
+        every = self.mask[search].any(axis=0).sum()
+        whole = np.flatnonzero(has_outcomes & search & (sizes == every))
         # Best linear prediction of each group's standardized outcomes from those of the groups
-        # that saw all instances. What it explains has an error over all instances, the rest one
-        # over the instances that both groups saw.
-        weights = np.linalg.solve(rho[np.ix_(whole, whole)], rho[whole]).T
-        explained = weights @ rho[whole]
+        # that saw all instances of the search. What it explains has an error over all these
+        # instances, the rest one over the instances that both groups saw.
+        weights = np.linalg.solve(own[np.ix_(whole, whole)], own[whole]).T
+        explained = weights @ own[whole]
         unexplained = (rho - explained) * overlap / np.outer(sizes, sizes)
-        covariance = (explained / instances + unexplained) * np.outer(sigma, sigma)
+        covariance = (explained / max(instances, 1) + unexplained) * np.outer(sigma, sigma)
         # sigma is zero if the outcomes of most groups are constant and not between 0 and 1.
         standardized = deviations[whole] / np.where(sigma[whole] > 0, sigma[whole], 1.0)[:, None]
         # Predicted mean deviation on the instances that each group saw; zero where it saw all.
         luck = ((weights @ standardized) * self.mask).sum(axis=1) / sizes * sigma
         return Noise(
-            has_outcomes, means, covariance, -luck, rho_common, rho_similar, sigma, instances
+            *(has_outcomes, means, covariance, -luck, rho_common, rho_similar, sigma, instances),
+            self.fresh,
         )
 
     def _variances(
-        self, has_outcomes: NDArray[np.bool_], deviations: Floats, means: Floats, sizes: Floats
+        self, has_outcomes: Bools, deviations: Floats, means: Floats, sizes: Floats
     ) -> Floats:
         """Estimate the variance of a single outcome of each group."""
         variances = (deviations**2).sum(axis=1) / np.maximum(sizes - 1, 1)

@@ -107,6 +107,7 @@ class NumericalPlanner:
                 shares=np.ones(int(rows.sum())),
                 pending=(),
                 outcomes=(),
+                blocks=(),
                 scale=evidence.scale if known else Scale.of(scores[rows]),
             )
             posterior = Posterior(self.surrogate, alone)
@@ -331,6 +332,7 @@ def _without_rows(evidence: Evidence) -> Evidence:
         shares=none.shares,
         outcomes=(),
         stopped=(),
+        blocks=(),
     )
 
 
@@ -353,7 +355,7 @@ def _has_differing_repeats(evidence: Evidence) -> bool:
     Objectives that reuse samples, as `MultiStageObjective` does, return the same score for the
     same allocation. Repeating one is informative only if the study shows that scores are random.
     """
-    whole = evidence.shares >= 1
+    whole = (evidence.shares >= 1) & (evidence.block_of_rows() == 0)
     known: dict[Choices, float] = {}
     for key, score in zip(
         choices_of(evidence.models[whole], evidence.samples[whole]),

@@ -15,9 +15,17 @@ _MERGE_STEPS = (0.0, 0.1, 0.2, 0.4)
 
 
 def merge_trials(
-    models: Ints, samples: Ints, rates: Floats, shares: Floats, eligible: Bools | None = None
+    models: Ints,
+    samples: Ints,
+    rates: Floats,
+    shares: Floats,
+    eligible: Bools | None = None,
+    blocks: Ints | None = None,
 ) -> tuple[Ints, Ints, Floats, Floats, Ints]:
     """Average the rates of equal allocations, and of similar ones if there are many.
+
+    Only trials of the same instances are averaged. Confirmed allocations are told apart, however
+    many there are.
 
     Args:
         models: Positions of models, shape (trials, stages).
@@ -26,24 +34,30 @@ def merge_trials(
         shares: Fraction of the instances that each rate averages over, shape (trials,).
         eligible: Whether each trial can be the incumbent, shape (trials,). Groups of trials that
             can are the last to be left out. Default: all can.
+        blocks: Block of fresh instances of each trial, shape (trials,); 0 for trials of the
+            search. Default: all are.
 
     Returns:
         Models, samples and mean rates of the groups; the number of full trials that each
         represents; and the group of each trial, -1 for trials that are left out.
     """
     x = np.log(samples)
+    blocks = np.zeros(len(rates), dtype=np.int64) if blocks is None else blocks
     for step in _MERGE_STEPS:
-        bins = samples if step == 0 else np.round(x / step).astype(np.int64)
+        bins = samples
+        if step > 0:
+            bins = np.where(blocks[:, None] > 0, samples, np.round(x / step).astype(np.int64))
         # Rows are numbered column by column, which takes a tenth of the time of sorting rows.
         group = np.zeros(len(rates), dtype=np.int64)
-        for column in (*models.T, *bins.T):
+        for column in (*models.T, *bins.T, blocks):
             code = group * (column.max(initial=0) + 1) + column
             _, first, group = np.unique(code, return_index=True, return_inverse=True)
-        if len(first) <= _MAX_OBSERVATIONS:
+        fresh = blocks[first] > 0
+        if (~fresh).sum() <= _MAX_OBSERVATIONS:
             break
     counts: Floats = np.bincount(group, weights=shares, minlength=len(first)).astype(np.float64)
     means = np.bincount(group, weights=shares * rates, minlength=len(first)) / counts
-    kept = _subsample(means, eligible_groups(group, len(first), eligible))
+    kept = _subsample(means, eligible_groups(group, len(first), eligible), fresh)
     position = np.full(len(first), -1)
     position[kept] = np.arange(len(kept))
     first = first[kept]
@@ -64,16 +78,17 @@ def eligible_groups(group: Ints, count: int, eligible: Bools | None) -> Bools:
     return found
 
 
-def _subsample(means: Floats, eligible: Bools) -> Ints:
-    """Return the positions of at most `_MAX_OBSERVATIONS` groups.
+def _subsample(means: Floats, eligible: Bools, fresh: Bools) -> Ints:
+    """Return the positions of at most `_MAX_OBSERVATIONS` groups of the search, and all others.
 
     Half are the best and half are evenly spread over the ranks of the others: the best alone
     would make all allocations look good.
     """
-    if len(means) <= _MAX_OBSERVATIONS:
+    search = np.flatnonzero(~fresh)
+    if len(search) <= _MAX_OBSERVATIONS:
         return np.arange(len(means))
     best = _MAX_OBSERVATIONS // 2
-    order = np.lexsort((-means, ~eligible))
+    order = search[np.lexsort((-means[search], ~eligible[search]))]
     rest = order[best:]
     spread = np.linspace(0, len(rest) - 1, _MAX_OBSERVATIONS - best).astype(np.int64)
-    return np.sort(np.concatenate([order[:best], rest[spread]]))
+    return np.sort(np.concatenate([np.flatnonzero(fresh), order[:best], rest[spread]]))

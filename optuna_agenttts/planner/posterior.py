@@ -65,6 +65,7 @@ class Posterior:
             self.scale.rates(evidence.scores),
             evidence.shares,
             eligible,
+            evidence.block_of_rows(),
         )
         self.observed = surrogate.points(models, samples)
         residuals = surrogate.residual_kernels(self.observed, self.observed)
@@ -81,19 +82,34 @@ class Posterior:
         ]
         self.mixture = Mixture.condition(surrogate, self.observed, y, noises, residuals)
         every = np.arange(len(rates))
-        found = np.flatnonzero(eligible_groups(group, len(rates), eligible))
+        # Confirmed allocations were tried by the search, too.
+        able = eligible_groups(group, len(rates), eligible) & ~outcomes.fresh
+        found = np.flatnonzero(able)
         observed = View(self.mixture, self.observed, residuals, every)
         self.incumbents = observed.take(found if len(found) else every)
         """Rates of the observed allocations that can be the incumbent."""
 
     def at(self, points: Points, residuals: Sequence[Floats] | None = None) -> View:
-        """Return the rates of some allocations; see `Mixture.at`."""
-        return self.mixture.at(points, residuals)
+        """Return the rates of some allocations.
+
+        Args:
+            points: The allocations.
+            residuals: Their residual kernels with the observed allocations for each of
+                `LENGTH_SCALES`. Default: computed.
+        """
+        if residuals is None:
+            residuals = self.mixture.surrogate.residual_kernels(points, self.observed)
+        return View(self.mixture, points, residuals)
+
+    def fresh_noise(self, view: View) -> Floats:
+        """Return the noise of outcomes on one fresh instance; see `Noise.of_fresh_instance`."""
+        kernels = self.mixture.surrogate.residual_kernels(view.points, view.points)
+        return self.noise.of_fresh_instance(kernels[_SIMILARITY_LENGTH])
 
     def next_scores(self, view: View) -> View:
-        """Return the scores of trials of some allocations that run on all instances.
+        """Return the scores of trials of some allocations that run on the search's instances.
 
-        Their noise is correlated with that of the observed scores: all share the instances, and
+        Their noise is correlated with that of the search's scores: all share the instances, and
         similar allocations most of their samples.
         """
         variance, errors = self.noise.of_next_trial(view.residuals[_SIMILARITY_LENGTH])

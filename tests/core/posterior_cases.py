@@ -42,10 +42,12 @@ TASKS = {
 }
 """Tasks by number of stages."""
 
-KINDS = ("scores", "outcomes", "stopped", "mixed", "errors", "seconds")
+KINDS = ("scores", "outcomes", "stopped", "mixed", "errors", "seconds", "confirmed", "unseen")
 """Kinds of evidence. Two allocations are repeated in each, and all but "outcomes" have trials that
 were stopped early: "scores" has no outcomes, "mixed" has outcomes of two trials in three, "errors"
-is minimized, and "seconds" is minimized with outcomes outside of [0, 1]."""
+is minimized, and "seconds" is minimized with outcomes outside of [0, 1]. In "confirmed" and
+"unseen", some allocations were confirmed on two blocks of fresh instances, which overlap; in
+"unseen" no trial of the search has outcomes."""
 
 
 def draw_allocations(task, rng, count):
@@ -67,6 +69,12 @@ def draw_evidence(task, kind, *, seed=0, trials=14, instances=30):
     rng = np.random.default_rng([seed, len(task.stages), KINDS.index(kind)])
     models, samples = draw_allocations(task, rng, trials)
     models[-2:], samples[-2:] = models[:2], samples[:2]
+    blocks = np.zeros(trials, dtype=np.int64)
+    if kind in ("confirmed", "unseen"):
+        again = np.array([0, 3, 4, 0, 3])
+        models, samples = (np.concatenate([part, part[again]]) for part in (models, samples))
+        blocks = np.concatenate([blocks, [1, 1, 1, 2, 2]])
+        trials += len(again)
     quality = 0.2 * np.log(samples).sum(axis=1) + 0.3 * models.sum(axis=1) - 0.8
     latent = 0.6 * rng.normal(size=instances) + 0.8 * rng.normal(size=(trials, instances))
     table = (latent < quality[:, None]).astype(float)
@@ -78,15 +86,23 @@ def draw_evidence(task, kind, *, seed=0, trials=14, instances=30):
     seen = np.full(trials, instances)
     if kind != "outcomes":
         # The last trial repeats the second one and is stopped early.
-        seen[2::3] = rng.integers(2, instances, len(seen[2::3]))
-        seen[-1] = instances // 2
-    outcomes = [dict(enumerate(row[:most])) for row, most in zip(table.tolist(), seen)]
+        search = int((blocks == 0).sum())
+        seen[2:search:3] = rng.integers(2, instances, len(seen[2:search:3]))
+        seen[search - 1] = instances // 2
+    # Blocks share a third of their instances with the next, but none with the search.
+    firsts = np.where(blocks > 0, 80 + 20 * blocks, 0)
+    outcomes = [
+        dict(enumerate(row[:most], first))
+        for row, most, first in zip(table.tolist(), seen, firsts.tolist())
+    ]
     scores = sign * np.array([np.mean(list(row.values())) for row in outcomes])
     if kind == "scores":
         # Without outcomes no two scores are equal.
         outcomes, scores = [], np.clip(scores + rng.normal(0, 0.01, trials), 0, 1)
     if kind == "mixed":
         outcomes = [{} if i % 3 == 1 else row for i, row in enumerate(outcomes)]
+    if kind == "unseen":
+        outcomes = [row if block else {} for row, block in zip(outcomes, blocks)]
     return replace(
         Evidence.empty(task),
         models=models,
@@ -96,5 +112,6 @@ def draw_evidence(task, kind, *, seed=0, trials=14, instances=30):
         sign=sign,
         outcomes=tuple(outcomes),
         stopped=tuple((seen < instances).tolist()),
+        blocks=tuple(blocks.tolist()),
         scale=Scale.of(scores) if kind == "seconds" else Scale(-1.0 if sign < 0 else 0.0),
     )

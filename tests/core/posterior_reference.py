@@ -101,18 +101,19 @@ def residual(task, models, samples, length):
 
 
 def grouped(evidence):
-    """Group the trials of equal allocations.
+    """Group the trials of equal allocations that saw the same block of instances.
 
     Choice: above 64 groups, nearby allocations share a group; then some groups are dropped.
 
     Returns:
         Positions of the trials of each group. The first trial's allocation represents the group.
     """
+    blocks = evidence.blocks or [0] * len(evidence.scores)
     for step in (None, 0.1, 0.2, 0.4):
         groups = {}
         for row, (model, number) in enumerate(zip(evidence.models, evidence.samples)):
             place = number if step is None else np.round(np.log(number) / step)
-            groups.setdefault((*model.tolist(), *place.tolist()), []).append(row)
+            groups.setdefault((*model.tolist(), *place.tolist(), blocks[row]), []).append(row)
         if len(groups) <= MOST_GROUPS:
             break
     groups = list(groups.values())
@@ -151,7 +152,10 @@ class Errors:
 
 
 def errors_of(evidence, groups, similarity):
-    """Propagate the covariance of all single outcomes through the groups' estimators."""
+    """Propagate the covariance of all single outcomes through the groups' estimators.
+
+    Instances are independent, and groups of fresh instances are not corrected.
+    """
     count = len(groups)
     steps = sorted({step for outcomes in evidence.outcomes for step in outcomes})
     table, repeated = np.full((count, len(steps)), np.nan), np.zeros(count, dtype=bool)
@@ -184,29 +188,35 @@ def errors_of(evidence, groups, similarity):
     common, near = outcome_correlations(table, mean, sd, similarity)
     correlation = common + near * similarity
     np.fill_diagonal(correlation, 1.0)
-    whole = [g for g in informed if seen[g].all()]
+    search = [g for g in informed if not (evidence.blocks and evidence.blocks[groups[g][0]])]
+    known = seen[search].any(axis=0)
+    whole = [g for g in search if seen[g].sum() == known.sum()]
     # The error of a corrected mean is a weighted sum of deviations of single outcomes.
     weight = np.zeros((count, count, len(steps)))
     shifts = np.zeros(count)
     for g in informed:
         weight[g, g, seen[g]] = 1 / size[g]
+        if g not in search:
+            continue
         slope = np.linalg.solve(
             correlation[np.ix_(whole, whole)] * np.outer(sd[whole], sd[whole]),
             correlation[whole, g] * sd[whole] * sd[g],
         )
         for w, b in zip(whole, slope):
             # Control variate: the mean of w on the instances of g, minus its mean on all.
-            weight[g, w] -= b * (seen[g] / size[g] - 1 / len(steps))
+            weight[g, w] -= b * (seen[g] / size[g] - known / known.sum())
             shifts[g] -= b * (table[w, seen[g]].mean() - mean[w])
     joint = correlation * np.outer(sd, sd)
     covariance = np.einsum("gai,ab,hbi->gh", weight, joint, weight)
 
     def new_trial(kernel):
+        if not len(search):
+            return 0.0, 0.0 * kernel
         typical = np.median(sd[informed])
         # Choice: no more than a group's own variance.
         with_groups = np.minimum((common + near * kernel) * typical * sd, sd**2)
-        shared = np.einsum("na,gai->ng", with_groups, weight) / len(steps)
-        return typical**2 / len(steps), shared
+        shared = np.einsum("na,gai->ng", with_groups, weight[:, :, known]) / known.sum()
+        return typical**2 / known.sum(), shared
 
     return Errors(reported, means, covariance, shifts, new_trial)
 

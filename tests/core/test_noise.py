@@ -66,6 +66,17 @@ def test_shared_correlation_is_recovered(shared):
     assert correlations.mean() == pytest.approx(2 / np.pi * np.arcsin(shared), abs=0.1)
 
 
+@pytest.mark.parametrize("shared", [0.2, 0.8])
+def test_outcomes_of_a_fresh_instance_vary_as_those_seen(shared):
+    """Two allocations' outcomes of one fresh instance correlate as on those of the search."""
+    table = drawn(12, 400, shared, RNG(1))
+    count = len(table)
+    noise = Outcomes.from_evidence(evidence(table), np.arange(count), count).fit(np.eye(count))
+    found = noise.of_fresh_instance(np.eye(3))
+    assert np.diag(found) == pytest.approx(0.25, rel=0.05)
+    assert found[0, 1] / found[0, 0] == pytest.approx(2 / np.pi * np.arcsin(shared), abs=0.1)
+
+
 def test_covariances_are_positive_semidefinite():
     """Covariances of random outcomes, many of them missing, have no negative eigenvalue."""
     rng = RNG(2)

@@ -161,8 +161,10 @@ def test_improvements_are_differences_from_the_incumbent(stages, kind):
     """Mean and standard deviation by component, with a floor of 1e-5 on the latter."""
     posterior, view, components = case(stages, kind)
     asked = len(view.points)
-    leaders = [ASKED + int(np.argmax(component.mean[ASKED:asked])) for component in components]
-    ahead = view.differences(posterior.incumbents, np.array(leaders) - ASKED)
+    rows = ASKED + posterior.incumbents.rows
+    found = [int(np.argmax(component.mean[rows])) for component in components]
+    leaders = rows[found]
+    ahead = view.differences(posterior.incumbents, np.array(found))
     close(ahead.weights, [c.weight for c in components])
     for component, best, mean, sd in zip(components, leaders, ahead.means, ahead.sds):
         variance = np.diag(component.covariance)[:asked] + component.covariance[best, best]
@@ -176,14 +178,42 @@ def test_a_new_score_moves_means_as_conditioning_on_it_does(stages, kind):
     """Moves match the joint covariance with the new score, including correlated noise."""
     posterior, view, components = case(stages, kind)
     asked = len(view.points)
-    seen = np.arange(asked - ASKED)
+    seen = posterior.incumbents.rows
     scores = posterior.next_scores(view)
-    moves = scores.joint(posterior.incumbents, np.tile(seen, (len(components), 1)))
+    every = np.tile(np.arange(len(seen)), (len(components), 1))
+    moves = scores.joint(posterior.incumbents, every)
     for i, component in enumerate(components):
         close(moves[i], component.next_covariance[ASKED + seen])
         close(scores.pairwise(view)[i], np.diag(component.next_covariance[:asked]))
         close(scores.moments().sds[i], np.sqrt(component.next_variance))
         close(view.moments().means[i], component.mean[:asked])
+
+
+@pytest.mark.parametrize(("stages", "kind"), CASES)
+def test_total_covariance_is_that_of_the_mixture(stages, kind):
+    """It is the covariance within components plus that of their means."""
+    _, view, components = case(stages, kind)
+    asked = len(view.points)
+    means = [c.mean[:asked] for c in components]
+    mean, covariance = view.total()
+    second = [c.covariance[:asked, :asked] + np.outer(m, m) for c, m in zip(components, means)]
+    close(mean, mixture(components, means))
+    close(covariance, mixture(components, second) - np.outer(mean, mean))
+
+
+def test_groups_without_an_instance_in_common_share_no_error():
+    """Whatever their allocations, also equal ones; on one block, errors are paired."""
+    evidence = draw_evidence(TASKS[2], "confirmed")
+    outcomes = [set(row) for row in evidence.outcomes]
+    groups = grouped(evidence)
+    group = np.repeat(-1, len(outcomes))
+    for position, rows in enumerate(groups):
+        group[rows] = position
+    found = Outcomes.from_evidence(evidence, group, len(groups)).fit(np.ones((len(groups),) * 2))
+    for g, rows in enumerate(groups):
+        for h, others in enumerate(groups):
+            common = outcomes[rows[0]] & outcomes[others[0]]
+            assert (found.covariance[g, h] != 0) == bool(common)
 
 
 @pytest.mark.parametrize("stages", TASKS)
@@ -198,6 +228,7 @@ def test_one_trial_can_be_conditioned_on(stages, kind):
         scores=evidence.scores[:1],
         shares=evidence.shares[:1],
         outcomes=evidence.outcomes[:1],
+        blocks=(),
     )
     assert_moments(*compared(stages, alone))
 
