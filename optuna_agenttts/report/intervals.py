@@ -61,6 +61,42 @@ def bounded_interval(
     )
 
 
+def probability_above(
+    bound: float,
+    mean: float,
+    sd: float,
+    low: float | None,
+    high: float | None,
+    *,
+    size: int | None = None,
+) -> float:
+    """Return the probability that the true mean is at least a bound.
+
+    One minus the level at which the lower end of the one-sided interval reaches the bound; see
+    `bounded_interval` for the other arguments.
+
+    Args:
+        bound: The bound.
+        mean: See `bounded_interval`.
+        sd: See `bounded_interval`.
+        low: See `bounded_interval`.
+        high: See `bounded_interval`.
+        size: See `bounded_interval`.
+    """
+    normal = NormalDist()
+    if low is None or high is None:
+        return normal.cdf((mean - bound) / sd)
+    if bound <= low or bound > high:
+        return float(bound <= low)
+    span = high - low
+    p, wanted = (min(max(mean, low), high) - low) / span, (bound - low) / span
+    count = _equivalent_size(p, min(sd / span, 0.5), size)
+    variance = wanted * (1 - wanted) / count
+    if variance == 0:
+        return float(p >= wanted)
+    return normal.cdf((p - wanted) / math.sqrt(variance))
+
+
 def _equivalent_size(p: float, sd: float, size: int | None) -> float:
     """Return the number of outcomes of 0 and 1 that are as precise; see `bounded_interval`."""
     if size is not None:

@@ -13,37 +13,15 @@ from typing import Any
 
 import numpy as np
 from optuna.study import Study
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
-from optuna_agenttts import storage
-from optuna_agenttts.exceptions import NoEvidenceError, NoTaskError, TaskError
-from optuna_agenttts.planner.evidence import Choices, Evidence
-from optuna_agenttts.planner.feasibility import known_feasibility
-from optuna_agenttts.planner.kernels import Surrogate
-from optuna_agenttts.planner.pools import choices_of
-from optuna_agenttts.planner.posterior import Posterior
-from optuna_agenttts.report.bias import estimate_bias
-from optuna_agenttts.report.intervals import bounded_interval
-from optuna_agenttts.report.ties import (
-    MARGIN,
-    Contender,
-    Tie,
-    Undecided,
-    cheapest_alike,
-    compare,
-    complete_outcomes,
-)
-from optuna_agenttts.study.archive import Archive, is_maximized, log_unreadable
-from optuna_agenttts.study.constraints import constraints_of, violations
-from optuna_agenttts.study.tasks import find_task
+from optuna_agenttts.exceptions import TaskError
+from optuna_agenttts.report.candidates import Candidates
+from optuna_agenttts.report.ties import MARGIN, Contender, Tie, Undecided, compare
 from optuna_agenttts.task.allocation import Allocation
-from optuna_agenttts.task.direction import warn_of_direction
 from optuna_agenttts.task.stage import is_finite
 from optuna_agenttts.task.task import Task
 
-_INFLATION = 1.25
-"""Standard deviation of the winner's value relative to that of the posterior, which does not know
-of the error of the bias. Chosen by the coverage on development landscapes, near 90 %."""
 _LISTED = 10
 """Maximum number of trials listed in the printed text. Chosen by hand."""
 _SHOWN = 3
@@ -177,147 +155,46 @@ def recommend(
     for name, given in (("margin", margin), ("score_sd", score_sd)):
         if given is not None and not (is_finite(given) and given > 0):
             raise TaskError(f"recommend: `{name}` must be finite and above 0, got {given!r}.")
-    trials, evidence, unreadable = _read(study, task)
-    task, scale = evidence.task, evidence.scale
-    surrogate = Surrogate(task, np.random.default_rng(0))
-    keys = _candidates(study, trials, evidence)
-    points = surrogate.points_of(keys)
-    costs = task.feasible.costs_of(points.models, points.samples)
-    mean = Posterior(surrogate, evidence).at(points).mean()
-    outcomes = complete_outcomes(evidence)
-    best = int(np.argmax(mean))
-    best = cheapest_alike(keys, costs, outcomes, best)
-    rates = mean + estimate_bias(surrogate, evidence, points)
-    # No expected score is beyond all that were observed.
-    values = evidence.sign * scale.scores(np.clip(rates, *scale.limits))
-    # The noise as it is; see `LIKELIHOOD_POWER`.
-    exact = Posterior(surrogate, evidence, power=1.0)
+    found = Candidates(study, task, "recommend")
+    task, scale = found.task, found.scale
+    every = np.ones(len(found.keys), dtype=np.bool_)
+    best = found.best(np.flatnonzero(every))
+    values = found.values(found.mean + found.biases([every])[0])
     margin = margin or MARGIN * scale.extent
-    gains = exact.at(points).differences_from(best)
+    gains = found.exact.at(found.points).differences_from(best)
     ties, undecided = compare(
         [
             Contender(
-                allocation=task.allocation(keys[i]),
+                allocation=task.allocation(key),
                 value=float(values[i]),
-                cost=float(costs[i]),
+                cost=float(found.costs[i]),
                 bounds=(float(low), float(high)),
-                outcomes=outcomes.get(keys[i], {}),
+                outcomes=found.outcomes.get(key, {}),
             )
-            for i, low, high in zip(range(len(keys)), *(q * scale.span for q in gains.bounds()))
+            for i, key, low, high in zip(
+                range(len(values)), found.keys, *(q * scale.span for q in gains.bounds())
+            )
         ],
         best,
         margin,
         scale.extent,
     )
-    allocation, value = task.allocation(keys[best]), float(values[best])
+    allocation, value = task.allocation(found.keys[best]), float(values[best])
     return Recommendation(
         params=task.params(allocation),
         allocation=allocation,
         value=value,
-        interval=_interval(evidence, exact, keys[best], value, score_sd),
-        cost=float(costs[best]),
+        interval=found.interval(found.keys[best], value, score_sd),
+        cost=float(found.costs[best]),
         unit=task.cost_model.unit,
         ties=ties,
         undecided=undecided,
         margin=margin,
-        trials=len(evidence.scores),
-        failed=tuple(t.number for t in trials if t.state == TrialState.FAIL),
-        unreadable=unreadable,
-        outliers=evidence.outliers,
+        trials=len(found.evidence.scores),
+        failed=tuple(t.number for t in found.trials if t.state == TrialState.FAIL),
+        unreadable=found.unreadable,
+        outliers=found.evidence.outliers,
     )
-
-
-def _interval(
-    evidence: Evidence, exact: Posterior, winner: Choices, value: float, score_sd: float | None
-) -> tuple[float, float] | None:
-    """Return the interval of the winner's value; see `recommend`."""
-    scale, size = evidence.scale, exact.noise.instances or None
-    if size is not None:
-        point = exact.mixture.surrogate.points_of([winner])
-        score_sd = _INFLATION * scale.span * float(exact.at(point).moments().sd()[0])
-    elif not scale.informative:
-        # Equal scores of an unknown range have no rates, but outcomes that may differ.
-        own = list(complete_outcomes(evidence).get(winner, {}).values())
-        score_sd = float(np.std(own, ddof=1)) / len(own) ** 0.5 if len(own) > 1 else score_sd
-    if not score_sd:
-        return None
-    if scale.bounded:
-        ends = evidence.sign * scale.low, evidence.sign * (scale.low + scale.span)
-        return bounded_interval(value, score_sd, min(ends), max(ends), size=size)
-    low, high = bounded_interval(value, score_sd, None, None)
-    # No mean is beyond all outcomes of hundreds that were observed.
-    seen = [outcome for outcomes in evidence.outcomes for outcome in outcomes.values()]
-    if seen:
-        low, high = max(low, min(*seen, value)), min(high, max(*seen, value))
-    return low, high
-
-
-def _candidates(study: Study, trials: Sequence[FrozenTrial], evidence: Evidence) -> list[Choices]:
-    """Return the allocations to recommend from, in order of trial.
-
-    They are the tried ones that meet the constraints of the study and, as far as there are such,
-    are within the budget and were not only tried by trials that were stopped early.
-
-    Raises:
-        NoEvidenceError: No trial meets the constraints.
-    """
-    keys = choices_of(evidence.models, evidence.samples)
-    found = list(dict.fromkeys(keys))
-    if known := known_feasibility(evidence):
-        # An allocation whose feasibility differs between its trials violates a constraint.
-        found = [key for key in found if known.get(key, False)]
-        if not found:
-            raise NoEvidenceError(_nothing_feasible(study, trials))
-    whole = {key for key, stopped in zip(keys, evidence.stopped) if not stopped}
-    for preferred in (evidence.task.feasible.fits, whole.__contains__):
-        found = [key for key in found if preferred(key)] or found
-    return found
-
-
-def _read(
-    study: Study, task: Task | None
-) -> tuple[Sequence[FrozenTrial], Evidence, tuple[int, ...]]:
-    """Read a study's trials as evidence; see `recommend` for arguments and errors."""
-    if len(study.directions) > 1:
-        raise NoTaskError(
-            f"Study {study.study_name!r} has {len(study.directions)} objectives, and `recommend` "
-            "needs one: use `Study.best_trials` for the Pareto front."
-        )
-    trials = storage.read_trials(study)
-    task = find_task(study, task)
-    if task is None:
-        raise NoTaskError(f"No task is registered on study {study.study_name!r}: pass `task=`.")
-    warn_of_direction(study, task.metric)
-    archive = Archive(task, maximize=is_maximized(study.directions))
-    evidence = archive.read(trials)
-    log_unreadable(study, archive, trials)
-    if all(evidence.stopped):
-        text = f"Study {study.study_name!r} has no completed trial of task {task.name!r}"
-        if evidence.outliers:
-            number, value = evidence.outliers[0]
-            where = "an outlier"
-            if task.metric_range is not None:
-                where = "outside of its `metric_range`, {:g} to {:g}".format(*task.metric_range)
-            text += f" with a usable value: {value:g}, of trial {number}, is {where}"
-        raise NoEvidenceError(f"{text}. Run some trials first.")
-    return trials, evidence, tuple(archive.unreadable)
-
-
-def _nothing_feasible(study: Study, trials: Sequence[FrozenTrial]) -> str:
-    """Describe the trial that violates its constraints least."""
-    violated = {trial.number: violations(constraints_of(trial)) for trial in trials}
-    keys = sorted({key for values in violated.values() for key in values})
-    text = f"No trial of study {study.study_name!r} meets all constraints"
-    if keys:
-        number = min(
-            (number for number, values in violated.items() if values),
-            key=lambda number: sum(violated[number].values()),
-        )
-        excess = ", ".join(f"{key!r} by {value:.4g}" for key, value in violated[number].items())
-        text += (
-            f" ({', '.join(map(repr, keys))}). Trial {number} is the closest and exceeds {excess}"
-        )
-    return f"{text}. Run more trials, or relax the constraints."
 
 
 def _more(others: Sequence[object], what: str) -> list[str]:

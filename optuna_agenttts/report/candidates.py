@@ -1,0 +1,209 @@
+"""Tried allocations to recommend from, with their posterior, values and intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from optuna.study import Study
+from optuna.trial import FrozenTrial
+
+from optuna_agenttts import storage
+from optuna_agenttts.exceptions import NoEvidenceError, NoTaskError
+from optuna_agenttts.planner.evidence import Bools, Choices, Evidence, Floats, Ints
+from optuna_agenttts.planner.feasibility import known_feasibility
+from optuna_agenttts.planner.kernels import Surrogate
+from optuna_agenttts.planner.pools import choices_of
+from optuna_agenttts.planner.posterior import Posterior
+from optuna_agenttts.report.bias import estimate_biases
+from optuna_agenttts.report.intervals import bounded_interval, probability_above
+from optuna_agenttts.report.ties import cheapest_alike, complete_outcomes
+from optuna_agenttts.study.archive import Archive, is_maximized, log_unreadable
+from optuna_agenttts.study.constraints import constraints_of, violations
+from optuna_agenttts.study.tasks import find_task
+from optuna_agenttts.task.direction import warn_of_direction
+from optuna_agenttts.task.task import Task
+
+_INFLATION = 1.25
+"""Standard deviation of the winner's value relative to that of the posterior, which does not know
+of the error of the bias. Chosen by the coverage on development landscapes, near 90 %."""
+
+
+class Candidates:
+    """Tried allocations to recommend from.
+
+    They are those that meet the constraints of the study and, as far as there are such, are within
+    the budget and were not only tried by trials that were stopped early.
+
+    Args:
+        study: A study of one objective.
+        task: The task. Default: the one registered on the study, or one recognized.
+        caller: Name of the calling function, for messages.
+
+    Raises:
+        NoTaskError: The study has no task, or several objectives.
+        NoEvidenceError: No trial is complete, or none meets the constraints of the study.
+    """
+
+    def __init__(self, study: Study, task: Task | None, caller: str) -> None:
+        """See the class."""
+        self.trials, self.evidence, self.unreadable = _read(study, task, caller)
+        self.task, self.scale = self.evidence.task, self.evidence.scale
+        self.surrogate = Surrogate(self.task, np.random.default_rng(0))
+        self.keys = _tried_choices(study, self.trials, self.evidence)
+        self.points = self.surrogate.points_of(self.keys)
+        self.costs = self.task.feasible.costs_of(self.points.models, self.points.samples)
+        self.posterior = Posterior(self.surrogate, self.evidence)
+        self.mean = self.posterior.at(self.points).mean()
+        # The noise as it is; see `LIKELIHOOD_POWER`.
+        self.exact = Posterior(self.surrogate, self.evidence, power=1.0)
+        self.outcomes = complete_outcomes(self.evidence)
+
+    def best(self, among: Ints) -> int:
+        """Return the position of the best of some candidates.
+
+        It has the largest posterior mean, or the same outcomes as that one at the lowest cost.
+
+        Args:
+            among: Positions of the candidates.
+        """
+        keys = [self.keys[position] for position in among.tolist()]
+        winner = int(np.argmax(self.mean[among]))
+        return int(among[cheapest_alike(keys, self.costs[among], self.outcomes, winner)])
+
+    def biases(self, subsets: Sequence[Bools]) -> Floats:
+        """Return the bias of the winner's mean among each subset of the candidates, in rates."""
+        return estimate_biases(self.surrogate, self.evidence, self.points, subsets)
+
+    def values(self, rates: Floats) -> Floats:
+        """Return rates as values of the metric; none is beyond all that were observed."""
+        clipped = np.clip(rates, *self.scale.limits)
+        return self.evidence.sign * self.scale.scores(clipped)
+
+    def interval(
+        self, key: Choices, value: float, score_sd: float | None
+    ) -> tuple[float, float] | None:
+        """Return the interval of an allocation's value.
+
+        Args:
+            key: The allocation.
+            value: Its value.
+            score_sd: Standard deviation of a score, if it is known; see `recommend`.
+
+        Returns:
+            The central 90 % interval, or None if the error of the value is unknown.
+        """
+        sd, size = self._error(key, score_sd)
+        if not sd:
+            return None
+        if self.scale.bounded:
+            scale, sign = self.scale, self.evidence.sign
+            ends = sorted((sign * scale.low, sign * (scale.low + scale.span)))
+            return bounded_interval(value, sd, *ends, size=size)
+        low, high = bounded_interval(value, sd, None, None)
+        # No mean is beyond all outcomes of hundreds that were observed.
+        seen = [outcome for outcomes in self.evidence.outcomes for outcome in outcomes.values()]
+        if seen:
+            low, high = max(low, min(*seen, value)), min(high, max(*seen, value))
+        return low, high
+
+    def probability(
+        self, key: Choices, value: float, bound: float, score_sd: float | None
+    ) -> float | None:
+        """Return the probability that an allocation's score is at least as good as a bound.
+
+        Args:
+            key: The allocation.
+            value: Its value.
+            bound: The bound, in units of the metric.
+            score_sd: See `interval`.
+
+        Returns:
+            The probability by the distribution of the interval; None if there is none.
+        """
+        sd, size = self._error(key, score_sd)
+        if not sd:
+            return None
+        # Higher is better.
+        scale, sign = self.scale, self.evidence.sign
+        ends = (scale.low, scale.low + scale.span) if scale.bounded else (None, None)
+        return probability_above(sign * bound, sign * value, sd, *ends, size=size)
+
+    def _error(self, key: Choices, score_sd: float | None) -> tuple[float | None, int | None]:
+        """Return the standard deviation of a value's error, and the instances it rests on."""
+        size = self.exact.noise.instances or None
+        if size is not None:
+            moments = self.exact.at(self.surrogate.points_of([key])).moments()
+            score_sd = _INFLATION * self.scale.span * float(moments.sd()[0])
+        elif not self.scale.informative:
+            # Equal scores of an unknown range have no rates, but outcomes that may differ.
+            own = list(self.outcomes.get(key, {}).values())
+            score_sd = float(np.std(own, ddof=1)) / len(own) ** 0.5 if len(own) > 1 else score_sd
+        return score_sd, size
+
+
+def _tried_choices(
+    study: Study, trials: Sequence[FrozenTrial], evidence: Evidence
+) -> list[Choices]:
+    """Return the allocations to recommend from, in order of trial; see `Candidates`.
+
+    Raises:
+        NoEvidenceError: No trial meets the constraints.
+    """
+    keys = choices_of(evidence.models, evidence.samples)
+    found = list(dict.fromkeys(keys))
+    if known := known_feasibility(evidence):
+        # An allocation whose feasibility differs between its trials violates a constraint.
+        found = [key for key in found if known.get(key, False)]
+        if not found:
+            raise NoEvidenceError(_nothing_feasible(study, trials))
+    whole = {key for key, stopped in zip(keys, evidence.stopped) if not stopped}
+    for preferred in (evidence.task.feasible.fits, whole.__contains__):
+        found = [key for key in found if preferred(key)] or found
+    return found
+
+
+def _read(
+    study: Study, task: Task | None, caller: str
+) -> tuple[Sequence[FrozenTrial], Evidence, tuple[int, ...]]:
+    """Read a study's trials as evidence; see `Candidates` for arguments and errors."""
+    if len(study.directions) > 1:
+        raise NoTaskError(
+            f"Study {study.study_name!r} has {len(study.directions)} objectives, and `{caller}` "
+            "needs one: use `Study.best_trials` for the Pareto front."
+        )
+    trials = storage.read_trials(study)
+    task = find_task(study, task)
+    if task is None:
+        raise NoTaskError(f"No task is registered on study {study.study_name!r}: pass `task=`.")
+    warn_of_direction(study, task.metric)
+    archive = Archive(task, maximize=is_maximized(study.directions))
+    evidence = archive.read(trials)
+    log_unreadable(study, archive, trials)
+    if all(evidence.stopped):
+        text = f"Study {study.study_name!r} has no completed trial of task {task.name!r}"
+        if evidence.outliers:
+            number, value = evidence.outliers[0]
+            where = "an outlier"
+            if task.metric_range is not None:
+                where = "outside of its `metric_range`, {:g} to {:g}".format(*task.metric_range)
+            text += f" with a usable value: {value:g}, of trial {number}, is {where}"
+        raise NoEvidenceError(f"{text}. Run some trials first.")
+    return trials, evidence, tuple(archive.unreadable)
+
+
+def _nothing_feasible(study: Study, trials: Sequence[FrozenTrial]) -> str:
+    """Describe the trial that violates its constraints least."""
+    violated = {trial.number: violations(constraints_of(trial)) for trial in trials}
+    keys = sorted({key for values in violated.values() for key in values})
+    text = f"No trial of study {study.study_name!r} meets all constraints"
+    if keys:
+        number = min(
+            (number for number, values in violated.items() if values),
+            key=lambda number: sum(violated[number].values()),
+        )
+        excess = ", ".join(f"{key!r} by {value:.4g}" for key, value in violated[number].items())
+        text += (
+            f" ({', '.join(map(repr, keys))}). Trial {number} is the closest and exceeds {excess}"
+        )
+    return f"{text}. Run more trials, or relax the constraints."
