@@ -210,9 +210,12 @@ def _knee(curve: Floats) -> int:
 def _paired(evidence: Evidence) -> list[PairedFact]:
     """Compare, in each stage, the best trial with the best trial of every other model."""
     found = []
+    # Trials that confirm an allocation have other instances.
+    blocks = evidence.block_of_rows()
+    order = [r for r in np.argsort(-evidence.scores, kind="stable").tolist() if not blocks[r]]
     for stage in range(len(evidence.task.stages)):
         best: dict[int, int] = {}
-        for row in np.argsort(-evidence.scores, kind="stable").tolist():
+        for row in order:
             best.setdefault(int(evidence.models[row, stage]), row)
         ranked = sorted(best.values(), key=lambda row: -evidence.scores[row])
         for row in ranked[1:]:

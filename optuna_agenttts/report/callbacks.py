@@ -136,7 +136,9 @@ class StopWhenSettled:
             candidate, left = planner.propose_with_improvement(evidence)
         least, meaning = self._gain, "`gain`"
         if self._worth is not None:
-            instances = max([1, *map(len, evidence.outcomes)])
+            blocks = evidence.block_of_rows().tolist()
+            counts = (len(row) for row, block in zip(evidence.outcomes, blocks) if not block)
+            instances = max([1, *counts])
             cost = instances * task.feasible.cost(candidate.choices)
             least = cost / self._worth
             meaning = f"what the next trial costs, {cost:.3g} {task.cost_model.unit}".rstrip()

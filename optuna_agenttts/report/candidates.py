@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
 
 import numpy as np
 from optuna.study import Study
@@ -58,6 +60,13 @@ class Candidates:
         # The noise as it is; see `LIKELIHOOD_POWER`.
         self.exact = Posterior(self.surrogate, self.evidence, power=1.0)
         self.outcomes = complete_outcomes(self.evidence)
+        blocks = self.evidence.block_of_rows()
+        keys = choices_of(self.evidence.models, self.evidence.samples)
+        self._confirmed = {key for key, block in zip(keys, blocks.tolist()) if block}
+        rows = zip(self.evidence.outcomes, blocks.tolist())
+        self.fresh = frozenset(step for outcomes, block in rows if block for step in outcomes)
+        """Steps of the instances that confirmed allocations."""
+        self._search = _take(self.evidence, np.flatnonzero(blocks == 0))
 
     def best(self, among: Ints) -> int:
         """Return the position of the best of some candidates.
@@ -71,9 +80,25 @@ class Candidates:
         winner = int(np.argmax(self.mean[among]))
         return int(among[cheapest_alike(keys, self.costs[among], self.outcomes, winner)])
 
+    @cached_property
+    def inherited(self) -> Floats:
+        """Share of the bias of the search that each mean has, shape (candidates,).
+
+        Fresh instances chose no allocation to be confirmed, so their outcomes have no bias. The
+        mean weighs the search with the variance that is left of the one before (precisions add
+        up); without confirmations it is the search's.
+        """
+        if not self._confirmed or not len(self._search.scores):
+            return np.full(len(self.keys), float(not self._confirmed))
+        before = Posterior(self.surrogate, self._search).at(self.points).moments()
+        return (self.posterior.at(self.points).moments().sd() / before.sd()) ** 2
+
     def biases(self, subsets: Sequence[Bools]) -> Floats:
-        """Return the bias of the winner's mean among each subset of the candidates, in rates."""
-        return estimate_biases(self.surrogate, self.evidence, self.points, subsets)
+        """Return the bias of the search's winner among each subset of the candidates, in rates.
+
+        A mean has a share of it; see `inherited`.
+        """
+        return estimate_biases(self.surrogate, self._search, self.points, subsets)
 
     def values(self, rates: Floats) -> Floats:
         """Return rates as values of the metric; none is beyond all that were observed."""
@@ -131,8 +156,10 @@ class Candidates:
 
     def _error(self, key: Choices, score_sd: float | None) -> tuple[float | None, int | None]:
         """Return the standard deviation of a value's error, and the instances it rests on."""
-        size = self.exact.noise.instances or None
-        if size is not None:
+        confirmed = key in self._confirmed
+        # Of many fresh instances, the variance is known well.
+        size = None if confirmed else self.exact.noise.instances or None
+        if confirmed or size is not None:
             moments = self.exact.at(self.surrogate.points_of([key])).moments()
             score_sd = _INFLATION * self.scale.span * float(moments.sd()[0])
         elif not self.scale.informative:
@@ -140,6 +167,20 @@ class Candidates:
             own = list(self.outcomes.get(key, {}).values())
             score_sd = float(np.std(own, ddof=1)) / len(own) ** 0.5 if len(own) > 1 else score_sd
         return score_sd, size
+
+
+def _take(evidence: Evidence, rows: Ints) -> Evidence:
+    """Return the evidence of some trials."""
+    return replace(
+        evidence,
+        models=evidence.models[rows],
+        samples=evidence.samples[rows],
+        scores=evidence.scores[rows],
+        shares=evidence.shares[rows],
+        outcomes=tuple(evidence.outcomes[row] for row in rows),
+        stopped=tuple(evidence.stopped[row] for row in rows),
+        blocks=tuple(evidence.blocks[row] for row in rows),
+    )
 
 
 def _tried_choices(

@@ -1,7 +1,8 @@
 """Recommend an allocation, with an interval and cheaper ties.
 
 The best trial of a noisy study is the luckiest one. The recommendation is the tried allocation
-with the highest posterior mean, which weighs each score with those of similar allocations.
+with the highest posterior mean, which weighs each score with those of similar allocations, and
+with the outcomes of fresh instances if there are trials that confirm allocations.
 """
 
 from __future__ import annotations
@@ -159,7 +160,7 @@ def recommend(
     task, scale = found.task, found.scale
     every = np.ones(len(found.keys), dtype=np.bool_)
     best = found.best(np.flatnonzero(every))
-    values = found.values(found.mean + found.biases([every])[0])
+    values = found.values(found.mean + found.biases([every])[0] * found.inherited)
     margin = margin or MARGIN * scale.extent
     gains = found.exact.at(found.points).differences_from(best)
     ties, undecided = compare(
@@ -178,6 +179,7 @@ def recommend(
         best,
         margin,
         scale.extent,
+        found.fresh,
     )
     allocation, value = task.allocation(found.keys[best]), float(values[best])
     return Recommendation(

@@ -10,7 +10,7 @@ proves nothing: on 50 instances an allocation that loses .1 often looks as good.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -138,23 +138,25 @@ class Paired:
 def complete_outcomes(evidence: Evidence) -> dict[Choices, dict[int, float]]:
     """Return the mean outcomes by instance of each allocation, without stopped trials.
 
-    Outcomes are oriented so that higher is better. Allocations are left out if one of their
-    complete trials reported no outcomes.
+    Outcomes are oriented so that higher is better. Those of an allocation's search are left out
+    if one of its complete trials reported none.
     """
+    keys, fresh = choices_of(evidence.models, evidence.samples), evidence.block_of_rows() > 0
+    rows = list(zip(keys, evidence.outcomes, evidence.stopped, fresh.tolist()))
+    without = {
+        (key, block)
+        for key, outcomes, stopped, block in rows
+        if not stopped and not (outcomes and np.isfinite(list(outcomes.values())).all())
+    }
     found: dict[Choices, dict[int, list[float]]] = {}
-    without = set()
-    keys = choices_of(evidence.models, evidence.samples)
-    for key, outcomes, stopped in zip(keys, evidence.outcomes, evidence.stopped):
-        if stopped:
+    for key, outcomes, stopped, block in rows:
+        if stopped or (key, block) in without:
             continue
-        if not outcomes or not np.isfinite(list(outcomes.values())).all():
-            without.add(key)
         for step, outcome in outcomes.items():
             found.setdefault(key, {}).setdefault(step, []).append(evidence.sign * outcome)
     return {
         key: {step: float(np.mean(values)) for step, values in steps.items()}
         for key, steps in found.items()
-        if key not in without
     }
 
 
@@ -182,7 +184,11 @@ def cheapest_alike(
 
 
 def compare(
-    contenders: Sequence[Contender], best: int, margin: float, extent: float
+    contenders: Sequence[Contender],
+    best: int,
+    margin: float,
+    extent: float,
+    fresh: Collection[int] = (),
 ) -> tuple[tuple[Tie, ...], tuple[Undecided, ...]]:
     """Return the cheaper allocations that lose less than a margin, and those that may.
 
@@ -192,6 +198,7 @@ def compare(
         margin: The margin, in units of the metric; 0 if all scores are equal and the range of the
             metric is unknown.
         extent: Width of the range of the metric, which bounds losses.
+        fresh: Steps of instances that confirmed allocations.
 
     Returns:
         Ties, cheapest first, and undecided allocations, smallest bound first. Without outcomes of
@@ -208,8 +215,8 @@ def compare(
         low, high = other.bounds
         loss = min(-min(low, paired.lower), extent)
         facts = other.allocation, other.value, other.cost, loss, paired.shared
-        # No tie rests on fewer instances than the winner.
-        least = max(MIN_SHARED, len(winner.outcomes))
+        # No tie rests on fewer instances than a trial of the search.
+        least = max(MIN_SHARED, len(winner.outcomes.keys() - fresh))
         if loss < margin and paired.shared >= least:
             ties.append(Tie(*facts))
         elif high >= 0 and paired.upper >= 0:

@@ -3,12 +3,13 @@
 import numpy as np
 import optuna
 import pytest
+from core_support import SMALL
 from optuna.storages import InMemoryStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import TrialState
-from study_cases import one_stage, small, trial_of
+from study_cases import draw_outcomes, one_stage, small, trial_of
 
-from optuna_agenttts import storage
+from optuna_agenttts import AgentTTSSampler, recommend, storage
 from optuna_agenttts.study.archive import Archive
 
 FRESH = 1000
@@ -39,9 +40,7 @@ def search_and_confirmation(task, rng, scale=1.0):
 
 def read(task, trials):
     """Return trials as evidence."""
-    study = optuna.create_study(direction="maximize")
-    study.add_trials(trials)
-    return Archive(task, maximize=True).read(study.trials)
+    return Archive(task, maximize=True).read(study_of(trials).trials)
 
 
 @pytest.mark.parametrize("scale", [1.0, 300.0])
@@ -95,3 +94,97 @@ def test_the_mark_of_a_confirmation_is_read_from_every_storage(kind, tmp_path):
     assert blocks == [0, 0, 0, 0, 0, 1, 1]
     if kind == "sqlite":
         place.engine.dispose()
+
+
+def study_of(trials):
+    """Return a study of some trials."""
+    study = optuna.create_study(direction="maximize")
+    study.add_trials(trials)
+    return study
+
+
+def confirmed_study(task, seed, rates, instances=200):
+    """Return a study of six allocations, the three best of which were confirmed in two blocks."""
+    rng = np.random.default_rng(seed)
+    outcomes = draw_outcomes(rng, rates, 50 + 2 * instances)
+    trials = [trial(task, 4 * i + 1, row[:50]) for i, row in enumerate(outcomes)]
+    best = np.argsort(-outcomes[:, :50].mean(axis=1))[:3].tolist()
+    for block in (1, 2):
+        part = slice(50 + (block - 1) * instances, 50 + block * instances)
+        trials += [trial(task, 4 * i + 1, outcomes[i, part], block=block) for i in best]
+    return study_of(trials)
+
+
+def test_fresh_instances_decide_between_what_the_search_cannot():
+    """The luckiest trial of the search is not recommended if it fails on fresh instances."""
+    task = one_stage()
+    rng = np.random.default_rng(0)
+    outcomes = draw_outcomes(rng, [0.3, 0.75, 0.6], 450)
+    outcomes[2, :50] = np.maximum(outcomes[2, :50], outcomes[1, :50])
+    samples = (1, 2, 16)
+    search = [trial(task, *pair) for pair in zip(samples, outcomes[:, :50])]
+    fresh = [trial(task, *pair, block=1) for pair in zip(samples[1:], outcomes[1:, 50:])]
+    before, after = recommend(study_of(search), task), recommend(study_of(search + fresh), task)
+    assert before.allocation["answer"].samples == 16
+    assert after.allocation["answer"].samples == 2
+    assert after.value == pytest.approx(0.75, abs=0.05)
+    assert after.interval[0] < 0.75 < after.interval[1]
+
+
+def test_fresh_instances_show_ties():
+    """A cheaper allocation with the same rate is a tie, on the instances that both saw."""
+    task = one_stage()
+    rng = np.random.default_rng(0)
+    outcomes = draw_outcomes(rng, [0.3, 0.7, 0.7], 850, shared=0.9)
+    # The two good ones differ on few instances.
+    outcomes[2] = np.where(rng.random(850) < 0.97, outcomes[1], 1 - outcomes[1])
+    outcomes[2, :10] = 1.0
+    search = [trial(task, 2 * i + 1, row[:50]) for i, row in enumerate(outcomes)]
+    fresh = [trial(task, 2 * i + 1, outcomes[i, 50:], block=1) for i in (1, 2)]
+    before, after = recommend(study_of(search), task), recommend(study_of(search + fresh), task)
+    assert not before.ties
+    assert [tie.shared for tie in after.ties] == [850]
+
+
+def test_an_interval_narrows_with_fresh_instances():
+    """By about the square root of their number."""
+    task = one_stage()
+    widths = []
+    for instances in (100, 400):
+        found = recommend(confirmed_study(task, 3, [0.5, 0.55, 0.6, 0.6, 0.6, 0.6], instances))
+        widths.append(np.subtract(*found.interval[::-1]))
+    assert 0.4 < widths[1] / widths[0] < 0.7
+
+
+def test_intervals_of_confirmed_allocations_cover():
+    """The 90 % interval holds the true rate of allocations that are hard to tell apart."""
+    task, rates = one_stage(), [0.4, 0.5, 0.55, 0.55, 0.6, 0.6]
+    covered = []
+    for seed in range(40):
+        found = recommend(confirmed_study(task, seed, rates, 60), task)
+        rate = rates[(found.allocation["answer"].samples - 1) // 4]
+        covered.append(found.interval[0] <= rate <= found.interval[1])
+    assert np.mean(covered) >= 0.8
+
+
+def test_outcomes_of_a_confirmation_give_an_interval_where_the_search_reports_none():
+    """Fresh outcomes tell how far a confirmed value may be from the truth."""
+    task = one_stage(metric_range=(0, 1))
+    search = [trial_of(task, small(i), value) for i, value in ((1, 0.3), (2, 0.6), (3, 0.7))]
+    assert recommend(study_of(search), task).interval is None
+    fresh = trial(task, 3, np.tile([1.0, 1.0, 0.0], 60), block=1)
+    low, high = recommend(study_of([*search, fresh]), task).interval
+    assert low < 2 / 3 < high < low + 0.25
+
+
+def test_the_next_trial_of_a_search_ignores_that_scores_of_blocks_differ():
+    """An allocation is not repeated because it has other scores on other instances."""
+    task = one_stage(metric_range=(0, 1))
+    rng = np.random.default_rng(0)
+    search = [trial(task, i, rng.random(12).round()) for i in (1, 3, 5, 8)]
+    fresh = [trial(task, 8, rng.random(40).round(), block=1)]
+    study = study_of(search + fresh)
+    study.sampler = AgentTTSSampler(task, seed=0)
+    for _ in range(4):
+        allocation = task.suggest(study.ask())
+        assert allocation["answer"] not in {(SMALL, i) for i in (1, 3, 5, 8)}
