@@ -102,7 +102,7 @@ def advised_candidate(
         choices = None
     if choices is None or planner.in_opening(evidence):
         return planner.propose(evidence, constraint)
-    default, worth = planner.compare(evidence, [choices], constraint)
+    default, worth, _ = planner.compare(evidence, [choices], constraint)
     if worth[0] >= required_share(evidence):
         reason = planned.candidates[number % ROUND_SIZE].reason
         return Candidate(choices, "agent", reason or "proposed without a reason")
@@ -164,7 +164,7 @@ def task_job(
     def choose(proposals: Sequence[Proposal]) -> Sequence[Proposal]:
         if len(proposals) <= ROUND_SIZE:
             return proposals
-        _, worth = planner.compare(evidence, [proposal.choices for proposal in proposals])
+        worth = planner.compare(evidence, [proposal.choices for proposal in proposals]).worth
         # The posterior selects, but the agent's order stays. On the playground, an agent with
         # access to the full grid took 7.2 trials to its best allocation in its own order and 12.2
         # in the posterior's (means of 20 seeds), which tries the allocations it doubts last.

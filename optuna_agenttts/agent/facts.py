@@ -120,7 +120,7 @@ def fit_facts(planner: NumericalPlanner, evidence: Evidence) -> Facts:
     # The noise as it is: the tables state standard deviations.
     posterior = Posterior(planner.surrogate, planner.with_experience(evidence), power=1.0)
     everything = pool = planner.pool(evidence).points
-    feasibility = Feasibility.of(evidence, planner.surrogate)
+    feasibility = Feasibility(evidence, planner.surrogate) if evidence.constraints else None
     if feasibility is not None:
         pool = pool.take(feasibility.likely(pool, np.arange(len(pool))))
     mean = posterior.at(pool).mean()

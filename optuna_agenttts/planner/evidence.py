@@ -7,8 +7,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,6 +87,16 @@ class Evidence:
         blocks = np.zeros(len(self.scores), dtype=np.int64)
         blocks[: len(self.blocks)] = self.blocks
         return blocks
+
+    def take(self, rows: Ints) -> Evidence:
+        """Return the evidence with only some of the observed trials, by position."""
+        taken: dict[str, Any] = {}
+        for name in ("models", "samples", "scores", "shares"):
+            taken[name] = getattr(self, name)[rows]
+        for name in ("numbers", "origins", "outcomes", "stopped", "blocks"):
+            values = getattr(self, name)
+            taken[name] = tuple(values[row] for row in rows.tolist() if row < len(values))
+        return replace(self, **taken)
 
     @classmethod
     def empty(cls, task: Task) -> Evidence:

@@ -24,9 +24,9 @@ import numpy as np
 from optuna_agenttts.planner.evidence import Bools, Choices, Evidence, Floats, Ints
 from optuna_agenttts.planner.kernels import Points, Surrogate
 from optuna_agenttts.planner.mixture import normal_cdf
+from optuna_agenttts.planner.observations import first_and_spread
 from optuna_agenttts.planner.pools import choices_of
 from optuna_agenttts.task.feasible import FeasibleSet
-from optuna_agenttts.task.task import Task
 
 _WEIGHT_SDS = (0.3, 1.0)
 """Standard deviations of the weights of features to average over, in units of the scale. Chosen by
@@ -71,18 +71,14 @@ class Feasibility:
         """True for allocations that are known to be feasible."""
         choices = [choices for choices, _ in evidence.constraints]
         keys = sorted({key for _, values in evidence.constraints for key in values})
-        features = _Features(evidence.task)
+        feasible = evidence.task.feasible
+        tables = [_stage_features(feasible, stage) for stage in range(len(feasible.costs))]
         self._posteriors = []
         for key in keys:
             values = [values.get(key, math.nan) for _, values in evidence.constraints]
             # A constraint that never varied and was always met excludes nothing.
             if values[0] > 0 or any(value != values[0] for value in values):
-                self._posteriors.append(_Values(choices, np.array(values), surrogate, features))
-
-    @classmethod
-    def of(cls, evidence: Evidence, surrogate: Surrogate) -> Feasibility | None:
-        """Return the posterior, or None if no trial of the study has constraints."""
-        return cls(evidence, surrogate) if evidence.constraints else None
+                self._posteriors.append(_Values(choices, np.array(values), surrogate, tables))
 
     def log_probability(self, points: Points) -> Floats:
         """Return the logarithm of the probability that allocations meet all constraints.
@@ -155,31 +151,21 @@ def worst_violations(evidence: Evidence) -> dict[Choices, dict[str, float]]:
     return worst
 
 
-class _Features:
-    """Features of allocations that add up over the stages.
-
-    For each stage, the share of the budget that it costs; and samples, ln(samples) and a constant,
-    each for all models together and for each model.
-
-    Args:
-        task: The task.
-    """
-
-    def __init__(self, task: Task) -> None:
-        """See the class."""
-        self._tables = [_stage_features(task.feasible, stage) for stage in range(len(task.stages))]
-
-    def __call__(self, models: Ints, samples: Ints) -> Floats:
-        """Return the features, shape (allocations, features)."""
-        parts = [
-            table[models[:, stage], samples[:, stage] - 1]
-            for stage, table in enumerate(self._tables)
-        ]
-        return np.concatenate([np.ones((len(models), 1)), *parts], axis=1)
+def _features(tables: Sequence[Floats], points: Points) -> Floats:
+    """Return features of allocations that add up over the stages, and a constant."""
+    parts = [
+        table[points.models[:, stage], points.samples[:, stage] - 1]
+        for stage, table in enumerate(tables)
+    ]
+    return np.concatenate([np.ones((len(points), 1)), *parts], axis=1)
 
 
 def _stage_features(feasible: FeasibleSet, stage: int) -> Floats:
-    """Return the features of a stage, shape (models, samples, features)."""
+    """Return the features of a stage, shape (models, samples, features).
+
+    They are the share of the budget that it costs; and samples, ln(samples) and a constant, each
+    for all models together and for each model.
+    """
     costs = np.stack(list(feasible.costs[stage]))
     others = feasible.cheapest_cost - costs[:, 0].min()
     most = np.array(
@@ -230,7 +216,7 @@ class _Values:
         choices: Allocations of the trials.
         values: Values of the constraint, shape (trials,); NaN for trials without it.
         surrogate: The surrogate.
-        features: Features of the linear part.
+        tables: Features of each stage; see `_stage_features`.
     """
 
     def __init__(
@@ -238,10 +224,10 @@ class _Values:
         choices: Sequence[Choices],
         values: Floats,
         surrogate: Surrogate,
-        features: _Features,
+        tables: Sequence[Floats],
     ) -> None:
         """Condition on the values."""
-        self._surrogate, self._features = surrogate, features
+        self._surrogate, self._tables = surrogate, tables
         finite = np.abs(values[np.isfinite(values) & (values != 0)])
         middle = float(np.median(finite)) if len(finite) else 1.0
         largest = float(finite.max(initial=middle))
@@ -254,7 +240,7 @@ class _Values:
         kept = _subsample(np.bincount(group, weights=values) / counts)
         allocations = allocations[kept]
         self._points = surrogate.points(allocations[..., 0], allocations[..., 1])
-        self._observed = features(self._points.models, self._points.samples)
+        self._observed = _features(tables, self._points)
         residuals = surrogate.residual_kernels(self._points, self._points)
         fitted = []
         for warped in (False, True):
@@ -269,7 +255,9 @@ class _Values:
             fitted += self._fit(
                 means[kept], counts[kept], unsure[kept], noises, residuals, jacobian
             )
-        self._components = _most_probable(fitted)
+        best = sorted(fitted, key=lambda pair: -pair[0])[:_MAX_COMPONENTS]
+        total = np.logaddexp.reduce([log for log, _ in best])
+        self._components = [(log - total, component) for log, component in best]
 
     def _fit(
         self,
@@ -315,7 +303,7 @@ class _Values:
 
     def log_probability(self, points: Points) -> Floats:
         """Return the logarithm of the probability that the next value at allocations is <= 0."""
-        features = self._features(points.models, points.samples)
+        features = _features(self._tables, points)
         low_rank, own = features @ self._observed.T, np.einsum("nf,nf->n", features, features)
         residuals = self._surrogate.residual_kernels(points, self._points)
         total = np.full(len(points), -np.inf)
@@ -349,16 +337,6 @@ def _noise_sds(spread: Floats, repeats: int) -> tuple[float, ...]:
     return (pooled, *larger)
 
 
-def _most_probable(
-    fitted: Sequence[tuple[float, _Component]],
-) -> list[tuple[float, _Component]]:
-    """Return the most probable components with the logarithms of their weights."""
-    best = sorted(fitted, key=lambda pair: -pair[0])[:_MAX_COMPONENTS]
-    logs = np.array([log for log, _ in best])
-    logs -= np.logaddexp.reduce(logs)
-    return [(log, component) for log, (_, component) in zip(logs.tolist(), best)]
-
-
 def _subsample(means: Floats) -> Ints:
     """Return the positions of at most `_MAX_OBSERVATIONS` means.
 
@@ -367,10 +345,9 @@ def _subsample(means: Floats) -> Ints:
     if len(means) <= _MAX_OBSERVATIONS:
         return np.arange(len(means))
     order = np.argsort(np.abs(means), kind="stable")
-    closest, rest = order[: _MAX_OBSERVATIONS // 2], order[_MAX_OBSERVATIONS // 2 :]
-    rest = rest[np.argsort(means[rest], kind="stable")]
-    spread = np.linspace(0, len(rest) - 1, _MAX_OBSERVATIONS - len(closest)).astype(np.int64)
-    return np.sort(np.concatenate([closest, rest[spread]]))
+    rest = order[_MAX_OBSERVATIONS // 2 :]
+    order[_MAX_OBSERVATIONS // 2 :] = rest[np.argsort(means[rest], kind="stable")]
+    return np.sort(first_and_spread(order, _MAX_OBSERVATIONS))
 
 
 def _log_normal_cdf(z: Floats) -> Floats:

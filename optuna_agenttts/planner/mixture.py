@@ -125,13 +125,8 @@ class Component:
     whitener: Floats
     whitened: Floats
 
-    @property
-    def alpha(self) -> Floats:
-        """See the module's notation."""
-        alpha: Floats = self.whitener.T @ self.whitened
-        return alpha
 
-
+@dataclass(frozen=True, slots=True)
 class Mixture:
     """Rates of allocations given observed ones.
 
@@ -139,14 +134,13 @@ class Mixture:
         surrogate: The prior.
         observed: The observed allocations.
         components: The components.
+        weights: Their weights, shape (components,).
     """
 
-    def __init__(
-        self, surrogate: Surrogate, observed: Points, components: Sequence[Component]
-    ) -> None:
-        """See the class."""
-        self.surrogate, self.observed, self.components = surrogate, observed, components
-        self.weights = np.array([component.weight for component in components])
+    surrogate: Surrogate
+    observed: Points
+    components: Sequence[Component]
+    weights: Floats
 
     @classmethod
     def condition(
@@ -194,7 +188,7 @@ class Mixture:
             makers[i](float(weights[i]), np.asarray(np.linalg.inv(cholesky[i])), whitened[i])
             for i in kept.tolist()
         ]
-        return cls(surrogate, observed, components)
+        return cls(surrogate, observed, components, weights[kept])
 
 
 @dataclass(frozen=True)
@@ -258,7 +252,7 @@ class View:
         # multiplied once.
         alphas = np.zeros((len(LENGTH_SCALES), len(observed)))
         for component in self.mixture.components:
-            index, alpha = component.prior, component.alpha
+            index, alpha = component.prior, component.whitener.T @ component.whitened
             projected = observed.roots[index] @ alpha
             chain = self.points.means[index] + projected @ self.points.roots[index]
             total += component.weight * chain

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -28,6 +29,7 @@ from optuna_agenttts.planner.evidence import (
 from optuna_agenttts.planner.feasibility import Feasibility
 from optuna_agenttts.planner.kernels import Points, Surrogate
 from optuna_agenttts.planner.mixture import View
+from optuna_agenttts.planner.observations import first_and_spread
 from optuna_agenttts.planner.opening import untried_models, with_most_untried
 from optuna_agenttts.planner.pools import SEED, Pool, Pools, choices_of
 from optuna_agenttts.planner.posterior import Posterior
@@ -53,6 +55,22 @@ _EQUAL_SCORES = 8
 hand."""
 _MIN_IMPROVEMENT = 1e-12
 """Avoids a division by zero where no allocation has an expected improvement, in rates."""
+
+
+class Comparison(NamedTuple):
+    """Proposal of an allocation, and what others are worth.
+
+    Args:
+        proposal: The allocation with the largest knowledge gradient.
+        worth: Expected improvement of each alternative as a share of the largest one in the pool,
+            shape (alternatives,). All ones before the first score.
+        improvement: Largest expected improvement over the incumbent, in units of the scores;
+            infinite before the first score of a feasible allocation.
+    """
+
+    proposal: Candidate
+    worth: Floats
+    improvement: float
 
 
 class NumericalPlanner:
@@ -92,24 +110,17 @@ class NumericalPlanner:
         earlier = self._experience
         if earlier is None:
             return evidence
-        known = evidence.scale.bounded
+        known, none = evidence.scale.bounded, np.zeros(0, dtype=np.int64)
         if not evidence.scale.informative:
             # Scores that are all equal have no scale that the earlier ones could be mapped to.
-            evidence = _without_rows(replace(evidence, scale=Scale.of(earlier.scores)))
+            evidence = replace(evidence.take(none), scale=Scale.of(earlier.scores))
         scores = earlier.scores.copy()
         for study in np.unique(earlier.studies) if len(evidence.scores) else ():
             rows = earlier.studies == study
-            alone = replace(
-                evidence,
-                models=earlier.models[rows],
-                samples=earlier.samples[rows],
-                scores=scores[rows],
-                shares=np.ones(int(rows.sum())),
-                pending=(),
-                outcomes=(),
-                blocks=(),
-                scale=evidence.scale if known else Scale.of(scores[rows]),
-            )
+            scale = evidence.scale if known else Scale.of(scores[rows])
+            alone = replace(evidence.take(none), scale=scale)
+            parts = earlier.models[rows], earlier.samples[rows], scores[rows]
+            alone = _with_rows(alone, *parts, share=1.0)
             posterior = Posterior(self.surrogate, alone)
             points = self.surrogate.points(evidence.models, evidence.samples)
             gaps = evidence.scale.rates(evidence.scores) - posterior.at(points).mean()
@@ -140,45 +151,22 @@ class NumericalPlanner:
     def compare(
         self,
         evidence: Evidence,
-        choices: Sequence[Choices],
+        choices: Sequence[Choices] = (),
         constraint: Constraint | None = None,
-    ) -> tuple[Candidate, Floats]:
+    ) -> Comparison:
         """Propose the next allocation after the opening and evaluate alternatives.
 
         Args:
             evidence: The evidence.
             choices: The alternatives.
             constraint: Allocations that the trial can take.
-
-        Returns:
-            The allocation with the largest knowledge gradient; and the expected improvement of
-            each alternative as a share of the largest one in the pool, shape (alternatives,). All
-            ones before the first score.
         """
-        proposal, worth, _ = self._after_opening(evidence, constraint or Constraint(), choices)
-        return proposal, worth
-
-    def propose_with_improvement(self, evidence: Evidence) -> tuple[Candidate, float]:
-        """Propose the next allocation after the opening, and return the largest improvement.
-
-        Args:
-            evidence: The evidence.
-
-        Returns:
-            The allocation; and the largest expected improvement over the incumbent, in units of
-            the scores, infinite before the first score of a feasible allocation.
-        """
-        proposal, _, improvement = self._after_opening(evidence, Constraint())
-        return proposal, improvement
-
-    def _after_opening(
-        self, evidence: Evidence, constraint: Constraint, alternatives: Sequence[Choices] = ()
-    ) -> tuple[Candidate, Floats, float]:
+        constraint = constraint or Constraint()
         pool, rows = self._pools.rows(evidence, constraint)
         repeated = None
         if not constraint.fixed and _has_differing_repeats(evidence):
             repeated = constraint.ranges or evidence.ranges or Ranges.all_of(self.task.feasible)
-        return self._maximize(evidence, pool, rows, alternatives, repeated)
+        return self._maximize(evidence, pool, rows, choices, repeated)
 
     def propose(self, evidence: Evidence, constraint: Constraint | None = None) -> Candidate:
         """Propose the next allocation.
@@ -219,7 +207,7 @@ class NumericalPlanner:
             pool, rows = self._pools.rows(evidence, constraint)
             rows = rows[with_most_untried(pool.points.models[rows], untried)]
         if untried and len(rows):
-            chosen = self._maximize(evidence, pool, rows)[0]
+            chosen = self._maximize(evidence, pool, rows).proposal
             names = [
                 f"{self.task.stages[s].models[m].name} in {self.task.stages[s].name}"
                 for s, m in sorted(untried)
@@ -227,7 +215,7 @@ class NumericalPlanner:
             ]
             reason = f"first look at {', '.join(names)}; {chosen.reason}"
             return replace(chosen, origin="opening", reason=reason)
-        return self._after_opening(evidence, constraint)[0]
+        return self.compare(evidence, (), constraint).proposal
 
     def _maximize(
         self,
@@ -236,7 +224,7 @@ class NumericalPlanner:
         rows: Ints,
         alternatives: Sequence[Choices] = (),
         repeated: Ranges | None = None,
-    ) -> tuple[Candidate, Floats, float]:
+    ) -> Comparison:
         """Maximize the knowledge gradient.
 
         Args:
@@ -246,11 +234,8 @@ class NumericalPlanner:
             alternatives: See `compare`.
             repeated: Observed allocations within these ranges may be measured again; None for
                 none.
-
-        Returns:
-            The proposal; see `compare` and `propose_with_improvement` for the rest.
         """
-        feasibility = Feasibility.of(evidence, self.surrogate)
+        feasibility = Feasibility(evidence, self.surrogate) if evidence.constraints else None
         if feasibility is not None:
             rows = feasibility.likely(pool.points, rows)
         evidence = self.with_experience(evidence)
@@ -259,11 +244,11 @@ class NumericalPlanner:
             reason = "best guess before two different scores"
             guess = Candidate(pool.keys[best], "numerical", reason)
             left = 0.0 if len(evidence.scores) >= _EQUAL_SCORES else float("inf")
-            return guess, np.ones(len(alternatives)), left
+            return Comparison(guess, np.ones(len(alternatives)), left)
         imputed = _impute_pending(evidence, self.surrogate)
         eligible = None if feasibility is None else feasibility.eligible(imputed)
         posterior = Posterior(self.surrogate, imputed, eligible=eligible)
-        kernels = pool.kernels.of(posterior.observed)
+        kernels = pool.kernels(posterior.observed)
         view = _shortlist(posterior.at(pool.points, kernels), rows)
         improvement = expected_improvement(view, posterior.incumbents)
         if feasibility is not None:
@@ -291,7 +276,7 @@ class NumericalPlanner:
         largest = float(improvement.max())
         worth = worth / max(largest, _MIN_IMPROVEMENT)
         found = feasibility is None or feasibility.found
-        return proposal, worth, largest * scale.span if found else float("inf")
+        return Comparison(proposal, worth, largest * scale.span if found else float("inf"))
 
 
 def _shortlist(view: View, positions: Ints) -> View:
@@ -305,9 +290,7 @@ def _shortlist(view: View, positions: Ints) -> View:
     if len(positions) <= size:
         return view.take(positions)
     order = np.argsort(-view.mean()[positions], kind="stable")
-    best, others = order[: size // 2], order[size // 2 :]
-    spread = others[np.linspace(0, len(others) - 1, size - size // 2).astype(np.int64)]
-    return view.take(positions[np.concatenate([best, spread])])
+    return view.take(positions[first_and_spread(order, size)])
 
 
 def _impute_pending(evidence: Evidence, surrogate: Surrogate) -> Evidence:
@@ -319,21 +302,6 @@ def _impute_pending(evidence: Evidence, surrogate: Surrogate) -> Evidence:
     fantasies = posterior.scale.scores(posterior.at(pending).mean())
     imputed = _with_rows(evidence, pending.models, pending.samples, fantasies, share=1.0)
     return replace(imputed, pending=())
-
-
-def _without_rows(evidence: Evidence) -> Evidence:
-    """Return evidence without observations."""
-    none = Evidence.empty(evidence.task)
-    return replace(
-        evidence,
-        models=none.models,
-        samples=none.samples,
-        scores=none.scores,
-        shares=none.shares,
-        outcomes=(),
-        stopped=(),
-        blocks=(),
-    )
 
 
 def _with_rows(
@@ -356,14 +324,8 @@ def _has_differing_repeats(evidence: Evidence) -> bool:
     same allocation. Repeating one is informative only if the study shows that scores are random.
     """
     whole = (evidence.shares >= 1) & (evidence.block_of_rows() == 0)
-    known: dict[Choices, float] = {}
-    for key, score in zip(
-        choices_of(evidence.models[whole], evidence.samples[whole]),
-        evidence.scores[whole].tolist(),
-    ):
-        if known.setdefault(key, score) != score:
-            return True
-    return False
+    keys = choices_of(evidence.models[whole], evidence.samples[whole])
+    return len(set(zip(keys, evidence.scores[whole].tolist()))) > len(set(keys))
 
 
 def _best_observed(posterior: Posterior, evidence: Evidence, ranges: Ranges) -> Points:

@@ -87,8 +87,13 @@ def _subsample(means: Floats, eligible: Bools, fresh: Bools) -> Ints:
     search = np.flatnonzero(~fresh)
     if len(search) <= _MAX_OBSERVATIONS:
         return np.arange(len(means))
-    best = _MAX_OBSERVATIONS // 2
     order = search[np.lexsort((-means[search], ~eligible[search]))]
-    rest = order[best:]
-    spread = np.linspace(0, len(rest) - 1, _MAX_OBSERVATIONS - best).astype(np.int64)
-    return np.sort(np.concatenate([np.flatnonzero(fresh), order[:best], rest[spread]]))
+    kept = first_and_spread(order, _MAX_OBSERVATIONS)
+    return np.sort(np.concatenate([np.flatnonzero(fresh), kept]))
+
+
+def first_and_spread(order: Ints, size: int) -> Ints:
+    """Return `size` positions: half are the first, half are evenly spread over the others."""
+    first, others = order[: size // 2], order[size // 2 :]
+    spread = np.linspace(0, len(others) - 1, size - len(first)).astype(np.int64)
+    return np.concatenate([first, others[spread]])

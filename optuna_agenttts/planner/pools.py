@@ -59,33 +59,22 @@ class Pool:
             models, samples = ranges.decode(models, samples)
         self.points = surrogate.points(models, samples)
         self.keys = choices_of(models, samples)
-        self.kernels = KernelCache(surrogate, self.points)
+        self._surrogate = surrogate
+        self._cache: dict[Choices, list[Floats]] = {}
         self.thinned = len(models) >= size // 2
 
+    def kernels(self, observed: Points) -> list[Floats]:
+        """Return the residual kernels with observed allocations for each of `LENGTH_SCALES`.
 
-class KernelCache:
-    """Cache of the residual kernels of the pool with observed allocations.
-
-    Args:
-        surrogate: The surrogate.
-        pool: The pool.
-    """
-
-    def __init__(self, surrogate: Surrogate, pool: Points) -> None:
-        """See the class."""
-        self._surrogate, self._pool = surrogate, pool
-        self._cache: dict[Choices, list[Floats]] = {}
-
-    def of(self, observed: Points) -> list[Floats]:
-        """Return the kernels, shape (pool, observed), for each of `LENGTH_SCALES`."""
+        They are cached, and of shape (pool, observed).
+        """
         keys = choices_of(observed.models, observed.samples)
         missing = [i for i, key in enumerate(keys) if key not in self._cache]
         if missing:
             if len(self._cache) > _CACHED_KERNELS:
                 self._cache, missing = {}, list(range(len(keys)))
-            kernels = self._surrogate.residual_kernels(
-                self._pool, observed.take(np.array(missing))
-            )
+            others = observed.take(np.array(missing))
+            kernels = self._surrogate.residual_kernels(self.points, others)
             for column, i in enumerate(missing):
                 self._cache[keys[i]] = [kernel[:, column].copy() for kernel in kernels]
         columns = [self._cache[key] for key in keys]

@@ -127,19 +127,9 @@ def log_sizes(task: Task) -> tuple[Floats, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Curves:
-    """Draws of the chain prior.
+    """Draws of the chain prior: the symbols of the module's notation.
 
-    Args:
-        log_sizes: Sizes of each stage's models in decades; see `log_sizes`.
-        level: Shape (draws,).
-        effects: For each stage, shape (draws, models).
-        slope: Shape (draws, stages), like all fields that follow.
-        gain: See the module's notation.
-        peak: See the module's notation.
-        decline: See the module's notation.
-        widening: See the module's notation.
-        influence: See the module's notation.
-        advance: See the module's notation.
+    `log_sizes` are those of the function; `effects` has one array for each stage.
     """
 
     log_sizes: tuple[Floats, ...]

@@ -133,7 +133,7 @@ class StopWhenSettled:
             planner = planners.get(task)
             if planner.in_opening(evidence):
                 return
-            candidate, left = planner.propose_with_improvement(evidence)
+            candidate, _, left = planner.compare(evidence)
         least, meaning = self._gain, "`gain`"
         if self._worth is not None:
             blocks = evidence.block_of_rows().tolist()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -66,7 +65,7 @@ class Candidates:
         rows = zip(self.evidence.outcomes, blocks.tolist())
         self.fresh = frozenset(step for outcomes, block in rows if block for step in outcomes)
         """Steps of the instances that confirmed allocations."""
-        self._search = _take(self.evidence, np.flatnonzero(blocks == 0))
+        self._search = self.evidence.take(np.flatnonzero(blocks == 0))
 
     def best(self, among: Ints) -> int:
         """Return the position of the best of some candidates.
@@ -167,20 +166,6 @@ class Candidates:
             own = list(self.outcomes.get(key, {}).values())
             score_sd = float(np.std(own, ddof=1)) / len(own) ** 0.5 if len(own) > 1 else score_sd
         return score_sd, size
-
-
-def _take(evidence: Evidence, rows: Ints) -> Evidence:
-    """Return the evidence of some trials."""
-    return replace(
-        evidence,
-        models=evidence.models[rows],
-        samples=evidence.samples[rows],
-        scores=evidence.scores[rows],
-        shares=evidence.shares[rows],
-        outcomes=tuple(evidence.outcomes[row] for row in rows),
-        stopped=tuple(evidence.stopped[row] for row in rows),
-        blocks=tuple(evidence.blocks[row] for row in rows),
-    )
 
 
 def _tried_choices(

@@ -108,7 +108,7 @@ def grouped(evidence):
     Returns:
         Positions of the trials of each group. The first trial's allocation represents the group.
     """
-    blocks = evidence.blocks or [0] * len(evidence.scores)
+    blocks = [*evidence.blocks, *[0] * len(evidence.scores)]
     for step in (None, 0.1, 0.2, 0.4):
         groups = {}
         for row, (model, number) in enumerate(zip(evidence.models, evidence.samples)):
@@ -188,7 +188,8 @@ def errors_of(evidence, groups, similarity):
     common, near = outcome_correlations(table, mean, sd, similarity)
     correlation = common + near * similarity
     np.fill_diagonal(correlation, 1.0)
-    search = [g for g in informed if not (evidence.blocks and evidence.blocks[groups[g][0]])]
+    blocks = [*evidence.blocks, *[0] * len(evidence.scores)]
+    search = [g for g in informed if not blocks[groups[g][0]]]
     known = seen[search].any(axis=0)
     whole = [g for g in search if seen[g].sum() == known.sum()]
     # The error of a corrected mean is a weighted sum of deviations of single outcomes.

@@ -237,8 +237,8 @@ def test_knowledge_gradient_agrees_under_correlated_noise(stages):
 
 def with_noise(posterior, noise):
     """Set the noise that the posterior expects of a new trial."""
-    mixture = posterior.mixture
-    mixture.components = [replace(component, noise=noise) for component in mixture.components]
+    components = [replace(part, noise=noise) for part in posterior.mixture.components]
+    posterior.mixture = replace(posterior.mixture, components=components)
     return posterior
 
 

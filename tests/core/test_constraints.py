@@ -392,11 +392,11 @@ def test_gain_is_over_the_best_feasible_trial():
     for constraints in ([-1.0], [1.0]):
         rows = [(at(9, 9), 0.6, constraints), (at(3, 3), 0.2, [-1.0]), (at(1, 2), 0.2, [-1.0])]
         evidence = Archive(TASK, maximize=True).read(study_of(rows).trials)
-        gains.append(PLANNER.propose_with_improvement(evidence)[1])
+        gains.append(PLANNER.compare(evidence).improvement)
     assert gains[1] > gains[0]
     rows = [(at(9, 9), 0.6, [1.0]), (at(3, 3), 0.2, [1.0])]
     evidence = Archive(TASK, maximize=True).read(study_of(rows).trials)
-    assert PLANNER.propose_with_improvement(evidence)[1] == math.inf
+    assert PLANNER.compare(evidence).improvement == math.inf
 
 
 def test_search_settles_with_constraints():
@@ -417,9 +417,9 @@ def test_proposals_of_the_agent_are_weighed_by_their_feasibility():
     study = search(RandomSampler(seed=0), KINDS["memory"], n_trials=25)
     evidence = Archive(TASK, maximize=True).read(study.trials)
     choices = [tuple(TASK.choices(at(2, 20, large=True))), tuple(TASK.choices(at(40, 20)))]
-    _, worth = PLANNER.compare(evidence, choices)
+    worth = PLANNER.compare(evidence, choices).worth
     assert worth[0] < 0.1 < worth[1]
-    _, without = PLANNER.compare(replace(evidence, constraints=()), choices)
+    without = PLANNER.compare(replace(evidence, constraints=()), choices).worth
     assert without[0] > without[1]
 
 
