@@ -1,0 +1,1 @@
+"""Confirmation: the best allocations of a search, compared on fresh instances."""
