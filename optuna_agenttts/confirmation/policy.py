@@ -21,11 +21,12 @@ correlated normal beliefs, INFORMS Journal on Computing 21, pp. 599-613.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from optuna_agenttts.planner.evidence import Floats, Ints
+from optuna_agenttts.planner.mixture import factor, normal_cdf
 
 LOOKS = 4
 """Blocks of fresh instances, at most. After each, allocations that cannot win are left out."""
@@ -36,6 +37,14 @@ _DRAWS = 256
 """Draws of expectations; as many again are their mirror images. Chosen by hand."""
 _MIN_GAIN = 2e-4
 """Expected gain, in rates, below which a choice is decided. Chosen by hand."""
+_MARGIN = 0.05
+"""Loss, in rates, below which a cheaper allocation is as good: the default margin of ties."""
+_PROBABLE = 0.6
+"""Least probability of that, to take a cheaper allocation along. Chosen by hand."""
+_CHEAPER = 0.75
+"""Price of a cheaper allocation, as a share of that of the best one, at most. Chosen by hand."""
+_MIN_VARIANCE = 1e-10
+"""Lower bound of variances, in rates squared, against rounding below zero."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,21 +62,26 @@ class Belief:
     noise: Floats
 
     def change(self, positions: Ints, instances: float) -> Floats:
-        """Return the covariance of the change of the means by a block of fresh instances.
+        """Return a root of the covariance of the change of the means by a block.
 
         Args:
             positions: The allocations of the block.
-            instances: Number of instances.
+            instances: Number of instances, above 0.
+
+        Returns:
+            A root of shape (allocations, len(positions)): the covariance is root @ root.T.
         """
         own = np.ix_(positions, positions)
-        observed = self.covariance[own] + self.noise[own] / instances
-        cross = self.covariance[:, positions]
-        return np.asarray(cross @ np.linalg.solve(observed, cross.T))
+        cholesky = factor(self.covariance[own] + self.noise[own] / instances)
+        return np.asarray(np.linalg.solve(cholesky, self.covariance[positions]).T)
 
-    def after(self, positions: Ints, instances: float) -> Belief:
-        """Return the belief after a block, as far as it is known before: with the same means."""
-        covariance = self.covariance - self.change(positions, instances)
-        return Belief(self.means, covariance, self.noise)
+    def after(self, change: Floats) -> Belief:
+        """Return the belief after a change of the means, with the means that are expected.
+
+        Args:
+            change: Root of the covariance of the change; see `change`.
+        """
+        return Belief(self.means, self.covariance - change @ change.T, self.noise)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +93,14 @@ class Limits:
         costs: Cost of one instance of each allocation in terms of each limit, shape (limits,
             allocations).
         fresh: Number of fresh instances that are left.
+        prices: Cost of one instance of each allocation in units of the task's cost model, shape
+            (allocations,), to tell which ones are cheaper. None takes no cheaper one along.
     """
 
     left: Floats
     costs: Floats
     fresh: int
+    prices: Floats | None = None
 
     def instances(self, positions: Ints) -> int:
         """Return the number of instances that some allocations can run on."""
@@ -109,30 +126,31 @@ class Block:
 
 def chances(belief: Belief) -> Floats:
     """Return the probability that each allocation is the best, shape (allocations,)."""
-    best = _draws(belief.means, belief.covariance).argmax(axis=1)
+    values, vectors = np.linalg.eigh(belief.covariance)
+    root = vectors * np.sqrt(np.maximum(values, 0.0))
+    best = _draws(belief.means, root).argmax(axis=1)
     return np.bincount(best, minlength=len(belief.means)) / len(best)
 
 
 def contenders(belief: Belief, limits: Limits) -> Block:
     """Return the allocations that are worth confirming with all that is left.
 
-    They are the ones with the largest chances of being best, as many as make the expected rate
-    of the recommendation largest: of few, the best may be missing, and many leave few instances
-    for each.
+    They are the ones with the largest chances of being the best, as many as make the expected rate
+    of the recommendation largest: among few, the best may be missing, and many leave few
+    instances for each.
 
     Args:
         belief: Belief in the tried allocations.
         limits: What is left.
     """
     order = np.lexsort((-belief.means, -chances(belief)))
-    now = float(belief.means.max())
     best = Block(order[:1], 0, 0.0)
     for count in range(2, min(_MOST, len(order)) + 1):
         positions = order[:count]
         instances = limits.instances(positions)
         if instances < 1:
             break
-        gain = _expected_best(belief, belief.change(positions, instances)) - now
+        gain = _expected_gain(belief.means, belief.change(positions, instances))
         if gain > best.gain:
             best = Block(positions, instances, gain)
     return best
@@ -149,7 +167,8 @@ def next_block(belief: Belief, limits: Limits, looks: int = LOOKS) -> Block | No
     found = contenders(belief, limits)
     if looks < 1 or found.gain < _MIN_GAIN:
         return None
-    return Block(found.positions, max(1, found.instances // looks), found.gain)
+    positions = _with_cheaper(belief, limits, found.positions)
+    return Block(positions, max(1, limits.instances(positions) // looks), found.gain)
 
 
 def worth_another_trial(belief: Belief, limits: Limits, instances: int) -> bool:
@@ -162,30 +181,49 @@ def worth_another_trial(belief: Belief, limits: Limits, instances: int) -> bool:
         instances: Number of instances of a trial.
     """
     count = len(belief.means) - 1
-    cost = instances * limits.costs[:, count]
-    later = Limits(limits.left - cost, limits.costs, limits.fresh)
+    later = replace(limits, left=limits.left - instances * limits.costs[:, count])
     if (later.left < 0).any():
         return False
     tried = Belief(
         belief.means[:count], belief.covariance[:count, :count], belief.noise[:count, :count]
     )
-    now = contenders(tried, Limits(limits.left, limits.costs[:, :count], limits.fresh))
-    own = np.array([count])
-    trial = belief.change(own, instances)
-    after = belief.after(own, instances)
+    now = contenders(tried, replace(limits, costs=limits.costs[:, :count], prices=None))
+    trial = belief.change(np.array([count]), instances)
+    after = belief.after(trial)
     chosen = contenders(after, later)
-    block = after.change(chosen.positions, chosen.instances) if chosen.instances else 0.0
-    return _expected_best(belief, trial + block) > float(tried.means.max()) + now.gain
+    if chosen.instances:
+        trial = np.hstack([trial, after.change(chosen.positions, chosen.instances)])
+    return float(tried.means.max()) + now.gain < float(belief.means.max()) + _expected_gain(
+        belief.means, trial
+    )
 
 
-def _expected_best(belief: Belief, change: Floats) -> float:
-    """Return the expectation of the largest mean after a change of this covariance."""
-    return float(_draws(belief.means, change).max(axis=1).mean())
+def _with_cheaper(belief: Belief, limits: Limits, positions: Ints) -> Ints:
+    """Return a block's allocations with a cheaper one that may be as good as the best.
+
+    It is the one with the largest expected saving, if it probably loses less than a margin.
+    """
+    if limits.prices is None:
+        return positions
+    best = int(belief.means.argmax())
+    covariance = belief.covariance
+    variance = np.diagonal(covariance) + covariance[best, best] - 2 * covariance[best]
+    gap = belief.means - belief.means[best] + _MARGIN
+    probable = normal_cdf(gap / np.sqrt(np.maximum(variance, _MIN_VARIANCE)))
+    cheap = limits.prices <= _CHEAPER * limits.prices[best]
+    saving = np.where(cheap, probable * (limits.prices[best] - limits.prices), 0.0)
+    saving[probable < _PROBABLE] = 0.0
+    found = int(saving.argmax())
+    more = np.union1d(positions, [found])
+    return more if saving[found] > 0 and limits.instances(more) else positions
 
 
-def _draws(means: Floats, covariance: Floats) -> Floats:
-    """Return draws of a normal variable, always the same ones, shape (draws, quantities)."""
-    values, vectors = np.linalg.eigh(covariance)
-    root = vectors * np.sqrt(np.maximum(values, 0.0))
-    normal = np.random.default_rng(0).standard_normal((_DRAWS, len(means)))
-    return np.asarray(means + np.concatenate([normal, -normal]) @ root.T)
+def _expected_gain(means: Floats, change: Floats) -> float:
+    """Return the expected increase of the largest mean by a change with this root."""
+    return float(_draws(means, change).max(axis=1).mean() - means.max())
+
+
+def _draws(means: Floats, root: Floats) -> Floats:
+    """Return normal draws, from the same random numbers each time, shape (draws, quantities)."""
+    normal = np.random.default_rng(0).standard_normal((root.shape[1], _DRAWS))
+    return np.asarray(means + (root @ np.hstack([normal, -normal])).T)
