@@ -16,6 +16,7 @@ from optuna.trial import FrozenTrial
 from optuna_agenttts import storage as attributes
 from optuna_agenttts.exceptions import TaskError
 from optuna_agenttts.sampler import AgentTTSSampler
+from optuna_agenttts.study.fresh import read_fresh
 from optuna_agenttts.task.parameters import parameters_of
 from optuna_agenttts.task.task import Task
 
@@ -35,6 +36,7 @@ def carry_over(
     Optuna fixes the models that a study chooses from. With models added or removed, a search goes
     on in a new study. It begins with the finished trials whose stages, models and numbers of
     samples the task has: with their values, outcomes and all other attributes, spend included.
+    Trials that confirm allocations are taken over with the steps of their instances.
     The others are left out and counted, in the log and in the new study's user attribute
     ``agenttts:carried``. Rounds of the agent stay in the earlier study.
 
@@ -74,6 +76,8 @@ def carry_over(
     task.register(new)
     attributes.write_carried(new, study.study_name, len(trials), len(finished) - len(trials))
     new.add_trials(trials)
+    if (fresh := read_fresh(study)) is not None:
+        attributes.write_fresh(new, fresh.base, fresh.names, fresh.search)
     _logger.info(
         "Study %r begins with %d of %d finished trials of study %r. %d are left out, because task "
         "%r does not have their stages, models or numbers of samples.",

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -27,6 +27,8 @@ ROUND = PREFIX + "round:"
 CLAIM = PREFIX + "claim:"
 LIMIT = PREFIX + "limit"
 CARRIED = PREFIX + "carried"
+FRESH = PREFIX + "fresh"
+LOOK = PREFIX + "look:"
 _RECOGNISE = PREFIX + "recognise"
 _MEASURED = PREFIX + "measured:"
 # Of trials.
@@ -135,6 +137,21 @@ def fail_trial(study: Study, trial: FrozenTrial) -> None:
     study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
 
 
+def add_finished_trial(study: Study, trial: FrozenTrial) -> FrozenTrial:
+    """Add a finished trial at once, so that an interruption leaves none half written.
+
+    Args:
+        study: The study.
+        trial: The trial, from `optuna.trial.create_trial`.
+
+    Returns:
+        The trial as the study holds it.
+    """
+    trial._validate()
+    trial_id = study._storage.create_new_trial(study._study_id, template_trial=trial)
+    return study._storage.get_trial(trial_id)
+
+
 def confirmation_marks(block: int, look: int) -> dict[str, Any]:
     """Return the system attributes of a confirmation trial, for `optuna.trial.create_trial`.
 
@@ -151,6 +168,26 @@ def confirmation_block(trial: FrozenTrial) -> int:
     marks = trial.system_attrs.get(CONFIRMATION)
     block = marks.get("block") if isinstance(marks, Mapping) else None
     return block if isinstance(block, int) and block > 0 else 0
+
+
+def write_fresh(
+    study: Study, base: int, names: Sequence[str], search: Sequence[str] | None
+) -> None:
+    """Write the names of a study's fresh instances, in order of step.
+
+    Args:
+        study: The study.
+        base: Step of the first one.
+        names: Their names.
+        search: Names of the search's instances, if they are known.
+    """
+    value = {"base": base, "names": list(names), "search": search and list(search)}
+    write_study_value(study._storage, study._study_id, FRESH, value)
+
+
+def write_look(study: Study, number: int, value: Mapping[str, Any]) -> None:
+    """Write the plan of a look: which allocations are evaluated on which fresh instances."""
+    write_study_value(study._storage, study._study_id, f"{LOOK}{number}", value)
 
 
 def mark_measured(study: Study, text: str) -> None:

@@ -63,7 +63,9 @@ def required_share(evidence: Evidence) -> float:
     agent_scores = [s for s, origin in zip(scores, evidence.origins) if origin == "agent"]
     other_scores = [
         s for s, origin in zip(scores, evidence.origins) if origin in ("numerical", "fallback")
-    ] or [s for s, origin in zip(scores, evidence.origins) if origin != "agent"]
+    ] or [
+        s for s, origin in zip(scores, evidence.origins) if origin not in ("agent", "confirmation")
+    ]
     if not agent_scores or not other_scores:
         return _BASE_SHARE
     median = float(np.median(other_scores))

@@ -121,6 +121,9 @@ class StopWhenSettled:
         Raises:
             NoTaskError: The study has no task, and none was given.
         """
+        if storage.confirmation_block(trial):
+            # Says nothing about another trial of the search.
+            return
         trials = storage.read_trials(study)
         task = find_task(study, self._task)
         if task is None:
@@ -128,7 +131,7 @@ class StopWhenSettled:
                 f"No task is registered on study {study.study_name!r}: pass `task=`."
             )
         evidence = Archive(task, maximize=is_maximized(study.directions)).read(trials)
-        planners = _planners_of(study.sampler) or self._planners
+        planners = planners_of(study.sampler) or self._planners
         with planners.lock(task):
             planner = planners.get(task)
             if planner.in_opening(evidence):
@@ -173,6 +176,8 @@ class StopWhenExhausted:
 
     def __call__(self, study: Study, trial: FrozenTrial) -> None:
         """Stop the study if nothing is left to try."""
+        if storage.confirmation_block(trial):
+            return
         trials = storage.read_trials(study)
         task = find_task(study, self._task)
         if task is None:
@@ -205,7 +210,7 @@ def _stop(callback: object, study: Study, trial: FrozenTrial, reason: str) -> No
         )
 
 
-def _planners_of(sampler: BaseSampler) -> Planners | None:
+def planners_of(sampler: BaseSampler) -> Planners | None:
     """Return the planners of an `AgentTTSSampler`, also inside a `PartialFixedSampler`."""
     while hasattr(sampler, "_base_sampler"):
         sampler = sampler._base_sampler

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from optuna.trial import FrozenTrial, TrialState
 
+from optuna_agenttts import storage
 from optuna_agenttts.study.stopped import mean_outcome, outcomes_of
 
 _NAMES = {
@@ -22,9 +23,22 @@ _LISTED = 10
 
 
 def count_states(trials: Sequence[FrozenTrial]) -> str:
-    """Count trials by state, such as "8 complete, 2 pruned"; "none" without trials."""
-    counts = Counter(trial.state for trial in trials)
-    return ", ".join(f"{counts[s]} {name}" for s, name in _NAMES.items() if counts[s]) or "none"
+    """Count trials by state, such as "8 complete, 2 pruned"; "none" without trials.
+
+    Trials that confirm allocations on fresh instances are counted apart.
+    """
+    counts = Counter(
+        (_NAMES[trial.state], storage.confirmation_block(trial) > 0) for trial in trials
+    )
+    return (
+        ", ".join(
+            f"{count} {name}{' in confirmation' if confirms else ''}"
+            for confirms in (False, True)
+            for name in _NAMES.values()
+            if (count := counts[name, confirms])
+        )
+        or "none"
+    )
 
 
 def stopped_trials(trials: Sequence[FrozenTrial]) -> str:

@@ -16,6 +16,7 @@ import numpy as np
 from optuna.study import Study
 from optuna.trial import TrialState
 
+from optuna_agenttts import storage
 from optuna_agenttts.exceptions import TaskError
 from optuna_agenttts.planner.evidence import EarlierTrials
 from optuna_agenttts.planner.scale import find_outliers
@@ -60,7 +61,10 @@ def read_experience(studies: Sequence[Study]) -> tuple[Experience, ...]:
         trials = [
             trial
             for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-            if trial.values is not None and math.isfinite(trial.values[0])
+            if trial.values is not None
+            and math.isfinite(trial.values[0])
+            # Its instances differ, and trials of the search have its allocation.
+            and not storage.confirmation_block(trial)
         ]
         sign = 1.0 if is_maximized(study.directions) else -1.0
         scores = sign * np.array([float(trial.values[0]) for trial in trials])

@@ -20,6 +20,8 @@ from optuna_agenttts.task.task import Task
 
 # Tokens, in place of 0, which `Stage` does not allow. Only a call that reported no tokens has 0.
 _LEAST = 1e-9
+INSTANCES = "instances"
+"""User attribute of a confirmation trial: number of the instances that it was to run on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +38,11 @@ class Spend:
         agent_tokens: Tokens of the agent, prompts included.
         requests: Requests of the agent.
         unit: Unit of the cost model.
-        limit: Total at which `StopAtSpend` stops the search; None without a limit.
+        limit: Total at which `StopAtSpend` or `search` stops; None without a limit.
         unpriced: Tokens of the agent that are not in `agent`, because the cost model lacks a fact
             about its model.
+        confirmation: The part of `trials` that confirms allocations on fresh instances. It always
+            covers all instances.
     """
 
     trials: float
@@ -49,6 +53,7 @@ class Spend:
     unit: str
     limit: float | None = None
     unpriced: int = 0
+    confirmation: float = 0.0
 
     @property
     def total(self) -> float:
@@ -62,6 +67,8 @@ class Spend:
             over = "one instance per trial, as the objective does not report its spend"
         unit = self.unit or "units of the task's cost"
         text = f"Spent so far: {self.trials:.5g} {unit} on trials, over {over}"
+        if self.confirmation:
+            text += f" ({self.confirmation:.5g} {unit} of it on their confirmation)"
         if self.requests:
             text += f"; {self.agent_tokens} tokens on planning"
             text += f" ({self.agent:.4g} {unit})" if self.agent else ""
@@ -103,17 +110,20 @@ def spend_of(
     limit: float | None = None,
 ) -> Spend:
     """Return the spend of trials and rounds; see `spend`."""
-    values = [trial.user_attrs.get("spend") for trial in trials]
+    confirmations = [trial for trial in trials if storage.confirmation_block(trial)]
+    searching = [trial for trial in trials if not storage.confirmation_block(trial)]
+    values = [trial.user_attrs.get("spend") for trial in searching]
     stated = [float(value) for value in values if isinstance(value, (int, float))]
     total = sum(stated)
     if not stated:
-        for trial in trials:
-            known = task.choices_from_params(trial.params)
-            if len(known) == len(task.stages):
-                total += task.feasible.cost([known[i] for i in range(len(known))])
+        total = sum(spend_of_trial(task, trial, 1) for trial in searching)
+    confirmation = sum(
+        spend_of_trial(task, trial, evaluations_of(trial)) for trial in confirmations
+    )
     return Spend(
-        trials=total,
-        whole=bool(stated),
+        trials=total + confirmation,
+        whole=bool(stated) or not searching,
+        confirmation=confirmation,
         agent=sum(planned.cost or 0.0 for planned in rounds),
         agent_tokens=sum(p.prompt_tokens + p.completion_tokens for p in rounds),
         unpriced=sum(p.prompt_tokens + p.completion_tokens for p in rounds if p.cost is None),
@@ -121,6 +131,28 @@ def spend_of(
         unit=task.cost_model.unit,
         limit=limit,
     )
+
+
+def spend_of_trial(task: Task, trial: FrozenTrial, evaluations: int) -> float:
+    """Return the spend that a trial reports, else the cost of its allocation.
+
+    Args:
+        task: The task.
+        trial: The trial.
+        evaluations: Number of instances to count the allocation's cost for.
+    """
+    stated = trial.user_attrs.get("spend")
+    if isinstance(stated, (int, float)):
+        return float(stated)
+    known = task.choices_from_params(trial.params)
+    if len(known) < len(task.stages):
+        return 0.0
+    return evaluations * task.feasible.cost([known[stage] for stage in range(len(known))])
+
+
+def evaluations_of(trial: FrozenTrial) -> int:
+    """Return the number of instances that a confirmation trial ran on; a failed one, on all."""
+    return len(trial.intermediate_values) or int(trial.user_attrs.get(INSTANCES, 0))
 
 
 def cost_of_samples(

@@ -1,0 +1,93 @@
+"""Fresh instances of a study, on which allocations are confirmed, and their steps.
+
+Instances of the search have the steps from 0 on. Fresh ones have steps from a base beyond these,
+in an order that is stored with the study, so that a resumed confirmation gives each instance the
+same step and trials are paired on equal instances only.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from optuna.study import Study
+
+from optuna_agenttts import storage
+
+_LEAST_BASE = 1000
+"""Smallest step of a fresh instance. Searches of fewer instances than that are the rule."""
+
+
+@dataclass(frozen=True, slots=True)
+class FreshInstances:
+    """Names of fresh instances, in order of step.
+
+    Args:
+        base: Step of the first one.
+        names: The names.
+        search: Names of the search's instances; None if they are not known.
+    """
+
+    base: int
+    names: tuple[str, ...] = ()
+    search: tuple[str, ...] | None = None
+
+    def steps(self) -> dict[str, int]:
+        """Return the step of each name."""
+        return {name: self.base + position for position, name in enumerate(self.names)}
+
+    def name(self, step: int) -> str:
+        """Return the name of the instance of a step; empty if it is not known."""
+        names, position = self.names, step - self.base
+        if position < 0:
+            names, position = self.search or (), step
+        return names[position] if 0 <= position < len(names) else ""
+
+    def including(self, names: Iterable[str], seed: int) -> FreshInstances:
+        """Return these and further instances, which are appended in random order."""
+        known = set(self.names)
+        added = [name for name in names if name not in known]
+        random.Random(seed).shuffle(added)
+        return replace(self, names=(*self.names, *added))
+
+
+def read_fresh(study: Study) -> FreshInstances | None:
+    """Read the fresh instances of a study; None if there are none yet."""
+    attributes = study._storage.get_study_system_attrs(study._study_id)
+    value = storage.read_study_value(attributes, storage.FRESH)
+    if value is None:
+        return None
+    search = value["search"]
+    names = None if search is None else tuple(search)
+    return FreshInstances(value["base"], tuple(value["names"]), names)
+
+
+def prepare_fresh(
+    study: Study, names: Sequence[str], *, search: Sequence[str] | None = None, seed: int = 0
+) -> FreshInstances:
+    """Give fresh instances their steps, and write them to the study if some are new.
+
+    Args:
+        study: The study.
+        names: Names of the instances.
+        search: Names of the search's instances, if they are known.
+        seed: Seed of the order of the new ones.
+    """
+    earlier = read_fresh(study)
+    known = earlier or FreshInstances(_base_of(study, len(search or ())))
+    found = known.including(names, seed)
+    if search is not None:
+        found = replace(found, search=tuple(search))
+    if found != earlier:
+        storage.write_fresh(study, found.base, found.names, found.search)
+    return found
+
+
+def _base_of(study: Study, instances: int) -> int:
+    """Return the smallest power of ten, from 1,000 on, beyond all steps of the search."""
+    steps = (max(t.intermediate_values, default=0) for t in storage.read_trials(study))
+    base, largest = _LEAST_BASE, max([instances, *steps])
+    while base <= largest:
+        base *= 10
+    return base
