@@ -19,6 +19,7 @@ from optuna_agenttts_integrations.inspection.trials import (
     Inspectable,
     inspect_subjects,
     read_subject,
+    with_steps,
 )
 from optuna_agenttts_integrations.inspection.views import InstanceInspection, TrialInspection
 from optuna_agenttts_integrations.pipeline.stages import Pipeline
@@ -100,8 +101,8 @@ class DiagnosableObjective:
             instance: ID of the instance. Default: all that are known, the worst outcome first.
             baseline: Another trial or allocation to show beside it. Without `instance`, only
                 instances whose outcomes differ are listed, the largest loss first.
-            study: Study of the trials, needed for numbers. Its direction decides which outcomes
-                are bad; by default small ones.
+            study: Study of the trials, needed for numbers and for trials of a confirmation. Its
+                direction decides which outcomes are bad; by default small ones.
 
         Returns:
             One instance, or a sequence of instances. Both print as text and have `to_dict`.
@@ -111,8 +112,10 @@ class DiagnosableObjective:
             TaskError: The allocation does not match the task.
             StoreError: Nothing is known, or the store cannot be read.
         """
+        if study is None:
+            study = getattr(trial, "study", None)
         subjects = [
-            read_subject(each, self.task, study)
+            with_steps(read_subject(each, self.task, study), self._steps, study)
             for each in ((trial,) if baseline is None else (trial, baseline))
         ]
         return self._loop.run(

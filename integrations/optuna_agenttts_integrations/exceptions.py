@@ -22,7 +22,13 @@ class StoreError(AgentTTSError):
 
 
 class TooManyFailuresError(AgentTTSError):
-    """Too many instances of a trial failed, so that it has no valid score."""
+    """Too many instances of a trial failed, so that it has no valid score.
+
+    Attributes:
+        spend: Spend of an evaluation that failed, in units of the task's cost model.
+    """
+
+    spend: float = 0.0
 
 
 class SpendLimitError(AgentTTSError):

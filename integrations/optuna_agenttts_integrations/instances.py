@@ -14,12 +14,12 @@ InstanceId = Callable[[Any], Any]
 
 
 def named_instances(
-    instances: Sequence[Any], instance_id: InstanceId | None = None
+    instances: Sequence[Any] | Mapping[str, Any], instance_id: InstanceId | None = None
 ) -> dict[str, Any]:
     """Index instances by ID.
 
     Args:
-        instances: The instances.
+        instances: The instances; if a mapping, by ID.
         instance_id: Function that returns the ID of an instance. Default: the attribute or key
             ``id``, or else the position.
 
@@ -31,6 +31,8 @@ def named_instances(
     """
     if len(instances) == 0:
         raise PipelineError("`instances` must not be empty.")
+    if isinstance(instances, Mapping):
+        return dict(instances)
     named: dict[str, Any] = {}
     for position, instance in enumerate(instances):
         found = (instance_id or _own_id)(instance)
@@ -56,15 +58,21 @@ def check_disjoint(search: Mapping[str, Any], held_out: Mapping[str, Any]) -> No
     Raises:
         PipelineError: Some instances are in both.
     """
-    seen = {_content(instance): name for name, instance in search.items()}
-    twins = {name: seen.get(_content(instance)) for name, instance in held_out.items()}
-    shared = [name for name, twin in twins.items() if twin is not None]
+    shared = shared_instances(search, held_out)
     if shared:
+        first, twin = next(iter(shared.items()))
         raise PipelineError(
             f"`instances` must not occur in the search, got {len(shared)} that do, for example "
-            f"{shared[0]!r} ({twins[shared[0]]!r} in the search): their score would be biased. "
+            f"{first!r} ({twin!r} in the search): their score would be biased. "
             "Pass other instances, or omit `instances` to score on those of the search."
         )
+
+
+def shared_instances(search: Mapping[str, Any], held_out: Mapping[str, Any]) -> dict[str, str]:
+    """Return the held-out instances that occur in the search, with their IDs there."""
+    seen = {_content(instance): name for name, instance in search.items()}
+    twins = {name: seen.get(_content(instance)) for name, instance in held_out.items()}
+    return {name: twin for name, twin in twins.items() if twin is not None}
 
 
 def _own_id(instance: Any) -> Any:

@@ -25,7 +25,7 @@ class SpendLimit:
     """
 
     def __init__(self, limit: float | None, unit: str) -> None:
-        self._limit = math.inf if limit is None else float(limit)
+        self.limit = math.inf if limit is None else float(limit)
         self._unit = unit or "units of the task's cost"
         self.reset()
 
@@ -33,11 +33,11 @@ class SpendLimit:
         """Forget the ledgers: calls in progress are not those of a forked process."""
         self._ledgers: WeakKeyDictionary[Study, Ledger] = WeakKeyDictionary()
         # Of trials without a study, such as `optuna.trial.FixedTrial`.
-        self._ledger = Ledger(limit=self._limit, unit=self._unit)
+        self._ledger = Ledger(limit=self.limit, unit=self._unit)
 
     def __getstate__(self) -> dict[str, object]:
         """Return the limit; another process reads the spend so far from the study."""
-        return {"_limit": self._limit, "_unit": self._unit}
+        return {"limit": self.limit, "_unit": self._unit}
 
     def __setstate__(self, state: dict[str, object]) -> None:
         """Restore the limit, with new ledgers."""
@@ -47,11 +47,11 @@ class SpendLimit:
     def open_account(self, trial: optuna.Trial) -> Account:
         """Open the account of a trial, after what its study's other trials have spent."""
         study = getattr(trial, "study", None)
-        if math.isinf(self._limit):
+        if math.isinf(self.limit):
             return Account()
         if not isinstance(study, Study):
             return Account(self._ledger)
-        ledger = self._ledgers.setdefault(study, Ledger(limit=self._limit, unit=self._unit))
+        ledger = self._ledgers.setdefault(study, Ledger(limit=self.limit, unit=self._unit))
         ledger.trials.add(trial.number)
         if study._thread_local.in_optimize_loop and not study._stop_flag:
             # A new search of the study, which says again why it stops.
@@ -66,7 +66,7 @@ class SpendLimit:
 
     def open_evaluation(self, max_spend: float | None) -> Account:
         """Open the account of an evaluation, whose limit is separate from that of a search."""
-        limit = self._limit if max_spend is None else float(max_spend)
+        limit = self.limit if max_spend is None else float(max_spend)
         return Account(Ledger(limit=limit, unit=self._unit))
 
     def stop(

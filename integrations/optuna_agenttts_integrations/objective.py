@@ -44,6 +44,7 @@ from optuna_agenttts_integrations.pipeline.progress import ProgressBar, progress
 from optuna_agenttts_integrations.pipeline.run import run_instances
 from optuna_agenttts_integrations.pipeline.stages import Pipeline
 from optuna_agenttts_integrations.pruning import blocks_of, check_pruner, uses_pruner
+from optuna_agenttts_integrations.splitting import SplittableObjective
 
 _logger = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ _LISTED_CAUSES = 3
 """Causes of failures listed in a message. Chosen by hand, to keep it on one line."""
 
 
-class MultiStageObjective(DiagnosableObjective):
+class MultiStageObjective(DiagnosableObjective, SplittableObjective):
     """Objective that scores an allocation by running a pipeline; pass it to `Study.optimize`.
 
     A trial's value is the mean outcome over the instances. Outcomes are reported as intermediate
@@ -233,20 +234,23 @@ class MultiStageObjective(DiagnosableObjective):
     def evaluate(
         self,
         allocation: AllocationLike,
-        instances: Sequence[Any] | None = None,
+        instances: Sequence[Any] | Mapping[str, Any] | None = None,
         *,
         baseline: AllocationLike | None = None,
         max_spend: float | None = None,
+        partial: bool = False,
     ) -> Evaluation:
         """Score an allocation outside of a trial, for example on held-out instances.
 
         Args:
             allocation: ``{"stage": (model, samples)}``; it may exceed the budget.
-            instances: Instances to run it on, disjoint from those of the search. Default: the
-                objective's own instances.
+            instances: Instances to run it on, or instances by ID, disjoint from those of the
+                search. Default: the objective's own instances.
             baseline: Another allocation to run on the same instances and compare with.
             max_spend: Hard limit on the spend of this evaluation, baseline included, apart from
                 what searches spend. Default: the objective's `max_spend`; infinity lifts it.
+            partial: Whether to return the instances that were finished, instead of an error, if
+                `max_spend` does not cover all calls. There may be none.
 
         Returns:
             The evaluation, with its comparison if there is a baseline.
@@ -263,24 +267,38 @@ class MultiStageObjective(DiagnosableObjective):
         if instances is not None:
             named = named_instances(instances, self._instance_id)
             check_disjoint(self.instances, named)
-        evaluation = self._evaluate(allocation, named, "evaluate", account)
+        evaluation = self._evaluate(allocation, named, "evaluate", account, partial=partial)
         if baseline is None:
             return evaluation
         other = self._evaluate(baseline, named, "baseline", account)
         return replace(evaluation, comparison=evaluation.against(other))
 
     def _evaluate(
-        self, allocation: AllocationLike, named: Mapping[str, Any], title: str, account: Account
+        self,
+        allocation: AllocationLike,
+        named: Mapping[str, Any],
+        title: str,
+        account: Account,
+        *,
+        partial: bool = False,
     ) -> Evaluation:
         checked = self.task.allocation(self.task.choices(allocation))
-        started = self._clock()
+        started, before = self._clock(), account.spent
         with self._progress_bar(len(named), title) as bar:
             results = self._run(self.task, checked, named, bar, account)
-        if account.refused is not None:
+        if account.refused is not None and not partial:
             raise account.refused
-        seconds = self._clock() - started
-        evaluation = Evaluation(results, seconds, metric_range=self.task.metric_range)
-        self._check_failures(evaluation)
+        evaluation = Evaluation(
+            results,
+            self._clock() - started,
+            metric_range=self.task.metric_range,
+            paid=account.spent - before,
+        )
+        try:
+            self._check_failures(evaluation)
+        except TooManyFailuresError as error:
+            error.spend = evaluation.spend
+            raise
         return evaluation
 
     def _progress_bar(self, total: int, title: str) -> AbstractContextManager[ProgressBar]:

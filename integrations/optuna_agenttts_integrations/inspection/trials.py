@@ -15,6 +15,7 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial
 
 from optuna_agenttts import Task
+from optuna_agenttts.study.fresh import read_fresh
 from optuna_agenttts.study.stopped import outcomes_of
 from optuna_agenttts.task.allocation import Allocation, AllocationLike
 from optuna_agenttts_integrations.exceptions import PipelineError, StoreError
@@ -89,6 +90,22 @@ def read_subject(given: Inspectable, task: Task | None, study: Study | None = No
         label += f", {describe(allocation)}"
     outcomes = {s: v for s, v in sorted(outcomes_of(trial).items()) if s >= 0}
     return Subject(label, allocation, trial.number, outcomes)
+
+
+def with_steps(subject: Subject, steps: Mapping[str, int], study: Study | None) -> Subject:
+    """Return a subject with the outcomes of fresh instances at their steps in an objective.
+
+    Args:
+        subject: The trial or allocation.
+        steps: Steps of the objective's instances, by ID.
+        study: Study of the trial, which has steps of its own for fresh instances.
+    """
+    fresh = read_fresh(study) if study is not None else None
+    if fresh is None or min(subject.outcomes, default=0) < fresh.base:
+        return subject
+    named = {fresh.name(step): outcome for step, outcome in subject.outcomes.items()}
+    outcomes = {steps[name]: outcome for name, outcome in named.items() if name in steps}
+    return replace(subject, outcomes=outcomes)
 
 
 def _frozen(given: Any, study: Study | None) -> FrozenTrial:
@@ -234,7 +251,8 @@ def _inspection(
 def recorded_outcomes(study: Study, trial: int, baseline: int | None = None) -> TrialInspection:
     """List the outcomes that a trial recorded, without its objective.
 
-    The storage has steps instead of IDs: positions in the shuffled order of the instances.
+    The storage has steps instead of IDs: positions in the shuffled order of the instances. IDs are
+    known of fresh instances, and of those of `search`.
 
     Args:
         study: The study.
@@ -246,16 +264,20 @@ def recorded_outcomes(study: Study, trial: int, baseline: int | None = None) -> 
         StoreError: A trial recorded no outcomes.
     """
     subjects = [read_subject(n, None, study) for n in (trial, baseline) if n is not None]
+    fresh = read_fresh(study)
     found = [
         {
-            f"{_STEP}{step}": InstanceInspection(
-                f"{_STEP}{step}", subject.label, subject.number, outcome=outcome, recorded=outcome
+            name: InstanceInspection(
+                name, subject.label, subject.number, outcome=outcome, recorded=outcome
             )
             for step, outcome in subject.outcomes.items()
+            for name in [(fresh.name(step) if fresh is not None else "") or f"{_STEP}{step}"]
         }
         for subject in subjects
     ]
     listed = list_instances(subjects, found, direction=study.directions[0])
+    if all(not name.startswith(_STEP) for instances in found for name in instances):
+        return listed
     note = (
         "Instances are numbered by their steps in the study. Pass the objective to see their IDs "
         "and replies."

@@ -110,12 +110,15 @@ class Evaluation:
         comparison: Comparison with the baseline, if there is one.
         metric_range: Smallest and largest possible outcome, if known; see `Task`. If every
             outcome is 0 or 1, it need not be given.
+        paid: Metered spend of all calls, failed and repeated ones included; None if only that of
+            the calls that `results` used is known.
     """
 
     results: Mapping[str, InstanceResult]
     seconds: float
     comparison: Comparison | None = None
     metric_range: tuple[float, float] | None = None
+    paid: float | None = None
 
     def __str__(self) -> str:
         """Format the mean, its interval, failures and the comparison as text."""
@@ -192,8 +195,8 @@ class Evaluation:
 
     @property
     def spend(self) -> float:
-        """Cost of generated calls, in units of the task's cost model."""
-        return self._total("spend")
+        """Cost of all calls that were made, in units of the task's cost model."""
+        return self._total("spend") if self.paid is None else self.paid
 
     def _total(self, name: str) -> float:
         return sum(result.total(name) for result in self.results.values())
