@@ -3,6 +3,9 @@
 from typing import TYPE_CHECKING
 
 from optuna_agenttts.carrying import carry_over
+from optuna_agenttts.confirmation.confirming import confirm
+from optuna_agenttts.confirmation.result import Confirmation, SearchResult, Standing
+from optuna_agenttts.confirmation.searching import search
 from optuna_agenttts.exceptions import (
     AgentTTSError,
     BudgetError,
@@ -51,6 +54,7 @@ __all__ = [
     "BudgetError",
     "CheckError",
     "Claim",
+    "Confirmation",
     "CostModel",
     "FlopsCost",
     "Hub",
@@ -64,9 +68,11 @@ __all__ = [
     "Recommendation",
     "Round",
     "ScriptedChatModel",
+    "SearchResult",
     "Spend",
     "Stage",
     "StageAllocation",
+    "Standing",
     "StopAtSpend",
     "StopWhenExhausted",
     "StopWhenSettled",
@@ -77,8 +83,10 @@ __all__ = [
     "Verdict",
     "__version__",
     "carry_over",
+    "confirm",
     "describe_model",
     "guidelines",
     "recommend",
+    "search",
     "spend",
 ]

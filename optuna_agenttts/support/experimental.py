@@ -11,11 +11,13 @@ import functools
 import inspect
 import warnings
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from optuna.exceptions import ExperimentalWarning
 
 _C = TypeVar("_C")
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 _NOTE = """
 
@@ -73,6 +75,30 @@ def experimental_class(version: str) -> Callable[[type[_C]], type[_C]]:
         setattr(cls, "__init__", __init__)  # noqa: B010 - mypy forbids the plain assignment
         cls.__doc__ = _with_note(cls.__doc__, version)
         return cls
+
+    return decorate
+
+
+def experimental_function(version: str) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
+    """Mark a function as experimental.
+
+    Args:
+        version: The first version that has it, such as ``"0.1.0"``.
+
+    Returns:
+        A decorator that adds a note to the docstring and warns at the first call.
+    """
+
+    def decorate(function: Callable[_P, _R]) -> Callable[_P, _R]:
+        warn = _Once(function.__qualname__, version)
+
+        @functools.wraps(function)
+        def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+            warn()
+            return function(*args, **kwargs)
+
+        call.__doc__ = _with_note(function.__doc__, version)
+        return call
 
     return decorate
 

@@ -25,12 +25,15 @@ ROOMS = {
         "study": ("planner", "task", "storage", "support", "exceptions"),
         "agent": ("study", "planner", "llm", "task", "storage", "support"),
         "report": ("study", "planner", "task", "storage", "support", "exceptions"),
-        "confirmation": ("planner",),
+        "confirmation": (
+            *("report", "study", "planner", "task"),
+            *("storage", "support", "exceptions"),
+        ),
         "sampler": (
             *("report", "agent", "study", "llm", "task"),
             *("storage", "support", "exceptions"),
         ),
-        "carrying": ("sampler", "task", "storage", "exceptions"),
+        "carrying": ("sampler", "study", "task", "storage", "exceptions"),
     },
     INTEGRATIONS: {
         "exceptions": (),
@@ -45,9 +48,10 @@ ROOMS = {
         "pruning": ("exceptions",),
         "arguments": ("pipeline", "calls", "exceptions"),
         "limit": ("calls",),
+        "splitting": ("instances", "limit"),
         "diagnosis": ("check_pipeline", "check", "inspection", "pipeline", "calls"),
         "objective": (
-            *("diagnosis", "lengths", "instances", "pruning", "arguments", "limit"),
+            *("diagnosis", "splitting", "lengths", "instances", "pruning", "arguments", "limit"),
             *("pipeline", "calls", "exceptions"),
         ),
         "tasks": ("objective", "pipeline", "scoring", "calls", "exceptions"),

@@ -1,0 +1,151 @@
+"""Limits of a confirmation, and what its evaluations cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from optuna.trial import FrozenTrial
+
+from optuna_agenttts import storage
+from optuna_agenttts.exceptions import TaskError
+from optuna_agenttts.planner.evidence import Choices
+from optuna_agenttts.study.spending import evaluations_of, spend_of_trial
+from optuna_agenttts.study.stopped import outcomes_of
+from optuna_agenttts.task.stage import is_finite
+from optuna_agenttts.task.task import Task
+
+_SLACK = 1e-9
+"""Relative error of sums of costs that is no excess."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Limits of a search or confirmation, of which at least one is given.
+
+    Args:
+        spend: Limit in units of the task's cost model, over all instances; None for no limit.
+        evaluations: Limit on runs of the pipeline, on one instance each; None for no limit.
+    """
+
+    spend: float | None = None
+    evaluations: float | None = None
+
+    @classmethod
+    def checked(cls, function: str, spend: float | None, evaluations: int | None) -> Limits:
+        """Return the limits that a user gave.
+
+        Raises:
+            TaskError: None is given, or one is out of range.
+        """
+        if spend is None and evaluations is None:
+            raise TaskError(f"{function}: give `spend`, `evaluations`, or both.")
+        for name, value in (("spend", spend), ("evaluations", evaluations)):
+            if value is not None and not (is_finite(value) and value > 0):
+                raise TaskError(f"{function}: `{name}` must be finite and above 0, got {value!r}.")
+        return cls(spend, evaluations)
+
+    def less(self, used: Used) -> Limits:
+        """Return what is left, not below 0."""
+        return Limits(
+            None if self.spend is None else max(0.0, self.spend - used.spend),
+            None if self.evaluations is None else max(0.0, self.evaluations - used.evaluations),
+        )
+
+    def share(self, share: float) -> Limits:
+        """Return a share of the limits."""
+        return Limits(
+            None if self.spend is None else share * self.spend,
+            None if self.evaluations is None else share * self.evaluations,
+        )
+
+    def instances(self, costs: Sequence[float]) -> float:
+        """Return the number of instances that allocations of some costs can run on, all of them.
+
+        Args:
+            costs: Cost of each allocation for one instance.
+        """
+        total, spend = math.fsum(costs), math.inf
+        if self.spend is not None and (total or not self.spend):
+            spend = self.spend * (1 + _SLACK) / total if total else 0.0
+        each = [
+            spend,
+            math.inf if self.evaluations is None else self.evaluations / len(costs),
+        ]
+        return min(each)
+
+    def reached(self, used: Used) -> bool:
+        """Return whether a limit is reached."""
+        return (self.spend is not None and used.spend >= self.spend * (1 - _SLACK)) or (
+            self.evaluations is not None and used.evaluations >= self.evaluations
+        )
+
+    def text(self, unit: str) -> str:
+        """Describe the limits."""
+        parts = []
+        if self.spend is not None:
+            parts.append(f"{self.spend:.5g} {unit or 'units of the cost'}")
+        if self.evaluations is not None:
+            parts.append(f"{self.evaluations:g} evaluations")
+        return " and ".join(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Used:
+    """Spend and number of evaluations so far."""
+
+    spend: float = 0.0
+    evaluations: float = 0.0
+
+
+def used_by(task: Task, trials: Iterable[FrozenTrial], instances: int = 1) -> Used:
+    """Return the spend and the evaluations of trials.
+
+    A trial that does not report its spend counts the cost of its allocation for each evaluation.
+
+    Args:
+        task: The task.
+        trials: The trials.
+        instances: Number of instances of a finished trial that reported no outcomes.
+    """
+    spend, evaluations = [0.0], 0
+    for trial in trials:
+        if storage.confirmation_block(trial):
+            count = evaluations_of(trial)
+        else:
+            count = len(outcomes_of(trial)) or instances * trial.state.is_finished()
+        evaluations += count
+        spend.append(spend_of_trial(task, trial, count))
+    return Used(math.fsum(spend), evaluations)
+
+
+class Prices:
+    """Cost of allocations for one fresh instance: measured, as far as trials confirmed them.
+
+    Args:
+        task: The task.
+        trials: Confirmation trials of the study.
+    """
+
+    def __init__(self, task: Task, trials: Iterable[FrozenTrial]) -> None:
+        """See the class."""
+        self._task = task
+        self._paid: dict[Choices, tuple[float, int]] = {}
+        declared = [0.0]
+        for trial in trials:
+            spend, count = trial.user_attrs.get("spend"), len(outcomes_of(trial))
+            known = task.choices_from_params(trial.params)
+            if isinstance(spend, (int, float)) and count and len(known) == len(task.stages):
+                choices = tuple(known[stage] for stage in range(len(known)))
+                total, runs = self._paid.get(choices, (0.0, 0))
+                self._paid[choices] = total + spend, runs + count
+                declared.append(count * task.feasible.cost(choices))
+        paid = math.fsum(total for total, _ in self._paid.values())
+        # Reused samples and other lengths than declared make a difference.
+        self._ratio = paid / math.fsum(declared) if paid and any(declared) else 1.0
+
+    def of(self, choices: Choices) -> float:
+        """Return the cost of an allocation for one instance."""
+        total, runs = self._paid.get(choices, (0.0, 0))
+        return total / runs if total else self._ratio * self._task.feasible.cost(choices)

@@ -1,0 +1,133 @@
+"""Looks of a confirmation, as stored with the study, and what its trials saw.
+
+A look is written before it begins: which allocations are evaluated on which fresh instances. What
+is missing of it after an interruption is known from the trials, so a resumed confirmation
+finishes the same look, and evaluates nothing twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+
+from optuna_agenttts import storage
+from optuna_agenttts.exceptions import TaskError
+from optuna_agenttts.planner.evidence import Choices
+from optuna_agenttts.study.stopped import outcomes_of
+from optuna_agenttts.task.task import Task
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Allocations that are evaluated on a block of fresh instances.
+
+    Args:
+        number: Number of the look, and of its block, from 1.
+        allocations: The allocations.
+        steps: Steps of the instances.
+        trials: Number of finished trials of the search when it was planned. Looks with the same
+            number belong together: further trials begin a new confirmation.
+    """
+
+    number: int
+    allocations: tuple[Choices, ...]
+    steps: tuple[int, ...]
+    trials: int
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Trials and looks of a study.
+
+    Args:
+        search: Trials of the search.
+        confirmations: Trials that confirm allocations.
+        looks: Looks that belong together, in order.
+        earlier: Number of looks before these.
+        used: Steps that some look has used.
+        seen: Outcomes of each confirmed allocation by step.
+    """
+
+    search: Sequence[FrozenTrial]
+    confirmations: Sequence[FrozenTrial]
+    looks: Sequence[Look]
+    earlier: int
+    used: frozenset[int]
+    seen: Mapping[Choices, Mapping[int, float]]
+
+    @property
+    def finished(self) -> int:
+        """Number of finished trials of the search."""
+        return sum(trial.state.is_finished() for trial in self.search)
+
+
+def read_state(study: Study, task: Task) -> State:
+    """Read the trials and looks of a study."""
+    trials = storage.read_trials(study)
+    confirmations = [trial for trial in trials if storage.confirmation_block(trial)]
+    search = [trial for trial in trials if not storage.confirmation_block(trial)]
+    seen: dict[Choices, dict[int, float]] = {}
+    for trial in confirmations:
+        choices = choices_of_trial(task, trial)
+        if trial.state == TrialState.COMPLETE and choices is not None:
+            seen.setdefault(choices, {}).update(outcomes_of(trial))
+    found = _read_looks(study, task)
+    used = {step for outcomes in seen.values() for step in outcomes}
+    used.update(step for look in found for step in look.steps)
+    finished = sum(trial.state.is_finished() for trial in search)
+    unfinished = bool(found) and any(
+        step not in seen.get(choices, {})
+        for choices in found[-1].allocations
+        for step in found[-1].steps
+    )
+    # Trials that came between do not change a look that is to be finished.
+    current = found[-1].trials if unfinished else finished
+    looks = [look for look in found if look.trials == current]
+    last = max((storage.confirmation_block(trial) for trial in confirmations), default=0)
+    earlier = max([last, *(look.number for look in found)]) - len(looks)
+    return State(search, confirmations, looks, earlier, frozenset(used), seen)
+
+
+def write_look(study: Study, task: Task, look: Look) -> None:
+    """Write a look before it begins."""
+    allocations = [
+        {stage: list(setting) for stage, setting in task.allocation(choices).items()}
+        for choices in look.allocations
+    ]
+    values = {"steps": list(look.steps), "trials": look.trials}
+    storage.write_look(study, look.number, {"allocations": allocations, **values})
+
+
+def choices_of_trial(task: Task, trial: FrozenTrial) -> Choices | None:
+    """Return the allocation of a trial, or None if a stage has none."""
+    known = task.choices_from_params(trial.params)
+    if len(known) < len(task.stages):
+        return None
+    return tuple(known[stage] for stage in range(len(task.stages)))
+
+
+def _read_looks(study: Study, task: Task) -> list[Look]:
+    attributes = study._storage.get_study_system_attrs(study._study_id)
+    numbers = (
+        int(rest)
+        for key in attributes
+        if key.startswith(storage.LOOK) and (rest := key[len(storage.LOOK) :]).isdigit()
+    )
+    found = []
+    for number in sorted(numbers):
+        value: Any = storage.read_study_value(attributes, f"{storage.LOOK}{number}")
+        try:
+            allocations = tuple(
+                tuple(task.choices({stage: tuple(s) for stage, s in allocation.items()}))
+                for allocation in value["allocations"]
+            )
+            look = Look(number, allocations, tuple(value["steps"]), value["trials"])
+        except (TaskError, TypeError, KeyError):
+            # Half written, or of another version of the task.
+            continue
+        found.append(look)
+    return found

@@ -1,0 +1,287 @@
+"""Search and confirm within one limit."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+
+from optuna_agenttts import storage
+from optuna_agenttts.confirmation import policy
+from optuna_agenttts.confirmation.confirming import Callback, Run
+from optuna_agenttts.confirmation.evaluation import (
+    Evaluate,
+    SplittableObjective,
+    evaluate_on,
+    find_objective,
+)
+from optuna_agenttts.confirmation.limits import Limits, Used, used_by
+from optuna_agenttts.confirmation.looks import read_state
+from optuna_agenttts.confirmation.planning import Contenders, belief_of, limits_of
+from optuna_agenttts.confirmation.result import SearchResult
+from optuna_agenttts.confirmation.splitting import Split, split_instances
+from optuna_agenttts.exceptions import NoTaskError, TaskError
+from optuna_agenttts.report.callbacks import StopWhenExhausted, planners_of
+from optuna_agenttts.report.candidates import Candidates
+from optuna_agenttts.study.fresh import read_fresh
+from optuna_agenttts.study.measured import effective_task
+from optuna_agenttts.study.planners import Planners
+from optuna_agenttts.study.rounds import guidelines
+from optuna_agenttts.study.tasks import find_task
+from optuna_agenttts.support.experimental import experimental_function
+from optuna_agenttts.task.task import Task
+
+_logger = logging.getLogger(__name__)
+
+_OPENING_SHARE = 0.4
+"""Share of the limit up to which trials go on in the opening, which the posterior does not judge:
+twenty trials of fifty, by replay of real outcomes."""
+
+
+@experimental_function("0.1.0")
+def search(
+    study: Study,
+    objective: SplittableObjective | Evaluate,
+    instances: Sequence[Any] | None = None,
+    *,
+    spend: float | None = None,
+    evaluations: int | None = None,
+    n_trials: int | None = None,
+    per_trial: int | None = None,
+    task: Task | None = None,
+    margin: float | None = None,
+    seed: int = 0,
+    callbacks: Sequence[Callback] = (),
+    catch: tuple[type[Exception], ...] = (),
+) -> SearchResult:
+    """Run trials, confirm the best allocations on fresh instances, and recommend one.
+
+    The instances are split, and the log says how: trials run on some of them, up to 50, and the
+    others confirm. Trials go on until another one is worth less than the fresh instances that it
+    costs, by the posterior; then `confirm` spends the rest. Both count towards one limit.
+
+    After an interruption, call the function again with the same arguments. `objective(trial)`
+    alone still scores every instance of the objective.
+
+    Args:
+        study: Study of one objective, with any sampler.
+        objective: A `MultiStageObjective`, or a function that runs an allocation on a list of
+            instances and returns their outcomes; see `confirm`.
+        instances: All instances. Default: those of the objective. When a search is resumed, they
+            must include those of its trials; new ones are fresh.
+        spend: Limit on the spend of the study, in units of the task's cost model, over all
+            instances: trials, confirmation, and the agent as far as it is priced.
+        evaluations: Limit on the runs of the pipeline on one instance. At least one limit is
+            needed; an objective's `max_spend` counts as well.
+        n_trials: Limit on the finished trials of the search.
+        per_trial: Number of instances of the trials. Default: a fiftieth of the limit, from 20 to
+            50, and at most half of the instances.
+        task: Task to tune. Default: that of the objective, of the sampler, or of the study.
+        margin: Margin of ties; see `recommend`.
+        seed: Seed of the split, and of the order of fresh instances.
+        callbacks: Functions that are called with the study and each trial, those of the
+            confirmation included. `Study.stop` ends the trials, or the confirmation.
+        catch: Exceptions of trials that do not end the search; see `Study.optimize`.
+
+    Returns:
+        The recommendation, the confirmation, and how instances and spend were used.
+
+    Raises:
+        NoTaskError: There is no task, or the study has several objectives.
+        NoEvidenceError: No trial is complete.
+        TaskError: An argument is out of range, or the study has trials of unknown instances.
+    """
+    limits = Limits.checked("search", spend, evaluations)
+    trials = Trials.of(study, objective, instances, task, limits, per_trial, seed)
+    trials.run(n_trials, callbacks, catch)
+    return trials.confirm(margin, callbacks)
+
+
+class Trials:
+    """Trials of a search, until another one is worth less than confirming.
+
+    Args:
+        study: The study.
+        objective: The objective, or a function of the user.
+        split: The instances.
+        task: The task.
+        limits: Limits of search and confirmation.
+        seed: Seed of the order of fresh instances.
+    """
+
+    def __init__(
+        self, study: Study, objective: Any, split: Split, *, task: Task, limits: Limits, seed: int
+    ) -> None:
+        """See the class."""
+        self._study, self._split, self._task, self._limits = study, split, task, limits
+        self._seed = seed
+        splittable = find_objective(objective)
+        self.evaluate: Any = objective if splittable is None else splittable.on(split.search)
+        """The function, or the objective on the instances of the trials."""
+        self._planners = Planners((1, 2, 3), ())
+        self._reason = ""
+
+    @classmethod
+    def of(
+        cls,
+        study: Study,
+        objective: Any,
+        instances: Sequence[Any] | None,
+        task: Task | None,
+        limits: Limits,
+        per_trial: int | None,
+        seed: int,
+    ) -> Trials:
+        """Check the arguments of `search`, and split the instances."""
+        if len(study.directions) > 1:
+            raise NoTaskError(
+                f"Study {study.study_name!r} has {len(study.directions)} objectives, and "
+                "`search` needs one."
+            )
+        splittable = find_objective(objective)
+        if splittable is not None:
+            task = task or splittable.task
+            if math.isfinite(splittable.max_spend):
+                most = min(splittable.max_spend, limits.spend or math.inf)
+                limits = Limits(most, limits.evaluations)
+        elif not callable(objective):
+            raise TaskError(f"search: `objective` must be callable, got {objective!r}.")
+        task = task or _task_of(study)
+        if task is None:
+            raise NoTaskError(
+                f"No task is registered on study {study.study_name!r}: pass `task=`."
+            )
+        split = split_instances(
+            study, splittable, instances, task=task, limits=limits, per_trial=per_trial, seed=seed
+        )
+        if limits.spend is not None:
+            # For the agent, and for `spend(study)`.
+            storage.write_limit(study, limits.spend)
+        return cls(study, objective, split, task=task, limits=limits, seed=seed)
+
+    def run(
+        self,
+        n_trials: int | None,
+        callbacks: Sequence[Callback],
+        catch: tuple[type[Exception], ...],
+    ) -> None:
+        """Run trials; none if the confirmation has begun."""
+        state = read_state(self._study, self._task)
+        if state.looks or state.earlier or self._is_over():
+            return
+        left = None if n_trials is None else n_trials - state.finished
+        if left is not None and left < 1:
+            return
+        objective = self.evaluate
+        if find_objective(objective) is None:
+            objective = self._score
+        self._study.optimize(
+            objective,
+            n_trials=left,
+            catch=catch,
+            callbacks=[*callbacks, StopWhenExhausted(task=self._task), self._stop],
+        )
+        _logger.info(
+            "Study %r: the trials end%s.",
+            self._study.study_name,
+            f", since {self._reason}" if self._reason else "",
+        )
+
+    def confirm(self, margin: float | None, callbacks: Sequence[Callback]) -> SearchResult:
+        """Confirm the best allocations with what is left, and return the result."""
+        task = effective_task(self._study, self._task, fresh=True)
+        run = Run(
+            self._study,
+            self.evaluate,
+            self._split.fresh,
+            task=task,
+            limits=self._limits.less(self.used()),
+            seed=self._seed,
+            callbacks=callbacks,
+        )
+        confirmation = run.result(run.reason(strict=False), margin)
+        total, fresh = self.used(everything=True), read_fresh(self._study)
+        return SearchResult(
+            recommendation=confirmation.recommendation,
+            confirmation=confirmation,
+            trials=read_state(self._study, task).finished,
+            search_instances=tuple(self._split.search),
+            fresh_instances=fresh.names if fresh is not None else (),
+            evaluations=int(total.evaluations),
+            spend=total.spend,
+            unit=task.cost_model.unit,
+        )
+
+    def used(self, *, everything: bool = False) -> Used:
+        """Return what trials and agent have used.
+
+        Args:
+            everything: Whether to include the confirmation.
+        """
+        trials = [
+            trial
+            for trial in storage.read_trials(self._study)
+            if everything or not storage.confirmation_block(trial)
+        ]
+        used = used_by(self._task, trials, len(self._split.search))
+        agent = sum(planned.cost or 0.0 for planned in guidelines(self._study))
+        return Used(used.spend + agent, used.evaluations)
+
+    def _score(self, trial: optuna.Trial) -> float:
+        """Score a trial's allocation with the user's function."""
+        task = effective_task(self._study, self._task)
+        allocation = task.suggest(trial)
+        found = evaluate_on(self.evaluate, allocation, self._split.search, math.inf)
+        spend = found.spend
+        if spend is None:
+            spend = task.cost(allocation) * len(self._split.search)
+        attributes = {**found.metrics, "cost": task.cost(allocation), "spend": spend}
+        storage.write_trial_values(trial, attributes)
+        for step, name in enumerate(self._split.search):
+            trial.report(found.outcomes[name], step)
+        return math.fsum(found.outcomes.values()) / len(found.outcomes)
+
+    def _stop(self, study: Study, trial: FrozenTrial) -> None:
+        """Stop the study once another trial is worth less than confirming."""
+        if self._is_over():
+            study.stop()
+
+    def _is_over(self) -> bool:
+        """Return whether another trial is worth less than the fresh instances that it costs."""
+        used, size = self.used(), len(self._split.search)
+        trials = storage.read_trials(self._study)
+        left = self._limits.less(used)
+        if not any(trial.state == TrialState.COMPLETE for trial in trials):
+            # Of a cost that is not known yet.
+            return self._over("the limit is reached", left.instances([0.0]) < size)
+        task = effective_task(self._study, self._task)
+        found = Candidates(self._study, task, "search")
+        planners = planners_of(self._study.sampler) or self._planners
+        with planners.lock(found.task):
+            planner = planners.get(found.task)
+            if planner.in_opening(found.evidence):
+                reached = self._limits.share(_OPENING_SHARE).reached(used)
+                return self._over("they have used their share of the limit", reached)
+            candidate = planner.propose(found.evidence)
+        keys = [*Contenders.of(found).keys, candidate.choices]
+        belief = belief_of(found, found.surrogate.points_of(keys))
+        costs = np.array([found.task.feasible.cost(key) for key in keys])
+        limits = limits_of(left, costs, len(self._split.fresh))
+        over = not policy.worth_another_trial(belief, limits, size)
+        return self._over("another one is worth less than the instances that it costs", over)
+
+    def _over(self, reason: str, over: bool) -> bool:
+        self._reason = reason if over else ""
+        return over
+
+
+def _task_of(study: Study) -> Task | None:
+    """Return the task of a study or of its sampler."""
+    own = getattr(study.sampler, "_task", None)
+    return own if isinstance(own, Task) else find_task(study)
