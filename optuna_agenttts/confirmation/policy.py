@@ -28,19 +28,29 @@ import numpy as np
 from optuna_agenttts.planner.evidence import Floats, Ints
 from optuna_agenttts.planner.mixture import factor, normal_cdf
 
+SHARE = 0.4
+"""Share of a limit on search and confirmation that trials take, at most: 20 of 50 trials. On
+development landscapes trials that went on for as long as the posterior advised took half of it and
+more where insights are violated, and the mean regret was .239 there instead of .181; elsewhere it
+was the same. 30 % and 50 % were no better anywhere (.211 and .207 where insights are violated)."""
 LOOKS = 4
-"""Blocks of fresh instances, at most. After each, allocations that cannot win are left out."""
+"""Blocks of fresh instances, at most. After each, allocations that cannot win are left out. Mean
+regret with 1, 2, 4 and 8: .072, .068, .065, .064 on recorded outcomes of real models, .151, .100,
+.103, .108 on calibrated landscapes, .143, .139, .121, .123 on random ones."""
 _MOST = 16
-"""Allocations of a block, at most. Chosen by hand; the value was largest for fewer in nearly all
-searches of development landscapes."""
+"""Allocations of a block, at most, which bounds the time. At the first look most blocks are best
+with 6 to 8."""
 _DRAWS = 256
 """Draws of expectations; as many again are their mirror images. Chosen by hand."""
 _MIN_GAIN = 2e-4
-"""Expected gain, in rates, below which a choice is decided. Chosen by hand."""
+"""Expected gain, in rates, below which a choice is decided: about a hundredth of the error of a
+mean of 500 outcomes. Chosen by hand."""
 _MARGIN = 0.05
 """Loss, in rates, below which a cheaper allocation is as good: the default margin of ties."""
 _PROBABLE = 0.6
-"""Least probability of that, to take a cheaper allocation along. Chosen by hand."""
+"""Least probability of that, to take a cheaper allocation along. Chosen by hand. On real outcomes
+such allocations raised the saving of the cheapest tie from .126 to .150 of the cost, and changed
+the regret from .065 to .066; on no family did they change it beyond noise."""
 _CHEAPER = 0.75
 """Price of a cheaper allocation, as a share of that of the best one, at most. Chosen by hand."""
 _MIN_VARIANCE = 1e-10
@@ -137,7 +147,9 @@ def contenders(belief: Belief, limits: Limits) -> Block:
 
     They are the ones with the largest chances of being the best, as many as make the expected rate
     of the recommendation largest: among few, the best may be missing, and many leave few
-    instances for each.
+    instances for each. On development landscapes the mean regret was smaller than with the five
+    best posterior means (.065 and .101 on real outcomes, .103 and .222 on calibrated landscapes),
+    and than with as many as include the best with a probability of .95 (.095 and .155).
 
     Args:
         belief: Belief in the tried allocations.
@@ -173,6 +185,9 @@ def next_block(belief: Belief, limits: Limits, looks: int = LOOKS) -> Block | No
 
 def worth_another_trial(belief: Belief, limits: Limits, instances: int) -> bool:
     """Return whether another trial is worth more than the fresh instances that it costs.
+
+    It looks one trial ahead. Trials beyond `SHARE` of the limits are the caller's to stop. Stopped
+    by both, searches took 16 to 19 trials of 20, with the same regret as after 20.
 
     Args:
         belief: Belief in the tried allocations, and in the one that would be tried, which is

@@ -73,6 +73,7 @@ class Real:
     def __init__(self, land):
         self.name, self.task = land.name, land.task()
         self.truth, self.regret, self._world = land.truth, land.regret, cache(land.world)
+        self.instances, self.reference = land.instances, (land.optimum, land.reference)
 
     def outcomes(self, models, samples, seed, count):
         """See `Landscape.outcomes`."""
