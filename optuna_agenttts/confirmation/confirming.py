@@ -229,8 +229,9 @@ class Run:
             count = int(min(len(missing), left.instances([price])))
             if count:
                 block = dict(list(missing.items())[:count])
-                count = self._add(look, choices, block, left, now)
-            if 0 <= count < len(missing):
+                if 0 <= self._add(look, choices, block, left, now) < count:
+                    return "the limit on the spend does not cover the next call"
+            if count < len(missing):
                 limit = self._limits.text(self._task.cost_model.unit)
                 return f"the limit of {limit} is reached"
         return _STOPPED if self._study._stop_flag else ""

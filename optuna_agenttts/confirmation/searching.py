@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import optuna
-from optuna.study import Study
+from optuna.study import MaxTrialsCallback, Study
 from optuna.trial import FrozenTrial, TrialState
 
 from optuna_agenttts import storage
@@ -203,7 +203,8 @@ class Trials:
             task=task,
             limits=self._limits.less(self.used()),
             seed=self._seed,
-            callbacks=callbacks,
+            # These count all trials, and would end the confirmation at once.
+            callbacks=[c for c in callbacks if not isinstance(c, MaxTrialsCallback)],
         )
         confirmation = run.result(run.reason(strict=False), margin)
         total, fresh = self.used(everything=True), read_fresh(self._study)

@@ -227,9 +227,11 @@ class Archive:
             self._constraints.append((choices, constraints))
             self._has_constraints = self._has_constraints or bool(constraints)
         if trial.state == TrialState.FAIL:
-            self._failures.setdefault(choices, []).append(self._completed)
+            # A failed confirmation leaves an allocation that was tried.
+            if not block:
+                self._failures.setdefault(choices, []).append(self._completed)
             return
-        self._completed += 1
+        self._completed += not block
         self._tried.add(choices)
         reported, stopped = outcomes_of(trial), trial.state == TrialState.PRUNED
         if stopped:

@@ -76,6 +76,26 @@ def test_a_confirmation_does_not_show_that_constraints_are_met():
     assert len(evidence.constraints) == 1
 
 
+def test_a_failed_confirmation_is_no_failure_of_the_search():
+    """Its allocation was tried, and confirmations are no progress after which to retry others."""
+    task = one_stage()
+    rng = np.random.default_rng(0)
+    search = [trial(task, 1, rng.random(12)), trial(task, 2, rng.random(12))]
+    failed = trial_of(task, small(4), None, state=TrialState.FAIL)
+    confirmed = [trial(task, 1, rng.random(40), block=block) for block in (1, 2, 3)]
+    broken = trial_of(
+        task,
+        small(2),
+        None,
+        state=TrialState.FAIL,
+        system_attrs=storage.confirmation_marks(4, 4),
+    )
+    before = read(task, [*search, failed])
+    after = read(task, [*search, failed, *confirmed, broken])
+    assert after.visited == before.visited
+    assert after.failed == before.failed
+
+
 @pytest.mark.parametrize("kind", ["memory", "sqlite", "journal"])
 def test_the_mark_of_a_confirmation_is_read_from_every_storage(kind, tmp_path):
     """Also by another process, which reads the trials anew."""

@@ -11,6 +11,7 @@ from confirmation_cases import FRESH, SEARCH, TASK, Evaluate, outcome, search_in
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.samplers import RandomSampler, TPESampler
+from optuna.study import MaxTrialsCallback
 from optuna.trial import TrialState
 
 from optuna_agenttts import (
@@ -204,6 +205,7 @@ def test_n_trials_and_callbacks_end_the_trials():
             lambda study, trial: seen.append(trial.number),
             StopWhenSettled(),
             StopWhenExhausted(),
+            MaxTrialsCallback(4),
         ],
     )
     assert found.trials == 4

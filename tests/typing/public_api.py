@@ -10,6 +10,7 @@ from optuna_agenttts import (
     AgentTTSSampler,
     Allocation,
     Claim,
+    Confirmation,
     CostModel,
     FlopsCost,
     HuggingFaceChat,
@@ -19,9 +20,11 @@ from optuna_agenttts import (
     Recommendation,
     Round,
     ScriptedChatModel,
+    SearchResult,
     Spend,
     Stage,
     StageAllocation,
+    Standing,
     StopAtSpend,
     StopWhenSettled,
     Task,
@@ -29,8 +32,10 @@ from optuna_agenttts import (
     Undecided,
     Verdict,
     __version__,
+    confirm,
     guidelines,
     recommend,
+    search,
     spend,
 )
 from optuna_agenttts.llm import ChatModel, ChatRequest, Completion, Usage
@@ -76,7 +81,7 @@ def objective(trial: optuna.Trial) -> float:
     return samples / 100
 
 
-def search(llm: str | ChatModel | None) -> None:
+def run_search(llm: str | ChatModel | None) -> None:
     """Search with or without an agent, and read what came out."""
     sampler: optuna.samplers.BaseSampler = AgentTTSSampler(task, llm=llm, insights=(1, 2), seed=0)
     study = optuna.create_study(direction="maximize", sampler=sampler)
@@ -95,6 +100,20 @@ def search(llm: str | ChatModel | None) -> None:
         assert_type(planned.verdicts, tuple[Verdict, ...])
 
 
+def evaluate(allocation: Allocation, names: list[str]) -> list[float]:
+    """Return an outcome for each instance."""
+    return [allocation["answer"].samples / 100 for _ in names]
+
+
+def confirm_best(study: optuna.Study) -> None:
+    """Confirm the best allocations, and read how they stand."""
+    found = confirm(study, evaluate, ["one", "two"], evaluations=10, seed=1)
+    assert_type(found, Confirmation)
+    assert_type(found.contenders, tuple[Standing, ...])
+    assert_type(found.recommendation, Recommendation)
+    assert_type(search(study, evaluate, ["one", "two"], spend=1e3, task=task), SearchResult)
+
+
 class Scripted:
     """Answer every request alike: anything with `complete` is a chat model."""
 
@@ -103,9 +122,9 @@ class Scripted:
         return Completion("yes", Usage(prompt_tokens=1, completion_tokens=1))
 
 
-search(Scripted())
-search(ScriptedChatModel(["yes"]))
-search(HuggingFaceChat("model", base_url="http://127.0.0.1:8080"))
+run_search(Scripted())
+run_search(ScriptedChatModel(["yes"]))
+run_search(HuggingFaceChat("model", base_url="http://127.0.0.1:8080"))
 costs: list[CostModel] = [FlopsCost(), PriceCost(), LatencyCost(prefix_sharing=False)]
 
 
@@ -143,6 +162,10 @@ with (
     evaluation = measured.evaluate(task.complete({}), ["three"])
     assert_type(evaluation, Evaluation)
     assert_type(evaluation.mean, float)
+    assert_type(search(study, measured, evaluations=100), SearchResult)
+    assert_type(confirm(study, measured, ["three"], spend=100.0), Confirmation)
+    assert_type(confirm(study, measured.evaluate, ["three"], spend=100.0), Confirmation)
+    assert_type(measured.on(["four"]), MultiStageObjective)
     assert_type(measured.inspect(0, "one", study=study), InstanceInspection)
     assert_type(measured.inspect(task.complete({})), TrialInspection)
     assert_type(measured.inspect(study.best_trial)[0], InstanceInspection)
