@@ -39,10 +39,6 @@ from optuna_agenttts.task.task import Task
 
 _logger = logging.getLogger(__name__)
 
-_OPENING_SHARE = 0.4
-"""Share of the limit up to which trials go on in the opening, which the posterior does not judge:
-twenty trials of fifty, by replay of real outcomes."""
-
 
 @experimental_function("0.1.0")
 def search(
@@ -261,14 +257,17 @@ class Trials:
         if not any(trial.state == TrialState.COMPLETE for trial in trials):
             # Of a cost that is not known yet.
             return self._over("the limit is reached", left.instances([0.0]) < size)
+        least, most = (self._limits.share(share).reached(used) for share in policy.SHARES)
+        if most or not least:
+            return self._over("they have used their share of the limit", most)
         task = effective_task(self._study, self._task)
         found = Candidates(self._study, task, "search")
         planners = planners_of(self._study.sampler) or self._planners
         with planners.lock(found.task):
             planner = planners.get(found.task)
             if planner.in_opening(found.evidence):
-                reached = self._limits.share(_OPENING_SHARE).reached(used)
-                return self._over("they have used their share of the limit", reached)
+                # The posterior does not judge it.
+                return False
             candidate = planner.propose(found.evidence)
         keys = [*Contenders.of(found).keys, candidate.choices]
         belief = belief_of(found, found.surrogate.points_of(keys))
