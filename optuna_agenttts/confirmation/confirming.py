@@ -47,6 +47,8 @@ _logger = logging.getLogger(__name__)
 
 Callback = Callable[[Study, FrozenTrial], None]
 
+_LEAST = 10
+"""Instances of a look, at least, as far as limits allow: fewer show nothing. Chosen by hand."""
 _STOPPED = "the study was stopped"
 
 
@@ -205,12 +207,13 @@ class Run:
         if block is None:
             return "the choice is decided: further instances are not expected to change it"
         chosen = found.choices(block.positions)
+        count = max(block.instances, min(_LEAST, limits.instances(block.positions)))
         _logger.info(
             "Study %r: look %d of at most %d compares %d allocations on %d fresh instances.",
             *(self._study.study_name, len(state.looks) + 1, policy.LOOKS),
-            *(len(chosen), block.instances),
+            *(len(chosen), count),
         )
-        return Look(number, chosen, tuple(fresh[: block.instances]), state.finished)
+        return Look(number, chosen, tuple(fresh[:count]), state.finished)
 
     def _finish(self, look: Look, state: State) -> str:
         """Evaluate what is missing of a look; return a reason to stop, or an empty string."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,9 @@ from optuna_agenttts.planner.evidence import Choices, Floats, Ints
 from optuna_agenttts.planner.kernels import Points
 from optuna_agenttts.report.candidates import Candidates
 
+_ALIKE = 50
+"""Instances on which allocations have the same outcomes, at least, to be taken for the same. On
+fewer, equal outcomes are often a coincidence. Chosen by hand."""
 _LEAST_COST = 1e-12
 """In place of a cost of 0, by which limits cannot be divided."""
 
@@ -33,17 +36,17 @@ class Contenders:
     def of(cls, found: Candidates, failed: Collection[Choices] = ()) -> Contenders:
         """Return the contenders among the tried allocations.
 
-        Of allocations with the same outcomes, the cheapest one is kept.
+        Of allocations with the same outcomes on many instances, the cheapest one is kept.
 
         Args:
             found: The tried allocations.
             failed: Allocations to leave out.
         """
-        cheapest: dict[object, int] = {}
+        cheapest: dict[Hashable, int] = {}
         for i in np.argsort(found.costs, kind="stable").tolist():
-            outcomes = found.outcomes.get(found.keys[i])
+            outcomes = found.outcomes.get(found.keys[i], {})
             if found.keys[i] not in failed:
-                alike = frozenset(outcomes.items()) if outcomes else i
+                alike: Hashable = i if len(outcomes) < _ALIKE else frozenset(outcomes.items())
                 cheapest.setdefault(alike, i)
         kept = np.array(sorted(cheapest.values()), dtype=np.int64)
         keys = [found.keys[i] for i in kept.tolist()]

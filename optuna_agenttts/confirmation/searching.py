@@ -76,8 +76,8 @@ def search(
         evaluations: Limit on the runs of the pipeline on one instance. At least one limit is
             needed; an objective's `max_spend` counts as well.
         n_trials: Limit on the finished trials of the search.
-        per_trial: Number of instances of the trials. Default: a fiftieth of the limit, from 20 to
-            50, and at most half of the instances.
+        per_trial: Number of instances of the trials. Default: a fiftieth of the limit, from 20
+            (or a twentieth of the limit, if that is less) to 50, and at most half of all.
         task: Task to tune. Default: that of the objective, of the sampler, or of the study.
         margin: Margin of ties; see `recommend`.
         seed: Seed of the split, and of the order of fresh instances.

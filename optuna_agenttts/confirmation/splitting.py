@@ -20,10 +20,11 @@ from optuna_agenttts.task.task import Task
 _logger = logging.getLogger(__name__)
 
 _FEWEST, _MOST = 20, 50
-"""Instances of a trial, if there are enough. Fewer choose at random, more leave too few trials.
+"""Instances of a trial, if the limit allows. Fewer choose at random, more leave too few trials.
 Chosen by hand; the paper uses 50."""
-_OF_LIMIT = 0.02
-"""Share of the limit that a trial takes: twenty trials, if trials take two fifths of it."""
+_SHARE, _MOST_SHARE = 0.02, 0.05
+"""Share of the limit that a trial takes, and at most takes to have `_FEWEST` instances: twenty and
+eight trials in two fifths of the limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +51,8 @@ def instances_per_trial(task: Task, limits: Limits, available: int) -> int:
     dearest = sum(max(float(row.max()) for row in rows) for rows in task.feasible.costs)
     # Most allocations that a search tries cost nearly as much as the budget allows.
     evaluations = limits.instances([min(task.budget, dearest)])
-    wanted = min(_MOST, max(_FEWEST, _OF_LIMIT * evaluations))
-    return int(max(1, min(wanted, evaluations / 4, available // 2)))
+    wanted = max(_SHARE * evaluations, min(_FEWEST, _MOST_SHARE * evaluations))
+    return int(max(1, min(_MOST, wanted, available // 2)))
 
 
 def split_instances(
@@ -96,6 +97,11 @@ def split_instances(
             raise TaskError(
                 f"search: `per_trial` must be 1 or more and leave fresh instances of "
                 f"{len(named)}, got {count!r}."
+            )
+        if limits.instances([0.0]) < count:
+            raise TaskError(
+                f"search: `evaluations` must cover a trial, which runs on {count} instances, got "
+                f"{limits.evaluations:g}: raise it, or pass a smaller `per_trial`."
             )
         names = list(named)
         if objective is None or instances is not None:

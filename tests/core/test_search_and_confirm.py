@@ -241,6 +241,8 @@ def test_unsuitable_studies_and_instances_are_refused():
         search(study_of(), evaluate, ["a"], evaluations=100)
     with pytest.raises(TaskError, match="`per_trial`"):
         search(study_of(), evaluate, ALL, evaluations=100, per_trial=len(ALL))
+    with pytest.raises(TaskError, match="`evaluations` must cover a trial"):
+        search(study_of(), evaluate, ALL, evaluations=9, per_trial=10)
     with pytest.raises(TaskError, match="give `spend`"):
         search(study_of(), evaluate, ALL)
     with pytest.raises(NoTaskError, match="pass `task=`"):
