@@ -120,7 +120,7 @@ def _is_header_value(value: object) -> bool:
 
 def picklable_key(api_key: Any) -> Any:
     """Return what a pickle may contain of an API key or headers: a function, but no key."""
-    if isinstance(api_key, (str, Mapping)):
+    if isinstance(api_key, (str, Mapping)) and api_key:
         return UnpickledKey()
     # Methods of `os.environ` would be pickled together with all variables.
     if isinstance(api_key, partial) and getattr(api_key.func, "__self__", None) is os.environ:

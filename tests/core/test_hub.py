@@ -3,6 +3,7 @@
 import gzip
 import json
 import logging
+import pickle
 import socket
 import threading
 import time
@@ -706,6 +707,15 @@ class TestKeys:
             facts = hub_at(server, token=token).facts(MODEL)
         assert (facts.parameters, facts.input_price) == (None, 0.3)
         assert "key" in caplog.text
+
+    def test_an_unpickled_object_asks_without_a_key(self, caplog):
+        """Prices need none; the size of public models does not, either."""
+        with serving(PAGES) as server:
+            hub = pickle.loads(pickle.dumps(hub_at(server)))
+            assert hub.facts(MODEL).source == "Hub; prices: router, provider groq"
+            hub = pickle.loads(pickle.dumps(hub_at(server, token=TOKEN)))
+            assert hub.facts(MODEL).source == "prices: router, provider groq"
+        assert "not pickled" in caplog.text
 
     def test_redirects_stay_on_the_server(self, caplog):
         """A model's old name leads to the new one; another server is not followed."""
