@@ -12,6 +12,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -198,11 +199,13 @@ class HuggingFaceChat(ServerClient):
             text = cut_at_stop(completion.text, request, parameters)
             # A server that echoes the request, in any escapes, must not get the key into a store.
             secrets = secret_values(session.headers)
-            parts = (text, completion.finish_reason, completion.thoughts)
-            text, reason, thoughts = (hide_keys(part, secrets) for part in parts)
-            if (text, reason, thoughts) == (completion.text, *parts[1:]):
-                return completion
-            return Completion(text, completion.usage, reason, thoughts)
+            return replace(
+                completion,
+                text=hide_keys(text, secrets),
+                finish_reason=hide_keys(completion.finish_reason, secrets),
+                thoughts=hide_keys(completion.thoughts, secrets),
+                model=hide_keys(completion.model, secrets),
+            )
 
     def _remember(self, model: str, changes: Parameters) -> None:
         """Keep changes that led to a completion, and log new ones."""

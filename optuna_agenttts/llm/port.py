@@ -98,12 +98,14 @@ class Usage:
         thought_tokens: Tokens of the thoughts in it; 0 if the server does not count them, see
             `Completion.thought_tokens`.
         cached_tokens: Tokens of the prompt that the server had cached, for the bill of the call.
+        estimated: Names of the counts that are estimates, because the server reports none.
     """
 
     prompt_tokens: int
     completion_tokens: int
     thought_tokens: int = field(default=0, compare=False)
     cached_tokens: int = field(default=0, compare=False)
+    estimated: tuple[str, ...] = field(default=(), compare=False)
 
 
 def prompt_usage(request: ChatRequest) -> Usage:
@@ -142,12 +144,14 @@ class Completion:
         usage: Numbers of tokens.
         finish_reason: ``"stop"``, ``"length"``, or another reason that the server reports.
         thoughts: What the model thought before the text.
+        model: Name of the model in the reply; empty if there is none.
     """
 
     text: str
     usage: Usage
     finish_reason: str = "stop"
     thoughts: str = ""
+    model: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         """Separate the thoughts from the text."""

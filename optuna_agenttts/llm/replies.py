@@ -202,8 +202,10 @@ def completion_from_json(
             lost=bool(message) and not counts,
         )
     usage = _usage(counts, request, thoughts + text, reason)
+    reason = "refusal" if refused and not text else reason
+    model = reply.get("model")
     found = Completion(
-        text, usage, "refusal" if refused and not text else reason or "stop", thoughts
+        text, usage, reason or "stop", thoughts, model if isinstance(model, str) else ""
     )
     if found.failed:
         raise ChatUnavailableError(
@@ -307,11 +309,13 @@ def _usage(counts: Mapping[str, Any], request: ChatRequest, text: str, reason: s
     cached = _count(as_mapping(counts.get("prompt_tokens_details")).get("cached_tokens"))
     # DeepSeek has a field of its own.
     cached = cached or _count(counts.get("prompt_cache_hit_tokens"))
+    missing = {"prompt_tokens": not prompt, "completion_tokens": bool(text) and not generated}
     return Usage(
         prompt or prompt_usage(request).prompt_tokens,
         generated or guess,
         thoughts,
         cached_tokens=min(prompt, cached),
+        estimated=tuple(name for name, is_missing in missing.items() if is_missing),
     )
 
 

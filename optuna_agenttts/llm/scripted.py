@@ -10,6 +10,8 @@ from optuna_agenttts.llm.port import ChatRequest, Completion, Usage
 from optuna_agenttts.llm.untrusted import estimated_tokens
 
 Reply = str | Completion | Exception
+_ESTIMATED = ("prompt_tokens", "completion_tokens")
+
 Script = Callable[[ChatRequest], Reply]
 
 
@@ -73,4 +75,5 @@ class ScriptedChatModel:
         if isinstance(reply, Completion):
             return reply
         prompt = sum(estimated_tokens(message.content) for message in request.messages)
-        return Completion(reply, Usage(int(prompt), int(estimated_tokens(reply))))
+        usage = Usage(int(prompt), int(estimated_tokens(reply)), estimated=_ESTIMATED)
+        return Completion(reply, usage)
