@@ -19,9 +19,10 @@ from optuna_agenttts.llm import (
 )
 from optuna_agenttts.llm.port import servers_behind
 from optuna_agenttts.llm.secrets import redact
+from optuna_agenttts.llm.server_facts import fetch_facts, with_loaded_context
 from optuna_agenttts.llm.untrusted import estimated_tokens
 from optuna_agenttts_integrations.calls.endpoints import Endpoint, Endpoints
-from optuna_agenttts_integrations.calls.store import CompletionStore
+from optuna_agenttts_integrations.calls.store import CompletionStore, canonical_json
 from optuna_agenttts_integrations.exceptions import StoreError
 from optuna_agenttts_integrations.inspection.functions import (
     SHOWN_ERROR,
@@ -151,6 +152,7 @@ async def check_servers(
                 stop_strings=max(len(program.stop) for program in programs),
                 schema=schemas[0] if schemas else None,
                 parameters=model.parameters,
+                extra=canonical_json(dict(model.extra)) if model.extra else None,
             )
             findings.append(_cost_finding(task, model, subject))
             findings += [finding for finding in found if finding.check != "size"]
@@ -272,14 +274,10 @@ async def _context_length(chat: ChatModel, name: str) -> int | None:
     if not isinstance(chat, HuggingFaceChat):
         return None
     try:
-        context = (await chat.info()).get("max_total_tokens")
-        if context is None:
-            _, entries = await chat.listing()
-            context = next((e.get("max_model_len") for e in entries if e.get("id") == name), None)
+        return (await with_loaded_context(chat, await fetch_facts(chat, name), name)).max_total
     except ChatError:
         # The key is invalid, which `examine` has reported.
         return None
-    return context if isinstance(context, int) else None
 
 
 def _check_fusion(program: StageProgram, subject: str, context: int | None) -> list[Finding]:

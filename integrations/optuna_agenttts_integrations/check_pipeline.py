@@ -199,6 +199,14 @@ def _stage_finding(stage: InspectedStage, trace: Trace) -> Finding:
     if isinstance(trace.error, FunctionError) and trace.error.function.kind == "parse":
         return finding("ok", message)
     samples = [reply.value for reply in replies if reply.value is not None]
+    lost = sum(reply.ended_in_thoughts for reply in replies)
+    if lost:
+        return finding(
+            "warning",
+            f"{message}; {lost} of them ended inside the model's thoughts, without an answer, "
+            "which a search scores as wrong",
+            "Raise `max_tokens`, or lower thinking, for example by `Model(extra=...)`.",
+        )
     if not samples:
         return finding(
             "warning",

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from optuna_agenttts.llm.findings import Finding, Level
 from optuna_agenttts.llm.negotiation import LOSSES, Parameters, describe_change
-from optuna_agenttts.llm.outages import NO_QUOTA, REMEDIES
-from optuna_agenttts.llm.port import ChatError, ChatRequest, Completion, prompt_usage
+from optuna_agenttts.llm.outages import REMEDIES
+from optuna_agenttts.llm.port import ChatError, ChatRequest, Completion
+from optuna_agenttts.llm.probes import Failure, Outcome, count_chars
 from optuna_agenttts.llm.secrets import redact
+from optuna_agenttts.llm.server_facts import ServerFacts, is_path
 from optuna_agenttts.llm.untrusted import decode_json, one_line
 
 _MAX_MESSAGE_CHARS = 500
@@ -42,8 +43,6 @@ _REMEDIES: Mapping[str, str] = {
 }
 """Remedy for each kind of failure, including those of huggingface_hub (``ValueError``)."""
 _REDIRECTED = "Pass the URL that the server redirects to."
-_REPLY_KINDS = {NO_QUOTA, "no JSON", "no text in reply", "reply too long"}
-"""Kinds of failure, besides HTTP statuses, that prove that a server replied."""
 _INCONCLUSIVE = {"HTTP 400", "HTTP 413", "HTTP 422", "HTTP 429", "no text in reply"}
 """Kinds of failure that do not show whether schemas work: the adapter drops refused formats."""
 
@@ -65,56 +64,12 @@ class FindingCollector:
         self.findings.append(Finding(self.subject, check, level, message, remedy))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServerFacts:
-    """Facts that a server reports about itself; None if not reported.
-
-    Args:
-        answered: Whether any of the server's pages replied.
-        tgi: Whether the server is TGI.
-        names: Names of the models it serves.
-        max_input: Maximum prompt length, in tokens.
-        max_total: Maximum length of prompt and reply together, in tokens.
-        max_concurrent: Maximum number of concurrent requests.
-        max_stop: Maximum number of stop strings per request.
-    """
-
-    answered: bool = False
-    tgi: bool = False
-    names: tuple[str, ...] = ()
-    max_input: int | None = None
-    max_total: int | None = None
-    max_concurrent: int | None = None
-    max_stop: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """Failed call: the error's kind and message."""
-
-    kind: str
-    message: str
-
-    @property
-    def answered(self) -> bool:
-        """True if a server replied at all."""
-        return self.kind.startswith("HTTP ") or self.kind in _REPLY_KINDS
-
-    @property
-    def remedy(self) -> str:
-        """Advice for the user."""
-        if self.kind.startswith("HTTP 3"):
-            return _REDIRECTED
-        broken = self.kind.startswith("HTTP ") or self.kind.endswith("Error")
-        return _REMEDIES.get(self.kind, _BROKEN if broken else "")
-
-
-Outcome = Completion | Failure
-
-
-def count_chars(request: ChatRequest) -> int:
-    """Return the number of characters in a request's messages."""
-    return sum(len(message.content) for message in request.messages)
+def remedy_for(failure: Failure) -> str:
+    """Return advice for a failed call."""
+    if failure.kind.startswith("HTTP 3"):
+        return _REDIRECTED
+    broken = failure.kind.startswith("HTTP ") or failure.kind.endswith("Error")
+    return _REMEDIES.get(failure.kind, _BROKEN if broken else "")
 
 
 def check_size(findings: FindingCollector, parameters: float | None) -> None:
@@ -136,7 +91,7 @@ def check_reachable(
         name = "TGI" if server.tgi else "a server"
         findings.add("reachable", "ok", f"{name} answers at {netloc}")
         return True
-    findings.add("reachable", "error", f"{netloc}: {outcome.message}", outcome.remedy)
+    findings.add("reachable", "error", f"{netloc}: {outcome.message}", remedy_for(outcome))
     return False
 
 
@@ -159,10 +114,10 @@ def check_model(
     if not names:
         message = "the server does not list the models that it serves"
         remedy = "Make sure that it serves the right model: some servers accept any name."
-    elif not model or any(_is_same_model(n, model, paths=server.tgi) for n in server.names):
+    elif not model or server.lists(model):
         findings.add("model", "ok", f"serves {model!r}" if model else f"serves {names}")
         return
-    elif server.tgi and _is_path(server.names[0]):
+    elif server.tgi and is_path(server.names[0]):
         message = f"TGI serves the folder {names} and accepts any model name"
         remedy = f"Make sure that the folder holds {model!r}."
     elif server.tgi:
@@ -174,18 +129,6 @@ def check_model(
         message = f"{model!r} is not listed; the server lists {names}{suffix}"
         remedy = "Name a listed model: some servers reply with a different model than requested."
     findings.add("model", level, message, remedy)
-
-
-def _is_same_model(listed: str, model: str, *, paths: bool) -> bool:
-    """Return whether a listed name denotes a model, ignoring a ``:provider`` suffix or folder."""
-    if listed in (model, model.rpartition(":")[0]):
-        return True
-    folder = listed.rstrip("/").split("/")[-1]
-    return paths and _is_path(listed) and folder == model.split("/")[-1]
-
-
-def _is_path(name: str) -> bool:
-    return name.startswith(("/", "."))
 
 
 def check_limits(
@@ -206,23 +149,32 @@ def check_limits(
         findings.add("stop strings", "error" if remedy else "ok", message, remedy)
 
 
-def check_call(findings: FindingCollector, longest: ChatRequest | None, outcome: Outcome) -> None:
-    """Check the outcome of the one-token request."""
+def check_call(
+    findings: FindingCollector,
+    longest: ChatRequest | None,
+    outcome: Outcome,
+    extra: str | None = None,
+) -> None:
+    """Check the outcome of the one-token request, which has the further fields `extra`."""
     if isinstance(outcome, Failure):
         level: Level = "warning" if outcome.kind == "HTTP 429" else "error"
-        findings.add("one token", level, outcome.message, outcome.remedy)
+        fields = [name for name in (decode_json(extra or "") or {}) if name in outcome.message]
+        remedy = f"Remove {', '.join(map(repr, fields))} from `Model(extra=...)`: the server "
+        remedy += "does not accept it."
+        findings.add(
+            "one token", level, outcome.message, remedy if fields else remedy_for(outcome)
+        )
     elif longest is None:
         findings.add("one token", "ok", "a short request is answered")
     else:
         tokens = outcome.usage.prompt_tokens
-        length = f"{tokens} tokens" if _is_counted(longest, outcome) else "unknown length"
+        length = (
+            f"{tokens} tokens"
+            if "prompt_tokens" not in outcome.usage.estimated
+            else "unknown length"
+        )
         message = f"the longest request is answered; its prompt has {length}"
         findings.add("one token", "ok", message)
-
-
-def _is_counted(request: ChatRequest, completion: Completion) -> bool:
-    """Return whether the server counted the prompt, rather than 4 characters per token."""
-    return completion.usage.prompt_tokens != prompt_usage(request).prompt_tokens
 
 
 def check_context(
@@ -231,6 +183,7 @@ def check_context(
     longest: ChatRequest,
     outcome: Outcome,
     chars_per_token: float,
+    generated: int = 0,
 ) -> None:
     """Check that the longest prompt and its reply fit the server's context.
 
@@ -240,47 +193,36 @@ def check_context(
         longest: The longest request of the search.
         outcome: Outcome of sending it for one token.
         chars_per_token: Characters per token, where the server did not count the prompt.
+        generated: Tokens of a reply to it, which exceed `max_tokens` where thoughts do not count.
     """
     if server.max_total is None and server.max_input is None:
         return
-    counted = isinstance(outcome, Completion) and _is_counted(longest, outcome)
+    counted = isinstance(outcome, Completion) and "prompt_tokens" not in outcome.usage.estimated
     if isinstance(outcome, Completion) and counted:
         prompt, about = outcome.usage.prompt_tokens, ""
     else:
         prompt, about = math.ceil(count_chars(longest) / chars_per_token), "about "
-    needed = prompt + longest.max_tokens
+    reply = max(longest.max_tokens, generated)
+    needed = prompt + reply
     level: Level = "error" if counted else "warning"
     remedy = "Shorten the prompt, or start the server with a longer context."
+    effect = "so calls of a search would fail, or be cut without an error"
     if server.max_input is not None and prompt > server.max_input:
         message = f"the prompt has {about}{prompt} tokens; the server accepts {server.max_input}"
     elif server.max_total is not None and needed > server.max_total:
+        beyond = ", thoughts beyond `max_tokens` included" if reply > longest.max_tokens else ""
         message = (
-            f"the prompt has {about}{prompt} tokens and the reply up to {longest.max_tokens}, "
+            f"the prompt has {about}{prompt} tokens and the reply up to {reply}{beyond}, "
             f"{needed} in total; the server accepts {server.max_total}"
         )
-        if prompt < server.max_total:
+        if prompt < server.max_total and not beyond:
             remedy = f"Lower `max_tokens` to {server.max_total - prompt}. Otherwise: {remedy}"
     else:
         limit = server.max_total or server.max_input
-        level, remedy = "ok", ""
-        message = f"{about}{needed} of {limit} tokens, including the reply"
+        level, remedy, effect = "ok", "", "including the reply"
+        message = f"{about}{needed} of {limit} tokens"
+    message += f", {effect}"
     findings.add("context", level, message, remedy)
-
-
-def check_full_length(findings: FindingCollector, longest: ChatRequest, outcome: Outcome) -> None:
-    """Check the outcome of the longest request with its own `max_tokens`."""
-    message = f"the longest request with `max_tokens` {longest.max_tokens}"
-    if isinstance(outcome, Failure):
-        level: Level = "warning" if outcome.kind == "HTTP 429" else "error"
-        message += f", which was answered with 1, fails: {outcome.message}"
-        findings.add("full length", level, message, outcome.remedy)
-    elif outcome.ended_in_thoughts:
-        message += f" is answered with thoughts only (finish reason {outcome.finish_reason!r})"
-        remedy = "Raise `max_tokens`, or lower thinking, for example by `Model(extra=...)`."
-        findings.add("full length", "warning", message, remedy)
-    else:
-        tokens = outcome.usage.completion_tokens
-        findings.add("full length", "ok", f"{message} is answered with {tokens} tokens")
 
 
 def check_schema(findings: FindingCollector, outcome: Outcome, keys: frozenset[str]) -> None:
@@ -295,7 +237,9 @@ def check_schema(findings: FindingCollector, outcome: Outcome, keys: frozenset[s
     if isinstance(outcome, Failure):
         level: Level = "warning" if outcome.kind in _INCONCLUSIVE else "error"
         remedy = (
-            outcome.remedy if level == "error" else "Test manually whether schemas are followed."
+            remedy_for(outcome)
+            if level == "error"
+            else "Test manually whether schemas are followed."
         )
         findings.add(check, level, f"not tested: {outcome.message}", remedy)
         return
@@ -334,18 +278,3 @@ def check_negotiated(findings: FindingCollector, parameters: Parameters) -> None
             f"`{name}` differs at this server: {describe_change(name, form)}",
             "Use a server that accepts it if your search depends on it." if lost else "",
         )
-
-
-def check_seeds(findings: FindingCollector, first: Outcome, second: Outcome) -> None:
-    """Check that two requests with the same seed gave the same reply."""
-    if isinstance(first, Failure):
-        message, remedy = f"not tested: {first.message}", ""
-    elif isinstance(second, Failure):
-        message, remedy = f"not tested: {second.message}", ""
-    elif first.text == second.text:
-        findings.add("seeds", "ok", "the same seed gives the same reply twice")
-        return
-    else:
-        message = "the same seed gives two different replies"
-        remedy = "Samples will differ between runs; the store still reuses the ones it holds."
-    findings.add("seeds", "warning", message, remedy)

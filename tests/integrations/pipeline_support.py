@@ -155,6 +155,7 @@ def objective_of(pipeline, chats, instances=("q",), **options):
     A token of a prompt costs 1, one of a reply 2.
     """
     prices = {"parameters": 1e9, "input_price": 1e6, "output_price": 2e6}
+    prices["extra"] = options.pop("extra", None)
     prompt_tokens = options.pop("prompt_tokens", 20)
     task = Task(
         name="any",

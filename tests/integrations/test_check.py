@@ -3,6 +3,7 @@
 import json
 import pickle
 import sqlite3
+from dataclasses import replace
 
 import pytest
 from pipeline_support import Replies, objective_of, unused
@@ -23,9 +24,18 @@ CHATS = "/v1/chat/completions"
 SCHEMA = json.dumps({"type": "object", "properties": {"x": {}}, "required": ["x"]})
 
 
+class Good(Replies):
+    """Chat model whose reply depends on the seed."""
+
+    async def complete(self, request, *, seed):
+        """Reply."""
+        completion = await super().complete(request, seed=seed)
+        return replace(completion, text=f'{{"x": {seed}}}')
+
+
 def good():
-    """Return a model whose reply never changes."""
-    return Replies(lambda request, number: '{"x": 1}')
+    """Return a model that follows the schema."""
+    return Good(lambda request, number: "{}")
 
 
 def stage(name="s", **options):
@@ -58,11 +68,11 @@ def levels(findings):
 
 @pytest.mark.parametrize("dialect", ["tgi", "openai"])
 def test_healthy_servers_have_no_findings_and_get_few_requests(dialect):
-    """A model of two stages is examined once, with eight requests, and run with four."""
+    """A model of two stages is examined once, with nine requests, and run with four."""
     stages = [stage("s", schema=SCHEMA, stop=("\n\n",)), stage("t", schema=SCHEMA)]
     with LoopbackServer({"m": good()}, dialect=dialect) as server:
         findings, report = checked(*stages, places=server.url)
-        assert sum(server.served.values()) <= 8 + 4
+        assert sum(server.served.values()) <= 9 + 4
     assert report.ok
     assert not levels(findings)
     report.raise_for_errors()
@@ -90,6 +100,42 @@ def test_the_longest_request_of_all_stages_is_tried():
     assert {request.model for request in chat.requests} == {"m"}
 
 
+def test_further_fields_of_a_model_are_sent_with_each_request():
+    """They may decide about thinking, and so about the reply."""
+    sent = []
+
+    class Server(LoopbackServer):
+        async def _chat(self, values):
+            sent.append(values)
+            return await super()._chat(values)
+
+    with Server({"m": good()}) as server:
+        findings, _ = checked(places=server.url, extra={"reasoning_effort": "low"})
+    assert not levels(findings)
+    assert len(sent) == 8
+    assert {values.get("reasoning_effort") for values in sent} == {"low"}
+
+
+def test_replies_that_end_inside_thoughts_are_counted():
+    """The finding has their number and the remedy."""
+
+    class Thinking(Good):
+        async def complete(self, request, *, seed):
+            completion = await super().complete(request, seed=seed)
+            whole = [each for each in self.requests if each.max_tokens == 10]
+            # The longest request, and the two samples of the stage.
+            if request.max_tokens != 10 or len(whole) != 2:
+                return completion
+            return replace(completion, text="<think>hm", finish_reason="length")
+
+    findings, report = checked(places=Thinking(lambda request, number: ""))
+    assert levels(findings) == {("s", "result"): "warning"}
+    found = findings["s", "result"]
+    assert "1 of them ended inside the model's thoughts" in found.message
+    assert "max_tokens" in found.remedy
+    assert report.ok
+
+
 def test_models_of_one_server_are_examined_one_by_one():
     """Each pair of model and server is one subject."""
     with (
@@ -103,8 +149,8 @@ def test_models_of_one_server_are_examined_one_by_one():
             places={"a": both.url, "b": [both.url, f"{other.url}#there"]},
         )
         assert report.ok
-        assert sum(both.served.values()) <= 2 * 8 + 4
-        assert sum(other.served.values()) <= 8
+        assert sum(both.served.values()) <= 2 * 9 + 4
+        assert sum(other.served.values()) <= 9
     assert {subject for subject, _ in findings} == {
         "store",
         "s",
@@ -203,7 +249,7 @@ def test_a_fusion_beyond_the_context_is_a_warning(dialect):
     ]
     with Server({"m": good()}, dialect=dialect, limits=limits) as server:
         findings, report = checked(*stages, places=server.url)
-        assert sum(server.served.values()) <= 8 + 6
+        assert sum(server.served.values()) <= 11 + 6
     assert report.ok
     assert levels(findings) == {("m", "fusion"): "warning"}
     assert "in stage 't' may need 1001 tokens" in findings["m", "fusion"].message

@@ -34,7 +34,8 @@ class Echo:
 
     async def complete(self, request, *, seed):
         """Reply OK."""
-        return Completion("OK", Usage(5, 1))
+        words = sum(len(message.content.split()) for message in request.messages)
+        return Completion(f"OK {seed}", Usage(words, 2))
 
 
 class Slow:
@@ -318,6 +319,27 @@ def test_doctor_finds_no_error_in_the_playground(capsys):
         assert "its prompt has 4 tokens" in printed
         assert main(["doctor", server.url, *names, "--prompt", "2 " * 200]) == 1
         assert "Shorten the prompt" in capsys.readouterr().out
+
+
+def test_doctor_tests_whole_replies_and_further_fields(capsys, fails):
+    """Without `--max-tokens` only prompts are tested, and without `--prompt` the table says so."""
+    with LoopbackServer({"small": Echo()}) as server:
+        assert main(["doctor", server.url, "small"]) == 0
+        assert "Pass your longest prompt" in capsys.readouterr().out
+        options = ["--prompt", "a b c", "--extra", '{"top_k": 3}']
+        assert main(["doctor", server.url, "small", *options]) == 0
+        printed = capsys.readouterr().out
+        assert "full length" not in printed
+        assert "Pass your longest prompt" not in printed
+        assert main(["doctor", server.url, "small", *options, "--max-tokens", "99"]) == 0
+        assert "with `max_tokens` 99 is answered" in " ".join(capsys.readouterr().out.split())
+        for option, value, message in [
+            ("--extra", "{", "must be a JSON object"),
+            ("--extra", "[]", "must be a JSON object"),
+            ("--extra", '{"seed": 1}', "must not set seed"),
+            ("--max-tokens", "0", "must be at least 1, got 0"),
+        ]:
+            assert message in fails("doctor", server.url, "small", option, value)
 
 
 def test_an_unreachable_server_is_contacted_once(capsys):

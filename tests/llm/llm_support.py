@@ -389,3 +389,98 @@ class AdversarialServer(HttpServer):
 
 def _behaviour(named: "str | Behaviour") -> Behaviour:
     return BEHAVIOURS[named] if isinstance(named, str) else named
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """Behaviour of a server that counts tokens, honors seeds and reads system messages, or not.
+
+    A word is a token, and a chat template adds ten.
+
+    Args:
+        context: Length at which prompts are cut; more than `refuse` are refused.
+        refuse: Longest prompt.
+        counts: Whether replies have token counts; a number is the count of every prompt.
+        counts_replies: Whether generated tokens are counted.
+        system: What becomes of system messages.
+        seeds: What seeds do: ``"ignored"`` ones give another reply each time, and ``"cached"``
+            replies are the same for all seeds.
+        thoughts: Tokens that the model thinks before each reply.
+        visible: Whether thoughts are in the reply.
+        unfinished: Whether replies that end inside thoughts are errors, as OpenAI's may be.
+        beyond: Whether thoughts do not count as `max_tokens`.
+        end: Text at the end of each reply.
+        name: Name of the model in replies. Default: the request's.
+        refused: Parameters that are refused by name.
+        text: Reply. Default: words that depend on prompt and seed.
+    """
+
+    context: int | None = None
+    refuse: int | None = None
+    counts: bool | int = True
+    counts_replies: bool = True
+    system: str = "read"
+    seeds: str = "honored"
+    thoughts: int = 0
+    visible: bool = True
+    unfinished: bool = False
+    beyond: bool = False
+    end: str = ""
+    name: str | None = None
+    refused: tuple[str, ...] = ()
+    text: str | None = None
+
+    def __call__(self, exchange: Exchange) -> None:
+        """Answer a request."""
+        sent = exchange.request.body
+        for name in self.refused:
+            if name in sent:
+                error = {"message": f"Unsupported parameter: '{name}'", "param": name}
+                return exchange.reply(400, {"error": error})
+        messages = sent["messages"]
+        if self.system == "broken" and messages[0]["role"] == "system":
+            exchange.reply(500, "Internal Server Error")
+            return exchange.hang_up()
+        if self.system == "refused" and messages[0]["role"] == "system":
+            return exchange.reply(400, {"error": {"message": "System role not supported"}})
+        if self.system == "ignored":
+            messages = [message for message in messages if message["role"] != "system"]
+        words = [word for message in messages for word in message["content"].split()]
+        count = len(words) + 10
+        limit = sent.get("max_tokens", sent.get("max_completion_tokens"))
+        if self.refuse is not None and count > self.refuse:
+            return exchange.reply(400, {"error": {"message": "maximum context length exceeded"}})
+        count = min(count, self.context or count)
+        seed: Any = {"cached": 0, "ignored": len(exchange.server.requests)}.get(self.seeds)
+        seed = sent.get("seed", random.random()) if seed is None else seed
+        rng = random.Random(f"{words} {seed}")
+        generated = limit + self.thoughts * self.beyond
+        room = max(0, generated - self.thoughts)
+        if self.unfinished and generated <= self.thoughts:
+            error = "Could not finish the message because max_tokens was reached."
+            return exchange.reply(400, {"error": {"message": error}})
+        schema = "response_format" in sent
+        reply = ['{"x": 4}'] if schema else [str(rng.randrange(10**6)) for _ in range(9)]
+        reply = reply if self.text is None or schema else self.text.split()
+        thought = [f"hm{rng.randrange(999)}" for _ in range(self.thoughts)][:generated]
+        text = " ".join(reply[:room]) + (self.end if room >= len(reply) else "")
+        message: dict[str, Any] = {"role": "assistant", "content": text or None}
+        if self.visible and thought:
+            message["reasoning_content"] = " ".join(thought)
+        used = len(thought) + min(room, len(reply))
+        usage: Any = {
+            "prompt_tokens": count if self.counts is True else self.counts,
+            "completion_tokens": used if self.counts_replies else 0,
+            "completion_tokens_details": {"reasoning_tokens": len(thought)},
+        }
+        choice = {
+            "message": message,
+            "finish_reason": "stop" if room >= len(reply) else "length",
+        }
+        changes = {"model": self.name or sent["model"]}
+        if self.counts is False:
+            changes["usage"] = None
+        else:
+            changes["usage"] = usage
+        exchange.reply(200, chat_reply("", choices=[choice], **changes))
+        return None

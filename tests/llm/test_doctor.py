@@ -5,11 +5,13 @@ import itertools
 import json
 import socket
 import time
+from dataclasses import replace
 
 import pytest
 from llm_support import (
     BEHAVIOURS,
     AdversarialServer,
+    Sampling,
     ask,
     body,
     chat_reply,
@@ -22,9 +24,11 @@ import optuna_agenttts.llm.huggingface
 from optuna_agenttts.exceptions import AgentTTSError, CheckError
 from optuna_agenttts.llm import (
     ChatRefusedError,
+    ChatRequest,
     ChatUnavailableError,
     Finding,
     HuggingFaceChat,
+    Message,
     Report,
     RetryingChatModel,
     ScriptedChatModel,
@@ -87,12 +91,12 @@ def listing(*entries):
 
 
 def constrained(exchange):
-    """Answer with JSON to the `response_format` that TGI reads; refuse others."""
+    """Read the `response_format` of TGI; refuse others."""
     response_format = exchange.request.body.get("response_format")
     if response_format is not None and "value" not in response_format:
         exchange.reply(422, "response_format: missing field `value`")
     else:
-        exchange.reply(200, chat_reply("sure" if response_format is None else '{"x": 4.0}'))
+        Sampling()(exchange)
 
 
 def counting(exchange):
@@ -106,7 +110,7 @@ def counting(exchange):
 def test_a_playground_of_either_dialect_is_well():
     """Every check passes, and the longest prompt's length is the server's count."""
     longest = ask(WORDS, max_tokens=20)
-    expected = {"reachable", "model", "one token", "seeds", "size"}
+    expected = {"reachable", "model", "one token", "whole prompt", "seeds", "size", "requests"}
     with PlaygroundServer([SMALL, MIDDLE]) as server:
         found = checked(at(server), model=MIDDLE, longest=longest)
     # This dialect does not report its context, so the whole request is tried.
@@ -117,15 +121,16 @@ def test_a_playground_of_either_dialect_is_well():
         asked = sum(server.served.values())
     assert levels(found) == dict.fromkeys(expected | {"concurrency", "context"}, "ok")
     assert "32 of 128 tokens" in found["context"].message
-    assert asked == 4
+    # Its page, one token, a longer prompt, one with unknown words, and three seeds.
+    assert asked == 7
 
 
-def test_a_server_that_does_all_that_is_asked_is_well_and_asked_six_times():
-    """TGI: its page, one token, the schema in two formats, and one seed twice."""
+def test_a_server_that_does_all_that_is_asked_is_well_and_asked_eight_times():
+    """TGI: its page, one token, a longer prompt, the schema in two formats, and three seeds."""
     with AdversarialServer(constrained, info=tgi()) as server:
         found = checked(
             at(server),
-            longest=ask("x" * 300, max_tokens=20, schema=SCHEMA),
+            longest=ask("x " * 300, max_tokens=20, schema=SCHEMA),
             stop_strings=4,
             schema=SCHEMA,
             concurrency=8,
@@ -133,41 +138,45 @@ def test_a_server_that_does_all_that_is_asked_is_well_and_asked_six_times():
         asked = server.requests
     assert set(levels(found).values()) == {"ok"}
     assert {"stop strings", "structured output", "concurrency", "context"} <= set(found)
-    assert [request.path for request in asked] == ["/info"] + ["/v1/chat/completions"] * 5
-    assert asked[1].body["max_tokens"] == 1
-    assert asked[1].body["messages"][0]["content"] == "x" * 300
-    assert asked[4].body == asked[5].body
+    assert [request.path for request in asked] == ["/info"] + ["/v1/chat/completions"] * 7
+    assert asked[1].body["max_tokens"] == asked[2].body["max_tokens"] == 1
+    assert asked[1].body["messages"][0]["content"] == "x " * 300
+    assert asked[5].body == asked[7].body
+    assert asked[6].body == {**asked[5].body, "seed": asked[5].body["seed"] + 1}
     assert asked[5].body["temperature"] == 0.9
+    assert found["requests"].message.startswith("6 were sent, with ")
     assert server.most_at_once == 1
 
 
 def test_without_a_longest_request_a_short_one_is_sent():
-    """Key, route and model are proven all the same; there is no context to compare."""
-    with AdversarialServer(info=tgi()) as server:
+    """Key, route, model and system role are proven; there is no context to compare."""
+    with AdversarialServer(Sampling(), info=tgi()) as server:
         found = checked(at(server), seeds=False)
-        (request,) = server.chats
+        first, second = (request.body["messages"] for request in server.chats)
     assert set(levels(found).values()) == {"ok"}
     assert "context" not in found
-    assert request.body["messages"][0]["content"] == "Reply with OK."
+    assert [message["content"] for message in first] == ["Reply with OK."]
+    assert [message["role"] for message in second] == ["system", "user"]
 
 
-def test_a_long_prompt_is_sent_once():
+def test_a_long_prompt_is_sent_twice_for_one_token():
     """Seeds are then tried with a short one."""
-    with AdversarialServer(info=tgi(), models=listing({"id": "served"})) as server:
+    with AdversarialServer(Sampling(), info=tgi()) as server:
         found = checked(at(server), longest=ask("word " * 2000))
-        lengths = [len(request.body["messages"][0]["content"]) for request in server.chats]
+        sent = [(r.body["messages"][0]["content"], r.body["max_tokens"]) for r in server.chats]
     assert found["seeds"].level == "ok"
-    assert lengths[0] == 10_000
-    assert max(lengths[1:]) < 100
+    assert [tokens for text, tokens in sent if len(text) > 100] == [1, 1]
+    assert len(sent[0][0]) == 10_000
+    assert len(sent[1][0]) < 12_100
 
 
 def test_models_in_process_are_called_and_no_more():
     """There is no server to ask; a retrying chat model is unwrapped."""
-    chat = ScriptedChatModel(lambda request: "fine")
+    chat = ScriptedChatModel(lambda request: f"fine {len(chat.requests)}")
     longest = ask("hello there", max_tokens=9)
     found = checked(chat, longest=longest, concurrency=500, stop_strings=9)
-    assert levels(found) == {"one token": "ok", "full length": "ok", "seeds": "ok", "size": "ok"}
-    assert [request.max_tokens for request in chat.requests] == [1, 9, 16, 16]
+    assert set(found) == {"one token", "full length", "seeds", "size", "requests"}
+    assert [request.max_tokens for request in chat.requests] == [1, 9, 32, 32, 32]
     failing_chat = ScriptedChatModel([ChatUnavailableError("busy", kind="HTTP 503")])
     found = checked(RetryingChatModel(failing_chat))
     assert levels(found) == {"one token": "error", "size": "ok"}
@@ -214,15 +223,10 @@ def test_a_server_whose_calls_hang_is_reachable():
 
 def test_pages_that_fail_do_not_matter_where_calls_succeed():
     """A server may have no other page at all; that its models are unknown is a warning."""
-    with AdversarialServer(info="reset", models="reset") as server:
+    with AdversarialServer(Sampling(), info="reset", models="reset") as server:
         found = checked(at(server))
-    assert levels(found) == {
-        "reachable": "ok",
-        "model": "warning",
-        "one token": "ok",
-        "seeds": "ok",
-        "size": "ok",
-    }
+    assert found["reachable"].level == "ok"
+    assert [check for check, level in levels(found).items() if level != "ok"] == ["model"]
 
 
 def test_a_login_page_is_no_server_of_models():
@@ -275,7 +279,7 @@ def test_whatever_a_server_does_becomes_findings(name, monkeypatch):
     monkeypatch.setattr(optuna_agenttts.llm.huggingface, "_PAGE_TIMEOUT", 0.2)
     with AdversarialServer(name, models=name, info=name) as server:
         found = checked(at(server, timeout=0.2, api_key=KEY), schema=SCHEMA, longest=ask())
-        assert len(server.requests) <= 8
+        assert len(server.requests) <= 11
     text = str(Report(tuple(found.values())))
     assert KEY not in text
     assert all(len(line) <= 100 and line.isprintable() for line in text.split("\n"))
@@ -489,14 +493,14 @@ def test_a_schema_that_breaks_the_server_is_an_error_and_one_that_is_refused_is_
     def breaks(status):
         def behave(exchange):
             fails = exchange.request.body.get("response_format")
-            return (failing(status) if fails else good())(exchange)
+            return (failing(status) if fails else Sampling())(exchange)
 
         return behave
 
     for status, level, message in ((500, "error", "HTTP 500"), (422, "warning", "ignored")):
         with AdversarialServer(breaks(status), **OPENAI) as server:
             found = checked(at(server), schema=SCHEMA)
-            assert len(server.requests) <= 8
+            assert len(server.requests) <= 10
         assert found["structured output"].level == level
         assert message in found["structured output"].message
         assert found["seeds"].level == "ok"
@@ -543,7 +547,7 @@ def test_a_seed_that_is_not_honoured_is_a_warning():
     """Two replies to the same request and seed differ."""
     with AdversarialServer(counting) as server:
         found = checked(at(server))
-        first, second = server.chats[-2:]
+        first, _, second = server.chats[-3:]
     assert found["seeds"].level == "warning"
     assert "store" in found["seeds"].remedy
     assert first.body == second.body
@@ -567,8 +571,27 @@ def test_a_model_that_thinks_before_it_answers_is_given_the_tokens_for_it():
 
     with AdversarialServer(thinks) as server:
         found = checked(at(server), longest=ask(max_tokens=500), seeds=False)
-        assert [request.body["max_tokens"] for request in server.chats] == [1, 500]
+        limits = [request.body["max_tokens"] for request in server.chats]
+    # The longer prompt has the limit with which the first one was answered.
+    assert limits in ([1, 500, 500], [1, 1, 500])
     assert found["one token"].level == "ok"
+
+
+@pytest.mark.parametrize("reason", ["content_filter", "stop", "tool_calls"])
+def test_whole_replies_without_a_text_are_a_warning(reason):
+    """A search would score them as wrong."""
+
+    def behave(exchange):
+        if exchange.request.body["max_tokens"] == 1:
+            return Sampling()(exchange)
+        empty = {"message": {"content": ""}, "finish_reason": reason}
+        return exchange.reply(200, chat_reply("", choices=[empty]))
+
+    with AdversarialServer(behave, **OPENAI) as server:
+        found = checked(at(server), longest=ask(max_tokens=50), seeds=False)
+    assert found["full length"].level == "warning"
+    assert f"gets no text (finish reason '{reason}')" in found["full length"].message
+    assert "filters" in found["full length"].remedy
 
 
 @pytest.mark.parametrize("limit", [500, 1])
@@ -581,9 +604,9 @@ def test_thoughts_that_take_all_tokens_are_a_warning(limit):
 
     with AdversarialServer(thinks) as server:
         found = checked(at(server), longest=ask(max_tokens=limit), seeds=False)
-        assert [r.body["max_tokens"] for r in server.chats] == ([1, 500] if limit > 1 else [1])
+        assert [r.body["max_tokens"] for r in server.chats] == [1, 1, 500][: 3 if limit > 1 else 2]
     assert found["full length"].level == "warning"
-    assert "thoughts only" in found["full length"].message
+    assert "thoughts and no answer" in found["full length"].message
 
 
 @pytest.mark.parametrize("kind", ["HTTP 400", "HTTP 429"])
@@ -631,6 +654,292 @@ def test_invalid_arguments_are_refused(wrong):
     with pytest.raises(AgentTTSError, match=next(iter(wrong))):
         checked(chat, **wrong)
     assert not chat.requests
+
+
+# What ruins a search in silence.
+
+
+LONG = ask("many words of a question " * 60, max_tokens=40)
+"""A request of 300 words; a word is a token, and the server's template adds ten."""
+WITH_SYSTEM = ChatRequest(
+    model="",
+    messages=(Message("system", "Answer in one word."), *LONG.messages),
+    max_tokens=40,
+    temperature=0.7,
+)
+
+SILENT = {
+    "cut": (Sampling(context=128), LONG, "whole prompt", "error", "128 tokens, and 128 for"),
+    "cut to parts": (
+        lambda exchange: cut_by_blocks(exchange),
+        ask("many words of a question " * 240, max_tokens=40),
+        "whole prompt",
+        "error",
+        "cuts prompts without an error",
+    ),
+    "cached tokens left out": (
+        lambda exchange: Sampling(counts=50 if len(exchange.server.chats) > 1 else 310)(exchange),
+        LONG,
+        "whole prompt",
+        "warning",
+        "310 tokens, but 50 for",
+    ),
+    "no usage": (Sampling(counts=False), LONG, "usage", "warning", "no token counts"),
+    "zeros": (Sampling(counts=0), LONG, "usage", "warning", "no token counts"),
+    "replies not counted": (
+        Sampling(counts_replies=False),
+        LONG,
+        "usage",
+        "warning",
+        "no count of generated tokens",
+    ),
+    "made-up usage": (Sampling(counts=11), LONG, "usage", "warning", "11 tokens for prompts of"),
+    "system ignored": (
+        Sampling(system="ignored"),
+        WITH_SYSTEM,
+        "system role",
+        "error",
+        "would not see the instructions",
+    ),
+    "system ignored, not needed": (
+        Sampling(system="ignored"),
+        None,
+        "system role",
+        "warning",
+        "still has 13 tokens",
+    ),
+    "system breaks the template": (
+        Sampling(system="broken"),
+        None,
+        "system role",
+        "warning",
+        "refuses the role (HTTP 500: Internal Server Error)",
+    ),
+    "system breaks the template, with a prompt": (
+        Sampling(system="broken"),
+        LONG,
+        "system role",
+        "warning",
+        "refuses the role (HTTP 500: Internal Server Error)",
+    ),
+    "seeds ignored": (Sampling(seeds="ignored"), LONG, "seeds", "warning", "two different"),
+    "seeds cached": (Sampling(seeds="cached"), LONG, "samples", "warning", "different seeds give"),
+    "one text": (Sampling(text="I am fine"), None, "samples", "warning", "'I am fine'"),
+    "endless thoughts": (
+        Sampling(thoughts=99),
+        LONG,
+        "full length",
+        "warning",
+        "40 tokens of thoughts and no answer",
+    ),
+    "hidden endless thoughts": (
+        Sampling(thoughts=5000, visible=False),
+        None,
+        "thoughts",
+        "warning",
+        "1024 tokens of thoughts and no answer",
+    ),
+    "special token": (
+        Sampling(end="<|im_end|>\n<|im_start|>user"),
+        LONG,
+        "special tokens",
+        "warning",
+        "'<|im_",
+    ),
+    "end token": (Sampling(end="</s><unk>"), LONG, "special tokens", "warning", "'<unk>'"),
+    "smaller model": (Sampling(name="qwen3-0.6b"), LONG, "model", "error", "by 'qwen3-0.6b'"),
+    "other model": (Sampling(name="llama-4"), LONG, "model", "error", "by 'llama-4'"),
+    "mini model": (Sampling(name="qwen3-8b-mini"), LONG, "model", "error", "qwen3-8b-mini'"),
+}
+"""Behavior, longest request, and the check, level and words of the finding."""
+
+
+def cut_by_blocks(exchange):
+    """Cut prompts of more than 256 tokens by whole blocks, as llama.cpp did: counts still grow."""
+    words = sum(len(message["content"].split()) for message in exchange.request.body["messages"])
+    left = words + 10
+    while left > 256:
+        left -= 128
+    Sampling(counts=left)(exchange)
+
+
+@pytest.mark.parametrize("name", sorted(SILENT))
+def test_what_ruins_a_search_without_an_error_is_found(name):
+    """One finding says what happens, what it does to a search, and the remedy."""
+    behaviour, longest, check, level, words = SILENT[name]
+    with AdversarialServer(behaviour, models="status_404", **OPENAI) as server:
+        found = checked(at(server), model="qwen3-8b", longest=longest)
+        calls = len(server.chats)
+    wrong = {finding.check for finding in found.values() if finding.level != "ok"}
+    # The server does not list its models.
+    assert wrong - {"model"} == {check} - {"model"}
+    assert found[check].level == level
+    assert words in found[check].message
+    assert "search" in found[check].message
+    assert found[check].remedy
+    assert calls <= 9
+    assert f"{calls} were sent" in found["requests"].message
+
+
+GEMMA = {"system": "refused"}
+OPENAI_PRO = {"refused": ("max_tokens", "temperature", "seed"), "thoughts": 90, "visible": False}
+HEALTHY = {
+    "TGI": ({}, {"info": tgi(model_id="org/qwen3-8b")}),
+    "TGI, Gemma": (GEMMA, {"info": tgi(model_id="org/qwen3-8b")}),
+    "vLLM": ({"thoughts": 20}, {"models": listing({"id": "org/qwen3-8b", "max_model_len": 999})}),
+    "SGLang": ({"thoughts": 9, "visible": False}, {"models": listing({"id": "org/qwen3-8b"})}),
+    "llama.cpp": (
+        {"name": "Qwen3-8B-Q4_K_M.gguf", "refuse": 900},
+        {"models": listing({"id": "org/qwen3-8b", "owned_by": "llamacpp"})},
+    ),
+    "Ollama": (
+        {"thoughts": 20},
+        {"models": listing({"id": "org/qwen3-8b", "owned_by": "library"})},
+    ),
+    "LM Studio": ({"name": "qwen3-8b@q4_k_m"}, {"models": listing({"id": "qwen3-8b"})}),
+    "LiteLLM": ({"name": "gpt-4o-2024-08-06"}, {"models": listing({"id": "org/qwen3-8b"})}),
+    "HF router": ({"name": "accounts/fireworks/models/qwen3-8b"}, {"models": "status_401"}),
+    "OpenAI": (OPENAI_PRO, {}),
+    "OpenAI, unfinished": ({**OPENAI_PRO, "unfinished": True}, {}),
+    "Mistral": ({"refused": ("seed",)}, {}),
+    "OpenRouter": (
+        {"thoughts": 20, "beyond": True, "name": "qwen/qwen3-8b:free"},
+        {"models": listing({"id": "org/qwen3-8b", "context_length": 40960})},
+    ),
+    "Groq": (
+        {"name": "qwen3-8b"},
+        {"models": listing({"id": "qwen3-8b", "context_window": 9999})},
+    ),
+}
+
+
+@pytest.mark.parametrize("longest", [None, LONG, WITH_SYSTEM], ids=["short", "long", "system"])
+@pytest.mark.parametrize("name", sorted(HEALTHY))
+def test_healthy_servers_of_each_dialect_raise_no_false_alarm(name, longest):
+    """Only lost parameters and unlisted names are warnings; about seven requests are sent."""
+    quirks, pages = HEALTHY[name]
+    pages = {**OPENAI, "models": listing({"id": "org/qwen3-8b"}), **pages}
+    longest = longest and replace(longest, max_tokens=120)
+
+    async def examined(chat):
+        try:
+            return await examine(chat, subject="it", model="org/qwen3-8b", longest=longest)
+        finally:
+            await chat.aclose()
+
+    with AdversarialServer(Sampling(**quirks), **pages) as server:
+        found = asyncio.run(examined(at(server)))
+        calls = len(server.chats)
+    wrong = [f for f in found if f.level != "ok" and f.check not in ("size", "parameters")]
+    if name in ("HF router", "LM Studio", "Groq"):
+        wrong = [f for f in wrong if f.check != "model"]
+    assert not wrong
+    # Parameters are negotiated again if the first call with them fails.
+    negotiated = len(quirks.get("refused", ())) * (1 + quirks.get("unfinished", False))
+    assert calls <= 8 + negotiated
+
+
+def test_a_search_with_system_messages_that_break_the_template_is_an_error():
+    """Some servers reply with status 500 and no words, and close the connection."""
+    with AdversarialServer(Sampling(system="broken"), **OPENAI) as server:
+        found = checked(at(server), longest=WITH_SYSTEM)
+        assert len(server.chats) == 2
+    assert found["one token"].level == found["system role"].level == "error"
+    assert "request_parameters={'system': None}" in found["system role"].remedy
+    with AdversarialServer(Sampling(system="broken"), **OPENAI) as server:
+        chat = at(server, request_parameters={"system": None})
+        found = checked(chat, longest=WITH_SYSTEM)
+    assert {finding.level for finding in found.values()} == {"ok"}
+
+
+def test_a_connection_that_a_server_closes_after_an_error_is_opened_again():
+    """The next call of the doctor is not lost."""
+
+    def behave(exchange):
+        number = len(exchange.server.chats)
+        if number == 2:
+            exchange.reply(500, "Internal Server Error")
+        elif number == 3:
+            exchange.hang_up()
+        else:
+            Sampling()(exchange)
+
+    with AdversarialServer(behave, **OPENAI) as server:
+        found = checked(at(server), longest=LONG)
+    assert found["full length"].level == "ok"
+    assert found["whole prompt"].level == "warning"
+
+
+def test_a_prompt_that_is_refused_is_not_cut():
+    """A server that refuses the longer prompt accepts the longest one."""
+    with AdversarialServer(Sampling(refuse=311), **OPENAI) as server:
+        found = checked(at(server), longest=LONG)
+    assert found["whole prompt"].level == "ok"
+    assert "refused instead of cut" in found["whole prompt"].message
+
+
+def test_equal_replies_to_the_searchs_own_prompt_are_no_finding():
+    """A model that refuses other prompts may have one answer to it."""
+
+    def knows_one(exchange):
+        if "many words" in exchange.request.body["messages"][-1]["content"]:
+            Sampling(text="yes")(exchange)
+        else:
+            exchange.reply(422, {"error": "unknown words"})
+
+    with AdversarialServer(knows_one, **OPENAI) as server:
+        found = checked(at(server), longest=LONG)
+    assert found["seeds"].level == "ok"
+    assert "samples" not in found
+
+
+def test_further_fields_are_sent_with_every_request():
+    """Those of `Model.extra` may decide whether a model thinks, or whether it answers at all."""
+    extra = {"chat_template_kwargs": {"enable_thinking": False}, "reasoning_effort": "low"}
+    with AdversarialServer(Sampling(), **OPENAI) as server:
+        checked(at(server), longest=LONG, schema=SCHEMA, extra=json.dumps(extra))
+        sent = [request.body for request in server.chats]
+    assert len(sent) == 7
+    assert all(body["reasoning_effort"] == "low" for body in sent)
+    assert all(body["chat_template_kwargs"] == {"enable_thinking": False} for body in sent)
+    with AdversarialServer(Sampling(refused=("reasoning_effort",)), **OPENAI) as server:
+        found = checked(at(server), longest=replace(LONG, extra=json.dumps(extra)))
+    assert found["one token"].level == "error"
+    assert "Remove 'reasoning_effort' from `Model(extra=...)`" in found["one token"].remedy
+
+
+@pytest.mark.parametrize(
+    ("owner", "page"),
+    [
+        ("llamacpp", {"default_generation_settings": {"n_ctx": 330}}),
+        ("library", {"models": [{"name": "served", "context_length": 330}]}),
+    ],
+)
+def test_the_context_of_a_loaded_model_is_compared(owner, page):
+    """llama.cpp and Ollama list none, and generate beyond it without an error."""
+
+    class Server(AdversarialServer):
+        def _choose(self, path):
+            return body(page) if path in ("/props", "/api/ps") else super()._choose(path)
+
+    models = listing({"id": "served", "owned_by": owner})
+    with Server(Sampling(), models=models, **OPENAI) as server:
+        found = checked(at(server), longest=LONG)
+    assert found["context"].level == "error"
+    assert "310 tokens and the reply up to 40, 350 in total" in found["context"].message
+    assert "cut without an error" in found["context"].message
+
+
+def test_thoughts_beyond_max_tokens_need_room_in_the_context():
+    """Servers that do not count thoughts as `max_tokens` need more than the sum."""
+    entry = {"id": "served", "context_length": 400}
+    behaviour = Sampling(thoughts=99, beyond=True)
+    with AdversarialServer(behaviour, models=listing(entry), **OPENAI) as server:
+        found = checked(at(server), longest=LONG)
+    assert found["full length"].level == "ok"
+    assert "99 of them thoughts" in found["full length"].message
+    assert found["context"].level == "error"
+    assert "thoughts beyond `max_tokens` included" in found["context"].message
 
 
 # Reports.

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 from contextlib import closing
 
-from optuna_agenttts import AgentTTSError
+from optuna_agenttts import AgentTTSError, Model
 from optuna_agenttts.llm import ChatRequest, Finding, Message, Report, examine
 from optuna_agenttts.llm.loop import LoopThread
 from optuna_agenttts_integrations.calls.endpoints import close_chats, connect_endpoints
@@ -14,8 +15,19 @@ from optuna_agenttts_integrations.check import is_unreachable, server_chats, ski
 from optuna_agenttts_integrations.cli.objectives import IMPORT_NOTE, open_objective
 from optuna_agenttts_integrations.cli.parser import Commands, add_command
 
-_REPLY_TOKENS = 16
-"""Maximum reply length for `--prompt`, in tokens. Chosen by hand: only the prompt is tested."""
+_SERVER_OPTIONS = ("concurrency", "prompt", "max_tokens", "extra", "timeout", "api_key_env")
+_DETAILS = """\
+It finds what
+fails, and what ruins scores without an error: prompts that are cut, ignored
+system messages, thoughts without an answer, ignored seeds, the wrong model.
+
+Each model gets five to seven requests, and up to four more if something seems
+wrong. Your longest prompt is sent two or three times, once for a whole reply;
+the other requests take about 400 tokens in all, 2000 if the model thinks. The
+table lists what was found and sent. FAIL: a search would be useless. WARN: it
+might suffer. Each has a remedy.
+
+Exit code: 0 without errors (FAIL), 1 with errors, 2 for invalid arguments."""
 
 
 def add_doctor(commands: Commands) -> None:
@@ -24,8 +36,7 @@ def add_doctor(commands: Commands) -> None:
         commands,
         "doctor",
         "check servers, or an objective, before a search spends money",
-        "Each model\nreceives a few small requests. A table lists errors (FAIL), warnings (WARN) "
-        "and remedies.",
+        _DETAILS,
         epilog="examples:\n"
         "  agenttts doctor http://127.0.0.1:8080 Qwen/Qwen2.5-7B-Instruct\n"
         "  agenttts doctor hf:groq meta-llama/Llama-3.1-8B-Instruct\n"
@@ -49,6 +60,17 @@ def add_doctor(commands: Commands) -> None:
         help="prompt to send, for example your longest; default: a short one",
     )
     servers.add_argument(
+        "--max-tokens",
+        type=int,
+        metavar="N",
+        help="maximum length of replies in your search; default: only the prompt is tested",
+    )
+    servers.add_argument(
+        "--extra",
+        metavar="JSON",
+        help='further fields of each request, such as \'{"reasoning_effort": "low"}\'',
+    )
+    servers.add_argument(
         "--timeout", type=float, metavar="SECONDS", help="per request; default: 300"
     )
     servers.add_argument(
@@ -65,7 +87,7 @@ def _doctor(options: argparse.Namespace) -> int:
     if options.models or "://" in options.target or options.target.split(":")[0] == "hf":
         report = _check_servers(options)
     else:
-        for option in ("concurrency", "prompt", "timeout", "api_key_env", "bill_to"):
+        for option in (*_SERVER_OPTIONS, "bill_to"):
             if getattr(options, option) is not None:
                 raise AgentTTSError(
                     f"`--{option.replace('_', '-')}` applies to servers only, and "
@@ -74,12 +96,19 @@ def _doctor(options: argparse.Namespace) -> int:
         with open_objective(options.target) as objective:
             report = objective.check()
     print(report)
+    warnings = sum(finding.level == "warning" for finding in report.findings)
+    print(f"\nErrors: {len(report.errors)}, warnings: {warnings}.")
+    if options.models and options.prompt is None and report.ok:
+        print("Pass your longest prompt as --prompt to find out whether servers cut it.")
     return 0 if report.ok else 1
 
 
 def _check_servers(options: argparse.Namespace) -> Report:
     if not options.models or not all(options.models):
         raise AgentTTSError("`models` is missing: name the models to check after the server.")
+    extra = _extra(options.extra)
+    if options.max_tokens is not None and options.max_tokens < 1:
+        raise AgentTTSError(f"`--max-tokens` must be at least 1, got {options.max_tokens}.")
     timeout = {} if options.timeout is None else {"timeout": options.timeout}
     endpoints = connect_endpoints(
         options.models,
@@ -93,7 +122,7 @@ def _check_servers(options: argparse.Namespace) -> Report:
     if options.prompt is not None:
         messages = (Message("user", options.prompt),)
         longest = ChatRequest(
-            model="", messages=messages, max_tokens=_REPLY_TOKENS, temperature=0.0
+            model="", messages=messages, max_tokens=options.max_tokens or 1, temperature=0.0
         )
     findings: list[Finding] = []
     unreachable: str | None = None
@@ -111,6 +140,8 @@ def _check_servers(options: argparse.Namespace) -> Report:
                         model=served_name,
                         longest=longest,
                         concurrency=endpoint.concurrency,
+                        extra=extra,
+                        prompt_only=options.max_tokens is None,
                     )
                 )
                 if is_unreachable(found):
@@ -118,6 +149,23 @@ def _check_servers(options: argparse.Namespace) -> Report:
                 # Without a task there is no declared size to compare with.
                 findings += [finding for finding in found if finding.check != "size"]
     return Report(tuple(findings))
+
+
+def _extra(text: str | None) -> str | None:
+    """Return the further fields of requests, as JSON text of an object."""
+    if text is None:
+        return None
+    try:
+        values = json.loads(text)
+    except ValueError:
+        values = None
+    if not isinstance(values, dict):
+        raise AgentTTSError(
+            '`--extra` must be a JSON object, such as \'{"reasoning_effort": "low"}\'.'
+        )
+    # Checks that no field is one that requests have anyway.
+    Model("m", extra=values)
+    return text
 
 
 def _api_key(variable: str | None) -> str | None:

@@ -37,6 +37,12 @@ class InspectedReply:
     stored: bool = False
     thoughts: str = ""
 
+    @property
+    def ended_in_thoughts(self) -> bool:
+        """True if the model wrote thoughts only."""
+        text = self.text or ""
+        return not text.strip() and bool(self.thoughts or self.finish_reason == "length")
+
 
 @dataclass(frozen=True, slots=True)
 class InspectedRequest:
