@@ -64,7 +64,7 @@ def oriented(value, direction):
     return value if direction == "maximize" else 1 - value
 
 
-def search_in_process(path, evaluations=1200, die_after=None):
+def search_in_process(path, evaluations, die_after=None):
     """Search and confirm in a study on SQLite; die without notice after some evaluations."""
     import os
     import signal

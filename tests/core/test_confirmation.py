@@ -13,9 +13,13 @@ from optuna.trial import TrialState
 from study_cases import one_stage, trial_of
 
 from optuna_agenttts import (
+    Model,
     NoEvidenceError,
     NoTaskError,
+    PriceCost,
+    Stage,
     StopAtSpend,
+    Task,
     TaskError,
     carry_over,
     confirm,
@@ -355,3 +359,72 @@ def test_the_instances_of_a_look_fit_both_limits(spend, evaluations, costs):
     count = int(Limits(spend, evaluations).instances(costs))
     assert count * len(costs) <= evaluations
     assert count * math.fsum(costs) <= spend * (1 + 1e-8)
+
+
+@pytest.mark.parametrize("unit", [1.0, 300.0])
+def test_the_unit_of_the_metric_has_no_effect(unit):
+    """Without a declared range, scores in hundreds give the same looks as those below 1."""
+    task = one_stage()
+
+    def graded(allocation, name):
+        return rate(allocation) + 0.2 * outcome(allocation, name)
+
+    def run(factor):
+        study = searched()
+        old = study.trials
+        study = optuna.create_study(direction="maximize")
+        for trial in old:
+            allocation = {"answer": (trial.params["answer.model"], trial.params["answer.samples"])}
+            outcomes = {i: factor * graded(allocation, name) for i, name in enumerate(SEARCH)}
+            value = float(np.mean(list(outcomes.values())))
+            study.add_trial(trial_of(task, allocation, value, intermediate_values=outcomes))
+        found = confirm(
+            study,
+            lambda allocation, names: np.array([factor * graded(allocation, n) for n in names]),
+            FRESH,
+            evaluations=600,
+            task=task,
+        )
+        return found, [list(t.intermediate_values) for t in confirmations(study)]
+
+    found, steps = run(unit)
+    expected, same = run(1.0)
+    assert steps == same
+    assert found.recommendation.params == expected.recommendation.params
+    assert found.recommendation.value == pytest.approx(unit * expected.recommendation.value)
+
+
+def test_scores_without_outcomes_are_confirmed():
+    """Trials that reported no outcomes of instances are enough to choose contenders."""
+    study = optuna.create_study(direction="maximize")
+    for trial in searched().trials:
+        trial.intermediate_values = {}
+        study.add_trial(trial)
+    found = confirm(study, Evaluate(), FRESH, evaluations=800, task=TASK)
+    assert found.looks
+    assert found.recommendation.interval is not None
+
+
+def test_allocations_that_violate_constraints_are_not_contenders():
+    study = optuna.create_study(direction="maximize")
+    for trial in searched().trials:
+        forbidden = trial.params["answer.model"].startswith("large")
+        trial.system_attrs = {"constraints": (1.0 if forbidden else -1.0,)}
+        study.add_trial(trial)
+    found = confirm(study, Evaluate(), FRESH, evaluations=800, task=TASK)
+    assert found.contenders
+    assert all(s.allocation["answer"].model.startswith("small") for s in found.contenders)
+
+
+def test_models_that_cost_nothing_are_limited_by_evaluations_and_instances():
+    """A limit on the spend covers any number of evaluations of a free model."""
+    free = [Model(name, input_price=0.0, output_price=0.0) for name in ("small-3B", "large-70B")]
+    stage = Stage("answer", models=free, prompt_tokens=9, generation_tokens=9, max_samples=64)
+    task = Task(name="free", stages=[stage], budget=1, cost=PriceCost(), metric_range=(0, 1))
+    study = optuna.create_study(direction="maximize")
+    for trial in searched().trials:
+        study.add_trial(trial)
+    found = confirm(study, Evaluate(), FRESH[:40], spend=1.0, task=task)
+    assert found.evaluations
+    assert found.spend == 0
+    assert found.instances <= 40

@@ -121,12 +121,12 @@ def test_an_interrupted_search_goes_on(stop_after):
     assert max(blocks.values()) == 1
 
 
-@pytest.mark.parametrize("die_after", [150, 400])
+@pytest.mark.parametrize("die_after", [pytest.param(90, marks=pytest.mark.slow), 330])
 def test_a_killed_search_goes_on(die_after, tmp_path):
     """Without notice, in trials or in the confirmation: no block is evaluated twice."""
     path = tmp_path / "study.db"
     context = multiprocessing.get_context("spawn")
-    process = context.Process(target=search_in_process, args=(str(path), 1200, die_after))
+    process = context.Process(target=search_in_process, args=(str(path), 600, die_after))
     process.start()
     process.join()
     assert process.exitcode == -9
@@ -136,7 +136,7 @@ def test_a_killed_search_goes_on(die_after, tmp_path):
     study = optuna.load_study(study_name="s", storage=f"sqlite:///{path}")
     kept = [t.number for t in study.trials if t.state == TrialState.COMPLETE]
     names = read_fresh(study)
-    found = search_in_process(str(path))
+    found = search_in_process(str(path), 600)
     after = log.read_text().splitlines()[len(before) :]
     assert found.search_instances == names.search
     assert found.fresh_instances == names.names
@@ -146,7 +146,7 @@ def test_a_killed_search_goes_on(die_after, tmp_path):
     # What the killed process had evaluated of an unfinished block is the only repetition.
     repeated = Counter(before) & Counter(after)
     assert sum(repeated.values()) <= max(len(t.intermediate_values) for t in complete)
-    assert found.evaluations <= 1200
+    assert found.evaluations <= 600
     study._storage._backend.engine.dispose()
 
 
