@@ -23,7 +23,7 @@ class Standing:
             that both saw; of the contender with the best mean if the recommended one saw none.
             None for that one itself, and if they share none.
         interval: Central 90 % interval of the difference.
-        dropped: Look after which it was dropped; None if it took part in the last one.
+        dropped: Last look that it took part in, if others followed; else None.
         failed: Whether its evaluation failed in its last look.
     """
 
@@ -45,13 +45,15 @@ class Standing:
             low, high = self.interval
             text += f", {self.difference:+.3f} ({low:+.3f} to {high:+.3f})"
         if self.dropped is not None:
-            text += f", dropped after look {self.dropped}"
+            text += f", until look {self.dropped}"
         return f"{text}, failed" if self.failed else text
 
 
 @dataclass(frozen=True, slots=True)
 class Confirmation:
     """Result of `confirm`.
+
+    Instances, evaluations and spend are those of all confirmation trials of the study.
 
     Args:
         recommendation: Recommended allocation, from all trials of the study.
@@ -77,13 +79,16 @@ class Confirmation:
         """Describe the recommendation and the contenders, one line each."""
         looks = f"{self.looks} look{'s' if self.looks != 1 else ''}"
         spend = f"{self.spend:.5g} {self.unit or 'units of the cost'}"
-        lines = [
-            str(self.recommendation),
-            f"confirmed on {self.instances} fresh instances in {looks}; mean, and difference to "
-            "the recommended one with its 90 % interval:",
-            *(f"  {standing}" for standing in self.contenders),
-            f"spent {spend} on {self.evaluations} evaluations; stopped because {self.reason}",
-        ]
+        lines = [str(self.recommendation)]
+        if self.contenders:
+            lines.append(
+                f"confirmed on {self.instances} fresh instances in {looks}; mean, and difference "
+                "to the recommended one with its 90 % interval:"
+            )
+        lines += [f"  {standing}" for standing in self.contenders]
+        lines.append(
+            f"spent {spend} on {self.evaluations} evaluations; stopped because {self.reason}"
+        )
         return "\n".join(lines)
 
 

@@ -58,8 +58,11 @@ def test_the_best_allocation_is_found_where_trials_could_not_tell(direction):
     best = rates[str(dict(found.recommendation.allocation))]
     assert best >= max(rates.values()) - 0.05
     assert found.recommendation == recommend(study)
-    assert str(found.recommendation) in str(found)
+    assert str(found).startswith(str(found.recommendation))
     assert len(str(found).splitlines()) > len(found.contenders)
+    assert found.reason in str(found)
+    own = [s for s in found.contenders if s.params == found.recommendation.params]
+    assert [(s.difference, s.interval) for s in own] == [(None, None)]
 
 
 def test_trials_are_marked_ordered_and_paired():

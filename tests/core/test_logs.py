@@ -23,7 +23,7 @@ from optuna_agenttts import (
     Task,
 )
 from optuna_agenttts.llm.port import ChatUnavailableError
-from optuna_agenttts.report.callbacks import _planners_of
+from optuna_agenttts.report.callbacks import planners_of
 
 MODELS = ["Qwen2.5-7B", "Qwen2.5-72B"]
 
@@ -184,10 +184,10 @@ class TestStopping:
             sampler = AgentTTSSampler(task, insights=(2,), experience=[search(task, 3)])
         wrapped = PartialFixedSampler({"a.samples": 1}, sampler)
         for each in (sampler, wrapped, pickle.loads(pickle.dumps(sampler))):
-            planner = _planners_of(each).get(task)
+            planner = planners_of(each).get(task)
             assert planner.insights == (2,)
             assert len(planner._experience.scores) == 3
-        assert _planners_of(TPESampler()) is None
+        assert planners_of(TPESampler()) is None
 
     def test_callbacks_are_pickled_with_their_arguments(self, terminal):
         """Before and after their use."""

@@ -57,6 +57,11 @@ INSTANCE = integrations.InstanceResult(1.0, False, {"find": integrations.StageUs
 INSPECTION = integrations.InstanceInspection("q1", "trial 0", outcome=1.0)
 TIE = core.Tie(ALLOCATION, 0.5, 1.0, 0.01, 50)
 UNDECIDED = core.Undecided(ALLOCATION, 0.5, 1.0, 0.1, 50, 400)
+RECOMMENDATION = core.Recommendation(
+    {"x": 1}, ALLOCATION, 0.5, (0.4, 0.6), 1.0, "FLOPs", (TIE,), (UNDECIDED,), 0.05, 9
+)
+STANDING = core.Standing({"x": 1}, ALLOCATION, 1.0, 0.5, 50, 0.1, (0.0, 0.2), None)
+CONFIRMATION = core.Confirmation(RECOMMENDATION, (STANDING,), 50, 2, 90, 80.0, "FLOPs", "all")
 PROGRAM = integrations.StageProgram(name="find", prompt=str)
 
 
@@ -102,6 +107,7 @@ VALUES = {
     "CircuitBreaker": [llm.CircuitBreaker],
     "ChatRequest": [lambda: REQUEST],
     "Claim": [lambda: CLAIM],
+    "Confirmation": [lambda: CONFIRMATION],
     "Comparison": [lambda: integrations.Comparison(0.1, (0.0, 0.2), 0.05, 10)],
     "Completion": [lambda: llm.Completion("text", USAGE)],
     "CompletionStore": [integrations.CompletionStore],
@@ -123,6 +129,7 @@ VALUES = {
     "Model": [lambda: MODEL],
     "MultiStageObjective": [
         playground_objective,
+        lambda: playground_objective().on(playground.make_problems("test", 2)),
         *(partial(benchmark_objective, name) for name in BENCHMARKS if "sandbox" not in name),
     ],
     "PassageQuestion": [lambda: BENCHMARKS["two_wiki"]().search],
@@ -130,11 +137,7 @@ VALUES = {
     "PriceCost": [core.PriceCost],
     "Problem": [lambda: playground.make_problems("test", 2)],
     "ProgramResult": [lambda: sandbox.ProgramResult(0, "", "", False, 1.0)],
-    "Recommendation": [
-        lambda: core.Recommendation(
-            {"x": 1}, ALLOCATION, 0.5, (0.4, 0.6), 1.0, "FLOPs", (TIE,), (UNDECIDED,), 0.05, 9
-        )
-    ],
+    "Recommendation": [lambda: RECOMMENDATION],
     "ReplicatedChatModel": [lambda: integrations.ReplicatedChatModel([chat(), chat()])],
     "Report": [lambda: llm.Report((FINDING,))],
     "RetryPolicy": [llm.RetryPolicy],
@@ -145,12 +148,18 @@ VALUES = {
         lambda: core.ScriptedChatModel(["a", llm.Completion("b", USAGE), ValueError("c")]),
         lambda: core.ScriptedChatModel(str),
     ],
+    "SearchResult": [
+        lambda: core.SearchResult(
+            RECOMMENDATION, CONFIRMATION, 9, ("a",), ("b",), 99, 90.0, "FLOPs"
+        )
+    ],
     "Software": [lambda: BENCHMARKS["chat_dev"]().search],
     "Spend": [lambda: core.Spend(1.0, True, 0.0, 0, 0, "USD")],
     "Stage": [lambda: STAGE],
     "StageAllocation": [lambda: core.StageAllocation("m", 1)],
     "StageProgram": [lambda: PROGRAM],
     "StageUsage": [integrations.StageUsage],
+    "Standing": [lambda: STANDING],
     "State": [lambda: integrations.State("q", {"find": 1})],
     "Step": [lambda: integrations.Step(name="s", run=str)],
     "StopAtSpend": [lambda: used(core.StopAtSpend(1e9, task=TASK))],
@@ -201,8 +210,8 @@ VALUES = {
 
 # Functions whose results are values of the classes above, or paths.
 PLAIN = {
-    *("carry_over", "describe_model", "examine", "guidelines", "majority_vote", "recommend"),
-    *("sample_path", "spend", "union"),
+    *("carry_over", "confirm", "describe_model", "examine", "guidelines", "majority_vote"),
+    *("recommend", "sample_path", "search", "spend", "union"),
 }
 SERVERS = {"LoopbackServer", "PlaygroundServer"}
 """They run threads and hold sockets; objectives refer to them by URL."""
