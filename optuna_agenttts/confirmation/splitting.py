@@ -113,7 +113,7 @@ def split_instances(
     fresh = {name: item for name, item in named.items() if name not in chosen}
     if objective is not None:
         fresh = dict(objective.on(search).fresh_instances(fresh, drop=True)) if fresh else {}
-    prepare_fresh(study, list(fresh), search=list(search), seed=seed)
+    prepare_fresh(study, list(fresh), search=list(search), beyond=len(named), seed=seed)
     if earlier is None:
         _logger.info(
             "Study %r: trials run on %d of %d instances, and %d others confirm the best "

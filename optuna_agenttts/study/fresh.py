@@ -64,7 +64,12 @@ def read_fresh(study: Study) -> FreshInstances | None:
 
 
 def prepare_fresh(
-    study: Study, names: Sequence[str], *, search: Sequence[str] | None = None, seed: int = 0
+    study: Study,
+    names: Sequence[str],
+    *,
+    search: Sequence[str] | None = None,
+    beyond: int = 0,
+    seed: int = 0,
 ) -> FreshInstances:
     """Give fresh instances their steps, and write them to the study if some are new.
 
@@ -72,10 +77,11 @@ def prepare_fresh(
         study: The study.
         names: Names of the instances.
         search: Names of the search's instances, if they are known.
+        beyond: Step that trials on all instances may reach.
         seed: Seed of the order of the new ones.
     """
     earlier = read_fresh(study)
-    known = earlier or FreshInstances(_base_of(study, len(search or ())))
+    known = earlier or FreshInstances(_base_of(study, beyond))
     found = known.including(names, seed)
     if search is not None:
         found = replace(found, search=tuple(search))
@@ -84,10 +90,10 @@ def prepare_fresh(
     return found
 
 
-def _base_of(study: Study, instances: int) -> int:
+def _base_of(study: Study, beyond: int) -> int:
     """Return the smallest power of ten, from 1,000 on, beyond all steps of the search."""
     steps = (max(t.intermediate_values, default=0) for t in storage.read_trials(study))
-    base, largest = _LEAST_BASE, max([instances, *steps])
+    base, largest = _LEAST_BASE, max([beyond, *steps])
     while base <= largest:
         base *= 10
     return base

@@ -266,6 +266,14 @@ def test_a_resumed_search_needs_the_instances_of_its_trials():
     assert again.fresh_instances == (*found.fresh_instances, "new")
 
 
+def test_steps_of_fresh_instances_are_beyond_those_of_all():
+    """Trials on all instances, which `objective(trial)` runs, would have steps up to 1,199."""
+    study = study_of()
+    search(study, Evaluate(), range(1200), evaluations=60, per_trial=5)
+    assert read_fresh(study).base == 10_000
+    assert min(min(t.intermediate_values) for t in confirmed(study)) == 10_000
+
+
 def test_failed_trials_may_be_caught():
     evaluate = Evaluate(lambda allocation, names: allocation["answer"].samples < 3)
     with pytest.raises(RuntimeError, match="the server is down"):
