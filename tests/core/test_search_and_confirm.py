@@ -121,7 +121,8 @@ def test_an_interrupted_search_goes_on(stop_after):
     assert max(blocks.values()) == 1
 
 
-@pytest.mark.parametrize("die_after", [pytest.param(90, marks=pytest.mark.slow), 330])
+@pytest.mark.slow
+@pytest.mark.parametrize("die_after", [90, 330])
 def test_a_killed_search_goes_on(die_after, tmp_path):
     """Without notice, in trials or in the confirmation: no block is evaluated twice."""
     path = tmp_path / "study.db"

@@ -130,7 +130,9 @@ def test_instances_of_the_objective_are_not_fresh():
     assert calls(chats) == made
 
 
-@pytest.mark.parametrize("pruner", [None, WilcoxonPruner(p_threshold=0.4)])
+@pytest.mark.parametrize(
+    "pruner", [None, pytest.param(WilcoxonPruner(p_threshold=0.4), marks=pytest.mark.slow)]
+)
 def test_a_search_splits_the_instances(pruner):
     """Its spend is metered, and the objective alone still scores every instance."""
     objective, _ = noisy_objective(count=120)

@@ -9,6 +9,7 @@ GUIDE = Path(__file__).parents[2] / "docs" / "guide.md"
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning"),
+    pytest.mark.slow,
     pytest.mark.skipif(not GUIDE.exists(), reason="needs the source tree"),
 ]
 
