@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import re
 
-_NAME = r"(?i:(?:seed:)?(?:think|thinking|thought)>)"
+_NAME = r"(?i:(?:seed:|longcat_)?(?:think|thinking|thought)>)"
 _CHANNEL = r"(?:\|start\|>assistant<)?\|channel\|>"
 # A set of first characters, with no flags on the rest of the pattern, is searched for quickly.
 _TAG = re.compile(
     rf"[<\[◁`~](?:(?P<open>{_NAME}|THINK\]|think▷|\|START_THINKING\|>"
+    rf"|\|think\|>|\|inner_prefix\|>|unused16\]|\|channel>(?:thought\n)?"
     rf"|{_CHANNEL}(?:analysis|commentary)<\|message\|>)"
     rf"|(?P<close>/(?:{_NAME}|THINK\]|think▷)|\|END_THINKING\|>"
+    rf"|\|/think\|>|\|inner_suffix\|>|unused17\]|channel\|>"
     rf"|{_CHANNEL}final<\|message\|>)"
     r"|(?P<fence>(?<=`)``|(?<=~)~~))"
 )
-"""Tags around thoughts of Qwen, DeepSeek and others, Mistral, Kimi, Cohere and gpt-oss, and the
-fences of code blocks."""
+"""Tags around thoughts of Qwen, DeepSeek and others, Mistral, Kimi, Cohere, Solar, Apertus, Pangu,
+Gemma 4 and gpt-oss, and the fences of code blocks."""
 
 _SPECIAL_TOKEN = re.compile(
-    r"(?:<\|(?:im_end|eot_id|eom_id|end|endoftext|end_of_text|return|END_RESPONSE"
-    r"|END_OF_TURN_TOKEN)\|>|</s>|<eos>|<end_of_turn>|<｜end▁of▁sentence｜>)\Z"
+    r"(?:<\|(?:(?:\w{1,12}_)?end(?:_?of_?\w{1,10}|_response|_text)?|return|eo[smt](?:_id)?"
+    r"|end_of_turn_token|user|observation)\|>|</s>|<eos>|<end_of_turn>|<turn\|>|\[\|endofturn\|\]"
+    r"|<(?:seed:)?eos>|<eos_token>|<EOT>|<｜end▁of▁sentence｜>)\Z",
+    re.IGNORECASE,
 )
+"""Tokens that end a reply of Qwen, Llama, Phi, GLM, Mistral, Gemma, EXAONE, Seed, DeepSeek and
+others."""
 _LONGEST_TOKEN = 24
 """Characters of the longest special token, rounded up."""
 
