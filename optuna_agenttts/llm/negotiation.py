@@ -31,6 +31,8 @@ FORMS: Mapping[str, tuple[str | None, ...]] = MappingProxyType(
         # Read by OpenAI, vLLM, SGLang and llama.cpp's own server; by TGI (``value``) and
         # llama-cpp-python (``schema``), each of which ignores the other's key.
         "response_format": ("json_schema", "json_object", None),
+        # Some models of DashScope and of gateways reply by server-sent events only.
+        "stream": ("false", "true"),
     }
 )
 """Forms of each parameter, in the order to try them.
@@ -71,7 +73,7 @@ _NAMES: Mapping[str, re.Pattern[str]] = MappingProxyType(
 """Names in error messages of what has several."""
 _UNSUPPORTED = re.compile(
     r"unsupported|unrecogni[sz]ed|unknown|unexpected|extraneous|extra_forbidden|deprecated"
-    r"|forbidden|\binstead\b|cannot find field|missing field|no such|fixed at|can only be"
+    r"|forbidden|\binstead\b|cannot find field|missing field|no such|fixed at|(can|may) only be"
     r"|invalid (parameter|argument|field|for|with)|must be (set to )?1\b|no endpoints found"
     r"|(\bnot|n't|\bcannot|no longer) (be )?(a )?(\w+ )?(support|permit|allow|accept|enabl"
     r"|implement|recogni|used|available|valid|set\b|specif|chang|overrid|modif)"
@@ -87,6 +89,12 @@ _ABOUT_ROLES = re.compile(
     re.I,
 )
 """Errors of chat templates that system messages cause."""
+_ABOUT_STREAM = re.compile(
+    r"(only|must|please) \S*( \S+){0,3}? ?stream|stream\W*(parameter )?(must|should|has to)"
+    r"|non-stream|stream\W{0,4}false|streaming (is )?(required|only)",
+    re.I,
+)
+"""Words of a server that replies by server-sent events only."""
 _ABOUT_VALUE = re.compile(
     r"too (large|long|high|many|big)|at (most|least)|less than|greater than|exceed|maximum"
     r"|between|out of range|must be (<|>|in |positive)|or (less|lower|below)|context length",
@@ -113,7 +121,7 @@ def check_parameters(owner: str, parameters: Parameters) -> None:
                 f"{owner}: `request_parameters` has {form!r} for {name!r}: give another name, or "
                 "None to leave it out."
             )
-        if name == "response_format" and form not in FORMS[name]:
+        if name in ("response_format", "stream") and form not in FORMS[name]:
             raise AgentTTSError(
                 f"{owner}: `request_parameters` has {form!r} for {name!r}: give any of "
                 f"{FORMS[name]}."
@@ -133,7 +141,6 @@ def request_fields(request: ChatRequest, seed: int, parameters: Parameters) -> d
         "max_tokens": request.max_tokens,
         "temperature": request.temperature,
         "seed": seed,
-        "stream": False,
     }
     if request.stop:
         values["stop"] = list(request.stop)
@@ -142,6 +149,9 @@ def request_fields(request: ChatRequest, seed: int, parameters: Parameters) -> d
         for name, value in values.items()
         if (form := parameters.get(name, name)) is not None
     }
+    fields["stream"] = parameters.get("stream") == "true"
+    if fields["stream"]:
+        fields["stream_options"] = {"include_usage": True}
     form = parameters.get("response_format", "json_schema")
     if request.schema is not None and form is not None:
         schema = json.loads(request.schema)
@@ -217,7 +227,11 @@ def _is_refused(name: str, form: str, complaint: str) -> bool:
     """Return whether a complaint refuses a parameter."""
     if name == "system" and _ABOUT_ROLES.search(complaint):
         return True
-    named = _NAMES.get(name) or re.compile(rf"(?<![\w-]){re.escape(form)}(?![\w-])")
+    if name == "stream":
+        return bool(_ABOUT_STREAM.search(complaint))
+    # Some servers write names without underscores.
+    pattern = re.escape(form).replace("_", "_?")
+    named = _NAMES.get(name) or re.compile(rf"(?<![\w-]){pattern}(?![\w-])", re.I)
     if not named.search(complaint):
         return False
     if name == "response_format" and _ABOUT_FORM.search(complaint):

@@ -188,9 +188,58 @@ REFUSALS = {
         {"error": {"message": "No endpoints found that can handle the requested parameters."}},
         "response_format",
     ),
+    "dashscope stream": (
+        400,
+        openai("This model only support stream mode, please enable the stream parameter."),
+        "stream",
+    ),
+    "dashscope thinking": (
+        400,
+        openai("parameter.enable_thinking must be set to false for non-streaming calls"),
+        "stream",
+    ),
+    "modelscope thinking": (
+        400,
+        openai("enable thinking can not be support when `stream=False`."),
+        "stream",
+    ),
+    "gateway stream": (400, {"detail": "Stream must be set to true"}, "stream"),
+    "camel case": (
+        400,
+        openai("this model is not supported MaxTokens, please use MaxCompletionTokens"),
+        "max_tokens",
+    ),
+    "thinking temperature": (
+        400,
+        openai("`temperature` may only be set to 1 when thinking is enabled."),
+        "temperature",
+    ),
+    "bedrock seed": (
+        400,
+        {"message": "Malformed input request: #: extraneous key [seed] is not permitted."},
+        "seed",
+    ),
+    "xai stop": (
+        400,
+        {"code": "x", "error": "Argument not supported on this model: stop"},
+        "stop",
+    ),
+    "fireworks seed": (
+        400,
+        openai("Extra inputs are not permitted, field: 'seed', value: 5"),
+        "seed",
+    ),
+    "groq format": (
+        400,
+        openai("This model does not support response format `json_schema`.", "response_format"),
+        "response_format",
+    ),
     "unnamed format": (400, {"error": {"message": "bad request"}}, "response_format"),
 }
-CHANGED = {"max_tokens": "max_completion_tokens", "response_format": "json_object"}
+CHANGED = {
+    **{"max_tokens": "max_completion_tokens", "response_format": "json_object"},
+    "stream": "true",
+}
 
 
 def run(chat, request=REQUEST, times=1):
@@ -209,6 +258,8 @@ def uses(sent, name):
         return sent["messages"][0]["role"] == "system"
     if name == "response_format":
         return sent.get(name, {}).get("type") == "json_schema"
+    if name == "stream":
+        return not sent[name]
     return name in sent
 
 
@@ -234,7 +285,8 @@ def test_what_a_server_refuses_by_name_is_changed_once_and_for_all(case):
         sent = [request.body for request in server.chats]
     assert [uses(s, name) for s in sent] == [True, False, False, False]
     assert chat.negotiated() == {name: CHANGED.get(name)}
-    changed = {"messages"} if name == "system" else {name, CHANGED.get(name)}
+    more = {"system": "messages", "stream": "stream_options"}
+    changed = {name, CHANGED.get(name), more.get(name)}
     rest = [{k: v for k, v in s.items() if k not in changed} for s in sent]
     assert rest == rest[:1] * 4
 
@@ -352,6 +404,8 @@ def test_what_was_negotiated_travels_with_a_pickle():
         ),
         (404, openai("The model `m` does not exist or you do not have access to it.")),
         (403, {"error": "forbidden"}),
+        (403, openai("Streaming is not available on your plan")),
+        (500, openai("upstream stream error: the connection must be restarted")),
         (500, {"error": "failed to reseed: unsupported driver"}),
         (401, openai("Unsupported parameter: 'seed'", "seed")),
         (429, openai("Unsupported parameter: 'seed'", "seed")),
@@ -382,6 +436,24 @@ def test_a_server_that_refuses_whatever_is_sent_is_an_error():
     assert chat.negotiated() == {}
 
 
+def test_events_of_a_server_that_only_streams_are_one_reply():
+    """Its counts are asked for, and stop strings hold as usual."""
+    piece = {"choices": [{"delta": {"content": "hi "}, "finish_reason": None}]}
+    last = {"choices": [], "usage": {"prompt_tokens": 11, "completion_tokens": 7}}
+    events = "".join(f"data: {json.dumps(event)}\n\n" for event in (piece, piece, last))
+
+    def behave(exchange):
+        if not exchange.request.body["stream"]:
+            return picky([REFUSALS["dashscope stream"]])(exchange)
+        exchange.reply(200, f"{events}data: [DONE]\n\n", {"content-type": "text/event-stream"})
+
+    with AdversarialServer(behave) as server:
+        chat = HuggingFaceChat("m", base_url=server.url)
+        found = run(chat)
+        assert server.chats[1].body["stream_options"] == {"include_usage": True}
+    assert (found.text, found.usage.completion_tokens) == ("hi hi ", 7)
+
+
 def test_arguments_are_obeyed_from_the_first_call():
     """Named parameters are sent as the user wants, without a refusal."""
     forms = {
@@ -408,7 +480,8 @@ def test_arguments_are_obeyed_from_the_first_call():
 
 
 @pytest.mark.parametrize(
-    "forms", [{"top_k": None}, {"seed": ""}, {"seed": 3}, {"response_format": "xml"}]
+    "forms",
+    [{"top_k": None}, {"seed": ""}, {"seed": 3}, {"response_format": "xml"}, {"stream": "maybe"}],
 )
 def test_invalid_forms_are_refused(forms):
     """The message names the argument and the value."""
