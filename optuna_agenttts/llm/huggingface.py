@@ -18,6 +18,7 @@ from typing import Any
 
 from optuna_agenttts.exceptions import AgentTTSError
 from optuna_agenttts.llm.client import ServerClient, Session, Verify
+from optuna_agenttts.llm.error_replies import parse_refusal
 from optuna_agenttts.llm.inference_providers import billing, provider_request
 from optuna_agenttts.llm.negotiation import (
     LOSSES,
@@ -39,7 +40,7 @@ from optuna_agenttts.llm.port import (
     Message,
     prompt_usage,
 )
-from optuna_agenttts.llm.replies import http_error, parse_completion
+from optuna_agenttts.llm.replies import parse_completion
 from optuna_agenttts.llm.secrets import ApiKey, Headers, hide_keys, secret_values
 from optuna_agenttts.llm.untrusted import as_mapping, decode_json, one_line
 from optuna_agenttts.llm.wire import (
@@ -75,8 +76,9 @@ class HuggingFaceChat(ServerClient):
         request_parameters: Names under which the server reads parameters, or None to leave one
             out: ``{"max_tokens": "max_completion_tokens", "seed": None}``. ``"system"`` is the
             role of system messages; with None, they begin the first user message.
-            ``"response_format"`` is ``"json_schema"``, ``"json_object"`` or None. Parameters that
-            a server refuses by name are changed in this way without being listed.
+            ``"response_format"`` is ``"json_schema"``, ``"json_object"`` or None, and ``"stream"``
+            is ``"false"`` or ``"true"``. Parameters that a server refuses by name are changed in
+            this way without being listed.
         headers: Further headers of each request, such as Azure's ``api-key``, or a function that
             returns them; only a function is pickled.
         verify: Certificates to trust: True for those of the system or of ``SSL_CERT_FILE``, the
@@ -184,9 +186,10 @@ class HuggingFaceChat(ServerClient):
             status, received, content = await self._send(session, fields, messages)
             text = content.decode("utf-8", "replace")
             try:
-                if status != 200:
-                    raise http_error(status, received, text, self.where)
-                completion = parse_completion(content, request, self.where, received)
+                if status == 200:
+                    completion = parse_completion(content, request, self.where, received)
+                else:
+                    completion = parse_refusal(status, received, text, request, self.where)
             except ChatError as error:
                 refused = refused_parameters(status, text, request, parameters)
                 failed = status == 200 and not isinstance(error, ChatRefusedError)

@@ -15,8 +15,8 @@ from huggingface_hub import constants, is_offline_mode
 from huggingface_hub.inference._common import RequestParameters
 from huggingface_hub.inference._providers import get_provider_helper
 
+from optuna_agenttts.llm.error_replies import hub_error
 from optuna_agenttts.llm.port import ChatRefusedError
-from optuna_agenttts.llm.replies import hub_error
 
 _resolved: set[tuple[str | None, str, str | None]] = set()
 """Routes that `huggingface_hub` has looked up, and therefore keeps."""

@@ -44,7 +44,7 @@ REMEDIES: Mapping[str, str] = {
 _LOSING = frozenset({"ReadError", "ReadTimeout", "RemoteProtocolError", "DecodingError"})
 """Names of httpx2's errors after a request was sent; importing httpx2 takes longer than Optuna."""
 _OVERLOADED = {"HTTP 429", "HTTP 502", "HTTP 503", "HTTP 504", "ConnectTimeout", PROXY}
-_OVERLOADED |= {_UNKNOWN_HOST, _CLOSED}
+_OVERLOADED |= {_UNKNOWN_HOST, _CLOSED, "overloaded"}
 _BROKEN = {"HTTP 500", "ReadError", "WriteError", "RemoteProtocolError", "DecodingError"}
 _BROKEN |= {"no JSON", "CloseError", "NetworkError"}
 _BEHIND_PROXY = re.compile(r"HTTP 52\d")

@@ -129,10 +129,33 @@ def count_repeated(error: ChatError) -> None:
 
 FAILED_REASONS = (
     *("abort", "aborted", "cancel", "cancelled", "canceled", "error", "failed", "timeout"),
-    *("insufficient_system_resource", "modelunloaded"),
+    *("insufficient_system_resource", "modelunloaded", "network_error", "server_error"),
+    *("internal_error", "interrupted", "preempted", "shutdown"),
 )
 """Finish reasons, in lower case, of replies that a failing server cut off (vLLM and SGLang,
-OpenRouter and Mistral, DeepSeek, LM Studio)."""
+OpenRouter and Mistral, DeepSeek, LM Studio, Zhipu)."""
+_REASONS = {
+    "stop": (
+        *("eos", "eos_token", "stop_sequence", "stop_token", "end_turn", "complete", "completed"),
+    ),
+    "length": (
+        *("max_tokens", "max_output_tokens", "max_length", "model_length"),
+        "model_context_window_exceeded",
+    ),
+    "content_filter": (
+        *("safety", "sensitive", "prohibited_content", "recitation", "blocklist", "spii"),
+        *("content_filtered", "guardrail_intervened"),
+    ),
+}
+"""Names that servers use instead of OpenAI's (TGI and Together, xAI, Cohere; Anthropic, Gemini,
+Mistral, Zhipu; Gemini, Zhipu, Bedrock)."""
+_USUAL_REASONS = {other: usual for usual, others in _REASONS.items() for other in (usual, *others)}
+_USUAL_REASONS |= {reason: reason for reason in (*FAILED_REASONS, "tool_calls", "refusal")}
+
+
+def usual_reason(reason: str) -> str:
+    """Return OpenAI's name of a finish reason; other reasons are returned unchanged."""
+    return _USUAL_REASONS.get(reason.lower(), reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +165,8 @@ class Completion:
     Args:
         text: The generated text. Thoughts in it are moved to `thoughts`.
         usage: Numbers of tokens.
-        finish_reason: ``"stop"``, ``"length"``, or another reason that the server reports.
+        finish_reason: ``"stop"``, ``"length"``, ``"content_filter"``, or another reason that the
+            server reports; see `usual_reason`.
         thoughts: What the model thought before the text.
         model: Name of the model in the reply; empty if there is none.
     """
@@ -154,10 +178,13 @@ class Completion:
     model: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
-        """Separate the thoughts from the text."""
+        """Separate the thoughts from the text, and use the usual name of the finish reason."""
         text, thoughts = split_thoughts(self.text)
+        # Some servers send the same thoughts in the text and in a field.
+        every = [self.thoughts, thoughts if thoughts != self.thoughts.strip() else ""]
         object.__setattr__(self, "text", text)
-        object.__setattr__(self, "thoughts", "\n".join(filter(None, [self.thoughts, thoughts])))
+        object.__setattr__(self, "thoughts", "\n".join(filter(None, every)))
+        object.__setattr__(self, "finish_reason", usual_reason(self.finish_reason))
 
     @property
     def thought_tokens(self) -> int:
@@ -182,7 +209,7 @@ class Completion:
     @property
     def failed(self) -> bool:
         """True if the server failed before the reply was complete."""
-        return self.finish_reason.lower() in FAILED_REASONS
+        return self.finish_reason in FAILED_REASONS
 
 
 @runtime_checkable

@@ -20,9 +20,9 @@ from huggingface_hub import get_async_session, is_offline_mode
 
 from optuna_agenttts.exceptions import AgentTTSError
 from optuna_agenttts.llm.client import ServerClient, Session
+from optuna_agenttts.llm.error_replies import http_error
 from optuna_agenttts.llm.loop import LoopThread
 from optuna_agenttts.llm.port import ChatError, ChatRefusedError
-from optuna_agenttts.llm.replies import http_error
 from optuna_agenttts.llm.secrets import ApiKey
 from optuna_agenttts.llm.untrusted import (
     as_count,

@@ -229,7 +229,7 @@ BEHAVIOURS: dict[str, Behaviour] = {
     "choices_object": body(chat_reply("", choices={"0": {"message": {"content": "x"}}})),
     "null_choice": body(chat_reply("", choices=[None])),
     "null_message": body(chat_reply("", choices=[{"message": None}])),
-    "null_content": body(chat_reply("", choices=[{"message": {"content": None}}])),
+    "null_content": body(chat_reply("", choices=[{"message": {"content": None}}], usage=None)),
     "number_content": body(chat_reply("", choices=[{"message": {"content": 7}}])),
     "parts_content": body(chat_reply("", choices=[{"message": {"content": [{"text": "x"}]}}])),
     "blank_content": body(chat_reply(" \n\t ")),

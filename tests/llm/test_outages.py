@@ -21,8 +21,8 @@ from optuna_agenttts.llm import (
     RetryPolicy,
     examine,
 )
+from optuna_agenttts.llm.error_replies import http_error
 from optuna_agenttts.llm.outages import connection_error, is_outage, note_answer
-from optuna_agenttts.llm.replies import http_error
 
 PATIENT = RetryPolicy(attempts=3, base=0.5, longest=15, patience=600)
 REPLY = json.dumps(

@@ -27,8 +27,8 @@ from optuna_agenttts.llm import (
     Usage,
     waiting,
 )
+from optuna_agenttts.llm.error_replies import http_error, retry_after
 from optuna_agenttts.llm.outages import note_answer
-from optuna_agenttts.llm.replies import http_error, retry_after
 from optuna_agenttts.llm.retry import with_retries
 from optuna_agenttts_integrations.testing.serving import LoopbackServer
 

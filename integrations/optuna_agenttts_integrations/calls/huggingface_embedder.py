@@ -11,9 +11,9 @@ from urllib.parse import urlsplit, urlunsplit
 from optuna_agenttts import AgentTTSError
 from optuna_agenttts.llm import ChatRefusedError, ChatUnavailableError
 from optuna_agenttts.llm.client import ServerClient, Session, Verify
+from optuna_agenttts.llm.error_replies import http_error
 from optuna_agenttts.llm.inference_providers import provider_request
 from optuna_agenttts.llm.loop import gather
-from optuna_agenttts.llm.replies import http_error
 from optuna_agenttts.llm.secrets import ApiKey, Headers
 from optuna_agenttts.llm.untrusted import as_mapping, as_number, decode_json, one_line
 from optuna_agenttts.llm.wire import chat_url, redact_url

@@ -1,0 +1,71 @@
+"""Token counts in replies, and other values of JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from optuna_agenttts.llm.port import ChatRequest, Usage, prompt_usage
+from optuna_agenttts.llm.untrusted import as_count, as_mapping, estimated_tokens
+
+_MAX_DIGITS = 12
+"""Digits of counts in texts that are read: more than those of any count."""
+
+
+def first_mapping(values: Any) -> Mapping[str, Any]:
+    """Return the first value of a list if it is a mapping, and an empty mapping otherwise."""
+    return as_mapping(values[0]) if isinstance(values, list) and values else {}
+
+
+def generated_tokens(counts: Mapping[str, Any]) -> int:
+    """Return the generated tokens that a server counted; 0 if it counted none."""
+    return counted(counts, "completion_tokens", "output_tokens")
+
+
+def read_usage(
+    counts: Mapping[str, Any], request: ChatRequest, text: str, reason: str = ""
+) -> Usage:
+    """Return the tokens that a server counted, thoughts included; estimates of those missing.
+
+    Args:
+        counts: Field ``usage`` of the reply, or its form at another place.
+        request: The request.
+        text: Thoughts and text of the reply.
+        reason: Finish reason of the reply.
+    """
+    details = [
+        as_mapping(counts.get(f"{kind}_tokens_details"))
+        for kind in ("prompt", "input", "completion", "output")
+    ]
+    generated = generated_tokens(counts)
+    total = counted(counts, "total_tokens")
+    prompt = counted(counts, "prompt_tokens", "input_tokens")
+    prompt = prompt or (max(0, total - generated) if generated else 0)
+    thoughts = counted({**counts, **details[3], **details[2]}, "reasoning_tokens")
+    # Some servers (xAI) count thoughts apart from the completion, and in the total.
+    generated += thoughts if thoughts > generated else 0
+    generated = max(generated, total - prompt if prompt else 0)
+    # At least the token that ends the reply.
+    guess = request.max_tokens if reason == "length" else max(1, int(estimated_tokens(text)))
+    # The second one is DeepSeek's, the third one Anthropic's.
+    names = ("cached_tokens", "prompt_cache_hit_tokens", "cache_read_input_tokens")
+    cached = counted({**counts, **details[1], **details[0]}, *names)
+    missing = {"prompt_tokens": not prompt, "completion_tokens": bool(text) and not generated}
+    return Usage(
+        prompt or prompt_usage(request).prompt_tokens,
+        generated or guess,
+        thoughts,
+        cached_tokens=min(prompt, cached),
+        estimated=tuple(name for name, is_missing in missing.items() if is_missing),
+    )
+
+
+def counted(values: Mapping[str, Any], *names: str) -> int:
+    """Return the first of several counts that is there, if only as a text; 0 if there is none."""
+    for name in names:
+        value = values.get(name)
+        if isinstance(value, str) and value.isdecimal():
+            value = int(value[:_MAX_DIGITS])
+        if count := as_count(value):
+            return count
+    return 0
