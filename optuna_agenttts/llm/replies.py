@@ -125,7 +125,8 @@ def completion_from_json(
         raise error_in_body(error, where, headers or {}, usage)
     parts = content if isinstance(content, list) else []
     refused = message.get("refusal") or any(as_mapping(p).get("type") == "refusal" for p in parts)
-    generated = message and generated_tokens(counts)
+    # An empty list of choices is all that some servers send of a reply that was filtered.
+    generated = (message or reply.get("choices") == []) and generated_tokens(counts)
     if content is None and (reason or thoughts or refused or generated):
         # Thoughts up to `max_tokens`, a refusal, a tool call, or nothing.
         text = ""

@@ -224,7 +224,7 @@ BEHAVIOURS: dict[str, Behaviour] = {
     "empty_object": body({}),
     "json_null": body(b"null"),
     "json_list": body([chat_reply("in a list")]),
-    "empty_choices": body(chat_reply("", choices=[])),
+    "empty_choices": body(chat_reply("", choices=[], usage=None)),
     "null_choices": body(chat_reply("", choices=None)),
     "choices_object": body(chat_reply("", choices={"0": {"message": {"content": "x"}}})),
     "null_choice": body(chat_reply("", choices=[None])),

@@ -283,6 +283,7 @@ SPECIAL: dict[str, tuple[Any, Meaning]] = {
     "null content, no reason": (OPENAI.reply(None, choice={"finish_reason": None}), Meaning("")),
     # ollama and Gemini (evalstate/fast-agent issue 184): a choice without a message.
     "no message": (OPENAI.reply(choice={"finish_reason": "length", "message": None}), EMPTY),
+    "no choices, counts": ({"choices": [], "usage": _COUNTS}, Meaning("")),
     # Thoughts.
     "thoughts: parts (Mistral)": (
         OPENAI.reply(
@@ -705,7 +706,7 @@ ERRORS: dict[str, tuple[int, Any, Failure]] = {
     "gateway: no words": (200, {"error": {}, "choices": []}, Failure(TRIES, "no text in reply")),
     "gateway: no choices": (
         200,
-        {"choices": [], "usage": _COUNTS},
+        {"choices": [], "usage": {"prompt_tokens": PROMPT, "completion_tokens": 0}},
         Failure(TRIES, "no text in reply"),
     ),
     "gateway: half an event stream": (
