@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import re
 
-_NAME = r"(?i:(?:seed:|longcat_)?(?:think|thinking|thought)>)"
+_NAME = r"(?i:(?:seed:|longcat_)?(?:think|thinking|thought)(?: (?:\w{1,20}=[^<>]{0,60})?)?>)"
 _CHANNEL = r"(?:\|start\|>assistant<)?\|channel\|>"
+_MESSAGE = r"[^<]{0,80}(?:<\|constrain\|>[^<]{0,20})?<\|message\|>"
 # A set of first characters, with no flags on the rest of the pattern, is searched for quickly.
 _TAG = re.compile(
     rf"[<\[◁`~](?:(?P<open>{_NAME}|THINK\]|think▷|\|START_THINKING\|>"
     rf"|\|think\|>|\|inner_prefix\|>|unused16\]|\|channel>(?:thought\n)?"
-    rf"|{_CHANNEL}(?:analysis|commentary)<\|message\|>)"
+    rf"|\|begin_of_thought\|>|{_CHANNEL}(?:analysis|commentary){_MESSAGE})"
     rf"|(?P<close>/(?:{_NAME}|THINK\]|think▷)|\|END_THINKING\|>"
     rf"|\|/think\|>|\|inner_suffix\|>|unused17\]|channel\|>"
-    rf"|{_CHANNEL}final<\|message\|>)"
+    rf"|\|end_of_thought\|>|\|begin_of_solution\|>|\|START_(?:RESPONSE|TEXT)\|>"
+    rf"|{_CHANNEL}final{_MESSAGE})"
     r"|(?P<fence>(?<=`)``|(?<=~)~~))"
 )
 """Tags around thoughts of Qwen, DeepSeek and others, Mistral, Kimi, Cohere, Solar, Apertus, Pangu,
-Gemma 4 and gpt-oss, and the fences of code blocks."""
+Gemma 4, OpenThinker and gpt-oss, and the fences of code blocks."""
+
+_BARE_CHANNELS = re.compile(r"\Aanalysis(.*?)assistantfinal", re.DOTALL)
+"""Thoughts of gpt-oss at a server that removes its special tokens."""
 
 _SPECIAL_TOKEN = re.compile(
     r"(?:<\|(?:(?:\w{1,12}_)?end(?:_?of_?\w{1,10}|_response|_text)?|return|eo[smt](?:_id)?"
@@ -45,6 +50,7 @@ def split_thoughts(text: str) -> tuple[str, str]:
         The answer without special tokens at its end, and the thoughts. Without either, the reply
         is returned unchanged.
     """
+    text = _BARE_CHANNELS.sub(r"<think>\1</think>", text)
     answer: list[str] = []
     thoughts: list[str] = []
     start, inside, in_code, code_has_tag = 0, False, False, False

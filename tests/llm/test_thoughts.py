@@ -20,6 +20,10 @@ TAGS = [
     ("[unused16]", "[unused17]"),
     ("<|channel>thought\n", "<channel|>"),
     ("<|channel>", "<channel|>"),
+    ("<think id=1>", "</think >"),
+    ("<|begin_of_thought|>", "<|end_of_thought|>\n<|begin_of_solution|>"),
+    ("<|START_THINKING|>", "<|END_THINKING|><|START_RESPONSE|>"),
+    ("<|channel|>analysis<|message|>", "<|channel|>final <|constrain|>json<|message|>"),
     ("[THINK]", "[/THINK]"),
     ("◁think▷", "◁/think▷"),
     ("<|START_THINKING|>", "<|END_THINKING|>"),
@@ -53,6 +57,13 @@ def test_tags_in_code_are_code():
     assert split_thoughts(f"draft\n```python\nx = 1\n</think>\n{CODE}")[0] == CODE
 
 
+def test_channels_without_their_special_tokens_are_channels():
+    """Servers that remove special tokens leave the names of gpt-oss's channels."""
+    assert split_thoughts("analysisRome?assistantfinalParis") == ("Paris", "Rome?")
+    assert split_thoughts("analysis of Rome") == ("analysis of Rome", "")
+    assert split_thoughts("<thinking about Rome> Paris") == ("<thinking about Rome> Paris", "")
+
+
 def test_special_tokens_at_the_end_are_cut():
     """But not within a text, nor the end of struck-out text."""
     for token in ("<|im_end|>", "</s>", "<|eot_id|>", "<end_of_turn>", "<｜end▁of▁sentence｜>"):
@@ -71,6 +82,10 @@ def test_special_tokens_at_the_end_are_cut():
         "<|im_end|>\n" * 50_000,
         " " * 500_000,
         "<" * 500_000,
+        "<think " * 80_000,
+        "<|channel|>final " * 30_000,
+        "analysis" * 60_000,
+        "analysisassistant" * 30_000,
     ],
 )
 def test_time_is_linear(text):
