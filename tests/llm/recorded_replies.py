@@ -329,6 +329,24 @@ SPECIAL: dict[str, tuple[Any, Meaning]] = {
         ),
         Meaning(),
     ),
+    "thoughts: details beside the text of them (OpenRouter)": (
+        OPENAI.reply(
+            message={
+                "reasoning": THOUGHTS,
+                "reasoning_details": [
+                    {"type": "reasoning.summary", "summary": THOUGHTS},
+                    {"type": "reasoning.encrypted", "data": "x"},
+                ],
+            }
+        ),
+        THOUGHT,
+    ),
+    "thoughts: summary (OpenRouter)": (
+        OPENAI.reply(
+            message={"reasoning_details": [{"type": "reasoning.summary", "summary": THOUGHTS}]}
+        ),
+        THOUGHT,
+    ),
     "thoughts: blocks (LiteLLM)": (
         OPENAI.reply(message={"thinking_blocks": [{"type": "thinking", "thinking": THOUGHTS}]}),
         THOUGHT,
