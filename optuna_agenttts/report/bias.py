@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from optuna_agenttts.planner.evidence import Bools, Evidence, Floats, Ints
+from optuna_agenttts.planner.evidence import Evidence, Ints
 from optuna_agenttts.planner.kernels import Points, Surrogate
 from optuna_agenttts.planner.pools import choices_of
 from optuna_agenttts.planner.posterior import Posterior
@@ -20,9 +19,7 @@ _FEWEST = 5
 """Minimum number of allocations to average the gap of the better quarter over. Chosen by hand."""
 
 
-def estimate_biases(
-    surrogate: Surrogate, evidence: Evidence, points: Points, subsets: Sequence[Bools]
-) -> Floats:
+def estimate_bias(surrogate: Surrogate, evidence: Evidence, points: Points) -> float:
     """Return what posterior means of good allocations lack to the truth, in rates.
 
     The posterior is conditioned on some of the instances, and its means are compared with the
@@ -35,31 +32,22 @@ def estimate_biases(
     Args:
         surrogate: The prior.
         evidence: The evidence.
-        points: The allocations.
-        subsets: Whether the winner is chosen from each of them, shape (allocations,), for each of
-            several choices.
+        points: The allocations that the winner is chosen from.
 
     Returns:
-        The bias to add to the mean of each choice's winner, shape (subsets,); 0 without enough
-        outcomes.
+        The bias to add to the mean; 0 without enough outcomes.
     """
-    biases = np.zeros(len(subsets))
     rows, steps = _complete_rows(evidence)
     places = {key: place for place, key in enumerate(choices_of(points.models, points.samples))}
     keys = choices_of(evidence.models[rows], evidence.samples[rows])
     rows = rows[[key in places for key in keys]]
     if len(steps) < _LEAST_INSTANCES or len(rows) < 2:
-        return biases
+        return 0.0
     place = np.array([places[key] for key in keys if key in places])
     table = evidence.scale.rates(
         evidence.sign * np.array([[evidence.outcomes[row][s] for s in steps] for row in rows])
     )
-    chosen = [
-        (index, kept)
-        for index, subset in enumerate(subsets)
-        if len(kept := np.flatnonzero(subset[place])) > 1
-    ]
-    rng = np.random.default_rng(0)
+    rng, gaps = np.random.default_rng(0), []
     for _ in range(_REPEATS):
         order = rng.permutation(len(steps))
         for fold in range(_FOLDS):
@@ -67,11 +55,10 @@ def estimate_biases(
             train = np.setdiff1d(order, held_out)
             fitted = Posterior(surrogate, _on_instances(evidence, rows, steps, train))
             means = fitted.at(points).mean()[place]
-            gaps = table[:, held_out].mean(axis=1) - means
-            for index, kept in chosen:
-                found = gaps[kept[np.argsort(-means[kept], kind="stable")]]
-                biases[index] += found[0] + found[: max(_FEWEST, len(kept) // 4)].mean()
-    return biases / (2 * _FOLDS * _REPEATS)
+            best = np.argsort(-means, kind="stable")
+            found = (table[:, held_out].mean(axis=1) - means)[best]
+            gaps.append(0.5 * (found[0] + found[: max(_FEWEST, len(rows) // 4)].mean()))
+    return float(np.mean(gaps))
 
 
 def _complete_rows(evidence: Evidence) -> tuple[Ints, list[int]]:

@@ -11,12 +11,12 @@ from optuna.trial import FrozenTrial
 
 from optuna_agenttts import storage
 from optuna_agenttts.exceptions import NoEvidenceError, NoTaskError
-from optuna_agenttts.planner.evidence import Bools, Choices, Evidence, Floats, Ints
+from optuna_agenttts.planner.evidence import Choices, Evidence, Floats, Ints
 from optuna_agenttts.planner.feasibility import known_feasibility
-from optuna_agenttts.planner.kernels import Surrogate
+from optuna_agenttts.planner.kernels import Points, Surrogate
 from optuna_agenttts.planner.pools import choices_of
 from optuna_agenttts.planner.posterior import Posterior
-from optuna_agenttts.report.bias import estimate_biases
+from optuna_agenttts.report.bias import estimate_bias
 from optuna_agenttts.report.intervals import bounded_interval, probability_above
 from optuna_agenttts.report.ties import cheapest_alike, complete_outcomes
 from optuna_agenttts.study.archive import Archive, is_maximized, log_unreadable
@@ -80,92 +80,106 @@ class Candidates:
         return int(among[cheapest_alike(keys, self.costs[among], self.outcomes, winner)])
 
     @cached_property
-    def inherited(self) -> Floats:
-        """Share of the bias of the search that each mean has, shape (candidates,).
+    def _bias(self) -> float:
+        """Bias of the search's winner, in rates."""
+        return estimate_bias(self.surrogate, self._search, self.points)
+
+    def values(self, points: Points, means: Floats) -> Floats:
+        """Return expected values of allocations, in units of the metric.
+
+        They are corrected by the bias of the search's winner, as far as they inherit it. None is
+        beyond all observed scores.
+
+        Args:
+            points: The allocations.
+            means: Their posterior means, in rates.
+        """
+        rates = np.clip(means + self._bias * self._inherited(points), *self.scale.limits)
+        return self.evidence.sign * self.scale.scores(rates)
+
+    def _inherited(self, points: Points) -> Floats:
+        """Return the share of the bias of the search that means have, shape (allocations,).
 
         Fresh instances chose no allocation to be confirmed, so their outcomes have no bias. The
         mean weighs the search with the variance that is left of the one before (precisions add
         up); without confirmations it is the search's.
         """
         if not self._confirmed or not len(self._search.scores):
-            return np.full(len(self.keys), float(not self._confirmed))
-        before = Posterior(self.surrogate, self._search).at(self.points).moments()
-        return (self.posterior.at(self.points).moments().sd() / before.sd()) ** 2
+            return np.full(len(points), float(not self._confirmed))
+        before = Posterior(self.surrogate, self._search).at(points).moments()
+        return (self.posterior.at(points).moments().sd() / before.sd()) ** 2
 
-    def biases(self, subsets: Sequence[Bools]) -> Floats:
-        """Return the bias of the search's winner among each subset of the candidates, in rates.
-
-        A mean has a share of it; see `inherited`.
-        """
-        return estimate_biases(self.surrogate, self._search, self.points, subsets)
-
-    def values(self, rates: Floats) -> Floats:
-        """Return rates as values of the metric; none is beyond all that were observed."""
-        clipped = np.clip(rates, *self.scale.limits)
-        return self.evidence.sign * self.scale.scores(clipped)
-
-    def interval(
-        self, key: Choices, value: float, score_sd: float | None
-    ) -> tuple[float, float] | None:
-        """Return the interval of an allocation's value.
+    def intervals(
+        self, points: Points, values: Floats, score_sd: float | None
+    ) -> list[tuple[float, float] | None]:
+        """Return the central 90 % intervals of allocations' values.
 
         Args:
-            key: The allocation.
-            value: Its value.
+            points: The allocations.
+            values: Their values, shape (allocations,).
             score_sd: Standard deviation of a score, if it is known; see `recommend`.
 
         Returns:
-            The central 90 % interval, or None if the error of the value is unknown.
+            For each allocation its interval, or None if the error of its value is unknown.
         """
-        sd, size = self._error(key, score_sd)
-        if not sd:
-            return None
-        if self.scale.bounded:
-            scale, sign = self.scale, self.evidence.sign
-            ends = sorted((sign * scale.low, sign * (scale.low + scale.span)))
-            return bounded_interval(value, sd, *ends, size=size)
-        low, high = bounded_interval(value, sd, None, None)
+        scale, sign = self.scale, self.evidence.sign
+        ends = sorted((sign * scale.low, sign * (scale.low + scale.span)))
         # No mean is beyond all outcomes of hundreds that were observed.
         seen = [outcome for outcomes in self.evidence.outcomes for outcome in outcomes.values()]
-        if seen:
-            low, high = max(low, min(*seen, value)), min(high, max(*seen, value))
-        return low, high
+        found: list[tuple[float, float] | None] = []
+        for value, (sd, size) in zip(values.tolist(), self._errors(points, score_sd)):
+            if not sd:
+                found.append(None)
+            elif scale.bounded:
+                found.append(bounded_interval(value, sd, *ends, size=size))
+            else:
+                low, high = bounded_interval(value, sd, None, None)
+                if seen:
+                    low, high = max(low, min(*seen, value)), min(high, max(*seen, value))
+                found.append((low, high))
+        return found
 
-    def probability(
-        self, key: Choices, value: float, bound: float, score_sd: float | None
-    ) -> float | None:
-        """Return the probability that an allocation's score is at least as good as a bound.
+    def probabilities(
+        self, values: Floats, bound: float, score_sd: float | None
+    ) -> list[float | None]:
+        """Return the probability that each candidate's score is at least as good as a bound.
 
         Args:
-            key: The allocation.
-            value: Its value.
+            values: Values of the candidates, shape (candidates,).
             bound: The bound, in units of the metric.
-            score_sd: See `interval`.
+            score_sd: See `intervals`.
 
         Returns:
-            The probability by the distribution of the interval; None if there is none.
+            The probabilities by the distribution of the intervals; None where there is none.
         """
-        sd, size = self._error(key, score_sd)
-        if not sd:
-            return None
         # Higher is better.
         scale, sign = self.scale, self.evidence.sign
         ends = (scale.low, scale.low + scale.span) if scale.bounded else (None, None)
-        return probability_above(sign * bound, sign * value, sd, *ends, size=size)
+        return [
+            probability_above(sign * bound, sign * value, sd, *ends, size=size) if sd else None
+            for value, (sd, size) in zip(values.tolist(), self._errors(self.points, score_sd))
+        ]
 
-    def _error(self, key: Choices, score_sd: float | None) -> tuple[float | None, int | None]:
-        """Return the standard deviation of a value's error, and the instances it rests on."""
-        confirmed = key in self._confirmed
-        # Of many fresh instances, the variance is known well.
-        size = None if confirmed else self.exact.noise.instances or None
-        if confirmed or size is not None:
-            moments = self.exact.at(self.surrogate.points_of([key])).moments()
-            score_sd = _INFLATION * self.scale.span * float(moments.sd()[0])
-        elif not self.scale.informative:
-            # Equal scores of an unknown range have no rates, but outcomes that may differ.
+    def _errors(
+        self, points: Points, score_sd: float | None
+    ) -> list[tuple[float | None, int | None]]:
+        """Return the standard deviations of values' errors, and the instances they rest on."""
+        size = self.exact.noise.instances or None
+        sds = _INFLATION * self.scale.span * self.exact.at(points).moments().sd()
+        found: list[tuple[float | None, int | None]] = []
+        for key, sd in zip(choices_of(points.models, points.samples), sds.tolist()):
             own = list(self.outcomes.get(key, {}).values())
-            score_sd = float(np.std(own, ddof=1)) / len(own) ** 0.5 if len(own) > 1 else score_sd
-        return score_sd, size
+            if key in self._confirmed:
+                # Of many fresh instances, the variance is known well.
+                found.append((sd, None))
+            elif size is not None:
+                found.append((sd, size))
+            elif not self.scale.informative and len(own) > 1:
+                # Equal scores of an unknown range have no rates, but outcomes that may differ.
+                found.append((float(np.std(own, ddof=1)) / len(own) ** 0.5, None))
+            else:
+                found.append((score_sd, None))
+        return found
 
 
 def _tried_choices(

@@ -7,7 +7,6 @@ with the outcomes of fresh instances if there are trials that confirm allocation
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,15 +15,17 @@ import numpy as np
 from optuna.study import Study
 from optuna.trial import TrialState
 
-from optuna_agenttts.exceptions import TaskError
+from optuna_agenttts.exceptions import NoEvidenceError, TaskError
+from optuna_agenttts.planner.evidence import Floats
 from optuna_agenttts.report.candidates import Candidates
+from optuna_agenttts.report.text import numbers_text, score_text, sentence
 from optuna_agenttts.report.ties import MARGIN, Contender, Tie, Undecided, compare
 from optuna_agenttts.task.allocation import Allocation
 from optuna_agenttts.task.stage import is_finite
 from optuna_agenttts.task.task import Task
 
-_LISTED = 10
-"""Maximum number of trials listed in the printed text. Chosen by hand."""
+_SURE = 0.9
+"""Probability with which an allocation's score is to reach a bound."""
 _SHOWN = 3
 """Ties, and undecided allocations, in the printed text; the fields have all. Chosen by hand."""
 
@@ -56,6 +57,8 @@ class Recommendation:
             task.
         outliers: Numbers and values of trials that are left out because their value is far from
             all others, or outside of the metric's range.
+        bound: The score that was asked for, `at_least` or `at_most`; None if none was.
+        probability: Probability that the score is at least as good as `bound`.
     """
 
     params: dict[str, Any]
@@ -71,6 +74,8 @@ class Recommendation:
     failed: tuple[int, ...] = ()
     unreadable: tuple[int, ...] = ()
     outliers: tuple[tuple[int, float], ...] = ()
+    bound: float | None = None
+    probability: float | None = None
 
     @property
     def cheapest(self) -> Allocation:
@@ -84,18 +89,23 @@ class Recommendation:
             low, high = map(self._score, self.interval)
             interval = f"90 % interval {low} to {high}"
         lines = [
-            f"{_sentence(self.allocation)}: {self._score(self.value)} ({interval}), "
+            f"{sentence(self.allocation)}: {self._score(self.value)} ({interval}), "
             f"{self._cost(self.cost)}"
         ]
+        if self.bound is not None and self.probability is not None:
+            lines.append(
+                f"the cheapest tried one that reaches {self._score(self.bound)} with a "
+                f"probability of at least {_SURE:.0%}: {self.probability:.1%}"
+            )
         lines += [
-            f"as good for less (margin {self.margin:.2g}): {_sentence(tie.allocation)}: "
+            f"as good for less (margin {self.margin:.2g}): {sentence(tie.allocation)}: "
             f"{self._score(tie.value)}, loses less than {max(tie.loss, 0):.2g} (95 % bound), "
             f"{self._cost(tie.cost)}"
             for tie in self.ties[:_SHOWN]
         ]
         lines += _more(self.ties, "that are as good for less")
         lines += [
-            f"not decided yet: {_sentence(other.allocation)}: {self._score(other.value)}, may "
+            f"not decided yet: {sentence(other.allocation)}: {self._score(other.value)}, may "
             f"lose {max(other.loss, 0):.2g} (95 % bound), {self._cost(other.cost)}; if it is as "
             f"good, about {other.instances} instances would show it ({other.shared} so far)"
             for other in self.undecided[:_SHOWN]
@@ -108,17 +118,12 @@ class Recommendation:
             (numbers, "left out, since their values are outliers"),
         ):
             if trials:
-                lines.append(f"trials {what}: {_numbers(trials)}")
+                lines.append(f"trials {what}: {numbers_text(trials)}")
         return "\n".join(lines)
 
     def _score(self, score: float) -> str:
-        """Format a score with three digits, or more if differences of the margin take more."""
-        size, digits = abs(score), 3
-        if self.margin and size > self.margin:
-            digits = max(digits, math.ceil(math.log10(size / self.margin)) + 1)
-        if 1e3 <= size < 1e6:
-            digits = max(digits, math.floor(math.log10(size)) + 1)
-        return f"{score:.{min(digits, 15)}g}"
+        """Format a score, so that differences of the margin are seen."""
+        return score_text(score, self.margin)
 
     def _cost(self, cost: float) -> str:
         """Format a cost."""
@@ -131,8 +136,14 @@ def recommend(
     *,
     margin: float | None = None,
     score_sd: float | None = None,
+    at_least: float | None = None,
+    at_most: float | None = None,
 ) -> Recommendation:
     """Recommend an allocation from the trials of a study with any sampler.
+
+    Without `at_least` or `at_most`, it is the tried allocation of the best expected score; with
+    one of them, the cheapest tried allocation whose score is so good with a probability of 90 %,
+    by the distribution that the interval is of. Such a recommendation has no ties.
 
     Args:
         study: A study of one objective.
@@ -144,49 +155,38 @@ def recommend(
         score_sd: Standard deviation of a score around the truth, in units of the metric, above
             0, for studies whose trials report no outcomes of single instances. Default: unknown,
             and no interval.
+        at_least: Score to reach, in units of the metric, if the study maximizes.
+        at_most: Score to reach, in units of the metric, if the study minimizes.
 
     Returns:
         The recommendation.
 
     Raises:
         NoTaskError: The study has no task, or several objectives.
-        NoEvidenceError: No trial is complete, or none meets the constraints of the study.
-        TaskError: `margin` or `score_sd` is out of range.
+        NoEvidenceError: No trial is complete, none meets the constraints of the study, or no
+            tried allocation reaches the score with a probability of 90 %.
+        TaskError: `margin` or `score_sd` is out of range, or `at_least` or `at_most` is invalid,
+            or the other one of them is meant.
     """
     for name, given in (("margin", margin), ("score_sd", score_sd)):
         if given is not None and not (is_finite(given) and given > 0):
             raise TaskError(f"recommend: `{name}` must be finite and above 0, got {given!r}.")
     found = Candidates(study, task, "recommend")
-    task, scale = found.task, found.scale
-    every = np.ones(len(found.keys), dtype=np.bool_)
-    best = found.best(np.flatnonzero(every))
-    values = found.values(found.mean + found.biases([every])[0] * found.inherited)
-    margin = margin or MARGIN * scale.extent
-    gains = found.exact.at(found.points).differences_from(best)
-    ties, undecided = compare(
-        [
-            Contender(
-                allocation=task.allocation(key),
-                value=float(values[i]),
-                cost=float(found.costs[i]),
-                bounds=(float(low), float(high)),
-                outcomes=found.outcomes.get(key, {}),
-            )
-            for i, key, low, high in zip(
-                range(len(values)), found.keys, *(q * scale.span for q in gains.bounds())
-            )
-        ],
-        best,
-        margin,
-        scale.extent,
-        found.fresh,
-    )
-    allocation, value = task.allocation(found.keys[best]), float(values[best])
+    task, values = found.task, found.values(found.points, found.mean)
+    bound = _checked_bound(found, at_least, at_most)
+    probability = None
+    if bound is None:
+        best = found.best(np.arange(len(found.keys)))
+    else:
+        best, probability = _cheapest_reaching(found, values, bound, score_sd)
+    margin = margin or MARGIN * found.scale.extent
+    ties, undecided = _ties(found, values, best, margin) if bound is None else ((), ())
+    allocation, own = task.allocation(found.keys[best]), np.array([best])
     return Recommendation(
         params=task.params(allocation),
         allocation=allocation,
-        value=value,
-        interval=found.interval(found.keys[best], value, score_sd),
+        value=float(values[best]),
+        interval=found.intervals(found.points.take(own), values[own], score_sd)[0],
         cost=float(found.costs[best]),
         unit=task.cost_model.unit,
         ties=ties,
@@ -196,6 +196,75 @@ def recommend(
         failed=tuple(t.number for t in found.trials if t.state == TrialState.FAIL),
         unreadable=found.unreadable,
         outliers=found.evidence.outliers,
+        bound=bound,
+        probability=probability,
+    )
+
+
+def _ties(
+    found: Candidates, values: Floats, best: int, margin: float
+) -> tuple[tuple[Tie, ...], tuple[Undecided, ...]]:
+    """Return the ties of the best candidate, and the undecided ones."""
+    gains = found.exact.at(found.points).differences_from(best)
+    lows, highs = (quantile * found.scale.span for quantile in gains.bounds())
+    return compare(
+        [
+            Contender(
+                allocation=found.task.allocation(key),
+                value=float(values[i]),
+                cost=float(found.costs[i]),
+                bounds=(float(lows[i]), float(highs[i])),
+                outcomes=found.outcomes.get(key, {}),
+            )
+            for i, key in enumerate(found.keys)
+        ],
+        best,
+        margin,
+        found.scale.extent,
+        found.fresh,
+    )
+
+
+def _checked_bound(
+    found: Candidates, at_least: float | None, at_most: float | None
+) -> float | None:
+    """Return the score to reach, or None; see `recommend` for arguments and errors."""
+    ours, other = ("at_least", "at_most") if found.evidence.sign > 0 else ("at_most", "at_least")
+    given = {"at_least": at_least, "at_most": at_most}
+    if given[other] is not None:
+        what = "maximizes" if found.evidence.sign > 0 else "minimizes"
+        raise TaskError(
+            f"recommend: `{other}` was given, and the study {what}: use `{ours}`, the score to "
+            "reach."
+        )
+    if given[ours] is not None and not is_finite(given[ours]):
+        raise TaskError(f"recommend: `{ours}` must be finite, got {given[ours]!r}.")
+    return given[ours]
+
+
+def _cheapest_reaching(
+    found: Candidates, values: Floats, bound: float, score_sd: float | None
+) -> tuple[int, float]:
+    """Return the cheapest candidate that reaches a bound with enough probability, and that one.
+
+    Raises:
+        NoEvidenceError: There is none, or probabilities are unknown.
+    """
+    probabilities = [p or 0.0 for p in found.probabilities(values, bound, score_sd)]
+    for position in np.argsort(found.costs, kind="stable").tolist():
+        if probabilities[position] >= _SURE:
+            return position, probabilities[position]
+    best = int(np.argmax(probabilities))
+    text = f"No tried allocation reaches {bound:g} with a probability of {_SURE:.0%}"
+    if not any(probabilities):
+        raise NoEvidenceError(
+            f"{text}: scores without outcomes of instances do not show their error, or all are "
+            "far from it. Report outcomes, or pass `score_sd=`, or ask for less."
+        )
+    raise NoEvidenceError(
+        f"{text}: the largest one is {probabilities[best]:.1%}, of "
+        f"{sentence(found.task.allocation(found.keys[best]))}, with an expected score of "
+        f"{values[best]:.3g}. Run more trials or instances, or ask for less."
     )
 
 
@@ -203,15 +272,3 @@ def _more(others: Sequence[object], what: str) -> list[str]:
     """Return a line that counts the allocations that are not shown, if there are any."""
     more = len(others) - _SHOWN
     return [f"and {more} more {what}"] if more > 0 else []
-
-
-def _sentence(allocation: Allocation) -> str:
-    return ", ".join(
-        f"{stage}: {setting.samples} x {setting.model}" for stage, setting in allocation.items()
-    )
-
-
-def _numbers(numbers: Sequence[int]) -> str:
-    """List the first numbers of trials."""
-    shown = ", ".join(map(str, numbers[:_LISTED]))
-    return f"{shown} and {len(numbers) - _LISTED} more" if len(numbers) > _LISTED else shown

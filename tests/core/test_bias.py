@@ -8,7 +8,7 @@ from study_cases import draw_outcomes, one_stage, small, study_with_outcomes
 
 from optuna_agenttts import recommend
 from optuna_agenttts.planner.kernels import Surrogate
-from optuna_agenttts.report.bias import estimate_biases
+from optuna_agenttts.report.bias import estimate_bias
 from optuna_agenttts.study.archive import Archive
 
 TASK = one_stage(metric_range=(0, 1))
@@ -88,8 +88,7 @@ def biased(simulated, task=TASK):
     """Return the estimated bias."""
     evidence = Archive(task, maximize=True).read(simulated.trials)
     surrogate = Surrogate(task, np.random.default_rng(0))
-    points = surrogate.points(evidence.models, evidence.samples)
-    return estimate_biases(surrogate, evidence, points, [np.ones(len(points), dtype=bool)])[0]
+    return estimate_bias(surrogate, evidence, surrogate.points(evidence.models, evidence.samples))
 
 
 def test_too_few_outcomes_have_no_estimate():
