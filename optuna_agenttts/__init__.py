@@ -16,8 +16,11 @@ from optuna_agenttts.exceptions import (
     TaskError,
 )
 from optuna_agenttts.llm import ScriptedChatModel
+from optuna_agenttts.report.budgets import frontier
 from optuna_agenttts.report.callbacks import StopAtSpend, StopWhenExhausted, StopWhenSettled
+from optuna_agenttts.report.points import Frontier, FrontierPoint
 from optuna_agenttts.report.recommendation import Recommendation, recommend
+from optuna_agenttts.report.saved import load_allocation, save_allocation
 from optuna_agenttts.report.ties import Tie, Undecided
 from optuna_agenttts.sampler import AgentTTSSampler
 from optuna_agenttts.study.claims import Claim, Verdict
@@ -57,6 +60,8 @@ __all__ = [
     "Confirmation",
     "CostModel",
     "FlopsCost",
+    "Frontier",
+    "FrontierPoint",
     "Hub",
     "HuggingFaceChat",
     "LatencyCost",
@@ -85,8 +90,11 @@ __all__ = [
     "carry_over",
     "confirm",
     "describe_model",
+    "frontier",
     "guidelines",
+    "load_allocation",
     "recommend",
+    "save_allocation",
     "search",
     "spend",
 ]

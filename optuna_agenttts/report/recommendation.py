@@ -18,6 +18,7 @@ from optuna.trial import TrialState
 from optuna_agenttts.exceptions import NoEvidenceError, TaskError
 from optuna_agenttts.planner.evidence import Floats
 from optuna_agenttts.report.candidates import Candidates
+from optuna_agenttts.report.saved import Saved
 from optuna_agenttts.report.text import numbers_text, score_text, sentence
 from optuna_agenttts.report.ties import MARGIN, Contender, Tie, Undecided, compare
 from optuna_agenttts.task.allocation import Allocation
@@ -31,7 +32,7 @@ _SHOWN = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Recommendation:
+class Recommendation(Saved):
     """Recommended allocation.
 
     Args:

@@ -132,7 +132,10 @@ def test_report_prints_recommendation_and_spend(studied, capsys):
     assert "90 % interval" in printed.out
     assert "Spent so far" in printed.out
     assert "guidelines" not in printed.out
+    assert "For smaller budgets" not in printed.out
     assert printed.err == ""
+    assert main(["report", storage, "--frontier"]) == 0
+    assert "For smaller budgets\n  reference samples  " in capsys.readouterr().out
 
 
 def test_report_on_another_study_of_the_storage(studied, capsys):

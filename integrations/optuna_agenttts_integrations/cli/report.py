@@ -5,7 +5,15 @@ from __future__ import annotations
 import argparse
 import textwrap
 
-from optuna_agenttts import AgentTTSError, NoTaskError, Task, guidelines, recommend, spend
+from optuna_agenttts import (
+    AgentTTSError,
+    NoTaskError,
+    Task,
+    frontier,
+    guidelines,
+    recommend,
+    spend,
+)
 from optuna_agenttts.report.trials import count_states, stopped_trials
 from optuna_agenttts.study.claims import contradictions, summary
 from optuna_agenttts_integrations.cli.parser import Commands, add_command
@@ -21,6 +29,9 @@ def add_report(commands: Commands) -> None:
         "The study's storage is only read.",
     )
     add_study_arguments(report)
+    report.add_argument(
+        "--frontier", action="store_true", help="also print the allocations for smaller budgets"
+    )
     report.set_defaults(run=_report)
 
 
@@ -50,6 +61,9 @@ def _report(options: argparse.Namespace) -> int:
     print()
     print("Recommended")
     print(textwrap.indent(str(recommended), "  "))
+    if options.frontier:
+        print("\nFor smaller budgets")
+        print(textwrap.indent(str(frontier(study)), "  "))
     # A task that was inferred from parameter names has no costs.
     if Task.registered(study) is not None:
         print(f"\n{spend(study)}")

@@ -1,0 +1,216 @@
+"""Frontier of cost and score: the allocation to use for each budget."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from numbers import Real
+from typing import TYPE_CHECKING, Any
+
+from optuna_agenttts.exceptions import AgentTTSError, BudgetError, TaskError
+from optuna_agenttts.report.saved import Saved
+from optuna_agenttts.report.text import score_text, sentence
+from optuna_agenttts.task.allocation import Allocation
+from optuna_agenttts.task.stage import is_finite
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+_SHOWN = 12
+"""Points in the printed table; `Frontier.points` has all. Chosen by hand."""
+
+
+@dataclass(frozen=True, slots=True)
+class FrontierPoint(Saved):
+    """Allocation to use from a budget on.
+
+    Args:
+        params: The allocation as Optuna parameters, ready for `Study.enqueue_trial`.
+        allocation: The allocation, by stage.
+        value: Expected value, in units of the metric; see `Recommendation`.
+        interval: Central 90 % interval of the value; see `Recommendation`.
+        cost: Cost for one instance, in units of the task's cost model: the smallest budget that
+            the allocation is for.
+        costs: Cost for one instance in the units of other cost models, by unit.
+        tried: Whether a trial ran it. If not, value and interval are extrapolated from other
+            allocations.
+        instances: Number of instances whose outcomes its trials reported.
+        loss: One-sided 95 % upper bound of what it loses to the frontier's best point, in units of
+            the metric; 0 for that point itself.
+        shared: Number of instances that both saw.
+    """
+
+    params: dict[str, Any]
+    allocation: Allocation
+    value: float
+    interval: tuple[float, float] | None
+    cost: float
+    costs: dict[str, float]
+    tried: bool
+    instances: int
+    loss: float
+    shared: int
+
+
+@dataclass(frozen=True, slots=True)
+class Frontier(Saved):
+    """Allocations to use for all budgets up to the searched one.
+
+    `str` shows a table.
+
+    Args:
+        points: The allocations, cheapest first. Expected scores rise with costs. The last one is
+            the allocation that `recommend` returns.
+        unit: Unit of `FrontierPoint.cost`.
+        budget: The searched budget.
+        missing: For each cost model that is left out, the reason.
+        maximize: Whether higher values are better.
+        margin: Difference of scores that is worth printing, in units of the metric.
+        least: Number of instances that a point must share with the best one to be shown to lose
+            little.
+    """
+
+    points: tuple[FrontierPoint, ...]
+    unit: str
+    budget: float
+    missing: tuple[str, ...]
+    maximize: bool
+    margin: float
+    least: int
+
+    @property
+    def best(self) -> FrontierPoint:
+        """The point of the best expected score, which is the most expensive one."""
+        return self.points[-1]
+
+    @property
+    def knee(self) -> FrontierPoint:
+        """The point farthest above the line from the first to the last point.
+
+        From it on, a unit of cost gains less than the average over the frontier. V. Satopaa, J.
+        Albrecht, D. Irwin and B. Raghavan (2011), ICDCS workshops, pp. 166-171.
+        """
+        first, last = self.points[0], self.points[-1]
+        width, height = last.cost - first.cost, last.value - first.value
+
+        def above(point: FrontierPoint) -> float:
+            rise = (point.value - first.value) / height if height else 0.0
+            return rise - ((point.cost - first.cost) / width if width else 0.0)
+
+        # The cheapest one of equals.
+        return max(self.points, key=above)
+
+    def at(self, budget: float) -> FrontierPoint:
+        """Return the allocation to use within a budget.
+
+        Args:
+            budget: Upper bound of the cost for one instance, in units of the task's cost model.
+                Above the searched budget, the best point is returned.
+
+        Raises:
+            TaskError: The budget is not a number.
+            BudgetError: The cheapest point costs more.
+        """
+        if isinstance(budget, bool) or not isinstance(budget, Real) or math.isnan(budget):
+            raise TaskError(f"`budget` must be a number, got {budget!r}.")
+        found = [point for point in self.points if point.cost <= budget * (1 + 1e-9)]
+        if not found:
+            raise BudgetError(
+                f"`budget` is {budget:g}, and the cheapest point of the frontier costs "
+                f"{self.points[0].cost:g} {self.unit} per instance: raise it."
+            )
+        return found[-1]
+
+    def cheapest(self, *, within: float) -> FrontierPoint:
+        """Return the cheapest allocation that is shown to lose less than a margin.
+
+        It is shown by non-inferiority, as for the ties of `recommend`: the 95 % upper bound of its
+        loss to the best point is below the margin, by the posterior and by the outcomes on the
+        instances that both saw: at least 20, and all that a trial of the search saw.
+
+        Args:
+            within: The margin, in units of the metric, above 0.
+
+        Returns:
+            The point; the best one if no cheaper one is shown to lose so little.
+
+        Raises:
+            TaskError: `within` is out of range.
+        """
+        if not (is_finite(within) and within > 0):
+            raise TaskError(f"`within` must be finite and above 0, got {within!r}.")
+        alike = (p for p in self.points if p.loss < within and p.shared >= self.least)
+        return next(alike, self.best)
+
+    def to_dataframe(self) -> DataFrame:
+        """Return the points as a pandas DataFrame, one row each.
+
+        The columns are the cost in each unit, the value, the ends of its interval (`low` and
+        `high`), `tried`, `instances`, `loss`, and the parameters.
+
+        Raises:
+            AgentTTSError: pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise AgentTTSError(
+                "`to_dataframe` needs pandas: run `pip install pandas`."
+            ) from error
+        return pandas.DataFrame(
+            [
+                {
+                    self.unit or "cost": point.cost,
+                    **point.costs,
+                    "value": point.value,
+                    "low": point.interval[0] if point.interval else math.nan,
+                    "high": point.interval[1] if point.interval else math.nan,
+                    "tried": point.tried,
+                    "instances": point.instances,
+                    "loss": point.loss,
+                    **point.params,
+                }
+                for point in self.points
+            ]
+        )
+
+    def __str__(self) -> str:
+        """Show a table of the points, and what is left out."""
+        units = list(self.points[0].costs)
+        shown = _spread(self.points)
+        rows = [[self.unit or "cost", *units, "score", "90 % interval", "instances", "allocation"]]
+        rows += [
+            [
+                f"{point.cost:.4g}",
+                *(f"{point.costs[unit]:.4g}" for unit in units),
+                score_text(point.value, self.margin),
+                " to ".join(score_text(end, self.margin) for end in point.interval or ()) or "-",
+                str(point.instances or "-") if point.tried else "not tried",
+                sentence(point.allocation),
+            ]
+            for point in shown
+        ]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+        lines = [
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip()
+            for row in rows
+        ]
+        if len(shown) < len(self.points):
+            lines.append(f"and {len(self.points) - len(shown)} points between these")
+        if not all(point.tried for point in self.points):
+            lines.append(
+                "not tried: extrapolated from other allocations; try it before you use it"
+            )
+        if any(point.interval is None for point in self.points):
+            lines.append(
+                "no intervals: scores without outcomes of instances do not show their error"
+            )
+        return "\n".join([*lines, *self.missing])
+
+
+def _spread(points: Sequence[FrontierPoint]) -> list[FrontierPoint]:
+    """Return the first, the last and evenly spread points in between."""
+    if len(points) <= _SHOWN:
+        return list(points)
+    return [points[round(i * (len(points) - 1) / (_SHOWN - 1))] for i in range(_SHOWN)]

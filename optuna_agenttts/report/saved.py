@@ -1,0 +1,196 @@
+"""Results as JSON files that people can read: versioned, and equal when they are read again.
+
+A file holds the name of what it is, the version of the format, and the fields by name. The version
+changes only if a field is removed or means something else; fields that a reader does not know are
+ignored.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, fields, is_dataclass
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from optuna_agenttts.exceptions import TaskError
+from optuna_agenttts.task.allocation import Allocation, AllocationLike, StageAllocation
+
+VERSION = 1
+"""Version of the format."""
+_KIND = "optuna-agenttts"
+"""Field with the name of what a file holds."""
+_ALLOCATION = "Allocation"
+"""What a file of an allocation alone is called."""
+
+_Saved = TypeVar("_Saved", bound="Saved")
+_Read = TypeVar("_Read")
+
+
+class Saved:
+    """Base class of frozen dataclasses that are saved as JSON."""
+
+    __slots__ = ()
+
+    def to_json(self) -> str:
+        """Return the values as JSON, for `from_json`."""
+        return _dump(type(self).__name__, _encode(self))
+
+    @classmethod
+    def from_json(cls: type[_Saved], text: str) -> _Saved:
+        """Build an equal object from the JSON of `to_json`.
+
+        Raises:
+            TaskError: The text is no JSON of such an object, or that of a newer version.
+        """
+        _, values = _parse(text, (cls.__name__,))
+        found: _Saved = _decode(cls, values, cls.__name__)
+        return found
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the values to a JSON file, which replaces an existing one."""
+        _write(path, self.to_json())
+
+    @classmethod
+    def load(cls: type[_Saved], path: str | os.PathLike[str]) -> _Saved:
+        """Read a file of `save`.
+
+        Raises:
+            TaskError: See `from_json`.
+        """
+        return _named(path, cls.from_json)
+
+
+def save_allocation(allocation: AllocationLike, path: str | os.PathLike[str]) -> None:
+    """Write an allocation to a JSON file, which replaces an existing one.
+
+    Args:
+        allocation: ``{"stage": (model, samples)}`` for every stage.
+        path: The file.
+    """
+    settings = {stage: StageAllocation(*setting) for stage, setting in allocation.items()}
+    _write(path, _dump(_ALLOCATION, {"allocation": _encode(settings)}))
+
+
+def load_allocation(path: str | os.PathLike[str]) -> Allocation:
+    """Read the allocation of a saved allocation, recommendation or point of a frontier.
+
+    Args:
+        path: A file of `save_allocation`, `Recommendation.save` or `FrontierPoint.save`.
+
+    Raises:
+        TaskError: The file holds something else, or is of a newer version.
+    """
+
+    def read(text: str) -> Allocation:
+        kind, values = _parse(text, (_ALLOCATION, "Recommendation", "FrontierPoint"))
+        found: Allocation = _decode(Allocation, values.get("allocation"), f"{kind}.allocation")
+        return found
+
+    return _named(path, read)
+
+
+def _write(path: str | os.PathLike[str], text: str) -> None:
+    """Write a file at once, so that no reader sees half of it."""
+    part = Path(f"{os.fspath(path)}.part")
+    part.write_text(text + "\n", encoding="utf-8")
+    part.replace(path)
+
+
+def _named(path: str | os.PathLike[str], read: Callable[[str], _Read]) -> _Read:
+    """Read a file, and name it in errors."""
+    try:
+        return read(Path(path).read_text(encoding="utf-8"))
+    except (TaskError, UnicodeDecodeError) as error:
+        raise TaskError(f"{os.fspath(path)!r}: {error}") from error
+
+
+def _dump(kind: str, values: Mapping[str, Any]) -> str:
+    head = {_KIND: kind, "version": VERSION}
+    return json.dumps(head | dict(values), indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def _parse(text: str, kinds: Sequence[str]) -> tuple[str, dict[str, Any]]:
+    """Return what a text holds, one of `kinds`, and its values."""
+    try:
+        values = json.loads(text)
+    except ValueError as error:
+        raise TaskError(f"expected JSON of `{kinds[0]}.save`, but {error}.") from None
+    kind = str(values.pop(_KIND, "")) if isinstance(values, dict) else ""
+    if kind not in kinds:
+        what = kind or f"JSON of type {type(values).__name__}"
+        raise TaskError(f"expected a saved {' or '.join(kinds)}, got {what}.")
+    version = values.pop("version", None)
+    if type(version) is not int or version < 1:
+        raise TaskError(f"`version` must be a whole number above 0, got {version!r}.")
+    if version > VERSION:
+        raise TaskError(
+            f"written by a newer optuna-agenttts in version {version} of the format, and this one "
+            f"reads up to version {VERSION}: upgrade it."
+        )
+    return kind, values
+
+
+def _encode(value: Any) -> Any:
+    """Return a value as JSON-ready ones."""
+    if is_dataclass(value):
+        return {field.name: _encode(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, StageAllocation):
+        return {"model": value.model, "samples": value.samples}
+    if isinstance(value, Mapping):
+        return {key: _encode(item) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return [_encode(item) for item in value]
+    # JSON has no infinity.
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _decode(kind: Any, value: Any, where: str) -> Any:
+    """Return a value of a type of the dataclasses' fields from JSON-ready ones."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return value
+    if origin in (Union, UnionType):
+        if value is None and NoneType in arguments:
+            return None
+        return _decode(next(one for one in arguments if one is not NoneType), value, where)
+    if kind is StageAllocation or is_dataclass(kind):
+        return _decode_fields(kind, value, where)
+    if origin is dict and isinstance(value, dict):
+        item = arguments[1]
+        return {key: _decode(item, one, f"{where}[{key!r}]") for key, one in value.items()}
+    if origin is tuple and isinstance(value, list):
+        items = arguments[:1] * len(value) if arguments[-1] is ... else arguments
+        if len(items) == len(value):
+            pairs = enumerate(zip(items, value))
+            return tuple(_decode(item, one, f"{where}[{i}]") for i, (item, one) in pairs)
+    if kind is float and value in ("inf", "-inf", "nan"):
+        return float(value)
+    if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    if kind in (str, int, bool) and type(value) is kind:
+        return value
+    wanted = getattr(origin or kind, "__name__", str(kind))
+    raise TaskError(f"`{where}` must be of type {wanted}, got {value!r}.")
+
+
+def _decode_fields(kind: Any, values: Any, where: str) -> Any:
+    """Return an object with fields from a mapping of their values."""
+    if not isinstance(values, dict):
+        raise TaskError(f"`{where}` must be an object with fields, got {values!r}.")
+    hints = get_type_hints(kind)
+    known = fields(kind) if is_dataclass(kind) else ()
+    optional = {field.name for field in known if field.default is not MISSING}
+    missing = [name for name in hints if name not in {*values, *optional}]
+    if missing:
+        raise TaskError(f"`{where}` lacks {', '.join(missing)}.")
+    return kind(
+        **{
+            name: _decode(hint, values[name], f"{where}.{name}")
+            for name, hint in hints.items()
+            if name in values
+        }
+    )
