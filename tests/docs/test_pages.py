@@ -4,7 +4,10 @@ import re
 from pathlib import Path
 from urllib.parse import unquote
 
+import optuna
 import pytest
+
+from optuna_agenttts import AgentTTSSampler
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(ROOT.glob("*.md")) + sorted((ROOT / "docs").rglob("*.md"))
@@ -57,6 +60,19 @@ def test_the_first_program_of_the_readme_runs(capsys):
     """What a newcomer pastes recommends an allocation."""
     exec(compile(blocks("README.md")[0], "README.md", "exec"), {"__name__": "readme"})
     assert "large-72B" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_guide_on_other_budgets_runs(capsys, tmp_path, monkeypatch):
+    """From a search to a frontier, a file, and the allocation in it."""
+    monkeypatch.chdir(tmp_path)
+    names = {"optuna": optuna, "AgentTTSSampler": AgentTTSSampler}
+    about = [block for block in blocks("docs/guide.md") if "frontier(" in block or "load" in block]
+    assert len(about) == 2
+    for block in about:
+        exec(compile(block, "docs/guide.md", "exec"), names)
+    assert "retrieval: " in capsys.readouterr().out
+    assert (tmp_path / "best.json").exists()
 
 
 @pytest.mark.skipif(not (ROOT / "optuna_agenttts/planner").exists(), reason="needs the rooms")

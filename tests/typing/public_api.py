@@ -13,6 +13,8 @@ from optuna_agenttts import (
     Confirmation,
     CostModel,
     FlopsCost,
+    Frontier,
+    FrontierPoint,
     HuggingFaceChat,
     LatencyCost,
     Model,
@@ -33,7 +35,9 @@ from optuna_agenttts import (
     Verdict,
     __version__,
     confirm,
+    frontier,
     guidelines,
+    load_allocation,
     recommend,
     search,
     spend,
@@ -93,6 +97,15 @@ def run_search(llm: str | ChatModel | None) -> None:
     assert_type(best.undecided, tuple[Undecided, ...])
     assert_type(best.outliers, tuple[tuple[int, float], ...])
     assert_type(recommend(study, margin=0.02, score_sd=0.1).margin, float)
+    assert_type(recommend(study, at_least=0.6).probability, float | None)
+    found = frontier(study, costs=[PriceCost()], tried_only=True)
+    assert_type(found, Frontier)
+    assert_type(found.at(300), FrontierPoint)
+    assert_type(found.cheapest(within=0.02).allocation, Allocation)
+    assert_type(found.knee.costs, dict[str, float])
+    best.save("best.json")
+    assert_type(Recommendation.load("best.json"), Recommendation)
+    assert_type(load_allocation("best.json"), Allocation)
     assert_type(spend(study), Spend)
     for planned in guidelines(study):
         assert_type(planned, Round)
