@@ -34,6 +34,8 @@ from optuna_agenttts_integrations.pipeline.evaluation import (
     StageUsage,
 )
 from optuna_agenttts_integrations.pipeline.fusion import LLMFusion
+from optuna_agenttts_integrations.pipeline.prediction import Prediction, Predictions
+from optuna_agenttts_integrations.pipeline.predictor import Predictor
 from optuna_agenttts_integrations.pipeline.stages import Pipeline, StageProgram, State, Step
 from optuna_agenttts_integrations.testing.serving import LoopbackServer
 
@@ -53,6 +55,9 @@ __all__ = [
     "MultiStageObjective",
     "Pipeline",
     "PipelineError",
+    "Prediction",
+    "Predictions",
+    "Predictor",
     "ReplicatedChatModel",
     "SandboxError",
     "SpendLimitError",

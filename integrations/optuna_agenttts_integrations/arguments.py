@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 from optuna_agenttts import Task
-from optuna_agenttts.task.stage import is_finite
 from optuna_agenttts_integrations.calls.endpoints import Endpoints
+from optuna_agenttts_integrations.calls.metering import check_max_spend
 from optuna_agenttts_integrations.exceptions import PipelineError
+from optuna_agenttts_integrations.pipeline.predictor import check_stages
 from optuna_agenttts_integrations.pipeline.stages import Pipeline
 
 _TRIAL_ATTRIBUTES = frozenset(
@@ -46,30 +45,13 @@ def check_numbers(
     check_max_spend(max_spend)
 
 
-def check_max_spend(max_spend: float | None) -> None:
-    """Check a limit on the spend.
-
-    Raises:
-        PipelineError: It is not a number above 0.
-    """
-    valid = is_finite(max_spend) or max_spend == math.inf
-    if max_spend is not None and not (valid and max_spend > 0):
-        raise PipelineError(f"`max_spend` must be above 0, or None, got {max_spend!r}.")
-
-
 def check_names(pipeline: Pipeline, task: Task, endpoints: Endpoints) -> None:
     """Check that a pipeline, its task and its endpoints match.
 
     Raises:
         PipelineError: They do not match.
     """
-    programs = [program.name for program in pipeline.programs]
-    stages = [stage.name for stage in task.stages]
-    if programs != stages:
-        raise PipelineError(
-            f"`pipeline` must have one `StageProgram` for each stage of `task`, in the same "
-            f"order: the task has {stages!r}, got {programs!r}."
-        )
+    check_stages(pipeline, task)
     reserved = [name for name in pipeline.metrics if name in _TRIAL_ATTRIBUTES]
     if reserved:
         raise PipelineError(

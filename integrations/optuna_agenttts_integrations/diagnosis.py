@@ -7,11 +7,7 @@ from typing import Any, overload
 
 from optuna.study import Study
 
-from optuna_agenttts import Task
 from optuna_agenttts.llm import Report
-from optuna_agenttts.llm.loop import LoopThread
-from optuna_agenttts_integrations.calls.endpoints import Endpoints
-from optuna_agenttts_integrations.calls.store import CompletionStore
 from optuna_agenttts_integrations.check import check_data, check_servers
 from optuna_agenttts_integrations.check_pipeline import check_functions, check_run
 from optuna_agenttts_integrations.inspection.tracing import Tracer
@@ -22,21 +18,16 @@ from optuna_agenttts_integrations.inspection.trials import (
     with_steps,
 )
 from optuna_agenttts_integrations.inspection.views import InstanceInspection, TrialInspection
+from optuna_agenttts_integrations.pipeline.predictor import PipelineRunner
 from optuna_agenttts_integrations.pipeline.stages import Pipeline
 
 
-class DiagnosableObjective:
+class DiagnosableObjective(PipelineRunner):
     """Base of `MultiStageObjective` with its methods for checks and inspection."""
 
     pipeline: Pipeline
-    task: Task
-    endpoints: Endpoints
-    store: CompletionStore
     instances: Mapping[str, Any]
     _steps: Mapping[str, int]
-    _seed: int
-    _replay: bool
-    _loop: LoopThread
 
     def check(self) -> Report:
         """Check data, functions, store and servers before a search, and run one instance.

@@ -7,28 +7,19 @@ import random
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import optuna
 from optuna.study import Study
 
 from optuna_agenttts import Task, storage
-from optuna_agenttts.llm.loop import LoopThread
 from optuna_agenttts.study.measured import effective_task
 from optuna_agenttts.study.stopped import report_stopped
-from optuna_agenttts.support.forking import on_fork
 from optuna_agenttts.task.allocation import Allocation, AllocationLike
-from optuna_agenttts_integrations.arguments import (
-    check_max_spend,
-    check_names,
-    check_numbers,
-)
-from optuna_agenttts_integrations.calls.completions import Completions
-from optuna_agenttts_integrations.calls.endpoints import Endpoints, close_chats
-from optuna_agenttts_integrations.calls.metering import Account
+from optuna_agenttts_integrations.arguments import check_names, check_numbers
+from optuna_agenttts_integrations.calls.endpoints import Endpoints
+from optuna_agenttts_integrations.calls.metering import Account, Ledger, check_max_spend
 from optuna_agenttts_integrations.calls.store import CompletionStore
 from optuna_agenttts_integrations.diagnosis import DiagnosableObjective
 from optuna_agenttts_integrations.exceptions import TooManyFailuresError
@@ -40,7 +31,7 @@ from optuna_agenttts_integrations.lengths import (
 )
 from optuna_agenttts_integrations.limit import SpendLimit
 from optuna_agenttts_integrations.pipeline.evaluation import Evaluation, InstanceResult
-from optuna_agenttts_integrations.pipeline.progress import ProgressBar, progress_bar
+from optuna_agenttts_integrations.pipeline.progress import ProgressBar
 from optuna_agenttts_integrations.pipeline.run import run_instances
 from optuna_agenttts_integrations.pipeline.stages import Pipeline
 from optuna_agenttts_integrations.pruning import blocks_of, check_pruner, uses_pruner
@@ -140,41 +131,11 @@ class MultiStageObjective(DiagnosableObjective, SplittableObjective):
         self._start()
 
     def _start(self) -> None:
-        self._loop = LoopThread(partial(close_chats, self.endpoints))
-        self._completions = self._new_completions()
+        super()._start()
         self._limit.reset()
-        # Locks of an event loop cannot be used by that of a forked process.
-        on_fork(self, MultiStageObjective._start)
 
-    def _new_completions(self) -> Completions:
-        return Completions(
-            store=self.store,
-            seed=self._seed,
-            rng=random.Random(self._seed),
-            replay=self._replay,
-        )
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave out the event loop; another process starts its own."""
-        return {k: v for k, v in self.__dict__.items() if k not in ("_loop", "_completions")}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Restore the state and prepare a new event loop."""
-        self.__dict__.update(state)
-        self._start()
-
-    def close(self) -> None:
-        """Stop the event loop; the next use starts a new one. The store stays open."""
-        self._loop.close()
-        self._completions = self._new_completions()
-
-    def __enter__(self) -> MultiStageObjective:
-        """Return the objective, which is closed at the end of the ``with`` block."""
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        """Close the objective."""
-        self.close()
+    def _open_ledger(self, max_spend: float | None) -> Ledger:
+        return self._limit.open_evaluation(max_spend).ledger
 
     def __call__(self, trial: optuna.Trial) -> float:
         """Score the allocation that a trial suggests.
@@ -300,10 +261,6 @@ class MultiStageObjective(DiagnosableObjective, SplittableObjective):
             error.spend = evaluation.spend
             raise
         return evaluation
-
-    def _progress_bar(self, total: int, title: str) -> AbstractContextManager[ProgressBar]:
-        unit = self.task.cost_model.unit
-        return progress_bar(total, title, unit=unit, show=self._progress)
 
     def _effective_task(self, trial: optuna.Trial) -> Task:
         """Return the task, with measured token lengths once the study has them."""

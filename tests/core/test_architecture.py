@@ -49,7 +49,7 @@ ROOMS = {
         "arguments": ("pipeline", "calls", "exceptions"),
         "limit": ("calls",),
         "splitting": ("instances", "limit"),
-        "diagnosis": ("check_pipeline", "check", "inspection", "pipeline", "calls"),
+        "diagnosis": ("check_pipeline", "check", "inspection", "pipeline"),
         "objective": (
             *("diagnosis", "splitting", "lengths", "instances", "pruning", "arguments", "limit"),
             *("pipeline", "calls", "exceptions"),

@@ -196,6 +196,17 @@ VALUES = {
     "id_vote": [lambda: integrations.id_vote(0.5)],
     "make_endpoints": [playground.make_endpoints],
     "make_objective": [playground.make_objective],
+    "Prediction": [lambda: integrations.Prediction(id="q", answer="yes")],
+    "Predictions": [
+        lambda: integrations.Predictions(results=(), allocation={}, seconds=1.0, unit="USD")
+    ],
+    "Predictor": [
+        lambda: integrations.Predictor(
+            playground.make_pipeline(),
+            task=playground.make_task(),
+            endpoints=playground.make_endpoints(),
+        )
+    ],
     "make_pipeline": [playground.make_pipeline],
     "make_problems": [lambda: playground.make_problems("search", 1)],
     "make_task": [playground.make_task],

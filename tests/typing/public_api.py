@@ -51,6 +51,9 @@ from optuna_agenttts_integrations import (
     LoopbackServer,
     MultiStageObjective,
     Pipeline,
+    Prediction,
+    Predictions,
+    Predictor,
     StageProgram,
     State,
     Step,
@@ -179,6 +182,15 @@ with (
     assert_type(confirm(study, measured, ["three"], spend=100.0), Confirmation)
     assert_type(confirm(study, measured.evaluate, ["three"], spend=100.0), Confirmation)
     assert_type(measured.on(["four"]), MultiStageObjective)
+    predictions = measured.predict(iter(["three"]), recommend(study), max_spend=1.0)
+    assert_type(predictions, Predictions)
+    assert_type(predictions[0], Prediction)
+    assert_type(predictions[0].error, Exception | None)
+    assert_type(
+        pipeline.predict(["four"], task.complete({}), task=task, endpoints={}).spend, float
+    )
+    with Predictor(pipeline, task=task, endpoints={}) as predictor:
+        assert_type(predictor.predict(["five"], task.complete({})), Predictions)
     assert_type(measured.inspect(0, "one", study=study), InstanceInspection)
     assert_type(measured.inspect(task.complete({})), TrialInspection)
     assert_type(measured.inspect(study.best_trial)[0], InstanceInspection)

@@ -285,6 +285,7 @@ class Completions:
             )
         except ChatError as error:
             self.count_failure(type(error).__name__, str(error))
+            meter.error = error
             return None
         self._successes[endpoint.identity] += 1
         return completions

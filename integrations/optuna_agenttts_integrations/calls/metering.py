@@ -16,13 +16,26 @@ from typing import Any, TypeVar
 from optuna_agenttts.llm import ChatError, ChatRequest, Completion
 from optuna_agenttts.llm.loop import gather
 from optuna_agenttts.llm.port import prompt_usage
-from optuna_agenttts_integrations.exceptions import SpendLimitError
+from optuna_agenttts.task.stage import is_finite
+from optuna_agenttts_integrations.exceptions import PipelineError, SpendLimitError
 
 _T = TypeVar("_T")
 
 Price = Callable[[int, float, float, float], float]
 """Cost of calls with the same prompt: their number, and their tokens read, generated and read from
 the server's cache, which are some of those read."""
+
+
+def check_max_spend(max_spend: float | None) -> None:
+    """Check a limit on the spend.
+
+    Raises:
+        PipelineError: It is not a number above 0.
+    """
+    valid = is_finite(max_spend) or max_spend == math.inf
+    if max_spend is not None and not (valid and max_spend > 0):
+        raise PipelineError(f"`max_spend` must be above 0, or None, got {max_spend!r}.")
+
 
 _TEMPLATE_TOKENS = 32
 """Tokens that a chat template adds to a prompt; Llama 3.1's, with its dates, is the longest of the
@@ -116,6 +129,7 @@ class Meter:
         prompt_tokens: Tokens of the prompts of these calls.
         generated_tokens: Tokens that these calls are known to have generated.
         cached_tokens: Tokens of the prompts that servers had cached.
+        error: Error of the last call that failed despite retries.
     """
 
     request: ChatRequest
@@ -125,6 +139,7 @@ class Meter:
     prompt_tokens: int = 0
     generated_tokens: int = 0
     cached_tokens: int = 0
+    error: ChatError | None = None
     _calls: int = 0
     _lost_tokens: int = 0
     _in_progress: int = 0

@@ -28,6 +28,7 @@ _ARGUMENTS = {
     "otherwise": ("state",),
     "score": ("state",),
     "metric": ("state",),
+    "answer": ("state",),
 }
 """Positional arguments of each kind of function."""
 
@@ -78,7 +79,7 @@ class UserFunction:
     """Function of a pipeline.
 
     Args:
-        stage: Name of its stage; "pipeline" for score and metrics.
+        stage: Name of its stage; "pipeline" for score, metrics and answer.
         kind: What it does: a key of `_ARGUMENTS`.
         function: The function.
         metric: Name of the metric, if it is one.
@@ -217,6 +218,8 @@ def pipeline_functions(pipeline: Pipeline) -> Iterator[UserFunction]:
     for stage in pipeline.stages:
         yield from stage_functions(stage)
     yield from score_functions(pipeline)
+    if pipeline.answer is not None:
+        yield UserFunction("pipeline", "answer", pipeline.answer)
 
 
 def score_functions(pipeline: Pipeline) -> Iterator[UserFunction]:

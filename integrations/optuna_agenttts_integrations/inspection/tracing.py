@@ -104,7 +104,8 @@ class Trace:
     ) -> None:
         self.allocation, self.limits, self.strict = allocation, limits, strict
         self.offline = offline
-        self._functions = list(pipeline_functions(pipeline))
+        # Predictions alone call `answer`.
+        self._functions = [f for f in pipeline_functions(pipeline) if f.kind != "answer"]
         self._called: set[tuple[str, str]] = set()
         self._stages = {stage.name: _StageTrace(stage) for stage in pipeline.stages}
         score, *metrics = (_Wrapped(self, function) for function in score_functions(pipeline))

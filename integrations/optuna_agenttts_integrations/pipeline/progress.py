@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 from tqdm import tqdm
 
-from optuna_agenttts_integrations.pipeline.evaluation import InstanceResult
+
+class _Finished(Protocol):
+    def total(self, name: str) -> float: ...
 
 
 class ProgressBar:
@@ -23,7 +26,7 @@ class ProgressBar:
         self._unit = unit
         self._bar, self._calls, self._generated, self._spend = bar, 0.0, 0.0, 0.0
 
-    def add(self, result: InstanceResult) -> None:
+    def add(self, result: _Finished) -> None:
         """Count a finished instance."""
         self._calls += result.total("calls")
         self._generated += result.total("generated")

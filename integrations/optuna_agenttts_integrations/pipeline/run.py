@@ -4,39 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
-from itertools import islice
-from math import fsum
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from optuna_agenttts import Task
-from optuna_agenttts.llm import ChatRequest, Completion, Message
 from optuna_agenttts.llm.loop import gather
-from optuna_agenttts.llm.untrusted import estimated_tokens
-from optuna_agenttts.study.spending import cost_of_samples
 from optuna_agenttts.task.allocation import Allocation
-from optuna_agenttts_integrations.calls.completions import Completions, Samples
-from optuna_agenttts_integrations.calls.endpoints import Endpoint, Endpoints
-from optuna_agenttts_integrations.calls.metering import Account, Meter, finish_all
-from optuna_agenttts_integrations.calls.store import canonical_json
+from optuna_agenttts_integrations.calls.completions import Completions
+from optuna_agenttts_integrations.calls.endpoints import Endpoints
+from optuna_agenttts_integrations.calls.metering import Account
 from optuna_agenttts_integrations.exceptions import SpendLimitError
 from optuna_agenttts_integrations.pipeline.evaluation import InstanceResult, StageUsage
-from optuna_agenttts_integrations.pipeline.fusion import LLMFusion, deduplicate
-from optuna_agenttts_integrations.pipeline.stages import Pipeline, Score, StageProgram, State, Step
-
-
-class _InstanceFailedError(Exception):
-    """The instance cannot be finished.
-
-    Args:
-        unreadable: Whether the reason is that no reply was readable.
-    """
-
-    def __init__(self, *, unreadable: bool = False) -> None:
-        super().__init__()
-        self.unreadable = unreadable
+from optuna_agenttts_integrations.pipeline.stage_calls import InstanceFailedError, run_stages
+from optuna_agenttts_integrations.pipeline.stages import Pipeline, Score, State
 
 
 async def run_instances(
@@ -105,28 +85,21 @@ async def _run_instance(
     endpoints: Endpoints,
     account: Account,
 ) -> InstanceResult:
-    state = State(instance)
     usage: dict[str, StageUsage] = {}
-    for stage in pipeline.stages:
-        if not stage.when(state):
-            state = state.after(stage.name, stage.otherwise(state))
-            continue
-        try:
-            if isinstance(stage, Step):
-                result = await _run_step(stage, state, completions)
-            else:
-                model, samples = allocation[stage.name]
-                call = _StageCall(
-                    stage, model, state, task, completions, endpoints[model], account
-                )
-                try:
-                    result = await call.run(samples)
-                finally:
-                    usage[stage.name] = call.usage()
-        except _InstanceFailedError as error:
-            zeros = dict.fromkeys(pipeline.metrics, 0.0)
-            return InstanceResult(0.0, True, usage, zeros, error.unreadable)
-        state = state.after(stage.name, result)
+    try:
+        state = await run_stages(
+            pipeline.stages,
+            instance,
+            allocation,
+            usage,
+            task=task,
+            completions=completions,
+            endpoints=endpoints,
+            account=account,
+        )
+    except InstanceFailedError as error:
+        zeros = dict.fromkeys(pipeline.metrics, 0.0)
+        return InstanceResult(0.0, True, usage, zeros, error.unreadable)
     metrics = {name: await _apply(score, state) for name, score in pipeline.metrics.items()}
     return InstanceResult(await _apply(pipeline.score, state), False, usage, metrics)
 
@@ -134,163 +107,3 @@ async def _run_instance(
 async def _apply(score: Score, state: State) -> float:
     value = score(state)
     return float(await value if inspect.isawaitable(value) else value)
-
-
-async def _run_step(step: Step, state: State, completions: Completions) -> Any:
-    try:
-        result = step.run(state)
-        return await result if inspect.isawaitable(result) else result
-    except step.fails_on as error:
-        completions.count_failure(f"{step.name}: {type(error).__name__}", str(error))
-        raise _InstanceFailedError from error
-
-
-@dataclass(slots=True)
-class _StageCall:
-    """Calls of one stage for one instance, and their usage."""
-
-    program: StageProgram
-    model: str
-    state: State
-    task: Task
-    completions: Completions
-    endpoint: Endpoint
-    account: Account
-    drawn: list[Samples] = field(default_factory=list)
-    """Samples of each request, that of the stage itself first."""
-    requested: int = 0
-    malformed: int = 0
-
-    async def run(self, count: int) -> Any:
-        request = self.program.request(self.model, self.state)
-        request = replace(request, extra=_extra(self.task, self.program.name, self.model))
-        self.requested = count
-        drawn = await self._draw(request, count)
-        if not drawn.completions:
-            raise _InstanceFailedError
-        parsed = await finish_all(
-            self._parse_or_repair(request, completion) for completion in drawn.completions
-        )
-        replies = [text for text, sample in parsed if sample is not None]
-        samples = [sample for _, sample in parsed if sample is not None]
-        if not samples:
-            if self.program.required:
-                raise _InstanceFailedError(unreadable=True)
-            return None
-        if isinstance(self.program.aggregate, LLMFusion):
-            return await self._fuse(self.program.aggregate, request, replies, samples)
-        return self.program.aggregate(samples)
-
-    async def _draw(self, request: ChatRequest, count: int) -> Samples:
-        price = partial(_price, self.task, self.program.name, self.model)
-        meter = Meter(request, price, self.account)
-        drawn = await self.completions.sample(request, self.endpoint, count, meter)
-        self.drawn.append(drawn)
-        return drawn
-
-    def _parse(self, reply: Completion) -> Any:
-        sample = None if reply.is_missing else self.program.parse(reply.text, self.state)
-        self.malformed += sample is None
-        return sample
-
-    async def _draw_and_parse(self, request: ChatRequest) -> tuple[str, Any]:
-        """Return the only reply to a request and its sample; None if there is none."""
-        drawn = await self._draw(request, 1)
-        if not drawn.completions:
-            return "", None
-        reply = drawn.completions[0]
-        return reply.text, self._parse(reply)
-
-    async def _parse_or_repair(self, request: ChatRequest, reply: Completion) -> tuple[str, Any]:
-        """Parse a reply; if it is malformed, ask the model once to rewrite it."""
-        text, sample = reply.text, self._parse(reply)
-        if sample is not None or self.program.repair is None or reply.is_missing:
-            return text, sample
-        ask = Message("user", self.program.repair(self.state, text))
-        messages = (*request.messages, Message("assistant", text), ask)
-        return await self._draw_and_parse(replace(request, messages=messages))
-
-    async def _fuse(
-        self,
-        fusion: LLMFusion,
-        request: ChatRequest,
-        replies: Sequence[str],
-        samples: Sequence[Any],
-    ) -> Any:
-        """Fuse candidates, group by group, until one is left."""
-        candidates = deduplicate(replies, samples)
-        while len(candidates) > 1:
-            texts = [text for text, _ in candidates]
-            groups = fusion.groups(request.messages, texts, estimated_tokens)
-            if len(groups) == len(candidates):
-                # No two candidates fit into one prompt.
-                return fusion.fallback(samples)
-            rest = iter(candidates)
-            parts = [list(islice(rest, len(group))) for group in groups]
-            fused = await finish_all(self._fuse_group(fusion, request, part) for part in parts)
-            if any(sample is None for _, sample in fused):
-                return fusion.fallback(samples)
-            candidates = deduplicate(*zip(*fused))
-        return candidates[0][1]
-
-    async def _fuse_group(
-        self, fusion: LLMFusion, request: ChatRequest, group: Sequence[tuple[str, Any]]
-    ) -> tuple[str, Any]:
-        """Return the fused reply and its sample; None if the fusion failed."""
-        if len(group) == 1:
-            return group[0]
-        messages = tuple(fusion.messages(request.messages, [text for text, _ in group]))
-        return await self._draw_and_parse(
-            replace(request, messages=messages, temperature=fusion.temperature)
-        )
-
-    def usage(self) -> StageUsage:
-        """Return the usage of the calls so far."""
-        if not self.drawn:
-            return StageUsage()
-        first = self.drawn[0]
-        replies = [completion for drawn in self.drawn for completion in drawn.completions]
-        count = len(first.completions)
-        return StageUsage(
-            samples=self.requested,
-            # Failed calls were neither generated nor reused.
-            calls=len(replies),
-            generated=sum(drawn.generated for drawn in self.drawn),
-            malformed=self.malformed,
-            prompt_tokens=sum(drawn.prompt_tokens for drawn in self.drawn),
-            generated_tokens=sum(drawn.generated_tokens for drawn in self.drawn),
-            thought_tokens=sum(reply.thought_tokens for reply in replies),
-            ended_in_thoughts=sum(reply.ended_in_thoughts for reply in replies),
-            naive_tokens=sum(drawn.naive_tokens for drawn in self.drawn),
-            prompt_length=first.prompt_length,
-            sample_length=first.naive_tokens / count if count else 0.0,
-            # An exact sum does not depend on the order in which repairs finish.
-            spend=fsum(drawn.spend for drawn in self.drawn),
-        )
-
-
-def _extra(task: Task, stage: str, model: str) -> str | None:
-    """Return a model's further fields of requests, as JSON text."""
-    models = [m for s in task.stages if s.name == stage for m in s.models if m.name == model]
-    return canonical_json(dict(models[0].extra)) if models and models[0].extra else None
-
-
-def _price(
-    task: Task,
-    stage: str,
-    model: str,
-    calls: int,
-    prompt_tokens: float,
-    generated_tokens: float,
-    cached_tokens: float,
-) -> float:
-    """Return the cost of calls with the same prompt, given their tokens in total."""
-    return cost_of_samples(
-        task,
-        stage,
-        model,
-        calls,
-        prompt_tokens=prompt_tokens / calls,
-        generation_tokens=generated_tokens / calls,
-        cached_tokens=cached_tokens / calls,
-    )

@@ -7,137 +7,29 @@ lookup, a tool call or a clean-up. Both can be skipped for some instances.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from inspect import iscoroutine, iscoroutinefunction
 from typing import Any
 
-from optuna_agenttts.llm import ChatRequest, Message
-from optuna_agenttts.llm.thoughts import split_thoughts
+from optuna_agenttts import Task
 from optuna_agenttts.llm.untrusted import estimated_tokens
+from optuna_agenttts_integrations.calls.endpoints import Endpoints
+from optuna_agenttts_integrations.calls.store import CompletionStore
 from optuna_agenttts_integrations.exceptions import PipelineError
-from optuna_agenttts_integrations.pipeline.aggregation import Aggregation, majority_vote
-from optuna_agenttts_integrations.pipeline.fusion import LLMFusion
+from optuna_agenttts_integrations.pipeline.prediction import PredictionAllocation, Predictions
+from optuna_agenttts_integrations.pipeline.predictor import Predictor
+from optuna_agenttts_integrations.pipeline.programs import Prompt as Prompt
+from optuna_agenttts_integrations.pipeline.programs import Score as Score
+from optuna_agenttts_integrations.pipeline.programs import StageProgram as StageProgram
+from optuna_agenttts_integrations.pipeline.programs import State as State
+from optuna_agenttts_integrations.pipeline.programs import Step as Step
+from optuna_agenttts_integrations.pipeline.programs import always as always
+from optuna_agenttts_integrations.pipeline.programs import no_result as no_result
+from optuna_agenttts_integrations.pipeline.programs import strip_reply as strip_reply
 
 TokenCounter = Callable[[str], float]
 """Function from a text to its number of tokens."""
-Prompt = str | Sequence[Message]
-"""Text of one user message, or messages."""
-
-
-@dataclass(frozen=True, slots=True)
-class State:
-    """Intermediate state of an instance in a pipeline.
-
-    Args:
-        instance: The instance as the user passed it.
-        results: Results of the stages so far, by name. None where every reply was malformed, or
-            where the stage was skipped.
-    """
-
-    instance: Any
-    results: Mapping[str, Any] = field(default_factory=dict)
-
-    def __getitem__(self, stage: str) -> Any:
-        """Return the result of an earlier stage."""
-        return self.results[stage]
-
-    def after(self, stage: str, result: Any) -> State:
-        """Return the state with one more result."""
-        return State(self.instance, {**self.results, stage: result})
-
-
-def strip_reply(text: str, state: State) -> str | None:
-    """Return a reply without thoughts and surrounding whitespace; None (malformed) if empty."""
-    return split_thoughts(text)[0].strip() or None
-
-
-def always(state: State) -> bool:
-    """Return True: run the stage for every instance."""
-    return True
-
-
-def no_result(state: State) -> None:
-    """Return None as the result of a skipped stage."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
-    """Plain code between model calls; it costs nothing and is not tuned.
-
-    Args:
-        name: Name of the step and of its result.
-        run: Function or coroutine function that computes the result from the state. It should
-            depend on the state alone: equal results lead to equal requests, which are reused.
-        when: Predicate that decides whether the step runs for an instance. Default: always.
-        otherwise: Function that computes the result if the step is skipped. Default: None.
-        fails_on: Exceptions of `run` that fail the instance, such as those of an unavailable
-            tool. Any other exception is a bug and fails the trial.
-    """
-
-    name: str
-    run: Callable[[State], Any]
-    when: Callable[[State], bool] = always
-    otherwise: Callable[[State], Any] = no_result
-    fails_on: tuple[type[Exception], ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StageProgram:
-    """Stage that calls a model.
-
-    Args:
-        name: Name of the task's stage.
-        prompt: Function that builds the prompt from the state: the text of one user message, or
-            messages. It should depend on the state alone, so that equal requests are reused.
-        parse: Function that converts a reply and the state to a sample, or to None if the reply
-            is malformed; malformed replies are counted and left out. Default: the stripped text.
-        aggregate: Aggregation of the samples into the stage's result: a function (see
-            `aggregation`) or an `LLMFusion`. Default: majority vote.
-        max_tokens: Maximum length of a reply, in tokens.
-        temperature: Sampling temperature.
-        stop: Strings that end a reply.
-        schema: JSON schema, as JSON text, that constrains replies.
-        required: Whether an instance without a readable reply fails. By default the result is
-            None and the pipeline continues.
-        repair: Function that builds a message, from the state and a malformed reply, which asks
-            the model once to rewrite that reply. Default: malformed replies are left out.
-        when: Predicate that decides whether the stage runs for an instance. Default: always.
-        otherwise: Function that computes the result if the stage is skipped. Default: None.
-    """
-
-    name: str
-    prompt: Callable[[State], Prompt]
-    parse: Callable[[str, State], Any] = strip_reply
-    aggregate: Aggregation | LLMFusion = majority_vote
-    # Chosen by hand: a paragraph, and enough randomness for samples to differ.
-    max_tokens: int = 256
-    temperature: float = 0.7
-    stop: tuple[str, ...] = ()
-    schema: str | None = None
-    required: bool = False
-    repair: Callable[[State, str], str] | None = None
-    when: Callable[[State], bool] = always
-    otherwise: Callable[[State], Any] = no_result
-
-    def messages(self, state: State) -> tuple[Message, ...]:
-        """Build the messages of the prompt for an instance."""
-        prompt = self.prompt(state)
-        return (Message("user", prompt),) if isinstance(prompt, str) else tuple(prompt)
-
-    def request(self, model: str, state: State) -> ChatRequest:
-        """Build the request to a model for an instance."""
-        return ChatRequest(
-            model=model,
-            messages=self.messages(state),
-            max_tokens=self.max_tokens,
-            temperature=self.temperature,
-            stop=self.stop,
-            schema=self.schema,
-        )
-
-
-Score = Callable[[State], "float | Awaitable[float]"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,6 +43,8 @@ class Pipeline:
         metrics: Further scores by name, reported with the outcome.
         metric_range: Smallest and largest possible score, which `Task.from_pipeline` passes on to
             the task; see `Task`.
+        answer: Function that returns the answer that `predict` gives, from the final state.
+            Default: the result of the last stage or step that does not serve the score alone.
 
     Raises:
         PipelineError: There is no `StageProgram`, or two stages share a name.
@@ -160,6 +54,7 @@ class Pipeline:
     score: Score
     metrics: Mapping[str, Score] = field(default_factory=dict)
     metric_range: tuple[float, float] | None = None
+    answer: Callable[[State], Any] | None = None
 
     def __post_init__(self) -> None:
         """Check the stages."""
@@ -174,6 +69,42 @@ class Pipeline:
     def programs(self) -> tuple[StageProgram, ...]:
         """Stages that call models."""
         return tuple(stage for stage in self.stages if isinstance(stage, StageProgram))
+
+    def predict(
+        self,
+        inputs: Iterable[Any],
+        allocation: PredictionAllocation,
+        *,
+        task: Task,
+        endpoints: Endpoints,
+        store: CompletionStore | None = None,
+        seed: int = 0,
+        max_spend: float | None = None,
+    ) -> Predictions:
+        """Run the pipeline on inputs, without scoring them.
+
+        This opens connections and closes them again. To keep them between calls, use a
+        `Predictor`, or the search's objective, which has the same method.
+
+        Args:
+            inputs: See `Predictor.predict`.
+            allocation: See `Predictor.predict`.
+            task: See `Predictor`.
+            endpoints: See `Predictor`.
+            store: See `Predictor`.
+            seed: See `Predictor`.
+            max_spend: See `Predictor.predict`.
+
+        Returns:
+            The predictions, one for each input, in order.
+
+        Raises:
+            PipelineError: See `Predictor`.
+            TaskError: The allocation does not match the task.
+            StoreError: The store cannot be read or written.
+        """
+        with Predictor(self, task=task, endpoints=endpoints, store=store, seed=seed) as predictor:
+            return predictor.predict(inputs, allocation, max_spend=max_spend)
 
     def start(self, instance: Any) -> State:
         """Return the state before the first stage that calls a model.

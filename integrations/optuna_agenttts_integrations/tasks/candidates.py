@@ -144,9 +144,15 @@ def _parse_selection(candidates: Candidates, text: str, state: State) -> Selecti
 
 
 def _answer_score(metric: str, state: State) -> float:
-    """Return a score of the final answer; 0 if there is none."""
-    answer = state["answer"]
-    return 0.0 if answer is None else METRICS[metric](answer, state.instance.answers)
+    """Return a score of the final answer; 0 if there is none.
+
+    Raises:
+        DataError: The instance has no accepted answers, as one made for a prediction.
+    """
+    instance, answer = state.instance, state["answer"]
+    if not instance.answers:
+        raise DataError(f"Instance {instance.id!r} has no `answers` to score against: add them.")
+    return 0.0 if answer is None else METRICS[metric](answer, instance.answers)
 
 
 def _retrieval_f1(state: State) -> float:

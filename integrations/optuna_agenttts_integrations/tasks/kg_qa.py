@@ -62,8 +62,8 @@ class TripleQuestion:
     id: str
     question: str
     triples: tuple[str, ...]
-    gold: tuple[int, ...]
-    answers: tuple[str, ...]
+    gold: tuple[int, ...] = ()
+    answers: tuple[str, ...] = ()
 
 
 def cwq(source: Source, **options: Any) -> Benchmark:

@@ -59,8 +59,8 @@ class PassageQuestion:
     id: str
     question: str
     passages: tuple[str, ...]
-    gold: tuple[int, ...]
-    answers: tuple[str, ...]
+    gold: tuple[int, ...] = ()
+    answers: tuple[str, ...] = ()
 
 
 def two_wiki(source: Source, **options: Any) -> Benchmark:

@@ -145,12 +145,10 @@ def chat_dev(
         DataError: The records have another format, or the metric is unavailable.
         SandboxError: The sandbox does not work on this machine.
     """
-    runner = None
-    if sandbox is not None:
-        if (missing := sandbox.missing()) is not None:
-            raise SandboxError(missing)
-        runner = Runner(sandbox)
-    scores = _scores(embedder is not None, runner is not None)
+    if sandbox is not None and (missing := sandbox.missing()) is not None:
+        raise SandboxError(missing)
+    runner = None if sandbox is None else Runner(sandbox)
+    scores = _scores(embedder is not None, sandbox is not None)
     metric = metric or ("completeness" if embedder is None else "consistency")
     if metric not in scores:
         raise DataError(
@@ -172,6 +170,7 @@ def chat_dev(
             stages=with_max_tokens(_programs(embedder, runner, fusion), max_tokens),
             score=scores[metric],
             metrics=scores,
+            answer=latest_program,
         ),
         search=searched,
         held_out=held_out,
@@ -251,12 +250,13 @@ def _programs(
     if runner is not None:
         run = partial(_run_program, runner)
         stages.insert(2, Step(name=_RUN, run=run, fails_on=(SandboxError,)))
-        stages.append(Step(name=_LAST_RUN, run=run, fails_on=(SandboxError,)))
+        stages.append(Step(name=_LAST_RUN, run=run, fails_on=(SandboxError,), scoring=True))
     if embedder is not None:
         if not isinstance(embedder, StoredEmbedder):
             embedder = StoredEmbedder(embedder, CompletionStore())
         measure = partial(_measure_consistency, embedder)
-        stages.append(Step(name=_CONSISTENCY, run=measure, fails_on=(ChatError,)))
+        measured = Step(name=_CONSISTENCY, run=measure, fails_on=(ChatError,), scoring=True)
+        stages.append(measured)
     return stages
 
 

@@ -30,16 +30,16 @@ class ToolRequest:
     Args:
         id: The identifier.
         request: The request.
-        steps: The gold steps.
-        calls: The gold tool calls.
+        steps: The gold steps; not needed by predictions.
+        calls: The gold tool calls; not needed by predictions.
         tools: The available tools.
     """
 
     id: str
     request: str
-    steps: tuple[str, ...]
-    calls: tuple[ToolCall, ...]
-    tools: tuple[Tool, ...]
+    steps: tuple[str, ...] = ()
+    calls: tuple[ToolCall, ...] = ()
+    tools: tuple[Tool, ...] = ()
 
 
 def read_tools(tools: str | Path | Mapping[str, Any], *, named: bool) -> tuple[Tool, ...]:

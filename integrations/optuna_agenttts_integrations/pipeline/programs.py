@@ -1,0 +1,133 @@
+"""Stages of a pipeline: calls of a model, and plain code between them."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from optuna_agenttts.llm import ChatRequest, Message
+from optuna_agenttts.llm.thoughts import split_thoughts
+from optuna_agenttts_integrations.pipeline.aggregation import Aggregation, majority_vote
+from optuna_agenttts_integrations.pipeline.fusion import LLMFusion
+
+Prompt = str | Sequence[Message]
+"""Text of one user message, or messages."""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Intermediate state of an instance in a pipeline.
+
+    Args:
+        instance: The instance as the user passed it.
+        results: Results of the stages so far, by name. None where every reply was malformed, or
+            where the stage was skipped.
+    """
+
+    instance: Any
+    results: Mapping[str, Any] = field(default_factory=dict)
+
+    def __getitem__(self, stage: str) -> Any:
+        """Return the result of an earlier stage."""
+        return self.results[stage]
+
+    def after(self, stage: str, result: Any) -> State:
+        """Return the state with one more result."""
+        return State(self.instance, {**self.results, stage: result})
+
+
+def strip_reply(text: str, state: State) -> str | None:
+    """Return a reply without thoughts and surrounding whitespace; None (malformed) if empty."""
+    return split_thoughts(text)[0].strip() or None
+
+
+def always(state: State) -> bool:
+    """Return True: run the stage for every instance."""
+    return True
+
+
+def no_result(state: State) -> None:
+    """Return None as the result of a skipped stage."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """Plain code between model calls; it costs nothing and is not tuned.
+
+    Args:
+        name: Name of the step and of its result.
+        run: Function or coroutine function that computes the result from the state. It should
+            depend on the state alone: equal results lead to equal requests, which are reused.
+        when: Predicate that decides whether the step runs for an instance. Default: always.
+        otherwise: Function that computes the result if the step is skipped. Default: None.
+        fails_on: Exceptions of `run` that fail the instance, such as those of an unavailable
+            tool. Any other exception is a bug and fails the trial.
+        scoring: Whether the result serves the score alone, so that `Pipeline.predict` leaves the
+            step out.
+    """
+
+    name: str
+    run: Callable[[State], Any]
+    when: Callable[[State], bool] = always
+    otherwise: Callable[[State], Any] = no_result
+    fails_on: tuple[type[Exception], ...] = ()
+    scoring: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageProgram:
+    """Stage that calls a model.
+
+    Args:
+        name: Name of the task's stage.
+        prompt: Function that builds the prompt from the state: the text of one user message, or
+            messages. It should depend on the state alone, so that equal requests are reused.
+        parse: Function that converts a reply and the state to a sample, or to None if the reply
+            is malformed; malformed replies are counted and left out. Default: the stripped text.
+        aggregate: Aggregation of the samples into the stage's result: a function (see
+            `aggregation`) or an `LLMFusion`. Default: majority vote.
+        max_tokens: Maximum length of a reply, in tokens.
+        temperature: Sampling temperature.
+        stop: Strings that end a reply.
+        schema: JSON schema, as JSON text, that constrains replies.
+        required: Whether an instance without a readable reply fails. By default the result is
+            None and the pipeline continues.
+        repair: Function that builds a message, from the state and a malformed reply, which asks
+            the model once to rewrite that reply. Default: malformed replies are left out.
+        when: Predicate that decides whether the stage runs for an instance. Default: always.
+        otherwise: Function that computes the result if the stage is skipped. Default: None.
+    """
+
+    name: str
+    prompt: Callable[[State], Prompt]
+    parse: Callable[[str, State], Any] = strip_reply
+    aggregate: Aggregation | LLMFusion = majority_vote
+    # Chosen by hand: a paragraph, and enough randomness for samples to differ.
+    max_tokens: int = 256
+    temperature: float = 0.7
+    stop: tuple[str, ...] = ()
+    schema: str | None = None
+    required: bool = False
+    repair: Callable[[State, str], str] | None = None
+    when: Callable[[State], bool] = always
+    otherwise: Callable[[State], Any] = no_result
+
+    def messages(self, state: State) -> tuple[Message, ...]:
+        """Build the messages of the prompt for an instance."""
+        prompt = self.prompt(state)
+        return (Message("user", prompt),) if isinstance(prompt, str) else tuple(prompt)
+
+    def request(self, model: str, state: State) -> ChatRequest:
+        """Build the request to a model for an instance."""
+        return ChatRequest(
+            model=model,
+            messages=self.messages(state),
+            max_tokens=self.max_tokens,
+            temperature=self.temperature,
+            stop=self.stop,
+            schema=self.schema,
+        )
+
+
+Score = Callable[[State], "float | Awaitable[float]"]
