@@ -38,6 +38,7 @@ REASON = PREFIX + "reason"
 CONFIRMATION = PREFIX + "confirmation"
 """System attribute of a trial that confirms an allocation on fresh instances: `block`, the number
 of the block of instances, from 1, and `look`, when it was evaluated."""
+EQUAL = PREFIX + "equal"
 
 # Characters per chunk, as in Optuna's CMA-ES sampler (`optuna/samplers/_cmaes.py`).
 _CHUNK = 2045

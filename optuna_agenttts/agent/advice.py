@@ -31,6 +31,7 @@ from optuna_agenttts.planner.numerical import NumericalPlanner
 from optuna_agenttts.planner.pools import choices_of
 from optuna_agenttts.study.rounds import Round
 from optuna_agenttts.study.spending import price_of, spend_of
+from optuna_agenttts.task.equivalence import Equivalence
 from optuna_agenttts.task.stage import Model
 
 # Chosen by hand.
@@ -123,11 +124,13 @@ def _agent_choices(
         return None
     known = task.choices_from_params(planned.candidates[position].params)
     choices: Choices = tuple(known[i] for i in sorted(known))
-    usable = (
-        len(choices) == len(task.stages)
-        and task.feasible.fits(choices)
-        and choices not in evidence.visited
-    )
+    whole = len(choices) == len(task.stages)
+    if whole:
+        declared = Equivalence.of(task.stages)
+        cheapest = declared.cheapest(choices, declared.pattern(choices), task.feasible)
+        if evidence.ranges is None or evidence.ranges.allow(cheapest):
+            choices = cheapest
+    usable = whole and task.feasible.fits(choices) and choices not in evidence.visited
     return choices if usable else None
 
 

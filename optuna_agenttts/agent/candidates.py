@@ -28,7 +28,8 @@ from optuna_agenttts.study.archive import Archive, StudyArchives, announce
 from optuna_agenttts.study.experience import Experience
 from optuna_agenttts.study.planners import Planners
 from optuna_agenttts.study.rounds import Round
-from optuna_agenttts.support.logs import log_once
+from optuna_agenttts.support.logs import is_first, log_once
+from optuna_agenttts.task.equivalence import EquivalentAllocations
 from optuna_agenttts.task.parameters import (
     allowed_values,
     misfits,
@@ -159,6 +160,7 @@ class Candidates:
         evidence, archive = self._archives.read(study, task, trial.number)
         if archive.unreadable and not evidence.tried:
             return None
+        _log_equal(study, task, evidence)
         constraint = self._constraint(study, trial, archive, name, distribution, fixed, evidence)
         candidate = None
         if self._scheduler is not None and not _leaves_out(task, fixed):
@@ -236,6 +238,21 @@ class Candidates:
                 *(study.study_name, number // ROUND_SIZE, error),
             )
             return None
+
+
+def _log_equal(study: Study, task: Task, evidence: Evidence) -> None:
+    """Log once that allocations are not tried, since their outcomes are known."""
+    tried, event = evidence.tried, "equal outcomes"
+    if not isinstance(tried, EquivalentAllocations):
+        return
+    if next(tried.others(task.feasible), None) is not None and is_first(study, event):
+        _logger.info(
+            "Study %r: %d allocations are not tried, because their outcomes must equal those of "
+            "trials so far: %s. `recommend(study).known` has the latest number.",
+            study.study_name,
+            sum(1 for _ in tried.others(task.feasible)),
+            "; ".join(tried.reasons([stage.name for stage in task.stages])),
+        )
 
 
 def _leaves_out(task: Task, fixed: Mapping[str, int]) -> bool:

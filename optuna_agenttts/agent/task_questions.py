@@ -83,7 +83,7 @@ class TaskQuestions:
 
     def read(self, text: str, found: Sequence[Proposal]) -> Reply:
         """Read a reply; `found` are the proposals of earlier replies to the same prompt."""
-        taken = {*self._evidence.visited, *(proposal.choices for proposal in found)}
+        taken = self._evidence.visited | {proposal.choices for proposal in found}
         return read_plan(text, self._evidence.task, taken, self._claim_fields)
 
     def check(self, claims: Sequence[Claim]) -> tuple[Verdict, ...]:

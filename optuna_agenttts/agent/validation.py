@@ -89,7 +89,7 @@ def read_plan(
         return Reply(problems=(problem,))
     proposals: list[Proposal] = []
     problems: list[Problem] = []
-    seen = set(taken)
+    seen: set[Choices] = set()
     for position, item in enumerate(_candidates(values, "allocation", problems), start=1):
         label = f"candidate {position}"
         found = _parse_choices(item.get("allocation"), task, label)
@@ -99,7 +99,7 @@ def read_plan(
         fitted = _fit_budget(found, task, label)
         if isinstance(fitted, Problem):
             problems.append(fitted)
-        elif fitted in seen:
+        elif fitted in taken or fitted in seen:
             reduced = (
                 " after its samples were reduced to fit the budget" if fitted != found else ""
             )

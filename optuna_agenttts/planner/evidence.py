@@ -16,13 +16,11 @@ from numpy.typing import NDArray
 from optuna_agenttts.planner.scale import UNIT_SCALE, Scale
 from optuna_agenttts.planner.scale import Bools as Bools
 from optuna_agenttts.planner.scale import Floats as Floats
-from optuna_agenttts.task.feasible import Choice
+from optuna_agenttts.task.equivalence import Choices as Choices
 from optuna_agenttts.task.ranges import Ranges
 from optuna_agenttts.task.task import Task
 
 Ints = NDArray[np.int64]
-Choices = tuple[Choice, ...]
-"""An allocation: for each stage, the position of its model and its number of samples."""
 Origin = Literal["opening", "agent", "numerical", "fallback"]
 
 
@@ -39,6 +37,7 @@ class Evidence:
             (trials,).
         pending: Allocations of running trials and of trials enqueued by the user.
         visited: Allocations not to propose: tried or pending ones, and failed ones for a while.
+            Like `tried` and `failed`, it contains those of equal outcomes (`task/equivalence.py`).
         concurrent: Number of running trials with a lower number that have not published their
             allocation yet.
         sign: 1 if the study's values are the scores, -1 if they are negated because the study

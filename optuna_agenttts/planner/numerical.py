@@ -95,7 +95,7 @@ class NumericalPlanner:
         self._experience = experience
         rng = np.random.default_rng(SEED)
         self.surrogate = Surrogate(task, rng, insights=self.insights)
-        self._pools = Pools(self.surrogate, task.feasible, rng)
+        self._pools = Pools(self.surrogate, task, rng)
 
     def pool(self, evidence: Evidence) -> Pool:
         """Return the allocations that are compared at each ask, within the study's ranges."""

@@ -10,8 +10,9 @@ import numpy as np
 from optuna_agenttts.planner.evidence import Choices, Constraint, Evidence, Floats, Ints
 from optuna_agenttts.planner.kernels import Points, Surrogate
 from optuna_agenttts.planner.pool import build_pool
-from optuna_agenttts.task.feasible import FeasibleSet
+from optuna_agenttts.task.equivalence import Equivalence
 from optuna_agenttts.task.ranges import Ranges
+from optuna_agenttts.task.task import Task
 
 _POOL_SIZE = 3000
 """Approximate number of allocations in the pool. Chosen by hand."""
@@ -33,7 +34,7 @@ class Pool:
 
     Args:
         surrogate: The surrogate.
-        feasible: Feasible allocations of the task.
+        task: The task.
         ranges: Ranges of the study. Default: those of the task.
         rng: Random number generator for thinning the pool.
         size: Approximate number of allocations.
@@ -42,13 +43,13 @@ class Pool:
     def __init__(
         self,
         surrogate: Surrogate,
-        feasible: FeasibleSet,
+        task: Task,
         ranges: Ranges | None,
         rng: np.random.Generator,
         size: int,
     ) -> None:
         """See the class."""
-        table = feasible if ranges is None else ranges.table(feasible)
+        table = task.feasible if ranges is None else ranges.table(task.feasible)
         if table.fits(table.complete({})):
             models, samples = build_pool(table, rng, size)
         else:
@@ -57,6 +58,8 @@ class Pool:
             models, samples = cheapest[..., 0], cheapest[..., 1]
         if ranges is not None:
             models, samples = ranges.decode(models, samples)
+        equivalence = Equivalence.of(task.stages)
+        models, samples = equivalence.distinct(models, samples, task.feasible, ranges)
         self.points = surrogate.points(models, samples)
         self.keys = choices_of(models, samples)
         self._surrogate = surrogate
@@ -86,15 +89,13 @@ class Pools:
 
     Args:
         surrogate: The surrogate.
-        feasible: Feasible allocations of the task.
+        task: The task.
         rng: Random number generator for thinning the pool of the task itself.
     """
 
-    def __init__(
-        self, surrogate: Surrogate, feasible: FeasibleSet, rng: np.random.Generator
-    ) -> None:
+    def __init__(self, surrogate: Surrogate, task: Task, rng: np.random.Generator) -> None:
         """See the class."""
-        self._surrogate, self._feasible, self._rng = surrogate, feasible, copy.deepcopy(rng)
+        self._surrogate, self._task, self._rng = surrogate, task, copy.deepcopy(rng)
         self._pools: OrderedDict[Ranges | None, Pool] = OrderedDict()
 
     def of(self, ranges: Ranges | None) -> Pool:
@@ -134,7 +135,7 @@ class Pools:
     def _build(self, ranges: Ranges | None, size: int) -> Pool:
         # The pool of the task is the same, whenever it is built.
         rng = np.random.default_rng(SEED) if ranges else copy.deepcopy(self._rng)
-        return Pool(self._surrogate, self._feasible, ranges, rng, size)
+        return Pool(self._surrogate, self._task, ranges, rng, size)
 
 
 def choices_of(models: Ints, samples: Ints) -> list[Choices]:

@@ -21,6 +21,7 @@ from optuna_agenttts.report.intervals import bounded_interval, probability_above
 from optuna_agenttts.report.ties import cheapest_alike, complete_outcomes
 from optuna_agenttts.study.archive import Archive, is_maximized, log_unreadable
 from optuna_agenttts.study.constraints import constraints_of, violations
+from optuna_agenttts.study.equal import with_cheapest
 from optuna_agenttts.study.tasks import find_task
 from optuna_agenttts.task.direction import warn_of_direction
 from optuna_agenttts.task.task import Task
@@ -218,7 +219,7 @@ def _read(
         raise NoTaskError(f"No task is registered on study {study.study_name!r}: pass `task=`.")
     warn_of_direction(study, task.metric)
     archive = Archive(task, maximize=is_maximized(study.directions))
-    evidence = archive.read(trials)
+    evidence = with_cheapest(archive.read(trials))
     log_unreadable(study, archive, trials)
     if all(evidence.stopped):
         text = f"Study {study.study_name!r} has no completed trial of task {task.name!r}"

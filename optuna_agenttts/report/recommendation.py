@@ -21,6 +21,7 @@ from optuna_agenttts.report.candidates import Candidates
 from optuna_agenttts.report.saved import Saved
 from optuna_agenttts.report.text import numbers_text, score_text, sentence
 from optuna_agenttts.report.ties import MARGIN, Contender, Tie, Undecided, compare
+from optuna_agenttts.study.equal import count_known
 from optuna_agenttts.task.allocation import Allocation
 from optuna_agenttts.task.stage import is_finite
 from optuna_agenttts.task.task import Task
@@ -60,6 +61,8 @@ class Recommendation(Saved):
             all others, or outside of the metric's range.
         bound: The score that was asked for, `at_least` or `at_most`; None if none was.
         probability: Probability that the score is at least as good as `bound`.
+        known: Number of allocations within the budget that the search does not try, because their
+            outcomes must equal those of a tried one.
     """
 
     params: dict[str, Any]
@@ -77,6 +80,7 @@ class Recommendation(Saved):
     outliers: tuple[tuple[int, float], ...] = ()
     bound: float | None = None
     probability: float | None = None
+    known: int = 0
 
     @property
     def cheapest(self) -> Allocation:
@@ -120,6 +124,8 @@ class Recommendation(Saved):
         ):
             if trials:
                 lines.append(f"trials {what}: {numbers_text(trials)}")
+        if self.known:
+            lines.append(f"allocations not tried, since their outcomes are known: {self.known}")
         return "\n".join(lines)
 
     def _score(self, score: float) -> str:
@@ -199,6 +205,7 @@ def recommend(
         outliers=found.evidence.outliers,
         bound=bound,
         probability=probability,
+        known=count_known(found.evidence),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -21,6 +21,7 @@ from optuna_agenttts.study.constraints import constraints_of
 from optuna_agenttts.study.stopped import mean_outcome, outcomes_of
 from optuna_agenttts.study.suggestions import Suggestions
 from optuna_agenttts.support.logs import log_once
+from optuna_agenttts.task.equivalence import Equivalence, EquivalentAllocations
 from optuna_agenttts.task.parameters import misfits
 from optuna_agenttts.task.task import Task
 
@@ -75,6 +76,8 @@ class Archive:
         # Sum and number of the complete search trials' outcomes of each instance.
         self._totals: dict[int, tuple[float, int]] = {}
         self._named: set[int] = set()
+        self._equivalence = Equivalence.of(task.stages)
+        self._reports: dict[Choices, Mapping[int, Any]] = {}
         self._tried: set[Choices] = set()
         self._failures: dict[Choices, list[int]] = {}
         self._completed = 0
@@ -127,9 +130,9 @@ class Archive:
         counts = np.array([len(outcomes) for outcomes in self._outcomes], dtype=np.float64)
         # Until a trial is complete, the largest number of outcomes is the best guess.
         steps = self._steps or counts.max(initial=1.0)
-        tried = frozenset(self._tried.union(pending))
-        waiting, failed = self._failures_now()
-        self.visited = tried.union(waiting, failed)
+        waiting, failed = map(self._with_equal, self._failures_now())
+        tried = self._with_equal(self._tried.union(pending))
+        self.visited = tried | waiting | failed
         return Evidence(
             task=self.task,
             models=np.array(self._models, dtype=np.int64).reshape(-1, width)[kept],
@@ -233,6 +236,7 @@ class Archive:
             return
         self._completed += not block
         self._tried.add(choices)
+        self._read_equal(trial, choices)
         reported, stopped = outcomes_of(trial), trial.state == TrialState.PRUNED
         if stopped:
             value = mean_outcome(reported.values())
@@ -279,6 +283,23 @@ class Archive:
         """Return the allocation that this sampler gave a trial, or None."""
         given = trial.system_attrs.get(storage.CANDIDATE)
         return _decode(self.task, given) if isinstance(given, Mapping) else None
+
+    def _read_equal(self, trial: FrozenTrial, choices: Choices) -> None:
+        """Read what a complete trial reports as without effect on its outcomes."""
+        if trial.state != TrialState.COMPLETE:
+            return
+        reported = trial.user_attrs.get(storage.EQUAL)
+        names = [stage.name for stage in self.task.stages]
+        self._reports.pop(choices, None)
+        if isinstance(reported, Mapping):
+            known = {names.index(name): free for name, free in reported.items() if name in names}
+            self._reports[choices] = known
+
+    def _with_equal(self, allocations: Collection[Choices]) -> frozenset[Choices]:
+        """Return a set that also contains the allocations of equal outcomes."""
+        if not (self._equivalence or self._reports):
+            return frozenset(allocations)
+        return EquivalentAllocations(allocations, self._equivalence, self._reports)
 
     def _failures_now(self) -> tuple[frozenset[Choices], frozenset[Choices]]:
         """Return the allocations that failed and are to be tried again later, and never."""

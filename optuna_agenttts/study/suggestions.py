@@ -19,6 +19,7 @@ from optuna.distributions import BaseDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from optuna_agenttts.planner.evidence import Choices
+from optuna_agenttts.task.equivalence import EquivalentAllocations
 from optuna_agenttts.task.parameters import parameters_of
 from optuna_agenttts.task.ranges import Ranges, Samples
 from optuna_agenttts.task.task import Task
@@ -302,7 +303,11 @@ class Suggestions:
         if choices is None:
             for token in tokens:
                 below = (*prefix, (name, token))
-                if token not in explored or not self._is_closed(below, visited):
+                if token in explored:
+                    closed = self._is_closed(below, visited)
+                else:
+                    closed = self._is_covered(self._narrow(ranges, name, (token,)), visited)
+                if not closed:
                     yield token
             return
         head, tail, own = choices[:stage], choices[stage + 1 :], choices[stage]
@@ -325,6 +330,17 @@ class Suggestions:
         within, affordable = self._affordable(ranges, name, distribution)
         untried = self._untried(prefix, ranges, name, within, visited)
         return not affordable or next(untried, None) is None
+
+    def _is_covered(self, ranges: Ranges, visited: Collection[Choices]) -> bool:
+        """Return whether all allocations within ranges have outcomes that are known."""
+        return isinstance(visited, EquivalentAllocations) and all(
+            tuple(
+                (models[model], samples[number - 1])
+                for (model, number), models, samples in zip(row, ranges.models, ranges.samples)
+            )
+            in visited
+            for row in ranges.table(self._task.feasible)
+        )
 
     def _complete(self, ranges: Ranges) -> Choices | None:
         """Return the allocation if the ranges hold just one."""

@@ -25,7 +25,7 @@ def encode_arguments(arguments: Mapping[str, Any], budget: float) -> dict[str, A
     values = {
         **arguments,
         "budget": budget,
-        "stages": [{**asdict(s), "models": [_encode_model(m) for m in s.models]} for s in stages],
+        "stages": [_encode_stage(stage) for stage in stages],
         "cost": cost_to_dict(arguments["cost"], stages),
         "metric_range": metric_range and list(metric_range),
     }
@@ -36,6 +36,15 @@ def encode_arguments(arguments: Mapping[str, Any], budget: float) -> dict[str, A
     if arguments["budget"] is not None and _is_default(budget, stages, arguments["cost"]):
         values["budget_given"] = True
     return values
+
+
+def _encode_stage(stage: Stage) -> dict[str, Any]:
+    values = {**asdict(stage), "models": [_encode_model(model) for model in stage.models]}
+    # Left out if not given, so that tasks stored by earlier versions compare equal.
+    groups, source = values.pop("equal_samples"), values.pop("chooses_among")
+    if groups:
+        values["equal_samples"] = [list(group) for group in groups]
+    return {**values, "chooses_among": source} if source else values
 
 
 def _encode_model(model: Model) -> dict[str, Any]:

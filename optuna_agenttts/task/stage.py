@@ -7,6 +7,7 @@ import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import index
 from typing import Any
 
 import numpy as np
@@ -165,6 +166,11 @@ class Stage:
             names. Default: ``<stage>.model``.
         samples_parameter: Name of the Optuna parameter of the number of samples. Default:
             ``<stage>.samples``.
+        equal_samples: Groups of consecutive numbers of samples that always give equal outcomes,
+            such as ``[(1, 2)]`` for a majority vote whose ties go to the first vote. Only one of
+            each is tried. `MultiStageObjective` finds this out by itself.
+        chooses_among: Name of the stage whose samples this stage chooses among, and nothing else.
+            Where that one has one sample, model and samples of this stage have no effect.
 
     Raises:
         TaskError: An argument is invalid.
@@ -178,6 +184,8 @@ class Stage:
     description: str = field(default="", kw_only=True)
     model_parameter: str = field(default="", kw_only=True)
     samples_parameter: str = field(default="", kw_only=True)
+    equal_samples: Sequence[Sequence[int]] = field(default=(), kw_only=True)
+    chooses_among: str = field(default="", kw_only=True)
 
     def __post_init__(self) -> None:
         """Check the values and fill in the names of the parameters."""
@@ -210,6 +218,24 @@ class Stage:
         object.__setattr__(
             self, "samples_parameter", self.samples_parameter or f"{self.name}.samples"
         )
+        object.__setattr__(self, "equal_samples", _checked_groups(owner, self.equal_samples))
+
+
+def _checked_groups(owner: str, given: Any) -> tuple[tuple[int, ...], ...]:
+    """Return groups of numbers of samples as tuples in ascending order."""
+    try:
+        groups = tuple(tuple(sorted(map(index, group))) for group in given)
+    except TypeError:
+        groups = ((),)
+    listed = [number for group in groups for number in group]
+    if not all(
+        group and group[0] >= 1 and len(group) == group[-1] - group[0] + 1 for group in groups
+    ) or len(set(listed)) < len(listed):
+        raise TaskError(
+            f"{owner}: `equal_samples` must be groups of consecutive numbers of samples without "
+            f"one in common, such as [(1, 2)], got {given!r}."
+        )
+    return groups
 
 
 def checked_range(owner: str, given: object) -> tuple[float, float] | None:
@@ -241,7 +267,8 @@ def checked_stages(owner: str, stages: Sequence[Stage]) -> tuple[Stage, ...]:
         stages: The stages.
 
     Raises:
-        TaskError: There is no stage, or stages share a name or a parameter.
+        TaskError: There is no stage, stages share a name or a parameter, or one chooses among the
+            samples of no other stage.
     """
     stages = tuple(stages) if isinstance(stages, Iterable) else ()
     if not stages or not all(isinstance(stage, Stage) for stage in stages):
@@ -249,6 +276,14 @@ def checked_stages(owner: str, stages: Sequence[Stage]) -> tuple[Stage, ...]:
     names = [stage.name for stage in stages]
     if len(set(names)) < len(names):
         raise TaskError(f"{owner}: names of `stages` must be unique, got {names!r}.")
+    choosing = {stage.name for stage in stages if stage.chooses_among}
+    for stage in stages:
+        source = stage.chooses_among
+        if source and (source not in names or source in choosing):
+            raise TaskError(
+                f"{owner}: `chooses_among` of stage {stage.name!r} must be another stage, which "
+                f"does not choose itself, got {source!r}."
+            )
     parameters = [p for s in stages for p in (s.model_parameter, s.samples_parameter)]
     if len(set(parameters)) < len(parameters):
         raise TaskError(

@@ -1,0 +1,44 @@
+"""Trials in terms of the cheapest allocations with equal outcomes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from optuna_agenttts.planner.evidence import Choices, Evidence
+from optuna_agenttts.planner.pools import choices_of
+from optuna_agenttts.task.equivalence import EquivalentAllocations
+
+
+def with_cheapest(evidence: Evidence) -> Evidence:
+    """Return evidence whose trials have the cheapest allocations with the same outcomes.
+
+    They are within the ranges that the study's trials suggest. Allocations that must have equal
+    outcomes thus become one, which is known as well as all of their trials together.
+    """
+    known, ranges = evidence.tried, evidence.ranges
+    if not isinstance(known, EquivalentAllocations):
+        return evidence
+
+    def form(choices: Choices) -> Choices:
+        pattern = known.pattern(choices)
+        cheapest = known.equivalence.cheapest(choices, pattern, evidence.task.feasible)
+        return cheapest if ranges is None or ranges.allow(cheapest) else choices
+
+    forms = [form(choices) for choices in choices_of(evidence.models, evidence.samples)]
+    rows = np.array(forms, dtype=np.int64).reshape(len(forms), -1, 2)
+    return replace(
+        evidence,
+        models=rows[..., 0],
+        samples=rows[..., 1],
+        constraints=tuple((form(choices), values) for choices, values in evidence.constraints),
+    )
+
+
+def count_known(evidence: Evidence) -> int:
+    """Count the allocations within the budget whose outcomes equal those of tried ones."""
+    known = evidence.tried
+    if not isinstance(known, EquivalentAllocations):
+        return 0
+    return sum(1 for _ in known.others(evidence.task.feasible))
