@@ -30,6 +30,7 @@ from optuna_agenttts_integrations.lengths import (
     thought_attributes,
 )
 from optuna_agenttts_integrations.limit import SpendLimit
+from optuna_agenttts_integrations.pipeline.effects import settings_without_effect
 from optuna_agenttts_integrations.pipeline.evaluation import Evaluation, InstanceResult
 from optuna_agenttts_integrations.pipeline.progress import ProgressBar
 from optuna_agenttts_integrations.pipeline.run import run_instances
@@ -147,6 +148,7 @@ class MultiStageObjective(DiagnosableObjective, SplittableObjective):
         ``malformed`` (replies), ``lengths`` (per stage, mean tokens of a prompt and of a sample),
         ``seconds``, and the pipeline's metrics under their names. If models think, also
         ``thought_tokens`` and ``thoughts`` (stages with replies that ended inside their thoughts).
+        If settings had no effect on any outcome, ``agenttts:equal`` (by stage).
 
         Args:
             trial: The trial to score.
@@ -190,6 +192,9 @@ class MultiStageObjective(DiagnosableObjective, SplittableObjective):
             mean = f", with a mean outcome of {evaluation.mean:.3f}" if results else ""
             cause = "" if account.refused is None else " by `max_spend`"
             raise optuna.TrialPruned(f"Pruned{cause} after {progress}{mean}.")
+        free = settings_without_effect(self.pipeline.programs, allocation, results.values())
+        if free:
+            storage.write_trial_values(trial, {storage.EQUAL: free})
         return evaluation.mean
 
     def evaluate(

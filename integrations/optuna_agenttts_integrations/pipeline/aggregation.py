@@ -102,3 +102,19 @@ def _choose_medoid(similarity: Callable[[Any, Any], float], samples: Sequence[An
             totals[i] += value
             totals[j] += value
     return samples[totals.index(max(totals))]
+
+
+_FIRST_OF_TWO = (majority_vote, _vote_normalized, _choose_medoid)
+
+
+def equal_counts(aggregate: object) -> tuple[tuple[int, ...], ...]:
+    """Return the groups of numbers of samples that an aggregation maps to the same result.
+
+    The samples are the first ones of one sequence. Of two, votes return the first.
+
+    Args:
+        aggregate: The aggregation.
+    """
+    while isinstance(aggregate, partial):
+        aggregate = aggregate.func
+    return ((1, 2),) if any(aggregate is known for known in _FIRST_OF_TWO) else ()

@@ -97,6 +97,10 @@ class StageProgram:
             the model once to rewrite that reply. Default: malformed replies are left out.
         when: Predicate that decides whether the stage runs for an instance. Default: always.
         otherwise: Function that computes the result if the stage is skipped. Default: None.
+        equal_samples: Groups of consecutive numbers of samples for which `aggregate` returns the
+            same result, if it is given the first so many of the same samples. A search tries
+            only one of each, unless replies are malformed. Default: ``[(1, 2)]`` for the votes of
+            this package and `medoid`, none for others.
     """
 
     name: str
@@ -112,6 +116,7 @@ class StageProgram:
     repair: Callable[[State, str], str] | None = None
     when: Callable[[State], bool] = always
     otherwise: Callable[[State], Any] = no_result
+    equal_samples: Sequence[Sequence[int]] | None = None
 
     def messages(self, state: State) -> tuple[Message, ...]:
         """Build the messages of the prompt for an instance."""
