@@ -75,6 +75,36 @@ def test_the_guide_on_other_budgets_runs(capsys, tmp_path, monkeypatch):
     assert (tmp_path / "best.json").exists()
 
 
+def test_the_guide_on_predictions_runs(capsys):
+    """The objective, the pipeline and a predictor give the same answers."""
+    (block,) = [block for block in blocks("docs/guide.md") if "Predictor" in block]
+    head = "import optuna\nfrom optuna_agenttts import AgentTTSSampler, recommend\n"
+    exec(compile(head + block, "docs/guide.md", "exec"), {})
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1] == lines[-2]
+    assert lines[-1] == eval(lines[1])[0]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_the_page_on_choosing_runs_twice(tmp_path, monkeypatch, capsys):
+    """One block after the other; a second run finds what the first one has stored."""
+    monkeypatch.chdir(tmp_path)
+    names, printed = [{}, {}], []
+    for space in names:
+        for block in blocks("docs/choosing.md"):
+            exec(compile(block, "docs/choosing.md", "exec"), space)
+        space["objective"].close()
+        printed.append(capsys.readouterr().out)
+    first, second = (space["predictions"] for space in names)
+    assert first.answers == second.answers
+    assert not first.failed
+    assert second.spend == 0 < first.spend
+    assert names[0]["allocation"] == names[1]["allocation"]
+    assert len(names[0]["study"].trials) == len(names[1]["study"].trials)
+    assert all("confirmed on" in text for text in printed)
+
+
 @pytest.mark.skipif(not (ROOT / "optuna_agenttts/planner").exists(), reason="needs the rooms")
 def test_contributors_are_sent_to_files_that_exist():
     """Paths in CONTRIBUTING are from the root, or from one of the packages."""
