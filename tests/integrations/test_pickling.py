@@ -62,6 +62,9 @@ RECOMMENDATION = core.Recommendation(
 )
 STANDING = core.Standing({"x": 1}, ALLOCATION, 1.0, 0.5, 50, 0.1, (0.0, 0.2), None)
 CONFIRMATION = core.Confirmation(RECOMMENDATION, (STANDING,), 50, 2, 90, 80.0, "FLOPs", "all")
+POINT = core.FrontierPoint(
+    {"x": 1}, ALLOCATION, 0.5, (0.4, 0.6), 1.0, {"FLOPs": 1.0}, True, 50, 0.01, 50
+)
 PROGRAM = integrations.StageProgram(name="find", prompt=str)
 
 
@@ -116,6 +119,8 @@ VALUES = {
     "Faults": [playground.Faults],
     "Finding": [lambda: FINDING],
     "FlopsCost": [core.FlopsCost],
+    "Frontier": [lambda: core.Frontier((POINT,), "FLOPs", 2.0, (), True, 0.05, 50)],
+    "FrontierPoint": [lambda: POINT],
     "HashingEmbedder": [embeddings.HashingEmbedder],
     "Hub": [core.Hub],
     "HuggingFaceChat": [chat, lambda: core.HuggingFaceChat("org/m", provider="groq")],
@@ -221,8 +226,9 @@ VALUES = {
 
 # Functions whose results are values of the classes above, or paths.
 PLAIN = {
-    *("carry_over", "confirm", "describe_model", "examine", "guidelines", "majority_vote"),
-    *("recommend", "sample_path", "search", "spend", "union"),
+    *("carry_over", "confirm", "describe_model", "examine", "frontier", "guidelines"),
+    *("load_allocation", "majority_vote", "recommend", "sample_path", "save_allocation"),
+    *("search", "spend", "union"),
 }
 SERVERS = {"LoopbackServer", "PlaygroundServer"}
 """They run threads and hold sockets; objectives refer to them by URL."""

@@ -234,7 +234,11 @@ class Runner:
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state without objects of event loops."""
-        return {**self.__dict__, "_slots": WeakKeyDictionary()}
+        return {key: value for key, value in self.__dict__.items() if key != "_slots"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore the state; another process has other event loops."""
+        self.__dict__.update(state, _slots=WeakKeyDictionary())
 
     async def run(self, program: Program) -> Run:
         """Run a program without arguments and input, or return its cached result.
