@@ -11,6 +11,7 @@ from optuna.trial import FrozenTrial
 from optuna_agenttts import storage
 from optuna_agenttts.exceptions import TaskError
 from optuna_agenttts.planner.evidence import Choices
+from optuna_agenttts.report.text import count_text, spend_text
 from optuna_agenttts.study.spending import evaluations_of, spend_of_trial
 from optuna_agenttts.study.stopped import outcomes_of
 from optuna_agenttts.task.stage import is_finite
@@ -85,9 +86,9 @@ class Limits:
         """Describe the limits."""
         parts = []
         if self.spend is not None:
-            parts.append(f"{self.spend:.5g} {unit or 'units of the cost'}")
+            parts.append(spend_text(self.spend, unit))
         if self.evaluations is not None:
-            parts.append(f"{self.evaluations:g} evaluations")
+            parts.append(count_text(self.evaluations, "evaluation"))
         return " and ".join(parts)
 
 

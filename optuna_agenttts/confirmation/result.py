@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from optuna_agenttts.report.recommendation import Recommendation
+from optuna_agenttts.report.text import count_text, sentence, spend_text, table
 from optuna_agenttts.task.allocation import Allocation
 
 
@@ -39,14 +40,24 @@ class Standing:
 
     def __str__(self) -> str:
         """Describe the standing in one line."""
-        stages = ", ".join(f"{s}: {a.samples} x {a.model}" for s, a in self.allocation.items())
-        text = f"{stages}: {self.mean:.3g} on {self.instances}"
+        return "  ".join(self.cells())
+
+    def cells(self, reference: str = "-") -> list[str]:
+        """Return score, instances, difference and allocation as text.
+
+        Args:
+            reference: Text for a difference that there is none of.
+        """
+        difference = reference
         if self.difference is not None and self.interval is not None:
             low, high = self.interval
-            text += f", {self.difference:+.3f} ({low:+.3f} to {high:+.3f})"
+            difference = f"{self.difference:+.3f} ({low:+.3f} to {high:+.3f})"
+        allocation = sentence(self.allocation)
         if self.dropped is not None:
-            text += f", until look {self.dropped}"
-        return f"{text}, failed" if self.failed else text
+            allocation += f" (left out after look {self.dropped})"
+        if self.failed:
+            allocation += " (failed)"
+        return [f"{self.mean:.3g}", str(self.instances), difference, allocation]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,18 +87,25 @@ class Confirmation:
     reason: str
 
     def __str__(self) -> str:
-        """Describe the recommendation and the contenders, one line each."""
-        looks = f"{self.looks} look{'s' if self.looks != 1 else ''}"
-        spend = f"{self.spend:.5g} {self.unit or 'units of the cost'}"
+        """Describe the recommendation, and show a table of the contenders."""
         lines = [str(self.recommendation)]
         if self.contenders:
+            best = self.recommendation.allocation
+            shown = sorted(self.contenders, key=lambda standing: standing.allocation != best)
+            named = shown[0].allocation == best and shown[0].instances
             lines.append(
-                f"confirmed on {self.instances} fresh instances in {looks}; mean, and difference "
-                "to the recommended one with its 90 % interval:"
+                f"confirmed on {count_text(self.instances, 'fresh instance')} in "
+                f"{count_text(self.looks, 'look')}; differences are from the "
+                f"{'recommended' if named else 'best'} allocation:"
             )
-        lines += [f"  {standing}" for standing in self.contenders]
+            head = ["score", "instances", "difference (90 % interval)", "allocation"]
+            rows = [
+                each.cells("recommended" if each.allocation == best else "-") for each in shown
+            ]
+            lines += [f"  {line}" for line in table([head, *rows])]
         lines.append(
-            f"spent {spend} on {self.evaluations} evaluations; stopped because {self.reason}"
+            f"the confirmation spent {spend_text(self.spend, self.unit)} on "
+            f"{count_text(self.evaluations, 'evaluation')}; stopped because {self.reason}"
         )
         return "\n".join(lines)
 
@@ -118,10 +136,10 @@ class SearchResult:
     unit: str
 
     def __str__(self) -> str:
-        """Describe the result, one line each."""
-        spend = f"{self.spend:.5g} {self.unit or 'units of the cost'}"
+        """Describe the result, and what it took."""
         return (
-            f"{self.confirmation}\nafter {self.trials} trials on {len(self.search_instances)} "
-            f"instances, with {len(self.fresh_instances)} left for the confirmation; spent "
-            f"{spend} on {self.evaluations} evaluations in all"
+            f"{self.confirmation}\nthe search ran {count_text(self.trials, 'trial')} on "
+            f"{count_text(len(self.search_instances), 'instance')}, and left "
+            f"{len(self.fresh_instances)} for the confirmation; both spent "
+            f"{spend_text(self.spend, self.unit)} on {count_text(self.evaluations, 'evaluation')}"
         )

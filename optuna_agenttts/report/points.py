@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from optuna_agenttts.exceptions import AgentTTSError, BudgetError, TaskError
 from optuna_agenttts.report.saved import Saved
-from optuna_agenttts.report.text import score_text, sentence
+from optuna_agenttts.report.text import score_text, sentence, table
 from optuna_agenttts.task.allocation import Allocation
 from optuna_agenttts.task.stage import is_finite
 
@@ -191,11 +191,7 @@ class Frontier(Saved):
             ]
             for point in shown
         ]
-        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-        lines = [
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip()
-            for row in rows
-        ]
+        lines = table(rows)
         if len(shown) < len(self.points):
             lines.append(f"and {len(self.points) - len(shown)} points between these")
         if not all(point.tried for point in self.points):

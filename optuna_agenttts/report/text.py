@@ -33,6 +33,23 @@ def score_text(score: float, margin: float = 0.0) -> str:
     return f"{score:.{min(digits, 15)}g}"
 
 
+def table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Align the cells of rows of the same length, with a line for each row."""
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+
+
+def spend_text(spend: float, unit: str) -> str:
+    """Format a spend with five digits, or as a whole number if it has more."""
+    number = f"{spend:,.0f}" if abs(spend) >= 1e4 else f"{spend:.5g}"
+    return f"{number} {unit or 'units of the cost'}"
+
+
+def count_text(count: int, noun: str) -> str:
+    """Return a number of things, such as "1 trial" or "2 trials"."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 def numbers_text(numbers: Sequence[int]) -> str:
     """List the first numbers of trials."""
     shown = ", ".join(map(str, numbers[:_LISTED]))

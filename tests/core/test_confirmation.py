@@ -63,6 +63,13 @@ def test_the_best_allocation_is_found_where_trials_could_not_tell(direction):
     assert found.reason in str(found)
     own = [s for s in found.contenders if s.params == found.recommendation.params]
     assert [(s.difference, s.interval) for s in own] == [(None, None)]
+    # The table begins with the recommended allocation, and its columns are aligned.
+    lines = str(found).splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("  score  instances"))
+    head, *rows = lines[start : start + len(found.contenders) + 1]
+    assert ["recommended" in row for row in rows] == [True] + [False] * (len(rows) - 1)
+    assert all(f"  {row[head.index('allocation') :]}" in row for row in rows)
+    assert "e+" not in str(found)
 
 
 def test_trials_are_marked_ordered_and_paired():
