@@ -88,7 +88,7 @@ class Limits:
         if self.spend is not None:
             parts.append(spend_text(self.spend, unit))
         if self.evaluations is not None:
-            parts.append(count_text(self.evaluations, "evaluation"))
+            parts.append(count_text(int(self.evaluations), "evaluation"))
         return " and ".join(parts)
 
 

@@ -150,9 +150,7 @@ class Trials:
             raise TaskError(f"search: `objective` must be callable, got {objective!r}.")
         task = task or _task_of(study)
         if task is None:
-            raise NoTaskError(
-                f"No task is registered on study {study.study_name!r}: pass `task=`."
-            )
+            raise NoTaskError.of(study.study_name)
         split = split_instances(
             study, splittable, instances, task=task, limits=limits, per_trial=per_trial, seed=seed
         )

@@ -264,7 +264,7 @@ def _other_costs(
         except MissingFactError as error:
             if costs is not None:
                 raise
-            missing.append(f"no {name}: {error}")
+            missing.append(f"no cost in {name}: {error}")
             found = [{unit: row[unit] for unit in row if unit != name} for row in found]
     return found, tuple(missing)
 

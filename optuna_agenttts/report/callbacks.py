@@ -127,9 +127,7 @@ class StopWhenSettled:
         trials = storage.read_trials(study)
         task = find_task(study, self._task)
         if task is None:
-            raise NoTaskError(
-                f"No task is registered on study {study.study_name!r}: pass `task=`."
-            )
+            raise NoTaskError.of(study.study_name)
         evidence = Archive(task, maximize=is_maximized(study.directions)).read(trials)
         planners = planners_of(study.sampler) or self._planners
         with planners.lock(task):

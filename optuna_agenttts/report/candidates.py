@@ -216,7 +216,7 @@ def _read(
     trials = storage.read_trials(study)
     task = find_task(study, task)
     if task is None:
-        raise NoTaskError(f"No task is registered on study {study.study_name!r}: pass `task=`.")
+        raise NoTaskError.of(study.study_name)
     warn_of_direction(study, task.metric)
     archive = Archive(task, maximize=is_maximized(study.directions))
     evidence = with_cheapest(archive.read(trials))

@@ -52,6 +52,14 @@ class FrontierPoint(Saved):
     loss: float
     shared: int
 
+    def __str__(self) -> str:
+        """Describe the point in one line."""
+        text = f"{sentence(self.allocation)}: {score_text(self.value)}"
+        if self.interval is not None:
+            text += " (90 % interval {} to {})".format(*map(score_text, self.interval))
+        text += f", cost {self.cost:.4g} per instance"
+        return text if self.tried else f"{text}, not tried"
+
 
 @dataclass(frozen=True, slots=True)
 class Frontier(Saved):
@@ -179,7 +187,16 @@ class Frontier(Saved):
         """Show a table of the points, and what is left out."""
         units = list(self.points[0].costs)
         shown = _spread(self.points)
-        rows = [[self.unit or "cost", *units, "score", "90 % interval", "instances", "allocation"]]
+        rows = [
+            [
+                f"cost ({self.unit})" if self.unit else "cost",
+                *units,
+                "score",
+                "90 % interval",
+                "instances",
+                "allocation",
+            ]
+        ]
         rows += [
             [
                 f"{point.cost:.4g}",
@@ -199,10 +216,11 @@ class Frontier(Saved):
                 "not tried: extrapolated from other allocations; try it before you use it"
             )
         if any(point.interval is None for point in self.points):
-            lines.append(
-                "no intervals: scores without outcomes of instances do not show their error"
-            )
-        return "\n".join([*lines, *self.missing])
+            lines.append("no interval: trials reported no or too few outcomes of single instances")
+        if self.missing:
+            without = " and ".join(reason.partition(": ")[0] for reason in self.missing)
+            lines.append(f"{without}: `Frontier.missing` has the reason")
+        return "\n".join(lines)
 
 
 def _spread(points: Sequence[FrontierPoint]) -> list[FrontierPoint]:

@@ -89,7 +89,7 @@ class Recommendation(Saved):
 
     def __str__(self) -> str:
         """Describe the recommendation, ties and undecided allocations, one line each."""
-        interval = "no interval: scores without outcomes of instances do not show their error"
+        interval = "no interval: trials reported no or too few outcomes of single instances"
         if self.interval is not None:
             low, high = map(self._score, self.interval)
             interval = f"90 % interval {low} to {high}"
@@ -108,14 +108,14 @@ class Recommendation(Saved):
             f"{self._cost(tie.cost)}"
             for tie in self.ties[:_SHOWN]
         ]
-        lines += _more(self.ties, "that are as good for less")
+        lines += _more(self.ties, "as good for less")
         lines += [
             f"not decided yet: {sentence(other.allocation)}: {self._score(other.value)}, may "
             f"lose {max(other.loss, 0):.2g} (95 % bound), {self._cost(other.cost)}; if it is as "
             f"good, about {other.instances} instances would show it ({other.shared} so far)"
             for other in self.undecided[:_SHOWN]
         ]
-        lines += _more(self.undecided, "that are not decided yet")
+        lines += _more(self.undecided, "not decided yet")
         numbers = [number for number, _ in self.outliers]
         for trials, what in (
             (self.failed, "failed"),
@@ -245,9 +245,15 @@ def _checked_bound(
             f"recommend: `{other}` was given, and the study {what}: use `{ours}`, the score to "
             "reach."
         )
-    if given[ours] is not None and not is_finite(given[ours]):
-        raise TaskError(f"recommend: `{ours}` must be finite, got {given[ours]!r}.")
-    return given[ours]
+    if (bound := given[ours]) is not None:
+        if not is_finite(bound):
+            raise TaskError(f"recommend: `{ours}` must be finite, got {bound!r}.")
+        if (limits := found.task.metric_range) and not limits[0] <= bound <= limits[1]:
+            raise TaskError(
+                f"recommend: `{ours}` must be within the metric's range, {limits[0]:g} to "
+                f"{limits[1]:g}, got {bound:g}."
+            )
+    return bound
 
 
 def _cheapest_reaching(
@@ -266,8 +272,8 @@ def _cheapest_reaching(
     text = f"No tried allocation reaches {bound:g} with a probability of {_SURE:.0%}"
     if not any(probabilities):
         raise NoEvidenceError(
-            f"{text}: scores without outcomes of instances do not show their error, or all are "
-            "far from it. Report outcomes, or pass `score_sd=`, or ask for less."
+            f"{text}: trials reported no outcomes of single instances, or all scores are far from "
+            "it. Report outcomes, or pass `score_sd=`, or ask for less."
         )
     raise NoEvidenceError(
         f"{text}: the largest one is {probabilities[best]:.1%}, of "

@@ -118,11 +118,16 @@ def _parse(text: str, kinds: Sequence[str]) -> tuple[str, dict[str, Any]]:
     try:
         values = json.loads(text)
     except ValueError as error:
-        raise TaskError(f"expected JSON of `{kinds[0]}.save`, but {error}.") from None
+        raise TaskError(f"expected JSON of a saved {kinds[0]}, but {error}.") from None
     kind = str(values.pop(_KIND, "")) if isinstance(values, dict) else ""
     if kind not in kinds:
-        what = kind or f"JSON of type {type(values).__name__}"
-        raise TaskError(f"expected a saved {' or '.join(kinds)}, got {what}.")
+        what = kind or f"other JSON, of type {type(values).__name__}"
+        remedy = ""
+        if what == "Frontier":
+            remedy = " Load it with `Frontier.load`, and choose a point, such as `.at(budget)`."
+        elif _ALLOCATION in kinds and not kind:
+            remedy = " Write it with `save_allocation`, or with `save` of a recommendation."
+        raise TaskError(f"expected a saved {' or '.join(kinds)}, got {what}.{remedy}")
     version = values.pop("version", None)
     if type(version) is not int or version < 1:
         raise TaskError(f"`version` must be a whole number above 0, got {version!r}.")

@@ -91,7 +91,7 @@ def spend(study: Study, task: Task | None = None) -> Spend:
     """
     task = task or Task.registered(study)
     if task is None:
-        raise NoTaskError(f"No task is registered on study {study.study_name!r}: pass `task=`.")
+        raise NoTaskError.of(study.study_name)
     trials = storage.read_trials(study)
     attributes = study._storage.get_study_system_attrs(study._study_id)
     return spend_of(task, trials, read_rounds(attributes), read_limit(attributes))

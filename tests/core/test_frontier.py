@@ -211,8 +211,9 @@ def test_costs_are_given_in_each_unit():
         assert point.cost == pytest.approx(task.cost(point.allocation))
     assert found.unit == "reference samples"
     assert len(found.missing) == 1
-    assert "no s: LatencyCost needs `prompt_tokens_per_second`" in found.missing[0]
-    assert found.missing[0] in str(found)
+    assert "no cost in s: LatencyCost needs `prompt_tokens_per_second`" in found.missing[0]
+    assert str(found).endswith("no cost in s: `Frontier.missing` has the reason")
+    assert "cost (reference samples)  USD" in str(found)
 
 
 def test_missing_facts_are_an_error_only_if_asked_for():
@@ -341,12 +342,18 @@ def test_table_shows_what_a_point_is(study):
     """One line for each point, with cost, score, interval, instances and allocation."""
     found = frontier(study, tried_only=True)
     lines = str(found).splitlines()
-    assert lines[0].split()[:2] == ["reference", "samples"]
+    assert lines[0].startswith("cost (reference samples)  ")
     assert "90 % interval" in lines[0]
     assert f"{found.best.cost:.4g}" in str(found)
     assert "retrieval: " in lines[1]
     alone = frontier(study_of(one_stage(), [(small(4), 0.5)]), one_stage())
-    assert "no intervals" in str(alone)
+    assert "no interval: trials reported no or too few outcomes" in str(alone)
+    # A point is its row in one line.
+    best = str(found.best)
+    assert any(line.endswith(best.partition(": 0.")[0]) for line in lines)
+    assert f"cost {found.best.cost:.4g} per instance" in best
+    extrapolated = [point for point in frontier(study).points if not point.tried]
+    assert all(str(point).endswith(", not tried") for point in extrapolated)
 
 
 def test_data_frame_has_a_row_for_each_point(study):

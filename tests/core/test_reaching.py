@@ -47,8 +47,8 @@ def test_score_that_none_reaches_names_the_largest_probability():
     message = r"reaches 0.9 with a probability of 90%: the largest one is .*, of answer: (64|16)"
     with pytest.raises(NoEvidenceError, match=message):
         recommend(study(), TASK, at_least=0.9)
-    with pytest.raises(NoEvidenceError, match="all are far from it"):
-        recommend(study(), TASK, at_least=1.5)
+    with pytest.raises(NoEvidenceError, match="all scores are far from it"):
+        recommend(study(), one_stage(), at_least=1.5)
 
 
 @pytest.mark.parametrize("direction", ["maximize", "minimize"])
@@ -60,12 +60,17 @@ def test_the_bound_of_the_other_direction_is_refused(direction):
     for value in (math.nan, math.inf, "high", True):
         with pytest.raises(TaskError, match=f"`{ours}` must be finite"):
             recommend(study(direction), TASK, **{ours: value})
+    # 60 instead of .6 is a mistake of the unit.
+    with pytest.raises(TaskError, match=f"`{ours}` must be within the metric's range, 0 to 1"):
+        recommend(study(direction), TASK, **{ours: 60})
 
 
 def test_scores_alone_reach_nothing_unless_their_error_is_given():
     """With `score_sd`, the probability is that of a normal distribution."""
     plain = study_of(one_stage(), [(small(n), 0.1 * i) for i, n in enumerate(RATES, 2)])
-    with pytest.raises(NoEvidenceError, match=r"scores without outcomes .* pass `score_sd=`"):
+    with pytest.raises(
+        NoEvidenceError, match=r"no outcomes of single instances.* pass `score_sd=`"
+    ):
         recommend(plain, one_stage(), at_least=0.3)
     result = recommend(plain, one_stage(), at_least=0.2, score_sd=0.05)
     expected = NormalDist(result.value, 0.05)

@@ -267,7 +267,7 @@ def test_text_lists_ties_and_undecided_allocations():
     listed = [line for line in lines if line.startswith("as good for less (margin 0.2): ")]
     assert len(listed) == min(3, len(found.ties))
     if len(found.ties) > 3:
-        assert f"and {len(found.ties) - 3} more that are as good for less" in lines
+        assert f"and {len(found.ties) - 3} more as good for less" in lines
     found = recommend(simulated, TASK, margin=1e-4)
     lines = [line for line in str(found).splitlines() if line.startswith("not decided yet: ")]
     assert len(lines) == min(3, len(found.undecided)) > 0
