@@ -21,7 +21,8 @@ _MAX_LISTED_NAMES = 4
 
 _TOO_LONG = (
     "Shorten the prompt, lower `max_tokens`, or start the server with a longer context. If the "
-    "server rejects a specific parameter, leave it out: `request_parameters={name: None}`."
+    "server rejects a parameter, leave it out: `connect_endpoints(..., request_parameters={name: "
+    "None})`. If it rejects the words of the prompt, pass others: `agenttts doctor --prompt`."
 )
 _BROKEN = "Check the server's log, or wait until the model is loaded, then run the check again."
 _NO_API = "Pass the root of the API as the URL: a login page or a proxy may be answering instead."

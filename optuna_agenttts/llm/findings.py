@@ -13,8 +13,9 @@ from optuna_agenttts.exceptions import CheckError
 Level = Literal["ok", "warning", "error"]
 
 _LABELS: Mapping[Level, str] = {"ok": "ok", "warning": "WARN", "error": "FAIL"}
-_TABLE_WIDTH, _GAP = 99, "  "
-"""Width of the table, in columns of a terminal, and the separator of its columns."""
+_TABLE_WIDTH, _LEAST_WIDTH, _GAP = 99, 72, "  "
+"""Width of the table and its minimum, in columns of a terminal (chosen by hand), and the separator
+of its columns."""
 _MAX_SUBJECT_WIDTH, _MAX_CHECK_WIDTH, _LEVEL_WIDTH = 28, 18, 5
 """Maximum widths of the first two columns (chosen by hand); width of the title "level"."""
 
@@ -75,12 +76,21 @@ class Report:
 
     def __str__(self) -> str:
         """Format the table."""
+        return self.table()
+
+    def table(self, width: int = _TABLE_WIDTH) -> str:
+        """Format the table for a terminal of some columns.
+
+        Args:
+            width: Maximum length of its lines, in characters. Below 72, lines have 72.
+        """
+        width = max(width, _LEAST_WIDTH)
         if not self.findings:
             return "Nothing was checked."
         subjects = max(len("subject"), *(len(finding.subject) for finding in self.findings))
         checks = max(len("check"), *(len(finding.check) for finding in self.findings))
         first, second = min(_MAX_SUBJECT_WIDTH, subjects), min(_MAX_CHECK_WIDTH, checks)
-        message = _TABLE_WIDTH - first - second - _LEVEL_WIDTH - 3 * len(_GAP)
+        message = width - first - second - _LEVEL_WIDTH - 3 * len(_GAP)
         widths = (first, second, _LEVEL_WIDTH, message)
         lines = _row(("subject", "check", "level", "message"), widths)
         lines.append(_GAP.join("-" * width for width in widths))
@@ -91,7 +101,7 @@ class Report:
             lines += _row((shown, finding.check, _LABELS[finding.level], finding.message), widths)
             lines += textwrap.wrap(
                 finding.remedy,
-                _TABLE_WIDTH,
+                width,
                 initial_indent="    > ",
                 subsequent_indent="      ",
                 break_on_hyphens=False,

@@ -36,7 +36,7 @@ REMEDIES: Mapping[str, str] = {
     _NO_TLS: "Use http:// if the server has no TLS, and check the port.",
     _CLOSED: (
         "Check that the server is running and reachable: verify host and port. If it is starting, "
-        "pass `starting=True`, and it is waited for."
+        "pass `starting=True` to `connect_endpoints`, and it is waited for."
     ),
 }
 """Remedy for each kind of failure that waiting does not mend; errors end with it."""

@@ -312,7 +312,7 @@ def test_doctor_examines_servers(dialect, capsys):
         capsys.readouterr()
 
 
-def test_doctor_finds_no_error_in_the_playground(capsys):
+def test_doctor_finds_no_error_in_the_playground(capsys, monkeypatch):
     """Each model has its rows; the prompt consists of words that it knows."""
     names = ["answerer-13k", "answerer-22k"]
     with PlaygroundServer(names) as server:
@@ -322,6 +322,12 @@ def test_doctor_finds_no_error_in_the_playground(capsys):
         assert "its prompt has 4 tokens" in printed
         assert main(["doctor", server.url, *names, "--prompt", "2 " * 200]) == 1
         assert "Shorten the prompt" in capsys.readouterr().out
+        # The table fits the terminal.
+        for columns, width in (("80", 79), ("200", 99), ("20", 72)):
+            monkeypatch.setenv("COLUMNS", columns)
+            main(["doctor", server.url, *names, "--prompt", "2 " * 200])
+            lines = capsys.readouterr().out.splitlines()
+            assert width - 9 < max(map(len, lines)) <= width
 
 
 def test_doctor_tests_whole_replies_and_further_fields(capsys, fails):

@@ -41,7 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="agenttts",
         description=__doc__.replace("``", "") if __doc__ else None,
-        epilog="Exit code: 0 on success, 1 if a check or command failed, 2 for invalid arguments.",
+        epilog="Exit code: 0 on success, 1 if a check or command failed, 2 if options are "
+        "unknown or malformed.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     add_report(commands)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 from contextlib import closing
 
 from optuna_agenttts import AgentTTSError, Model
@@ -16,6 +17,8 @@ from optuna_agenttts_integrations.cli.objectives import IMPORT_NOTE, open_object
 from optuna_agenttts_integrations.cli.parser import Commands, add_command
 
 _SERVER_OPTIONS = ("concurrency", "prompt", "max_tokens", "extra", "timeout", "api_key_env")
+_WIDTH = 100
+"""Maximum width of the table in columns, also where the output is no terminal. Chosen by hand."""
 _DETAILS = """\
 It finds what
 fails, and what ruins scores without an error: prompts that are cut, ignored
@@ -27,7 +30,8 @@ the other requests take about 400 tokens in all, 2000 if the model thinks. The
 table lists what was found and sent. FAIL: a search would be useless. WARN: it
 might suffer. Each has a remedy.
 
-Exit code: 0 without errors (FAIL), 1 with errors, 2 for invalid arguments."""
+Exit code: 0 without errors (FAIL), 1 with errors or if nothing could be
+checked, 2 if options are unknown or malformed."""
 
 
 def add_doctor(commands: Commands) -> None:
@@ -95,7 +99,8 @@ def _doctor(options: argparse.Namespace) -> int:
                 )
         with open_objective(options.target) as objective:
             report = objective.check()
-    print(report)
+    # One column is left free, as some terminals wrap full lines.
+    print(report.table(min(shutil.get_terminal_size((_WIDTH, 24)).columns, _WIDTH) - 1))
     warnings = sum(finding.level == "warning" for finding in report.findings)
     print(f"\nErrors: {len(report.errors)}, warnings: {warnings}.")
     if options.models and options.prompt is None and report.ok:
