@@ -38,6 +38,7 @@ from optuna_agenttts.exceptions import TaskError
 from optuna_agenttts.planner.evidence import Choices
 from optuna_agenttts.report.candidates import Candidates
 from optuna_agenttts.report.recommendation import recommend
+from optuna_agenttts.report.text import count_text
 from optuna_agenttts.study.fresh import FreshInstances, prepare_fresh, read_fresh
 from optuna_agenttts.study.spending import INSTANCES
 from optuna_agenttts.support.experimental import experimental_function
@@ -198,7 +199,7 @@ class Run:
         if limits.instances(cheapest) < 1:
             limit = self._limits.text(self._task.cost_model.unit)
             if state.confirmations or not strict:
-                return f"the limit of {limit} is reached"
+                return f"its limit of {limit} is reached"
             raise TaskError(
                 f"confirm: the limit of {limit} does not cover one instance of the two cheapest "
                 "contenders: raise it."
@@ -209,9 +210,9 @@ class Run:
         chosen = found.choices(block.positions)
         count = max(block.instances, min(_LEAST, limits.instances(block.positions)))
         _logger.info(
-            "Study %r: look %d of at most %d compares %d allocations on %d fresh instances.",
+            "Study %r: look %d of at most %d compares %d allocations on %s.",
             *(self._study.study_name, len(state.looks) + 1, policy.LOOKS),
-            *(len(chosen), count),
+            *(len(chosen), count_text(count, "fresh instance")),
         )
         return Look(number, chosen, tuple(fresh[:count]), state.finished)
 
@@ -236,7 +237,7 @@ class Run:
                     return "the limit on the spend does not cover the next call"
             if count < len(missing):
                 limit = self._limits.text(self._task.cost_model.unit)
-                return f"the limit of {limit} is reached"
+                return f"its limit of {limit} is reached"
         return _STOPPED if self._study._stop_flag else ""
 
     def _add(

@@ -48,11 +48,15 @@ def instances_per_trial(task: Task, limits: Limits, available: int) -> int:
         limits: Limits of search and confirmation.
         available: Number of all instances, 2 or more.
     """
-    dearest = sum(max(float(row.max()) for row in rows) for rows in task.feasible.costs)
-    # Most allocations that a search tries cost nearly as much as the budget allows.
-    evaluations = limits.instances([min(task.budget, dearest)])
+    evaluations = limits.instances([_dearest(task)])
     wanted = max(_SHARE * evaluations, min(_FEWEST, _MOST_SHARE * evaluations))
     return int(max(1, min(_MOST, wanted, available // 2)))
+
+
+def _dearest(task: Task) -> float:
+    """Return what most allocations that a search tries cost nearly, for one instance."""
+    dearest = sum(max(float(row.max()) for row in rows) for rows in task.feasible.costs)
+    return min(task.budget, dearest)
 
 
 def split_instances(
@@ -115,15 +119,30 @@ def split_instances(
         fresh = dict(objective.on(search).fresh_instances(fresh, drop=True)) if fresh else {}
     prepare_fresh(study, list(fresh), search=list(search), beyond=len(named), seed=seed)
     if earlier is None:
-        _logger.info(
+        few = per_trial is None and len(search) < _FEWEST
+        _logger.log(
+            logging.WARNING if few else logging.INFO,
             "Study %r: trials run on %d of %d instances, and %d others confirm the best "
-            "allocations%s. Pass `per_trial=` for another split.",
+            "allocations%s. %s",
             *(study.study_name, len(search), len(named), len(fresh)),
             f" ({copies} copies of the former are left out)"
             if (copies := len(named) - len(search) - len(fresh))
             else "",
+            _few_text(task, limits, len(named)) if few else "Pass `per_trial=` for another split.",
         )
     return Split(search, fresh)
+
+
+def _few_text(task: Task, limits: Limits, available: int) -> str:
+    """Return why trials run on few instances, and what to do."""
+    start = f"Scores on fewer than {_FEWEST} instances are mostly chance: "
+    if available < 2 * _FEWEST:
+        return f"{start}pass {2 * _FEWEST} instances or more."
+    needed = Limits(
+        None if limits.spend is None else _FEWEST / _MOST_SHARE * _dearest(task),
+        None if limits.evaluations is None else round(_FEWEST / _MOST_SHARE),
+    )
+    return f"{start}raise the limit to {needed.text(task.cost_model.unit)} or more."
 
 
 def _named(

@@ -78,7 +78,9 @@ def _standing(
         mean=_mean(own),
         instances=len(own),
         difference=paired.mean if paired.shared else None,
-        interval=(paired.mean - half, paired.mean + half) if paired.shared else None,
+        interval=(max(paired.mean - half, -extent), min(paired.mean + half, extent))
+        if paired.shared
+        else None,
         dropped=dropped,
         failed=failed,
     )

@@ -3,6 +3,7 @@
 import logging
 import math
 import multiprocessing
+import re
 from collections import Counter
 
 import optuna
@@ -93,6 +94,20 @@ def test_the_log_says_how_instances_are_split(caplog):
     with caplog.at_level(logging.INFO):
         found = search(study_of(), Evaluate(), ALL, evaluations=800)
     assert f"trials run on {len(found.search_instances)} of {len(ALL)} instances" in caplog.text
+
+
+@pytest.mark.parametrize("unit", ["spend", "evaluations"])
+def test_a_limit_for_few_instances_is_a_warning_that_names_a_larger_one(caplog, unit):
+    """With the limit that it names, trials run on 20 instances, and there is no warning."""
+    search(study_of(), Evaluate(), ALL, **{unit: 200})
+    (line,) = [r.getMessage() for r in caplog.records if "mostly chance" in r.getMessage()]
+    limit = int(re.search(r"raise the limit to ([\d,.]+)", line)[1].replace(",", ""))
+    caplog.clear()
+    found = search(study_of(), Evaluate(), ALL, **{unit: limit})
+    assert len(found.search_instances) == 20
+    assert "mostly chance" not in caplog.text
+    search(study_of(), Evaluate(), ALL[:30], **{unit: limit})
+    assert "pass 40 instances or more" in caplog.text
 
 
 @pytest.mark.parametrize("stop_after", [1, 130, 500])
