@@ -247,8 +247,8 @@ def _log_equal(study: Study, task: Task, evidence: Evidence) -> None:
         return
     if next(tried.others(task.feasible), None) is not None and is_first(study, event):
         _logger.info(
-            "Study %r: %d allocations are not tried, because their outcomes must equal those of "
-            "trials so far: %s. `recommend(study).known` has the latest number.",
+            "Study %r: allocations whose outcomes must equal those of trials so far are not tried "
+            "(%d now): %s. `recommend(study).known` has the latest number.",
             study.study_name,
             sum(1 for _ in tried.others(task.feasible)),
             "; ".join(tried.reasons([stage.name for stage in task.stages])),
