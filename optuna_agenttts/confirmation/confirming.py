@@ -19,6 +19,7 @@ from optuna_agenttts.confirmation.evaluation import (
     Evaluate,
     Evaluated,
     SplittableObjective,
+    check_function,
     evaluate_on,
     find_objective,
     name_instances,
@@ -111,8 +112,7 @@ def confirm(
     found = Candidates(study, task, "confirm").task
     objective = find_objective(evaluate)
     if objective is None:
-        if not callable(evaluate):
-            raise TaskError(f"confirm: `evaluate` must be a function, got {evaluate!r}.")
+        check_function(evaluate, "confirm: `evaluate`")
         named: Mapping[str, Any] = name_instances(instances)
     else:
         named = objective.fresh_instances(instances)

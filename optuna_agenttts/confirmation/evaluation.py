@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -103,6 +104,29 @@ def _name_of(instance: Any, position: int) -> str:
         return str(instance)
     own = instance.get("id") if isinstance(instance, Mapping) else getattr(instance, "id", None)
     return str(position if own is None else own)
+
+
+def check_function(function: Any, argument: str) -> None:
+    """Check that a function can be called with an allocation and instances.
+
+    Args:
+        function: The function.
+        argument: Caller and name of the argument, such as "search: `objective`".
+
+    Raises:
+        TaskError: It cannot.
+    """
+    if not callable(function):
+        raise TaskError(f"{argument} must be callable, got {function!r}.")
+    try:
+        inspect.signature(function).bind({}, [])
+    except TypeError as error:
+        raise TaskError(
+            f"{argument} must accept two arguments, allocation and instances: {error}."
+        ) from None
+    except ValueError:
+        # Functions written in C may have no signature.
+        return
 
 
 def evaluate_on(

@@ -18,6 +18,7 @@ from optuna_agenttts.confirmation.confirming import Callback, Run
 from optuna_agenttts.confirmation.evaluation import (
     Evaluate,
     SplittableObjective,
+    check_function,
     evaluate_on,
     find_objective,
 )
@@ -26,7 +27,7 @@ from optuna_agenttts.confirmation.looks import read_state
 from optuna_agenttts.confirmation.planning import Contenders, belief_of, limits_of
 from optuna_agenttts.confirmation.result import SearchResult
 from optuna_agenttts.confirmation.splitting import Split, split_instances
-from optuna_agenttts.exceptions import NoTaskError, TaskError
+from optuna_agenttts.exceptions import NoTaskError
 from optuna_agenttts.report.callbacks import StopWhenExhausted, planners_of
 from optuna_agenttts.report.candidates import Candidates
 from optuna_agenttts.study.fresh import read_fresh
@@ -146,8 +147,8 @@ class Trials:
             if math.isfinite(splittable.max_spend):
                 most = min(splittable.max_spend, limits.spend or math.inf)
                 limits = Limits(most, limits.evaluations)
-        elif not callable(objective):
-            raise TaskError(f"search: `objective` must be callable, got {objective!r}.")
+        else:
+            check_function(objective, "search: `objective`")
         task = task or _task_of(study)
         if task is None:
             raise NoTaskError.of(study.study_name)

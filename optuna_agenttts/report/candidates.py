@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 from optuna.study import Study
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from optuna_agenttts import storage
 from optuna_agenttts.exceptions import NoEvidenceError, NoTaskError
@@ -229,6 +229,8 @@ def _read(
             if task.metric_range is not None:
                 where = "outside of its `metric_range`, {:g} to {:g}".format(*task.metric_range)
             text += f" with a usable value: {value:g}, of trial {number}, is {where}"
+        if failed := sum(trial.state == TrialState.FAIL for trial in trials):
+            raise NoEvidenceError(f"{text}, and {failed} failed: the log has their errors.")
         raise NoEvidenceError(f"{text}. Run some trials first.")
     return trials, evidence, tuple(archive.unreadable)
 

@@ -267,7 +267,7 @@ def test_arguments_are_checked_before_anything_is_evaluated():
     for instances in ([], "abc", ["a", "a"]):
         with pytest.raises(TaskError, match="`instances`"):
             confirm(study, evaluate, instances, evaluations=100)
-    with pytest.raises(TaskError, match="must be a function"):
+    with pytest.raises(TaskError, match="confirm: `evaluate` must be callable"):
         confirm(study, None, FRESH, evaluations=100)
     empty = optuna.create_study(direction="maximize")
     with pytest.raises(NoEvidenceError):

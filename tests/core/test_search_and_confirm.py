@@ -17,6 +17,7 @@ from optuna.trial import TrialState
 
 from optuna_agenttts import (
     AgentTTSSampler,
+    NoEvidenceError,
     NoTaskError,
     StopWhenExhausted,
     StopWhenSettled,
@@ -297,3 +298,22 @@ def test_failed_trials_may_be_caught():
     found = search(study_of(), evaluate, ALL, evaluations=500, n_trials=8, catch=(RuntimeError,))
     assert found.recommendation.failed
     assert math.isfinite(found.recommendation.value)
+
+
+def test_an_objective_of_trials_is_refused_before_a_trial_runs():
+    """The error names the two arguments, and the study is as before."""
+    study = study_of()
+    with pytest.raises(TaskError, match="must accept two arguments, allocation and instances"):
+        search(study, lambda trial: 1.0, ALL, evaluations=800)
+    assert not study.trials
+
+
+def test_trials_that_all_fail_are_named():
+    """The error has their number."""
+
+    def failing(allocation, names):
+        raise OSError("down")
+
+    study = study_of()
+    with pytest.raises(NoEvidenceError, match=r"no completed trial .*, and \d+ failed: the log"):
+        search(study, failing, ALL, evaluations=400, n_trials=3, catch=(OSError,))

@@ -154,7 +154,12 @@ class PipelineRunner:
                 f"`inputs` must be a list or another iterable of inputs, got one of type "
                 f"{type(inputs).__name__}: pass `[input]` for a single one."
             )
-        found = given if isinstance(given, Mapping) else given.allocation
+        found = given if isinstance(given, Mapping) else getattr(given, "allocation", None)
+        if found is None:
+            raise PipelineError(
+                f"`allocation` must be a mapping, or have an `allocation`, got {given!r}: read "
+                "files with `load_allocation`."
+            )
         allocation = self.task.allocation(self.task.choices(found))
         missing = {setting.model for setting in allocation.values()} - set(self.endpoints)
         if missing:
