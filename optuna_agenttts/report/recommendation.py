@@ -95,7 +95,8 @@ class Recommendation(Saved):
             interval = f"90 % interval {low} to {high}"
         lines = [
             f"{sentence(self.allocation)}: {self._score(self.value)} ({interval}), "
-            f"{self._cost(self.cost)}"
+            f"cost {self.cost:.4g} {self.unit}".rstrip()
+            + " per instance"
         ]
         if self.bound is not None and self.probability is not None:
             lines.append(
@@ -105,13 +106,13 @@ class Recommendation(Saved):
         lines += [
             f"as good for less (margin {self.margin:.2g}): {sentence(tie.allocation)}: "
             f"{self._score(tie.value)}, loses less than {max(tie.loss, 0):.2g} (95 % bound), "
-            f"{self._cost(tie.cost)}"
+            f"cost {tie.cost:.4g}"
             for tie in self.ties[:_SHOWN]
         ]
         lines += _more(self.ties, "as good for less")
         lines += [
             f"not decided yet: {sentence(other.allocation)}: {self._score(other.value)}, may "
-            f"lose {max(other.loss, 0):.2g} (95 % bound), {self._cost(other.cost)}; if it is as "
+            f"lose {max(other.loss, 0):.2g} (95 % bound), cost {other.cost:.4g}; if it is as "
             f"good, about {other.instances} instances would show it ({other.shared} so far)"
             for other in self.undecided[:_SHOWN]
         ]
@@ -131,10 +132,6 @@ class Recommendation(Saved):
     def _score(self, score: float) -> str:
         """Format a score, so that differences of the margin are seen."""
         return score_text(score, self.margin)
-
-    def _cost(self, cost: float) -> str:
-        """Format a cost."""
-        return f"cost {cost:.4g} {self.unit}".rstrip() + " per instance"
 
 
 def recommend(
