@@ -95,7 +95,7 @@ def main():
     held_out = make_problems("test", 200)
     largest = {s.name: (max(s.models, key=lambda m: m.parameters).name, 1) for s in task.stages}
     unit = task.cost_model.unit
-    print(f"On {len(held_out)} held-out problems; costs in {unit} per problem")
+    print(f"On {len(held_out)} held-out problems (± standard error); costs in {unit} per problem")
     print("                             score       cost   allocation")
     for name, allocation in {
         "recommended": recommendation.allocation,
