@@ -318,7 +318,7 @@ def test_a_predictor_needs_only_what_the_allocation_uses(tmp_path):
             predictor.predict([{"id": "a"}], allocation())
         with pytest.raises(TaskError, match="has no model"):
             predictor.predict([{"id": "a"}], allocation(("huge", 1)))
-        with pytest.raises(PipelineError, match="got 'best.json': read files with"):
+        with pytest.raises(PipelineError, match=r"got 'best.json': read files with"):
             predictor.predict([{"id": "a"}], "best.json")
         count = calls(chats)
         with pickle.loads(pickle.dumps(predictor)) as copy:
