@@ -18,6 +18,7 @@ from optuna_agenttts import storage
 from optuna_agenttts.planner.evidence import Bools, Candidate, Choices, Evidence, Floats
 from optuna_agenttts.planner.scale import LARGEST, Scale, are_binary, find_outliers, known_scale
 from optuna_agenttts.study.constraints import constraints_of
+from optuna_agenttts.study.failures import Failures
 from optuna_agenttts.study.stopped import mean_outcome, outcomes_of
 from optuna_agenttts.study.suggestions import Suggestions
 from optuna_agenttts.support.logs import log_once
@@ -38,12 +39,6 @@ _SCORE_TOLERANCE = 6e-4
 the range of these outcomes: rates are often rounded to three decimals."""
 _ROUNDING = 1e-9
 """The same as a share of the largest outcome, for outcomes that are all equal."""
-
-_RETRIES = 2
-"""Times that an allocation whose trial failed may be tried again. Chosen by hand."""
-_RETRY_AFTER = 3
-"""Trials that must be completed after a failure before its allocation is tried again: a server
-that is down fails the next trial, too. Chosen by hand."""
 
 
 class Archive:
@@ -79,8 +74,7 @@ class Archive:
         self._equivalence = Equivalence.of(task.stages)
         self._reports: dict[Choices, Mapping[int, Any]] = {}
         self._tried: set[Choices] = set()
-        self._failures: dict[Choices, list[int]] = {}
-        self._completed = 0
+        self._failures = Failures(task)
         self.suggestions = Suggestions(task)
         """Ranges and values that the trials suggested."""
         self.visited: frozenset[Choices] = frozenset()
@@ -130,9 +124,13 @@ class Archive:
         counts = np.array([len(outcomes) for outcomes in self._outcomes], dtype=np.float64)
         # Until a trial is complete, the largest number of outcomes is the best guess.
         steps = self._steps or counts.max(initial=1.0)
-        waiting, failed = map(self._with_equal, self._failures_now())
+        waiting, final = self._failures.allocations()
+        waiting, failed = map(self._with_equal, (waiting, final - self._tried))
         tried = self._with_equal(self._tried.union(pending))
         self.visited = tried | waiting | failed
+        ranges = None if self.suggestions.is_free() else self.suggestions.ranges()
+        if number is not None:
+            ranges = self._failures.without_failing(ranges)
         return Evidence(
             task=self.task,
             models=np.array(self._models, dtype=np.int64).reshape(-1, width)[kept],
@@ -143,7 +141,7 @@ class Archive:
             visited=self.visited,
             tried=tried,
             failed=failed,
-            ranges=None if self.suggestions.is_free() else self.suggestions.ranges(),
+            ranges=ranges,
             concurrent=concurrent,
             sign=self._sign,
             numbers=tuple(map(self._numbers.__getitem__, kept)),
@@ -232,9 +230,10 @@ class Archive:
         if trial.state == TrialState.FAIL:
             # A failed confirmation leaves an allocation that was tried.
             if not block:
-                self._failures.setdefault(choices, []).append(self._completed)
+                self._failures.add_failed(choices)
             return
-        self._completed += not block
+        if not block:
+            self._failures.add_completed(choices)
         self._tried.add(choices)
         self._read_equal(trial, choices)
         reported, stopped = outcomes_of(trial), trial.state == TrialState.PRUNED
@@ -300,16 +299,6 @@ class Archive:
         if not (self._equivalence or self._reports):
             return frozenset(allocations)
         return EquivalentAllocations(allocations, self._equivalence, self._reports)
-
-    def _failures_now(self) -> tuple[frozenset[Choices], frozenset[Choices]]:
-        """Return the allocations that failed and are to be tried again later, and never."""
-        waiting, final = set(), set()
-        for choices, failures in self._failures.items():
-            if len(failures) > _RETRIES:
-                final.add(choices)
-            elif self._completed < failures[-1] + _RETRY_AFTER:
-                waiting.add(choices)
-        return frozenset(waiting), frozenset(final - self._tried)
 
 
 class StudyArchives:

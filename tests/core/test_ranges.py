@@ -355,7 +355,7 @@ def test_misfits_are_left_out_counted_and_named(caplog):
 
 
 def test_failed_trials_are_named_and_no_look_of_the_opening():
-    """A model whose only trial failed is still to be tried."""
+    """A model whose only trials failed is still to be tried, once the others have run."""
     task = make_task(1, 6, 1.0)
     study = optuna.create_study(sampler=AgentTTSSampler(task))
 
@@ -367,5 +367,5 @@ def test_failed_trials_are_named_and_no_look_of_the_opening():
 
     study.optimize(fragile, n_trials=9, catch=(ConnectionError,))
     models = [t.params["s0.model"] for t in study.trials[2:]]
-    assert set(models[:3]) == {"org/M-1B", "org/M-7B", "org/M-70B"}
+    assert set(models[:4]) == {"org/M-1B", "org/M-7B", "org/M-70B"}
     assert recommend(study).failed == (0, 1)
