@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import re
 
-_NAME = r"(?i:(?:seed:|longcat_)?(?:think|thinking|thought)(?: (?:\w{1,20}=[^<>]{0,60})?)?>)"
+_NAME = (
+    r"(?i:(?:seed:|mm:|longcat_)?(?:think(?:ing)?|thoughts?|reasoning|reflection)"
+    r"(?: (?:\w{1,20}=[^<>]{0,60})?)?>)"
+)
 _CHANNEL = r"(?:\|start\|>assistant<)?\|channel\|>"
 _MESSAGE = r"[^<]{0,80}(?:<\|constrain\|>[^<]{0,20})?<\|message\|>"
 # A set of first characters, with no flags on the rest of the pattern, is searched for quickly.
 _TAG = re.compile(
     rf"[<\[◁`~](?:(?P<open>{_NAME}|THINK\]|think▷|\|START_THINKING\|>"
-    rf"|\|think\|>|\|inner_prefix\|>|unused16\]|\|channel>(?:thought\n)?"
+    rf"|\|think\|>|\|inner_prefix\|>|unused16\]|unused94>(?:thought\n)?|\|channel>(?:thought\n)?"
     rf"|\|begin_of_thought\|>|{_CHANNEL}(?:analysis|commentary){_MESSAGE})"
     rf"|(?P<close>/(?:{_NAME}|THINK\]|think▷)|\|END_THINKING\|>"
-    rf"|\|/think\|>|\|inner_suffix\|>|unused17\]|channel\|>"
+    rf"|\|/think\|>|\|inner_suffix\|>|unused17\]|unused95>|channel\|>"
     rf"|\|end_of_thought\|>|\|begin_of_solution\|>|\|START_(?:RESPONSE|TEXT)\|>"
     rf"|{_CHANNEL}final{_MESSAGE})"
     r"|(?P<fence>(?<=`)``|(?<=~)~~))"
 )
 """Tags around thoughts of Qwen, DeepSeek and others, Mistral, Kimi, Cohere, Solar, Apertus, Pangu,
-Gemma 4, OpenThinker and gpt-oss, and the fences of code blocks."""
+MedGemma, Gemma 4, OpenThinker and gpt-oss, and the fences of code blocks."""
 
-_BARE_CHANNELS = re.compile(r"\Aanalysis(.*?)assistantfinal", re.DOTALL)
-"""Thoughts of gpt-oss at a server that removes its special tokens."""
+_MY = r"Here(?:'s| is) my"
+_WORDS = re.compile(
+    rf"\A\s*(?:analysis(.*?)assistantfinal|{_MY} thought process:(.*?)(?:{_MY} response:|\Z))",
+    re.DOTALL,
+)
+"""Thoughts between words: of gpt-oss at a server that removes its special tokens, of Granite."""
 
 _SPECIAL_TOKEN = re.compile(
     r"(?:<\|(?:(?:\w{1,12}_)?end(?:_?of_?\w{1,10}|_response|_text)?|return|eo[smt](?:_id)?"
@@ -41,7 +48,7 @@ def split_thoughts(text: str) -> tuple[str, str]:
 
     Thoughts without an opening tag begin with the reply, as some chat templates put that tag into
     the prompt. Thoughts without a closing tag were cut off: no answer follows them. Tags in a code
-    block of the answer are code.
+    block of the answer are code, and an opening tag in quotes is only mentioned.
 
     Args:
         text: The reply.
@@ -50,16 +57,22 @@ def split_thoughts(text: str) -> tuple[str, str]:
         The answer without special tokens at its end, and the thoughts. Without either, the reply
         is returned unchanged.
     """
-    text = _BARE_CHANNELS.sub(r"<think>\1</think>", text)
+    text = _WORDS.sub(r"<think>\1\2</think>", text)
     answer: list[str] = []
     thoughts: list[str] = []
-    start, inside, in_code, code_has_tag = 0, False, False, False
+    start, inside, in_code, code_has_tag, mentioned = 0, False, False, False, False
     for tag in _TAG.finditer(text):
         kind = tag.lastgroup
         if kind == "fence":
             if not text[max(0, tag.start() - 4) : tag.start()].rpartition("\n")[2].strip(" "):
                 in_code, code_has_tag = not inside and not in_code, False
             continue
+        quote = text[tag.start() - 1 : tag.start()]
+        if quote in ("`", "'", '"') and text[tag.end() : tag.end() + 1] == quote:
+            # A closing tag in quotes may be one, between a quoted draft and a quoted answer.
+            mentioned, was = kind == "open", mentioned
+            if mentioned or was:
+                continue
         if in_code:
             # The closing tag of thoughts that were cut off in a code block begins its line.
             begins_line = tag.start() == 0 or text[tag.start() - 1] == "\n"

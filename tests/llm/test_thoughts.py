@@ -20,6 +20,9 @@ TAGS = [
     ("[unused16]", "[unused17]"),
     ("<|channel>thought\n", "<channel|>"),
     ("<|channel>", "<channel|>"),
+    ("<unused94>thought\n", "<unused95>"),
+    ("<mm:think>", "</mm:think>"),
+    ("<reasoning>", "</reasoning>"),
     ("<think id=1>", "</think >"),
     ("<|begin_of_thought|>", "<|end_of_thought|>\n<|begin_of_solution|>"),
     ("<|START_THINKING|>", "<|END_THINKING|><|START_RESPONSE|>"),
@@ -55,6 +58,21 @@ def test_tags_in_code_are_code():
     assert split_thoughts(CODE) == (CODE, "")
     assert split_thoughts(f"<think>draft\n{CODE}\n</think>\n{CODE}")[0].endswith(CODE)
     assert split_thoughts(f"draft\n```python\nx = 1\n</think>\n{CODE}")[0] == CODE
+
+
+def test_a_tag_in_quotes_is_mentioned():
+    """A closing tag between a quoted draft and a quoted answer is not."""
+    text = "Set the tags to `<think>` and `</think>`."
+    assert split_thoughts(text) == (text, "")
+    assert split_thoughts(f"<think>{text}</think>Paris") == ("Paris", text)
+    assert split_thoughts('"Rome"</think>"Paris"') == ('"Paris"', '"Rome"')
+
+
+def test_thoughts_of_granite_begin_with_words():
+    """Without the words before the answer, they were cut off."""
+    thoughts = "Here is my thought process: Rome? "
+    assert split_thoughts(f"{thoughts}Here is my response: Paris") == ("Paris", "Rome?")
+    assert split_thoughts(thoughts) == ("", "Rome?")
 
 
 def test_channels_without_their_special_tokens_are_channels():
