@@ -12,12 +12,13 @@ _LARGEST_DENSE = 405e9
 _SIZE = re.compile(r"(?<![a-z0-9.])(\d+(?:\.\d+)?) ?([btm])(?![a-z])")
 _ACTIVE = re.compile(r"(?<![a-z0-9.])[ae](\d+(?:\.\d+)?)([bm])(?![a-z])")
 """Active or effective parameters: "Qwen3-30B-A3B", "granite-3.0-1b-a400m", "gemma-3n-E2B"."""
-_MIXTURE = re.compile(r"\d+x\d|moe|mixtral|gpt-oss|qwen3(?:-coder)?[:-](?:30|235)b")
+_MIXTURE = re.compile(r"\d+x\d|moe|mixtral|gpt-oss|qwen3(?:-\w+)?[:-](?:30|80|235|480)b")
 """Mixtures of experts whose names state at most the total."""
 _POINTS = (
     (re.compile(r"(?<![\w.])(\d+)_(\d)(?=[bt])"), r"\1.\2"),  # "stablelm-2-1_6b"
     (re.compile(r"(?<=[a-z]_)([01])_(\d)(?=b)"), r"\1.\2"),  # "qwen_0_5b", not "llama_2_7b"
     (re.compile(r"(?<![\w.])(\d+)b(\d)(?![\da-z])"), r"\1.\2b"),  # "bloom-7b1"
+    (re.compile(r"(?<![\w.])(\d+)p(\d)(?=b)"), r"\1.\2"),  # "qwen3-0p6b" at Fireworks
 )
 """Other signs in place of the decimal point."""
 _AMBIGUOUS = re.compile(r"\d_\d_\d[bt]")

@@ -32,6 +32,7 @@ from optuna_agenttts.task.sizes import size_in_name
         ("internlm/internlm2_5-7b-chat", 7),
         ("bigscience/bloom-7b1", 7.1),
         ("RWKV-5-World-1B5", 1.5),
+        ("accounts/fireworks/models/qwen3-0p6b", 0.6),
         # Tokens of the context and of the training.
         ("Qwen/Qwen2.5-14B-Instruct-1M", 14),
         ("TinyLlama-1.1B-intermediate-step-1431k-3T", 1.1),
@@ -59,6 +60,7 @@ def test_a_stated_size_is_read(name, billions):
         *("gpt-4o-mini", "claude-3-5-sonnet", "microsoft/Phi-3.5-mini-instruct", "BAAI/bge-m3"),
         *("mistralai/Mixtral-8x7B-Instruct-v0.1", "mistralai/Mixtral-8x22B-v0.1"),
         *("openai/gpt-oss-120b", "gpt-oss:20b", "allenai/OLMoE-1B-7B-0924", "qwen3:30b"),
+        *("qwen3-vl:30b", "qwen3-next:80b", "qwen3-coder:480b"),
         *("deepseek-ai/DeepSeek-V3", "deepseek-r1:671b", "inclusionAI/Ling-1T", "kimi-k2:1t"),
         *("llama_3_1_8b", "stablelm-3-4e1t", "Llama-8-bit", "none-0B", "x-" + "9" * 400 + "B"),
     ],
