@@ -73,10 +73,11 @@ _NAMES: Mapping[str, re.Pattern[str]] = MappingProxyType(
 """Names in error messages of what has several."""
 _UNSUPPORTED = re.compile(
     r"unsupported|unrecogni[sz]ed|unknown|unexpected|extraneous|extra_forbidden|deprecated"
-    r"|forbidden|\binstead\b|cannot find field|missing field|no such|fixed at|(can|may) only be"
+    r"|forbidden|prohibited|disabled|disallow|is invalid|no .{0,20}support|\binstead\b"
+    r"|cannot find field|missing field|no such|fixed at|(can|may) only be"
     r"|invalid (parameter|argument|field|for|with)|must be (set to )?1\b|no endpoints found"
     r"|(\bnot|n't|\bcannot|no longer) (be )?(a )?(\w+ )?(support|permit|allow|accept|enabl"
-    r"|implement|recogni|used|available|valid|set\b|specif|chang|overrid|modif)"
+    r"|implement|recogni|used|available|valid|set\b|specif|chang|overrid|modif|appl|handle)"
     r"|only \S+( \S+){0,4} (is|are) (support|allow|permit|accept)|does not .{0,20}support",
     re.I,
 )
@@ -236,7 +237,10 @@ def _is_refused(name: str, form: str, complaint: str) -> bool:
         return False
     if name == "response_format" and _ABOUT_FORM.search(complaint):
         return True
-    return bool(_UNSUPPORTED.search(complaint)) and not _ABOUT_VALUE.search(complaint)
+    if _ABOUT_VALUE.search(complaint):
+        # No argument sets the value of a seed.
+        return name == "seed"
+    return bool(_UNSUPPORTED.search(complaint))
 
 
 def _complaints(text: str) -> Iterator[str]:

@@ -229,6 +229,17 @@ REFUSALS = {
         openai("Extra inputs are not permitted, field: 'seed', value: 5"),
         "seed",
     ),
+    **{
+        f"{name}: {words}": (400, openai(words), name)
+        for name, words in (
+            ("temperature", "temperature does not apply to this model"),
+            ("temperature", "Custom temperature is disabled for this model"),
+            ("seed", "seed is prohibited"),
+            ("seed", "seed must be less than or equal to 65536"),
+            ("system", "System messages are disallowed for this model"),
+            ("system", "No system prompt support in this chat template"),
+        )
+    },
     "groq format": (
         400,
         openai("This model does not support response format `json_schema`.", "response_format"),
