@@ -44,7 +44,7 @@ def read_usage(
     thoughts = counted({**counts, **details[3], **details[2]}, "reasoning_tokens")
     # Some servers (xAI) count thoughts apart from the completion, and in the total.
     generated += thoughts if thoughts > generated else 0
-    generated = max(generated, total - prompt if prompt else 0)
+    generated = max(generated, total - (prompt or prompt_usage(request).prompt_tokens))
     # At least the token that ends the reply.
     guess = request.max_tokens if reason == "length" else max(1, int(estimated_tokens(text)))
     # The second one is DeepSeek's, the third one Anthropic's.

@@ -41,7 +41,7 @@ def call(behaviour, timeout=5.0):
         ({"prompt_tokens": 12, "completion_tokens": 5, **THOUGHTS}, (12, 305)),
         # Not counted: four characters per token, and at least the last token of the reply.
         ({"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}, (10, 2)),
-        ({"total_tokens": 317}, (10, 2)),
+        ({"total_tokens": 317}, (10, 307)),
         ({}, (10, 2)),
         (None, (10, 2)),
     ],
