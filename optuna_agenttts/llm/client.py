@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-Verify = bool | str | ssl.SSLContext
+Verify = bool | str | os.PathLike[str] | ssl.SSLContext
 """Certificates to trust: those of the environment (True), a file or folder, a context, or any
 (False)."""
 
@@ -83,8 +83,8 @@ class ServerClient:
         owner = type(self).__name__
         if base_url is not None:
             check_base_url(owner, base_url)
-        if isinstance(verify, str) and not os.path.exists(verify):
-            raise AgentTTSError(f"{owner}: `verify` names no file or folder: {verify!r}.")
+        if isinstance(verify, (str, os.PathLike)) and not os.path.exists(verify):
+            raise AgentTTSError(f"{owner}: `verify` names no file or folder: {str(verify)!r}.")
         if not timeout > 0:
             raise AgentTTSError(f"{owner}: `timeout` must be positive, got {timeout!r}.")
         if concurrency < 1:
@@ -275,7 +275,10 @@ def _parsed(url: str) -> httpx2.URL:
 
 def setup_error(error: Exception) -> ChatRefusedError:
     """Build the error for proxies or certificates with which no connection can be made."""
-    message = redact(one_line(str(error)), [])
+    message = (
+        f"{redact(one_line(str(error)), [])}. Check `verify=`, SSL_CERT_FILE and SSL_CERT_DIR, "
+        "and the proxies in HTTPS_PROXY, HTTP_PROXY and ALL_PROXY"
+    )
     if isinstance(error, ImportError):
         message = (
             "the environment configures a SOCKS proxy, which needs a package: run `pip install "
@@ -291,8 +294,9 @@ def _ssl_context(verify: Verify) -> ssl.SSLContext:
     """Return the certificates to trust."""
     if isinstance(verify, ssl.SSLContext):
         return verify
+    path = verify if isinstance(verify, bool) else os.fspath(verify)
     return _load_certificates(
-        verify, os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
+        path, os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
     )
 
 

@@ -82,7 +82,7 @@ def test_certificates_of_the_environment_and_of_an_argument_hold_on_this_machine
     assert caught.value.permanent
     assert "`verify=`" in str(caught.value)
     context = ssl.create_default_context(cafile=certificate)
-    for verify in (str(certificate), context, False):
+    for verify in (str(certificate), certificate, context, False):
         assert run(HuggingFaceChat("m", base_url=https, verify=verify)).text == "hi there"
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     assert run(HuggingFaceChat("m", base_url=https)).text == "hi there"
