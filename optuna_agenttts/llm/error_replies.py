@@ -13,7 +13,13 @@ from typing import Any
 import httpx2
 
 from optuna_agenttts.llm.client import setup_error
-from optuna_agenttts.llm.outages import NO_QUOTA, REMEDIES, connection_error, lacks_quota
+from optuna_agenttts.llm.outages import (
+    NO_QUOTA,
+    OVERLOADED,
+    REMEDIES,
+    connection_error,
+    lacks_quota,
+)
 from optuna_agenttts.llm.port import (
     ChatError,
     ChatRefusedError,
@@ -27,7 +33,7 @@ from optuna_agenttts.llm.secrets import redact
 from optuna_agenttts.llm.token_counts import counted, first_mapping
 from optuna_agenttts.llm.untrusted import as_mapping, one_line
 
-_RETRYABLE_STATUSES = {408, 409, 424, 425, 429}
+_RETRYABLE_STATUSES = {408, 409, 424, 425, 429, 499}
 """HTTP statuses below 500 of requests that may succeed later."""
 _GATEWAY_TIMEOUT = 504
 """HTTP status of a gateway whose server did not reply in time."""
@@ -39,6 +45,10 @@ _REQUEST_AT_FAULT = re.compile(
     re.I,
 )
 """Words of a server (llama.cpp, OpenAI, One API) that refuses a request with status 429 or 5xx."""
+_SERVER_AT_FAULT = re.compile(
+    r"model (?:was |is )?(?:unloaded|loading|not loaded)|has crashed", re.I
+)
+"""Words of a server (LM Studio) that replies with status 400 while its model restarts."""
 
 
 def retry_after(headers: Mapping[str, str], now: datetime | None = None) -> float | None:
@@ -98,13 +108,17 @@ def http_error(status: int, headers: Mapping[str, str], text: str, where: str) -
         where: Model and server, for the message.
     """
     kind = f"HTTP {status}"
-    body = one_line(text)
+    body = one_line(text).removesuffix(".")
     message = f"{where}: HTTP {status}" + (f": {body}" if body else "")
     if lacks_quota(status, headers, text):
         remedy = REMEDIES[NO_QUOTA]
         return ChatUnavailableError(f"{message}. {remedy}", kind=NO_QUOTA, permanent=True)
     if kind in REMEDIES:
         message += f". {REMEDIES[kind]}"
+    if 300 <= status < 400:
+        message += f": it redirects to {one_line(headers.get('location', 'no URL'))}"
+    if status == 400 and _SERVER_AT_FAULT.search(text):
+        return ChatUnavailableError(message, kind=OVERLOADED)
     retryable = status in _RETRYABLE_STATUSES or status >= 500
     if retryable and not _REQUEST_AT_FAULT.search(text):
         # A gateway that stops waiting does not stop the model behind it.
@@ -174,9 +188,11 @@ def hub_error(error: Exception, *, key: str | None, where: str) -> ChatError:
 
 def error_of(reply: Mapping[str, Any]) -> Any:
     """Return the error in the body of a reply with status 200: a field, or the body itself."""
-    if error := reply.get("error") or reply.get("errors"):
+    error = reply.get("error") or reply.get("errors")
+    if error and not isinstance(error, str):
         return error
-    if reply.get("object") == "error" or (not reply.get("choices") and _words(reply)):
+    # The code of an error that is a text is beside it.
+    if error or reply.get("object") == "error" or (not reply.get("choices") and _words(reply)):
         return reply
     # MiniMax.
     status = as_mapping(reply.get("base_resp"))
@@ -242,7 +258,7 @@ def error_in_body(
         message = f"{where}: error in the reply: {one_line(words) or 'no description'}"
         transient, refused = bool(_TRANSIENT.search(names)), bool(_PERMANENT.search(names))
         kind = ChatRefusedError if refused and not transient else ChatUnavailableError
-        label = "overloaded" if transient and not refused else "error in reply"
+        label = OVERLOADED if transient and not refused else "error in reply"
         found = kind(message, kind=label, retry_after=retry_after(headers))
     found.usage = usage
     return found

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from optuna_agenttts.llm.port import ChatError, ChatUnavailableError
 from optuna_agenttts.llm.untrusted import one_line
 
-NO_QUOTA, PROXY = "no quota", "ProxyError"
+NO_QUOTA, PROXY, OVERLOADED = "no quota", "ProxyError", "overloaded"
 _UNKNOWN_HOST, _CERTIFICATE, _NO_TLS = "unknown host", "untrusted certificate", "no TLS"
 _CLOSED = "ConnectError"
 _KEY = "Check that the API key is set, belongs to this server, and has access to the model."
@@ -44,20 +44,26 @@ REMEDIES: Mapping[str, str] = {
 _LOSING = frozenset({"ReadError", "ReadTimeout", "RemoteProtocolError", "DecodingError"})
 """Names of httpx2's errors after a request was sent; importing httpx2 takes longer than Optuna."""
 _OVERLOADED = {"HTTP 429", "HTTP 502", "HTTP 503", "HTTP 504", "ConnectTimeout", PROXY}
-_OVERLOADED |= {_UNKNOWN_HOST, _CLOSED, "overloaded"}
+_OVERLOADED |= {_UNKNOWN_HOST, _CLOSED, OVERLOADED}
 _BROKEN = {"HTTP 500", "ReadError", "WriteError", "RemoteProtocolError", "DecodingError"}
 _BROKEN |= {"no JSON", "CloseError", "NetworkError"}
-_BEHIND_PROXY = re.compile(r"HTTP 52\d")
+_BEHIND_PROXY = re.compile(r"HTTP 5(2\d|30)")
 """Outages by their kind: statuses from 520 on are those of proxies such as Cloudflare's."""
 
 _NO_QUOTA = re.compile(
-    r"insufficient[_ ](?:user_)?(?:quota|balance|credit|funds)|billing_(?:hard_limit|not_active)"
-    r"|exceeded_current_quota|account_deactivated|exceeded your current quota|余额不足"
-    r"|credit balance is too low|used all (?:available|your) credits|out of credits"
-    r"|(?:monthly|included) credits|(?:monthly )?spending limit",
+    r"insufficient[_ ](?:credit|funds|quota|balance)|exceeded your current quota|余额不足|欠费"
+    r"|credit balance is too low|balance is insufficient|used all (?:available|your) credits"
+    r"|out of credits|(?:monthly|included) credits|spending limit|arrearage|overdue|per.day\b"
+    r"|budget has been exceeded|account (?:is |was )?suspended",
     re.I,
 )
-"""Words of servers whose user has no credit left."""
+"""Words of servers whose user has no credit left, or used up the requests of the day."""
+_NO_QUOTA_CODE = re.compile(
+    r"insufficient_(?:user_)?(?:quota|balance)|billing_(?:hard_limit|not_active)"
+    r"|exceeded_current_quota|account_deactivated|PerDay",
+    re.I,
+)
+"""Codes of the same, which count whatever wait the server suggests (Gemini: PerDay)."""
 _PASSES = re.compile(r"retry[-_ ]?(?:delay|after|in)|try again in|per.?(?:minute|second)", re.I)
 """Words of a limit that passes: Gemini calls limits per minute a quota."""
 
@@ -97,12 +103,12 @@ def may_be_the_request(error: ChatError) -> bool:
 
 def lacks_quota(status: int, headers: Mapping[str, str], text: str) -> bool:
     """Return whether a server refuses a request because its user has no credit left."""
-    if status not in (400, 403, 429) or not (found := _NO_QUOTA.search(text)):
+    if status not in (400, 403, 412, 429):
         return False
-    codes = "quota", "balance", "billing", "deactivated"
-    if "_" in found[0] and any(code in found[0].lower() for code in codes):
+    if _NO_QUOTA_CODE.search(text):
         return True
-    return "retry-after" not in {name.lower() for name in headers} and not _PASSES.search(text)
+    waits = "retry-after" in {name.lower() for name in headers} or _PASSES.search(text)
+    return bool(_NO_QUOTA.search(text)) and not waits
 
 
 def connection_error(error: Exception, where: str) -> ChatUnavailableError:
@@ -123,7 +129,9 @@ def connection_error(error: Exception, where: str) -> ChatUnavailableError:
         elif isinstance(cause, socket.gaierror):
             kind, permanent = _UNKNOWN_HOST, not known
         elif isinstance(cause, OSError) and cause.errno is not None:
-            permanent = kind == _CLOSED and not known
+            # Connections that are accepted and reset are those of a tunnel or a container's proxy.
+            reset = isinstance(cause, (ConnectionResetError, ConnectionAbortedError))
+            permanent = kind == _CLOSED and not known and not reset
             detail = one_line(str(cause))
         else:
             continue

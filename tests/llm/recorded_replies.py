@@ -670,6 +670,22 @@ ERRORS: dict[str, tuple[int, Any, Failure]] = {
         {"object": "error", "message": "no such model", "type": "NotFoundError", "code": 404},
         Failure(ENDS, "HTTP 404", "no such model"),
     ),
+    "gateway: code beside a text": (
+        200,
+        {"status": 500, "error": "Internal Server Error", "path": "/v1/chat/completions"},
+        Failure(WAITS, "HTTP 500", "Internal Server Error"),
+    ),
+    # Its models are loaded again for the next request.
+    "LM Studio: unloaded": (
+        400,
+        {"error": "Model unloaded."},
+        Failure(WAITS, "overloaded", "Model unloaded"),
+    ),
+    "LM Studio: crashed": (
+        400,
+        {"error": "The model has crashed without additional information. (Exit code: 6)"},
+        Failure(WAITS, "overloaded", "crashed"),
+    ),
     "FastAPI: loading": (
         200,
         {"detail": "Model is loading"},
@@ -795,7 +811,6 @@ ERRORS: dict[str, tuple[int, Any, Failure]] = {
             Failure(WAITS, f"HTTP {status}", "Bad gateway"),
         )
         for status in (502, 503, 504, 520, 521, 522, 523, 524, 530)
-        if status != 530
     },
     # Errors that time does not mend: langchainjs issue 1929.
     "OpenAI: no quota": (
