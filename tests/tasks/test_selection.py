@@ -44,6 +44,7 @@ IDS = st.lists(st.integers(1, 100), unique=True).map(sorted)
         ("Answer: [\n  4,\n  31\n]", (4, 31)),
         ("Answer: [4], [31]", (4, 31)),
         ("Answer: [4] [31]", (4, 31)),
+        ("Answer: [4]\nand [31]", (4, 31)),
         ("Answer: [[4], [31]]", (4, 31)),
         ("Answer: [passage 4, Passage 31]", (4, 31)),
         ("Answer: passages [4, 31]", (4, 31)),

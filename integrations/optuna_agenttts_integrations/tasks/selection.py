@@ -19,7 +19,7 @@ _NONE = re.compile(r"none\b", re.IGNORECASE)
 _ONE = re.compile(r"\[+([^\[\]\n]*|[\d\s,]*)\]+")
 _BETWEEN = re.compile(r"(?:[ \t,;&]|and\b)*", re.IGNORECASE)
 # The next line with a list, and a line directly below that begins with a list or a bare number.
-_NEXT_LINE = re.compile(r"[^\w\[\n]*\n[^\w\[]*(?:\d{1,4}[.)][^\w\[\n]*)?(?=\[)")
+_NEXT_LINE = re.compile(r"[^\w\[\n]*\n[^\w\[]*(?:(?:\d{1,4}[.)]|and\b)[^\w\[\n]*)?(?=\[)")
 _ITEM_BELOW = re.compile(r"[^\n]*\n(?:[^\w\n]|_)*\d")
 _BARE_NUMBERS = re.compile(r"[^\w\n]*\d(?:[^\w\n]|\d)*$", re.MULTILINE)
 _LINE_END = re.compile(r"(?:[^\w\n]|_)*$", re.MULTILINE)
