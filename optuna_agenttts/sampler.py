@@ -102,8 +102,9 @@ class AgentTTSSampler(BaseSampler):
         description: Description of the objective, for the agent in studies without a task.
         llm_timeout: Timeout for planning a round, in seconds; only the first round blocks that
             long.
-        llm_facts: Size and prices of the planning model, for its spend. Default: those of the
-            task's model of the same name, else the size in its name.
+        llm_facts: Size and prices of the planning model, for its spend, and `extra` fields of its
+            requests. Default: size and prices of the task's model of the same name, else the
+            size in its name.
         recognise: Whether to recognize stages by names of parameters in studies without a task:
             ``<stage>.model``, whose choices are names of language models, with
             ``<stage>.samples``; also after dots, and joined by ``/``, ``__`` or ``:``. For other
@@ -180,7 +181,12 @@ class AgentTTSSampler(BaseSampler):
         self._scheduler = (
             None
             if self._chat is None
-            else RoundScheduler(self._chat, timeout=self._llm_timeout, on_round_written=save_note)
+            else RoundScheduler(
+                self._chat,
+                timeout=self._llm_timeout,
+                extra=None if self._llm_facts is None else self._llm_facts.extra,
+                on_round_written=save_note,
+            )
         )
         self._candidates = Candidates(
             self._scheduler, insights=self._insights, experience=self._experience

@@ -7,12 +7,14 @@ raise out of `plan_round`; they are recorded in its result.
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from optuna_agenttts.agent.parsing import Problem
 from optuna_agenttts.agent.prompts import render_repair
 from optuna_agenttts.agent.validation import Proposal, Reply
 from optuna_agenttts.llm.port import (
@@ -36,6 +38,11 @@ _MAX_TOKENS = 4096
 """Maximum number of tokens per reply."""
 _TEMPERATURE = 0.7
 """Sampling temperature of the requests."""
+_NO_ANSWER = Problem(
+    "ended in thoughts",
+    "the reply ended in its thoughts: lower thinking, for example by "
+    "`llm_facts=Model(..., extra={'reasoning_effort': 'low'})`",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +55,7 @@ class RoundContext:
         spent: Description of the spending so far, for the prompt; may be empty.
         experience: Prompt lines that describe earlier studies.
         claims: Claims of the latest round that has some.
+        extra: Further fields of each request.
     """
 
     guidelines: tuple[tuple[int, tuple[str, ...]], ...] = ()
@@ -55,6 +63,7 @@ class RoundContext:
     spent: str = ""
     experience: tuple[str, ...] = ()
     claims: tuple[Claim, ...] = ()
+    extra: Mapping[str, Any] | None = None
 
     def shown_guidelines(self) -> tuple[tuple[int, tuple[str, ...]], ...]:
         """Return the first guidelines and the latest two, as the paper does."""
@@ -201,7 +210,7 @@ async def plan_round(
         requests += 1
         try:
             completion, reply = await _ask(
-                chat, questions, messages, schema, proposals, seed=seed + attempt, tokens=tokens
+                chat, questions, messages, schema, proposals, seed + attempt, tokens, context.extra
             )
         except ChatError as caught:
             failures[caught.kind] += 1
@@ -246,9 +255,9 @@ async def _ask(
     messages: tuple[Message, ...],
     schema: str,
     found: Sequence[Proposal],
-    *,
     seed: int,
     tokens: Tokens,
+    extra: Mapping[str, Any] | None,
 ) -> tuple[Completion, Reply]:
     """Send one request and read its reply; every failure is a `ChatError`."""
     request = ChatRequest(
@@ -257,11 +266,14 @@ async def _ask(
         max_tokens=_MAX_TOKENS,
         temperature=_TEMPERATURE,
         schema=schema,
+        extra=json.dumps(dict(extra)) if extra else None,
     )
     counting = repeated_call.set(lambda error: tokens.add(error.usage))
     try:
         completion = await chat.complete(request, seed=seed)
         tokens.add(completion.usage)
+        if completion.ended_in_thoughts:
+            return completion, Reply(problems=(_NO_ANSWER,))
         return completion, questions.read(completion.text, found)
     except ChatError as error:
         tokens.add(error.usage)

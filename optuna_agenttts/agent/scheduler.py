@@ -15,8 +15,9 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -88,6 +89,7 @@ class RoundScheduler:
     Args:
         chat: The chat model; wrapped for retries unless it is already.
         timeout: Timeout for planning one round, in seconds, including repeated requests.
+        extra: Further fields of each request.
         clock: Returns Unix time in seconds, comparable between workers.
         on_round_written: Called with the study after a round is written, on the thread that
             wrote it.
@@ -98,6 +100,7 @@ class RoundScheduler:
         chat: ChatModel,
         *,
         timeout: float = 120.0,
+        extra: Mapping[str, Any] | None = None,
         clock: Callable[[], float] = time.time,
         on_round_written: Callable[[Study], object] | None = None,
     ) -> None:
@@ -107,7 +110,7 @@ class RoundScheduler:
             if isinstance(chat, RetryingChatModel)
             else RetryingChatModel(chat, timeout=timeout)
         )
-        self._timeout, self._clock = timeout, clock
+        self._timeout, self._extra, self._clock = timeout, extra, clock
         self._on_round_written = on_round_written
         self._loop = LoopThread(self._chat.aclose)
         self._studies: WeakKeyDictionary[BaseStorage, dict[int, _StudyRounds]] = (
@@ -256,6 +259,7 @@ class RoundScheduler:
             spent=job.spent(earlier),
             experience=job.experience,
             claims=next((planned.claims for planned in reversed(earlier) if planned.claims), ()),
+            extra=self._extra,
         )
         future = self._loop.submit(self._plan(study, rounds, target, job, context))
         rounds.planning[target] = future

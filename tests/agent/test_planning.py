@@ -60,6 +60,23 @@ def test_one_request_is_enough_if_half_the_round_is_usable():
     assert made.error == ""
 
 
+def test_a_reply_that_ends_in_its_thoughts_names_the_remedy():
+    """It is counted as what it is, and thinking is lowered in each request."""
+    silent = Completion("", Usage(100, 4096), "length", "Let me think")
+    made, chat = ask([silent] * 3, RoundContext(extra={"reasoning_effort": "low"}))
+    assert made.problems == {"ended in thoughts": 3}
+    assert "`llm_facts=Model(" in made.error
+    assert {request.extra for request in chat.requests} == {'{"reasoning_effort": "low"}'}
+
+
+def test_the_sampler_passes_on_how_its_model_is_to_think():
+    """`llm_facts` describes the planning model."""
+    chat = ScriptedChatModel([Completion(reply(1, 2, 3), Usage(100, 20))] * 9)
+    facts = Model("m", parameters=7e9, extra={"reasoning_effort": "low"})
+    run(AgentTTSSampler(TASK, llm=chat, llm_facts=facts, seed=1))
+    assert {request.extra for request in chat.requests} == {'{"reasoning_effort": "low"}'}
+
+
 def test_repair_requests_contain_problems_and_proposals_add_up():
     """A repair request contains the reply and its problems."""
     made, chat = ask([reply(1, 0, lines=["kept"]), reply(1, 2, 3, lines=[])])
