@@ -15,7 +15,11 @@ ApiKey = str | Callable[[], str] | None
 Headers = Mapping[str, str] | Callable[[], Mapping[str, str]] | None
 _T = TypeVar("_T")
 
-_KEY_PATTERN = re.compile(r"\b(?:hf|sk|gsk|api)[_-][A-Za-z0-9_-]{12,}|(?i:bearer)\s+\S+")
+_KEY_PATTERN = re.compile(
+    r"\b(?:hf|gsk|r8|api_org)_[A-Za-z0-9]{16,}|\b(?:sk|csk|xai|nvapi|pplx)-[\w-]{12,}"
+    r"|(?i:bearer)\s+\S+"
+)
+"""Keys of providers, but not names such as "hf-internal-testing" or "sk_learn"."""
 _HOST_PATTERN = re.compile(r"[a-z0-9.-]+")
 _REDACTED = "[hidden]"
 _HEADER_PATTERN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")

@@ -534,6 +534,10 @@ def test_ordinary_text_is_not_hidden():
     """Taking keys out leaves the rest of a message as it was."""
     text = "m at 127.0.0.1:8080: HTTP 503: the API is over-loaded; ask the bearer of the news"
     assert redact(text, [KEY]).startswith("m at 127.0.0.1:8080: HTTP 503: the API is over-loaded")
+    names = (
+        "hf-mistral-7b-instruct-v2, api_gateway_model_3b, hf_transformers_utils, sk_learning_rate"
+    )
+    assert redact(names, [KEY]) == names
 
 
 # Copies.
