@@ -65,7 +65,7 @@ _NAMES: Mapping[str, re.Pattern[str]] = MappingProxyType(
         "system": re.compile(r"\bsystem\b|\brole\b|developer instruction|\broles\b", re.I),
         "response_format": re.compile(
             r"response_?format|json_?(schema|object|mode)|json (schema|mode)|grammar|structured"
-            r"|guided|\bschema\b|the requested parameters",
+            r"|guided|\bschema\b|the requested parameters(?!:)",
             re.I,
         ),
     }
