@@ -14,7 +14,7 @@ import pytest
 from huggingface_hub.inference._providers import PROVIDERS, _common, hf_inference
 
 from optuna_agenttts import AgentTTSError
-from optuna_agenttts.llm import ChatRefusedError, ChatUnavailableError, RetryPolicy
+from optuna_agenttts.llm import ChatError, ChatRefusedError, ChatUnavailableError, RetryPolicy
 from optuna_agenttts_integrations import CompletionStore
 from optuna_agenttts_integrations.calls import huggingface_embedder
 from optuna_agenttts_integrations.calls.embeddings import (
@@ -207,9 +207,6 @@ def entries(*vectors):
 @pytest.mark.parametrize(
     "reply",
     [
-        b"",
-        b"<html>",
-        b"[" * 100_000,
         [],
         {},
         {"data": None},
@@ -241,6 +238,24 @@ def test_bad_replies_are_named_errors(reply):
     ):
         embed(HuggingFaceEmbedder("m", base_url=server.url), "a", "b")
     assert caught.value.kind == "no embeddings"
+
+
+@pytest.mark.parametrize(
+    ("reply", "kind", "words"),
+    [
+        ({"error": {"message": "Insufficient credits", "code": 402}}, "HTTP 402", "credits"),
+        ({"error": "Slow down", "code": 429}, "HTTP 429", "Slow down"),
+        *((page, "no JSON", "no valid") for page in (b"", b"<html>Log in</html>", b"[" * 100_000)),
+    ],
+)
+def test_errors_and_pages_with_status_200_count_by_their_own_code(reply, kind, words):
+    """As those of chat completions do; a page is that of a proxy."""
+    with (
+        Server(lambda body, headers: (200, reply)) as server,
+        pytest.raises(ChatError, match=words) as caught,
+    ):
+        embed(HuggingFaceEmbedder("m", base_url=server.url), "a")
+    assert caught.value.kind == kind
 
 
 def test_batches_of_different_lengths_are_refused():

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit, urlunsplit
 from optuna_agenttts import AgentTTSError
 from optuna_agenttts.llm import ChatRefusedError, ChatUnavailableError
 from optuna_agenttts.llm.client import ServerClient, Session, Verify
-from optuna_agenttts.llm.error_replies import http_error
+from optuna_agenttts.llm.error_replies import error_in_body, error_of, http_error
 from optuna_agenttts.llm.inference_providers import provider_request
 from optuna_agenttts.llm.loop import gather
 from optuna_agenttts.llm.secrets import ApiKey, Headers
@@ -140,12 +140,15 @@ class HuggingFaceEmbedder(ServerClient):
         status, received, content = await self._exchange(session, "POST", url, sent, headers)
         if status != 200:
             raise http_error(status, received, content.decode("utf-8", "replace"), self.where)
+        values = decode_json(content)
+        if error := error_of(as_mapping(values)):
+            raise error_in_body(error, self.where, received, None)
         try:
-            return self._read_vectors(decode_json(content), len(texts))
+            return self._read_vectors(values, len(texts))
         except ValueError as error:
             raise ChatUnavailableError(
                 f"{self.where}: the reply has no valid embeddings: {one_line(str(error))}",
-                kind="no embeddings",
+                kind="no JSON" if values is None else "no embeddings",
             ) from None
 
     def _read_vectors(self, values: Any, count: int) -> list[list[float]]:
