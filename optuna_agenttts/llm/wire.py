@@ -77,7 +77,7 @@ def check_base_url(owner: str, url: str) -> None:
 def is_loopback(url: str | None) -> bool:
     """Return whether a URL refers to this machine."""
     host = "" if url is None else urlsplit(url).hostname or ""
-    return host in ("localhost", "::1") or host.startswith("127.")
+    return host in ("localhost", "::1", "0.0.0.0") or host.startswith("127.")
 
 
 def redact_url(url: str) -> str:
