@@ -26,7 +26,7 @@ MedGemma, Gemma 4, OpenThinker and gpt-oss, and the fences of code blocks."""
 
 _MY = r"Here(?:'s| is) my"
 _WORDS = re.compile(
-    rf"\A\s*(?:analysis(.*?)assistantfinal|{_MY} thought process:(.*?)(?:{_MY} response:|\Z))",
+    rf"\A\s*(?:analysis(.*?)assistantfinal|{_MY} thought process:(.*?){_MY} response:)",
     re.DOTALL,
 )
 """Thoughts between words: of gpt-oss at a server that removes its special tokens, of Granite."""

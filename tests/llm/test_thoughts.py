@@ -69,10 +69,10 @@ def test_a_tag_in_quotes_is_mentioned():
 
 
 def test_thoughts_of_granite_begin_with_words():
-    """Without the words before the answer, they were cut off."""
+    """Other models begin an answer like that, which then has no such end."""
     thoughts = "Here is my thought process: Rome? "
     assert split_thoughts(f"{thoughts}Here is my response: Paris") == ("Paris", "Rome?")
-    assert split_thoughts(thoughts) == ("", "Rome?")
+    assert split_thoughts(thoughts) == (thoughts, "")
 
 
 def test_channels_without_their_special_tokens_are_channels():
