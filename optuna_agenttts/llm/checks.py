@@ -38,6 +38,8 @@ _REMEDIES: Mapping[str, str] = {
         "If the model reasons before it answers, raise `max_tokens` or disable reasoning. "
         "Otherwise check that the URL serves a chat model."
     ),
+    "reply ended early": _BROKEN,
+    "overloaded": _BROKEN,
     "timeout": "Raise the timeout, or find out why the server is slow: it may be loading a model.",
     "ValueError": "Log in with `hf auth login` or pass a key, and check the provider's name.",
     "no ChatError": "Raise `ChatUnavailableError` or `ChatRefusedError` instead.",

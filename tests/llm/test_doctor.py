@@ -239,6 +239,21 @@ def test_a_login_page_is_no_server_of_models():
 
 
 @pytest.mark.parametrize(
+    "reply",
+    [
+        chat_reply("", choices=[{"message": {"content": "Par"}, "finish_reason": "abort"}]),
+        {"error": "Model is loading", "error_type": "overloaded"},
+    ],
+)
+def test_failures_with_status_200_have_a_remedy(reply):
+    """The server's log says why it fails."""
+    with AdversarialServer(body(reply), **OPENAI) as server:
+        found = checked(at(server))
+    assert found["one token"].level == "error"
+    assert "log" in found["one token"].remedy
+
+
+@pytest.mark.parametrize(
     ("status", "remedy"),
     [
         (400, "max_tokens"),
