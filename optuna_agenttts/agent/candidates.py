@@ -29,7 +29,7 @@ from optuna_agenttts.study.experience import Experience
 from optuna_agenttts.study.planners import Planners
 from optuna_agenttts.study.rounds import Round
 from optuna_agenttts.support.logs import is_first, log_once
-from optuna_agenttts.task.equivalence import EquivalentAllocations
+from optuna_agenttts.task.equivalence import EquivalentAllocations, count_text
 from optuna_agenttts.task.parameters import (
     allowed_values,
     misfits,
@@ -246,11 +246,12 @@ def _log_equal(study: Study, task: Task, evidence: Evidence) -> None:
     if not isinstance(tried, EquivalentAllocations):
         return
     if next(tried.others(task.feasible), None) is not None and is_first(study, event):
+        count = tried.count_others(task.feasible)
         _logger.info(
             "Study %r: allocations whose outcomes must equal those of trials so far are not tried "
-            "(%d now): %s. `recommend(study).known` has the latest number.",
+            "(%s now): %s. `recommend(study).known` has the latest number.",
             study.study_name,
-            sum(1 for _ in tried.others(task.feasible)),
+            count_text(count),
             "; ".join(tried.reasons([stage.name for stage in task.stages])),
         )
 

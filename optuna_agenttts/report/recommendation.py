@@ -23,6 +23,7 @@ from optuna_agenttts.report.text import numbers_text, score_text, sentence
 from optuna_agenttts.report.ties import MARGIN, Contender, Tie, Undecided, compare
 from optuna_agenttts.study.equal import count_known
 from optuna_agenttts.task.allocation import Allocation
+from optuna_agenttts.task.equivalence import count_text
 from optuna_agenttts.task.stage import is_finite
 from optuna_agenttts.task.task import Task
 
@@ -62,7 +63,7 @@ class Recommendation(Saved):
         bound: The score that was asked for, `at_least` or `at_most`; None if none was.
         probability: Probability that the score is at least as good as `bound`.
         known: Number of allocations within the budget that the search does not try, because their
-            outcomes must equal those of a tried one.
+            outcomes must equal those of a tried one; at most 100,000 are counted.
     """
 
     params: dict[str, Any]
@@ -126,7 +127,8 @@ class Recommendation(Saved):
             if trials:
                 lines.append(f"trials {what}: {numbers_text(trials)}")
         if self.known:
-            lines.append(f"allocations not tried, since their outcomes are known: {self.known}")
+            count = count_text(self.known)
+            lines.append(f"allocations not tried, since their outcomes are known: {count}")
         return "\n".join(lines)
 
     def _score(self, score: float) -> str:

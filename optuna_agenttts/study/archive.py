@@ -17,12 +17,12 @@ from optuna.trial import FrozenTrial, TrialState
 from optuna_agenttts import storage
 from optuna_agenttts.planner.evidence import Bools, Candidate, Choices, Evidence, Floats
 from optuna_agenttts.planner.scale import LARGEST, Scale, are_binary, find_outliers, known_scale
-from optuna_agenttts.study.constraints import constraints_of
+from optuna_agenttts.study.constraints import constraints_of, violations
 from optuna_agenttts.study.failures import Failures
 from optuna_agenttts.study.stopped import mean_outcome, outcomes_of
 from optuna_agenttts.study.suggestions import Suggestions
 from optuna_agenttts.support.logs import log_once
-from optuna_agenttts.task.equivalence import Equivalence, EquivalentAllocations
+from optuna_agenttts.task.equivalence import ALONE, Equivalence, EquivalentAllocations
 from optuna_agenttts.task.parameters import misfits
 from optuna_agenttts.task.task import Task
 
@@ -73,6 +73,7 @@ class Archive:
         self._named: set[int] = set()
         self._equivalence = Equivalence.of(task.stages)
         self._reports: dict[Choices, Mapping[int, Any]] = {}
+        self._violating: set[Choices] = set()
         self._tried: set[Choices] = set()
         self._failures = Failures(task)
         self.suggestions = Suggestions(task)
@@ -227,6 +228,8 @@ class Archive:
         if constraints or (trial.state == TrialState.COMPLETE and not block):
             self._constraints.append((choices, constraints))
             self._has_constraints = self._has_constraints or bool(constraints)
+        if violations(constraints):
+            self._violating.add(choices)
         if trial.state == TrialState.FAIL:
             # A failed confirmation leaves an allocation that was tried.
             if not block:
@@ -285,7 +288,7 @@ class Archive:
 
     def _read_equal(self, trial: FrozenTrial, choices: Choices) -> None:
         """Read what a complete trial reports as without effect on its outcomes."""
-        if trial.state != TrialState.COMPLETE:
+        if trial.state != TrialState.COMPLETE or storage.confirmation_block(trial):
             return
         reported = trial.user_attrs.get(storage.EQUAL)
         names = [stage.name for stage in self.task.stages]
@@ -298,7 +301,8 @@ class Archive:
         """Return a set that also contains the allocations of equal outcomes."""
         if not (self._equivalence or self._reports):
             return frozenset(allocations)
-        return EquivalentAllocations(allocations, self._equivalence, self._reports)
+        reports = {**self._reports, **dict.fromkeys(self._violating, ALONE)}
+        return EquivalentAllocations(allocations, self._equivalence, reports)
 
 
 class StudyArchives:

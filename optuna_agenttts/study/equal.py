@@ -8,7 +8,7 @@ import numpy as np
 
 from optuna_agenttts.planner.evidence import Choices, Evidence
 from optuna_agenttts.planner.pools import choices_of
-from optuna_agenttts.task.equivalence import EquivalentAllocations
+from optuna_agenttts.task.equivalence import ALONE, EquivalentAllocations
 
 
 def with_cheapest(evidence: Evidence) -> Evidence:
@@ -24,7 +24,9 @@ def with_cheapest(evidence: Evidence) -> Evidence:
     def form(choices: Choices) -> Choices:
         pattern = known.pattern(choices)
         cheapest = known.equivalence.cheapest(choices, pattern, evidence.task.feasible)
-        return cheapest if ranges is None or ranges.allow(cheapest) else choices
+        if known.reported.get(cheapest) is ALONE or not (ranges is None or ranges.allow(cheapest)):
+            return choices
+        return cheapest
 
     forms = [form(choices) for choices in choices_of(evidence.models, evidence.samples)]
     rows = np.array(forms, dtype=np.int64).reshape(len(forms), -1, 2)
@@ -37,8 +39,11 @@ def with_cheapest(evidence: Evidence) -> Evidence:
 
 
 def count_known(evidence: Evidence) -> int:
-    """Count the allocations within the budget whose outcomes equal those of tried ones."""
+    """Count the allocations within the budget whose outcomes equal those of tried ones.
+
+    The number is at most `MAX_COUNTED`.
+    """
     known = evidence.tried
     if not isinstance(known, EquivalentAllocations):
         return 0
-    return sum(1 for _ in known.others(evidence.task.feasible))
+    return known.count_others(evidence.task.feasible)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from optuna_agenttts.task.feasible import Choice, FeasibleSet, Ints
+from optuna_agenttts.task.feasible import Choice, FeasibleSet, Floats, Ints
 from optuna_agenttts.task.ranges import Ranges
 from optuna_agenttts.task.stage import Stage
 
@@ -27,8 +27,12 @@ effect either; None if all settings have effects of their own."""
 Pattern = tuple[Free, ...]
 """What has no effect on the outcomes of an allocation, by stage."""
 
-_MAX_COUNTED = 100_000
-"""Equal allocations that are listed to be counted: some tenths of a second. Chosen by hand."""
+MAX_COUNTED = 100_000
+"""Maximum number of equal allocations that are counted, in some tenths of a second. Chosen by
+hand."""
+ALONE = False
+"""Report of an allocation that violated a constraint: one of equal outcomes may still meet it, if
+the constraint is on time or spend."""
 _IRRELEVANT = "any"
 """A stage without effect, as an objective reports it of a trial."""
 
@@ -68,7 +72,10 @@ class Equivalence:
         Args:
             choices: The allocation.
             reported: What a trial reports by position of the stage: numbers of samples or "any".
+                `ALONE` if no other allocation counts as equal.
         """
+        if reported is ALONE:
+            return (None,) * len(choices)
         known = reported if isinstance(reported, Mapping) else {}
         return tuple(self._free(choices, stage, known.get(stage)) for stage in range(len(choices)))
 
@@ -198,6 +205,17 @@ class EquivalentAllocations(frozenset[Choices]):
                     found[f"{numbers} samples of stage {name!r} give the same result"] = None
         return list(found)
 
+    def count_others(self, feasible: FeasibleSet) -> int:
+        """Count the allocations within the budget that are equal to one of the set.
+
+        Args:
+            feasible: The feasible allocations.
+
+        Returns:
+            The number, at most `MAX_COUNTED`.
+        """
+        return sum(1 for _ in itertools.islice(self.others(feasible), MAX_COUNTED))
+
     def others(self, feasible: FeasibleSet) -> Iterator[Choices]:
         """Yield the allocations within the budget that are equal to one of the set.
 
@@ -205,23 +223,33 @@ class EquivalentAllocations(frozenset[Choices]):
             feasible: The feasible allocations.
         """
         found = set(self)
-        for choices in self:
-            options: list[list[Choice]] = []
-            for (model, samples), free, rows in zip(
-                choices, self.pattern(choices), feasible.costs
-            ):
-                if free is None:
-                    options.append([(model, samples)])
-                elif free:
-                    options.append([(model, n) for n in free if n <= len(rows[model])])
-                else:
-                    options.append(
-                        [(m, n) for m, row in enumerate(rows) for n in range(1, len(row) + 1)]
-                    )
-            for other in itertools.islice(itertools.product(*options), _MAX_COUNTED):
-                if other not in found and feasible.fits(other):
-                    found.add(other)
-                    yield other
+        every: dict[int, Sequence[Sequence[Choice]]] = {}
+        for pattern, forms in self._forms.items():
+            for form in forms:
+                options: list[Sequence[Sequence[Choice]]] = []
+                costs: list[Sequence[Floats]] = []
+                for stage, (part, free) in enumerate(zip(form, pattern)):
+                    rows = feasible.costs[stage]
+                    if free == ():
+                        if stage not in every:
+                            sizes = [range(1, len(row) + 1) for row in rows]
+                            every[stage] = [[(m, n) for n in ns] for m, ns in enumerate(sizes)]
+                        options.append(every[stage])
+                        costs.append(rows)
+                        continue
+                    model, samples = part
+                    numbers = [n for n in free or (samples,) if n <= len(rows[model])]
+                    options.append([[(model, n) for n in numbers]])
+                    costs.append([rows[model][np.array(numbers) - 1]])
+                for other in FeasibleSet(costs, feasible.budget).walk(options):
+                    if other not in found:
+                        found.add(other)
+                        yield other
+
+
+def count_text(count: int) -> str:
+    """Return a count of `EquivalentAllocations.count_others` as text."""
+    return f"{count} or more" if count >= MAX_COUNTED else str(count)
 
 
 def _form(choices: Choices, pattern: Pattern) -> tuple[Any, ...]:

@@ -3,12 +3,15 @@
 import itertools
 import json
 import logging
+import time
 import zlib
 
 import optuna
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from optuna.samplers import RandomSampler
+from optuna.trial import create_trial
 
 from optuna_agenttts import (
     AgentTTSSampler,
@@ -19,6 +22,7 @@ from optuna_agenttts import (
     Task,
     TaskError,
     recommend,
+    storage,
 )
 from optuna_agenttts.planner.evidence import Evidence
 from optuna_agenttts.planner.numerical import NumericalPlanner
@@ -197,6 +201,79 @@ def test_trials_report_what_had_no_effect():
     run(study, task, trials=1, reported="broken")
     run(study, task, trials=1, reported={"a": 3, "b": {"any": 1}})
     assert recommend(study).known == 11
+
+
+def test_equal_allocations_of_one_that_violates_a_constraint_are_tried():
+    """Fewer votes are faster and cheaper, so a limit on time may hold for them."""
+    task = make_task(models=(1,), most=(4,), groups=((),), chooses=("",))
+
+    def objective(trial):
+        samples = task.suggest(trial)["a"].samples
+        trial.set_user_attr("agenttts:equal", {"a": [1, 2]} if samples < 3 else {})
+        trial.set_user_attr("seconds", samples)
+        return 1.0
+
+    sampler = AgentTTSSampler(task, constraints_func=lambda t: [t.user_attrs["seconds"] - 1.5])
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    for samples in (2, 3):
+        study.enqueue_trial(task.params({"a": ("a0", samples)}))
+    study.optimize(objective, n_trials=10, callbacks=[StopWhenExhausted()])
+    assert sorted(trial.params["a.samples"] for trial in study.trials) == [1, 2, 3, 4]
+    assert recommend(study).allocation == {"a": ("a0", 1)}
+
+    # And the other way round: a trial that meets it is not hidden by an equal one.
+    sampler = AgentTTSSampler(task, constraints_func=lambda t: [1.5 - t.user_attrs["seconds"]])
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    for samples in (1, 2):
+        study.enqueue_trial(task.params({"a": ("a0", samples)}))
+    study.optimize(objective, n_trials=2)
+    assert recommend(study).allocation == {"a": ("a0", 2)}
+
+
+def test_confirmations_leave_what_trials_of_the_search_reported():
+    """They run on other instances, and report nothing."""
+    task = make_task()
+    study = optuna.create_study(direction="maximize", sampler=AgentTTSSampler(task))
+    study.enqueue_trial(task.params({"a": ("a0", 1), "b": ("b0", 1)}))
+    run(study, task, trials=1, reported={"b": "any"})
+    known = recommend(study).known
+    trial = study.trials[0]
+    study.add_trial(
+        create_trial(
+            params=trial.params,
+            distributions=trial.distributions,
+            value=1.0,
+            intermediate_values={1000: 1.0},
+            system_attrs=storage.confirmation_marks(1, 1),
+        )
+    )
+    assert recommend(study).known == known == 5
+
+
+def test_equal_allocations_beyond_counting_are_counted_to_a_limit():
+    """In a moment, and the text says so."""
+    task = make_task(models=(2, 9, 9), most=(100, 100, 100), groups=((),) * 3, chooses=("",) * 3)
+    study = optuna.create_study(direction="maximize", sampler=RandomSampler(seed=0))
+    seen = run(study, task, trials=40, reported={"b": "any", "c": "any"})
+    start = time.perf_counter()
+    found = recommend(study, task)
+    assert time.perf_counter() - start < 5
+    assert len(seen) == 40
+    assert found.known == 100_000
+    assert str(found).endswith("outcomes are known: 100000 or more")
+
+
+def test_equal_allocations_beyond_the_budget_are_not_counted():
+    """Of a cheap allocation within a small budget few are."""
+    task = make_task(models=(1, 3), most=(3, 1000), budget=60)
+    known = EquivalentAllocations(
+        [((0, 1), (0, 1))], Equivalence.of(task.stages), {((0, 1), (0, 1)): {1: "any"}}
+    )
+    others = list(known.others(task.feasible))
+    assert known.count_others(task.feasible) == len(others) == len(set(others))
+    expected = {choices for choices in task.feasible if choices[0] == (0, 1)}
+    assert set(others) == expected - set(known)
+    assert len(expected) < 1000
 
 
 def test_an_agents_proposals_are_tried_in_their_cheapest_form():
