@@ -21,10 +21,10 @@ from optuna_agenttts.planner.kernels import Points
 from optuna_agenttts.planner.pool import build_pool
 from optuna_agenttts.planner.pools import SEED, choices_of
 from optuna_agenttts.report.candidates import Candidates
-from optuna_agenttts.report.points import Frontier, FrontierPoint
+from optuna_agenttts.report.points import ROUNDING, Frontier, FrontierPoint
 from optuna_agenttts.report.ties import MARGIN, MIN_SHARED, Paired
 from optuna_agenttts.task.allocation import Allocation
-from optuna_agenttts.task.cost import CostModel, FlopsCost, LatencyCost, PriceCost
+from optuna_agenttts.task.cost import CostModel, FlopsCost, LatencyCost, PriceCost, cost_row
 from optuna_agenttts.task.feasible import FeasibleSet
 from optuna_agenttts.task.ranges import Ranges
 from optuna_agenttts.task.stage import is_finite
@@ -202,7 +202,8 @@ def _records(found: Candidates, options: _Options, best: int) -> list[int]:
     records: list[int] = []
 
     def add(position: int) -> None:
-        while records and costs[records[-1]] >= costs[position]:
+        # Sums of costs that are equal differ by rounding errors.
+        while records and costs[records[-1]] * (1 + ROUNDING) >= costs[position]:
             records.pop()
         records.append(position)
 
@@ -245,8 +246,10 @@ def _other_costs(
     """
     found: list[dict[str, float]] = [{} for _ in allocations]
     missing = []
+    if not isinstance(costs, Sequence | None):
+        raise TaskError(f"frontier: `costs` must be a list of cost models, got {costs!r}.")
     for cost in _COSTS if costs is None else costs:
-        if not isinstance(cost, CostModel):
+        if isinstance(cost, type) or not isinstance(cost, CostModel):
             raise TaskError(f"frontier: `costs` must hold cost models, got {cost!r}.")
         if cost == task.cost_model or (costs is None and cost.unit == task.cost_model.unit):
             continue
@@ -271,14 +274,9 @@ def _other_costs(
 
 def _cost_of(task: Task, cost: CostModel, allocation: Allocation) -> float:
     """Return the cost of an allocation by a cost model."""
-    models = {stage.name: {model.name: model for model in stage.models} for stage in task.stages}
-    return sum(
-        float(
-            cost.stage_cost(
-                stage,
-                models[stage.name][allocation[stage.name].model],
-                np.array([allocation[stage.name].samples]),
-            )[0]
-        )
-        for stage in task.stages
-    )
+    total = 0.0
+    for stage in task.stages:
+        name, samples = allocation[stage.name]
+        model = next(model for model in stage.models if model.name == name)
+        total += float(cost_row("frontier", cost, stage, model)[samples - 1])
+    return total

@@ -17,6 +17,8 @@ from optuna_agenttts.task.stage import is_finite
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+ROUNDING = 1e-9
+"""Rounding errors of costs, as a share."""
 _SHOWN = 12
 """Points in the printed table; `Frontier.points` has all. Chosen by hand."""
 
@@ -120,9 +122,10 @@ class Frontier(Saved):
             TaskError: The budget is not a number.
             BudgetError: The cheapest point costs more.
         """
-        if isinstance(budget, bool) or not isinstance(budget, Real) or math.isnan(budget):
+        if isinstance(budget, bool) or not isinstance(budget, Real) or budget != budget:
             raise TaskError(f"`budget` must be a number, got {budget!r}.")
-        found = [point for point in self.points if point.cost <= budget * (1 + 1e-9)]
+        # Not the budget, which may be an integer that no float can hold.
+        found = [point for point in self.points if point.cost / (1 + ROUNDING) <= budget]
         if not found:
             raise BudgetError(
                 f"`budget` is {budget:g}, and the cheapest point of the frontier costs "

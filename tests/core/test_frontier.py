@@ -223,13 +223,49 @@ def test_missing_facts_are_an_error_only_if_asked_for():
     assert len(frontier(made, task).missing) == 2
     with pytest.raises(MissingFactError, match="PriceCost needs `input_price`"):
         frontier(made, task, costs=[PriceCost()])
-    with pytest.raises(TaskError, match="`costs` must hold cost models, got 'USD'"):
-        frontier(made, task, costs=["USD"])
+    for wrong in ("USD", PriceCost):
+        with pytest.raises(TaskError, match="`costs` must hold cost models, got"):
+            frontier(made, task, costs=[wrong])
+    with pytest.raises(TaskError, match="`costs` must be a list of cost models, got PriceCost"):
+        frontier(made, task, costs=PriceCost())
+    with pytest.raises(TaskError, match="must be finite and 0 or more, got nan"):
+        frontier(made, task, costs=[Tenths(math.nan)])
     found = frontier(made, task, costs=[FlopsCost(), FlopsCost(fusion=True)])
     assert list(found.best.costs) == ["reference samples (2)"]
     assert frontier(made, task, costs=()).best.costs == {}
     with pytest.raises(MissingFactError, match="LatencyCost"):
         frontier(made, task, costs=(FlopsCost(), LatencyCost()))
+
+
+class Tenths:
+    """Cost of a multiple of a tenth for each sample, in a unit of its own."""
+
+    unit = "tenths"
+
+    def __init__(self, factor=0.1):
+        self.factor = factor
+
+    def stage_cost(self, stage, model, samples):
+        """Return the cost of samples."""
+        return samples * self.factor
+
+
+def test_costs_that_differ_by_rounding_errors_are_one_budget():
+    """0.1 + 0.5 is less than 0.2 + 0.4 for floats: only the better one is a point."""
+    stages = [
+        Stage(name, models=[Model("m")], prompt_tokens=1, generation_tokens=1, max_samples=8)
+        for name in "ab"
+    ]
+    task = Task(name="t", stages=stages, budget=2, cost=Tenths(), metric_range=(0, 1))
+    chosen = [{"a": ("m", a), "b": ("m", b)} for a, b in ((2, 4), (1, 2), (1, 3), (1, 5))]
+    costs = [task.cost(allocation) for allocation in chosen]
+    assert 0 < abs(costs[0] - costs[3]) < 1e-9
+    for order in (chosen, [chosen[3], *chosen[1:3], chosen[0]]):
+        made = study_of(task, [(each, (0.9, 0.3, 0.4, 0.7)[i]) for i, each in enumerate(order)])
+        found = frontier(made, task, tried_only=True)
+        assert all(found.at(point.cost) is point for point in found.points)
+        assert found.best.allocation == order[0]
+    assert found.at(10**400) is found.best
 
 
 def test_recognized_stages_have_relative_costs_only():
