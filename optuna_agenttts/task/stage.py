@@ -218,11 +218,19 @@ class Stage:
         object.__setattr__(
             self, "samples_parameter", self.samples_parameter or f"{self.name}.samples"
         )
-        object.__setattr__(self, "equal_samples", _checked_groups(owner, self.equal_samples))
+        object.__setattr__(self, "equal_samples", checked_groups(owner, self.equal_samples))
 
 
-def _checked_groups(owner: str, given: Any) -> tuple[tuple[int, ...], ...]:
-    """Return groups of numbers of samples as tuples in ascending order."""
+def checked_groups(owner: str, given: Any) -> tuple[tuple[int, ...], ...]:
+    """Return groups of numbers of samples as tuples in ascending order.
+
+    Args:
+        owner: Prefix of error messages.
+        given: The groups.
+
+    Raises:
+        TaskError: They are not groups of consecutive numbers without one in common.
+    """
     try:
         groups = tuple(tuple(sorted(map(index, group))) for group in given)
     except TypeError:

@@ -7,9 +7,9 @@ import optuna
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pipeline_support import MODELS, objective_of
+from pipeline_support import MODELS, Replies, objective_of
 
-from optuna_agenttts import AgentTTSSampler, Task, recommend
+from optuna_agenttts import AgentTTSSampler, Task, TaskError, recommend
 from optuna_agenttts.llm import ChatRefusedError, Completion, Usage
 from optuna_agenttts_integrations import (
     Endpoint,
@@ -146,6 +146,40 @@ def test_equal_allocations_give_equal_outcomes(pipeline, malformed, refused, dat
                 )
         assert objective.evaluate(other).outcomes == outcomes
         assert recommend(study, objective.task).allocation == least
+
+
+def test_a_stage_after_a_lost_sample_is_not_known_to_have_no_effect():
+    """The sample may arrive in another trial, and then the stage may run."""
+    pipeline = Pipeline(
+        stages=[
+            StageProgram(
+                name="draft", prompt=str, aggregate=tuple, repair=lambda s, text: "again"
+            ),
+            StageProgram(name="judge", prompt=str, when=lambda state: len(state["draft"]) > 1),
+        ],
+        score=lambda state: float(len(state["draft"])),
+    )
+    lost = [True]
+
+    def reply(request, number):
+        return ChatRefusedError("no") if number and lost[0] else "a"
+
+    chat = Endpoint(chat=Replies(reply), identity="m")
+    chosen = {"draft": ("m", 2), "judge": ("m", 1)}
+    with objective_of(pipeline, {"m": chat}) as objective:
+        study = optuna.create_study(direction="maximize")
+        study.enqueue_trial(objective.task.params(chosen))
+        study.optimize(objective, n_trials=1)
+        assert study.trials[0].value == 1
+        assert "agenttts:equal" not in study.trials[0].user_attrs
+        lost[0] = False
+        assert objective.evaluate({**chosen, "judge": ("m", 2)}).mean == 2
+
+
+def test_equal_samples_are_checked_before_a_trial_is_paid_for():
+    for groups in ([3], [(1, 3)], [(1, 2), (2, 3)], (1, 2)):
+        with pytest.raises(TaskError, match="StageProgram 's': `equal_samples` must be groups"):
+            StageProgram(name="s", prompt=str, equal_samples=groups)
 
 
 @given(samples=st.lists(st.text("abAB", max_size=2), min_size=5, max_size=5))

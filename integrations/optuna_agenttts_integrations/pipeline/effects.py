@@ -29,7 +29,7 @@ def settings_without_effect(
         By stage, ``"any"`` if it has no effect, or the numbers of samples of equal outcomes.
     """
     results = list(results)
-    if any(result.failed and not result.unreadable for result in results):
+    if any(r.total("failed") or (r.failed and not r.unreadable) for r in results):
         # Another run may not fail.
         return {}
     found: dict[str, list[int] | str] = {}

@@ -32,6 +32,7 @@ class StageUsage:
         prompt_length: Length of the stage's prompt, in tokens.
         sample_length: Mean length of a sample, in tokens, including reused ones.
         spend: Cost of generated calls, in units of the task's cost model.
+        failed: Number of calls that failed despite retries.
     """
 
     samples: int = 0
@@ -46,6 +47,7 @@ class StageUsage:
     prompt_length: int = 0
     sample_length: float = 0.0
     spend: float = 0.0
+    failed: int = 0
 
 
 @dataclass(frozen=True, slots=True)

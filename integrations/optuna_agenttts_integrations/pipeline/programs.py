@@ -8,6 +8,7 @@ from typing import Any
 
 from optuna_agenttts.llm import ChatRequest, Message
 from optuna_agenttts.llm.thoughts import split_thoughts
+from optuna_agenttts.task.stage import checked_groups
 from optuna_agenttts_integrations.pipeline.aggregation import Aggregation, majority_vote
 from optuna_agenttts_integrations.pipeline.fusion import LLMFusion
 
@@ -101,6 +102,9 @@ class StageProgram:
             same result, if it is given the first so many of the same samples. A search tries
             only one of each, unless replies are malformed. Default: ``[(1, 2)]`` for the votes of
             this package and `medoid`, none for others.
+
+    Raises:
+        TaskError: `equal_samples` are not such groups.
     """
 
     name: str
@@ -117,6 +121,11 @@ class StageProgram:
     when: Callable[[State], bool] = always
     otherwise: Callable[[State], Any] = no_result
     equal_samples: Sequence[Sequence[int]] | None = None
+
+    def __post_init__(self) -> None:
+        """Check the groups of equal samples."""
+        if self.equal_samples is not None:
+            checked_groups(f"StageProgram {self.name!r}", self.equal_samples)
 
     def messages(self, state: State) -> tuple[Message, ...]:
         """Build the messages of the prompt for an instance."""

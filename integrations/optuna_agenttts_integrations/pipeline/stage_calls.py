@@ -228,6 +228,7 @@ class _StageCall:
             sample_length=first.naive_tokens / count if count else 0.0,
             # An exact sum does not depend on the order in which repairs finish.
             spend=fsum(drawn.spend for drawn in self.drawn),
+            failed=sum(drawn.failed for drawn in self.drawn),
         )
 
 
