@@ -181,6 +181,25 @@ def test_inputs_may_be_none_equal_ones_or_a_generator():
                 objective.predict(wrong, chosen)
 
 
+@pytest.mark.parametrize("wrong", [None, "a.json", 3, ("small", 1)])
+def test_what_is_no_allocation_is_refused(wrong):
+    objective, _ = echo()
+    with objective, pytest.raises(PipelineError, match="`allocation` must be a mapping, or"):
+        objective.predict(["a"], wrong)
+
+
+def test_the_answer_may_be_a_coroutine_function():
+    """As score and steps may be."""
+
+    async def answer(state):
+        return state["say"].upper()
+
+    objective, _ = echo()
+    objective.pipeline = replace(objective.pipeline, answer=answer)
+    with objective:
+        assert objective.predict(["a"], {"say": ("m", 1)}).answers == ["A"]
+
+
 def test_one_input_that_fails_does_not_lose_the_others(caplog):
     """Calls that fail, unreadable replies, steps, and bugs of functions have their cause."""
 

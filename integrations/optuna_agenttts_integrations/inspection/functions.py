@@ -57,7 +57,7 @@ _SHOWN = 80
 SHOWN_ERROR = 300
 """Maximum length of an exception in a message, in characters. Chosen by hand."""
 
-AWAITED = frozenset({"score", "metric", "run"})
+AWAITED = frozenset({"score", "metric", "run", "answer"})
 """Kinds of functions that may be coroutine functions."""
 
 

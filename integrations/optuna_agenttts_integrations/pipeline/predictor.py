@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import math
 import random
@@ -126,8 +127,8 @@ class PipelineRunner:
             The predictions, one for each input, in order.
 
         Raises:
-            PipelineError: `inputs` is a single text or mapping, an endpoint is missing, or
-                `max_spend` is out of range.
+            PipelineError: `inputs` is a single text or mapping, there is no allocation, an
+                endpoint is missing, or `max_spend` is out of range.
             TaskError: The allocation does not match the task.
             StoreError: The store cannot be read or written, or lacks a sample to be replayed.
         """
@@ -155,7 +156,7 @@ class PipelineRunner:
                 f"{type(inputs).__name__}: pass `[input]` for a single one."
             )
         found = given if isinstance(given, Mapping) else getattr(given, "allocation", None)
-        if found is None:
+        if not isinstance(found, Mapping):
             raise PipelineError(
                 f"`allocation` must be a mapping, or have an `allocation`, got {given!r}: read "
                 "files with `load_allocation`."
@@ -235,6 +236,8 @@ class PipelineRunner:
             results = state.results
             last, choose = stages[-1].name, self.pipeline.answer
             answer = results[last] if choose is None else choose(state)
+            if inspect.isawaitable(answer):
+                answer = await answer
         except StoreError:
             raise
         except InstanceFailedError as error:

@@ -43,7 +43,8 @@ class Pipeline:
         metrics: Further scores by name, reported with the outcome.
         metric_range: Smallest and largest possible score, which `Task.from_pipeline` passes on to
             the task; see `Task`.
-        answer: Function that returns the answer that `predict` gives, from the final state.
+        answer: Function or coroutine function that returns the answer that `predict` gives, from
+            the final state.
             Default: the result of the last stage or step that does not serve the score alone.
 
     Raises:
