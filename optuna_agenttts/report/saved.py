@@ -10,11 +10,15 @@ from __future__ import annotations
 import json
 import math
 import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import numpy as np
 
 from optuna_agenttts.exceptions import TaskError
 from optuna_agenttts.task.allocation import Allocation, AllocationLike, StageAllocation
@@ -70,9 +74,19 @@ def save_allocation(allocation: AllocationLike, path: str | os.PathLike[str]) ->
     Args:
         allocation: ``{"stage": (model, samples)}`` for every stage.
         path: The file.
+
+    Raises:
+        TaskError: It is no allocation.
     """
-    settings = {stage: StageAllocation(*setting) for stage, setting in allocation.items()}
-    _write(path, _dump(_ALLOCATION, {"allocation": _encode(settings)}))
+    try:
+        pairs = {stage: tuple(setting) for stage, setting in allocation.items()}
+        values = _encode({stage: StageAllocation(*pair) for stage, pair in pairs.items()})
+    except (AttributeError, TypeError) as error:
+        raise TaskError(
+            f'`allocation` must be {{"stage": (model, samples)}}, got {allocation!r}.'
+        ) from error
+    _decode(Allocation, values, "allocation")
+    _write(path, _dump(_ALLOCATION, {"allocation": values}))
 
 
 def load_allocation(path: str | os.PathLike[str]) -> Allocation:
@@ -95,15 +109,20 @@ def load_allocation(path: str | os.PathLike[str]) -> Allocation:
 
 def _write(path: str | os.PathLike[str], text: str) -> None:
     """Write a file at once, so that no reader sees half of it."""
-    part = Path(f"{os.fspath(path)}.part")
-    part.write_text(text + "\n", encoding="utf-8")
-    part.replace(path)
+    # Processes and threads may write the same file.
+    part = Path(f"{os.fspath(path)}.{os.getpid()}-{threading.get_ident()}.part")
+    try:
+        part.write_text(text + "\n", encoding="utf-8")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _named(path: str | os.PathLike[str], read: Callable[[str], _Read]) -> _Read:
     """Read a file, and name it in errors."""
     try:
-        return read(Path(path).read_text(encoding="utf-8"))
+        # Some editors begin files with a byte order mark.
+        return read(Path(path).read_text(encoding="utf-8-sig"))
     except (TaskError, UnicodeDecodeError) as error:
         raise TaskError(f"{os.fspath(path)!r}: {error}") from error
 
@@ -117,7 +136,7 @@ def _parse(text: str, kinds: Sequence[str]) -> tuple[str, dict[str, Any]]:
     """Return what a text holds, one of `kinds`, and its values."""
     try:
         values = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise TaskError(f"expected JSON of a saved {kinds[0]}, but {error}.") from None
     kind = str(values.pop(_KIND, "")) if isinstance(values, dict) else ""
     if kind not in kinds:
@@ -144,11 +163,13 @@ def _encode(value: Any) -> Any:
     if is_dataclass(value):
         return {field.name: _encode(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, StageAllocation):
-        return {"model": value.model, "samples": value.samples}
+        return {"model": _encode(value.model), "samples": _encode(value.samples)}
     if isinstance(value, Mapping):
         return {key: _encode(item) for key, item in value.items()}
     if isinstance(value, tuple):
         return [_encode(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
     # JSON has no infinity.
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
@@ -175,7 +196,8 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
     if kind is float and value in ("inf", "-inf", "nan"):
         return float(value)
     if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
+        with suppress(OverflowError):
+            return float(value)
     if kind in (str, int, bool) and type(value) is kind:
         return value
     wanted = getattr(origin or kind, "__name__", str(kind))
@@ -192,10 +214,13 @@ def _decode_fields(kind: Any, values: Any, where: str) -> Any:
     missing = [name for name in hints if name not in {*values, *optional}]
     if missing:
         raise TaskError(f"`{where}` lacks {', '.join(missing)}.")
-    return kind(
+    found = kind(
         **{
             name: _decode(hint, values[name], f"{where}.{name}")
             for name, hint in hints.items()
             if name in values
         }
     )
+    if kind is StageAllocation and found.samples < 1:
+        raise TaskError(f"`{where}.samples` must be 1 or more, got {found.samples}.")
+    return found

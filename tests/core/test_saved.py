@@ -2,6 +2,7 @@
 
 import json
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import optuna
@@ -34,7 +35,9 @@ STUDY = study_with_outcomes(TASK, list(zip(map(small, (2, 8, 32)), TABLE)))
 names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=6)
 numbers = st.floats(allow_nan=False)
 counts = st.integers(0, 10**6)
-allocations = st.dictionaries(names, st.builds(StageAllocation, names, counts), max_size=3)
+allocations = st.dictionaries(
+    names, st.builds(StageAllocation, names, st.integers(1, 10**6)), max_size=3
+)
 intervals = st.none() | st.tuples(numbers, numbers)
 params = st.dictionaries(names, names | counts, max_size=3)
 ties = st.builds(Tie, allocations, numbers, numbers, numbers, counts)
@@ -103,6 +106,46 @@ def test_allocations_are_read_exactly(tmp_path_factory, allocation):
     found = load_allocation(path)
     assert found == allocation
     assert all(isinstance(setting, StageAllocation) for setting in found.values())
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [None, "answer", {"s": "m"}, {"s": ("m",)}, {"s": ("m", 2.5)}, {"s": ("m", 0)}, {"s": 3}],
+)
+def test_what_is_no_allocation_is_not_saved(tmp_path, wrong):
+    """A file that could not be loaded does not replace one that can."""
+    path = tmp_path / "best.json"
+    save_allocation(small(2), path)
+    with pytest.raises(TaskError):
+        save_allocation(wrong, path)
+    assert load_allocation(path) == small(2)
+
+
+def test_numbers_of_numpy_are_saved(tmp_path):
+    """As those that they equal."""
+    path = tmp_path / "best.json"
+    save_allocation({"answer": (np.str_("m"), np.int64(4))}, path)
+    assert load_allocation(path) == {"answer": ("m", 4)}
+    found = recommend(STUDY, TASK, at_least=np.float32(0.1), margin=np.float32(0.2))
+    assert Recommendation.from_json(found.to_json()) == found
+
+
+def test_files_of_other_editors_are_read(tmp_path):
+    """With a byte order mark, and line ends of Windows."""
+    path, recommended = tmp_path / "best.json", recommend(STUDY, TASK)
+    path.write_bytes(b"\xef\xbb\xbf" + recommended.to_json().replace("\n", "\r\n").encode())
+    assert Recommendation.load(path) == recommended
+
+
+def test_threads_save_the_same_file(tmp_path):
+    """No one reads half a file, and nothing else is left."""
+    path = tmp_path / "best.json"
+    save_allocation(small(1), path)
+    with ThreadPoolExecutor(8) as pool:
+        saving = [pool.submit(save_allocation, small(n), path) for n in range(1, 200)]
+        assert all(load_allocation(path)["answer"].samples for _ in range(50))
+        assert not any(each.exception() for each in saving)
+    assert [file.name for file in tmp_path.iterdir()] == ["best.json"]
 
 
 def test_files_are_replaced_and_read(tmp_path):
@@ -180,6 +223,9 @@ def change(**values):
         (change(interval=[0.1]), "`Recommendation.interval` must be of type tuple, got"),
         (change(cost=...), "`Recommendation` lacks cost"),
         (change(allocation={"answer": {"model": "m"}}), r"\['answer'\]` lacks samples"),
+        ("[" * 100_000, "expected JSON of a saved Recommendation, but maximum recursion"),
+        (change(value=10**400), "`Recommendation.value` must be of type float, got 1000"),
+        (change(allocation={"a": {"model": "m", "samples": 0}}), "must be 1 or more, got 0"),
         (change(ties=[3]), r"`Recommendation.ties\[0\]` must be an object with fields, got 3"),
     ],
 )
