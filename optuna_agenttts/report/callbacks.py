@@ -6,7 +6,7 @@ import logging
 
 from optuna.samplers import BaseSampler
 from optuna.study import Study
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from optuna_agenttts import storage
 from optuna_agenttts.exceptions import NoTaskError, TaskError
@@ -163,6 +163,8 @@ class StopWhenSettled:
 class StopWhenExhausted:
     """Callback that stops a search once every allocation within budget and ranges was tried.
 
+    Enqueued trials are run before, also if they repeat an allocation.
+
     Args:
         task: The task. Default: the one registered on the study, else one recognized from the
             names of its parameters.
@@ -177,6 +179,8 @@ class StopWhenExhausted:
         if storage.confirmation_block(trial):
             return
         trials = storage.read_trials(study)
+        if any(other.state == TrialState.WAITING for other in trials):
+            return
         task = find_task(study, self._task)
         if task is None:
             message = (

@@ -230,6 +230,15 @@ def test_equal_allocations_of_one_that_violates_a_constraint_are_tried():
     assert recommend(study).allocation == {"a": ("a0", 2)}
 
 
+def test_enqueued_trials_of_equal_allocations_are_run():
+    """Also where nothing else is left to try."""
+    task = make_task(models=(1,), most=(2,), groups=(((1, 2),),), chooses=("",))
+    study = optuna.create_study(direction="maximize", sampler=AgentTTSSampler(task))
+    for samples in (2, 1, 2):
+        study.enqueue_trial(task.params({"a": ("a0", samples)}))
+    assert [a[1] for (a,) in run(study, task)] == [2, 1, 2]
+
+
 def test_confirmations_leave_what_trials_of_the_search_reported():
     """They run on other instances, and report nothing."""
     task = make_task()
