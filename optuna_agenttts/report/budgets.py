@@ -141,10 +141,10 @@ def _options(found: Candidates, limit: float, tried_only: bool) -> _Options:
 
     The others are those that only stopped trials tried and, unless `tried_only`, untried ones.
     """
-    evidence, keys = found.evidence, list(found.keys)
-    known = known_feasibility(evidence)
+    evidence, known = found.evidence, known_feasibility(found.evidence)
+    keys = dict.fromkeys(found.keys)
     observed = dict.fromkeys(choices_of(evidence.models, evidence.samples))
-    stopped = [key for key in observed if known.get(key, True) and key not in set(keys)]
+    stopped = [key for key in observed if known.get(key, True) and key not in keys]
     array = np.array(stopped, dtype=np.int64).reshape(len(stopped), len(found.task.stages), 2)
     others = found.surrogate.points(array[..., 0], array[..., 1])
     if not tried_only and limit > found.task.feasible.cheapest_cost:
