@@ -213,7 +213,7 @@ class Frontier(Saved):
         ]
         lines = table(rows)
         if len(shown) < len(self.points):
-            lines.append(f"and {len(self.points) - len(shown)} points between these")
+            lines.append(f"and {len(self.points) - len(shown)} more between these")
         if not all(point.tried for point in self.points):
             lines.append(
                 "not tried: extrapolated from other allocations; try it before you use it"

@@ -7,6 +7,7 @@ with the outcomes of fresh instances if there are trials that confirm allocation
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -274,8 +275,10 @@ def _cheapest_reaching(
             f"{text}: trials reported no outcomes of single instances, or all scores are far from "
             "it. Report outcomes, or pass `score_sd=`, or ask for less."
         )
+    # Rounded down, so that it is not shown as the one that is missing.
+    largest = math.floor(1000 * probabilities[best]) / 1000
     raise NoEvidenceError(
-        f"{text}: the largest one is {probabilities[best]:.1%}, of "
+        f"{text}: the largest one is {largest:.1%}, of "
         f"{sentence(found.task.allocation(found.keys[best]))}, with an expected score of "
         f"{values[best]:.3g}. Run more trials or instances, or ask for less."
     )

@@ -171,6 +171,10 @@ class EquivalentAllocations(frozenset[Choices]):
             if any(free is not None for free in pattern):
                 self._forms.setdefault(pattern, set()).add(_form(choices, pattern))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return how to build the set again: sets are pickled without further arguments."""
+        return type(self), (frozenset(self), self.equivalence, self.reported)
+
     def pattern(self, choices: Choices) -> Pattern:
         """Return what has no effect on the outcomes of an allocation."""
         return self.equivalence.pattern(choices, self.reported.get(choices))

@@ -3,6 +3,7 @@
 import itertools
 import json
 import logging
+import pickle
 import time
 import zlib
 
@@ -110,6 +111,7 @@ def test_a_set_contains_the_allocations_of_equal_outcomes(task, data):
     known = parts[0] | parts[1]
     outcomes = {outcome(task, choices) for choices in chosen}
     assert set(known) == set(chosen)
+    known = pickle.loads(pickle.dumps(known))
     for choices in everything:
         assert (choices in known) == (outcome(task, choices) in outcomes)
     others = list(known.others(task.feasible))
