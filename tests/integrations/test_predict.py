@@ -188,6 +188,18 @@ def test_what_is_no_allocation_is_refused(wrong):
         objective.predict(["a"], wrong)
 
 
+def test_a_table_is_refused():
+    """It would iterate over the names of its columns, and be paid for."""
+    pandas = pytest.importorskip("pandas")
+    objective, chat = echo()
+    table = pandas.DataFrame({"id": ["a", "b"], "question": ["c", "d"]})
+    with objective:
+        with pytest.raises(PipelineError, match=r"of type DataFrame: .*a list of the rows"):
+            objective.predict(table, {"say": ("m", 1)})
+        assert not chat.requests
+        assert objective.predict(table["question"], {"say": ("m", 1)}).answers == ["c", "d"]
+
+
 def test_the_answer_may_be_a_coroutine_function():
     """As score and steps may be."""
 

@@ -127,8 +127,8 @@ class PipelineRunner:
             The predictions, one for each input, in order.
 
         Raises:
-            PipelineError: `inputs` is a single text or mapping, there is no allocation, an
-                endpoint is missing, or `max_spend` is out of range.
+            PipelineError: `inputs` is a single text or mapping, or a table, there is no
+                allocation, an endpoint is missing, or `max_spend` is out of range.
             TaskError: The allocation does not match the task.
             StoreError: The store cannot be read or written, or lacks a sample to be replayed.
         """
@@ -150,10 +150,13 @@ class PipelineRunner:
     ) -> tuple[list[Any], Allocation, Ledger]:
         """Check the arguments of `predict`."""
         check_max_spend(max_spend)
-        if isinstance(inputs, (str, bytes, Mapping)) or not isinstance(inputs, Iterable):
+        # A table, such as a DataFrame of pandas, iterates over the names of its columns.
+        single = isinstance(inputs, (str, bytes, Mapping)) or hasattr(inputs, "columns")
+        if single or not isinstance(inputs, Iterable):
             raise PipelineError(
                 f"`inputs` must be a list or another iterable of inputs, got one of type "
-                f"{type(inputs).__name__}: pass `[input]` for a single one."
+                f"{type(inputs).__name__}: pass `[input]` for a single one, and a list of the "
+                "rows of a table."
             )
         found = given if isinstance(given, Mapping) else getattr(given, "allocation", None)
         if not isinstance(found, Mapping):
