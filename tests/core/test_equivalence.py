@@ -319,7 +319,7 @@ def test_the_log_says_once_why_allocations_are_not_tried(caplog):
         run(study, task, trials=5)
     lines = [r.getMessage() for r in caplog.records if "are not tried" in r.getMessage()]
     assert len(lines) == 1
-    assert "11 allocations" in lines[0]
+    assert "(11 now)" in lines[0]
     assert "1 and 2 samples of stage 'a' give the same result" in lines[0]
     assert "stage 'b' has no effect" in lines[0]
 
