@@ -170,7 +170,7 @@ def test_a_killed_search_goes_on(die_after, tmp_path):
 @settings(max_examples=8, deadline=None)
 @given(
     evaluations=st.integers(10, 150),
-    count=st.integers(4, 430),
+    count=st.integers(11, 430),
     per_trial=st.none() | st.integers(2, 10),
 )
 def test_the_limit_holds_over_trials_and_confirmation(evaluations, count, per_trial):
