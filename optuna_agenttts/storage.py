@@ -29,6 +29,7 @@ LIMIT = PREFIX + "limit"
 CARRIED = PREFIX + "carried"
 FRESH = PREFIX + "fresh"
 LOOK = PREFIX + "look:"
+_WORKER = ":worker:"
 _RECOGNISE = PREFIX + "recognise"
 _MEASURED = PREFIX + "measured:"
 # Of trials.
@@ -37,7 +38,7 @@ ORIGIN = PREFIX + "origin"
 REASON = PREFIX + "reason"
 CONFIRMATION = PREFIX + "confirmation"
 """System attribute of a trial that confirms an allocation on fresh instances: `block`, the number
-of the block of instances, from 1, and `look`, when it was evaluated."""
+of the block of instances, from 1."""
 EQUAL = PREFIX + "equal"
 
 # Characters per chunk, as in Optuna's CMA-ES sampler (`optuna/samplers/_cmaes.py`).
@@ -153,15 +154,14 @@ def add_finished_trial(study: Study, trial: FrozenTrial) -> FrozenTrial:
     return study._storage.get_trial(trial_id)
 
 
-def confirmation_marks(block: int, look: int) -> dict[str, Any]:
+def confirmation_marks(block: int) -> dict[str, Any]:
     """Return the system attributes of a confirmation trial, for `optuna.trial.create_trial`.
 
     Args:
-        block: Number of the block of fresh instances, from 1. Trials of one block have the same
-            instances, at the same steps.
-        look: Number of the look at which the block was evaluated, from 1.
+        block: Number of the block of fresh instances, from 1: that of the look. Trials of one
+            block have the same instances, at the same steps.
     """
-    return {CONFIRMATION: {"block": block, "look": look}}
+    return {CONFIRMATION: {"block": block}}
 
 
 def confirmation_block(trial: FrozenTrial) -> int:
@@ -189,6 +189,20 @@ def write_fresh(
 def write_look(study: Study, number: int, value: Mapping[str, Any]) -> None:
     """Write the plan of a look: which allocations are evaluated on which fresh instances."""
     write_study_value(study._storage, study._study_id, f"{LOOK}{number}", value)
+
+
+def write_worker(study: Study, look: int, position: int, worker: str) -> None:
+    """Write which worker evaluates an allocation of a look; empty if none does any more."""
+    study._storage.set_study_system_attr(
+        study._study_id, f"{LOOK}{look}{_WORKER}{position}", worker
+    )
+
+
+def read_workers(study: Study, look: int) -> dict[int, str]:
+    """Read which workers evaluate the allocations of a look, by position."""
+    start = f"{LOOK}{look}{_WORKER}"
+    attributes = study._storage.get_study_system_attrs(study._study_id)
+    return {int(k[len(start) :]): v for k, v in attributes.items() if k.startswith(start)}
 
 
 def mark_measured(study: Study, text: str) -> None:

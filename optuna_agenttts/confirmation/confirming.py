@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 from optuna.study import Study
@@ -24,7 +25,7 @@ from optuna_agenttts.confirmation.evaluation import (
     find_objective,
     name_instances,
 )
-from optuna_agenttts.confirmation.limits import Limits, Prices, used_by
+from optuna_agenttts.confirmation.limits import Limits, Prices, Used, used_by
 from optuna_agenttts.confirmation.looks import (
     Look,
     State,
@@ -38,6 +39,7 @@ from optuna_agenttts.confirmation.standings import standings
 from optuna_agenttts.exceptions import TaskError
 from optuna_agenttts.planner.evidence import Choices
 from optuna_agenttts.report.candidates import Candidates
+from optuna_agenttts.report.dashboard import save_note
 from optuna_agenttts.report.recommendation import recommend
 from optuna_agenttts.report.text import count_text
 from optuna_agenttts.study.fresh import FreshInstances, prepare_fresh, read_fresh
@@ -58,7 +60,7 @@ _STOPPED = "the study was stopped"
 def confirm(
     study: Study,
     evaluate: Evaluate | SplittableObjective,
-    instances: Sequence[Any],
+    instances: Sequence[Any] | Mapping[str, Any],
     *,
     spend: float | None = None,
     evaluations: int | None = None,
@@ -75,9 +77,10 @@ def confirm(
 
     Each evaluation of an allocation in a look is added to the study as a complete trial when it
     ends. Its outcomes are at steps of their own, beyond those of the search. After an
-    interruption, call the function again with the same arguments: nothing is evaluated twice. An
-    allocation whose evaluation fails is recorded as a failed trial and left out; a later call
-    tries it again.
+    interruption, call the function again with the same arguments: no finished trial is evaluated
+    twice. Several workers may confirm the same study: each evaluates what no other one has begun,
+    and at the end of a look what another one has not finished yet. An allocation whose evaluation
+    fails is recorded as a failed trial and left out; a later call tries it again.
 
     Args:
         study: Study of one objective, with finished trials.
@@ -85,9 +88,10 @@ def confirm(
             outcomes: as a sequence in the order given, as a mapping by name, or as an object with
             such `outcomes` (and `spend`, and `metrics`, if it has them). Or a
             `MultiStageObjective`.
-        instances: Fresh instances. Text and numbers are their own names; others have the
-            attribute or key ``id``, or else their position. An objective names them as its own.
-            A resumed confirmation appends instances that are new.
+        instances: Fresh instances, or a mapping of them by name. Text and integers are their own
+            names; others have the attribute or key ``id``, or else their position, and must keep
+            it when the function is called again. An objective names them as its own. A resumed
+            confirmation appends instances that are new.
         spend: Limit on the spend of all confirmation trials of the study, in units of the task's
             cost model, over all instances. Spend that is not metered counts the allocation's cost.
         evaluations: Limit on the runs of the pipeline on one instance of all confirmation trials
@@ -116,7 +120,16 @@ def confirm(
         named: Mapping[str, Any] = name_instances(instances)
     else:
         named = objective.fresh_instances(instances)
-    _check_names(study, named)
+        searched = read_state(study, found).search
+        limits = limits.within(
+            objective.max_spend - used_by(found, searched, len(objective.instances)).spend
+        )
+    known = read_fresh(study)
+    if shared := [name for name in (known and known.search) or () if name in named]:
+        raise TaskError(
+            f"confirm: `instances` must not occur in the search, got {len(shared)} that do, for "
+            f"example {shared[0]!r}: pass other ones."
+        )
     run = Run(study, evaluate, named, task=found, limits=limits, seed=seed, callbacks=callbacks)
     return run.result(run.reason(), margin)
 
@@ -129,9 +142,10 @@ class Run:
         evaluate: The function, or an objective.
         named: Fresh instances, by name.
         task: The task.
-        limits: Limits of the confirmation.
+        limits: Limits of the confirmation, or of a search with it.
         seed: Seed of the order of the instances.
         callbacks: Functions that are called after each trial.
+        before: What the search has used of the limits, if they are its own.
     """
 
     def __init__(
@@ -144,10 +158,13 @@ class Run:
         limits: Limits,
         seed: int,
         callbacks: Sequence[Callback],
+        before: Used | None = None,
     ) -> None:
         """See the class."""
         self._study, self._evaluate, self._named = study, evaluate, named
-        self._task, self._limits, self._seed, self._callbacks = task, limits, seed, callbacks
+        self._task, self._seed, self._callbacks = task, seed, callbacks
+        self._limits, self._before = limits, before or Used()
+        self._worker = uuid4().hex
         self._failed: set[tuple[int, Choices]] = set()
         self._error: Exception | None = None
         self._fresh = read_fresh(study) or FreshInstances(0)
@@ -160,29 +177,32 @@ class Run:
         """
         with _stoppable(self._study):
             while True:
-                state = self._state()
-                look = state.looks[-1] if state.looks else None
-                if look is not None and (reason := self._finish(look, state)):
+                looks = self._state().looks
+                if looks and (reason := self._finish(looks[-1])):
                     return reason
-                planned = self._plan(self._state(), strict)
+                state = self._state()
+                if len(state.looks) > len(looks):
+                    # Another worker has planned the next one.
+                    continue
+                planned = self._plan(state, strict)
                 if isinstance(planned, str):
                     return planned
-                write_look(self._study, self._task, planned)
+                if self._state().last < planned.number:
+                    write_look(self._study, self._task, planned)
 
     def _state(self) -> State:
         return read_state(self._study, self._task)
 
     def _left(self, state: State) -> Limits:
-        return self._limits.less(used_by(self._task, state.confirmations))
+        return self._limits.less(self._before).less(used_by(self._task, state.confirmations))
 
     def _plan(self, state: State, strict: bool) -> Look | str:
         """Return the next look, or the reason why there is none."""
-        number = state.earlier + len(state.looks) + 1
         failed = {choices for _, choices in self._failed}
-        if state.looks and failed.issuperset(state.looks[-1].allocations):
+        if state.current and failed.issuperset(state.looks[-1].allocations):
             assert self._error is not None
             raise self._error
-        looks = policy.LOOKS - len(state.looks)
+        looks = policy.LOOKS - state.current
         if looks < 1:
             return f"all {policy.LOOKS} looks are used"
         found = Contenders.of(Candidates(self._study, self._task, "confirm"), failed)
@@ -211,56 +231,98 @@ class Run:
         count = max(block.instances, min(_LEAST, limits.instances(block.positions)))
         _logger.info(
             "Study %r: look %d of at most %d compares %d allocations on %s.",
-            *(self._study.study_name, len(state.looks) + 1, policy.LOOKS),
+            *(self._study.study_name, state.current + 1, policy.LOOKS),
             *(len(chosen), count_text(count, "fresh instance")),
         )
-        return Look(number, chosen, tuple(fresh[:count]), state.finished)
+        return Look(state.last + 1, chosen, tuple(fresh[:count]), state.finished, self._limits)
 
-    def _finish(self, look: Look, state: State) -> str:
-        """Evaluate what is missing of a look; return a reason to stop, or an empty string."""
-        for choices in look.allocations:
-            seen = state.seen.get(choices, {})
-            names = map(self._fresh.name, (step for step in look.steps if step not in seen))
-            missing = {name: self._named[name] for name in names if name in self._named}
-            if not missing or (look.number, choices) in self._failed:
-                continue
+    def _finish(self, look: Look) -> str:
+        """Evaluate what is missing of a look; return a reason to stop, or an empty string.
+
+        Workers evaluate the allocations that no other one has begun, and at last those, too: the
+        others may have been killed.
+        """
+        while True:
+            state = self._state()
+            missing = self._missing(look, state)
             if self._study._stop_flag:
                 return _STOPPED
-            # What was evaluated meanwhile is paid for.
-            now = self._state()
-            price = Prices(self._task, now.confirmations).of(choices)
-            left = self._left(now)
-            count = int(min(len(missing), left.instances([price])))
+            if not missing:
+                return ""
+            begun = {
+                position
+                for position, worker in storage.read_workers(self._study, look.number).items()
+                if position in missing and worker not in (self._worker, "")
+            }
+            position = min(missing, key=lambda position: (position in begun, position))
+            prices = Prices(self._task, state.confirmations)
+            # What other workers have begun will be paid for.
+            costs = {i: prices.of(look.allocations[i]) for i in missing}
+            reserved = begun - {position}
+            left = self._left(state).less(
+                Used(
+                    math.fsum(costs[i] * len(missing[i]) for i in reserved),
+                    sum(len(missing[i]) for i in reserved),
+                )
+            )
+            names = missing[position]
+            count = int(min(len(names), left.instances([costs[position]])))
             if count:
-                block = dict(list(missing.items())[:count])
-                if 0 <= self._add(look, choices, block, left, now) < count:
+                block = {name: self._named[name] for name in names[:count]}
+                storage.write_worker(self._study, look.number, position, self._worker)
+                try:
+                    found = self._add(look, look.allocations[position], block, left, state)
+                except BaseException:
+                    storage.write_worker(self._study, look.number, position, "")
+                    raise
+                if 0 <= found < count:
                     return "the limit on the spend does not cover the next call"
-            if count < len(missing):
+            if count < len(names):
                 limit = self._limits.text(self._task.cost_model.unit)
                 return f"its limit of {limit} is reached"
-        return _STOPPED if self._study._stop_flag else ""
+
+    def _missing(self, look: Look, state: State) -> dict[int, list[str]]:
+        """Return the instances that are missing of a look, by position of the allocation."""
+        found = {}
+        for position, choices in enumerate(look.allocations):
+            seen = state.seen.get(choices, {})
+            names = map(self._fresh.name, (step for step in look.steps if step not in seen))
+            known = [name for name in names if name in self._named]
+            if known and (look.number, choices) not in self._failed:
+                found[position] = known
+        return found
 
     def _add(
         self, look: Look, choices: Choices, block: Mapping[str, Any], left: Limits, state: State
     ) -> int:
-        """Evaluate an allocation on a block, and add a trial.
+        """Evaluate an allocation on a block, add a trial, and call the callbacks.
 
         Returns:
             The number of instances that were evaluated; -1 if the evaluation failed.
         """
-        allocation, started = self._task.allocation(choices), datetime.now()
+        allocation, cost = self._task.allocation(choices), self._task.feasible.cost(choices)
         attributes: dict[str, Any] = {
-            "cost": self._task.cost(allocation),
+            "cost": cost,
             INSTANCES: len(block),
             storage.ORIGIN: "confirmation",
             storage.REASON: f"look {look.number} on {len(block)} fresh instances",
         }
-        most = self._hard_limit(left, state)
+        example = self._example(choices, state)
+        # A parameter outside the task has the value of the example.
+        params = {**example.params, **self._task.params(allocation)}
+        trial = create_trial(
+            state=TrialState.FAIL,
+            params=example.params if choices_of_trial(self._task, example) == choices else params,
+            distributions=example.distributions,
+            system_attrs=storage.confirmation_marks(look.number),
+        )
+        trial.datetime_start = datetime.now()
+        failed = False
         try:
-            found = evaluate_on(self._evaluate, allocation, block, most)
+            found = evaluate_on(self._evaluate, allocation, block, left.spend)
         except Exception as error:
+            failed, self._error = True, error
             self._failed.add((look.number, choices))
-            self._error = error
             attributes["error"] = f"{type(error).__name__}: {error}"[:500]
             found = Evaluated({}, getattr(error, "spend", None))
             _logger.warning(
@@ -273,60 +335,30 @@ class Run:
         outcomes = found.outcomes
         if found.spend is not None:
             attributes["spend"] = found.spend
-        failed = (look.number, choices) in self._failed
         if outcomes or failed or found.spend:
-            attributes.update({k: v for k, v in found.metrics.items() if k not in attributes})
             steps = self._fresh.steps()
-            self._store(
-                choices,
-                state,
-                datetime_start=started,
-                value=math.fsum(outcomes.values()) / len(outcomes) if outcomes else None,
-                state_of=TrialState.COMPLETE if outcomes else TrialState.FAIL,
-                outcomes={steps[name]: value for name, value in outcomes.items()},
-                attributes=attributes,
-                marks=storage.confirmation_marks(look.number, look.number),
-            )
+            trial.user_attrs = {**found.metrics, **attributes}
+            trial.intermediate_values = {steps[name]: outcomes[name] for name in outcomes}
+            if outcomes:
+                trial.state = TrialState.COMPLETE
+                trial.value = math.fsum(outcomes.values()) / len(outcomes)
+            trial.datetime_complete = datetime.now()
+            added = storage.add_finished_trial(self._study, trial)
+            for callback in self._callbacks:
+                callback(self._study, added)
         return -1 if failed else len(outcomes)
 
-    def _hard_limit(self, left: Limits, state: State) -> float:
-        """Return the most that an objective may spend on a block."""
-        objective = find_objective(self._evaluate)
-        most = math.inf if left.spend is None else left.spend
-        if objective is None or math.isinf(objective.max_spend):
-            return most
-        used = used_by(self._task, [*state.search, *state.confirmations], len(objective.instances))
-        return min(most, objective.max_spend - used.spend)
+    def _example(self, choices: Choices, state: State) -> FrozenTrial:
+        """Return the latest trial of an allocation, or of another one if no trial ran it itself.
 
-    def _store(
-        self,
-        choices: Choices,
-        state: State,
-        *,
-        datetime_start: datetime,
-        value: float | None,
-        state_of: TrialState,
-        outcomes: Mapping[int, float],
-        attributes: Mapping[str, Any],
-        marks: Mapping[str, Any],
-    ) -> None:
-        """Add a trial to the study, and call the callbacks."""
-        # The latest trial of the allocation also has values of parameters outside the task.
-        same = [t for t in state.search if choices_of_trial(self._task, t) == choices]
-        example = next((t for t in same[::-1] if t.state == TrialState.COMPLETE), same[-1])
-        trial = create_trial(
-            state=state_of,
-            value=value,
-            params=example.params,
-            distributions=example.distributions,
-            user_attrs=dict(attributes),
-            system_attrs=dict(marks),
-            intermediate_values=dict(outcomes),
-        )
-        trial.datetime_start = datetime_start
-        added = storage.add_finished_trial(self._study, trial)
-        for callback in self._callbacks:
-            callback(self._study, added)
+        That is the case if another one's outcomes are known to be the same.
+        """
+
+        def rank(trial: FrozenTrial) -> tuple[bool, bool, int]:
+            own = choices_of_trial(self._task, trial) == choices
+            return own, trial.state == TrialState.COMPLETE, trial.number
+
+        return max(state.search, key=rank)
 
     def result(self, reason: str, margin: float | None) -> Confirmation:
         """Return the result; see `confirm`."""
@@ -335,11 +367,13 @@ class Run:
         recommended = recommend(self._study, self._task, margin=margin)
         used = used_by(self._task, state.confirmations)
         steps = {step for outcomes in state.seen.values() for step in outcomes}
+        # The agent's latest round was before these trials.
+        save_note(self._study)
         return Confirmation(
             recommendation=recommended,
             contenders=standings(state, self._task, recommended, scale.extent, sign),
             instances=len(steps),
-            looks=len(state.looks),
+            looks=state.last,
             evaluations=int(used.evaluations),
             spend=used.spend,
             unit=self._task.cost_model.unit,
@@ -358,18 +392,3 @@ def _stoppable(study: Study) -> Iterator[None]:
         yield
     finally:
         local.in_optimize_loop = False
-
-
-def _check_names(study: Study, named: Mapping[str, Any]) -> None:
-    """Raise if fresh instances have the names of instances of the search.
-
-    Raises:
-        TaskError: Some have.
-    """
-    known = read_fresh(study)
-    shared = [name for name in (known and known.search) or () if name in named]
-    if shared:
-        raise TaskError(
-            f"confirm: `instances` must not occur in the search, got {len(shared)} that do, for "
-            f"example {shared[0]!r}: pass other ones."
-        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from numbers import Integral
 from typing import Any, Protocol, runtime_checkable
@@ -80,22 +80,30 @@ def find_objective(evaluate: object) -> SplittableObjective | None:
     return None
 
 
-def name_instances(instances: Sequence[Any]) -> dict[str, Any]:
-    """Index instances by name: text and numbers themselves, else the ``id``, else the position.
+def name_instances(instances: Sequence[Any] | Mapping[str, Any]) -> dict[str, Any]:
+    """Index instances by name: text and integers themselves, else the ``id``, else the position.
 
     Raises:
         TaskError: There are none, or two share a name.
     """
     if isinstance(instances, (str, bytes)) or not hasattr(instances, "__len__"):
-        raise TaskError(f"`instances` must be a list or tuple, got {instances!r}.")
+        raise TaskError(f"`instances` must be a list, tuple or mapping, got {instances!r}.")
     if len(instances) == 0:
         raise TaskError("`instances` must not be empty.")
+    if isinstance(instances, Mapping):
+        return {str(name): instance for name, instance in instances.items()}
     named: dict[str, Any] = {}
     for position, instance in enumerate(instances):
         name = _name_of(instance, position)
         if name in named:
             raise TaskError(f"`instances` must have unique names, got {name!r} twice.")
         named[name] = instance
+    if len(named) != len(instances):
+        # Of a data frame, these would be the names of its columns.
+        raise TaskError(
+            f"`instances` has the length {len(instances)}, but {len(named)} items: pass a list of "
+            "its rows."
+        )
     return named
 
 
@@ -130,7 +138,10 @@ def check_function(function: Any, argument: str) -> None:
 
 
 def evaluate_on(
-    evaluate: Evaluate, allocation: Allocation, named: Mapping[str, Any], max_spend: float
+    evaluate: Evaluate,
+    allocation: Allocation,
+    named: Mapping[str, Any],
+    max_spend: float | None = None,
 ) -> Evaluated:
     """Evaluate an allocation on instances, and check the outcomes.
 
@@ -139,6 +150,7 @@ def evaluate_on(
         allocation: The allocation.
         named: The instances, by name.
         max_spend: Hard limit on the spend of an objective; it then returns what it finished.
+            None is that of the objective.
 
     Raises:
         TaskError: The function returned other things than one finite outcome for each instance.
@@ -147,20 +159,24 @@ def evaluate_on(
     if objective is None:
         found = evaluate(allocation, list(named.values()))
     else:
-        limit = max(max_spend, 0.0) or None
-        found = objective.evaluate(allocation, named, max_spend=limit, partial=True)
+        found = objective.evaluate(allocation, named, max_spend=max_spend, partial=True)
     spend: Any = getattr(found, "spend", None)
     metrics: Any = getattr(found, "metrics", None)
     return Evaluated(
         _outcomes(found, list(named), partial=objective is not None),
         float(spend) if is_finite(spend) and spend >= 0 else None,
-        metrics if isinstance(metrics, Mapping) else {},
+        {k: float(v) for k, v in metrics.items() if is_finite(v)}
+        if isinstance(metrics, Mapping)
+        else {},
     )
 
 
 def _outcomes(found: object, names: Sequence[str], *, partial: bool) -> dict[str, float]:
     """Return outcomes by name; see `evaluate_on` for errors."""
     values: Any = getattr(found, "outcomes", found)
+    if isinstance(values, (Set, str, bytes)):
+        # A set has no order, and a text is no numbers.
+        values = None
     if isinstance(values, Mapping):
         values = {str(name): value for name, value in values.items()}
         missing = [name for name in names if name not in values]

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from optuna_agenttts import storage
 from optuna_agenttts.exceptions import TaskError
 from optuna_agenttts.planner.evidence import Choices
 from optuna_agenttts.report.text import count_text, spend_text
-from optuna_agenttts.study.spending import evaluations_of, spend_of_trial
+from optuna_agenttts.study.spending import INSTANCES, evaluations_of, spend_of_trial
 from optuna_agenttts.study.stopped import outcomes_of
 from optuna_agenttts.task.stage import is_finite
 from optuna_agenttts.task.task import Task
@@ -45,7 +45,8 @@ class Limits:
         for name, value in (("spend", spend), ("evaluations", evaluations)):
             if value is not None and not (is_finite(value) and value > 0):
                 raise TaskError(f"{function}: `{name}` must be finite and above 0, got {value!r}.")
-        return cls(spend, evaluations)
+        # Storages keep JSON, which has no numbers of numpy.
+        return cls(*(None if value is None else float(value) for value in (spend, evaluations)))
 
     def less(self, used: Used) -> Limits:
         """Return what is left, not below 0."""
@@ -53,6 +54,17 @@ class Limits:
             None if self.spend is None else max(0.0, self.spend - used.spend),
             None if self.evaluations is None else max(0.0, self.evaluations - used.evaluations),
         )
+
+    def within(self, spend: float) -> Limits:
+        """Return the limits with at most this spend; infinity changes nothing."""
+        if math.isinf(spend):
+            return self
+        return replace(self, spend=max(0.0, min(spend, self.spend or math.inf)))
+
+    def larger_than(self, other: Limits) -> bool:
+        """Return whether these allow more than other ones."""
+        pairs = ((self.spend, other.spend), (self.evaluations, other.evaluations))
+        return all((own or math.inf) > limit for own, limit in pairs if limit is not None)
 
     def share(self, share: float) -> Limits:
         """Return a share of the limits."""
@@ -108,14 +120,17 @@ def used_by(task: Task, trials: Iterable[FrozenTrial], instances: int = 1) -> Us
     Args:
         task: The task.
         trials: The trials.
-        instances: Number of instances of a finished trial that reported no outcomes.
+        instances: Number of instances of a complete or failed trial that reported no outcomes.
     """
     spend, evaluations = [0.0], 0
     for trial in trials:
         if storage.confirmation_block(trial):
             count = evaluations_of(trial)
         else:
-            count = len(outcomes_of(trial)) or instances * trial.state.is_finished()
+            # Samplers that do not know of the budget propose allocations that are pruned at once.
+            ran = trial.state.is_finished() and trial.state != TrialState.PRUNED
+            most = int(trial.user_attrs.get(INSTANCES, instances if ran else 0))
+            count = len(outcomes_of(trial)) or most
         evaluations += count
         spend.append(spend_of_trial(task, trial, count))
     return Used(math.fsum(spend), evaluations)

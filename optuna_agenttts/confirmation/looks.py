@@ -15,6 +15,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from optuna_agenttts import storage
+from optuna_agenttts.confirmation.limits import Limits
 from optuna_agenttts.exceptions import TaskError
 from optuna_agenttts.planner.evidence import Choices
 from optuna_agenttts.study.stopped import outcomes_of
@@ -31,12 +32,14 @@ class Look:
         steps: Steps of the instances.
         trials: Number of finished trials of the search when it was planned. Looks with the same
             number belong together: further trials begin a new confirmation.
+        limits: Limits that were given.
     """
 
     number: int
     allocations: tuple[Choices, ...]
     steps: tuple[int, ...]
     trials: int
+    limits: Limits
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +49,9 @@ class State:
     Args:
         search: Trials of the search.
         confirmations: Trials that confirm allocations.
-        looks: Looks that belong together, in order.
-        earlier: Number of looks before these.
+        looks: Looks, in order.
+        current: Number of looks, the last ones, that belong to the trials so far.
+        last: Number of the last look; 0 before the first.
         used: Steps that some look has used.
         seen: Outcomes of each confirmed allocation by step.
     """
@@ -55,7 +59,8 @@ class State:
     search: Sequence[FrozenTrial]
     confirmations: Sequence[FrozenTrial]
     looks: Sequence[Look]
-    earlier: int
+    current: int
+    last: int
     used: frozenset[int]
     seen: Mapping[Choices, Mapping[int, float]]
 
@@ -86,10 +91,12 @@ def read_state(study: Study, task: Task) -> State:
     )
     # Trials that came between do not change a look that is to be finished.
     current = found[-1].trials if unfinished else finished
-    looks = [look for look in found if look.trials == current]
-    last = max((storage.confirmation_block(trial) for trial in confirmations), default=0)
-    earlier = max([last, *(look.number for look in found)]) - len(looks)
-    return State(search, confirmations, looks, earlier, frozenset(used), seen)
+    last = max(
+        [*map(storage.confirmation_block, confirmations), *(look.number for look in found)],
+        default=0,
+    )
+    together = sum(look.trials == current for look in found)
+    return State(search, confirmations, found, together, last, frozenset(used), seen)
 
 
 def write_look(study: Study, task: Task, look: Look) -> None:
@@ -98,7 +105,8 @@ def write_look(study: Study, task: Task, look: Look) -> None:
         {stage: list(setting) for stage, setting in task.allocation(choices).items()}
         for choices in look.allocations
     ]
-    values = {"steps": list(look.steps), "trials": look.trials}
+    limits = [look.limits.spend, look.limits.evaluations]
+    values = {"steps": list(look.steps), "trials": look.trials, "limits": limits}
     storage.write_look(study, look.number, {"allocations": allocations, **values})
 
 
@@ -125,7 +133,8 @@ def _read_looks(study: Study, task: Task) -> list[Look]:
                 tuple(task.choices({stage: tuple(s) for stage, s in allocation.items()}))
                 for allocation in value["allocations"]
             )
-            look = Look(number, allocations, tuple(value["steps"]), value["trials"])
+            limits = Limits(*value["limits"])
+            look = Look(number, allocations, tuple(value["steps"]), value["trials"], limits)
         except (TaskError, TypeError, KeyError):
             # Half written, or of another version of the task.
             continue

@@ -35,6 +35,9 @@ real, calibrated, random and violating ones: .064, .110, .128, .181 with these s
 .124, .174 after 20 trials always; .064, .106, .141, .181 without the first; .063, .106, .145, .239
 without both (standard errors of differences: about .01). Without the first, some searches ended
 after ten trials, none of which was good."""
+TRIALS = 50
+"""Trials after which `worth_another_trial` decides before the least share is reached: a limit that
+is far larger than the instances can use must not run thousands. Chosen by hand."""
 LOOKS = 4
 """Blocks of fresh instances, at most. After each, allocations that cannot win are left out. Mean
 regret with 1, 2, 4 and 8: .072, .068, .065, .064 on recorded outcomes of real models, .151, .100,
@@ -44,7 +47,7 @@ _MOST = 16
 with 6 to 8."""
 _DRAWS = 256
 """Draws of expectations; as many again are their mirror images. Chosen by hand."""
-_MIN_GAIN = 2e-4
+MIN_GAIN = 2e-4
 """Expected gain, in rates, below which a choice is decided: about a hundredth of the error of a
 mean of 500 outcomes. Chosen by hand."""
 _MARGIN = 0.05
@@ -179,23 +182,27 @@ def next_block(belief: Belief, limits: Limits, looks: int = LOOKS) -> Block | No
         looks: Number of blocks that are left, this one included.
     """
     found = contenders(belief, limits)
-    if looks < 1 or found.gain < _MIN_GAIN:
+    if looks < 1 or found.gain < MIN_GAIN:
         return None
     positions = _with_cheaper(belief, limits, found.positions)
     return Block(positions, max(1, limits.instances(positions) // looks), found.gain)
 
 
-def worth_another_trial(belief: Belief, limits: Limits, instances: int) -> bool:
+def worth_another_trial(
+    belief: Belief, limits: Limits, instances: int, least: float = 0.0
+) -> bool:
     """Return whether another trial is worth more than the fresh instances that it costs.
 
     It looks one trial ahead, so it does not see what several trials would find. Callers ask it
-    within `SHARES` of the limits only.
+    within `SHARES` of the limits, or after `TRIALS`.
 
     Args:
         belief: Belief in the tried allocations, and in the one that would be tried, which is
             last.
         limits: What is left, with costs of the same allocations.
         instances: Number of instances of a trial.
+        least: Least advantage, in rates. Where the fresh instances are used up, trials cost
+            nothing that could be used otherwise.
     """
     count = len(belief.means) - 1
     later = replace(limits, left=limits.left - instances * limits.costs[:, count])
@@ -210,9 +217,8 @@ def worth_another_trial(belief: Belief, limits: Limits, instances: int) -> bool:
     chosen = contenders(after, later)
     if chosen.instances:
         trial = np.hstack([trial, after.change(chosen.positions, chosen.instances)])
-    return float(tried.means.max()) + now.gain < float(belief.means.max()) + _expected_gain(
-        belief.means, trial
-    )
+    gain = float(belief.means.max() - tried.means.max()) + _expected_gain(belief.means, trial)
+    return now.gain + least < gain
 
 
 def _with_cheaper(belief: Belief, limits: Limits, positions: Ints) -> Ints:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 from optuna_agenttts.report.recommendation import Recommendation
-from optuna_agenttts.report.text import count_text, sentence, spend_text, table
+from optuna_agenttts.report.text import count_text, score_text, sentence, spend_text, table
 from optuna_agenttts.task.allocation import Allocation
 
 
@@ -51,13 +52,16 @@ class Standing:
         difference = reference
         if self.difference is not None and self.interval is not None:
             low, high = self.interval
-            difference = f"{self.difference:+.3f} ({low:+.3f} to {high:+.3f})"
+            # Two digits of the error.
+            size = math.floor(math.log10(high - low)) if high > low else -2
+            shown = f"+.{min(max(0, 1 - size), 15)}f"
+            difference = f"{self.difference:{shown}} ({low:{shown}} to {high:{shown}})"
         allocation = sentence(self.allocation)
         if self.dropped is not None:
             allocation += f" (left out after look {self.dropped})"
         if self.failed:
             allocation += " (failed)"
-        return [f"{self.mean:.3g}", str(self.instances), difference, allocation]
+        return [score_text(self.mean), str(self.instances), difference, allocation]
 
 
 @dataclass(frozen=True, slots=True)

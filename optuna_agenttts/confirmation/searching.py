@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,14 +26,15 @@ from optuna_agenttts.confirmation.limits import Limits, Used, used_by
 from optuna_agenttts.confirmation.looks import read_state
 from optuna_agenttts.confirmation.planning import Contenders, belief_of, limits_of
 from optuna_agenttts.confirmation.result import SearchResult
-from optuna_agenttts.confirmation.splitting import Split, split_instances
-from optuna_agenttts.exceptions import NoTaskError
+from optuna_agenttts.confirmation.splitting import Split, largest_cost, split_instances
+from optuna_agenttts.exceptions import NoTaskError, TaskError
 from optuna_agenttts.report.callbacks import StopWhenExhausted, planners_of
 from optuna_agenttts.report.candidates import Candidates
 from optuna_agenttts.study.fresh import read_fresh
 from optuna_agenttts.study.measured import effective_task
 from optuna_agenttts.study.planners import Planners
 from optuna_agenttts.study.rounds import guidelines
+from optuna_agenttts.study.spending import INSTANCES
 from optuna_agenttts.study.tasks import find_task
 from optuna_agenttts.support.experimental import experimental_function
 from optuna_agenttts.task.task import Task
@@ -45,7 +46,7 @@ _logger = logging.getLogger(__name__)
 def search(
     study: Study,
     objective: SplittableObjective | Evaluate,
-    instances: Sequence[Any] | None = None,
+    instances: Sequence[Any] | Mapping[str, Any] | None = None,
     *,
     spend: float | None = None,
     evaluations: int | None = None,
@@ -63,8 +64,8 @@ def search(
     others confirm. Trials go on until another one is worth less than the fresh instances that it
     costs, by the posterior; then `confirm` spends the rest. Both count towards one limit.
 
-    After an interruption, call the function again with the same arguments. `objective(trial)`
-    alone still scores every instance of the objective.
+    After an interruption, call the function again with the same arguments. With a larger limit,
+    it runs further trials. `objective(trial)` alone still scores every instance of the objective.
 
     Args:
         study: Study of one objective, with any sampler.
@@ -73,7 +74,8 @@ def search(
         instances: All instances. Default: those of the objective. When a search is resumed, they
             must include those of its trials; new ones are fresh.
         spend: Limit on the spend of the study, in units of the task's cost model, over all
-            instances: trials, confirmation, and the agent as far as it is priced.
+            instances: trials, confirmation, and the agent as far as it is priced. What other
+            workers are running, or a killed process had run, is not counted until it ends.
         evaluations: Limit on the runs of the pipeline on one instance. At least one limit is
             needed; an objective's `max_spend` counts as well.
         n_trials: Limit on the finished trials of the search.
@@ -129,7 +131,7 @@ class Trials:
         cls,
         study: Study,
         objective: Any,
-        instances: Sequence[Any] | None,
+        instances: Sequence[Any] | Mapping[str, Any] | None,
         task: Task | None,
         limits: Limits,
         per_trial: int | None,
@@ -144,9 +146,7 @@ class Trials:
         splittable = find_objective(objective)
         if splittable is not None:
             task = task or splittable.task
-            if math.isfinite(splittable.max_spend):
-                most = min(splittable.max_spend, limits.spend or math.inf)
-                limits = Limits(most, limits.evaluations)
+            limits = limits.within(splittable.max_spend)
         else:
             check_function(objective, "search: `objective`")
         task = task or _task_of(study)
@@ -166,18 +166,15 @@ class Trials:
         callbacks: Sequence[Callback],
         catch: tuple[type[Exception], ...],
     ) -> None:
-        """Run trials; none if the confirmation has begun."""
-        state = read_state(self._study, self._task)
-        if state.looks or state.earlier or self._is_over():
+        """Run trials; none if the confirmation has begun, unless the limits are larger now."""
+        if self._is_over():
             return
-        left = None if n_trials is None else n_trials - state.finished
+        finished = read_state(self._study, self._task).finished
+        left = None if n_trials is None else n_trials - finished
         if left is not None and left < 1:
             return
-        objective = self.evaluate
-        if find_objective(objective) is None:
-            objective = self._score
         self._study.optimize(
-            objective,
+            self._run_trial,
             n_trials=left,
             catch=catch,
             callbacks=[*callbacks, StopWhenExhausted(task=self._task), self._stop],
@@ -196,7 +193,8 @@ class Trials:
             self.evaluate,
             self._split.fresh,
             task=task,
-            limits=self._limits.less(self.used()),
+            limits=self._limits,
+            before=self.used(),
             seed=self._seed,
             # These count all trials, and would end the confirmation at once.
             callbacks=[c for c in callbacks if not isinstance(c, MaxTrialsCallback)],
@@ -229,11 +227,38 @@ class Trials:
         agent = sum(planned.cost or 0.0 for planned in guidelines(self._study))
         return Used(used.spend + agent, used.evaluations)
 
+    def _run_trial(self, trial: optuna.Trial) -> float:
+        """Run a trial, unless the limits do not cover it.
+
+        Raises:
+            TaskError: They do not cover the first one.
+            TrialPruned: They do not cover another one, and the study is stopped.
+        """
+        left, size = self._limits.less(self.used(everything=True)), len(self._split.search)
+        if left.instances([largest_cost(self._task)]) < size:
+            task = effective_task(self._study, self._task)
+            cost = task.cost(task.suggest(trial))
+            if left.instances([cost]) < size:
+                unit = task.cost_model.unit
+                if not any(t.state == TrialState.COMPLETE for t in self._study.trials):
+                    raise TaskError(
+                        f"search: the limit of {self._limits.text(unit)} does not cover a trial "
+                        f"on {size} instances, which costs {size * cost:.5g}: raise it, or pass "
+                        "a smaller `per_trial`."
+                    )
+                self._over("the limit does not cover another one", True)
+                self._study.stop()
+                raise optuna.TrialPruned
+        if find_objective(self.evaluate) is None:
+            return self._score(trial)
+        return float(self.evaluate(trial))
+
     def _score(self, trial: optuna.Trial) -> float:
         """Score a trial's allocation with the user's function."""
         task = effective_task(self._study, self._task)
         allocation = task.suggest(trial)
-        found = evaluate_on(self.evaluate, allocation, self._split.search, math.inf)
+        storage.write_trial_values(trial, {INSTANCES: len(self._split.search)})
+        found = evaluate_on(self.evaluate, allocation, self._split.search)
         spend = found.spend
         if spend is None:
             spend = task.cost(allocation) * len(self._split.search)
@@ -250,14 +275,16 @@ class Trials:
 
     def _is_over(self) -> bool:
         """Return whether another trial is worth less than the fresh instances that it costs."""
+        state = read_state(self._study, self._task)
+        if state.last and not (state.looks and self._limits.larger_than(state.looks[-1].limits)):
+            return self._over("the confirmation has begun", True)
         used, size = self.used(), len(self._split.search)
-        trials = storage.read_trials(self._study)
-        left = self._limits.less(used)
-        if not any(trial.state == TrialState.COMPLETE for trial in trials):
+        left = self._limits.less(self.used(everything=True))
+        if not any(trial.state == TrialState.COMPLETE for trial in state.search):
             # Of a cost that is not known yet.
             return self._over("the limit is reached", left.instances([0.0]) < size)
         least, most = (self._limits.share(share).reached(used) for share in policy.SHARES)
-        if most or not least:
+        if most or not (least or state.finished >= policy.TRIALS):
             return self._over("they have used their share of the limit", most)
         task = effective_task(self._study, self._task)
         found = Candidates(self._study, task, "search")
@@ -272,7 +299,8 @@ class Trials:
         belief = belief_of(found, found.surrogate.points_of(keys))
         costs = np.array([found.task.feasible.cost(key) for key in keys])
         limits = limits_of(left, costs, len(self._split.fresh))
-        over = not policy.worth_another_trial(belief, limits, size)
+        gain = 0.0 if least else policy.MIN_GAIN
+        over = not policy.worth_another_trial(belief, limits, size, gain)
         return self._over("another one is worth less than the instances that it costs", over)
 
     def _over(self, reason: str, over: bool) -> bool:

@@ -26,6 +26,9 @@ _SHARE, _MOST_SHARE = 0.02, 0.05
 """Share of the limit that a trial takes, and at most takes to have `_FEWEST` instances: twenty and
 eight trials in two fifths of the limit."""
 
+_LEAST = 2
+"""Instances of a trial if four trials' worth is affordable: a single outcome shows no noise."""
+
 
 @dataclass(frozen=True, slots=True)
 class Split:
@@ -48,13 +51,15 @@ def instances_per_trial(task: Task, limits: Limits, available: int) -> int:
         limits: Limits of search and confirmation.
         available: Number of all instances, 2 or more.
     """
-    evaluations = limits.instances([_dearest(task)])
+    # Most allocations that a search tries cost nearly as much as the budget allows.
+    evaluations = limits.instances([largest_cost(task)])
     wanted = max(_SHARE * evaluations, min(_FEWEST, _MOST_SHARE * evaluations))
+    wanted = max(wanted, min(_LEAST, evaluations / 4))
     return int(max(1, min(_MOST, wanted, available // 2)))
 
 
-def _dearest(task: Task) -> float:
-    """Return what most allocations that a search tries cost nearly, for one instance."""
+def largest_cost(task: Task) -> float:
+    """Return an upper bound of the cost of an allocation, for one instance."""
     dearest = sum(max(float(row.max()) for row in rows) for rows in task.feasible.costs)
     return min(task.budget, dearest)
 
@@ -62,7 +67,7 @@ def _dearest(task: Task) -> float:
 def split_instances(
     study: Study,
     objective: SplittableObjective | None,
-    instances: Sequence[Any] | None,
+    instances: Sequence[Any] | Mapping[str, Any] | None,
     *,
     task: Task,
     limits: Limits,
@@ -102,10 +107,11 @@ def split_instances(
                 f"search: `per_trial` must be 1 or more and leave fresh instances of "
                 f"{len(named)}, got {count!r}."
             )
-        if limits.instances([0.0]) < count:
+        cheapest = sum(min(float(row.min()) for row in rows) for rows in task.feasible.costs)
+        if limits.instances([cheapest]) < count:
             raise TaskError(
-                f"search: `evaluations` must cover a trial, which runs on {count} instances, got "
-                f"{limits.evaluations:g}: raise it, or pass a smaller `per_trial`."
+                f"search: the limit of {limits.text(task.cost_model.unit)} must cover a trial, "
+                f"which runs on {count} instances: raise it, or pass a smaller `per_trial`."
             )
         names = list(named)
         if objective is None or instances is not None:
@@ -139,14 +145,14 @@ def _few_text(task: Task, limits: Limits, available: int) -> str:
     if available < 2 * _FEWEST:
         return f"{start}pass {2 * _FEWEST} instances or more."
     needed = Limits(
-        None if limits.spend is None else _FEWEST / _MOST_SHARE * _dearest(task),
+        None if limits.spend is None else _FEWEST / _MOST_SHARE * largest_cost(task),
         None if limits.evaluations is None else round(_FEWEST / _MOST_SHARE),
     )
     return f"{start}raise the limit to {needed.text(task.cost_model.unit)} or more."
 
 
 def _named(
-    objective: SplittableObjective | None, instances: Sequence[Any] | None
+    objective: SplittableObjective | None, instances: Sequence[Any] | Mapping[str, Any] | None
 ) -> Mapping[str, Any]:
     """Return the instances by name."""
     if objective is not None:

@@ -31,7 +31,7 @@ _MARKUP = re.compile(r"([\\`*_{}\[\]()<>#+!|~@-]|:(?=//)|(?<=www)\.)", re.IGNORE
 def save_note(study: Study) -> bool:
     """Write the agent's guidelines into the study's note, below the user's text.
 
-    The sampler calls this after each round.
+    The sampler calls this after each round, and `confirm` at its end.
 
     Args:
         study: The study.
@@ -40,15 +40,15 @@ def save_note(study: Study) -> bool:
         True if the note was written; False if optuna-dashboard is not installed or no agent
         planned a round.
     """
+    body = note(study)
+    if not body:
+        return False
     try:
         import optuna_dashboard
     except ImportError:
         _logger.debug(
             "The study's note is not written: run `pip install optuna-agenttts[dashboard]`."
         )
-        return False
-    body = note(study)
-    if not body:
         return False
     present = optuna_dashboard.get_note(study)
     own = present.partition(HEADING)[0].rstrip()

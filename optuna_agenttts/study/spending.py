@@ -21,7 +21,7 @@ from optuna_agenttts.task.task import Task
 # Tokens, in place of 0, which `Stage` does not allow. Only a call that reported no tokens has 0.
 _LEAST = 1e-9
 INSTANCES = "instances"
-"""User attribute of a confirmation trial: number of the instances that it was to run on."""
+"""User attribute of a trial: number of the instances that it was to run on."""
 
 
 @dataclass(frozen=True, slots=True)

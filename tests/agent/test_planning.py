@@ -9,7 +9,14 @@ import pytest
 from agent_support import TASK, evidence_of, planner_of, score
 from core_support import run
 
-from optuna_agenttts import AgentTTSSampler, Claim, Model, ScriptedChatModel, guidelines
+from optuna_agenttts import (
+    AgentTTSSampler,
+    Claim,
+    Model,
+    ScriptedChatModel,
+    confirm,
+    guidelines,
+)
 from optuna_agenttts.agent.advice import required_share
 from optuna_agenttts.agent.ask import RoundContext, plan_round
 from optuna_agenttts.agent.facts import Facts, fit_facts
@@ -310,6 +317,18 @@ def test_note_shows_the_latest_first_and_keeps_what_the_user_wrote():
     assert body.count(HEADING) == 1
     assert body.index("Round 2, after") < body.index("old one")
     assert r"\[x\]\(http\://y\) \!\[i\]\(www\.z\) \<b\> \| \# \`c\`" in note(study)
+
+
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_the_note_counts_what_followed_the_last_round():
+    """A confirmation runs no round, and writes the note at its end."""
+    dashboard = pytest.importorskip("optuna_dashboard")
+    study = run(AgentTTSSampler(TASK), n_trials=4)
+    write_round(study, Round(number=1, guidelines=("a",), model="m"))
+    found = confirm(study, lambda allocation, names: [0.5] * len(names), range(40), evaluations=60)
+    assert found.looks
+    assert "complete in confirmation" in dashboard.get_note(study)
+    assert f"({found.spend:.5g} reference samples of it on" in dashboard.get_note(study)
 
 
 def test_agent_is_priced_like_a_stage():

@@ -1,6 +1,7 @@
 """`confirm` compares the best allocations on fresh instances, pays once, and loses nothing."""
 
 import math
+import threading
 from collections import Counter
 
 import numpy as np
@@ -10,7 +11,7 @@ from confirmation_cases import FRESH, SEARCH, TASK, Evaluate, oriented, outcome,
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.trial import TrialState
-from study_cases import one_stage, trial_of
+from study_cases import one_stage, study_with_outcomes, trial_of
 
 from optuna_agenttts import (
     Model,
@@ -28,6 +29,7 @@ from optuna_agenttts import (
     storage,
 )
 from optuna_agenttts.confirmation.limits import Limits
+from optuna_agenttts.confirmation.result import Standing
 from optuna_agenttts.report.trials import count_states
 from optuna_agenttts.study.experience import read_experience
 from optuna_agenttts.study.fresh import FreshInstances, read_fresh
@@ -224,6 +226,8 @@ def test_the_error_is_raised_if_all_contenders_fail():
         (lambda names: dict.fromkeys(names[1:], 1.0), "lacks"),
         (lambda names: dict.fromkeys([*names, "other"], 1.0), "unknown 'other'"),
         (lambda names: 0.5, "sequence"),
+        (lambda names: {float(i) for i in range(len(names))}, "sequence"),
+        (lambda names: "1" * len(names), "sequence"),
     ],
 )
 def test_unusable_outcomes_are_named(values, message):
@@ -236,6 +240,52 @@ class Report:
 
     def __init__(self, outcomes, spend):
         self.outcomes, self.spend, self.metrics = outcomes, spend, {"recall": 0.25}
+
+
+def test_instances_may_be_a_mapping_and_not_a_table():
+    """A mapping gives names; a table has a length in rows, and its items are columns."""
+
+    class Table:
+        def __len__(self):
+            return 3
+
+        def __iter__(self):
+            return iter(["question"])
+
+    seen = []
+
+    def evaluate(allocation, items):
+        seen.extend(items)
+        return [float(item % 2) for item in items]
+
+    study = searched()
+    confirm(study, evaluate, {f"q{i}": i for i in range(60)}, evaluations=200)
+    assert set(seen) <= set(range(60))
+    assert sorted(read_fresh(study).names) == sorted(f"q{i}" for i in range(60))
+    with pytest.raises(TaskError, match="list of its rows"):
+        confirm(searched(), evaluate, Table(), evaluations=200)
+
+
+def test_metrics_are_stored_as_numbers(tmp_path):
+    """Storages keep JSON, so others would fail after the evaluation has been paid for."""
+
+    class Measured(Report):
+        def __init__(self, outcomes):
+            super().__init__(outcomes, np.float64(7.0))
+            self.metrics = {"recall": np.float32(0.25), "failed": math.nan, "raw": object()}
+
+    study = optuna.create_study(storage=f"sqlite:///{tmp_path}/s.db", direction="maximize")
+    study.add_trials(searched(count=4).trials)
+    confirm(
+        study,
+        lambda allocation, names: Measured([1.0] * len(names)),
+        FRESH,
+        evaluations=90,
+        task=TASK,
+    )
+    (trial, *_) = confirmations(study)
+    assert trial.user_attrs["recall"] == 0.25
+    assert not {"failed", "raw"} & trial.user_attrs.keys()
 
 
 def test_metered_spend_counts_instead_of_costs():
@@ -309,6 +359,78 @@ def test_the_spend_of_confirmations_counts_all_instances(caplog):
     assert confirm(stopping, Evaluate(), FRESH, evaluations=500, callbacks=[stop]).reason == (
         "the study was stopped"
     )
+
+
+def test_workers_share_a_look():
+    """What another worker has begun is evaluated last, and its spend is reserved."""
+    study, order = searched(), []
+    whole = confirm(searched(), Evaluate(), FRESH, evaluations=900)
+
+    def evaluate(allocation, names):
+        order.append(allocation["answer"])
+        if len(order) == 2:
+            # Another worker ends its share of the same look first.
+            other = optuna.load_study(study_name=study.study_name, storage=study._storage)
+            thread = threading.Thread(
+                target=confirm, args=(other, ended, FRESH), kwargs={"evaluations": 900}
+            )
+            thread.start()
+            thread.join()
+        return [outcome(allocation, name) for name in names]
+
+    def ended(allocation, names):
+        others.append(allocation["answer"])
+        return [outcome(allocation, name) for name in names]
+
+    others = []
+    found = confirm(study, evaluate, FRESH, evaluations=900)
+    assert found.recommendation.params == whole.recommendation.params
+    # The first allocation was finished, and the second one was left to the end of the look.
+    assert order[0] not in others[: others.index(order[1])]
+    assert len(set(others[: others.index(order[1]) + 1])) == others.index(order[1]) + 1
+    assert len(order) == 2
+    assert found.evaluations <= 900 + len(FRESH)
+
+
+def test_an_allocation_whose_outcomes_are_known_from_another_is_confirmed():
+    """The cheapest one with the same outcomes is a contender, though no trial ran it."""
+    stage = Stage(
+        "answer",
+        models=TASK.stages[0].models,
+        prompt_tokens=256,
+        generation_tokens=64,
+        max_samples=64,
+        equal_samples=((1, 2),),
+    )
+    task = Task(name="votes", stages=[stage], budget=1000, metric_range=(0, 1))
+    model = stage.models[1].name
+    study = study_with_outcomes(
+        task, [({"answer": (model, n)}, [float(i % 3 > 0) for i in range(30)]) for n in (2, 3, 4)]
+    )
+    found = confirm(study, Evaluate(), FRESH, evaluations=300, task=task)
+    tried = {t.params["answer.samples"] for t in confirmations(study)}
+    assert 1 in tried
+    assert 2 not in tried
+    assert found.evaluations
+
+
+@pytest.mark.parametrize(
+    ("unit", "text"),
+    [(1.0, "0.7  50  -0.05 (-0.21 to +0.11)"), (1e5, "70000  50  -5000 (-21000 to +11000)")],
+)
+def test_differences_have_the_digits_of_their_error(unit, text):
+    """Also of metrics that are large or small."""
+    standing = Standing(
+        params={},
+        allocation=TASK.complete({}),
+        cost=1.0,
+        mean=0.7 * unit,
+        instances=50,
+        difference=-0.05 * unit,
+        interval=(-0.21 * unit, 0.11 * unit),
+        dropped=None,
+    )
+    assert str(standing).startswith(text)
 
 
 def test_reports_count_confirmations_apart():

@@ -24,7 +24,7 @@ def trial(task, samples, outcomes, *, block=0, **options):
         small(samples),
         float(np.mean(outcomes)),
         intermediate_values=dict(enumerate(map(float, outcomes), first)),
-        system_attrs=storage.confirmation_marks(block, 1) if block else None,
+        system_attrs=storage.confirmation_marks(block) if block else None,
         **options,
     )
 
@@ -88,7 +88,7 @@ def test_a_failed_confirmation_is_no_failure_of_the_search():
         small(2),
         None,
         state=TrialState.FAIL,
-        system_attrs=storage.confirmation_marks(4, 4),
+        system_attrs=storage.confirmation_marks(4),
     )
     before = read(task, [*search, failed])
     after = read(task, [*search, failed, *confirmed, broken])

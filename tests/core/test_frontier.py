@@ -326,7 +326,7 @@ def test_fresh_instances_count_for_the_points_that_saw_them():
                 small(samples),
                 float(row.mean()),
                 intermediate_values=dict(enumerate(row.tolist(), 1000)),
-                system_attrs=storage.confirmation_marks(1, 1),
+                system_attrs=storage.confirmation_marks(1),
             )
         )
     found, expected = frontier(made, task, tried_only=True), recommend(made, task)

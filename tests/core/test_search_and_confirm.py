@@ -5,7 +5,9 @@ import math
 import multiprocessing
 import re
 from collections import Counter
+from contextlib import suppress
 
+import numpy as np
 import optuna
 import pytest
 from confirmation_cases import FRESH, SEARCH, TASK, Evaluate, outcome, search_in_process
@@ -19,8 +21,10 @@ from optuna_agenttts import (
     AgentTTSSampler,
     NoEvidenceError,
     NoTaskError,
+    Stage,
     StopWhenExhausted,
     StopWhenSettled,
+    Task,
     TaskError,
     confirm,
     search,
@@ -28,6 +32,7 @@ from optuna_agenttts import (
     storage,
 )
 from optuna_agenttts.confirmation.limits import Limits
+from optuna_agenttts.confirmation.looks import Look, choices_of_trial, write_look
 from optuna_agenttts.confirmation.splitting import instances_per_trial
 from optuna_agenttts.study.fresh import read_fresh
 
@@ -100,7 +105,7 @@ def test_the_log_says_how_instances_are_split(caplog):
 @pytest.mark.parametrize("unit", ["spend", "evaluations"])
 def test_a_limit_for_few_instances_is_a_warning_that_names_a_larger_one(caplog, unit):
     """With the limit that it names, trials run on 20 instances, and there is no warning."""
-    search(study_of(), Evaluate(), ALL, **{unit: 200})
+    search(study_of(), Evaluate(), ALL, **{unit: 200 * (TASK.budget if unit == "spend" else 1)})
     (line,) = [r.getMessage() for r in caplog.records if "mostly chance" in r.getMessage()]
     limit = int(re.search(r"raise the limit to ([\d,.]+)", line)[1].replace(",", ""))
     caplog.clear()
@@ -243,6 +248,85 @@ def test_a_stopped_search_confirms():
     assert found.confirmation.evaluations
 
 
+@settings(max_examples=20, deadline=None)
+@given(
+    share=st.floats(0.001, 60),
+    per_trial=st.none() | st.integers(1, 60),
+    sampler=st.sampled_from([AgentTTSSampler, TPESampler, RandomSampler]),
+)
+def test_no_trial_exceeds_the_limit_on_the_spend(share, per_trial, sampler):
+    """Also if it covers few instances, or no trial of many: that is an error."""
+    evaluate, limit = Evaluate(), share * TASK.budget
+    study = study_of(sampler(TASK, seed=0) if sampler is AgentTTSSampler else sampler(seed=0))
+    found = None
+    with suppress(TaskError):
+        found = search(study, evaluate, ALL, spend=limit, per_trial=per_trial, task=TASK)
+    paid = sum(TASK.cost({"answer": key[0][1]}) for key, _ in evaluate.runs)
+    assert paid == pytest.approx(found.spend if found else 0.0)
+    assert paid <= limit * (1 + 1e-9)
+
+
+def test_trials_that_did_not_run_use_nothing():
+    """Samplers that do not know of the budget propose allocations that are pruned at once."""
+    stages = [
+        Stage(
+            name,
+            models=TASK.stages[0].models,
+            prompt_tokens=256,
+            generation_tokens=64,
+            max_samples=8,
+        )
+        for name in ("plan", "answer")
+    ]
+    tight = Task(name="two", stages=stages, budget=200, metric_range=(0, 1))
+    study, runs = study_of(RandomSampler(seed=0)), []
+
+    def evaluate(allocation, names):
+        runs.extend(names)
+        return [outcome({"answer": allocation["answer"]}, name) for name in names]
+
+    found = search(study, evaluate, ALL, evaluations=600, task=tight)
+    assert any(trial.state == TrialState.PRUNED for trial in study.trials)
+    assert found.evaluations == len(runs)
+
+
+def test_a_larger_limit_runs_further_trials():
+    """The same limit does not, and the result counts all looks."""
+    study, evaluate = study_of(), Evaluate()
+    small = search(study, evaluate, ALL, evaluations=200)
+    assert search(study, evaluate, ALL, evaluations=200) == small
+    large = search(study, evaluate, ALL, evaluations=1500)
+    assert large.trials > small.trials
+    assert 200 < large.evaluations == len(evaluate.runs) <= 1500
+    assert Counter(evaluate.runs).most_common(1)[0][1] == 1
+    blocks = {storage.confirmation_block(trial) for trial in confirmed(study)}
+    assert large.confirmation.looks == len(blocks) > 4
+
+
+def test_the_reason_names_the_limit_that_was_given():
+    study, given = study_of(), np.int64(27)
+    found = search(study, Evaluate(), ALL, evaluations=given, per_trial=3)
+    assert found.confirmation.reason == f"its limit of {given} evaluations is reached"
+
+
+def test_a_limit_beyond_the_instances_does_not_run_thousands_of_trials():
+    found = search(study_of(), Evaluate(), ALL[:12], evaluations=10**6)
+    assert found.trials < 70
+
+
+def test_a_worker_stops_trials_once_another_confirms():
+    def plan(study, trial):
+        if storage.confirmation_block(trial):
+            return
+        choices = choices_of_trial(TASK, trial)
+        limits = Limits(None, 500)
+        write_look(study, TASK, Look(1, (choices,), (1000, 1001), trial.number + 1, limits))
+
+    found = search(study_of(), Evaluate(), ALL, evaluations=500, callbacks=[plan])
+    assert found.trials == 1
+    assert found.confirmation.evaluations == 2
+
+
 def test_confirmed_instances_of_a_search_are_refused():
     study = study_of()
     found = search(study, Evaluate(), ALL, evaluations=300)
@@ -258,7 +342,7 @@ def test_unsuitable_studies_and_instances_are_refused():
         search(study_of(), evaluate, ["a"], evaluations=100)
     with pytest.raises(TaskError, match="`per_trial`"):
         search(study_of(), evaluate, ALL, evaluations=100, per_trial=len(ALL))
-    with pytest.raises(TaskError, match="`evaluations` must cover a trial"):
+    with pytest.raises(TaskError, match="the limit of 9 evaluations must cover a trial"):
         search(study_of(), evaluate, ALL, evaluations=9, per_trial=10)
     with pytest.raises(TaskError, match="give `spend`"):
         search(study_of(), evaluate, ALL)

@@ -15,6 +15,7 @@ from optuna_agenttts import (
     PriceCost,
     Stage,
     Task,
+    TaskError,
     confirm,
     search,
     spend,
@@ -178,6 +179,21 @@ def test_the_limit_of_the_objective_covers_both():
     more, _ = noisy_objective(count=120, max_spend=10 * whole)
     again = search(study, more, evaluations=2000)
     assert again.evaluations >= found.evaluations
+
+
+def test_a_limit_that_is_used_up_confirms_nothing():
+    """The `max_spend` of an objective is that of the study, not of each evaluation."""
+    unlimited, _ = noisy_objective(count=20)
+    study = study_of(unlimited)
+    study.optimize(unlimited, n_trials=5)
+    used = spend(study).total
+    objective, chats = noisy_objective(count=20, max_spend=used)
+    with pytest.raises(TaskError, match="does not cover one instance"):
+        confirm(study, objective, fresh(20, 100), evaluations=500)
+    assert not calls(chats)
+    more, _ = noisy_objective(count=20, max_spend=1.2 * used)
+    found = confirm(study, more, fresh(20, 100), evaluations=5000)
+    assert 0 < found.spend <= 0.2 * used * (1 + 1e-9)
 
 
 def test_a_partial_evaluation_returns_what_was_finished():
