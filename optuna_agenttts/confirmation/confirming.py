@@ -270,6 +270,10 @@ class Run:
             if count:
                 block = {name: self._named[name] for name in names[:count]}
                 storage.write_worker(self._study, look.number, position, self._worker)
+                workers = storage.read_workers(self._study, look.number)
+                if workers[position] != self._worker:
+                    # Another one began it at the same time, and was the last to write.
+                    continue
                 try:
                     found = self._add(look, look.allocations[position], block, left, state)
                 except BaseException:
