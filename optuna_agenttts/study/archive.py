@@ -131,7 +131,7 @@ class Archive:
         self.visited = tried | waiting | failed
         ranges = None if self.suggestions.is_free() else self.suggestions.ranges()
         if number is not None:
-            ranges = self._failures.without_failing(ranges)
+            ranges = self._failures.without_failing(ranges, self.visited)
         return Evidence(
             task=self.task,
             models=np.array(self._models, dtype=np.int64).reshape(-1, width)[kept],

@@ -8,6 +8,7 @@ model waits longer after each failure, and is never given up.
 from __future__ import annotations
 
 import logging
+from collections.abc import Container
 
 from optuna_agenttts.planner.evidence import Choices
 from optuna_agenttts.task.ranges import Ranges
@@ -24,6 +25,9 @@ Chosen by hand."""
 _IN_A_ROW = 2
 """Failed trials of a model, with none completed in between, after which it waits: the first one
 may be due to another stage's model. Chosen by hand."""
+_CHECKED = 10_000
+"""Allocations that are checked for one that was not visited, at most; more than most searches have
+trials. Chosen by hand."""
 
 
 class Failures:
@@ -64,14 +68,15 @@ class Failures:
                 waiting.add(choices)
         return frozenset(waiting), frozenset(final)
 
-    def without_failing(self, ranges: Ranges | None) -> Ranges | None:
-        """Return ranges without the models that wait, as far as others are left.
+    def without_failing(self, ranges: Ranges | None, visited: Container[Choices]) -> Ranges | None:
+        """Return ranges without the models that wait, as long as they leave something to try.
 
         Models of later stages wait for one trial more than those of the stage before. Of two that
         failed together, the first is then tried alone, which shows which of them fails.
 
         Args:
             ranges: Ranges of the study; None for those of the task.
+            visited: Allocations not to propose.
         """
         waiting: list[tuple[int, int]] = []
         for (stage, model), failures in self._models.items():
@@ -82,12 +87,24 @@ class Failures:
         for stage, model in waiting:
             if left := [other for other in found.models[stage] if other != model]:
                 found = found.with_models(stage, left)
-        table = found.table(self._task.feasible)
-        if not waiting or not table.fits(table.complete({})):
+        if not waiting or not self._leaves(found, visited):
             return ranges
         for stage, model in waiting:
             self._name(stage, model)
         return found
+
+    def _leaves(self, ranges: Ranges, visited: Container[Choices]) -> bool:
+        """Return whether ranges have an allocation that is not visited."""
+        for count, choices in enumerate(ranges.table(self._task.feasible)):
+            found = tuple(
+                (models[model], samples[position - 1])
+                for (model, position), models, samples in zip(
+                    choices, ranges.models, ranges.samples
+                )
+            )
+            if count == _CHECKED or found not in visited:
+                return True
+        return False
 
     def _name(self, stage: int, model: int) -> None:
         """Log that a model waits, once until it succeeds again."""
