@@ -255,7 +255,7 @@ def test_confirmations_leave_what_trials_of_the_search_reported():
             distributions=trial.distributions,
             value=1.0,
             intermediate_values={1000: 1.0},
-            system_attrs=storage.confirmation_marks(1, 1),
+            system_attrs=storage.confirmation_marks(1),
         )
     )
     assert recommend(study).known == known == 5
