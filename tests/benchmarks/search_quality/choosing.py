@@ -207,7 +207,7 @@ def table(options):
     rng = np.random.default_rng(0)
     print(
         f"| landscapes | search | recommendation stays within {REGRET:.2f} | after evaluations "
-        f"| after spend | within {LOST:.2f} of score, after evaluations | regret | score lost "
+        f"| after spend | within {LOST:.2f} of score, after spend | regret | score lost "
         f"| regret above {BAD} | 90 % interval covers | trials |"
     )
     print("|" + "---|" * 11)
@@ -226,7 +226,7 @@ def _cells(rows, family, sampler, confirmed, rng):
     def shown(key, form, statistic):
         middle, low, high = clustered([row[key] for row in rows], at, rng, statistic)
         cells = ["never" if np.isinf(x) else format(x, form) for x in (middle, low, high)]
-        return "{} ({} to {})".format(*cells)
+        return "never" if np.isinf(low) else "{} ({} to {})".format(*cells)
 
     def share(found):
         return f"{np.mean(found):.0%}"
@@ -237,7 +237,7 @@ def _cells(rows, family, sampler, confirmed, rng):
         share([np.isfinite(row["regret_evaluations"]) for row in rows]),
         shown("regret_evaluations", ".0f", np.median),
         shown("regret_spend", ".0f", np.median),
-        shown("score_evaluations", ".0f", np.median),
+        shown("score_spend", ".0f", np.median),
         shown("regret", ".3f", np.mean),
         shown("lost", ".3f", np.mean),
         share([row["regret"] > BAD for row in rows]),
