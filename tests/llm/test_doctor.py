@@ -793,7 +793,9 @@ def test_what_ruins_a_search_without_an_error_is_found(name):
     assert "search" in found[check].message
     assert found[check].remedy
     assert calls <= 9
-    assert f"{calls} were sent" in found["requests"].message
+    # A server that closes a connection after an error may miss a request that was on its way.
+    missed = "breaks" in name
+    assert calls <= int(found["requests"].message.split()[0]) <= calls + missed
 
 
 GEMMA = {"system": "refused"}
