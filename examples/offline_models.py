@@ -41,14 +41,15 @@ class OfflineModel:
 
     async def complete(self, request, *, seed):
         """Write the right answer, or a wrong one."""
-        question, _, ask = request.messages[-1].content.partition("\n")
+        prompt = request.messages[-1].content
+        question, _, ask = prompt.partition("\n")
         rng = random.Random(f"{seed} {question} {ask}")
         text = self.answers.get(question, "OK")
         if "sum" in ask:
             text = self._sum(question) or "none"
         if rng.random() > self.competence:
             text = rng.choice(["42", "none", "1 + 1", "7"])
-        return Completion(text, Usage(len(question) // 4 + 12, len(text) // 4 + 1))
+        return Completion(text, Usage(len(prompt) // 4, len(text) // 4 + 1))
 
     def _sum(self, question):
         """Find a formula for the answer by trying combinations of the question's numbers."""
