@@ -11,6 +11,7 @@ import optuna
 from optuna.study import Study
 
 from optuna_agenttts import storage
+from optuna_agenttts.study.spending import stated_spend
 from optuna_agenttts_integrations.calls.metering import Account, Ledger
 
 _logger = logging.getLogger(__name__)
@@ -57,10 +58,9 @@ class SpendLimit:
             # A new search of the study, which says again why it stops.
             ledger.stopped = False
         ledger.earlier = math.fsum(
-            recorded
+            stated_spend(other) or 0.0
             for other in storage.read_trials(study)
             if other.number not in ledger.trials
-            and isinstance(recorded := other.user_attrs.get("spend"), (int, float))
         )
         return Account(ledger)
 

@@ -32,6 +32,7 @@ from optuna_agenttts.planner.pools import choices_of
 from optuna_agenttts.study.rounds import Round
 from optuna_agenttts.study.spending import price_of, spend_of
 from optuna_agenttts.task.equivalence import Equivalence
+from optuna_agenttts.task.parameters import read_choices
 from optuna_agenttts.task.stage import Model
 
 # Chosen by hand.
@@ -122,15 +123,14 @@ def _agent_choices(
     position, task = number % ROUND_SIZE, planner.task
     if position >= len(planned.candidates):
         return None
-    known = task.choices_from_params(planned.candidates[position].params)
-    choices: Choices = tuple(known[i] for i in sorted(known))
-    whole = len(choices) == len(task.stages)
-    if whole:
-        declared = Equivalence.of(task.stages)
-        cheapest = declared.cheapest(choices, declared.pattern(choices), task.feasible)
-        if evidence.ranges is None or evidence.ranges.allow(cheapest):
-            choices = cheapest
-    usable = whole and task.feasible.fits(choices) and choices not in evidence.visited
+    choices = read_choices(task, planned.candidates[position].params)
+    if choices is None:
+        return None
+    declared = Equivalence.of(task.stages)
+    cheapest = declared.cheapest(choices, declared.pattern(choices), task.feasible)
+    if evidence.ranges is None or evidence.ranges.allow(cheapest):
+        choices = cheapest
+    usable = task.feasible.fits(choices) and choices not in evidence.visited
     return choices if usable else None
 
 

@@ -26,14 +26,8 @@ from optuna_agenttts.confirmation.evaluation import (
     name_instances,
 )
 from optuna_agenttts.confirmation.limits import Limits, Prices, Used, used_by
-from optuna_agenttts.confirmation.looks import (
-    Look,
-    State,
-    choices_of_trial,
-    read_state,
-    write_look,
-)
-from optuna_agenttts.confirmation.planning import Contenders
+from optuna_agenttts.confirmation.looks import Look, State, read_state, write_look
+from optuna_agenttts.confirmation.planning import belief_of, contender_choices, limits_of
 from optuna_agenttts.confirmation.result import Confirmation
 from optuna_agenttts.confirmation.standings import standings
 from optuna_agenttts.exceptions import TaskError
@@ -45,6 +39,7 @@ from optuna_agenttts.report.text import count_text
 from optuna_agenttts.study.fresh import FreshInstances, prepare_fresh, read_fresh
 from optuna_agenttts.study.spending import INSTANCES
 from optuna_agenttts.support.experimental import experimental_function
+from optuna_agenttts.task.parameters import read_choices
 from optuna_agenttts.task.task import Task
 
 _logger = logging.getLogger(__name__)
@@ -205,8 +200,9 @@ class Run:
         looks = policy.LOOKS - state.current
         if looks < 1:
             return f"all {policy.LOOKS} looks are used"
-        found = Contenders.of(Candidates(self._study, self._task, "confirm"), failed)
-        if len(found.keys) < 2:
+        found = Candidates(self._study, self._task, "confirm")
+        keys = contender_choices(found, failed)
+        if len(keys) < 2:
             return "there is no other allocation to compare"
         self._fresh = prepare_fresh(self._study, list(self._named), seed=self._seed)
         steps = self._fresh.steps()
@@ -214,7 +210,8 @@ class Run:
         if not fresh:
             return "no fresh instance is left"
         prices = Prices(self._task, state.confirmations)
-        limits = found.limits(self._left(state), prices, len(fresh))
+        costs = np.array([prices.of(key) for key in keys])
+        limits = limits_of(self._left(state), costs, len(fresh))
         cheapest = np.argsort(limits.costs.sum(axis=0))[:2]
         if limits.instances(cheapest) < 1:
             limit = self._limits.text(self._task.cost_model.unit)
@@ -224,10 +221,10 @@ class Run:
                 f"confirm: the limit of {limit} does not cover one instance of the two cheapest "
                 "contenders: raise it."
             )
-        block = policy.next_block(found.belief, limits, looks)
+        block = policy.next_block(belief_of(found, keys), limits, looks)
         if block is None:
             return "the choice is decided: further instances are not expected to change it"
-        chosen = found.choices(block.positions)
+        chosen = tuple(keys[position] for position in block.positions.tolist())
         count = max(block.instances, min(_LEAST, limits.instances(block.positions)))
         _logger.info(
             "Study %r: look %d of at most %d compares %d allocations on %s.",
@@ -316,7 +313,9 @@ class Run:
         params = {**example.params, **self._task.params(allocation)}
         trial = create_trial(
             state=TrialState.FAIL,
-            params=example.params if choices_of_trial(self._task, example) == choices else params,
+            params=example.params
+            if read_choices(self._task, example.params) == choices
+            else params,
             distributions=example.distributions,
             system_attrs=storage.confirmation_marks(look.number),
         )
@@ -359,7 +358,7 @@ class Run:
         """
 
         def rank(trial: FrozenTrial) -> tuple[bool, bool, int]:
-            own = choices_of_trial(self._task, trial) == choices
+            own = read_choices(self._task, trial.params) == choices
             return own, trial.state == TrialState.COMPLETE, trial.number
 
         return max(state.search, key=rank)

@@ -12,8 +12,9 @@ from optuna_agenttts import storage
 from optuna_agenttts.exceptions import TaskError
 from optuna_agenttts.planner.evidence import Choices
 from optuna_agenttts.report.text import count_text, spend_text
-from optuna_agenttts.study.spending import INSTANCES, evaluations_of, spend_of_trial
+from optuna_agenttts.study.spending import INSTANCES, evaluations_of, spend_of_trial, stated_spend
 from optuna_agenttts.study.stopped import outcomes_of
+from optuna_agenttts.task.parameters import read_choices
 from optuna_agenttts.task.stage import is_finite
 from optuna_agenttts.task.task import Task
 
@@ -150,10 +151,9 @@ class Prices:
         self._paid: dict[Choices, tuple[float, int]] = {}
         declared = [0.0]
         for trial in trials:
-            spend, count = trial.user_attrs.get("spend"), len(outcomes_of(trial))
-            known = task.choices_from_params(trial.params)
-            if isinstance(spend, (int, float)) and count and len(known) == len(task.stages):
-                choices = tuple(known[stage] for stage in range(len(known)))
+            spend, count = stated_spend(trial), len(outcomes_of(trial))
+            choices = read_choices(task, trial.params)
+            if spend is not None and count and choices is not None:
                 total, runs = self._paid.get(choices, (0.0, 0))
                 self._paid[choices] = total + spend, runs + count
                 declared.append(count * task.feasible.cost(choices))

@@ -19,6 +19,7 @@ from optuna_agenttts.confirmation.limits import Limits
 from optuna_agenttts.exceptions import TaskError
 from optuna_agenttts.planner.evidence import Choices
 from optuna_agenttts.study.stopped import outcomes_of
+from optuna_agenttts.task.parameters import read_choices
 from optuna_agenttts.task.task import Task
 
 
@@ -77,7 +78,7 @@ def read_state(study: Study, task: Task) -> State:
     search = [trial for trial in trials if not storage.confirmation_block(trial)]
     seen: dict[Choices, dict[int, float]] = {}
     for trial in confirmations:
-        choices = choices_of_trial(task, trial)
+        choices = read_choices(task, trial.params)
         if trial.state == TrialState.COMPLETE and choices is not None:
             seen.setdefault(choices, {}).update(outcomes_of(trial))
     found = _read_looks(study, task)
@@ -108,14 +109,6 @@ def write_look(study: Study, task: Task, look: Look) -> None:
     limits = [look.limits.spend, look.limits.evaluations]
     values = {"steps": list(look.steps), "trials": look.trials, "limits": limits}
     storage.write_look(study, look.number, {"allocations": allocations, **values})
-
-
-def choices_of_trial(task: Task, trial: FrozenTrial) -> Choices | None:
-    """Return the allocation of a trial, or None if a stage has none."""
-    known = task.choices_from_params(trial.params)
-    if len(known) < len(task.stages):
-        return None
-    return tuple(known[stage] for stage in range(len(task.stages)))
 
 
 def _read_looks(study: Study, task: Task) -> list[Look]:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from optuna_agenttts.confirmation import policy
-from optuna_agenttts.confirmation.limits import Limits, Prices
-from optuna_agenttts.planner.evidence import Choices, Floats, Ints
-from optuna_agenttts.planner.kernels import Points
+from optuna_agenttts.confirmation.limits import Limits
+from optuna_agenttts.planner.evidence import Choices, Floats
 from optuna_agenttts.report.candidates import Candidates
 
 _ALIKE = 50
@@ -20,50 +18,27 @@ _LEAST_COST = 1e-12
 """In place of a cost of 0, by which limits cannot be divided."""
 
 
-@dataclass(frozen=True, slots=True)
-class Contenders:
-    """Tried allocations that a look may compare.
+def contender_choices(found: Candidates, failed: Collection[Choices] = ()) -> list[Choices]:
+    """Return the tried allocations that a look may compare.
+
+    Of allocations with the same outcomes on many instances, the cheapest one is kept.
 
     Args:
-        keys: The allocations.
-        belief: Belief in their rates.
+        found: The tried allocations.
+        failed: Allocations to leave out.
     """
-
-    keys: Sequence[Choices]
-    belief: policy.Belief
-
-    @classmethod
-    def of(cls, found: Candidates, failed: Collection[Choices] = ()) -> Contenders:
-        """Return the contenders among the tried allocations.
-
-        Of allocations with the same outcomes on many instances, the cheapest one is kept.
-
-        Args:
-            found: The tried allocations.
-            failed: Allocations to leave out.
-        """
-        cheapest: dict[Hashable, int] = {}
-        for i in np.argsort(found.costs, kind="stable").tolist():
-            outcomes = found.outcomes.get(found.keys[i], {})
-            if found.keys[i] not in failed:
-                alike: Hashable = i if len(outcomes) < _ALIKE else frozenset(outcomes.items())
-                cheapest.setdefault(alike, i)
-        kept = np.array(sorted(cheapest.values()), dtype=np.int64)
-        keys = [found.keys[i] for i in kept.tolist()]
-        return cls(keys, belief_of(found, found.surrogate.points_of(keys)) if keys else _NONE)
-
-    def limits(self, left: Limits, prices: Prices, fresh: int) -> policy.Limits:
-        """Return what is left in terms of these allocations."""
-        return limits_of(left, np.array([prices.of(key) for key in self.keys]), fresh)
-
-    def choices(self, positions: Ints) -> tuple[Choices, ...]:
-        """Return the allocations at some positions."""
-        return tuple(self.keys[position] for position in positions.tolist())
+    cheapest: dict[Hashable, int] = {}
+    for i in np.argsort(found.costs, kind="stable").tolist():
+        outcomes = found.outcomes.get(found.keys[i], {})
+        if found.keys[i] not in failed:
+            alike: Hashable = i if len(outcomes) < _ALIKE else frozenset(outcomes.items())
+            cheapest.setdefault(alike, i)
+    return [found.keys[i] for i in sorted(cheapest.values())]
 
 
-def belief_of(found: Candidates, points: Points) -> policy.Belief:
+def belief_of(found: Candidates, keys: Sequence[Choices]) -> policy.Belief:
     """Return the belief in the rates of allocations, tried or not."""
-    view = found.exact.at(points)
+    view = found.exact.at(found.surrogate.points_of(keys))
     return policy.Belief(*view.total(), found.exact.fresh_noise(view))
 
 
@@ -76,6 +51,3 @@ def limits_of(left: Limits, costs: Floats, fresh: int) -> policy.Limits:
         rows.append((left.evaluations, np.ones(len(costs))))
     amounts, rates = zip(*rows)
     return policy.Limits(np.array(amounts), np.stack(rates), fresh, prices=costs)
-
-
-_NONE = policy.Belief(np.zeros(0), np.zeros((0, 0)), np.zeros((0, 0)))

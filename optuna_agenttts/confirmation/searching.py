@@ -24,7 +24,7 @@ from optuna_agenttts.confirmation.evaluation import (
 )
 from optuna_agenttts.confirmation.limits import Limits, Used, used_by
 from optuna_agenttts.confirmation.looks import read_state
-from optuna_agenttts.confirmation.planning import Contenders, belief_of, limits_of
+from optuna_agenttts.confirmation.planning import belief_of, contender_choices, limits_of
 from optuna_agenttts.confirmation.result import SearchResult
 from optuna_agenttts.confirmation.splitting import Split, largest_cost, split_instances
 from optuna_agenttts.exceptions import NoTaskError, TaskError
@@ -295,8 +295,8 @@ class Trials:
                 # The posterior does not judge it.
                 return False
             candidate = planner.propose(found.evidence)
-        keys = [*Contenders.of(found).keys, candidate.choices]
-        belief = belief_of(found, found.surrogate.points_of(keys))
+        keys = [*contender_choices(found), candidate.choices]
+        belief = belief_of(found, keys)
         costs = np.array([found.task.feasible.cost(key) for key in keys])
         limits = limits_of(left, costs, len(self._split.fresh))
         gain = 0.0 if least else policy.MIN_GAIN

@@ -107,8 +107,7 @@ def split_instances(
                 f"search: `per_trial` must be 1 or more and leave fresh instances of "
                 f"{len(named)}, got {count!r}."
             )
-        cheapest = sum(min(float(row.min()) for row in rows) for rows in task.feasible.costs)
-        if limits.instances([cheapest]) < count:
+        if limits.instances([task.feasible.cheapest_cost]) < count:
             raise TaskError(
                 f"search: the limit of {limits.text(task.cost_model.unit)} must cover a trial, "
                 f"which runs on {count} instances: raise it, or pass a smaller `per_trial`."

@@ -9,12 +9,12 @@ import numpy as np
 from optuna.trial import TrialState
 
 from optuna_agenttts import storage
-from optuna_agenttts.confirmation.looks import State, choices_of_trial
+from optuna_agenttts.confirmation.looks import State
 from optuna_agenttts.confirmation.result import Standing
 from optuna_agenttts.planner.evidence import Choices
-from optuna_agenttts.planner.posterior import Z90
 from optuna_agenttts.report.recommendation import Recommendation
 from optuna_agenttts.report.ties import Paired
+from optuna_agenttts.task.parameters import read_choices
 from optuna_agenttts.task.task import Task
 
 
@@ -40,7 +40,7 @@ def standings(
     reference = best if state.seen.get(best) else next(iter(keys), best)
     last = state.looks[-1].number if state.looks else 0
     ended = {
-        (choices_of_trial(task, trial), storage.confirmation_block(trial), trial.state)
+        (read_choices(task, trial.params), storage.confirmation_block(trial), trial.state)
         for trial in state.confirmations
     }
     return tuple(
@@ -69,7 +69,6 @@ def _standing(
     failed: bool,
 ) -> Standing:
     paired = Paired.of(own, reference, extent)
-    half = Z90 * paired.sd / math.sqrt(paired.shared + 2)
     allocation = task.allocation(key)
     return Standing(
         params=task.params(allocation),
@@ -78,7 +77,7 @@ def _standing(
         mean=_mean(own),
         instances=len(own),
         difference=paired.mean if paired.shared else None,
-        interval=(max(paired.mean - half, -extent), min(paired.mean + half, extent))
+        interval=(max(paired.lower, -extent), min(paired.upper, extent))
         if paired.shared
         else None,
         dropped=dropped,

@@ -22,6 +22,7 @@ from optuna_agenttts.planner.evidence import EarlierTrials
 from optuna_agenttts.planner.scale import find_outliers
 from optuna_agenttts.study.archive import is_maximized
 from optuna_agenttts.study.rounds import guidelines
+from optuna_agenttts.task.parameters import read_choices
 from optuna_agenttts.task.task import Task
 
 
@@ -94,10 +95,10 @@ def recall(experience: Sequence[Experience], task: Task) -> EarlierTrials | None
     for index, earlier in enumerate(experience):
         sign = 1.0 if earlier.maximize else -1.0
         for params, value in zip(earlier.params, earlier.values):
-            known = task.choices_from_params(params)
-            if len(known) == len(task.stages):
-                models.append([known[i][0] for i in range(len(known))])
-                samples.append([known[i][1] for i in range(len(known))])
+            choices = read_choices(task, params)
+            if choices is not None:
+                models.append([model for model, _ in choices])
+                samples.append([count for _, count in choices])
                 scores.append(sign * value)
                 studies.append(index)
     if not scores:

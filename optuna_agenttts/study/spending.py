@@ -14,6 +14,7 @@ from optuna_agenttts import storage
 from optuna_agenttts.exceptions import NoTaskError, TaskError
 from optuna_agenttts.study.rounds import Round, read_rounds
 from optuna_agenttts.task.cost import TableCost
+from optuna_agenttts.task.parameters import read_choices
 from optuna_agenttts.task.sizes import size_in_name
 from optuna_agenttts.task.stage import Model, Stage
 from optuna_agenttts.task.task import Task
@@ -112,8 +113,8 @@ def spend_of(
     """Return the spend of trials and rounds; see `spend`."""
     confirmations = [trial for trial in trials if storage.confirmation_block(trial)]
     searching = [trial for trial in trials if not storage.confirmation_block(trial)]
-    values = [trial.user_attrs.get("spend") for trial in searching]
-    stated = [float(value) for value in values if isinstance(value, (int, float))]
+    values = map(stated_spend, searching)
+    stated = [value for value in values if value is not None]
     total = sum(stated)
     if not stated:
         total = sum(spend_of_trial(task, trial, 1) for trial in searching)
@@ -133,6 +134,12 @@ def spend_of(
     )
 
 
+def stated_spend(trial: FrozenTrial) -> float | None:
+    """Return the spend that a trial reports, or None."""
+    stated = trial.user_attrs.get("spend")
+    return float(stated) if isinstance(stated, (int, float)) else None
+
+
 def spend_of_trial(task: Task, trial: FrozenTrial, evaluations: int) -> float:
     """Return the spend that a trial reports, else the cost of its allocation.
 
@@ -141,13 +148,11 @@ def spend_of_trial(task: Task, trial: FrozenTrial, evaluations: int) -> float:
         trial: The trial.
         evaluations: Number of instances to count the allocation's cost for.
     """
-    stated = trial.user_attrs.get("spend")
-    if isinstance(stated, (int, float)):
-        return float(stated)
-    known = task.choices_from_params(trial.params)
-    if len(known) < len(task.stages):
-        return 0.0
-    return evaluations * task.feasible.cost([known[stage] for stage in range(len(known))])
+    stated = stated_spend(trial)
+    if stated is not None:
+        return stated
+    choices = read_choices(task, trial.params)
+    return 0.0 if choices is None else evaluations * task.feasible.cost(choices)
 
 
 def evaluations_of(trial: FrozenTrial) -> int:

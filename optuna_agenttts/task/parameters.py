@@ -56,6 +56,14 @@ def read_tokens(task: Task, params: Mapping[str, Any]) -> dict[str, int]:
     return tokens
 
 
+def read_choices(task: Task, params: Mapping[str, Any]) -> tuple[Choice, ...] | None:
+    """Read the allocation in a trial's parameters, or None if a stage has none."""
+    known = task.choices_from_params(params)
+    if len(known) < len(task.stages):
+        return None
+    return tuple(known[stage] for stage in range(len(task.stages)))
+
+
 def misfits(task: Task, params: Mapping[str, Any]) -> bool:
     """Check whether a parameter of the task has a value that the task does not have."""
     readable = read_tokens(task, params)

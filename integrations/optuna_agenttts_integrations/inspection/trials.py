@@ -18,6 +18,7 @@ from optuna_agenttts import Task
 from optuna_agenttts.study.fresh import read_fresh
 from optuna_agenttts.study.stopped import outcomes_of
 from optuna_agenttts.task.allocation import Allocation, AllocationLike
+from optuna_agenttts.task.parameters import read_choices
 from optuna_agenttts_integrations.exceptions import PipelineError, StoreError
 from optuna_agenttts_integrations.inspection.functions import FunctionError
 from optuna_agenttts_integrations.inspection.text import describe, number
@@ -80,13 +81,13 @@ def read_subject(given: Inspectable, task: Task | None, study: Study | None = No
     label = f"trial {trial.number} ({trial.state.name.lower()})"
     allocation: Allocation | None = None
     if task is not None:
-        choices = task.choices_from_params(trial.params)
-        if len(choices) < len(task.stages):
+        choices = read_choices(task, trial.params)
+        if choices is None:
             raise PipelineError(
                 f"Trial {trial.number} has no allocation of task {task.name!r}, but the "
                 f"parameters {trial.params!r}: inspect it with the objective that scored it."
             )
-        allocation = task.allocation([choices[i] for i in range(len(task.stages))])
+        allocation = task.allocation(choices)
         label += f", {describe(allocation)}"
     outcomes = {s: v for s, v in sorted(outcomes_of(trial).items()) if s >= 0}
     return Subject(label, allocation, trial.number, outcomes)
