@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+from optuna_agenttts.study.fresh import own_id
 from optuna_agenttts_integrations.exceptions import PipelineError
 
 InstanceId = Callable[[Any], Any]
@@ -35,7 +36,7 @@ def named_instances(
         return dict(instances)
     named: dict[str, Any] = {}
     for position, instance in enumerate(instances):
-        found = (instance_id or _own_id)(instance)
+        found = (instance_id or own_id)(instance)
         name = str(position if found is None else found)
         if name in named:
             raise PipelineError(
@@ -75,12 +76,6 @@ def shared_instances(search: Mapping[str, Any], held_out: Mapping[str, Any]) -> 
     return {name: twin for name, twin in twins.items() if twin is not None}
 
 
-def _own_id(instance: Any) -> Any:
-    if isinstance(instance, Mapping):
-        return instance.get("id")
-    return getattr(instance, "id", None)
-
-
 def _content(instance: Any) -> str:
     """Serialize an instance without its ID."""
     values = _values(instance)
@@ -106,7 +101,7 @@ def _values(instance: Any) -> dict[str, Any] | None:
     # Objects without a `repr`, or with an ID, are compared by their attributes.
     if (
         getattr(type(instance), "__repr__", None) is object.__repr__
-        or _own_id(instance) is not None
+        or own_id(instance) is not None
     ):
         return dict(getattr(instance, "__dict__", {})) or None
     return None

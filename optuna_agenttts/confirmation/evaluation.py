@@ -12,6 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 from typing_extensions import Self
 
 from optuna_agenttts.exceptions import TaskError
+from optuna_agenttts.study.fresh import own_id
 from optuna_agenttts.task.allocation import Allocation
 from optuna_agenttts.task.stage import is_finite
 from optuna_agenttts.task.task import Task
@@ -110,7 +111,7 @@ def name_instances(instances: Sequence[Any] | Mapping[str, Any]) -> dict[str, An
 def _name_of(instance: Any, position: int) -> str:
     if isinstance(instance, (str, Integral)):
         return str(instance)
-    own = instance.get("id") if isinstance(instance, Mapping) else getattr(instance, "id", None)
+    own = own_id(instance)
     return str(position if own is None else own)
 
 

@@ -8,8 +8,9 @@ same step and trials are paired on equal instances only.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from optuna.study import Study
 
@@ -50,6 +51,11 @@ class FreshInstances:
         added = [name for name in names if name not in known]
         random.Random(seed).shuffle(added)
         return replace(self, names=(*self.names, *added))
+
+
+def own_id(instance: Any) -> Any:
+    """Return the attribute or key ``id`` of an instance; None if it has none."""
+    return instance.get("id") if isinstance(instance, Mapping) else getattr(instance, "id", None)
 
 
 def read_fresh(study: Study) -> FreshInstances | None:

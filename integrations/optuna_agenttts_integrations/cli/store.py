@@ -9,6 +9,7 @@ from contextlib import closing
 from pathlib import Path
 
 from optuna_agenttts import AgentTTSError
+from optuna_agenttts.report.text import table
 from optuna_agenttts_integrations.calls.store import CompletionStore
 from optuna_agenttts_integrations.cli.parser import Commands, add_command
 
@@ -76,9 +77,7 @@ def _show(options: argparse.Namespace) -> int:
             numbers = (held.requests, held.samples, held.prompt_tokens, held.generated_tokens)
             counts = (f"{number:,}" for number in numbers)
             rows.append((held.endpoint, held.model, *counts, _date(held.oldest)))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
+    print("\n".join(table(rows)))
     return 0
 
 

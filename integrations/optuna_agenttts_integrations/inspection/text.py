@@ -11,6 +11,7 @@ from itertools import zip_longest
 from typing import Any
 
 from optuna_agenttts.llm.untrusted import one_line
+from optuna_agenttts.report.text import count_text
 from optuna_agenttts_integrations.inspection.functions import short
 from optuna_agenttts_integrations.inspection.records import (
     InspectedReply,
@@ -33,11 +34,6 @@ SEPARATOR = " | "
 def number(value: float | None) -> str:
     """Return an outcome in at most eight characters; "-" if it is not known."""
     return "-" if value is None else f"{value:.3g}"
-
-
-def count(number: int, noun: str) -> str:
-    """Return a number with its noun."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def result_text(stage: InspectedStage) -> str:
@@ -67,7 +63,7 @@ def table(titles: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> l
 
 def stage_lines(stage: InspectedStage, width: int) -> Iterator[str]:
     """Yield the lines about a stage: prompts, replies and result."""
-    samples = count(stage.samples, "sample")
+    samples = count_text(stage.samples, "sample")
     called = "" if stage.model is None else f": {stage.model}, {samples}"
     status = "" if stage.status == "ran" else f" ({stage.status})"
     yield from wrapped(f"== {stage.name}{called}{status}", width)
@@ -98,7 +94,7 @@ def _reply_lines(text: str | None, replies: Sequence[InspectedReply], width: int
     if text is None:
         yield from wrapped(f"{names}: not in the store", width, "  ")
         return
-    facts = [count(first.generated_tokens, "token"), f"ended by {first.finish_reason}"]
+    facts = [count_text(first.generated_tokens, "token"), f"ended by {first.finish_reason}"]
     if not all(reply.stored for reply in replies):
         facts.append("new")
     yield from wrapped(f"{names} ({', '.join(facts)})", width, "  ")

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
+from optuna_agenttts.report.text import count_text
 from optuna_agenttts_integrations.inspection.records import InspectedStage, plain
 from optuna_agenttts_integrations.inspection.text import (
     MIN_WIDTH,
     SEPARATOR,
-    count,
     escaped,
     number,
     result_text,
@@ -107,7 +107,7 @@ class InstanceInspection:
 
 @dataclass(frozen=True, slots=True)
 class TrialInspection:
-    """What is known about the instances of a trial or allocation, the worst outcome first.
+    """Inspected instances of a trial or allocation, the worst outcome first.
 
     With a baseline, only the instances whose outcomes differ, the largest loss first. Prints as a
     table; `to_dict` is for JSON.
@@ -153,7 +153,7 @@ class TrialInspection:
         outcomes = [each.outcome for each in self if each.outcome is not None]
         if outcomes and self.baseline is None:
             mean = sum(outcomes) / len(outcomes)
-            lines.append(f"mean outcome {number(mean)} on {count(len(outcomes), 'instance')}")
+            lines.append(f"mean outcome {number(mean)} on {count_text(len(outcomes), 'instance')}")
         if self.baseline is not None:
             lines += wrapped(f"against {self.baseline}", width)
             titles.append("baseline")

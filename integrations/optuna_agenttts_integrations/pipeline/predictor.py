@@ -16,6 +16,7 @@ from typing import Any, Protocol, TypeVar
 
 from optuna_agenttts import Task
 from optuna_agenttts.llm.loop import LoopThread, gather
+from optuna_agenttts.study.fresh import own_id
 from optuna_agenttts.support.forking import on_fork
 from optuna_agenttts.task.allocation import Allocation
 from optuna_agenttts_integrations.calls.completions import Completions
@@ -225,7 +226,7 @@ class PipelineRunner:
         results: Mapping[str, Any] = {}
         name, answer, failure = None, None, None
         try:
-            name = (self._instance_id or _own_id)(instance)
+            name = (self._instance_id or own_id)(instance)
             state = await run_stages(
                 stages,
                 instance,
@@ -320,7 +321,3 @@ def check_stages(pipeline: Runnable, task: Task) -> None:
             f"`pipeline` must have one `StageProgram` for each stage of `task`, in the same "
             f"order: the task has {stages!r}, got {programs!r}."
         )
-
-
-def _own_id(instance: Any) -> Any:
-    return instance.get("id") if isinstance(instance, Mapping) else getattr(instance, "id", None)
