@@ -29,7 +29,7 @@ from optuna_agenttts.study.experience import Experience
 from optuna_agenttts.study.planners import Planners
 from optuna_agenttts.study.rounds import Round
 from optuna_agenttts.support.logs import is_first, log_once
-from optuna_agenttts.task.equivalence import EquivalentAllocations, count_text
+from optuna_agenttts.task.equivalence import EquivalentAllocations, known_text
 from optuna_agenttts.task.parameters import (
     allowed_values,
     misfits,
@@ -251,7 +251,7 @@ def _log_equal(study: Study, task: Task, evidence: Evidence) -> None:
             "Study %r: allocations whose outcomes must equal those of trials so far are not tried "
             "(%s now): %s. `recommend(study).known` has the latest number.",
             study.study_name,
-            count_text(count),
+            known_text(count),
             "; ".join(tried.reasons([stage.name for stage in task.stages])),
         )
 

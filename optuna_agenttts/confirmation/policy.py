@@ -1,4 +1,4 @@
-"""Which allocations to compare on fresh instances, on how many, and when to stop searching.
+"""Choose allocations to compare on fresh instances, their number, and when to stop searching.
 
 The trials of a search find good allocations, but their instances are too few to tell which of
 them is best: the luckiest wins. Fresh instances tell the good ones apart. All decisions follow
@@ -101,7 +101,7 @@ class Belief:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What is left to spend, and on what.
+    """Remaining limits, and the costs that count towards them.
 
     Args:
         left: What is left of each limit, such as spend or evaluations, shape (limits,).

@@ -1,4 +1,4 @@
-"""What a confirmation found: the recommendation, and the standing of the contenders."""
+"""Results of confirmations: the recommendation, and the standing of the contenders."""
 
 from __future__ import annotations
 

@@ -194,7 +194,7 @@ class CircuitBreaker:
 
     @property
     def is_open(self) -> bool:
-        """Whether calls are rejected."""
+        """True while calls are rejected."""
         return self._open_until > self._clock()
 
     def check(self) -> None:

@@ -24,7 +24,7 @@ from optuna_agenttts.report.text import numbers_text, score_text, sentence
 from optuna_agenttts.report.ties import MARGIN, Contender, Tie, Undecided, compare
 from optuna_agenttts.study.equal import count_known
 from optuna_agenttts.task.allocation import Allocation
-from optuna_agenttts.task.equivalence import count_text
+from optuna_agenttts.task.equivalence import known_text
 from optuna_agenttts.task.stage import is_finite
 from optuna_agenttts.task.task import Task
 
@@ -128,7 +128,7 @@ class Recommendation(Saved):
             if trials:
                 lines.append(f"trials {what}: {numbers_text(trials)}")
         if self.known:
-            count = count_text(self.known)
+            count = known_text(self.known)
             lines.append(f"allocations not tried, since their outcomes are known: {count}")
         return "\n".join(lines)
 

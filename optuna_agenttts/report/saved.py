@@ -28,7 +28,7 @@ VERSION = 1
 _KIND = "optuna-agenttts"
 """Field with the name of what a file holds."""
 _ALLOCATION = "Allocation"
-"""What a file of an allocation alone is called."""
+"""Name of the kind of a file with an allocation alone."""
 
 _Saved = TypeVar("_Saved", bound="Saved")
 _Read = TypeVar("_Read")

@@ -25,7 +25,7 @@ Free = tuple[int, ...] | None
 """Numbers of samples of a stage that have equal outcomes, ascending; empty if its model has no
 effect either; None if all settings have effects of their own."""
 Pattern = tuple[Free, ...]
-"""What has no effect on the outcomes of an allocation, by stage."""
+"""Settings without effect on the outcomes of an allocation, by stage."""
 
 MAX_COUNTED = 100_000
 """Maximum number of equal allocations that are counted, in some tenths of a second. Chosen by
@@ -251,7 +251,7 @@ class EquivalentAllocations(frozenset[Choices]):
                         yield other
 
 
-def count_text(count: int) -> str:
+def known_text(count: int) -> str:
     """Return a count of `EquivalentAllocations.count_others` as text."""
     return f"{count} or more" if count >= MAX_COUNTED else str(count)
 

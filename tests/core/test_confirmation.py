@@ -236,7 +236,7 @@ def test_unusable_outcomes_are_named(values, message):
 
 
 class Report:
-    """What a function may return: outcomes by name, metered spend and metrics."""
+    """Functions may return outcomes by name, metered spend and metrics."""
 
     def __init__(self, outcomes, spend):
         self.outcomes, self.spend, self.metrics = outcomes, spend, {"recall": 0.25}
@@ -362,7 +362,7 @@ def test_the_spend_of_confirmations_counts_all_instances(caplog):
 
 
 def test_workers_share_a_look():
-    """What another worker has begun is evaluated last, and its spend is reserved."""
+    """Blocks that another worker has begun are evaluated last, and their spend is reserved."""
     study, order = searched(), []
     whole = confirm(searched(), Evaluate(), FRESH, evaluations=900)
 

@@ -1,4 +1,4 @@
-"""What to confirm, on how many fresh instances, and when to stop searching."""
+"""Allocations to confirm, their fresh instances, and the end of a search."""
 
 import numpy as np
 import pytest
@@ -56,7 +56,7 @@ def test_two_blocks_are_as_good_as_one_of_both():
 
 
 def test_chances_are_those_of_the_joint_distribution():
-    """Of two normal variables the probability is known; a third cannot win."""
+    """The probability is known for two normal variables; a third cannot win."""
     found = policy.chances(belief([0.52, 0.5, 0.1], [0.02, 0.02, 0.001]))
     assert found.sum() == pytest.approx(1)
     # Phi(.02 / (.02 sqrt(2))), within three standard errors of 512 draws.
@@ -169,6 +169,6 @@ def test_a_trial_that_leaves_nothing_to_confirm_with_is_not_worth_it():
 
 
 def test_a_trial_costs_nothing_that_is_missed_where_fresh_instances_are_few():
-    """What cannot be spent on fresh instances is spent on trials."""
+    """Trials get the evaluations that fresh instances cannot use."""
     one = belief([0.5, 0.5, 0.49], [0.05, 0.05, 0.05])
     assert policy.worth_another_trial(one, evaluations(100_000, 3, fresh=100), 50)

@@ -1,4 +1,4 @@
-"""Of allocations whose outcomes must be equal, one is tried, and the cheapest is named."""
+"""One of the allocations whose outcomes must be equal is tried, and the cheapest is named."""
 
 import itertools
 import json
@@ -180,7 +180,7 @@ def test_a_search_tries_each_outcome_once_and_stops(task):
 
 
 def test_trials_report_what_had_no_effect():
-    """Of their own allocation only; equal ones are not tried, and the cheapest is named."""
+    """They hold for their own allocation; equal ones are not tried, and the cheapest is named."""
     task = make_task()
     study = optuna.create_study(direction="maximize", sampler=AgentTTSSampler(task))
     for samples in (2, 4):
@@ -275,7 +275,7 @@ def test_equal_allocations_beyond_counting_are_counted_to_a_limit():
 
 
 def test_equal_allocations_beyond_the_budget_are_not_counted():
-    """Of a cheap allocation within a small budget few are."""
+    """Few allocations within a small budget equal a cheap one."""
     task = make_task(models=(1, 3), most=(3, 1000), budget=60)
     known = EquivalentAllocations(
         [((0, 1), (0, 1))], Equivalence.of(task.stages), {((0, 1), (0, 1)): {1: "any"}}

@@ -180,7 +180,7 @@ def test_cheapest_point_is_the_recommendations_cheapest_tie_or_costs_more(study)
 
 @pytest.mark.parametrize("sign", [1, -1])
 def test_knee_is_where_gains_stop(study, sign):
-    """Of a curve that rises steeply and then hardly, it is the bend."""
+    """It is the bend of a curve that rises steeply and then hardly."""
     found = frontier(study, tried_only=True)
     curve = [(1, 0.2), (4, 0.65), (16, 0.7), (64, 0.71)]
     points = [replace(found.best, cost=float(c), value=sign * v) for c, v in curve]
@@ -306,7 +306,7 @@ def test_constraints_outliers_and_failures_are_left_out():
 
 
 def test_stopped_allocations_are_points_with_the_instances_they_saw():
-    """Where nothing else is as cheap, a stopped trial is better than none."""
+    """A stopped trial is better than none if nothing else is as cheap."""
     task = one_stage(metric_range=(0, 1))
     table = draw_outcomes(np.random.default_rng(0), [0.3, 0.8], 40)
     rows = list(zip(map(small, (2, 32)), table))

@@ -1,4 +1,4 @@
-"""What a trial reports as without effect has none: equal allocations give equal outcomes."""
+"""Settings reported as without effect have none: equal allocations give equal outcomes."""
 
 import random
 import zlib
@@ -287,7 +287,7 @@ def test_the_families_votes_are_known(family):
 
 
 def test_the_playgrounds_votes_are_known():
-    """Where all answers are readable."""
+    """All answers are readable."""
     task = make_task(1e6)
     with make_objective(problems=make_problems("search", 8), task=task) as objective:
         study = optuna.create_study(direction="maximize")

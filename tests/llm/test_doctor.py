@@ -42,7 +42,7 @@ SCHEMA = json.dumps({"type": "object", "properties": {"x": {"type": "number"}}, 
 WORDS = "a = 4 ; b = 3 + 2 ; a ?"
 """A prompt whose words the playground's answering models know; a word is a token."""
 OPENAI = {"info": "status_404"}
-"""What makes a server one that is not TGI."""
+"""Answers of a server that is not TGI."""
 
 
 def checked(chat, *, model="served", parameters=8e9, **options):

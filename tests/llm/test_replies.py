@@ -1,4 +1,4 @@
-"""What replies of servers mean: one recorded reply for each server and situation."""
+"""The meaning of replies of servers: one recorded reply for each server and situation."""
 
 import json
 import random

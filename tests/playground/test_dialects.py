@@ -76,7 +76,7 @@ WHOLE: Refusal = (
 
 @dataclass(frozen=True)
 class Served:
-    """How a server differs: its form, the parameters it refuses, and what it does to bodies."""
+    """Differences of a server: its form, the parameters it refuses, and what it does to bodies."""
 
     dialect: Dialect
     root: str = "/v1"

@@ -54,7 +54,7 @@ class Prediction:
 
     @property
     def failed(self) -> bool:
-        """Whether the input has no answer because something failed."""
+        """True if the input has no answer because something failed."""
         return self.error is not None
 
     @property

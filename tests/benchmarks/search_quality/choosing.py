@@ -47,7 +47,7 @@ KEY = ("version", "family", "index", "sampler", "confirmed", "seed")
 
 
 class World:
-    """What a user sees of a landscape: outcomes of its instances, by number.
+    """Outcomes of a landscape's instances, which a user sees, by number.
 
     Args:
         family: Family of the landscape.
