@@ -34,8 +34,8 @@ class SearchTrial:
         number: Number of the trial.
         value: Its value, or the mean of what it saw if it was stopped; None without one.
         state: ``"complete"``, ``"pruned"``, ``"failed"``, ``"running"`` or ``"waiting"``.
-        origin: Where its allocation came from, such as "opening", "numerical" or "agent"; empty if the
-            sampler does not write it down.
+        origin: Where its allocation came from, such as "opening", "numerical" or "agent"; empty if
+            the sampler does not write it down.
         confirms: Whether it confirms an allocation on fresh instances.
     """
 
