@@ -25,8 +25,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from optuna_agenttts.planner.cholesky import factor
 from optuna_agenttts.planner.evidence import Floats, Ints
-from optuna_agenttts.planner.mixture import factor, normal_cdf
+from optuna_agenttts.planner.mixture import normal_cdf
 
 SHARES = (0.3, 0.4)
 """Shares of a limit on search and confirmation that trials take, at least and at most: 15 to 20

@@ -31,15 +31,13 @@ from functools import cached_property, partial
 
 import numpy as np
 
+from optuna_agenttts.planner.cholesky import factor, solve_lower
 from optuna_agenttts.planner.evidence import Floats, Ints
 from optuna_agenttts.planner.kernels import LENGTH_SCALES, Points, Surrogate
 
 _KEPT_WEIGHT = 0.95
 """Posterior weight of the components that are kept, at least; the others are left out, which saves
 time. Chosen by hand."""
-_JITTERS = (0.0, 1e-10, 1e-8, 1e-6, 1e-4, 1e-2)
-"""Added in turn to the diagonal of a covariance that cannot be factored, as shares of its mean
-diagonal: rounding can make a covariance of nearly equal allocations indefinite."""
 _MIN_VARIANCE = 1e-10
 """Lower bound of variances, in rates squared, against rounding below zero."""
 _HALVINGS = 40
@@ -175,7 +173,7 @@ class Mixture:
                         centered.append(y - observed.means[index])
                         log_priors.append(np.log(prior.weight / choices))
         cholesky = factor(np.stack(covariances))
-        whitened = _solve_lower(cholesky, np.stack(centered))
+        whitened = solve_lower(cholesky, np.stack(centered))
         diagonals = np.diagonal(cholesky, axis1=1, axis2=2)
         # Eq. 2.30, p. 19, without the constant that all components share.
         evidence = -0.5 * (whitened**2).sum(axis=1) - np.log(diagonals).sum(axis=1)
@@ -309,6 +307,26 @@ class View:
         covariances = self.joint(self, chosen) + gaps[:, :, None] * gaps[:, None]
         return mean, np.einsum("c,cij->ij", moments.weights, covariances)
 
+    def draw(self, rng: np.random.Generator, count: int) -> Floats:
+        """Draw rates from their joint distribution, shape (draws, allocations).
+
+        Each component has as many draws as its weight demands, up to rounding.
+
+        Args:
+            rng: Random number generator.
+            count: Number of draws.
+        """
+        moments, drawn = self.moments(), []
+        kernels = self.mixture.surrogate.residual_kernels(self.points, self.points)
+        ends = np.rint(np.cumsum(moments.weights) * count).astype(int)
+        for i, size in enumerate(np.diff(ends, prepend=0).tolist()):
+            if size:
+                prior = self._prior_covariance(self.mixture.components[i], self.points, kernels)
+                lower = factor(prior - self.explained[i].T @ self.explained[i])
+                normal = rng.standard_normal((size, len(self.points)))
+                drawn.append(moments.means[i] + normal @ lower.T)
+        return np.concatenate(drawn)
+
     def pairwise(self, others: View) -> Floats:
         """Return the covariance of each rate with that of the same allocation in another view."""
         prior = [
@@ -350,40 +368,3 @@ class View:
         low_rank = self.points.roots[component.prior].T @ points.roots[component.prior]
         total: Floats = low_rank + component.amplitude**2 * residuals[component.length]
         return total
-
-
-def _solve_lower(lower: Floats, right: Floats) -> Floats:
-    """Solve triangular systems by forward substitution, all at once.
-
-    Args:
-        lower: Lower triangular matrices, shape (systems, n, n).
-        right: Right-hand sides, shape (systems, n).
-    """
-    # A general solver would factor the matrices again, which takes as long as factoring them did.
-    solved = np.zeros_like(right)
-    for i in range(right.shape[1]):
-        known = np.einsum("sn,sn->s", lower[:, i, :i], solved[:, :i])
-        solved[:, i] = (right[:, i] - known) / lower[:, i, i]
-    return solved
-
-
-def factor(covariances: Floats) -> Floats:
-    """Return the lower Cholesky factors of covariances, shape (..., n, n).
-
-    A covariance that rounding makes indefinite is repaired by the least jitter that helps.
-
-    Raises:
-        numpy.linalg.LinAlgError: A covariance is not finite, or far from positive definite.
-    """
-    # Of values that are not finite LAPACK makes factors of NaN, without an error.
-    if not np.isfinite(covariances).all():
-        raise np.linalg.LinAlgError("A covariance is not finite.")
-    size = np.diagonal(covariances, axis1=-2, axis2=-1).mean() or 1.0
-    for jitter in _JITTERS:
-        try:
-            repaired = covariances + jitter * size * np.eye(covariances.shape[-1])
-            return np.asarray(np.linalg.cholesky(repaired))
-        except np.linalg.LinAlgError:
-            if covariances.ndim > 2:
-                return np.stack([factor(covariance) for covariance in covariances])
-    raise np.linalg.LinAlgError("A covariance is far from positive definite.")

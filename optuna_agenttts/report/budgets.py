@@ -72,7 +72,31 @@ def frontier(
     """
     if score_sd is not None and not (is_finite(score_sd) and score_sd > 0):
         raise TaskError(f"frontier: `score_sd` must be finite and above 0, got {score_sd!r}.")
+    recognized = task is None and Task.registered(study) is None
     found = Candidates(study, task, "frontier")
+    return frontier_of(
+        found, costs=costs, tried_only=tried_only, score_sd=score_sd, recognized=recognized
+    )
+
+
+def frontier_of(
+    found: Candidates,
+    *,
+    costs: Sequence[CostModel] | None = None,
+    tried_only: bool = False,
+    score_sd: float | None = None,
+    recognized: bool = False,
+) -> Frontier:
+    """Return the frontier of some candidates; see `frontier` for the other arguments.
+
+    Args:
+        found: The candidates.
+        costs: See `frontier`.
+        tried_only: See `frontier`.
+        score_sd: See `frontier`.
+        recognized: Whether the task was recognized by names of parameters, so that it has no
+            token lengths.
+    """
     best = found.best(np.arange(len(found.keys)))
     options = _options(found, float(found.costs[best]), tried_only)
     records = _records(found, options, best)
@@ -83,7 +107,6 @@ def frontier(
     sign = found.evidence.sign
     values = sign * np.minimum.accumulate(sign * values[::-1])[::-1]
     intervals = found.intervals(points, values, score_sd)
-    recognized = task is None and Task.registered(study) is None
     others, missing = _other_costs(found.task, costs, allocations, recognized=recognized)
     scale = found.scale
     lows = found.exact.at(points).differences_from(len(records) - 1).bounds()[0] * scale.span

@@ -41,15 +41,22 @@ class Candidates:
         study: A study of one objective.
         task: The task. Default: the one registered on the study, or one recognized.
         caller: Name of the calling function, for messages.
+        trials: Trials of the study, in order of number. Default: those of its storage.
 
     Raises:
         NoTaskError: The study has no task, or several objectives.
         NoEvidenceError: No trial is complete, or none meets the constraints of the study.
     """
 
-    def __init__(self, study: Study, task: Task | None, caller: str) -> None:
+    def __init__(
+        self,
+        study: Study,
+        task: Task | None,
+        caller: str,
+        trials: Sequence[FrozenTrial] | None = None,
+    ) -> None:
         """See the class."""
-        self.trials, self.evidence, self.unreadable = _read(study, task, caller)
+        self.trials, self.evidence, self.unreadable = _read(study, task, caller, trials)
         self.task, self.scale = self.evidence.task, self.evidence.scale
         self.surrogate = Surrogate(self.task, np.random.default_rng(0))
         self.keys = _tried_choices(study, self.trials, self.evidence)
@@ -205,7 +212,7 @@ def _tried_choices(
 
 
 def _read(
-    study: Study, task: Task | None, caller: str
+    study: Study, task: Task | None, caller: str, trials: Sequence[FrozenTrial] | None
 ) -> tuple[Sequence[FrozenTrial], Evidence, tuple[int, ...]]:
     """Read a study's trials as evidence; see `Candidates` for arguments and errors."""
     if len(study.directions) > 1:
@@ -213,7 +220,7 @@ def _read(
             f"Study {study.study_name!r} has {len(study.directions)} objectives, and `{caller}` "
             "needs one: use `Study.best_trials` for the Pareto front."
         )
-    trials = storage.read_trials(study)
+    trials = storage.read_trials(study) if trials is None else trials
     task = find_task(study, task)
     if task is None:
         raise NoTaskError.of(study.study_name)

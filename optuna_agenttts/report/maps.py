@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from dataclasses import dataclass
 
-from optuna_agenttts.planner.evidence import Floats
+import numpy as np
+
+from optuna_agenttts.exceptions import TaskError
+from optuna_agenttts.planner.evidence import Evidence, Floats, Ints
+from optuna_agenttts.report.view import StudyView
+from optuna_agenttts.task.ranges import Ranges
+from optuna_agenttts.task.task import Task
+
+_POINTS = 2400
+"""Allocations of a map: some tenths of a second. Chosen by hand."""
+_GRID = 16
+"""Maximum numbers of samples of a stage in a map. Chosen by hand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +31,8 @@ class MapPanel:
             NaN over the budget.
         best_later: For each number of earlier samples the best number of later ones; None where
             none is within the budget.
-        trials: Numbers of trials in the panel, with their earlier and later samples and value.
+        trials: Numbers of the complete trials in the panel, with their earlier and later samples
+            and value.
     """
 
     earlier_model: str
@@ -45,3 +59,112 @@ class AllocationMap:
     earlier_samples: tuple[int, ...]
     later_samples: tuple[int, ...]
     panels: tuple[MapPanel, ...]
+
+
+def map_of(view: StudyView, earlier: str | None = None, later: str | None = None) -> AllocationMap:
+    """Return expected scores by the settings of two stages.
+
+    Args:
+        view: The study.
+        earlier: Name of the earlier stage. Default: the one before `later`, or the first one.
+        later: Name of the later stage. Default: the one after `earlier`.
+
+    Raises:
+        TaskError: The task has one stage, or `earlier` and `later` are not two of its stages in
+            their order.
+        NoTaskError: The study has several objectives.
+        NoEvidenceError: No trial is complete, or none meets the constraints of the study.
+    """
+    found, task = view.candidates, view.task
+    one, two = _stages(task, earlier, later)
+    ranges = found.evidence.ranges or Ranges.all_of(task.feasible)
+    pairs = list(itertools.product(ranges.models[one], ranges.models[two]))
+    size = max(2, min(_GRID, math.isqrt(_POINTS // len(pairs))))
+    grids = [_grid(np.array(ranges.samples[stage]), size) for stage in (one, two)]
+    pairs.sort(key=lambda pair: pair[1])
+    settings = np.array(
+        [
+            (first, earlier_samples, second, later_samples)
+            for first, second in pairs
+            for later_samples in grids[1].tolist()
+            for earlier_samples in grids[0].tolist()
+        ],
+        dtype=np.int64,
+    )
+    choices = np.repeat(np.array([view.best], dtype=np.int64), len(settings), axis=0)
+    choices[:, one], choices[:, two] = settings[:, :2], settings[:, 2:]
+    points = found.surrogate.points(choices[..., 0], choices[..., 1])
+    values = found.values(points, found.posterior.at(points).mean())
+    costs = task.feasible.costs_of(points.models, points.samples)
+    values[costs > task.feasible.limit] = np.nan
+    shape = len(pairs), len(grids[1]), len(grids[0])
+    models = [task.stages[stage].models for stage in (one, two)]
+    return AllocationMap(
+        earlier=task.stages[one].name,
+        later=task.stages[two].name,
+        earlier_samples=tuple(grids[0].tolist()),
+        later_samples=tuple(grids[1].tolist()),
+        panels=tuple(
+            MapPanel(
+                earlier_model=models[0][first].name,
+                later_model=models[1][second].name,
+                values=panel,
+                best_later=_best_later(found.evidence.sign * panel, grids[1]),
+                trials=_trials(found.evidence, (one, first), (two, second)),
+            )
+            for (first, second), panel in zip(pairs, values.reshape(shape))
+        ),
+    )
+
+
+def _stages(task: Task, earlier: str | None, later: str | None) -> tuple[int, int]:
+    """Return the positions of the two stages of a map; see `map_of` for arguments and errors."""
+    names = [stage.name for stage in task.stages]
+    if len(names) < 2:
+        raise TaskError(f"Task {task.name!r} has one stage, and a map of allocations needs two.")
+    for argument, name in (("earlier", earlier), ("later", later)):
+        if name is not None and name not in names:
+            raise TaskError(f"`{argument}` must be one of {', '.join(names)}, got {name!r}.")
+    two = names.index(later) if later is not None else None
+    one = names.index(earlier) if earlier is not None else 0 if two is None else two - 1
+    two = one + 1 if two is None else two
+    if not 0 <= one < two < len(names):
+        raise TaskError(
+            f"`earlier` must be a stage before `later`, got {earlier!r} and {later!r}: the stages "
+            f"are {', '.join(names)}."
+        )
+    return one, two
+
+
+def _grid(samples: Ints, size: int) -> Ints:
+    """Return at most so many numbers of samples, evenly by ratio."""
+    places = np.searchsorted(samples, np.geomspace(samples[0], samples[-1], size))
+    found: Ints = samples if len(samples) <= size else np.unique(samples[places])
+    return found
+
+
+def _best_later(scores: Floats, later: Ints) -> tuple[int | None, ...]:
+    """Return the best number of later samples for each number of earlier ones."""
+    filled = np.where(np.isnan(scores), -np.inf, scores)
+    best: list[int] = later[np.argmax(filled, axis=0)].tolist()
+    found = zip(best, filled.T.tolist())
+    return tuple(number if max(column) > -np.inf else None for number, column in found)
+
+
+def _trials(
+    evidence: Evidence, earlier: tuple[int, int], later: tuple[int, int]
+) -> tuple[tuple[int, int, int, float], ...]:
+    """Return the complete trials with one model in each of two stages."""
+    (one, first), (two, second) = earlier, later
+    models, samples = evidence.models, evidence.samples
+    rows = np.flatnonzero((models[:, one] == first) & (models[:, two] == second)).tolist()
+    return tuple(
+        (
+            evidence.numbers[row],
+            int(samples[row, one]),
+            int(samples[row, two]),
+            float(evidence.sign * evidence.scores[row]),
+        )
+        for row in rows
+        if not evidence.stopped[row]
+    )

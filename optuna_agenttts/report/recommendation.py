@@ -179,6 +179,20 @@ def recommend(
         if given is not None and not (is_finite(given) and given > 0):
             raise TaskError(f"recommend: `{name}` must be finite and above 0, got {given!r}.")
     found = Candidates(study, task, "recommend")
+    return recommendation_of(
+        found, margin=margin, score_sd=score_sd, at_least=at_least, at_most=at_most
+    )
+
+
+def recommendation_of(
+    found: Candidates,
+    *,
+    margin: float | None = None,
+    score_sd: float | None = None,
+    at_least: float | None = None,
+    at_most: float | None = None,
+) -> Recommendation:
+    """Recommend one of some candidates; see `recommend` for the other arguments."""
     task, values = found.task, found.values(found.points, found.mean)
     bound = _checked_bound(found, at_least, at_most)
     probability = None

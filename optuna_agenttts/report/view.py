@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
+from typing import Any, TypeVar
 
+import numpy as np
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
 from optuna_agenttts import storage
 from optuna_agenttts.exceptions import NoTaskError
+from optuna_agenttts.planner.evidence import Choices
+from optuna_agenttts.report.budgets import frontier_of
 from optuna_agenttts.report.candidates import Candidates
+from optuna_agenttts.report.points import Frontier
+from optuna_agenttts.report.recommendation import Recommendation, recommendation_of
 from optuna_agenttts.study.tasks import find_task
 from optuna_agenttts.task.task import Task
+
+_T = TypeVar("_T")
 
 
 class StudyView:
@@ -46,6 +54,19 @@ class StudyView:
             raise NoTaskError.of(study.study_name)
         self.study, self.task = study, found
         self.trials = storage.read_trials(study) if trials is None else list(trials)
+        self._recognized = task is None and Task.registered(study) is None
+        self._computed: dict[Callable[[StudyView], Any], Any] = {}
+
+    def get(self, compute: Callable[[StudyView], _T]) -> _T:
+        """Return a value that is computed from this view, on first use.
+
+        Args:
+            compute: Function from a view to the value, such as `saturation_of`.
+        """
+        if compute not in self._computed:
+            self._computed[compute] = compute(self)
+        value: _T = self._computed[compute]
+        return value
 
     @cached_property
     def candidates(self) -> Candidates:
@@ -55,4 +76,20 @@ class StudyView:
             NoTaskError: The study has several objectives.
             NoEvidenceError: No trial is complete, or none meets the constraints of the study.
         """
-        return Candidates(self.study, self.task, "explain")
+        return Candidates(self.study, self.task, "explain", self.trials)
+
+    @cached_property
+    def best(self) -> Choices:
+        """Recommended allocation; see `candidates` for errors."""
+        found = self.candidates
+        return found.keys[found.best(np.arange(len(found.keys)))]
+
+    @cached_property
+    def recommendation(self) -> Recommendation:
+        """Result of `recommend`; see `candidates` for errors."""
+        return recommendation_of(self.candidates)
+
+    @cached_property
+    def frontier(self) -> Frontier:
+        """Result of `frontier`; see `candidates` for errors."""
+        return frontier_of(self.candidates, recognized=self._recognized)

@@ -11,9 +11,10 @@ from study_cases import one_stage, small, study_of
 
 from optuna_agenttts import AgentTTSSampler
 from optuna_agenttts.planner import mixture
+from optuna_agenttts.planner.cholesky import factor
 from optuna_agenttts.planner.evidence import Evidence
 from optuna_agenttts.planner.kernels import Surrogate
-from optuna_agenttts.planner.mixture import Moments, factor
+from optuna_agenttts.planner.mixture import Moments
 from optuna_agenttts.planner.numerical import NumericalPlanner
 from optuna_agenttts.planner.posterior import Posterior
 
