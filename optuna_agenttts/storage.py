@@ -40,6 +40,8 @@ CONFIRMATION = PREFIX + "confirmation"
 """System attribute of a trial that confirms an allocation on fresh instances: `block`, the number
 of the block of instances, from 1."""
 EQUAL = PREFIX + "equal"
+STAGES = PREFIX + "stages"
+"""System attribute of a trial: by stage its spend, and what reused samples would have cost."""
 
 # Characters per chunk, as in Optuna's CMA-ES sampler (`optuna/samplers/_cmaes.py`).
 _CHUNK = 2045

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+from optuna.trial import TrialState
+
+from optuna_agenttts import storage
 from optuna_agenttts.planner.evidence import Floats
+from optuna_agenttts.report.view import StudyView
+from optuna_agenttts.study.archive import explaining_outcomes, is_maximized
+from optuna_agenttts.study.fresh import read_fresh
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +37,7 @@ class InstanceOutcomes:
 
 @dataclass(frozen=True, slots=True)
 class OutcomeTable:
-    """Outcomes of instances in trials.
+    """Outcomes of the search's instances in its trials.
 
     Args:
         instances: The instances, those that fail most often first.
@@ -41,3 +48,68 @@ class OutcomeTable:
     instances: tuple[InstanceOutcomes, ...]
     trials: tuple[int, ...]
     values: Floats
+
+
+def outcomes_of_study(view: StudyView) -> OutcomeTable:
+    """Return the outcomes of instances in the trials of a search.
+
+    Trials whose value is not the mean of what they reported have none, and fresh instances, which
+    few trials ran, are left out. The table is empty if there are several objectives.
+    """
+    found = {}
+    several = len(view.study.directions) > 1
+    for trial in () if several else view.trials:
+        if trial.state.is_finished() and not storage.confirmation_block(trial):
+            found[trial.number] = explaining_outcomes(trial)
+    numbers = [number for number, outcomes in found.items() if outcomes]
+    steps = sorted({step for outcomes in found.values() for step in outcomes})
+    values = np.full((len(steps), len(numbers)), np.nan)
+    for column, number in enumerate(numbers):
+        rows = np.searchsorted(steps, list(found[number]))
+        values[rows, column] = list(found[number].values())
+    sign = 1.0 if several or is_maximized(view.study.directions) else -1.0
+    complete = [view.trials[number].state == TrialState.COMPLETE for number in numbers]
+    # All sums leave out what a trial did not run.
+    seen = np.isfinite(values)
+    known = np.where(seen, values, 0.0)
+    means = known.sum(axis=1) / np.maximum(1, seen.sum(axis=1))
+    scores = sign * known.sum(axis=0) / np.maximum(1, seen.sum(axis=0))
+    decides = _discrimination(known[:, complete], seen[:, complete])
+    rows = np.argsort(sign * means, kind="stable")
+    # Those that saw all instances first.
+    columns = np.lexsort((-scores, ~np.array(complete, dtype=bool)))
+    fresh = read_fresh(view.study)
+    return OutcomeTable(
+        instances=tuple(
+            InstanceOutcomes(
+                step=steps[row],
+                name=(fresh and fresh.name(steps[row])) or f"step {steps[row]}",
+                mean=float(means[row]),
+                trials=int(seen[row].sum()),
+                decides=float(decides[row]),
+            )
+            for row in rows.tolist()
+        ),
+        trials=tuple(numbers[column] for column in columns.tolist()),
+        values=values[np.ix_(rows, columns)],
+    )
+
+
+def _discrimination(values: Floats, seen: Floats) -> Floats:
+    """Return the correlation of each instance's outcomes with the means of the other instances.
+
+    It is known as the item-rest correlation, or corrected item-total correlation, in test theory.
+
+    Args:
+        values: Outcomes, shape (instances, trials); 0 where there is none.
+        seen: Whether there is one.
+    """
+    counts = seen.sum(axis=0) - seen
+    rest = (values.sum(axis=0) - values) / np.maximum(1, counts)
+    weights = (seen & (counts > 0)).astype(float)
+    number = np.maximum(1.0, weights.sum(axis=1, keepdims=True))
+    ours = weights * (values - (weights * values).sum(axis=1, keepdims=True) / number)
+    theirs = weights * (rest - (weights * rest).sum(axis=1, keepdims=True) / number)
+    product = (ours * theirs).sum(axis=1)
+    size = np.sqrt((ours**2).sum(axis=1) * (theirs**2).sum(axis=1))
+    return np.where(size > 1e-12, product / np.where(size > 1e-12, size, 1.0), 0.0)

@@ -2,9 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
+import numpy as np
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, TrialState
+
+from optuna_agenttts import storage
+from optuna_agenttts.exceptions import NoEvidenceError, NoTaskError
+from optuna_agenttts.report.candidates import Candidates
+from optuna_agenttts.report.trials import STATE_NAMES
+from optuna_agenttts.report.view import StudyView
+from optuna_agenttts.study.stopped import mean_outcome, outcomes_of
 from optuna_agenttts.task.allocation import Allocation
+
+_MOST = 30
+"""Maximum number of points. Chosen by hand: each takes some tenths of a second."""
+_Points = dict[tuple[int, str, int], "ProgressPoint | None"]
+_points: WeakKeyDictionary[BaseStorage, _Points] = WeakKeyDictionary()
+"""Points after finished trials, which do not change, by study, task and number of trials."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,3 +75,63 @@ class Progress:
 
     points: tuple[ProgressPoint, ...]
     trials: tuple[SearchTrial, ...]
+
+
+def progress_of(view: StudyView) -> Progress:
+    """Return how the recommendation of a study changed from trial to trial."""
+    points = (_point(view, count) for count in _counts(len(view.trials)))
+    return Progress(
+        points=tuple(point for point in points if point is not None),
+        trials=tuple(map(_search_trial, view.trials)),
+    )
+
+
+def _counts(trials: int) -> list[int]:
+    """Return the numbers of trials to recommend after: ten for each factor of ten, and the last.
+
+    They do not depend on the number of trials, so that earlier points are computed once.
+    """
+    steps = range(round(10 * math.log10(trials)) + 1) if trials else ()
+    counts = {round(10 ** (step / 10)) for step in steps}
+    return sorted({*(count for count in counts if count < trials), *({trials} - {0})})[-_MOST:]
+
+
+def _point(view: StudyView, count: int) -> ProgressPoint | None:
+    """Return the recommendation after a number of trials; None if there is none."""
+    trials = view.trials[:count]
+    known = _points.setdefault(view.study._storage, {})
+    key = view.study._study_id, view.task.text, count
+    if key in known:
+        return known[key]
+    try:
+        last = count == len(view.trials)
+        found = view.candidates if last else Candidates(view.study, view.task, "explain", trials)
+    except (NoEvidenceError, NoTaskError):
+        point = None
+    else:
+        best = np.array([found.best(np.arange(len(found.keys)))])
+        values = found.values(found.points.take(best), found.mean[best])
+        point = ProgressPoint(
+            number=trials[-1].number,
+            allocation=found.task.allocation(found.keys[best[0]]),
+            value=float(values[0]),
+            interval=found.intervals(found.points.take(best), values, None)[0],
+            cost=float(found.costs[best[0]]),
+        )
+    if all(trial.state.is_finished() for trial in trials):
+        known[key] = point
+    return point
+
+
+def _search_trial(trial: FrozenTrial) -> SearchTrial:
+    value = trial.values[0] if trial.values else None
+    if trial.state == TrialState.PRUNED:
+        seen = mean_outcome(outcomes_of(trial).values())
+        value = None if math.isnan(seen) else seen
+    return SearchTrial(
+        number=trial.number,
+        value=value,
+        state=STATE_NAMES[trial.state],
+        origin=str(trial.user_attrs.get(storage.ORIGIN, "")),
+        confirms=storage.confirmation_block(trial) > 0,
+    )

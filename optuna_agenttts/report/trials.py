@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 from optuna_agenttts import storage
 from optuna_agenttts.study.stopped import mean_outcome, outcomes_of
 
-_NAMES = {
+STATE_NAMES = {
     TrialState.COMPLETE: "complete",
     TrialState.PRUNED: "pruned",
     TrialState.FAIL: "failed",
@@ -22,23 +22,25 @@ _LISTED = 10
 """Maximum number of stopped trials that are listed. Chosen by hand."""
 
 
+def states_of(trials: Sequence[FrozenTrial]) -> dict[str, int]:
+    """Count trials by state, in words; those that confirm allocations on fresh ones are apart."""
+    counts = Counter(
+        (STATE_NAMES[trial.state], storage.confirmation_block(trial) > 0) for trial in trials
+    )
+    return {
+        f"{name}{' in confirmation' if confirms else ''}": count
+        for confirms in (False, True)
+        for name in STATE_NAMES.values()
+        if (count := counts[name, confirms])
+    }
+
+
 def count_states(trials: Sequence[FrozenTrial]) -> str:
     """Count trials by state, such as "8 complete, 2 pruned"; "none" without trials.
 
     Trials that confirm allocations on fresh instances are counted apart.
     """
-    counts = Counter(
-        (_NAMES[trial.state], storage.confirmation_block(trial) > 0) for trial in trials
-    )
-    return (
-        ", ".join(
-            f"{count} {name}{' in confirmation' if confirms else ''}"
-            for confirms in (False, True)
-            for name in _NAMES.values()
-            if (count := counts[name, confirms])
-        )
-        or "none"
-    )
+    return ", ".join(f"{count} {name}" for name, count in states_of(trials).items()) or "none"
 
 
 def stopped_trials(trials: Sequence[FrozenTrial]) -> str:

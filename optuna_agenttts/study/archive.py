@@ -353,6 +353,14 @@ def is_maximized(directions: Sequence[StudyDirection]) -> bool:
     return directions[0] == StudyDirection.MAXIMIZE
 
 
+def explaining_outcomes(trial: FrozenTrial) -> Mapping[int, float]:
+    """Return a finished trial's outcomes of single instances, if their mean is its value."""
+    outcomes = outcomes_of(trial)
+    if trial.state == TrialState.PRUNED:
+        return _explaining(outcomes, mean_outcome(outcomes.values()))
+    return _explaining(outcomes, trial.values[0] if trial.values else math.nan)
+
+
 def _explaining(outcomes: Mapping[int, float], score: float) -> Mapping[int, float]:
     """Return the finite outcomes if their mean is the score, else none.
 

@@ -140,6 +140,14 @@ def stated_spend(trial: FrozenTrial) -> float | None:
     return float(stated) if isinstance(stated, (int, float)) else None
 
 
+def stage_spends(trial: FrozenTrial) -> dict[str, tuple[float, float]]:
+    """Return a trial's spend by stage, and what reused samples saved there, as it reports them."""
+    reported = trial.system_attrs.get(storage.STAGES)
+    if not isinstance(reported, Mapping):
+        return {}
+    return {name: (float(spent), float(saved)) for name, (spent, saved) in reported.items()}
+
+
 def spend_of_trial(task: Task, trial: FrozenTrial, evaluations: int) -> float:
     """Return the spend that a trial reports, else the cost of its allocation.
 
