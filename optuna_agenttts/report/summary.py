@@ -1,0 +1,165 @@
+"""A study in one value: what was tuned, what to use, why, and what it cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from optuna.study import Study
+from optuna.trial import TrialState
+
+from optuna_agenttts import storage
+from optuna_agenttts.exceptions import NoEvidenceError, NoTaskError
+from optuna_agenttts.report.expenditure import Expenditure, expenditure_of
+from optuna_agenttts.report.importances import Importance, importances_of
+from optuna_agenttts.report.outcomes import OutcomeTable, outcomes_of_study
+from optuna_agenttts.report.points import Frontier
+from optuna_agenttts.report.recommendation import Recommendation
+from optuna_agenttts.report.saturation import Saturation, saturation_of
+from optuna_agenttts.report.trials import states_of, stopped_trials
+from optuna_agenttts.report.view import StudyView
+from optuna_agenttts.study.archive import explaining_outcomes, is_maximized
+from optuna_agenttts.study.rounds import Round, read_rounds
+from optuna_agenttts.study.spending import Spend, read_limit, spend_of
+from optuna_agenttts.task.task import Task
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """Summary of a study, for people who have not seen it.
+
+    `str` shows it as plain text.
+
+    Args:
+        study: Name of the study.
+        task: The task that it tunes.
+        maximize: Whether higher values are better; None if the study has several objectives.
+        states: Number of trials by state, such as "complete", "pruned" or "complete in
+            confirmation"; states without trials are left out.
+        instances: Number of instances of a trial of the search: the most that one reported; 0 if
+            none reported outcomes of single instances.
+        fresh: Number of fresh instances on which allocations were confirmed.
+        seconds: Time from the start of the first trial to the end of the last one; None without
+            finished trials.
+        recommendation: What to use; None if there is nothing to recommend.
+        without: Why there is nothing to recommend; empty if there is.
+        luckiest: Number and value of the complete trial of the search with the best value.
+        frontier: What to use for smaller budgets.
+        saturation: How scores saturate with samples.
+        importances: Which settings matter, in order of stage.
+        outcomes: Outcomes of instances.
+        expenditure: What the search was spent on.
+        spend: Its totals, and the limit.
+        rounds: Rounds of the agent, in order.
+        pruned: Latest pruned trials and the means of what they saw, in words; empty without.
+        warnings: What is wrong or not known, one sentence each.
+        next_steps: What to do next, one sentence each.
+    """
+
+    study: str
+    task: Task
+    maximize: bool | None
+    states: Mapping[str, int]
+    instances: int
+    fresh: int
+    seconds: float | None
+    recommendation: Recommendation | None
+    without: str
+    luckiest: tuple[int, float] | None
+    frontier: Frontier | None
+    saturation: Saturation | None
+    importances: tuple[Importance, ...]
+    outcomes: OutcomeTable
+    expenditure: Expenditure
+    spend: Spend
+    rounds: tuple[Round, ...]
+    pruned: str
+    warnings: tuple[str, ...]
+    next_steps: tuple[str, ...]
+
+    @property
+    def trials(self) -> int:
+        """Number of trials."""
+        return sum(self.states.values())
+
+    @property
+    def guidelines(self) -> Round | None:
+        """Latest round in which the agent wrote guidelines; None without one."""
+        written = [planned for planned in self.rounds if planned.guidelines]
+        return written[-1] if written else None
+
+
+def summarize(study: Study, task: Task | None = None) -> Summary:
+    """Summarize a study with any sampler: what was tuned, what to use, why, and what it cost.
+
+    Args:
+        study: The study.
+        task: Task that it tunes. Default: the one registered on the study, else one recognized
+            from the names of its parameters.
+
+    Returns:
+        The summary. A study of several objectives, or without a complete trial, has one without a
+        recommendation.
+
+    Raises:
+        NoTaskError: The study has no task.
+    """
+    return summary_of(StudyView(study, task))
+
+
+def summary_of(view: StudyView) -> Summary:
+    """Summarize a study; see `summarize`."""
+    study, task, trials = view.study, view.task, view.trials
+    several = len(study.directions) > 1
+    maximize = None if several else is_maximized(study.directions)
+    recommendation = frontier = saturation = None
+    importances: tuple[Importance, ...] = ()
+    without = ""
+    try:
+        recommendation, frontier = view.recommendation, view.frontier
+        saturation, importances = view.get(saturation_of), view.get(importances_of)
+    except (NoEvidenceError, NoTaskError) as error:
+        without = str(error)
+    attributes = study._storage.get_study_system_attrs(study._study_id)
+    rounds = read_rounds(attributes)
+    outcomes = view.get(outcomes_of_study)
+    searching = [trial for trial in trials if not storage.confirmation_block(trial)]
+    complete = {
+        trial.number: trial.values[0]
+        for trial in searching
+        if trial.state == TrialState.COMPLETE and trial.values
+    }
+    seen = (len(explaining_outcomes(trial)) for trial in searching)
+    best = min if maximize is False else max
+    luckiest = best(complete.items(), key=lambda pair: pair[1]) if complete else None
+    starts = [trial.datetime_start for trial in trials if trial.datetime_start is not None]
+    ends = [trial.datetime_complete for trial in trials if trial.datetime_complete is not None]
+    return Summary(
+        study=study.study_name,
+        task=task,
+        maximize=maximize,
+        states=states_of(trials),
+        instances=max(seen, default=0),
+        fresh=len(
+            {
+                step
+                for trial in trials
+                if storage.confirmation_block(trial)
+                for step in trial.intermediate_values
+            }
+        ),
+        seconds=(max(ends) - min(starts)).total_seconds() if starts and ends else None,
+        recommendation=recommendation,
+        without=without,
+        luckiest=None if several else luckiest,
+        frontier=frontier,
+        saturation=saturation,
+        importances=importances,
+        outcomes=outcomes,
+        expenditure=view.get(expenditure_of),
+        spend=spend_of(task, trials, rounds, read_limit(attributes)),
+        rounds=rounds,
+        pruned=stopped_trials(trials),
+        warnings=(),
+        next_steps=(),
+    )
