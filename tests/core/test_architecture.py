@@ -25,6 +25,7 @@ ROOMS = {
         "study": ("planner", "task", "storage", "support", "exceptions"),
         "agent": ("study", "planner", "llm", "task", "storage", "support"),
         "report": ("study", "planner", "task", "storage", "support", "exceptions"),
+        "visualization": ("report", "task", "exceptions"),
         "confirmation": (
             *("report", "study", "planner", "task"),
             *("storage", "support", "exceptions"),

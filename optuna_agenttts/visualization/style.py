@@ -1,0 +1,236 @@
+"""Style of all figures: colors, symbols, titles, and texts that Plotly takes literally.
+
+Models differ by color, symbol and dash, so that figures can be read by the color-blind and in
+black and white. Sizes fit the smallest place where figures are shown: a card of optuna-dashboard,
+650 x 450 pixels.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from optuna_agenttts.exceptions import AgentTTSError
+from optuna_agenttts.report.text import score_text
+from optuna_agenttts.task.allocation import Allocation
+from optuna_agenttts.task.task import Task
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+BLACK, GRAY, LIGHT = "#000000", "#666666", "#dddddd"
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Colors that the color-blind can tell apart (M. Okabe and K. Ito, 2008, "Color universal
+design"), without the yellow, which is faint on white."""
+SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up", "x", "triangle-down", "pentagon")
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
+SCALE = "Cividis"
+"""Color scale of scores: equal for the color-blind, and increasing in black and white."""
+
+RECOMMENDED = {
+    "symbol": "star",
+    "size": 16,
+    "color": "#F0E442",
+    "line": {"color": BLACK, "width": 1.5},
+}
+"""Marker of the recommended allocation in all figures."""
+
+_NAME, _LINE = 24, 70
+"""Characters of names in ticks and legends, and of lines in hover texts. Chosen by hand."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Look of a line and its points.
+
+    Args:
+        color: Color, as ``#rrggbb``.
+        symbol: Symbol of the points.
+        dash: Dash of the line.
+    """
+
+    color: str
+    symbol: str
+    dash: str
+
+    def transparent(self, opacity: float) -> str:
+        """Return the color with an opacity from 0 to 1, for areas."""
+        red, green, blue = (int(self.color[i : i + 2], 16) for i in (1, 3, 5))
+        return f"rgba({red},{green},{blue},{opacity:g})"
+
+
+def mark(position: int) -> Mark:
+    """Return the look of the line at a position; 280 lines look different."""
+    return Mark(*(looks[position % len(looks)] for looks in (COLORS, SYMBOLS, DASHES)))
+
+
+def model_marks(task: Task) -> dict[str, Mark]:
+    """Return the look of each model by name: a model looks the same in all stages."""
+    names = dict.fromkeys(model.name for stage in task.stages for model in stage.models)
+    return {name: mark(position) for position, name in enumerate(names)}
+
+
+def graph_objects() -> Any:
+    """Return `plotly.graph_objects`, imported on first use.
+
+    Raises:
+        AgentTTSError: Plotly is not installed.
+    """
+    try:
+        from plotly import graph_objects as module
+    except ImportError as error:
+        raise AgentTTSError(
+            "Figures need Plotly: run `pip install optuna-agenttts[plot]`."
+        ) from error
+    return module
+
+
+def new_figure(title: str, subtitle: str = "", *, rows: int = 1, columns: int = 1) -> Figure:
+    """Return an empty figure.
+
+    Args:
+        title: Title, as plain text.
+        subtitle: Line below the title, as plain text: what the figure shows of this study.
+        rows: Rows of panels.
+        columns: Columns of panels.
+    """
+    figure = graph_objects().Figure()
+    if rows * columns > 1:
+        figure.set_subplots(rows, columns)
+    axis = {
+        "gridcolor": LIGHT,
+        "linecolor": GRAY,
+        "showline": True,
+        "ticks": "outside",
+        "tickcolor": GRAY,
+        "zeroline": False,
+        "automargin": True,
+        "title": {"standoff": 8},
+    }
+    figure.update_layout(
+        title={
+            "text": escape(title),
+            "subtitle": {"text": lines([subtitle]), "font": {"size": 12, "color": GRAY}},
+            "x": 0,
+            "xref": "paper",
+            "xanchor": "left",
+            "font": {"size": 16},
+        },
+        template={
+            "layout": {
+                "font": {"family": "Helvetica, Arial, sans-serif", "size": 12, "color": "#222222"},
+                "plot_bgcolor": "white",
+                "paper_bgcolor": "white",
+                "hoverlabel": {"align": "left", "bgcolor": "white", "font": {"color": BLACK}},
+                "xaxis": axis,
+                "yaxis": axis,
+            }
+        },
+        margin={"l": 60, "r": 20, "t": 80 + 16 * lines([subtitle]).count("<br>"), "b": 50},
+        legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0},
+        hovermode="closest",
+    )
+    return figure
+
+
+def escape(text: str) -> str:
+    """Return a text that Plotly shows as it is, in one line.
+
+    Plotly reads some HTML, and TeX between dollar signs where MathJax is loaded.
+    """
+    # Unprintable characters include unpaired surrogates, which JSON cannot hold, and those that
+    # change the direction of text; joiners hold together letters and emoji.
+    shown = "".join(c if c.isprintable() or c in "\u200c\u200d" else " " for c in text)
+    for character, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("$", "&#36;")):
+        shown = shown.replace(character, entity)
+    return shown
+
+
+def lines(texts: Iterable[str]) -> str:
+    """Return plain texts as lines that Plotly shows as they are; empty ones are left out."""
+    wrapped = (line for text in texts for line in textwrap.wrap(text, _LINE))
+    return "<br>".join(map(escape, wrapped))
+
+
+def allocation_lines(allocation: Allocation) -> list[str]:
+    """Return one plain text for each stage of an allocation."""
+    return [f"{stage}: {s.samples} × {s.model}" for stage, s in allocation.items()]
+
+
+def short_names(names: Sequence[str], length: int = _NAME) -> dict[str, str]:
+    """Return names for ticks and legends, escaped, and shortened in the middle.
+
+    Names of the Hugging Face Hub lose their organization. Names that would be equal get up to
+    twice as long, and a number if they still are.
+
+    Args:
+        names: The names.
+        length: Maximum number of characters.
+    """
+    full = {name: " ".join(name.split()) for name in names}
+    bare = {name: text.rpartition("/")[2] or text for name, text in full.items()}
+    if len(set(bare.values())) == len(full):
+        full = bare
+    found = {name: _short(text, length) for name, text in full.items()}
+    for longer in range(length + 1, 2 * length + 1):
+        counts = Counter(found.values())
+        for name, text in found.items():
+            if counts[text] > 1:
+                found[name] = _short(full[name], longer)
+    seen: Counter[str] = Counter()
+    for name, text in found.items():
+        seen[text] += 1
+        found[name] = escape(text if seen[text] == 1 else f"{text} ({seen[text]})")
+    return found
+
+
+def _short(text: str, length: int) -> str:
+    """Return a text without its middle, if it is too long."""
+    if len(text) <= length:
+        return text
+    end = (length - 1) // 2
+    return f"{text[: length - 1 - end]}…{text[-end:]}"
+
+
+def number_text(number: float) -> str:
+    """Format a cost or a spend with four digits, or as a whole number if it has more."""
+    return f"{number:,.0f}" if 1e3 <= abs(number) < 1e9 else f"{number:.4g}"
+
+
+def interval_text(interval: tuple[float, float] | None, margin: float = 0.0) -> str:
+    """Describe an interval as plain text."""
+    if interval is None:
+        return "no interval: no outcomes of single instances"
+    return "90 % interval {} to {}".format(*(score_text(end, margin) for end in interval))
+
+
+def metric_text(task: Task) -> str:
+    """Return the name of a task's metric, or "score"."""
+    return task.metric or "score"
+
+
+def with_unit(name: str, unit: str) -> str:
+    """Return the title of an axis with its unit in parentheses, as plain text."""
+    return f"{name} ({unit})" if unit else name
+
+
+def error_bars(
+    values: Sequence[float], intervals: Sequence[tuple[float, float] | None]
+) -> dict[str, Any]:
+    """Return error bars for intervals around values; none where there is no interval."""
+    pairs = [
+        (0.0, 0.0) if interval is None else (interval[1] - value, value - interval[0])
+        for value, interval in zip(values, intervals)
+    ]
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": [up for up, _ in pairs],
+        "arrayminus": [down for _, down in pairs],
+        "thickness": 1.2,
+        "width": 3,
+        "visible": any(interval is not None for interval in intervals),
+    }
