@@ -3,20 +3,21 @@
 `huggingface_hub` resolves a provider's route, its name of the model and the host that a key
 belongs to. The requests are sent by `ServerClient`: a new `AsyncInferenceClient` (2.4.0) for each
 call would load the certificates, which takes 60 ms of the event loop, and open a connection.
+
+`huggingface_hub` is imported on first use: its classes of providers take a quarter of a second.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from typing import Any
-
-from huggingface_hub import constants, is_offline_mode
-from huggingface_hub.inference._common import RequestParameters
-from huggingface_hub.inference._providers import get_provider_helper
+from typing import TYPE_CHECKING, Any
 
 from optuna_agenttts.llm.error_replies import hub_error
 from optuna_agenttts.llm.port import ChatRefusedError
+
+if TYPE_CHECKING:
+    from huggingface_hub.inference._common import RequestParameters
 
 _resolved: set[tuple[str | None, str, str | None]] = set()
 """Routes that `huggingface_hub` has looked up, and therefore keeps."""
@@ -38,6 +39,9 @@ async def provider_request(
     Raises:
         ChatError: The provider does not serve the model, or the Hub is unreachable.
     """
+    from huggingface_hub import is_offline_mode
+    from huggingface_hub.inference._providers import get_provider_helper
+
     if is_offline_mode():
         raise ChatRefusedError(
             f"{where}: HF_HUB_OFFLINE is set: unset it, or pass the URL of a server",
@@ -67,4 +71,8 @@ async def provider_request(
 
 def billing(bill_to: str | None) -> dict[str, str]:
     """Return the header that names the organization to bill."""
-    return {} if bill_to is None else {constants.HUGGINGFACE_HEADER_X_BILL_TO: bill_to}
+    if bill_to is None:
+        return {}
+    from huggingface_hub.constants import HUGGINGFACE_HEADER_X_BILL_TO
+
+    return {HUGGINGFACE_HEADER_X_BILL_TO: bill_to}

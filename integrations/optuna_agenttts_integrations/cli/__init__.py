@@ -5,19 +5,18 @@ from __future__ import annotations
 import argparse
 import io
 import os
+import platform
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 
 import optuna
 
-from optuna_agenttts import AgentTTSError
+from optuna_agenttts import AgentTTSError, __version__
 from optuna_agenttts.llm.secrets import redact
 from optuna_agenttts.llm.untrusted import one_line
-from optuna_agenttts_integrations.cli.doctor import add_doctor
-from optuna_agenttts_integrations.cli.report import add_report
-from optuna_agenttts_integrations.cli.show import add_show
-from optuna_agenttts_integrations.cli.store import add_store
+from optuna_agenttts_integrations.cli.parser import COMMANDS
 
 _INTERRUPTED = 130
 """Exit code of shells for a program stopped by Ctrl-C: 128 + SIGINT (2)."""
@@ -44,12 +43,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         epilog="Exit code: 0 on success, 1 if a check or command failed, 2 if options are "
         "unknown or malformed.",
     )
+    versions = f"optuna-agenttts {__version__}, Optuna {optuna.__version__}, Python {platform.python_version()}"
+    parser.add_argument("--version", action="version", version=versions)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    add_report(commands)
-    add_show(commands)
-    add_doctor(commands)
-    add_store(commands)
-    options = parser.parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    for name, summary in COMMANDS.items():
+        # Only the command that runs is imported: all of them take longer than Optuna.
+        if given[:1] == [name]:
+            module = import_module(f"optuna_agenttts_integrations.cli.{name}")
+            getattr(module, f"add_{name}")(commands)
+        else:
+            commands.add_parser(name, help=summary)
+    options = parser.parse_args(given)
     try:
         with _printing():
             return int(options.run(options))

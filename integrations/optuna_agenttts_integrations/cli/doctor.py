@@ -14,7 +14,7 @@ from optuna_agenttts.llm.loop import LoopThread
 from optuna_agenttts_integrations.calls.endpoints import close_chats, connect_endpoints
 from optuna_agenttts_integrations.check import is_unreachable, server_chats, skipped_finding
 from optuna_agenttts_integrations.cli.objectives import IMPORT_NOTE, open_objective
-from optuna_agenttts_integrations.cli.parser import Commands, add_command
+from optuna_agenttts_integrations.cli.parser import COMMANDS, Commands, add_command
 
 _SERVER_OPTIONS = ("concurrency", "prompt", "max_tokens", "extra", "timeout", "api_key_env")
 _WIDTH = 100
@@ -39,7 +39,7 @@ def add_doctor(commands: Commands) -> None:
     doctor = add_command(
         commands,
         "doctor",
-        "check servers, or an objective, before a search spends money",
+        COMMANDS["doctor"],
         _DETAILS,
         epilog="examples:\n"
         "  agenttts doctor http://127.0.0.1:8080 Qwen/Qwen2.5-7B-Instruct\n"

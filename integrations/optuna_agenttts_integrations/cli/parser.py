@@ -7,6 +7,15 @@ from typing import Any, TypeAlias
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
+COMMANDS = {
+    "report": "print what a study found, or write it as a web page, JSON or CSV",
+    "studies": "list the studies of a storage",
+    "show": "show outcomes, prompts and replies of a trial",
+    "doctor": "check servers, or an objective, before a search spends money",
+    "store": "inspect, export, load or prune a completion store",
+}
+"""Summary of each command, in the order of the help; the command `x` is in `cli/x.py`."""
+
 
 def add_command(
     commands: Commands, name: str, summary: str, details: str = "", **options: Any

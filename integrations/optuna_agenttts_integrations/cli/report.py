@@ -16,8 +16,8 @@ from optuna_agenttts import (
 )
 from optuna_agenttts.report.trials import count_states, stopped_trials
 from optuna_agenttts.study.claims import contradictions, summary
-from optuna_agenttts_integrations.cli.parser import Commands, add_command
-from optuna_agenttts_integrations.cli.studies import add_study_arguments, open_study
+from optuna_agenttts_integrations.cli.parser import COMMANDS, Commands, add_command
+from optuna_agenttts_integrations.cli.storages import add_study_arguments, open_study
 
 
 def add_report(commands: Commands) -> None:
@@ -25,7 +25,7 @@ def add_report(commands: Commands) -> None:
     report = add_command(
         commands,
         "report",
-        "print the recommendation and the spend of a study",
+        COMMANDS["report"],
         "The study's storage is only read.",
     )
     add_study_arguments(report)

@@ -11,7 +11,7 @@ from pathlib import Path
 from optuna_agenttts import AgentTTSError
 from optuna_agenttts.report.text import table
 from optuna_agenttts_integrations.calls.store import CompletionStore
-from optuna_agenttts_integrations.cli.parser import Commands, add_command
+from optuna_agenttts_integrations.cli.parser import COMMANDS, Commands, add_command
 
 _DAY = 86_400.0  # seconds
 
@@ -21,7 +21,7 @@ def add_store(commands: Commands) -> None:
     store = add_command(
         commands,
         "store",
-        "inspect, export, load or prune a completion store",
+        COMMANDS["store"],
         "A store is the file of a `CompletionStore`, which keeps the models' replies.",
     )
     actions = store.add_subparsers(required=True, metavar="ACTION")

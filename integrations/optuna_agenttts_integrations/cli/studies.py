@@ -1,103 +1,68 @@
-"""Studies that users name by storage and name."""
+"""``agenttts studies``: list the studies of a storage."""
 
 from __future__ import annotations
 
 import argparse
-import os
 
 import optuna
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
-from sqlalchemy import create_engine, inspect
-from sqlalchemy.engine import URL, make_url
 
-from optuna_agenttts import AgentTTSError
+from optuna_agenttts import AgentTTSError, Task
 from optuna_agenttts.llm.untrusted import one_line
+from optuna_agenttts.report.text import score_text, table
+from optuna_agenttts.report.trials import count_states
+from optuna_agenttts_integrations.cli.parser import COMMANDS, Commands, add_command
+from optuna_agenttts_integrations.cli.storages import add_storage_argument, open_storage
 
-_MAX_REASON = 300
-"""Maximum length of a database's error in a message, in characters. Chosen by hand."""
+_HEAD = ("study", "task", "metric", "best trial", "last trial", "trials")
+_MAX_NAME = 60
+"""Maximum length of a name, in characters. Chosen by hand."""
 
 
-def add_study_arguments(command: argparse.ArgumentParser) -> None:
-    """Add the arguments that name a study."""
-    command.add_argument(
-        "storage",
-        help="Optuna storage of the study: a URL such as sqlite:///quickstart.db, or the file of "
-        "an SQLite database or a JournalStorage",
+def add_studies(commands: Commands) -> None:
+    """Add ``agenttts studies`` to the command line."""
+    studies = add_command(
+        commands,
+        "studies",
+        COMMANDS["studies"],
+        "The oldest study comes first. The best trial of a noisy study is a lucky one: "
+        "`agenttts report` says what to use. The storage is only read.",
     )
-    command.add_argument(
-        "--study", metavar="NAME", help="default: the newest study in the storage"
+    add_storage_argument(studies)
+    studies.set_defaults(run=_list)
+
+
+def _list(options: argparse.Namespace) -> int:
+    storage, names, _ = open_storage(options.storage)
+    studies = [optuna.load_study(study_name=name, storage=storage) for name in names]
+    print("\n".join(table([_HEAD, *map(_row, studies)])))
+    return 0
+
+
+def _row(study: optuna.Study) -> tuple[str, ...]:
+    try:
+        task = Task.registered(study)
+    except AgentTTSError:
+        # Stored by a newer version, or damaged.
+        task = None
+    trials = study.get_trials(deepcopy=False)
+    best = "-"
+    if len(study.directions) == 1 and any(trial.value is not None for trial in trials):
+        try:
+            best = score_text(study.best_value)
+        except ValueError:
+            # No complete trial meets the constraints.
+            best = "-"
+    dates = [trial.datetime_start for trial in trials if trial.datetime_start is not None]
+    metric = "" if task is None else task.metric
+    return (
+        one_line(study.study_name, _MAX_NAME),
+        "-" if task is None else one_line(task.name, _MAX_NAME) or "-",
+        one_line(f"{metric} ({_direction(study)})".strip(), _MAX_NAME),
+        best,
+        f"{max(dates):%Y-%m-%d %H:%M}" if dates else "-",
+        count_states(trials),
     )
 
 
-def open_study(given: str, name: str | None) -> optuna.Study:
-    """Open a study; its storage is only read.
-
-    Args:
-        given: URL or file of the storage.
-        name: Name of the study. Default: the newest in the storage.
-
-    Raises:
-        AgentTTSError: The storage cannot be read, or has no such study.
-    """
-    storage, shown = _open_storage(given)
-    studies = [] if storage is None else storage.get_all_studies()
-    if storage is None or not studies:
-        raise AgentTTSError(f"`storage` must contain a study, but {shown!r} has none.")
-    names = [study.study_name for study in studies]
-    if name is not None and name not in names:
-        raise AgentTTSError(
-            f"`--study` must be one of {', '.join(names)} in {shown}, got {name!r}."
-        )
-    return optuna.load_study(study_name=name or names[-1], storage=storage)
-
-
-def _open_storage(given: str) -> tuple[BaseStorage | None, str]:
-    """Open an existing storage.
-
-    Args:
-        given: URL or file of the storage.
-
-    Returns:
-        The storage, or None for a database without studies, and its name without secrets.
-
-    Raises:
-        AgentTTSError: The storage does not exist or cannot be read; the message has no secrets.
-    """
-    shown, secrets = given.rpartition("@")[2].partition("?")[0], []
-    try:
-        if "://" not in given and os.path.isfile(given):
-            with open(given, "rb") as file:
-                if file.read(15) != b"SQLite format 3":
-                    return JournalStorage(JournalFileBackend(given)), given
-            given = f"sqlite:///{given}"
-        url = make_url(given)
-        shown = url.set(query={}).render_as_string()
-        secrets = [str(secret) for secret in (url.password, *url.query.values()) if secret]
-        # `RDBStorage` would write Optuna's tables into a database without them.
-        return (RDBStorage(given) if _has_studies(url) else None), shown
-    # Every kind of storage and every database driver has its own exceptions.
-    except Exception as error:
-        reason = str(error).split("(Background on")[0]
-        for secret in secrets:
-            reason = reason.replace(secret, "***")
-        raise AgentTTSError(
-            f"`storage` {shown!r} cannot be read: {one_line(reason, _MAX_REASON)}. Pass the URL "
-            "of an Optuna storage, for example 'sqlite:///study.db'."
-        ) from error
-
-
-def _has_studies(url: URL) -> bool:
-    """Return whether a database has Optuna's tables.
-
-    Raises:
-        FileNotFoundError: The file does not exist; SQLite would create it.
-    """
-    file = url.database or ""
-    if url.get_backend_name() == "sqlite" and file and not file.startswith((":", "file:")):
-        os.stat(file)
-    engine = create_engine(url)
-    try:
-        return inspect(engine).has_table("studies")
-    finally:
-        engine.dispose()
+def _direction(study: optuna.Study) -> str:
+    return ", ".join(direction.name.lower() for direction in study.directions)

@@ -1,0 +1,130 @@
+"""Storages and studies that users name."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from typing import TYPE_CHECKING
+
+import optuna
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+
+from optuna_agenttts import AgentTTSError
+from optuna_agenttts.llm.untrusted import one_line
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import URL
+
+_MAX_REASON = 300
+"""Maximum length of a database's error in a message, in characters. Chosen by hand."""
+
+
+def add_storage_argument(command: argparse.ArgumentParser) -> None:
+    """Add the argument that names a storage."""
+    command.add_argument(
+        "storage",
+        help="Optuna storage: a URL such as sqlite:///quickstart.db, or the file of an SQLite "
+        "database or a JournalStorage",
+    )
+
+
+def add_study_arguments(command: argparse.ArgumentParser) -> None:
+    """Add the arguments that name a study."""
+    add_storage_argument(command)
+    command.add_argument(
+        "--study", metavar="NAME", help="default: the newest study in the storage"
+    )
+
+
+def open_study(given: str, name: str | None) -> optuna.Study:
+    """Open a study; its storage is only read.
+
+    Args:
+        given: URL or file of the storage.
+        name: Name of the study. Default: the newest in the storage.
+
+    Raises:
+        AgentTTSError: The storage cannot be read, or has no such study.
+    """
+    storage, names, shown = open_storage(given)
+    if name is not None and name not in names:
+        raise AgentTTSError(
+            f"`--study` must be one of {', '.join(names)} in {shown}, got {name!r}."
+        )
+    return optuna.load_study(study_name=name or names[-1], storage=storage)
+
+
+def open_storage(given: str) -> tuple[BaseStorage, list[str], str]:
+    """Open a storage with studies, which is only read.
+
+    Args:
+        given: URL or file of the storage.
+
+    Returns:
+        The storage, the names of its studies, and its name without secrets.
+
+    Raises:
+        AgentTTSError: The storage cannot be read, or has no study.
+    """
+    storage, shown = _open_storage(given)
+    studies = [] if storage is None else storage.get_all_studies()
+    if storage is None or not studies:
+        raise AgentTTSError(f"`storage` must contain a study, but {shown!r} has none.")
+    return storage, [study.study_name for study in studies], shown
+
+
+def _open_storage(given: str) -> tuple[BaseStorage | None, str]:
+    """Open an existing storage.
+
+    Args:
+        given: URL or file of the storage.
+
+    Returns:
+        The storage, or None for a database without studies, and its name without secrets.
+
+    Raises:
+        AgentTTSError: The storage does not exist or cannot be read; the message has no secrets.
+    """
+    # SQLAlchemy takes longer to import than Optuna.
+    from sqlalchemy.engine import make_url
+
+    shown, secrets = given.rpartition("@")[2].partition("?")[0], []
+    try:
+        if "://" not in given and os.path.isfile(given):
+            with open(given, "rb") as file:
+                if file.read(15) != b"SQLite format 3":
+                    return JournalStorage(JournalFileBackend(given)), given
+            given = f"sqlite:///{given}"
+        url = make_url(given)
+        shown = url.set(query={}).render_as_string()
+        secrets = [str(secret) for secret in (url.password, *url.query.values()) if secret]
+        # `RDBStorage` would write Optuna's tables into a database without them.
+        return (RDBStorage(given) if _has_studies(url) else None), shown
+    # Every kind of storage and every database driver has its own exceptions.
+    except Exception as error:
+        reason = str(error).split("(Background on")[0]
+        for secret in secrets:
+            reason = reason.replace(secret, "***")
+        raise AgentTTSError(
+            f"`storage` {shown!r} cannot be read: {one_line(reason, _MAX_REASON)}. Pass the URL "
+            "of an Optuna storage, for example 'sqlite:///study.db'."
+        ) from error
+
+
+def _has_studies(url: URL) -> bool:
+    """Return whether a database has Optuna's tables.
+
+    Raises:
+        FileNotFoundError: The file does not exist; SQLite would create it.
+    """
+    from sqlalchemy import create_engine, inspect
+
+    file = url.database or ""
+    if url.get_backend_name() == "sqlite" and file and not file.startswith((":", "file:")):
+        os.stat(file)
+    engine = create_engine(url)
+    try:
+        return inspect(engine).has_table("studies")
+    finally:
+        engine.dispose()
