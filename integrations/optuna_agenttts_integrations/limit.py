@@ -13,6 +13,7 @@ from optuna.study import Study
 from optuna_agenttts import storage
 from optuna_agenttts.study.spending import stated_spend
 from optuna_agenttts_integrations.calls.metering import Account, Ledger
+from optuna_agenttts_integrations.exceptions import SpendLimitError
 
 _logger = logging.getLogger(__name__)
 
@@ -32,6 +33,7 @@ class SpendLimit:
 
     def reset(self) -> None:
         """Forget the ledgers: calls in progress are not those of a forked process."""
+        logging.getLogger("optuna.study._optimize").addFilter(_drop_traceback)
         self._ledgers: WeakKeyDictionary[Study, Ledger] = WeakKeyDictionary()
         # Of trials without a study, such as `optuna.trial.FixedTrial`.
         self._ledger = Ledger(limit=self.limit, unit=self._unit)
@@ -88,7 +90,8 @@ class SpendLimit:
         if error is None:
             return
         if not ledger.total and not finished:
-            raise error
+            # A new error has no traceback inside the pipeline, where nothing is wrong.
+            raise SpendLimitError(f"{error}. Raise `max_spend`.")
         study = getattr(trial, "study", None)
         if isinstance(study, Study):
             # With ask and tell, the caller decides which trials run.
@@ -106,3 +109,10 @@ class SpendLimit:
             trial.number,
             progress,
         )
+
+
+def _drop_traceback(record: logging.LogRecord) -> bool:
+    """Drop the traceback in Optuna's line about a trial without money: Python prints it, too."""
+    if record.exc_info and isinstance(record.exc_info[1], SpendLimitError):
+        record.exc_info = None
+    return True

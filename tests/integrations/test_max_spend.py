@@ -278,13 +278,21 @@ def test_two_studies_have_a_limit_each():
 
 
 @pytest.mark.parametrize("limit", [1e-9, 40])
-def test_too_low_a_limit_is_an_error_before_anything_is_spent(limit):
+def test_too_low_a_limit_is_an_error_before_anything_is_spent(limit, caplog):
     """The error names the limit, the most that a call costs, and the unit."""
     paid = Paid()
     objective = objective_of(pipeline(), {"small": paid}, range(3), max_spend=limit)
-    with pytest.raises(SpendLimitError, match=r"may cost up to .* USD"):
+    with (
+        caplog.at_level("WARNING", "optuna"),
+        pytest.raises(
+            SpendLimitError, match=r"may cost up to .* USD.*Raise `max_spend`"
+        ) as raised,
+    ):
         search(objective)
     assert paid.calls == 0
+    # Its traceback is printed once, by Python, and ends where the limit is checked.
+    assert not any(record.exc_info for record in caplog.records)
+    assert raised.traceback[-1].path.name == "limit.py"
 
 
 def test_instances_of_stored_samples_are_kept_under_a_limit_that_covers_no_call():
