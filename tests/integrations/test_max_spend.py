@@ -291,6 +291,7 @@ def test_too_low_a_limit_is_an_error_before_anything_is_spent(limit, caplog):
         search(objective)
     assert paid.calls == 0
     # Its traceback is printed once, by Python, and ends where the limit is checked.
+    assert caplog.records
     assert not any(record.exc_info for record in caplog.records)
     assert raised.traceback[-1].path.name == "limit.py"
 

@@ -43,7 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         epilog="Exit code: 0 on success, 1 if a check or command failed, 2 if options are "
         "unknown or malformed.",
     )
-    versions = f"optuna-agenttts {__version__}, Optuna {optuna.__version__}, Python {platform.python_version()}"
+    python, ours = platform.python_version(), f"optuna-agenttts {__version__}"
+    versions = f"{ours}, Optuna {optuna.__version__}, Python {python}"
     parser.add_argument("--version", action="version", version=versions)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     given = sys.argv[1:] if arguments is None else list(arguments)
