@@ -27,9 +27,9 @@ from optuna_agenttts.llm.port import (
     prompt_usage,
     repeated_call,
 )
-from optuna_agenttts.llm.untrusted import one_line
 from optuna_agenttts.study.claims import Claim, Verdict
 from optuna_agenttts.study.rounds import Round
+from optuna_agenttts.support.plain import one_line
 
 # Chosen by hand.
 _MAX_REPAIRS = 2

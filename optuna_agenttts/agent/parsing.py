@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from optuna_agenttts.llm.untrusted import as_number, json_in_reply, one_line
+from optuna_agenttts.llm.untrusted import as_number, json_in_reply
+from optuna_agenttts.support.plain import one_line
 
 _INTEGER = re.compile(r"[+-]?\d{1,9}(?:\.0+)?")
 

@@ -30,7 +30,6 @@ from optuna_agenttts.agent.ask import Job, MakeJob, Plan, RoundContext, Tokens, 
 from optuna_agenttts.llm.loop import LoopThread
 from optuna_agenttts.llm.port import ChatModel
 from optuna_agenttts.llm.retry import RetryingChatModel
-from optuna_agenttts.llm.untrusted import one_line
 from optuna_agenttts.study.rounds import (
     Proposed,
     Round,
@@ -41,6 +40,7 @@ from optuna_agenttts.study.rounds import (
     write_round,
 )
 from optuna_agenttts.support.logs import log_once
+from optuna_agenttts.support.plain import one_line
 
 _logger = logging.getLogger(__name__)
 

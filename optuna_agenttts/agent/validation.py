@@ -27,9 +27,9 @@ from optuna_agenttts.agent.parsing import (
     read_integer,
     read_object,
 )
-from optuna_agenttts.llm.untrusted import one_line
 from optuna_agenttts.planner.evidence import Choices
 from optuna_agenttts.study.claims import Claim
+from optuna_agenttts.support.plain import one_line
 from optuna_agenttts.task.task import Task
 
 _MAX_GUIDELINES, _MAX_GUIDELINE, _MAX_REASON = 8, 400, 300

@@ -30,8 +30,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 from optuna_agenttts.agent.facts import Facts, ModelFact
-from optuna_agenttts.llm.untrusted import one_line
 from optuna_agenttts.study.claims import Aspect, Claim, Outcome, Verdict
+from optuna_agenttts.support.plain import one_line
 from optuna_agenttts.task.task import Task
 
 _MAX_TEXT = 400

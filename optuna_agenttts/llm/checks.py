@@ -12,7 +12,8 @@ from optuna_agenttts.llm.port import ChatError, ChatRequest, Completion
 from optuna_agenttts.llm.probes import Failure, Outcome, count_chars
 from optuna_agenttts.llm.secrets import redact
 from optuna_agenttts.llm.server_facts import ServerFacts, is_path
-from optuna_agenttts.llm.untrusted import decode_json, one_line
+from optuna_agenttts.llm.untrusted import decode_json
+from optuna_agenttts.support.plain import one_line
 
 _MAX_MESSAGE_CHARS = 500
 """Maximum length of a finding's message, in characters; chosen by hand to fit a terminal."""

@@ -28,9 +28,9 @@ from optuna_agenttts.llm.secrets import (
     redact,
     secret_values,
 )
-from optuna_agenttts.llm.untrusted import one_line
 from optuna_agenttts.llm.waiting import waiting
 from optuna_agenttts.llm.wire import check_base_url, is_loopback
+from optuna_agenttts.support.plain import one_line
 
 if TYPE_CHECKING:
     from typing_extensions import Self

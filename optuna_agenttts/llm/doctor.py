@@ -57,7 +57,8 @@ from optuna_agenttts.llm.reply_checks import (
 )
 from optuna_agenttts.llm.secrets import key_for
 from optuna_agenttts.llm.server_facts import ServerFacts, fetch_facts, with_loaded_context
-from optuna_agenttts.llm.untrusted import decode_json, one_line
+from optuna_agenttts.llm.untrusted import decode_json
+from optuna_agenttts.support.plain import one_line
 
 _MAX_CHEAP_CHARS = 4000
 """Prompt length in characters up to which the longest prompt also tests seeds; chosen by hand."""

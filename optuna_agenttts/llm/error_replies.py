@@ -31,7 +31,8 @@ from optuna_agenttts.llm.port import (
 )
 from optuna_agenttts.llm.secrets import redact
 from optuna_agenttts.llm.token_counts import counted, first_mapping
-from optuna_agenttts.llm.untrusted import as_mapping, one_line
+from optuna_agenttts.llm.untrusted import as_mapping
+from optuna_agenttts.support.plain import one_line
 
 _RETRYABLE_STATUSES = {408, 409, 424, 425, 429, 499}
 """HTTP statuses below 500 of requests that may succeed later."""

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Mapping
 
 from optuna_agenttts.llm.port import ChatError, ChatUnavailableError
-from optuna_agenttts.llm.untrusted import one_line
+from optuna_agenttts.support.plain import one_line
 
 NO_QUOTA, PROXY, OVERLOADED = "no quota", "ProxyError", "overloaded"
 _UNKNOWN_HOST, _CERTIFICATE, _NO_TLS = "unknown host", "untrusted certificate", "no TLS"

@@ -15,7 +15,8 @@ from optuna_agenttts.llm.port import (
     usual_reason,
 )
 from optuna_agenttts.llm.token_counts import first_mapping, generated_tokens, read_usage
-from optuna_agenttts.llm.untrusted import as_mapping, one_line
+from optuna_agenttts.llm.untrusted import as_mapping
+from optuna_agenttts.support.plain import one_line
 
 
 def parse_completion(

@@ -13,7 +13,7 @@ from optuna_agenttts.llm.checks import FindingCollector, remedy_for
 from optuna_agenttts.llm.findings import Level
 from optuna_agenttts.llm.port import ChatRequest, Completion
 from optuna_agenttts.llm.probes import TEMPERATURE, Failure, Outcome, count_chars
-from optuna_agenttts.llm.untrusted import one_line
+from optuna_agenttts.support.plain import one_line
 
 _MIN_CONTEXT = 64
 """Tokens that every context has room for: a constant count below it is not that of a cut prompt.

@@ -24,12 +24,6 @@ def estimated_tokens(text: str) -> float:
     return len(text) / CHARACTERS_PER_TOKEN
 
 
-def one_line(text: str, length: int = 200) -> str:
-    """Return the first `length` printable characters of an untrusted text, on one line."""
-    flat = " ".join("".join(c if c.isprintable() else " " for c in text[: 4 * length]).split())
-    return flat if len(flat) <= length else flat[: length - 1] + "…"
-
-
 def as_mapping(value: object) -> Mapping[str, Any]:
     """Return a mapping unchanged, and an empty one for anything else."""
     return value if isinstance(value, Mapping) else {}

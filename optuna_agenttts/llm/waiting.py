@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from optuna_agenttts.llm.outages import last_answer, server_of
-from optuna_agenttts.llm.untrusted import one_line
+from optuna_agenttts.support.plain import one_line
 
 _logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 from optuna_agenttts.exceptions import AgentTTSError
 from optuna_agenttts.llm.port import Message
-from optuna_agenttts.llm.untrusted import one_line
+from optuna_agenttts.support.plain import one_line
 
 _API_ROOT = re.compile(r"/(v\d+\w*|deployments)(/|$)")
 """Paths that are those of an API, not of a server: ``/v1``, Gemini's ``/v1beta/openai``."""

@@ -23,7 +23,7 @@ from optuna_agenttts.llm import (
 )
 from optuna_agenttts.llm.error_replies import http_error
 from optuna_agenttts.llm.outages import connection_error, is_outage, note_answer
-from optuna_agenttts.llm.untrusted import one_line
+from optuna_agenttts.support.plain import one_line
 
 PATIENT = RetryPolicy(attempts=3, base=0.5, longest=15, patience=600)
 REPLY = json.dumps(

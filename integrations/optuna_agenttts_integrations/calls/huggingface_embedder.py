@@ -15,8 +15,9 @@ from optuna_agenttts.llm.error_replies import error_in_body, error_of, http_erro
 from optuna_agenttts.llm.inference_providers import provider_request
 from optuna_agenttts.llm.loop import gather
 from optuna_agenttts.llm.secrets import ApiKey, Headers
-from optuna_agenttts.llm.untrusted import as_mapping, as_number, decode_json, one_line
+from optuna_agenttts.llm.untrusted import as_mapping, as_number, decode_json
 from optuna_agenttts.llm.wire import chat_url, redact_url
+from optuna_agenttts.support.plain import one_line
 
 _MAX_REPLY_BYTES = 16_000_000
 """Maximum length of a reply in bytes: 32 vectors of 8192 numbers take about 6 MB as JSON."""

@@ -15,8 +15,8 @@ from optuna_agenttts.llm import (
     Completion,
 )
 from optuna_agenttts.llm.port import close_chat, count_repeated, servers_behind, without_retries
-from optuna_agenttts.llm.untrusted import one_line
 from optuna_agenttts.support.forking import on_fork
+from optuna_agenttts.support.plain import one_line
 from optuna_agenttts_integrations.exceptions import PipelineError
 
 _logger = logging.getLogger(__name__)

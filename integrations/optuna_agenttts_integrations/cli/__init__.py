@@ -15,7 +15,7 @@ import optuna
 
 from optuna_agenttts import AgentTTSError, __version__
 from optuna_agenttts.llm.secrets import redact
-from optuna_agenttts.llm.untrusted import one_line
+from optuna_agenttts.support.plain import one_line
 from optuna_agenttts_integrations.cli.parser import COMMANDS
 
 _INTERRUPTED = 130

@@ -7,9 +7,9 @@ import argparse
 import optuna
 
 from optuna_agenttts import AgentTTSError, Task
-from optuna_agenttts.llm.untrusted import one_line
 from optuna_agenttts.report.text import score_text, table
 from optuna_agenttts.report.trials import count_states
+from optuna_agenttts.support.plain import one_line
 from optuna_agenttts_integrations.cli.parser import COMMANDS, Commands, add_command
 from optuna_agenttts_integrations.cli.storages import add_storage_argument, open_storage
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from optuna_agenttts.llm import Message
 from optuna_agenttts.llm.secrets import redact
-from optuna_agenttts.llm.untrusted import one_line
+from optuna_agenttts.support.plain import one_line
 from optuna_agenttts_integrations.pipeline.fusion import LLMFusion
 from optuna_agenttts_integrations.pipeline.stages import Pipeline, StageProgram, Step
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 from typing import Any
 
-from optuna_agenttts.llm.untrusted import one_line
 from optuna_agenttts.report.text import count_text
+from optuna_agenttts.support.plain import one_line
 from optuna_agenttts_integrations.inspection.functions import short
 from optuna_agenttts_integrations.inspection.records import (
     InspectedReply,
