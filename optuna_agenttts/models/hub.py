@@ -29,7 +29,6 @@ from optuna_agenttts.llm.untrusted import (
     as_mapping,
     as_number,
     decode_json,
-    one_line,
 )
 from optuna_agenttts.llm.wire import is_loopback, redact_url, split_url
 from optuna_agenttts.models.checkpoint import (
@@ -41,6 +40,7 @@ from optuna_agenttts.models.checkpoint import (
 )
 from optuna_agenttts.support.experimental import experimental_class
 from optuna_agenttts.support.forking import on_fork
+from optuna_agenttts.support.plain import one_line
 from optuna_agenttts.task.stage import Model, is_finite
 
 _logger = logging.getLogger(__name__)
