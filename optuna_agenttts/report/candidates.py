@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from functools import cached_property, lru_cache
 
 import numpy as np
 from optuna.study import Study
@@ -11,8 +11,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from optuna_agenttts import storage
 from optuna_agenttts.exceptions import NoEvidenceError, NoTaskError
-from optuna_agenttts.planner.evidence import Choices, Evidence, Floats, Ints
-from optuna_agenttts.planner.feasibility import known_feasibility
+from optuna_agenttts.planner.evidence import Bools, Choices, Evidence, Floats, Ints
+from optuna_agenttts.planner.feasibility import Feasibility, known_feasibility
 from optuna_agenttts.planner.kernels import Points, Surrogate
 from optuna_agenttts.planner.pools import choices_of
 from optuna_agenttts.planner.posterior import Posterior
@@ -21,7 +21,7 @@ from optuna_agenttts.report.intervals import bounded_interval, probability_above
 from optuna_agenttts.report.ties import cheapest_alike, complete_outcomes
 from optuna_agenttts.study.archive import Archive, is_maximized, log_unreadable
 from optuna_agenttts.study.constraints import constraints_of, violations
-from optuna_agenttts.study.equal import with_cheapest
+from optuna_agenttts.study.equal import cheapest_form, with_cheapest
 from optuna_agenttts.study.tasks import find_task
 from optuna_agenttts.task.direction import warn_of_direction
 from optuna_agenttts.task.task import Task
@@ -29,6 +29,8 @@ from optuna_agenttts.task.task import Task
 _INFLATION = 1.25
 """Standard deviation of the winner's value relative to that of the posterior, which does not know
 of the error of the bias. Chosen by the coverage on development landscapes, near 90 %."""
+_LIKELY = 0.5
+"""Least probability that an allocation of a curve or map meets the constraints. Chosen by hand."""
 
 
 class Candidates:
@@ -58,7 +60,7 @@ class Candidates:
         """See the class."""
         self.trials, self.evidence, self.unreadable = _read(study, task, caller, trials)
         self.task, self.scale = self.evidence.task, self.evidence.scale
-        self.surrogate = Surrogate(self.task, np.random.default_rng(0))
+        self.surrogate = _surrogate_of(self.task)
         self.keys = _tried_choices(study, self.trials, self.evidence)
         self.points = self.surrogate.points_of(self.keys)
         self.costs = self.task.feasible.costs_of(self.points.models, self.points.samples)
@@ -86,6 +88,38 @@ class Candidates:
         keys = [self.keys[position] for position in among.tolist()]
         winner = int(np.argmax(self.mean[among]))
         return int(among[cheapest_alike(keys, self.costs[among], self.outcomes, winner)])
+
+    def points_of(self, models: Ints, samples: Ints) -> Points:
+        """Return allocations in terms of the cheapest ones with the same outcomes.
+
+        Args:
+            models: Positions of models, shape (allocations, stages).
+            samples: Numbers of samples, likewise.
+        """
+        forms = list(map(self._form, choices_of(models, samples)))
+        distinct = {choices: place for place, choices in enumerate(dict.fromkeys(forms))}
+        points = self.surrogate.points_of(list(distinct))
+        return points.take(np.array([distinct[choices] for choices in forms]))
+
+    def allowed(self, points: Points, costs: Floats) -> Bools:
+        """Return which allocations are within the budget and likely to meet the constraints.
+
+        Args:
+            points: The allocations.
+            costs: Their costs, shape (allocations,).
+        """
+        within: Bools = costs <= self.task.feasible.limit
+        if self._feasibility is not None:
+            within = within & (self._feasibility.log_probability(points) >= np.log(_LIKELY))
+        return within
+
+    @cached_property
+    def _form(self) -> Callable[[Choices], Choices]:
+        return cheapest_form(self.evidence)
+
+    @cached_property
+    def _feasibility(self) -> Feasibility | None:
+        return Feasibility(self.evidence, self.surrogate) if self.evidence.constraints else None
 
     @cached_property
     def _bias(self) -> float:
@@ -188,6 +222,12 @@ class Candidates:
             else:
                 found.append((score_sd, None))
         return found
+
+
+@lru_cache(maxsize=4)
+def _surrogate_of(task: Task) -> Surrogate:
+    """Return the surrogate of a task; those of a few tasks are kept, some 100 kB each."""
+    return Surrogate(task, np.random.default_rng(0))
 
 
 def _tried_choices(

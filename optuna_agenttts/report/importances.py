@@ -5,17 +5,18 @@ ratio (log-uniformly). The importance of a setting is the expected variance of t
 setting is drawn again and the others are kept: its total effect (T. Homma and A. Saltelli 1996,
 Reliability Engineering and System Safety 52, pp. 1-17; estimated as by M. Jansen 1999, Computer
 Physics Communications 117, pp. 35-43). Unlike those of Optuna, which are fitted to the trials that
-a search chose, it is about all allocations. It is computed for draws from the posterior, so its
-interval shows how little a few trials tell.
+a search chose, it is about all allocations within the budget.
 """
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
 
 from optuna_agenttts.planner.evidence import Floats, Ints
+from optuna_agenttts.planner.posterior import Z90
 from optuna_agenttts.report.saturation import Saturation, SaturationCurve, saturation_of
 from optuna_agenttts.report.view import StudyView
 from optuna_agenttts.task.feasible import FeasibleSet
@@ -27,6 +28,11 @@ _SWEEPS = 20
 """Times that each setting of an allocation is drawn before it counts as random. Chosen by hand."""
 _DRAWS = 200
 """Draws from the posterior. Chosen by hand."""
+_ROUNDING = 1e-12
+"""Variances up to this, in rates squared, are rounding errors."""
+_HALF = 1.25 * Z90
+"""Half the width of an interval in standard deviations, on the arcsine scale of proportions: on
+development landscapes 90 % of the true shares were within 1.6 to 2.2 (docs/benchmarks.md)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +43,10 @@ class Importance:
         stage: Name of the stage.
         setting: ``"model"`` or ``"samples"``.
         parameter: Name of the Optuna parameter.
-        share: Expected variance of the score if this setting alone is drawn again, as a share of
-            the sum over all settings, from 0 to 1: the mean over draws from the posterior. All
-            are 0 if no setting can be changed.
-        interval: 5 % and 95 % quantiles of the share.
+        share: Variance of the expected score if this setting alone is drawn again, as a share of
+            the sum over all settings; from 0 to 1. Shares add up to 1, or are all 0 if no setting
+            changes the score.
+        interval: Central 90 % interval of the share.
         loss: Mean loss, in units of the metric, if this setting of the recommended allocation is
             replaced by a random one within the budget; 0 or more.
     """
@@ -64,18 +70,20 @@ def importances_of(view: StudyView) -> tuple[Importance, ...]:
     ranges = found.evidence.ranges or Ranges.all_of(view.task.feasible)
     rng = np.random.default_rng(0)
     sets = _redrawn(ranges.table(view.task.feasible), rng, _POINTS // (1 + 2 * len(stages)))
-    rows = np.concatenate([np.concatenate(ranges.decode(*pair), axis=1) for pair in sets])
-    distinct, places = np.unique(rows, axis=0, return_inverse=True)
-    points = found.surrogate.points(distinct[:, : len(stages)], distinct[:, len(stages) :])
-    drawn = found.posterior.at(points).draw(rng, _DRAWS)
-    base, *others = np.split(drawn[:, places.ravel()], len(sets), axis=1)
-    effects = np.stack([((base - other) ** 2).mean(axis=1) for other in others])
-    total = effects.sum(axis=0)
-    shares = np.divide(effects, total, out=np.zeros_like(effects), where=total > 0)
-    lows, highs = np.quantile(shares, [0.05, 0.95], axis=1)
+    models, samples = (
+        np.concatenate(arrays) for arrays in zip(*itertools.starmap(ranges.decode, sets))
+    )
+    points = found.points_of(models, samples)
+    at = found.posterior.at(points)
+    shares = _shares(at.mean()[None], len(sets))[0]
+    # The arcsine of a root has the same error for all proportions.
+    centers = np.arcsin(np.sqrt(shares))
+    errors = _HALF * np.arcsin(np.sqrt(_shares(at.draw(rng, _DRAWS), len(sets)))).std(axis=0)
+    lows = np.sin(np.maximum(centers - errors, 0)) ** 2
+    highs = np.sin(np.minimum(centers + errors, np.pi / 2)) ** 2
     saturation = view.get(saturation_of)
     importances = []
-    for position, share in enumerate(shares.mean(axis=1).tolist()):
+    for position, share in enumerate(shares.tolist()):
         stage, setting = stages[position // 2], ("model", "samples")[position % 2]
         names = stage.model_parameter, stage.samples_parameter
         importances.append(
@@ -89,6 +97,21 @@ def importances_of(view: StudyView) -> tuple[Importance, ...]:
             )
         )
     return tuple(importances)
+
+
+def _shares(rates: Floats, sets: int) -> Floats:
+    """Return the shares of settings in the variance, shape (functions, settings).
+
+    Args:
+        rates: Rates of the allocations of `_redrawn`, shape (functions, allocations).
+        sets: Number of its sets.
+    """
+    base, *others = np.split(rates, sets, axis=1)
+    effects = np.stack([((base - other) ** 2).mean(axis=1) for other in others], axis=1)
+    total = effects.sum(axis=1, keepdims=True)
+    # Rounding is no effect.
+    shares: Floats = np.where(total > _ROUNDING, effects / np.maximum(total, _ROUNDING), 0.0)
+    return np.clip(shares, 0.0, 1.0)
 
 
 def _redrawn(table: FeasibleSet, rng: np.random.Generator, count: int) -> list[tuple[Ints, Ints]]:

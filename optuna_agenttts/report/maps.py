@@ -28,9 +28,9 @@ class MapPanel:
         earlier_model: Model of the earlier stage.
         later_model: Model of the later stage.
         values: Expected values, in units of the metric, shape (later samples, earlier samples);
-            NaN over the budget.
-        best_later: For each number of earlier samples the best number of later ones; None where
-            none is within the budget.
+            NaN over the budget, and where constraints of the study are likely to be violated.
+        best_later: For each number of earlier samples the best number of later ones, of those
+            with a value; None where there is none.
         trials: Numbers of the complete trials in the panel, with their earlier and later samples
             and value.
     """
@@ -93,10 +93,10 @@ def map_of(view: StudyView, earlier: str | None = None, later: str | None = None
     )
     choices = np.repeat(np.array([view.best], dtype=np.int64), len(settings), axis=0)
     choices[:, one], choices[:, two] = settings[:, :2], settings[:, 2:]
-    points = found.surrogate.points(choices[..., 0], choices[..., 1])
+    points = found.points_of(choices[..., 0], choices[..., 1])
     values = found.values(points, found.posterior.at(points).mean())
-    costs = task.feasible.costs_of(points.models, points.samples)
-    values[costs > task.feasible.limit] = np.nan
+    costs = task.feasible.costs_of(choices[..., 0], choices[..., 1])
+    values[~found.allowed(points, costs)] = np.nan
     shape = len(pairs), len(grids[1]), len(grids[0])
     models = [task.stages[stage].models for stage in (one, two)]
     return AllocationMap(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -11,15 +12,14 @@ from optuna_agenttts.planner.pools import choices_of
 from optuna_agenttts.task.equivalence import ALONE, EquivalentAllocations
 
 
-def with_cheapest(evidence: Evidence) -> Evidence:
-    """Return evidence whose trials have the cheapest allocations with the same outcomes.
+def cheapest_form(evidence: Evidence) -> Callable[[Choices], Choices]:
+    """Return a function from an allocation to the cheapest one with the same outcomes.
 
-    They are within the ranges that the study's trials suggest. Allocations that must have equal
-    outcomes thus become one, which is known as well as all of their trials together.
+    It is within the ranges that the study's trials suggest.
     """
     known, ranges = evidence.tried, evidence.ranges
     if not isinstance(known, EquivalentAllocations):
-        return evidence
+        return lambda choices: choices
 
     def form(choices: Choices) -> Choices:
         pattern = known.pattern(choices)
@@ -28,6 +28,16 @@ def with_cheapest(evidence: Evidence) -> Evidence:
             return choices
         return cheapest
 
+    return form
+
+
+def with_cheapest(evidence: Evidence) -> Evidence:
+    """Return evidence whose trials have the cheapest allocations with the same outcomes.
+
+    Allocations that must have equal outcomes thus become one, which is known as well as all of
+    their trials together.
+    """
+    form = cheapest_form(evidence)
     forms = [form(choices) for choices in choices_of(evidence.models, evidence.samples)]
     rows = np.array(forms, dtype=np.int64).reshape(len(forms), -1, 2)
     return replace(
