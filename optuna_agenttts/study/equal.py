@@ -39,7 +39,7 @@ def with_cheapest(evidence: Evidence) -> Evidence:
     """
     form = cheapest_form(evidence)
     forms = [form(choices) for choices in choices_of(evidence.models, evidence.samples)]
-    rows = np.array(forms, dtype=np.int64).reshape(len(forms), -1, 2)
+    rows = np.array(forms, dtype=np.int64).reshape(len(forms), len(evidence.task.stages), 2)
     return replace(
         evidence,
         models=rows[..., 0],
