@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial
 from optuna_agenttts import storage as attributes
 from optuna_agenttts.exceptions import TaskError
 from optuna_agenttts.sampler import AgentTTSSampler
-from optuna_agenttts.study.fresh import read_fresh
+from optuna_agenttts.study.fresh import instances_of, read_fresh
 from optuna_agenttts.task.parameters import parameters_of
 from optuna_agenttts.task.task import Task
 
@@ -78,6 +78,7 @@ def carry_over(
     new.add_trials(trials)
     if (fresh := read_fresh(study)) is not None:
         attributes.write_fresh(new, fresh.base, fresh.names, fresh.search)
+    attributes.write_instances(new, instances_of(study))
     _logger.info(
         "Study %r begins with %d of %d finished trials of study %r. %d are left out, because task "
         "%r does not have their stages, models or numbers of samples.",

@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary
 from optuna.distributions import CategoricalDistribution
 from optuna.storages import BaseStorage
 from optuna.study import Study
-from optuna.trial import BaseTrial, FrozenTrial, TrialState
+from optuna.trial import BaseTrial, FixedTrial, FrozenTrial, Trial, TrialState
 
 PREFIX = "agenttts:"
 # Of studies.
@@ -28,6 +28,7 @@ CLAIM = PREFIX + "claim:"
 LIMIT = PREFIX + "limit"
 CARRIED = PREFIX + "carried"
 FRESH = PREFIX + "fresh"
+INSTANCES = PREFIX + "instances"
 LOOK = PREFIX + "look:"
 _WORKER = ":worker:"
 _RECOGNISE = PREFIX + "recognise"
@@ -40,6 +41,10 @@ CONFIRMATION = PREFIX + "confirmation"
 """System attribute of a trial that confirms an allocation on fresh instances: `block`, the number
 of the block of instances, from 1."""
 EQUAL = PREFIX + "equal"
+LENGTHS = PREFIX + "lengths"
+MEAN_STEP = PREFIX + "mean_at_step"
+SPEND = PREFIX + "spend"
+"""System attribute of a trial: its exact spend. The user attribute ``spend`` is rounded."""
 STAGES = PREFIX + "stages"
 """System attribute of a trial: by stage its spend, and what reused samples would have cost."""
 
@@ -188,6 +193,11 @@ def write_fresh(
     write_study_value(study._storage, study._study_id, FRESH, value)
 
 
+def write_instances(study: Study, names: Sequence[str | None]) -> None:
+    """Write the names of the search's instances, in order of step; None if one is not known."""
+    write_study_value(study._storage, study._study_id, INSTANCES, list(names))
+
+
 def write_look(study: Study, number: int, value: Mapping[str, Any]) -> None:
     """Write the plan of a look: which allocations are evaluated on which fresh instances."""
     write_study_value(study._storage, study._study_id, f"{LOOK}{number}", value)
@@ -235,7 +245,8 @@ def write_limit(study: Study, limit: float) -> None:
 
 def write_carried(study: Study, name: str, trials: int, left_out: int) -> None:
     """Write the study whose trials a study began with, and how many were left out."""
-    study.set_user_attr(CARRIED, {"study": name, "trials": trials, "left out": left_out})
+    text = f"{trials} trials of study {name!r}; {left_out} others were left out"
+    study.set_user_attr(CARRIED, text)
 
 
 def write_round_claim(study: Study, number: int, trial: int, time: float) -> None:
@@ -263,6 +274,29 @@ def write_trial_values(trial: BaseTrial, values: Mapping[str, Any]) -> None:
     """Write user attributes of a running trial."""
     for name, value in values.items():
         trial.set_user_attr(name, value)
+
+
+def write_trial_facts(trial: BaseTrial, values: Mapping[str, Any]) -> None:
+    """Write facts about a running trial that are for programs, as system attributes."""
+    for name, value in values.items():
+        if isinstance(trial, Trial):
+            trial.storage.set_trial_system_attr(trial._trial_id, name, value)
+        elif isinstance(trial, (FixedTrial, FrozenTrial)):
+            trial.system_attrs[name] = value
+        else:
+            # Trials of other packages, which wrap one.
+            trial.set_user_attr(name, value)
+
+
+def read_trial_fact(trial: FrozenTrial, key: str) -> Any:
+    """Read a fact about a trial; None if it has none.
+
+    Earlier versions wrote user attributes, most of them without the prefix.
+    """
+    for attributes in (trial.system_attrs, trial.user_attrs):
+        if key in attributes:
+            return attributes[key]
+    return trial.user_attrs.get(key[len(PREFIX) :])
 
 
 def _digest(text: str) -> str:

@@ -12,7 +12,7 @@ import optuna
 from optuna.study import Study
 from optuna.trial import TrialState
 
-from optuna_agenttts import BudgetError, Task
+from optuna_agenttts import BudgetError, Task, storage
 from optuna_agenttts.study.measured import log_lengths, set_effective_task, with_lengths
 from optuna_agenttts.support.logs import is_first
 from optuna_agenttts.task.allocation import Allocation
@@ -64,7 +64,7 @@ def thought_attributes(
 
     Returns:
         ``thought_tokens``, and as ``thoughts`` a line for each stage with replies that ended
-        inside their thoughts; empty if no model thinks.
+        inside their thoughts, as one text; empty if no model thinks.
     """
     lines = []
     for name, (model, _) in allocation.items():
@@ -80,7 +80,11 @@ def thought_attributes(
             if not isinstance(study, Study) or is_first(study, f"thoughts:{name}:{model}"):
                 _logger.warning("Trial %d: %s (see `Model.extra`).", trial.number, lines[-1])
     tokens = evaluation.thought_tokens
-    return {"thought_tokens": tokens, **({"thoughts": lines} if lines else {})} if tokens else {}
+    return (
+        {"thought_tokens": tokens, **({"thoughts": "\n".join(lines)} if lines else {})}
+        if tokens
+        else {}
+    )
 
 
 def apply_measured_lengths(study: Study, declared: Task, after: int) -> Task:
@@ -99,11 +103,11 @@ def apply_measured_lengths(study: Study, declared: Task, after: int) -> Task:
         accurate within 10 %, or if no allocation would fit the budget.
     """
     trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    trials = [t for t in trials if isinstance(t.user_attrs.get("lengths"), dict)]
     trials.sort(key=lambda t: (t.datetime_complete or datetime.max, t.number))
-    if len(trials) < after:
+    found = (storage.read_trial_fact(trial, storage.LENGTHS) for trial in trials)
+    reported = [lengths for lengths in found if isinstance(lengths, dict)][:after]
+    if len(reported) < after:
         return declared
-    reported = [t.user_attrs["lengths"] for t in trials[:after]]
     lengths: dict[str, tuple[float, float]] = {}
     for stage in declared.stages:
         pairs = [values[stage.name] for values in reported if stage.name in values]

@@ -14,8 +14,11 @@ import optuna
 from optuna.study import Study
 
 from optuna_agenttts import Task, storage
+from optuna_agenttts.study.fresh import note_instances
 from optuna_agenttts.study.measured import effective_task
+from optuna_agenttts.study.spending import rounded
 from optuna_agenttts.study.stopped import report_stopped
+from optuna_agenttts.support.logs import is_first
 from optuna_agenttts.task.allocation import Allocation, AllocationLike
 from optuna_agenttts_integrations.arguments import check_names, check_numbers
 from optuna_agenttts_integrations.calls.endpoints import Endpoints
@@ -145,10 +148,13 @@ class MultiStageObjective(DiagnosableObjective, SplittableObjective):
         (cost of all calls over all instances, failed and repeated ones included; a call whose
         reply was lost counts its `max_tokens`), ``tokens`` (generated), ``naive_tokens``
         (generated without reuse), ``reused`` (fraction of calls), ``failed`` (instances),
-        ``malformed`` (replies), ``lengths`` (per stage, mean tokens of a prompt and of a sample),
-        ``seconds``, and the pipeline's metrics under their names. If models think, also
-        ``thought_tokens`` and ``thoughts`` (stages with replies that ended inside their thoughts).
-        If settings had no effect on any outcome, ``agenttts:equal`` (by stage).
+        ``malformed`` (replies), ``seconds``, and the pipeline's metrics under their names. If
+        models think, also ``thought_tokens`` and ``thoughts`` (stages with replies that ended
+        inside their thoughts). Numbers are rounded to four significant digits, for people;
+        `optuna_agenttts.spend` adds up exact ones.
+
+        Sets system attributes that reports and later trials read: exact spend, spend by stage,
+        measured token lengths, and settings without an effect on any outcome.
 
         Args:
             trial: The trial to score.
@@ -166,6 +172,7 @@ class MultiStageObjective(DiagnosableObjective, SplittableObjective):
         check_pruner(trial)
         task = self._effective_task(trial)
         allocation = task.suggest(trial)
+        self._note_instances(trial)
         started = self._clock()
         account = self._limit.open_account(trial)
         results: dict[str, InstanceResult] = {}
@@ -194,7 +201,7 @@ class MultiStageObjective(DiagnosableObjective, SplittableObjective):
             raise optuna.TrialPruned(f"Pruned{cause} after {progress}{mean}.")
         free = settings_without_effect(self.pipeline.programs, allocation, results.values())
         if free:
-            storage.write_trial_values(trial, {storage.EQUAL: free})
+            storage.write_trial_facts(trial, {storage.EQUAL: free})
         return evaluation.mean
 
     def evaluate(
@@ -277,6 +284,12 @@ class MultiStageObjective(DiagnosableObjective, SplittableObjective):
             return task
         return apply_measured_lengths(study, self.task, self._measure_after)
 
+    def _note_instances(self, trial: optuna.Trial) -> None:
+        """Write the names of the instances to the study, once for each study and process."""
+        study, names = getattr(trial, "study", None), tuple(self.instances)
+        if isinstance(study, Study) and is_first(study, f"instances:{hash(names)}"):
+            note_instances(study, names)
+
     def _run(
         self,
         task: Task,
@@ -331,20 +344,24 @@ class MultiStageObjective(DiagnosableObjective, SplittableObjective):
         account: Account,
     ) -> None:
         # Unfinished instances have no result, but their calls are paid for.
-        cost = task.cost(allocation)
-        paid = {"cost": cost, "spend": account.spent, "tokens": account.tokens}
-        if not evaluation.results:
-            storage.write_trial_values(trial, paid)
-            return
-        values = {
-            **paid,
-            "naive_tokens": evaluation.naive_tokens,
-            "reused": round(evaluation.reused, 4),
-            "failed": evaluation.failed,
-            "malformed": evaluation.malformed,
-            "seconds": round(evaluation.seconds, 3),
-            "lengths": mean_lengths(evaluation.results, self.pipeline),
-            **thought_attributes(trial, evaluation, allocation),
-            **{name: round(value, 6) for name, value in evaluation.metrics.items()},
+        cost, spent = task.cost(allocation), account.spent
+        values: dict[str, Any] = {
+            "cost": rounded(cost),
+            "spend": rounded(spent),
+            "tokens": account.tokens,
         }
+        facts: dict[str, Any] = {storage.SPEND: spent}
+        if evaluation.results:
+            values |= {
+                "naive_tokens": evaluation.naive_tokens,
+                "reused": round(evaluation.reused, 4),
+                "failed": evaluation.failed,
+                "malformed": evaluation.malformed,
+                "seconds": rounded(evaluation.seconds),
+                **thought_attributes(trial, evaluation, allocation),
+                **{name: rounded(value) for name, value in evaluation.metrics.items()},
+            }
+            facts[storage.LENGTHS] = mean_lengths(evaluation.results, self.pipeline)
+            facts[storage.STAGES] = evaluation.stage_spends
         storage.write_trial_values(trial, values)
+        storage.write_trial_facts(trial, facts)

@@ -37,7 +37,7 @@ from optuna_agenttts.report.dashboard import save_note
 from optuna_agenttts.report.recommendation import recommend
 from optuna_agenttts.report.text import count_text
 from optuna_agenttts.study.fresh import FreshInstances, prepare_fresh, read_fresh
-from optuna_agenttts.study.spending import INSTANCES
+from optuna_agenttts.study.spending import INSTANCES, rounded
 from optuna_agenttts.support.experimental import experimental_function
 from optuna_agenttts.task.parameters import read_choices
 from optuna_agenttts.task.task import Task
@@ -303,7 +303,7 @@ class Run:
         """
         allocation, cost = self._task.allocation(choices), self._task.feasible.cost(choices)
         attributes: dict[str, Any] = {
-            "cost": cost,
+            "cost": rounded(cost),
             INSTANCES: len(block),
             storage.ORIGIN: "confirmation",
             storage.REASON: f"look {look.number} on {len(block)} fresh instances",
@@ -317,8 +317,8 @@ class Run:
             if read_choices(self._task, example.params) == choices
             else params,
             distributions=example.distributions,
-            system_attrs=storage.confirmation_marks(look.number),
         )
+        facts = storage.confirmation_marks(look.number)
         trial.datetime_start = datetime.now()
         failed = False
         try:
@@ -337,10 +337,12 @@ class Run:
             )
         outcomes = found.outcomes
         if found.spend is not None:
-            attributes["spend"] = found.spend
+            attributes["spend"] = rounded(found.spend)
+            facts |= {storage.SPEND: found.spend, storage.STAGES: found.stage_spends}
         if outcomes or failed or found.spend:
             steps = self._fresh.steps()
-            trial.user_attrs = {**found.metrics, **attributes}
+            metrics = {name: rounded(value) for name, value in found.metrics.items()}
+            trial.user_attrs, trial.system_attrs = {**metrics, **attributes}, facts
             trial.intermediate_values = {steps[name]: outcomes[name] for name in outcomes}
             if outcomes:
                 trial.state = TrialState.COMPLETE

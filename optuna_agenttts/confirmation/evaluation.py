@@ -66,11 +66,13 @@ class Evaluated:
         outcomes: Outcome of each instance, by name.
         spend: Metered spend, in units of the task's cost model; None if it is not known.
         metrics: Further metrics, by name.
+        stage_spends: For each stage its spend, and what reused samples saved; empty if unknown.
     """
 
     outcomes: Mapping[str, float]
     spend: float | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
+    stage_spends: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 def find_objective(evaluate: object) -> SplittableObjective | None:
@@ -169,6 +171,7 @@ def evaluate_on(
         {k: float(v) for k, v in metrics.items() if is_finite(v)}
         if isinstance(metrics, Mapping)
         else {},
+        {} if objective is None else getattr(found, "stage_spends", {}),
     )
 
 

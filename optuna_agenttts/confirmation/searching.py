@@ -34,7 +34,7 @@ from optuna_agenttts.study.fresh import read_fresh
 from optuna_agenttts.study.measured import effective_task
 from optuna_agenttts.study.planners import Planners
 from optuna_agenttts.study.rounds import guidelines
-from optuna_agenttts.study.spending import INSTANCES
+from optuna_agenttts.study.spending import INSTANCES, rounded
 from optuna_agenttts.study.tasks import find_task
 from optuna_agenttts.support.experimental import experimental_function
 from optuna_agenttts.task.task import Task
@@ -262,8 +262,9 @@ class Trials:
         spend = found.spend
         if spend is None:
             spend = task.cost(allocation) * len(self._split.search)
-        attributes = {**found.metrics, "cost": task.cost(allocation), "spend": spend}
-        storage.write_trial_values(trial, attributes)
+        values = {**found.metrics, "cost": task.cost(allocation), "spend": spend}
+        storage.write_trial_values(trial, {name: rounded(values[name]) for name in values})
+        storage.write_trial_facts(trial, {storage.SPEND: float(spend)})
         for step, name in enumerate(self._split.search):
             trial.report(found.outcomes[name], step)
         return math.fsum(found.outcomes.values()) / len(found.outcomes)

@@ -11,7 +11,7 @@ from optuna_agenttts import storage
 from optuna_agenttts.planner.evidence import Floats
 from optuna_agenttts.report.view import StudyView
 from optuna_agenttts.study.archive import explaining_outcomes, is_maximized
-from optuna_agenttts.study.fresh import read_fresh
+from optuna_agenttts.study.fresh import instance_names
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +78,12 @@ def outcomes_of_study(view: StudyView) -> OutcomeTable:
     rows = np.argsort(sign * means, kind="stable")
     # Those that saw all instances first.
     columns = np.lexsort((-scores, ~np.array(complete, dtype=bool)))
-    fresh = read_fresh(view.study)
+    name_of = instance_names(view.study)
     return OutcomeTable(
         instances=tuple(
             InstanceOutcomes(
                 step=steps[row],
-                name=(fresh and fresh.name(steps[row])) or f"step {steps[row]}",
+                name=name_of(steps[row]) or f"step {steps[row]}",
                 mean=float(means[row]),
                 trials=int(seen[row].sum()),
                 decides=float(decides[row]),

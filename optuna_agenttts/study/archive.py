@@ -290,7 +290,7 @@ class Archive:
         """Read what a complete trial reports as without effect on its outcomes."""
         if trial.state != TrialState.COMPLETE or storage.confirmation_block(trial):
             return
-        reported = trial.user_attrs.get(storage.EQUAL)
+        reported = storage.read_trial_fact(trial, storage.EQUAL)
         names = [stage.name for stage in self.task.stages]
         self._reports.pop(choices, None)
         if isinstance(reported, Mapping):

@@ -8,14 +8,18 @@ same step and trials are paired on equal instances only.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from typing import Any
 
 from optuna.study import Study
 
 from optuna_agenttts import storage
 
+_LONGEST = 100_000
+"""Characters of the names of all instances of a search that are stored. Chosen by hand: storages
+read all attributes of a study at once."""
 _LEAST_BASE = 1000
 """Smallest step of a fresh instance. Searches of fewer instances than that are the rule."""
 
@@ -67,6 +71,36 @@ def read_fresh(study: Study) -> FreshInstances | None:
     search = value["search"]
     names = None if search is None else tuple(search)
     return FreshInstances(value["base"], tuple(value["names"]), names)
+
+
+def note_instances(study: Study, names: Sequence[str]) -> None:
+    """Write the names of a search's instances, in order of step, so that reports show them.
+
+    A step that had another name before, in trials on other instances, has none from then on.
+    """
+    known = instances_of(study)
+    # Trials on fewer instances contradict nothing.
+    pairs = zip_longest(known, names, fillvalue="")
+    merged = tuple((new or old) if "" in (old, new) or old == new else None for old, new in pairs)
+    if merged != known and sum(len(name or "") for name in merged) <= _LONGEST:
+        storage.write_instances(study, merged)
+
+
+def instance_names(study: Study) -> Callable[[int], str]:
+    """Return a function from a step to the name of its instance; empty if it is not known."""
+    names, fresh = instances_of(study), read_fresh(study)
+
+    def name(step: int) -> str:
+        known = fresh.name(step) if fresh is not None else ""
+        return known or (names[step] or "" if 0 <= step < len(names) else "")
+
+    return name
+
+
+def instances_of(study: Study) -> tuple[str | None, ...]:
+    """Return the names of a search's instances, in order of step; None where there were two."""
+    attributes = study._storage.get_study_system_attrs(study._study_id)
+    return tuple(storage.read_study_value(attributes, storage.INSTANCES) or ())
 
 
 def prepare_fresh(

@@ -135,14 +135,24 @@ def spend_of(
 
 
 def stated_spend(trial: FrozenTrial) -> float | None:
-    """Return the spend that a trial reports, or None."""
-    stated = trial.user_attrs.get("spend")
+    """Return the spend that a trial reports, or None.
+
+    It is exact, unless other code has written the user attribute since.
+    """
+    stated, exact = trial.user_attrs.get("spend"), trial.system_attrs.get(storage.SPEND)
+    if isinstance(exact, float) and stated == rounded(exact):
+        return exact
     return float(stated) if isinstance(stated, (int, float)) else None
+
+
+def rounded(value: float) -> float:
+    """Round to four significant digits, as in user attributes."""
+    return float(f"{value:.4g}")
 
 
 def stage_spends(trial: FrozenTrial) -> dict[str, tuple[float, float]]:
     """Return a trial's spend by stage, and what reused samples saved there, as it reports them."""
-    reported = trial.system_attrs.get(storage.STAGES)
+    reported = storage.read_trial_fact(trial, storage.STAGES)
     if not isinstance(reported, Mapping):
         return {}
     return {name: (float(spent), float(saved)) for name, (spent, saved) in reported.items()}

@@ -15,14 +15,11 @@ from optuna.trial import BaseTrial, FrozenTrial
 
 from optuna_agenttts import storage
 
-_MEAN_STEP = "mean_at_step"
-"""User attribute of a stopped trial: the step at which it reported the mean of its outcomes."""
-
 
 def outcomes_of(trial: FrozenTrial) -> Mapping[int, float]:
     """Return a trial's outcomes by instance: its intermediate values without that of the mean."""
     reported: Mapping[int, float] = trial.intermediate_values
-    reserved = trial.user_attrs.get(_MEAN_STEP)
+    reserved = storage.read_trial_fact(trial, storage.MEAN_STEP)
     if reserved not in reported:
         return reported
     return {step: value for step, value in reported.items() if step != reserved}
@@ -45,5 +42,5 @@ def report_stopped(trial: BaseTrial, outcomes: Iterable[float], step: int) -> No
     """
     mean = mean_outcome(outcomes)
     if not math.isnan(mean):
-        storage.write_trial_values(trial, {_MEAN_STEP: step})
+        storage.write_trial_facts(trial, {storage.MEAN_STEP: step})
         trial.report(mean, step)

@@ -219,11 +219,9 @@ class TestCarryOver:
                 before.datetime_complete,
             )
         left_out = len(old.trials) - len(kept)
-        assert new.user_attrs["agenttts:carried"] == {
-            "study": "old",
-            "trials": len(kept),
-            "left out": left_out,
-        }
+        assert new.user_attrs["agenttts:carried"] == (
+            f"{len(kept)} trials of study 'old'; {left_out} others were left out"
+        )
         assert f"begins with {len(kept)} of 8 finished trials of study 'old'. {left_out} are" in (
             caplog.text
         )

@@ -121,7 +121,7 @@ def test_equal_allocations_give_equal_outcomes(pipeline, malformed, refused, dat
         study = optuna.create_study(direction="maximize")
         study.enqueue_trial(objective.task.params(chosen))
         study.optimize(objective, n_trials=1)
-        reported = study.trials[0].user_attrs.get("agenttts:equal", {})
+        reported = study.trials[0].system_attrs.get("agenttts:equal", {})
         outcomes = objective.evaluate(chosen).outcomes
         for name, free in reported.items():
             model, samples = chosen[name]
@@ -171,7 +171,7 @@ def test_a_stage_after_a_lost_sample_is_not_known_to_have_no_effect():
         study.enqueue_trial(objective.task.params(chosen))
         study.optimize(objective, n_trials=1)
         assert study.trials[0].value == 1
-        assert "agenttts:equal" not in study.trials[0].user_attrs
+        assert "agenttts:equal" not in study.trials[0].system_attrs
         lost[0] = False
         assert objective.evaluate({**chosen, "judge": ("m", 2)}).mean == 2
 
@@ -235,8 +235,8 @@ def test_a_search_takes_no_second_vote_and_no_judge_of_one_candidate():
     forms = [(draft, (judge[0], max(2, judge[1]))) for draft, judge in tried if draft[1] > 1]
     assert len(set(forms)) == len(forms), "one or two votes of a judge, not both"
     assert recommend(study).known > 100
-    assert study.trials[0].user_attrs["agenttts:equal"] == {"judge": "any"}
-    assert study.trials[1].user_attrs["agenttts:equal"] == {"judge": [1, 2]}
+    assert study.trials[0].system_attrs["agenttts:equal"] == {"judge": "any"}
+    assert study.trials[1].system_attrs["agenttts:equal"] == {"judge": [1, 2]}
 
 
 FAMILIES = {
@@ -279,7 +279,7 @@ def test_the_families_votes_are_known(family):
         study = optuna.create_study(direction="maximize")
         study.enqueue_trial(task.params(chosen))
         study.optimize(objective, n_trials=1)
-        reported = study.trials[0].user_attrs.get("agenttts:equal", {})
+        reported = study.trials[0].system_attrs.get("agenttts:equal", {})
         assert set(reported) <= voting
         outcomes = objective.evaluate(chosen).outcomes
         fewer = {name: (m, 1 if name in reported else n) for name, (m, n) in chosen.items()}
@@ -296,7 +296,7 @@ def test_the_playgrounds_votes_are_known():
         study.optimize(objective, n_trials=1)
         trial = study.trials[0]
         assert trial.user_attrs["malformed"] == 0
-        assert trial.user_attrs["agenttts:equal"] == {"answer": [1, 2]}
+        assert trial.system_attrs["agenttts:equal"] == {"answer": [1, 2]}
         one = {**chosen, "answer": ("answerer-22k", 1)}
         assert objective.evaluate(one).outcomes == objective.evaluate(chosen).outcomes
         assert recommend(study).allocation == one

@@ -23,7 +23,7 @@ from optuna_agenttts.llm import (
     RetryPolicy,
     Usage,
 )
-from optuna_agenttts.study.spending import price_of
+from optuna_agenttts.study.spending import price_of, stated_spend
 from optuna_agenttts.study.stopped import outcomes_of
 from optuna_agenttts.task.cost import TableCost
 from optuna_agenttts_integrations import (
@@ -98,7 +98,7 @@ def search(objective, trials=5, study=None, jobs=1, **options):
 
 
 def spent(study):
-    return sum(trial.user_attrs.get("spend", 0) for trial in study.trials)
+    return sum(stated_spend(trial) or 0 for trial in study.trials)
 
 
 @pytest.mark.slow

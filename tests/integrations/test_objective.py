@@ -18,6 +18,7 @@ from pipeline_support import (
 
 from optuna_agenttts import AgentTTSSampler
 from optuna_agenttts.study.measured import with_lengths
+from optuna_agenttts.study.spending import rounded, stated_spend
 from optuna_agenttts_integrations import (
     CompletionStore,
     Endpoint,
@@ -133,13 +134,16 @@ def test_user_attributes_are_set_on_the_trial():
     assert all(isinstance(attributes[name], (int, float)) for name in ATTRIBUTES)
     assert attributes["tokens"] == attributes["naive_tokens"]
     # The scripted model reports prompts of 10 tokens and replies of 3.
-    assert attributes["lengths"] == {"find": [10, 3], "say": [10, 3]}
-    measured = with_lengths(objective.task, attributes["lengths"])
+    lengths = trial.system_attrs["agenttts:lengths"]
+    assert lengths == {"find": [10, 3], "say": [10, 3]}
+    measured = with_lengths(objective.task, lengths)
     used = trial.params
     allocation = {
         stage: (used[f"{stage}.model"], used[f"{stage}.samples"]) for stage in ("find", "say")
     }
-    assert attributes["spend"] == pytest.approx(20 * measured.cost(allocation))
+    exact = 20 * measured.cost(allocation)
+    assert stated_spend(trial) == pytest.approx(exact)
+    assert attributes["spend"] == rounded(stated_spend(trial)) == pytest.approx(exact, rel=5e-4)
 
 
 def test_wilcoxon_prunes_what_is_hopeless():

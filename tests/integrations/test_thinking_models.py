@@ -91,10 +91,10 @@ def test_thoughts_that_never_end_are_no_answer(caplog):
     assert set(parsed) == {"Paris"}
     assert len(chat.seeds) == 8
     assert trial.user_attrs["malformed"] == 1
-    assert trial.user_attrs["thoughts"] == [
+    assert trial.user_attrs["thoughts"] == (
         "12 % of m's replies in stage 'say' ended inside their thoughts: raise `max_tokens` or "
         "lower thinking"
-    ]
+    )
     assert caplog.text.count("ended inside their thoughts") == 1
 
 

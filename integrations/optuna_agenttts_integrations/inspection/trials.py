@@ -15,7 +15,7 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial
 
 from optuna_agenttts import Task
-from optuna_agenttts.study.fresh import read_fresh
+from optuna_agenttts.study.fresh import instance_names, read_fresh
 from optuna_agenttts.study.stopped import outcomes_of
 from optuna_agenttts.task.allocation import Allocation, AllocationLike
 from optuna_agenttts.task.parameters import read_choices
@@ -253,7 +253,7 @@ def recorded_outcomes(study: Study, trial: int, baseline: int | None = None) -> 
     """List the outcomes that a trial recorded, without its objective.
 
     The storage has steps instead of IDs: positions in the shuffled order of the instances. IDs are
-    known of fresh instances, and of those of `search`.
+    known if `MultiStageObjective` or `search` ran the trials.
 
     Args:
         study: The study.
@@ -265,14 +265,14 @@ def recorded_outcomes(study: Study, trial: int, baseline: int | None = None) -> 
         StoreError: A trial recorded no outcomes.
     """
     subjects = [read_subject(n, None, study) for n in (trial, baseline) if n is not None]
-    fresh = read_fresh(study)
+    name_of = instance_names(study)
     found = [
         {
             name: InstanceInspection(
                 name, subject.label, subject.number, outcome=outcome, recorded=outcome
             )
             for step, outcome in subject.outcomes.items()
-            for name in [(fresh.name(step) if fresh is not None else "") or f"{_STEP}{step}"]
+            for name in [name_of(step) or f"{_STEP}{step}"]
         }
         for subject in subjects
     ]

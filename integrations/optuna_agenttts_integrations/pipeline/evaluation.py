@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -33,6 +34,7 @@ class StageUsage:
         sample_length: Mean length of a sample, in tokens, including reused ones.
         spend: Cost of generated calls, in units of the task's cost model.
         failed: Number of calls that failed despite retries.
+        saved: Cost that reused samples would have had.
     """
 
     samples: int = 0
@@ -48,6 +50,7 @@ class StageUsage:
     sample_length: float = 0.0
     spend: float = 0.0
     failed: int = 0
+    saved: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +202,18 @@ class Evaluation:
     def spend(self) -> float:
         """Cost of all calls that were made, in units of the task's cost model."""
         return self._total("spend") if self.paid is None else self.paid
+
+    @property
+    def stage_spends(self) -> dict[str, tuple[float, float]]:
+        """For each stage that ran its spend, and what reused samples saved there."""
+        found: dict[str, list[StageUsage]] = {}
+        for result in self.results.values():
+            for name, usage in result.stages.items():
+                found.setdefault(name, []).append(usage)
+        return {
+            name: (math.fsum(u.spend for u in usages), math.fsum(u.saved for u in usages))
+            for name, usages in found.items()
+        }
 
     def _total(self, name: str) -> float:
         return sum(result.total(name) for result in self.results.values())

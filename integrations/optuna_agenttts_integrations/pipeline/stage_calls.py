@@ -229,7 +229,21 @@ class _StageCall:
             # An exact sum does not depend on the order in which repairs finish.
             spend=fsum(drawn.spend for drawn in self.drawn),
             failed=sum(drawn.failed for drawn in self.drawn),
+            saved=fsum(map(self._saved, self.drawn)),
         )
+
+    def _saved(self, drawn: Samples) -> float:
+        """Return the cost that the reused ones among samples would have had."""
+        count = len(drawn.completions)
+
+        def cost(calls: int) -> float:
+            if not calls:
+                return 0.0
+            prompt, generated = calls * drawn.prompt_length, calls * drawn.naive_tokens / count
+            return _price(self.task, self.program.name, self.model, calls, prompt, generated, 0)
+
+        # Samples of one prompt share the cost of reading it.
+        return 0.0 if drawn.generated == count else cost(count) - cost(drawn.generated)
 
 
 def _extra(task: Task, stage: str, model: str) -> str | None:
