@@ -107,15 +107,23 @@ def summarize(study: Study, task: Task | None = None) -> Summary:
     return summary_of(StudyView(study, task))
 
 
-def summary_of(view: StudyView) -> Summary:
-    """Summarize a study; see `summarize`."""
+def summary_of(view: StudyView, *, brief: bool = False) -> Summary:
+    """Summarize a study; see `summarize`.
+
+    Args:
+        view: The study.
+        brief: Whether to leave out all that takes a posterior, which takes some tenths of a
+            second: recommendation, frontier, saturation and importances.
+    """
     study, task, trials = view.study, view.task, view.trials
     several = len(study.directions) > 1
     maximize = None if several else is_maximized(study.directions)
     recommendation = frontier = saturation = None
     importances: tuple[Importance, ...] = ()
-    without = ""
+    without = "Too few trials are complete to recommend an allocation." if brief else ""
     try:
+        if brief:
+            raise NoEvidenceError(without)
         recommendation, frontier = view.recommendation, view.frontier
         saturation, importances = view.get(saturation_of), view.get(importances_of)
     except (NoEvidenceError, NoTaskError) as error:
