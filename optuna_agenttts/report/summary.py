@@ -15,7 +15,9 @@ from optuna_agenttts.report.importances import Importance, importances_of
 from optuna_agenttts.report.outcomes import OutcomeTable, outcomes_of_study
 from optuna_agenttts.report.points import Frontier
 from optuna_agenttts.report.recommendation import Recommendation
+from optuna_agenttts.report.remarks import next_steps_of, warnings_of
 from optuna_agenttts.report.saturation import Saturation, saturation_of
+from optuna_agenttts.report.summary_text import text_of
 from optuna_agenttts.report.trials import states_of, stopped_trials
 from optuna_agenttts.report.view import StudyView
 from optuna_agenttts.study.archive import explaining_outcomes, is_maximized
@@ -76,6 +78,10 @@ class Summary:
     pruned: str
     warnings: tuple[str, ...]
     next_steps: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """Return the summary as plain text."""
+        return text_of(self)
 
     @property
     def trials(self) -> int:
@@ -140,6 +146,9 @@ def summary_of(view: StudyView, *, brief: bool = False) -> Summary:
     seen = (len(explaining_outcomes(trial)) for trial in searching)
     best = min if maximize is False else max
     luckiest = best(complete.items(), key=lambda pair: pair[1]) if complete else None
+    confirming = [trial for trial in trials if storage.confirmation_block(trial)]
+    fresh = {step for trial in confirming for step in trial.intermediate_values}
+    spend = spend_of(task, trials, rounds, read_limit(attributes))
     starts = [trial.datetime_start for trial in trials if trial.datetime_start is not None]
     ends = [trial.datetime_complete for trial in trials if trial.datetime_complete is not None]
     return Summary(
@@ -148,14 +157,7 @@ def summary_of(view: StudyView, *, brief: bool = False) -> Summary:
         maximize=maximize,
         states=states_of(trials),
         instances=max(seen, default=0),
-        fresh=len(
-            {
-                step
-                for trial in trials
-                if storage.confirmation_block(trial)
-                for step in trial.intermediate_values
-            }
-        ),
+        fresh=len(fresh),
         seconds=(max(ends) - min(starts)).total_seconds() if starts and ends else None,
         recommendation=recommendation,
         without=without,
@@ -165,9 +167,9 @@ def summary_of(view: StudyView, *, brief: bool = False) -> Summary:
         importances=importances,
         outcomes=outcomes,
         expenditure=view.get(expenditure_of),
-        spend=spend_of(task, trials, rounds, read_limit(attributes)),
+        spend=spend,
         rounds=rounds,
         pruned=stopped_trials(trials),
-        warnings=(),
-        next_steps=(),
+        warnings=tuple(warnings_of(view, recommendation, spend, rounds)),
+        next_steps=tuple(next_steps_of(view, recommendation, saturation, len(fresh))),
     )

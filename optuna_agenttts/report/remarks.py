@@ -1,0 +1,122 @@
+"""Remarks of a summary: what is wrong or not known, and what to do next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from optuna.trial import TrialState
+
+from optuna_agenttts.report.recommendation import Recommendation
+from optuna_agenttts.report.saturation import Saturation
+from optuna_agenttts.report.text import count_text, numbers_text, score_text
+from optuna_agenttts.report.view import StudyView
+from optuna_agenttts.study.claims import contradictions
+from optuna_agenttts.study.constraints import constraints_of, violations
+from optuna_agenttts.study.rounds import Round
+from optuna_agenttts.study.spending import Spend
+from optuna_agenttts.support.plain import one_line
+
+_FEW = 12
+"""Trials below which more are advised. Chosen by hand: most models of two stages are compared."""
+
+
+def warnings_of(
+    view: StudyView,
+    recommendation: Recommendation | None,
+    spend: Spend,
+    rounds: tuple[Round, ...],
+) -> Iterator[str]:
+    """Yield what is wrong with a study, or not known, one sentence each."""
+    trials = view.trials
+    if failed := [trial.number for trial in trials if trial.state == TrialState.FAIL]:
+        yield f"Failed trials, whose errors are in the log: {numbers_text(failed)}."
+    if recommendation is not None:
+        if recommendation.interval is None:
+            yield (
+                "How far the expected value is from the truth is not known: trials reported no "
+                "or too few outcomes of single instances."
+            )
+        if recommendation.unreadable:
+            yield (
+                "Trials left out because their parameters do not fit the task: "
+                f"{numbers_text(recommendation.unreadable)}."
+            )
+        if recommendation.outliers:
+            numbers = [number for number, _ in recommendation.outliers]
+            yield f"Trials left out because their values are outliers: {numbers_text(numbers)}."
+    violating = [trial.number for trial in trials if violations(constraints_of(trial))]
+    if violating:
+        yield f"Trials that violate a constraint: {numbers_text(violating)}."
+    if not spend.whole:
+        yield (
+            "The objective reports no spend (user attribute `spend`): each trial counts the cost "
+            "of one instance."
+        )
+    if spend.unpriced:
+        yield f"{spend.unpriced} tokens of the agent are of unknown cost."
+    lines = [line for trial in trials for line in _thoughts(trial.user_attrs.get("thoughts"))]
+    # The latest share of each model and stage.
+    for line in {line.partition("% of")[2]: line for line in lines}.values():
+        yield f"{line}."
+    if rounds and rounds[-1].error:
+        yield f"The agent's latest round proposed nothing: {one_line(rounds[-1].error)}."
+    for planned in [planned for planned in rounds if planned.guidelines][-1:]:
+        yield from (one_line(verdict.text) for verdict in contradictions(planned.verdicts))
+
+
+def _thoughts(written: object) -> list[str]:
+    """Return the lines of a trial about thoughts, which earlier versions wrote as a list."""
+    lines = written if isinstance(written, list) else str(written or "").splitlines()
+    return [one_line(str(line)) for line in lines]
+
+
+def next_steps_of(
+    view: StudyView,
+    recommendation: Recommendation | None,
+    saturation: Saturation | None,
+    fresh: int,
+) -> Iterator[str]:
+    """Yield what to do next, one sentence each, the most useful first."""
+    if len(view.study.directions) > 1:
+        yield "Choose a trial of the Pareto front: `study.best_trials`."
+        return
+    if recommendation is None:
+        failed = any(trial.state == TrialState.FAIL for trial in view.trials)
+        if failed:
+            yield "Mend what makes trials fail; `agenttts doctor` checks servers and objective."
+        yield "Run more trials: `study.optimize(objective, n_trials=20)`."
+        return
+    complete = sum(trial.state == TrialState.COMPLETE for trial in view.trials)
+    if complete < _FEW:
+        yield f"Run more trials: {count_text(complete, 'complete trial')} tell little."
+    if recommendation.interval is not None and not fresh:
+        text = "Confirm it on fresh instances: `confirm(study, objective, instances)`"
+        if recommendation.undecided:
+            least = min(other.instances for other in recommendation.undecided)
+            text += f"; about {least} may show that a cheaper one is as good"
+        yield f"{text}."
+    if recommendation.ties:
+        yield "Use the cheapest of those that are as good: `recommend(study).cheapest`."
+    for curve in saturation.curves if saturation is not None else ():
+        most = next(s.max_samples for s in view.task.stages if s.name == curve.stage)
+        own = recommendation.allocation[curve.stage].samples
+        beyond = [v for n, v in zip(curve.samples, curve.values) if n > curve.affordable]
+        sign = view.candidates.evidence.sign
+        gain = max(
+            (sign * (value - _at(curve.samples, curve.values, own)) for value in beyond),
+            default=0.0,
+        )
+        if (
+            curve.recommended
+            and curve.saturates_at == curve.affordable < most
+            and gain > recommendation.margin
+        ):
+            yield (
+                f"Try a larger budget: more samples of {one_line(curve.model)} in stage "
+                f"{one_line(curve.stage)} are expected to gain {score_text(gain)}."
+            )
+    yield "Save it for production: `recommend(study).save('allocation.json')`."
+
+
+def _at(samples: tuple[int, ...], values: tuple[float, ...], own: int) -> float:
+    return values[samples.index(own)]
