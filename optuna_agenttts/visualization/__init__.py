@@ -1,1 +1,17 @@
-"""Figures of a study, as Plotly figures; Plotly is imported when the first one is made."""
+"""Figures of a study, as those of `optuna.visualization`.
+
+Each function returns a `plotly.graph_objects.Figure`. Plotly is imported when the first figure is
+made: ``pip install optuna-agenttts[plot]``.
+"""
+
+from optuna_agenttts.visualization.allocation_map import plot_allocation_map
+from optuna_agenttts.visualization.frontier import plot_frontier
+from optuna_agenttts.visualization.importances import plot_importances
+from optuna_agenttts.visualization.saturation import plot_saturation
+
+__all__ = [
+    "plot_allocation_map",
+    "plot_frontier",
+    "plot_importances",
+    "plot_saturation",
+]

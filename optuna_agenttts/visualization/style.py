@@ -7,14 +7,18 @@ black and white. Sizes fit the smallest place where figures are shown: a card of
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from optuna.study import StudyDirection
+
 from optuna_agenttts.exceptions import AgentTTSError
 from optuna_agenttts.report.text import score_text
+from optuna_agenttts.report.view import StudyView
 from optuna_agenttts.task.allocation import Allocation
 from optuna_agenttts.task.task import Task
 
@@ -38,8 +42,15 @@ RECOMMENDED = {
 }
 """Marker of the recommended allocation in all figures."""
 
-_NAME, _LINE = 24, 70
+_ENTITIES = str.maketrans(
+    {"&": "&amp;", "<": "&lt;", ">": "&gt;", "$": "&#36;", "{": "&#123;", "}": "&#125;"}
+)
+_NAME, _LINE = 24, 90
 """Characters of names in ticks and legends, and of lines in hover texts. Chosen by hand."""
+
+
+_DECADES = 4
+"""Powers of ten from which an axis has no ticks in between. Chosen by hand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,18 +99,19 @@ def graph_objects() -> Any:
     return module
 
 
-def new_figure(title: str, subtitle: str = "", *, rows: int = 1, columns: int = 1) -> Figure:
+def new_figure(title: str, *notes: str, rows: int = 1, columns: int = 1) -> Figure:
     """Return an empty figure.
 
     Args:
         title: Title, as plain text.
-        subtitle: Line below the title, as plain text: what the figure shows of this study.
+        notes: Lines below the title, as plain texts: what the figure shows of this study.
         rows: Rows of panels.
         columns: Columns of panels.
     """
-    figure = graph_objects().Figure()
-    if rows * columns > 1:
-        figure.set_subplots(rows, columns)
+    figure, subtitle = graph_objects().Figure(), lines(notes)
+    figure.set_subplots(
+        rows, columns, horizontal_spacing=0.12 / columns, vertical_spacing=0.32 / rows
+    )
     axis = {
         "gridcolor": LIGHT,
         "linecolor": GRAY,
@@ -113,10 +125,13 @@ def new_figure(title: str, subtitle: str = "", *, rows: int = 1, columns: int = 
     figure.update_layout(
         title={
             "text": escape(title),
-            "subtitle": {"text": lines([subtitle]), "font": {"size": 12, "color": GRAY}},
+            "subtitle": {"text": subtitle, "font": {"size": 12, "color": GRAY}},
             "x": 0,
             "xref": "paper",
-            "xanchor": "left",
+            "y": 1,
+            "yref": "container",
+            "yanchor": "top",
+            "pad": {"t": 12},
             "font": {"size": 16},
         },
         template={
@@ -129,8 +144,15 @@ def new_figure(title: str, subtitle: str = "", *, rows: int = 1, columns: int = 
                 "yaxis": axis,
             }
         },
-        margin={"l": 60, "r": 20, "t": 80 + 16 * lines([subtitle]).count("<br>"), "b": 50},
-        legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0},
+        margin={"l": 60, "r": 20, "t": 62 + 16 * subtitle.count("<br>"), "b": 50},
+        legend={
+            "orientation": "h",
+            "yref": "container",
+            "y": 0,
+            "yanchor": "bottom",
+            "x": 0,
+            "traceorder": "normal",
+        },
         hovermode="closest",
     )
     return figure
@@ -139,14 +161,13 @@ def new_figure(title: str, subtitle: str = "", *, rows: int = 1, columns: int = 
 def escape(text: str) -> str:
     """Return a text that Plotly shows as it is, in one line.
 
-    Plotly reads some HTML, and TeX between dollar signs where MathJax is loaded.
+    Plotly reads some HTML, names of values in braces in templates, and TeX between dollar signs
+    where MathJax is loaded.
     """
     # Unprintable characters include unpaired surrogates, which JSON cannot hold, and those that
     # change the direction of text; joiners hold together letters and emoji.
     shown = "".join(c if c.isprintable() or c in "\u200c\u200d" else " " for c in text)
-    for character, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("$", "&#36;")):
-        shown = shown.replace(character, entity)
-    return shown
+    return shown.translate(_ENTITIES)
 
 
 def lines(texts: Iterable[str]) -> str:
@@ -207,9 +228,66 @@ def interval_text(interval: tuple[float, float] | None, margin: float = 0.0) -> 
     return "90 % interval {} to {}".format(*(score_text(end, margin) for end in interval))
 
 
+def cost_text(cost: float, task: Task) -> str:
+    """Describe the cost of an allocation as plain text."""
+    unit = task.cost_model.unit
+    return f"cost {number_text(cost)}{' ' if unit else ''}{unit} per instance"
+
+
 def metric_text(task: Task) -> str:
-    """Return the name of a task's metric, or "score"."""
+    """Return the name of a task's metric as plain text, or "score"."""
     return task.metric or "score"
+
+
+def value_title(view: StudyView, *, expected: bool = False) -> str:
+    """Return the title of an axis of scores.
+
+    Args:
+        view: The study.
+        expected: Whether the axis has expected scores.
+    """
+    text = f"expected {metric_text(view.task)}" if expected else metric_text(view.task)
+    lower = view.study.directions[0] == StudyDirection.MINIMIZE
+    return lines([f"{text} (lower is better)" if lower else text])
+
+
+def cost_title(task: Task) -> str:
+    """Return the title of an axis of costs."""
+    return lines([with_unit("cost per instance", task.cost_model.unit)])
+
+
+def log_axis(low: float, high: float) -> dict[str, Any]:
+    """Return a logarithmic axis with few ticks as plain numbers.
+
+    Args:
+        low: Smallest value, above 0.
+        high: Largest value.
+    """
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    factors = (1, 2, 5) if last - first < _DECADES else (1,)
+    ticks = [factor * 10.0**power for power in range(first, last + 1) for factor in factors]
+    return {
+        "type": "log",
+        "range": [math.log10(low / 1.12), math.log10(high * 1.12)],
+        "tickvals": ticks,
+        "ticktext": list(map(number_text, ticks)),
+    }
+
+
+def panels(count: int) -> tuple[int, int]:
+    """Return the rows and columns of a number of panels."""
+    columns = 2 if count in (2, 4) else min(count, 3)
+    return -(-count // columns), columns
+
+
+def legend_entry(name: str, **look: Any) -> Any:
+    """Return a trace without points that adds an entry to the legend.
+
+    Args:
+        name: The entry, escaped.
+        look: Arguments of `plotly.graph_objects.Scatter`.
+    """
+    return graph_objects().Scatter(x=[None], y=[None], name=name, hoverinfo="skip", **look)
 
 
 def with_unit(name: str, unit: str) -> str:

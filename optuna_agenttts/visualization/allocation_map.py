@@ -1,0 +1,288 @@
+"""Figure of the map of allocations: scores by the models and samples of two stages."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from optuna.study import Study, StudyDirection
+
+from optuna_agenttts.report.maps import AllocationMap, MapPanel, map_of
+from optuna_agenttts.report.text import count_text, score_text
+from optuna_agenttts.report.view import StudyView
+from optuna_agenttts.task.task import Task
+from optuna_agenttts.visualization.style import (
+    BLACK,
+    LIGHT,
+    RECOMMENDED,
+    SCALE,
+    allocation_lines,
+    graph_objects,
+    legend_entry,
+    lines,
+    metric_text,
+    new_figure,
+    panels,
+    short_names,
+    value_title,
+)
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+_MODELS = 4
+"""Models of each stage that are shown, those with the best scores. Chosen by hand."""
+_TICKS = 4
+"""Ticks of an axis, about. Chosen by hand."""
+_TITLES = 42
+"""Characters of the models' names along an axis, which must not overlap. Chosen by hand."""
+_HIDDEN, _BEST = {"color": BLACK, "width": 5}, {"color": "white", "width": 2.5}
+"""Line of the best later samples, with its outline: it is seen on dark and bright colors."""
+_TRIAL = {"symbol": "circle", "size": 6, "color": "white", "line": {"color": BLACK, "width": 1.2}}
+
+
+def plot_allocation_map(
+    study: Study,
+    task: Task | None = None,
+    *,
+    earlier: str | None = None,
+    later: str | None = None,
+) -> Figure:
+    """Plot expected scores by the models and samples of two stages.
+
+    Each pair of models has a panel. A line marks the best number of samples of the later stage
+    for each number of the earlier one. Other stages are as recommended. For a task of more than
+    two stages, the panels are the pairs of consecutive stages with their recommended models,
+    unless a pair of stages is given.
+
+    Args:
+        study: A study of one objective, of any sampler.
+        task: Task that it tunes. Default: the one registered on the study, else one recognized
+            from the names of its parameters.
+        earlier: Name of the earlier stage. Default: the one before `later`.
+        later: Name of the later stage. Default: the one after `earlier`.
+
+    Returns:
+        The figure.
+
+    Raises:
+        AgentTTSError: Plotly is not installed.
+        NoTaskError: The study has no task, or several objectives.
+        NoEvidenceError: No trial is complete, or none meets the constraints of the study.
+        TaskError: The task has one stage, or `earlier` or `later` is invalid.
+    """
+    return figure_of_allocation_map(StudyView(study, task), earlier, later)
+
+
+def figure_of_allocation_map(
+    view: StudyView, earlier: str | None = None, later: str | None = None
+) -> Figure:
+    """Return the figure of a study; see `plot_allocation_map`."""
+    stages = [stage.name for stage in view.task.stages]
+    if len(stages) > 2 and earlier is None and later is None:
+        return _figure_of_pairs(view, [_cropped(map_of(view, *pair)) for pair in pairwise(stages)])
+    found = _cropped(map_of(view, earlier, later))
+    across = _best_models(view, found, lambda panel: panel.earlier_model)
+    up = _best_models(view, found, lambda panel: panel.later_model)
+    figure = _new_figure(
+        view,
+        [f"samples of {found.earlier} (across) and {found.later} (up), by model"],
+        len(up),
+        len(across),
+    )
+    for panel in found.panels:
+        if panel.earlier_model in across and panel.later_model in up:
+            row, column = up.index(panel.later_model), across.index(panel.earlier_model)
+            _add_panel(figure, view, found, panel, row + 1, column + 1)
+    for models, update, ends in (
+        (across, figure.update_xaxes, {"row": len(up)}),
+        (up, figure.update_yaxes, {"col": 1}),
+    ):
+        names = short_names(models, _TITLES // len(models))
+        for position, model in enumerate(models, 1):
+            place = {"row": position, "col": position, **ends}
+            update(title_text=names[model], **place)
+    figure.update_xaxes(showticklabels=False)
+    figure.update_yaxes(showticklabels=False)
+    figure.update_xaxes(showticklabels=True, row=len(up))
+    figure.update_yaxes(showticklabels=True, col=1)
+    return figure
+
+
+def _cropped(found: AllocationMap) -> AllocationMap:
+    """Return a map without numbers of samples that are over the budget in all panels."""
+    rows, columns = np.nonzero(np.any([np.isfinite(p.values) for p in found.panels], axis=0))
+    up, across = (int(max(i, default=0)) + 1 for i in (rows, columns))
+    return replace(
+        found,
+        earlier_samples=found.earlier_samples[:across],
+        later_samples=found.later_samples[:up],
+        panels=tuple(
+            replace(panel, values=panel.values[:up, :across], best_later=panel.best_later[:across])
+            for panel in found.panels
+        ),
+    )
+
+
+def _figure_of_pairs(view: StudyView, maps: Sequence[AllocationMap]) -> Figure:
+    """Return a figure with a panel of the recommended models for each pair of stages."""
+    rows, columns = panels(len(maps))
+    figure = _new_figure(
+        view, ["samples of consecutive stages, models as recommended"], rows, columns
+    )
+    names = short_names([stage.name for stage in view.task.stages], 16)
+    for position, found in enumerate(maps):
+        row, column = position // columns + 1, position % columns + 1
+        panel = next(panel for panel in found.panels if _is_recommended(view, found, panel))
+        _add_panel(figure, view, found, panel, row, column)
+        figure.update_xaxes(title_text=f"samples of {names[found.earlier]}", row=row, col=column)
+        figure.update_yaxes(title_text=f"samples of {names[found.later]}", row=row, col=column)
+    return figure
+
+
+def _new_figure(view: StudyView, notes: Sequence[str], rows: int, columns: int) -> Figure:
+    """Return a figure without panels, with its legend and color bar."""
+    figure = new_figure(
+        f"Expected {metric_text(view.task)} by allocation",
+        *notes,
+        "gray: over the budget",
+        rows=rows,
+        columns=columns,
+    )
+    lower = view.study.directions[0] == StudyDirection.MINIMIZE
+    figure.update_layout(
+        coloraxis={
+            "colorscale": SCALE,
+            "reversescale": lower,
+            "colorbar": {
+                "title": {"text": value_title(view, expected=True), "side": "right"},
+                "thickness": 14,
+            },
+        },
+        plot_bgcolor=LIGHT,
+    )
+    figure.update_xaxes(showgrid=False)
+    figure.update_yaxes(showgrid=False)
+    for name, look in (
+        ("recommended", {"mode": "markers", "marker": {**RECOMMENDED, "size": 12}}),
+        ("trial", {"mode": "markers", "marker": _TRIAL}),
+        ("best samples of the later stage", {"mode": "lines", "line": {**_HIDDEN, "width": 3}}),
+    ):
+        figure.add_trace(legend_entry(name, **look))
+    return figure
+
+
+def _is_recommended(view: StudyView, found: AllocationMap, panel: MapPanel) -> bool:
+    """Return whether a panel has the recommended models."""
+    best = view.recommendation.allocation
+    chosen = best[found.earlier].model, best[found.later].model
+    return chosen == (panel.earlier_model, panel.later_model)
+
+
+def _best_models(
+    view: StudyView, found: AllocationMap, model_of: Callable[[MapPanel], str]
+) -> list[str]:
+    """Return the models of a stage to show, in order: those with the best scores."""
+    sign = view.candidates.evidence.sign
+    scores: dict[str, float] = {}
+    for panel in found.panels:
+        best = np.nan_to_num(sign * panel.values, nan=-np.inf).max()
+        # The recommended model is shown in any case.
+        best = np.inf if _is_recommended(view, found, panel) else best
+        model = model_of(panel)
+        scores[model] = max(scores.get(model, -np.inf), float(best))
+    shown = sorted(scores, key=lambda model: -scores[model])[:_MODELS]
+    return [model for model in scores if model in shown]
+
+
+def _add_panel(
+    figure: Figure, view: StudyView, found: AllocationMap, panel: MapPanel, row: int, column: int
+) -> None:
+    """Add a panel: scores, the best later samples, trials, and the recommended allocation."""
+    go, place = graph_objects(), {"row": row, "col": column}
+    metric, margin = metric_text(view.task), view.recommendation.margin
+    across, up = found.earlier_samples, found.later_samples
+    names = f"{found.earlier}: {panel.earlier_model}", f"{found.later}: {panel.later_model}"
+    figure.add_trace(
+        go.Heatmap(
+            z=[[None if math.isnan(value) else value for value in line] for line in panel.values],
+            customdata=[[[x, y] for x in across] for y in up],
+            coloraxis="coloraxis",
+            hovertemplate=f"expected {lines([metric])}: %{{z:.3g}}<br>"
+            f"{lines([names[0]])}: %{{customdata[0]}} samples<br>"
+            f"{lines([names[1]])}: %{{customdata[1]}} samples<extra></extra>",
+        ),
+        **place,
+    )
+    best = [(x, up.index(later)) for x, later in enumerate(panel.best_later) if later is not None]
+    for line in (_HIDDEN, _BEST):
+        figure.add_trace(
+            go.Scatter(
+                x=[x for x, _ in best],
+                y=[y for _, y in best],
+                mode="lines",
+                line=line,
+                hoverinfo="skip",
+                showlegend=False,
+            ),
+            **place,
+        )
+    figure.add_trace(
+        _points(
+            [_position(across, earlier) for _, earlier, _, _ in panel.trials],
+            [_position(up, later) for _, _, later, _ in panel.trials],
+            _TRIAL,
+            [
+                lines(
+                    [
+                        f"trial {number}: {metric} {score_text(value, margin)}",
+                        f"{names[0]}: {count_text(earlier, 'sample')}",
+                        f"{names[1]}: {count_text(later, 'sample')}",
+                    ]
+                )
+                for number, earlier, later, value in panel.trials
+            ],
+        ),
+        **place,
+    )
+    if _is_recommended(view, found, panel):
+        allocation = view.recommendation.allocation
+        figure.add_trace(
+            _points(
+                [_position(across, allocation[found.earlier].samples)],
+                [_position(up, allocation[found.later].samples)],
+                RECOMMENDED,
+                [lines(["recommended", *allocation_lines(allocation)])],
+            ),
+            **place,
+        )
+    figure.update_xaxes(range=[-0.5, len(across) - 0.5], **_ticks(across), **place)
+    figure.update_yaxes(range=[-0.5, len(up) - 0.5], **_ticks(up), **place)
+
+
+def _points(x: list[float], y: list[float], marker: dict[str, Any], hovers: list[str]) -> Any:
+    """Return a trace of points."""
+    return graph_objects().Scatter(
+        x=x,
+        y=y,
+        mode="markers",
+        marker=marker,
+        hovertext=hovers,
+        hoverinfo="text",
+        showlegend=False,
+    )
+
+
+def _position(grid: Sequence[int], samples: int) -> float:
+    """Return the position of a number of samples on an axis, between those of the grid."""
+    return float(np.interp(math.log(samples), np.log(grid), range(len(grid))))
+
+
+def _ticks(grid: Sequence[int]) -> dict[str, Any]:
+    """Return the ticks of an axis: numbers of samples at evenly spaced positions."""
+    places = sorted({round(i) for i in np.linspace(0, len(grid) - 1, _TICKS).tolist()})
+    return {"tickvals": places, "ticktext": [f"{grid[place]:,}" for place in places]}

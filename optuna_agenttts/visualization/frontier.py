@@ -1,0 +1,243 @@
+"""Figure of the frontier: score over cost."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from optuna.study import Study
+
+from optuna_agenttts.planner.feasibility import known_feasibility
+from optuna_agenttts.planner.pools import choices_of
+from optuna_agenttts.report.points import FrontierPoint
+from optuna_agenttts.report.text import score_text, sentence
+from optuna_agenttts.report.view import StudyView
+from optuna_agenttts.task.allocation import Allocation
+from optuna_agenttts.task.task import Task
+from optuna_agenttts.visualization.style import (
+    BLACK,
+    COLORS,
+    GRAY,
+    RECOMMENDED,
+    Mark,
+    allocation_lines,
+    cost_text,
+    cost_title,
+    graph_objects,
+    interval_text,
+    legend_entry,
+    lines,
+    log_axis,
+    metric_text,
+    new_figure,
+    number_text,
+    value_title,
+)
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+_FRONTIER = Mark(COLORS[0], "circle", "solid")
+_TIE = {"symbol": "diamond", "size": 11, "color": COLORS[2], "line": {"color": BLACK, "width": 1}}
+_TRIALS = {
+    "trial": "circle-open",
+    "stopped trial, mean so far": "triangle-down-open",
+    "trial on fresh instances": "square-open",
+    "violates constraints": "x-thin-open",
+}
+_RATIO = 10
+"""Ratio of costs above which the axis of costs is logarithmic. Chosen by hand."""
+
+
+def plot_frontier(study: Study, task: Task | None = None) -> Figure:
+    """Plot scores over costs: trials, the frontier, the recommended allocation and its ties.
+
+    The frontier has the allocation to use for each budget, with its expected score and its
+    central 90 % interval; see `frontier`.
+
+    Args:
+        study: A study of one objective, of any sampler.
+        task: Task that it tunes. Default: the one registered on the study, else one recognized
+            from the names of its parameters.
+
+    Returns:
+        The figure.
+
+    Raises:
+        AgentTTSError: Plotly is not installed.
+        NoTaskError: The study has no task, or several objectives.
+        NoEvidenceError: No trial is complete, or none meets the constraints of the study.
+    """
+    return figure_of_frontier(StudyView(study, task))
+
+
+def figure_of_frontier(view: StudyView) -> Figure:
+    """Return the figure of a study; see `plot_frontier`."""
+    best, points, task = view.recommendation, view.frontier.points, view.task
+    metric, margin = metric_text(task), best.margin
+    figure = new_figure(
+        f"{metric[:1].upper()}{metric[1:]} over cost",
+        f"Recommended: {sentence(best.allocation)}",
+        f"{score_text(best.value, margin)}, {interval_text(best.interval, margin)}, "
+        f"{cost_text(best.cost, task)}",
+        *(
+            f"As good for less: {sentence(tie.allocation)}: {score_text(tie.value, margin)}, "
+            f"cost {number_text(tie.cost)}"
+            for tie in best.ties[:1]
+        ),
+    )
+    figure.add_traces(_trial_traces(view))
+    figure.add_traces(_frontier_traces(view, points))
+    if best.ties:
+        figure.add_trace(
+            _points(
+                "as good for less",
+                [(tie.cost, tie.value) for tie in best.ties],
+                _TIE,
+                [
+                    _hover(
+                        view,
+                        "as good for less",
+                        tie.allocation,
+                        tie.value,
+                        tie.cost,
+                        f"loses less than {max(tie.loss, 0):.2g} (95 % bound)",
+                    )
+                    for tie in best.ties
+                ],
+            )
+        )
+    text = interval_text(best.interval, margin)
+    hover = _hover(view, "recommended", best.allocation, best.value, best.cost, text)
+    figure.add_trace(_points("recommended", [(best.cost, best.value)], RECOMMENDED, [hover]))
+    costs = [cost for trace in figure.data for cost in trace.x if cost > 0]
+    low, high = min(costs, default=1.0), max([*costs, task.budget])
+    line = {"color": GRAY, "dash": "dash", "width": 1.5}
+    figure.add_vline(x=task.budget, line=line)
+    figure.add_trace(legend_entry(f"budget, {number_text(task.budget)}", mode="lines", line=line))
+    figure.update_xaxes(title_text=cost_title(task))
+    if high > _RATIO * low:
+        figure.update_xaxes(**log_axis(low, high))
+    figure.update_yaxes(title_text=value_title(view))
+    return figure
+
+
+def _points(
+    name: str, places: list[tuple[float, float]], marker: dict[str, Any], hovers: list[str]
+) -> Any:
+    """Return a trace of points."""
+    return graph_objects().Scatter(
+        x=[cost for cost, _ in places],
+        y=[value for _, value in places],
+        name=name,
+        mode="markers",
+        marker=marker,
+        hovertext=hovers,
+        hoverinfo="text",
+    )
+
+
+def _hover(
+    view: StudyView, name: str, allocation: Allocation, value: float, cost: float, *notes: str
+) -> str:
+    """Return the hover text of an allocation."""
+    score = score_text(value, view.recommendation.margin)
+    return lines(
+        [
+            f"{name}: {metric_text(view.task)} {score}",
+            *allocation_lines(allocation),
+            cost_text(cost, view.task),
+            *notes,
+        ]
+    )
+
+
+def _trial_traces(view: StudyView) -> list[Any]:
+    """Return the trials, by what happened to them."""
+    evidence = view.candidates.evidence
+    costs = view.task.feasible.costs_of(evidence.models, evidence.samples).tolist()
+    keys = choices_of(evidence.models, evidence.samples)
+    known, blocks = known_feasibility(evidence), evidence.block_of_rows().tolist()
+    rows: dict[str, list[int]] = {name: [] for name in _TRIALS}
+    plain, stopped, fresh, violating = rows.values()
+    for row, key in enumerate(keys):
+        kind = violating if not known.get(key, True) else fresh if blocks[row] else plain
+        (stopped if evidence.stopped[row] else kind).append(row)
+    values = (evidence.sign * np.asarray(evidence.scores)).tolist()
+    return [
+        _points(
+            name,
+            [(costs[row], values[row]) for row in members],
+            {"symbol": _TRIALS[name], "color": GRAY, "size": 7, "opacity": 0.6},
+            [
+                _hover(
+                    view,
+                    f"trial {evidence.numbers[row]}",
+                    view.task.allocation(keys[row]),
+                    values[row],
+                    costs[row],
+                    "" if name == "trial" else name,
+                )
+                for row in members
+            ],
+        )
+        for name, members in rows.items()
+        if members
+    ]
+
+
+def _frontier_traces(view: StudyView, points: tuple[FrontierPoint, ...]) -> list[Any]:
+    """Return the frontier as steps, with its band, and its points."""
+    go, color = graph_objects(), _FRONTIER.color
+    # Steps end at the budget, up to which the last point is the one to use.
+    costs = [point.cost for point in points]
+    costs.append(max(view.task.budget, costs[-1]))
+    steps = {"x": costs, "mode": "lines", "hoverinfo": "skip"}
+    traces = []
+    intervals = [point.interval for point in points if point.interval is not None]
+    if len(intervals) == len(points):
+        for end, fill in ((0, None), (1, "tonexty")):
+            ends = [interval[end] for interval in intervals]
+            traces.append(
+                go.Scatter(
+                    y=[*ends, ends[-1]],
+                    line={"width": 0, "shape": "hv"},
+                    fill=fill,
+                    fillcolor=_FRONTIER.transparent(0.15),
+                    name="90 % interval",
+                    showlegend=fill is not None,
+                    **steps,
+                )
+            )
+    values = [point.value for point in points]
+    traces.append(
+        go.Scatter(
+            y=[*values, values[-1]],
+            line={"color": color, "width": 2.5, "shape": "hv"},
+            name="frontier, expected",
+            **steps,
+        )
+    )
+    for tried, name in ((True, "on the frontier"), (False, "on the frontier, not tried")):
+        members = [point for point in points if point.tried == tried]
+        symbol = _FRONTIER.symbol if tried else f"{_FRONTIER.symbol}-open"
+        if members:
+            traces.append(
+                _points(
+                    name,
+                    [(point.cost, point.value) for point in members],
+                    {"symbol": symbol, "color": color, "size": 8, "line": {"width": 1.5}},
+                    [
+                        _hover(
+                            view,
+                            name,
+                            point.allocation,
+                            point.value,
+                            point.cost,
+                            interval_text(point.interval, view.recommendation.margin),
+                        )
+                        for point in members
+                    ],
+                )
+            )
+    return traces

@@ -1,0 +1,105 @@
+"""Figure of importances: how much each stage's model and samples matter."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from optuna.study import Study
+
+from optuna_agenttts.report.importances import importances_of
+from optuna_agenttts.report.view import StudyView
+from optuna_agenttts.task.task import Task
+from optuna_agenttts.visualization.style import (
+    BLACK,
+    COLORS,
+    error_bars,
+    graph_objects,
+    lines,
+    metric_text,
+    new_figure,
+    short_names,
+)
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+_LOOKS = {"model": (COLORS[0], ""), "samples": (COLORS[4], "/")}
+"""Color and pattern of the bars of each setting."""
+
+
+def plot_importances(study: Study, task: Task | None = None) -> Figure:
+    """Plot how much the model and the samples of each stage matter for the score.
+
+    Unlike `optuna.visualization.plot_param_importances`, they are about all allocations within
+    the budget, and not about the trials, most of which a search chooses among the best ones.
+
+    Args:
+        study: A study of one objective, of any sampler.
+        task: Task that it tunes. Default: the one registered on the study, else one recognized
+            from the names of its parameters.
+
+    Returns:
+        The figure.
+
+    Raises:
+        AgentTTSError: Plotly is not installed.
+        NoTaskError: The study has no task, or several objectives.
+        NoEvidenceError: No trial is complete, or none meets the constraints of the study.
+    """
+    return figure_of_importances(StudyView(study, task))
+
+
+def figure_of_importances(view: StudyView) -> Figure:
+    """Return the figure of a study; see `plot_importances`."""
+    found = sorted(view.get(importances_of), key=lambda importance: importance.share)
+    metric = metric_text(view.task)
+    top = found[-1]
+    figure = new_figure(
+        f"What matters for {metric}",
+        f"Most: {'number of samples' if top.setting == 'samples' else 'model'} of {top.stage}, "
+        f"{top.share:.0%}; a random one is worse by {top.loss:.2g} than the recommended one",
+    )
+    names = short_names([importance.stage for importance in found])
+    for setting, (color, pattern) in _LOOKS.items():
+        rows = [i for i, importance in enumerate(found) if importance.setting == setting]
+        shares = [found[i].share for i in rows]
+        figure.add_trace(
+            graph_objects().Bar(
+                x=shares,
+                y=rows,
+                orientation="h",
+                name=setting,
+                marker={
+                    "color": color,
+                    "line": {"color": BLACK, "width": 1},
+                    "pattern": {"shape": pattern, "fgcolor": BLACK, "solidity": 0.2},
+                },
+                error_x=error_bars(shares, [found[i].interval for i in rows]),
+                hovertext=[
+                    lines(
+                        [
+                            f"{found[i].parameter}: {found[i].share:.1%} of the variance",
+                            "90 % interval {:.1%} to {:.1%}".format(*found[i].interval),
+                            f"a random one is worse by {found[i].loss:.2g} {metric} than the "
+                            "recommended one",
+                        ]
+                    )
+                    for i in rows
+                ],
+                hoverinfo="text",
+            )
+        )
+    figure.update_xaxes(
+        title_text=lines([f"share of the variance of {metric} within the budget, 90 % intervals"]),
+        tickformat=".0%",
+        rangemode="tozero",
+    )
+    figure.update_yaxes(
+        tickvals=list(range(len(found))),
+        ticktext=[
+            f"{names[i.stage]}: {i.setting}<br><sub>a random one: {i.loss:.2g} worse</sub>"
+            for i in found
+        ],
+        showgrid=False,
+    )
+    return figure

@@ -1,0 +1,266 @@
+"""Figure of saturation: score over samples, for each stage and model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from optuna.study import Study
+
+from optuna_agenttts.report.saturation import Saturation, SaturationCurve, saturation_of
+from optuna_agenttts.report.text import count_text, score_text
+from optuna_agenttts.report.view import StudyView
+from optuna_agenttts.task.task import Task
+from optuna_agenttts.visualization.style import (
+    GRAY,
+    RECOMMENDED,
+    Mark,
+    cost_text,
+    graph_objects,
+    interval_text,
+    legend_entry,
+    lines,
+    log_axis,
+    metric_text,
+    model_marks,
+    new_figure,
+    panels,
+    short_names,
+    value_title,
+)
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+_BANDS = 4
+"""Curves of a panel up to which each has a band and a bar: more are not told apart. Chosen by
+hand."""
+_BEYOND = 2
+"""Numbers of samples that are shown, as a multiple of those within the budget: they show what a
+larger budget would gain. Chosen by hand."""
+_STEP = 1.1
+"""Ratio of neighboring points of a line, which bounds the size of figures. Chosen by hand."""
+
+
+def plot_saturation(study: Study, task: Task | None = None) -> Figure:
+    """Plot the expected score over the number of samples, for each stage and model.
+
+    Each stage has a panel, in which the other stages are as recommended. A line is the expected
+    score of a model, with its central 90 % interval as a band, and it is thin over the budget. A
+    bar across it marks the number of samples beyond which further ones gain next to nothing. Where
+    a stage has many models, only the recommended one has a band and a bar. Points are trials:
+    filled ones have the recommended settings in all other stages.
+
+    Args:
+        study: A study of one objective, of any sampler.
+        task: Task that it tunes. Default: the one registered on the study, else one recognized
+            from the names of its parameters.
+
+    Returns:
+        The figure.
+
+    Raises:
+        AgentTTSError: Plotly is not installed.
+        NoTaskError: The study has no task, or several objectives.
+        NoEvidenceError: No trial is complete, or none meets the constraints of the study.
+    """
+    return figure_of_saturation(StudyView(study, task))
+
+
+def figure_of_saturation(view: StudyView) -> Figure:
+    """Return the figure of a study; see `plot_saturation`."""
+    found, best = view.get(saturation_of), view.recommendation
+    stages = [stage.name for stage in view.task.stages]
+    metric = metric_text(view.task)
+    rows, columns = panels(len(stages))
+    figure = new_figure(
+        f"Expected {metric} by number of samples",
+        *(_finding(curve) for curve in found.curves if curve.recommended and curve.affordable),
+        rows=rows,
+        columns=columns,
+    )
+    marks, go = model_marks(view.task), graph_objects()
+    for position, stage in enumerate(stages):
+        place = {"row": position // columns + 1, "col": position % columns + 1}
+        curves = [curve for curve in found.curves if curve.stage == stage]
+        samples = best.allocation[stage].samples
+        most = _BEYOND * max(samples, *(curve.affordable for curve in curves))
+        last = max(number for curve in curves for number in curve.samples if number <= most)
+        for curve in curves:
+            banded = len(curves) <= _BANDS or curve.recommended
+            for trace in _traces(view, curve, marks[curve.model], last, banded=banded):
+                figure.add_trace(trace, **place)
+        star = go.Scatter(
+            x=[samples],
+            y=[best.value],
+            mode="markers",
+            marker=RECOMMENDED,
+            hovertext=lines(
+                ["recommended", f"{stage}: {samples} × {best.allocation[stage].model}"]
+            ),
+            hoverinfo="text",
+            showlegend=False,
+        )
+        figure.add_trace(star, **place)
+        figure.update_xaxes(
+            title_text=lines([f"samples of {stage}"]),
+            **log_axis(1, last),
+            **place,
+        )
+    figure.update_yaxes(matches="y")
+    figure.update_yaxes(title_text=value_title(view, expected=True), col=1)
+    for column in range(2, columns + 1):
+        figure.update_yaxes(showticklabels=False, col=column)
+    _add_legend(figure, view, found)
+    return figure
+
+
+def _finding(curve: SaturationCurve) -> str:
+    """Describe where a curve saturates."""
+    text = f"{curve.stage}: {curve.model} "
+    if curve.saturates_at == curve.affordable:
+        return f"{text}still gains at {count_text(curve.affordable, 'sample')}, the budget's most"
+    text += f"saturates at {count_text(curve.saturates_at or 0, 'sample')}"
+    return f"{text}; the budget allows {curve.affordable}"
+
+
+def _traces(
+    view: StudyView, curve: SaturationCurve, mark: Mark, last: int, *, banded: bool
+) -> list[Any]:
+    """Return the band, line, bar and trials of a curve up to a number of samples."""
+    go, metric, margin = graph_objects(), metric_text(view.task), view.recommendation.margin
+    common = {"legendgroup": curve.model, "showlegend": False, "hoverinfo": "text"}
+    shown = _shown(curve, last)
+    within = [i for i in shown if curve.samples[i] <= curve.affordable]
+    name = f"{curve.stage}: {curve.model}"
+    texts = {
+        i: lines(
+            [
+                f"{name}, {count_text(curve.samples[i], 'sample')}",
+                f"expected {metric}: {score_text(curve.values[i], margin)}",
+                interval_text(curve.intervals[i], margin),
+                cost_text(curve.costs[i], view.task)
+                + ("" if i in within else ": over the budget"),
+            ]
+        )
+        for i in shown
+    }
+    traces = []
+    ends = [(curve.samples[i], *ends) for i in within if (ends := curve.intervals[i])]
+    if banded and ends:
+        area = [(n, high) for n, _, high in ends] + [(n, low) for n, low, _ in reversed(ends)]
+        traces.append(
+            go.Scatter(
+                x=[n for n, _ in area],
+                y=[end for _, end in area],
+                fill="toself",
+                fillcolor=mark.transparent(0.18 if curve.recommended else 0.08),
+                mode="lines",
+                line={"width": 0},
+                **{**common, "hoverinfo": "skip"},
+            )
+        )
+    for part, width, opacity in (
+        (within, 3 if curve.recommended else 1.8, 1.0),
+        (shown[max(len(within) - 1, 0) :], 1, 0.5),
+    ):
+        traces.append(
+            go.Scatter(
+                x=[curve.samples[i] for i in part],
+                y=[curve.values[i] for i in part],
+                mode="lines",
+                line={"color": mark.color, "dash": mark.dash, "width": width},
+                opacity=opacity,
+                hovertext=[texts[i] for i in part],
+                **common,
+            )
+        )
+    if banded and curve.saturates_at is not None and curve.saturates_at < curve.affordable:
+        at = curve.samples.index(curve.saturates_at)
+        traces.append(
+            go.Scatter(
+                x=[curve.saturates_at],
+                y=[curve.values[at]],
+                mode="markers",
+                marker=_bar(mark.color),
+                hovertext=[f"saturates here<br>{texts[at]}"],
+                **common,
+            )
+        )
+    for alike in (False, True):
+        trials = [trial for trial in curve.trials if trial.alike == alike]
+        hovers = [
+            [
+                f"trial {trial.number}: {metric} {score_text(trial.value, margin)}",
+                f"{name}, {count_text(trial.samples, 'sample')}",
+                "" if alike else "other stages are not as recommended",
+            ]
+            for trial in trials
+        ]
+        traces.append(
+            go.Scatter(
+                x=[trial.samples for trial in trials],
+                y=[trial.value for trial in trials],
+                mode="markers",
+                marker=_point(mark, alike=alike),
+                hovertext=list(map(lines, hovers)),
+                **common,
+            )
+        )
+    return traces
+
+
+def _shown(curve: SaturationCurve, last: int) -> list[int]:
+    """Return the positions of a curve's points to draw, evenly by ratio if they are many."""
+    kept = {1, last, curve.affordable, curve.saturates_at}
+    shown: list[int] = []
+    for i, samples in enumerate(curve.samples):
+        if samples <= last and (
+            samples in kept or not shown or samples >= _STEP * curve.samples[shown[-1]]
+        ):
+            shown.append(i)
+    return shown
+
+
+def _bar(color: str) -> dict[str, Any]:
+    """Return the marker of the number of samples at which a curve saturates."""
+    return {"symbol": "line-ns", "size": 22, "line": {"color": color, "width": 3}}
+
+
+def _point(mark: Mark, *, alike: bool) -> dict[str, Any]:
+    """Return the marker of a trial."""
+    symbol = mark.symbol if alike else f"{mark.symbol}-open"
+    return {
+        "symbol": symbol,
+        "color": mark.color,
+        "size": 8 if alike else 6,
+        "opacity": 0.9 if alike else 0.35,
+    }
+
+
+def _add_legend(figure: Figure, view: StudyView, found: Saturation) -> None:
+    """Add the legend: models, and what symbols mean."""
+    marks = model_marks(view.task)
+    models = list(dict.fromkeys(curve.model for curve in found.curves))
+    names = short_names(models)
+    for model in models:
+        mark = marks[model]
+        figure.add_trace(
+            legend_entry(
+                names[model],
+                mode="lines+markers",
+                line={"color": mark.color, "dash": mark.dash, "width": 2},
+                marker={"color": mark.color, "symbol": mark.symbol, "size": 8},
+                legendgroup=model,
+            )
+        )
+    gray = Mark(GRAY, "circle", "solid")
+    for name, marker in (
+        ("recommended", {**RECOMMENDED, "size": 12}),
+        ("saturates", _bar(GRAY)),
+        ("trial, rest as recommended", _point(gray, alike=True)),
+        ("other trial", _point(gray, alike=False)),
+        ("90 % interval", {"symbol": "square", "size": 12, "color": gray.transparent(0.2)}),
+    ):
+        figure.add_trace(legend_entry(name, mode="markers", marker=marker))
+    thin = {"color": GRAY, "width": 1}
+    figure.add_trace(legend_entry("over the budget", mode="lines", line=thin))
