@@ -119,7 +119,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Check the types of both packages, and of programs that use them."""
-    session.install("-e", ".[test,plot]", _tool("mypy"))
+    session.install("-e", ".[test]", _tool("mypy"))
     session.run("mypy")
     session.run("python", "-m", "pytest", "-m", "", "tests/typing", env=ENVIRONMENT)
 

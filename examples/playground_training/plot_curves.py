@@ -2,7 +2,7 @@
 
 ``python examples/playground_training/plot_curves.py --out FIGURE.png``
 
-Needs matplotlib: ``pip install "optuna-agenttts[plot]"``.
+Needs matplotlib: ``pip install matplotlib``.
 """
 
 from __future__ import annotations
