@@ -10,6 +10,7 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 COMMANDS = {
     "report": "print what a study found, or write it as a web page, JSON or CSV",
     "studies": "list the studies of a storage",
+    "plot": "write a figure of a study to a file",
     "show": "show outcomes, prompts and replies of a trial",
     "doctor": "check servers, or an objective, before a search spends money",
     "store": "inspect, export, load or prune a completion store",
