@@ -125,10 +125,10 @@ def _runs_first_stage(tracer: Tracer, name: str) -> bool:
 
 
 def _allocation(task: Task, models: Sequence[str]) -> Allocation:
-    return {
-        stage.name: StageAllocation(model, min(_SAMPLES, stage.max_samples))
+    return Allocation(
+        (stage.name, StageAllocation(model, min(_SAMPLES, stage.max_samples)))
         for stage, model in zip(task.stages, models)
-    }
+    )
 
 
 async def _replay(tracer: Tracer, name: str, usable: Sequence[Sequence[str]]) -> Trace:

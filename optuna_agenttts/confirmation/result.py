@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from optuna_agenttts.report.recommendation import Recommendation
 from optuna_agenttts.report.text import count_text, score_text, sentence, spend_text, table
+from optuna_agenttts.support import html
 from optuna_agenttts.task.allocation import Allocation
+
+_HEAD = ["score", "instances", "difference (90 % interval)", "allocation"]
+"""Titles of the contenders' cells."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,24 +99,54 @@ class Confirmation:
         """Describe the recommendation, and show a table of the contenders."""
         lines = [str(self.recommendation)]
         if self.contenders:
-            best = self.recommendation.allocation
-            shown = sorted(self.contenders, key=lambda standing: standing.allocation != best)
-            named = shown[0].allocation == best and shown[0].instances
-            lines.append(
-                f"confirmed on {count_text(self.instances, 'fresh instance')} in "
-                f"{count_text(self.looks, 'look')}; differences are from the "
-                f"{'recommended' if named else 'best'} allocation:"
-            )
-            head = ["score", "instances", "difference (90 % interval)", "allocation"]
-            rows = [
-                each.cells("recommended" if each.allocation == best else "-") for each in shown
-            ]
-            lines += [f"  {line}" for line in table([head, *rows])]
-        lines.append(
+            shown = self._shown()
+            rows = [self._cells(each) for each in shown]
+            lines.append(f"{self._title(shown)}:")
+            lines += [f"  {line}" for line in table([_HEAD, *rows])]
+        return "\n".join([*lines, self._end()])
+
+    def _repr_html_(self) -> str:
+        """Show the recommendation and the contenders in a notebook."""
+        parts: list[object] = [self.recommendation._repr_html_()]
+        if self.contenders:
+            shown = self._shown()
+            scale = html.limits(end for each in shown for end in (0.0, *(each.interval or ())))
+            rows = []
+            for each in shown:
+                cells = self._cells(each)
+                ends, value = each.interval, each.difference or 0.0
+                drawing = html.interval(value, ends, scale, label=cells[2], marked=0.0)
+                rows.append([*cells[:3], drawing if ends else None, cells[3]])
+            head = [*_HEAD[:3], "", _HEAD[3]]
+            title = self._title(shown)
+            parts.append(html.table(head, rows, numbers=(0, 1), caption=title))
+        return html.join([*parts, html.paragraph(self._end())])
+
+    def _shown(self) -> list[Standing]:
+        """Return the contenders, the recommended one first."""
+        best = self.recommendation.allocation
+        return sorted(self.contenders, key=lambda standing: standing.allocation != best)
+
+    def _cells(self, each: Standing) -> list[str]:
+        """Return a contender's cells as text."""
+        recommended = each.allocation == self.recommendation.allocation
+        return each.cells("recommended" if recommended else "-")
+
+    def _title(self, shown: Sequence[Standing]) -> str:
+        """Describe what the contenders were confirmed on."""
+        named = shown[0].allocation == self.recommendation.allocation and shown[0].instances
+        return (
+            f"confirmed on {count_text(self.instances, 'fresh instance')} in "
+            f"{count_text(self.looks, 'look')}; differences are from the "
+            f"{'recommended' if named else 'best'} allocation"
+        )
+
+    def _end(self) -> str:
+        """Describe the spend, and why it stopped."""
+        return (
             f"the confirmation spent {spend_text(self.spend, self.unit)} on "
             f"{count_text(self.evaluations, 'evaluation')}; stopped because {self.reason}"
         )
-        return "\n".join(lines)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,8 +176,16 @@ class SearchResult:
 
     def __str__(self) -> str:
         """Describe the result, and what it took."""
+        return f"{self.confirmation}\n{self._end()}"
+
+    def _repr_html_(self) -> str:
+        """Show the result, and what it took, in a notebook."""
+        return html.join([self.confirmation._repr_html_(), html.paragraph(self._end())])
+
+    def _end(self) -> str:
+        """Describe what the search took."""
         return (
-            f"{self.confirmation}\nthe search ran {count_text(self.trials, 'trial')} on "
+            f"the search ran {count_text(self.trials, 'trial')} on "
             f"{count_text(len(self.search_instances), 'instance')}, and left "
             f"{len(self.fresh_instances)} for the confirmation; both spent "
             f"{spend_text(self.spend, self.unit)} on {count_text(self.evaluations, 'evaluation')}"

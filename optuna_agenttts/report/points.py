@@ -9,8 +9,11 @@ from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 from optuna_agenttts.exceptions import AgentTTSError, BudgetError, TaskError
+from optuna_agenttts.report.fragments import allocation_cell, cost_title, scores_table
 from optuna_agenttts.report.saved import Saved
-from optuna_agenttts.report.text import score_text, sentence, table
+from optuna_agenttts.report.text import NO_INTERVAL, score_text, sentence, table
+from optuna_agenttts.support import html
+from optuna_agenttts.support.html import Html
 from optuna_agenttts.task.allocation import Allocation
 from optuna_agenttts.task.stage import is_finite
 
@@ -61,6 +64,10 @@ class FrontierPoint(Saved):
             text += " (90 % interval {} to {})".format(*map(score_text, self.interval))
         text += f", cost {self.cost:.4g} per instance"
         return text if self.tried else f"{text}, not tried"
+
+    def _repr_html_(self) -> str:
+        """Show the point in a notebook."""
+        return points_table([self], "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +196,6 @@ class Frontier(Saved):
     def __str__(self) -> str:
         """Show a table of the points, and what is left out."""
         units = list(self.points[0].costs)
-        shown = _spread(self.points)
         rows = [
             [
                 f"cost ({self.unit})" if self.unit else "cost",
@@ -206,24 +212,65 @@ class Frontier(Saved):
                 *(f"{point.costs[unit]:.4g}" for unit in units),
                 score_text(point.value, self.margin),
                 " to ".join(score_text(end, self.margin) for end in point.interval or ()) or "-",
-                str(point.instances or "-") if point.tried else "not tried",
+                _instances(point),
                 sentence(point.allocation),
             ]
-            for point in shown
+            for point in _spread(self.points)
         ]
         lines = table(rows)
-        if len(shown) < len(self.points):
-            lines.append(f"and {len(self.points) - len(shown)} more between these")
+        return "\n".join([*lines, *self._notes()])
+
+    def _repr_html_(self) -> str:
+        """Show a table of the points, and what is left out, in a notebook."""
+        table = points_table(_spread(self.points), self.unit, margin=self.margin)
+        return html.join([table, html.bullets(self._notes())])
+
+    def _notes(self) -> list[str]:
+        """Describe what is left out, one line each."""
+        lines = []
+        if (shown := len(_spread(self.points))) < len(self.points):
+            lines.append(f"and {len(self.points) - shown} more between these")
         if not all(point.tried for point in self.points):
             lines.append(
                 "not tried: extrapolated from other allocations; try it before you use it"
             )
         if any(point.interval is None for point in self.points):
-            lines.append("no interval: trials reported no or too few outcomes of single instances")
+            lines.append(NO_INTERVAL)
         if self.missing:
             without = " and ".join(reason.partition(": ")[0] for reason in self.missing)
             lines.append(f"{without}: `Frontier.missing` has the reason")
-        return "\n".join(lines)
+        return lines
+
+
+def points_table(points: Sequence[FrontierPoint], unit: str, *, margin: float = 0.0) -> Html:
+    """Return a table of points with their intervals drawn.
+
+    Args:
+        points: The points.
+        unit: Unit of their cost.
+        margin: Difference of scores that is worth showing, in units of the metric.
+    """
+    rows = [
+        (
+            [allocation_cell(point.allocation)],
+            point.value,
+            point.interval,
+            [
+                _instances(point),
+                f"{point.cost:.4g}",
+                *(f"{cost:.4g}" for cost in point.costs.values()),
+            ],
+        )
+        for point in points
+    ]
+    after = ["instances", cost_title(unit), *map(cost_title, points[0].costs)]
+    numbers = range(len(after))
+    return scores_table(rows, ["allocation"], after, margin=margin, numbers=numbers)
+
+
+def _instances(point: FrontierPoint) -> str:
+    """Return the number of a point's instances as text."""
+    return str(point.instances or "-") if point.tried else "not tried"
 
 
 def _spread(points: Sequence[FrontierPoint]) -> list[FrontierPoint]:

@@ -19,10 +19,17 @@ from optuna.trial import TrialState
 from optuna_agenttts.exceptions import NoEvidenceError, TaskError
 from optuna_agenttts.planner.evidence import Floats
 from optuna_agenttts.report.candidates import Candidates
+from optuna_agenttts.report.fragments import (
+    ScoreRow,
+    allocation_cell,
+    cost_title,
+    scores_table,
+)
 from optuna_agenttts.report.saved import Saved
-from optuna_agenttts.report.text import numbers_text, score_text, sentence
+from optuna_agenttts.report.text import NO_INTERVAL, numbers_text, score_text, sentence
 from optuna_agenttts.report.ties import MARGIN, Contender, Tie, Undecided, compare
 from optuna_agenttts.study.equal import count_known
+from optuna_agenttts.support import html
 from optuna_agenttts.task.allocation import Allocation
 from optuna_agenttts.task.equivalence import known_text
 from optuna_agenttts.task.stage import is_finite
@@ -91,7 +98,7 @@ class Recommendation(Saved):
 
     def __str__(self) -> str:
         """Describe the recommendation, ties and undecided allocations, one line each."""
-        interval = "no interval: trials reported no or too few outcomes of single instances"
+        interval = NO_INTERVAL
         if self.interval is not None:
             low, high = map(self._score, self.interval)
             interval = f"90 % interval {low} to {high}"
@@ -100,11 +107,6 @@ class Recommendation(Saved):
             f"cost {self.cost:.4g} {self.unit}".rstrip()
             + " per instance"
         ]
-        if self.bound is not None and self.probability is not None:
-            lines.append(
-                f"the cheapest tried one that reaches {self._score(self.bound)} with a "
-                f"probability of at least {_SURE:.0%}: {self.probability:.1%}"
-            )
         lines += [
             f"as good for less (margin {self.margin:.2g}): {sentence(tie.allocation)}: "
             f"{self._score(tie.value)}, loses less than {max(tie.loss, 0):.2g} (95 % bound), "
@@ -119,6 +121,39 @@ class Recommendation(Saved):
             for other in self.undecided[:_SHOWN]
         ]
         lines += _more(self.undecided, "not decided yet")
+        return "\n".join([*lines, *self._notes()])
+
+    def _repr_html_(self) -> str:
+        """Show the recommendation, ties and undecided allocations in a notebook."""
+
+        def row(kind: str, other: Tie | Recommendation, loss: str) -> ScoreRow:
+            ends = self.interval if other is self else None
+            before = (kind, allocation_cell(other.allocation))
+            return before, other.value, ends, (f"{other.cost:.4g}", loss)
+
+        rows = [row("recommended", self, "")]
+        for tie in self.ties[:_SHOWN]:
+            loss = f"loses less than {max(tie.loss, 0):.2g} (95 % bound)"
+            rows.append(row("as good for less", tie, loss))
+        for other in self.undecided[:_SHOWN]:
+            loss = f"may lose {max(other.loss, 0):.2g} (95 % bound)"
+            loss += f"; {other.shared} of about {other.instances} instances that would decide it"
+            rows.append(row("not decided yet", other, loss))
+        head = ("", "allocation"), (cost_title(self.unit), f"loss (margin {self.margin:.2g})")
+        table = scores_table(rows, *head, margin=self.margin, marked=self.value, numbers=(0,))
+        notes = [*_more(self.ties, "as good for less"), *_more(self.undecided, "not decided yet")]
+        if self.interval is None:
+            notes.append(NO_INTERVAL)
+        return html.join([table, html.bullets([*notes, *self._notes()])])
+
+    def _notes(self) -> list[str]:
+        """Describe the bound that was asked for, and what is left out, one line each."""
+        lines = []
+        if self.bound is not None and self.probability is not None:
+            lines.append(
+                f"the cheapest tried one that reaches {self._score(self.bound)} with a "
+                f"probability of at least {_SURE:.0%}: {self.probability:.1%}"
+            )
         numbers = [number for number, _ in self.outliers]
         for trials, what in (
             (self.failed, "failed"),
@@ -130,7 +165,7 @@ class Recommendation(Saved):
         if self.known:
             count = known_text(self.known)
             lines.append(f"allocations not tried, since their outcomes are known: {count}")
-        return "\n".join(lines)
+        return lines
 
     def _score(self, score: float) -> str:
         """Format a score, so that differences of the margin are seen."""

@@ -183,6 +183,8 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
         if value is None and NoneType in arguments:
             return None
         return _decode(next(one for one in arguments if one is not NoneType), value, where)
+    if kind is Allocation:
+        return Allocation(_decode(dict[str, StageAllocation], value, where))
     if kind is StageAllocation or is_dataclass(kind):
         return _decode_fields(kind, value, where)
     if origin is dict and isinstance(value, dict):

@@ -10,6 +10,8 @@ from optuna_agenttts.task.allocation import Allocation
 _LISTED = 10
 """Maximum number of trials listed. Chosen by hand."""
 
+NO_INTERVAL = "no interval: trials reported no or too few outcomes of single instances"
+
 
 def sentence(allocation: Allocation) -> str:
     """Describe an allocation in one line."""

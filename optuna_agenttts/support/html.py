@@ -33,6 +33,10 @@ class Html(str):
         return str(self)
 
 
+BREAK = Html("<br/>")
+"""End of a line."""
+
+
 def escape(content: object) -> Html:
     """Return content as HTML: a text escaped, `None` as nothing, and HTML as it is."""
     if isinstance(content, Html):

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from optuna_agenttts.exceptions import TaskError
+from optuna_agenttts.support import html
 from optuna_agenttts.task.feasible import Choice
 from optuna_agenttts.task.stage import Stage
 
@@ -19,11 +20,28 @@ class StageAllocation(NamedTuple):
     samples: int
 
 
-Allocation = dict[str, StageAllocation]
-"""Model and number of samples of every stage, by the stage's name."""
+class Allocation(dict[str, StageAllocation]):
+    """Model and number of samples of every stage, by the stage's name.
+
+    A dict that notebooks show as a table.
+    """
+
+    __slots__ = ()
+
+    def _repr_html_(self) -> str:
+        """Show a table of the stages in a notebook."""
+        rows = [(stage, setting.model, setting.samples) for stage, setting in self.items()]
+        return html.table(("stage", "model", "samples"), rows, numbers=(2,))
+
 
 AllocationLike = Mapping[str, "StageAllocation | tuple[str, int] | Sequence[Any]"]
 """Accepted wherever an allocation is an argument: plain ``{"stage": ("model", 3)}``."""
+
+
+def settings_of(stage: Stage) -> list[list[StageAllocation]]:
+    """Return the settings of a stage for each model, by number of samples."""
+    samples = range(1, stage.max_samples + 1)
+    return [[StageAllocation(model.name, count) for count in samples] for model in stage.models]
 
 
 def read_choice(stage: Stage, setting: Sequence[Any]) -> Choice:

@@ -18,6 +18,7 @@ from optuna_agenttts.task.allocation import (
     AllocationLike,
     StageAllocation,
     read_choice,
+    settings_of,
 )
 from optuna_agenttts.task.cost import CostModel, FlopsCost, cost_row
 from optuna_agenttts.task.differences import differences, warn_of_changes
@@ -25,6 +26,7 @@ from optuna_agenttts.task.direction import warn_of_direction
 from optuna_agenttts.task.encoding import decode_arguments, encode_arguments
 from optuna_agenttts.task.feasible import Choice, FeasibleSet
 from optuna_agenttts.task.from_pipeline import DataPipeline, describe_stages
+from optuna_agenttts.task.overview import overview
 from optuna_agenttts.task.resuming import check_models
 from optuna_agenttts.task.stage import Model, Stage, checked_range, checked_stages, is_finite
 from optuna_agenttts.task.suggestion import suggest_choices
@@ -128,6 +130,11 @@ class Task:
         stages = ", ".join(f"{stage.name} ({len(stage.models)} models)" for stage in self.stages)
         budget = f"{self.budget:g} {self.cost_model.unit}".rstrip()
         return f"<Task {self.name!r}: {stages}; budget {budget}>"
+
+    def _repr_html_(self) -> str:
+        """Show budget, stages and models in a notebook."""
+        about, unit = (self.name, self.description, self.metric), self.cost_model.unit
+        return overview(*about, self.stages, self.feasible, unit)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the arguments."""
@@ -240,15 +247,8 @@ class Task:
 
     def allocations(self) -> Iterator[Allocation]:
         """Iterate lazily over the allocations within the budget."""
-        settings = [
-            [
-                [StageAllocation(model.name, samples + 1) for samples in range(stage.max_samples)]
-                for model in stage.models
-            ]
-            for stage in self.stages
-        ]
-        for setting in self.feasible.walk(settings):
-            yield dict(zip((stage.name for stage in self.stages), setting))
+        for setting in self.feasible.walk([settings_of(stage) for stage in self.stages]):
+            yield Allocation(zip((stage.name for stage in self.stages), setting))
 
     def project(self, allocation: AllocationLike) -> Allocation:
         """Return the nearest allocation within the budget.
@@ -299,10 +299,10 @@ class Task:
 
     def allocation(self, choices: Sequence[Choice]) -> Allocation:
         """Return the allocation of positions and numbers, as from `choices`."""
-        return {
-            stage.name: StageAllocation(stage.models[model].name, int(samples))
+        return Allocation(
+            (stage.name, StageAllocation(stage.models[model].name, int(samples)))
             for stage, (model, samples) in zip(self.stages, choices)
-        }
+        )
 
     def params(self, allocation: AllocationLike) -> dict[str, Any]:
         """Return an allocation as Optuna parameters, ready for `Study.enqueue_trial`."""

@@ -196,7 +196,7 @@ async def inspect_instances(
         StoreError: The store cannot be read.
     """
     limit = asyncio.Semaphore(_AT_ONCE)
-    allocation = subject.allocation or {}
+    allocation = subject.allocation or Allocation()
 
     async def run(name: str) -> Trace:
         async with limit:
