@@ -266,6 +266,8 @@ class MultiStageObjective(DiagnosableObjective, SplittableObjective):
             self._clock() - started,
             metric_range=self.task.metric_range,
             paid=account.spent - before,
+            metric=self.task.metric,
+            unit=self.task.cost_model.unit,
         )
         try:
             self._check_failures(evaluation)

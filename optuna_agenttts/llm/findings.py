@@ -9,10 +9,14 @@ from itertools import zip_longest
 from typing import Literal
 
 from optuna_agenttts.exceptions import CheckError
+from optuna_agenttts.support import html
 
 Level = Literal["ok", "warning", "error"]
 
 _LABELS: Mapping[Level, str] = {"ok": "ok", "warning": "WARN", "error": "FAIL"}
+_STYLES: Mapping[Level, str] = {"ok": "", "warning": "color:#E69F00", "error": "color:#D55E00"}
+"""Two colours that colour-blind people tell apart (Okabe, Ito); the labels differ, too."""
+_TITLES, _NOTHING = ("subject", "check", "level", "message"), "Nothing was checked."
 _TABLE_WIDTH, _LEAST_WIDTH, _GAP = 99, 72, "  "
 """Width of the table and its minimum, in columns of a terminal (chosen by hand), and the separator
 of its columns."""
@@ -78,6 +82,17 @@ class Report:
         """Format the table."""
         return self.table()
 
+    def _repr_html_(self) -> str:
+        """Show the table in a notebook."""
+        rows = []
+        for finding in self.findings:
+            label = html.element("b", _LABELS[finding.level], style=_STYLES[finding.level])
+            remedy = [html.BREAK, html.element("i", finding.remedy)] if finding.remedy else []
+            message = html.join([finding.message, *remedy])
+            rows.append((finding.subject, finding.check, label, message))
+        empty = html.paragraph(_NOTHING)
+        return html.table(_TITLES, rows) if rows else empty
+
     def table(self, width: int = _TABLE_WIDTH) -> str:
         """Format the table for a terminal of some columns.
 
@@ -86,13 +101,13 @@ class Report:
         """
         width = max(width, _LEAST_WIDTH)
         if not self.findings:
-            return "Nothing was checked."
+            return _NOTHING
         subjects = max(len("subject"), *(len(finding.subject) for finding in self.findings))
         checks = max(len("check"), *(len(finding.check) for finding in self.findings))
         first, second = min(_MAX_SUBJECT_WIDTH, subjects), min(_MAX_CHECK_WIDTH, checks)
         message = width - first - second - _LEVEL_WIDTH - 3 * len(_GAP)
         widths = (first, second, _LEVEL_WIDTH, message)
-        lines = _row(("subject", "check", "level", "message"), widths)
+        lines = _row(_TITLES, widths)
         lines.append(_GAP.join("-" * width for width in widths))
         previous = None
         for finding in self.findings:

@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from optuna_agenttts import storage
 from optuna_agenttts.study.claims import Claim, Verdict
+from optuna_agenttts.support import html
 
 _T = TypeVar("_T")
 
@@ -67,6 +68,30 @@ class Round:
     claims: tuple[Claim, ...] = ()
     verdicts: tuple[Verdict, ...] = ()
 
+    def _repr_html_(self) -> str:
+        """Show guidelines, candidates, verdicts and tokens in a notebook."""
+        about = {
+            "model": self.model,
+            "based on": f"{self.trials} finished trials",
+            "tokens": f"{self.prompt_tokens:,} of prompts, {self.completion_tokens:,} generated",
+            "cost": None if self.cost is None else f"{self.cost:.4g} in the unit of the task",
+            "took": f"{self.requests} requests, {self.seconds:,.1f} s",
+            "problems": _counts(self.problems),
+            "failed requests": _counts(self.failures),
+            "no candidates": self.error,
+        }
+        names = list(dict.fromkeys(name for each in self.candidates for name in each.params))
+        rows = [
+            [*(each.params.get(name) for name in names), each.reason] for each in self.candidates
+        ]
+        parts = [html.heading(f"Round {self.number}"), html.bullets(self.guidelines)]
+        if rows:
+            parts.append(html.table([*names, "reason"], rows, caption="Candidates, best first"))
+        verdicts = [f"{verdict.outcome}: {verdict.text}" for verdict in self.verdicts]
+        if verdicts:
+            parts += [html.paragraph("Claims, compared with the fit:"), html.bullets(verdicts)]
+        return html.join([*parts, html.facts(about)])
+
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Round:
         """Build a round from the values of `dataclasses.asdict`; unknown fields are ignored.
@@ -84,6 +109,11 @@ class Round:
                 "verdicts": _readable(Verdict.from_dict, values.get("verdicts")),
             }
         )
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    """Return counts by kind as text."""
+    return ", ".join(f"{count} x {kind}" for kind, count in counts.items())
 
 
 def _readable(read: Callable[[Any], _T], items: Any) -> tuple[_T, ...]:

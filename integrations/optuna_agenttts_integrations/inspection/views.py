@@ -8,6 +8,8 @@ from itertools import chain
 from typing import Any
 
 from optuna_agenttts.report.text import count_text
+from optuna_agenttts.support import html
+from optuna_agenttts.support.html import Html
 from optuna_agenttts_integrations.inspection.records import InspectedStage, plain
 from optuna_agenttts_integrations.inspection.text import (
     MIN_WIDTH,
@@ -20,6 +22,11 @@ from optuna_agenttts_integrations.inspection.text import (
     table,
     wrapped,
 )
+
+_UNWRAPPED = 10_000
+"""Width in columns that leaves the wrapping of lines to a browser."""
+_SHOWN = 100
+"""Instances in the view of a trial in a notebook. Chosen by hand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +84,22 @@ class InstanceInspection:
         half = (width - len(SEPARATOR)) // 2
         sides = (self._sections(half), self.baseline._sections(half))
         return "\n".join([*title, *side_by_side(*sides, half)])
+
+    def _repr_html_(self) -> str:
+        """Show outcome, prompts and replies in a notebook, beside those of the baseline."""
+        sides = (
+            [self._parts()] if self.baseline is None else [self._parts(), self.baseline._parts()]
+        )
+        return html.join([html.heading(f"Instance {self.instance}"), html.table((), [sides])])
+
+    def _parts(self) -> Html:
+        """Return a summary and each stage, whose prompts and replies are shown on a click."""
+        summary, *stages = self._sections(_UNWRAPPED)
+        parts = [html.paragraph(*chain.from_iterable((line, html.BREAK) for line in summary))]
+        for _, title, *lines in stages:
+            text = html.element("pre", "\n".join(lines), style="white-space:pre-wrap")
+            parts.append(html.details(title.removeprefix("== "), text))
+        return html.join(parts)
 
     def _sections(self, width: int) -> list[list[str]]:
         """Return the lines of a summary and of each stage."""
@@ -148,24 +171,43 @@ class TrialInspection:
             limit: Maximum number of rows. Default: all instances.
         """
         width = max(MIN_WIDTH, width)
-        lines = wrapped(self.subject, width)
-        titles = ["instance", "outcome"]
-        outcomes = [each.outcome for each in self if each.outcome is not None]
-        if outcomes and self.baseline is None:
-            mean = sum(outcomes) / len(outcomes)
-            lines.append(f"mean outcome {number(mean)} on {count_text(len(outcomes), 'instance')}")
-        if self.baseline is not None:
-            lines += wrapped(f"against {self.baseline}", width)
-            titles.append("baseline")
+        lines = [line for text in self._summary() for line in wrapped(text, width)]
         listed = self.instances[:limit]
         if listed:
-            titles += [stage.name for stage in listed[0].stages]
-            lines += ["", *table(titles, [each._cells() for each in listed], width)]
+            lines += ["", *table(self._titles(), [each._cells() for each in listed], width)]
         if len(listed) < len(self.instances):
             lines.append(f"... and {len(self.instances) - len(listed)} more")
         for note in self.notes:
             lines += ["", *wrapped(note, width)]
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        """Show the table in a notebook."""
+        listed = self.instances[:_SHOWN]
+        parts = [html.paragraph(line) for line in self._summary()]
+        if listed:
+            rows = [each._cells() for each in listed]
+            parts.append(html.table(self._titles(), rows, numbers=(1,)))
+        more = len(self.instances) - len(listed)
+        return html.join(
+            [*parts, html.bullets([*([f"and {more} more"] if more else []), *self.notes])]
+        )
+
+    def _summary(self) -> list[str]:
+        """Describe the trial or allocation, and its mean outcome or the baseline."""
+        if self.baseline is not None:
+            return [self.subject, f"against {self.baseline}"]
+        outcomes = [each.outcome for each in self if each.outcome is not None]
+        if not outcomes:
+            return [self.subject]
+        mean = sum(outcomes) / len(outcomes)
+        count = count_text(len(outcomes), "instance")
+        return [self.subject, f"mean outcome {number(mean)} on {count}"]
+
+    def _titles(self) -> list[str]:
+        """Return the titles of the table."""
+        baseline = [] if self.baseline is None else ["baseline"]
+        return ["instance", "outcome", *baseline, *(s.name for s in self.instances[0].stages)]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the values as types of JSON."""

@@ -5,15 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 
 import numpy as np
 
+from optuna_agenttts.report.fragments import scores_table
+from optuna_agenttts.report.text import spend_text
+from optuna_agenttts.support import html
 from optuna_agenttts_integrations.exceptions import PipelineError
 from optuna_agenttts_integrations.pipeline.statistics import (
     mean_interval,
     outcome_range,
     paired_test,
 )
+
+_SHOWN = 100
+"""Instances in the view of an evaluation. Chosen by hand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +111,12 @@ class Comparison:
             f"{self.instances} instances, p = {self.p_value:.2g}"
         )
 
+    def _repr_html_(self) -> str:
+        """Show the difference and its interval in a notebook."""
+        text, scale = str(self), html.limits((0.0, *self.interval))
+        drawing = html.interval(self.difference, self.interval, scale, label=text, marked=0.0)
+        return html.paragraph(text, " ", drawing)
+
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
@@ -115,6 +128,8 @@ class Evaluation:
         comparison: Comparison with the baseline, if there is one.
         metric_range: Smallest and largest possible outcome, if known; see `Task`. If every
             outcome is 0 or 1, it need not be given.
+        metric: Name of the score; empty if it has none.
+        unit: Unit of the spend.
         paid: Metered spend of all calls, failed and repeated ones included; None if only that of
             the calls that `results` used is known.
     """
@@ -124,6 +139,8 @@ class Evaluation:
     comparison: Comparison | None = None
     metric_range: tuple[float, float] | None = None
     paid: float | None = None
+    metric: str = ""
+    unit: str = ""
 
     def __str__(self) -> str:
         """Format the mean, its interval, failures and the comparison as text."""
@@ -132,6 +149,31 @@ class Evaluation:
         if self.failed:
             text += f", {self.failed} of them failed"
         return f"{text}; {self.comparison}" if self.comparison is not None else text
+
+    def _repr_html_(self) -> str:
+        """Show the mean, its interval, usage and the outcomes in a notebook."""
+        if not self.results:
+            return html.paragraph("No instance was finished.")
+        usage = {
+            **{name: f"{value:.4g}" for name, value in self.metrics.items()},
+            "spend": spend_text(self.spend, self.unit),
+            "tokens generated": f"{self.generated_tokens:,}, {self.reused:.0%} of calls reused",
+            "malformed replies": self.malformed,
+            "took": f"{self.seconds:,.1f} s",
+        }
+        row = (), self.mean, self.interval, (len(self.results), self.failed)
+        title, after = self.metric or "score", ("instances", "failed")
+        mean = scores_table([row], (), after, level=95, score=title, numbers=(0, 1))
+        parts: list[object] = [mean, html.facts(usage)]
+        if self.comparison is not None:
+            parts.append(self.comparison._repr_html_())
+        rows = [
+            (name, f"{result.outcome:.3g}", "failed" if result.failed else "")
+            for name, result in islice(self.results.items(), _SHOWN)
+        ]
+        outcomes = html.table(("instance", "outcome", ""), rows, numbers=(1,))
+        title = f"Outcomes of {len(rows)} of {len(self.results)} instances"
+        return html.join([*parts, html.details(title, outcomes)])
 
     @property
     def outcomes(self) -> dict[str, float]:

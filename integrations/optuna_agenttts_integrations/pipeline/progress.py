@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 
 class _Finished(Protocol):
