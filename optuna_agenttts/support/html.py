@@ -18,7 +18,7 @@ _WIDTH, _HEIGHT, _MARGIN = 180, 16, 6
 """Size of the drawing of an interval and its left and right margin, in pixels (chosen by hand)."""
 _BLUE, _ORANGE = "#0072B2", "#D55E00"
 """Colours of intervals and marked values: two that colour-blind people tell apart (Okabe, Ito)."""
-_CELL = "padding:3px 10px;vertical-align:top;overflow-wrap:anywhere;max-width:34em"
+_CELL = "padding:3px 10px;vertical-align:top;overflow-wrap:break-word;max-width:34em"
 _NUMBER = f"{_CELL};text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums"
 _TEXT = f"{_CELL};text-align:left"
 
@@ -80,7 +80,7 @@ def heading(text: object, *, level: int = 4) -> Html:
 
 def paragraph(*content: object) -> Html:
     """Return a paragraph."""
-    return element("p", *content, style="margin:0.3em 0;overflow-wrap:anywhere")
+    return element("p", *content, style="margin:0.3em 0;overflow-wrap:break-word")
 
 
 def bullets(items: Iterable[object]) -> Html:
