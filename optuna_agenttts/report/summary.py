@@ -17,12 +17,20 @@ from optuna_agenttts.report.points import Frontier
 from optuna_agenttts.report.recommendation import Recommendation
 from optuna_agenttts.report.remarks import next_steps_of, warnings_of
 from optuna_agenttts.report.saturation import Saturation, saturation_of
+from optuna_agenttts.report.sections import (
+    expenditure_section,
+    guidelines_section,
+    importances_section,
+    outcomes_section,
+    saturation_section,
+)
 from optuna_agenttts.report.summary_text import text_of
 from optuna_agenttts.report.trials import states_of, stopped_trials
 from optuna_agenttts.report.view import StudyView
 from optuna_agenttts.study.archive import explaining_outcomes, is_maximized
 from optuna_agenttts.study.rounds import Round, read_rounds
 from optuna_agenttts.study.spending import Spend, read_limit, spend_of
+from optuna_agenttts.support import html
 from optuna_agenttts.task.task import Task
 
 
@@ -93,6 +101,43 @@ class Summary:
         """Latest round in which the agent wrote guidelines; None without one."""
         written = [planned for planned in self.rounds if planned.guidelines]
         return written[-1] if written else None
+
+    def _repr_html_(self) -> str:
+        """Show the summary in a notebook."""
+        task, spend = self.task, self.spend
+        metric = task.metric or "score"
+        direction = {
+            True: "higher is better",
+            False: "lower is better",
+            None: "several objectives",
+        }
+        about = {
+            "task": f"{task.name}: {task.description}" if task.description else task.name,
+            "metric": f"{metric} ({direction[self.maximize]})",
+            "budget": f"{task.budget:.4g} {task.cost_model.unit}".rstrip() + " per instance",
+            "trials": ", ".join(f"{count} {state}" for state, count in self.states.items()),
+            "instances": self.instances,
+            "fresh instances": self.fresh or None,
+            "spend": spend_text(spend.total, spend.unit),
+        }
+        parts: list[object] = [html.heading(f"Study {self.study}", level=3), html.facts(about)]
+        parts.append(html.heading("What to use"))
+        found = self.recommendation
+        parts.append(found._repr_html_() if found else html.paragraph(self.without))
+        if self.saturation is not None:
+            parts.append(saturation_section(self.saturation, metric))
+        if self.importances:
+            parts.append(importances_section(self.importances))
+        if self.outcomes.instances:
+            parts.append(outcomes_section(self.outcomes, metric))
+        if self.expenditure.expenses:
+            parts.append(expenditure_section(self.expenditure))
+        if self.guidelines is not None:
+            parts.append(guidelines_section(self.guidelines))
+        for title, lines in (("What to know", self.warnings), ("What next", self.next_steps)):
+            if lines:
+                parts += [html.heading(title), html.bullets(lines)]
+        return html.join(parts)
 
 
 def summarize(study: Study, task: Task | None = None) -> Summary:
