@@ -83,15 +83,19 @@ class Report:
         return self.table()
 
     def _repr_html_(self) -> str:
-        """Show the table in a notebook."""
-        rows = []
+        """Show what is wrong in a notebook, and what is right on a click."""
+        if not self.findings:
+            return html.paragraph(_NOTHING)
+        rows: dict[bool, list[tuple[object, ...]]] = {True: [], False: []}
         for finding in self.findings:
             label = html.element("b", _LABELS[finding.level], style=_STYLES[finding.level])
             remedy = [html.BREAK, html.element("i", finding.remedy)] if finding.remedy else []
             message = html.join([finding.message, *remedy])
-            rows.append((finding.subject, finding.check, label, message))
-        empty = html.paragraph(_NOTHING)
-        return html.table(_TITLES, rows) if rows else empty
+            row = finding.subject, finding.check, label, message
+            rows[finding.level == "ok"].append(row)
+        bad = html.table(_TITLES, rows[False]) if rows[False] else ""
+        title = f"{len(rows[True])} of {len(self.findings)} checks passed"
+        return html.join([bad, html.details(title, html.table(_TITLES, rows[True]))])
 
     def table(self, width: int = _TABLE_WIDTH) -> str:
         """Format the table for a terminal of some columns.

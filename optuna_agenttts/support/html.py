@@ -19,8 +19,8 @@ _WIDTH, _HEIGHT, _MARGIN = 180, 16, 6
 _BLUE, _ORANGE = "#0072B2", "#D55E00"
 """Colours of intervals and marked values: two that colour-blind people tell apart (Okabe, Ito)."""
 _CELL = "padding:3px 10px;vertical-align:top;overflow-wrap:break-word;max-width:34em"
-_NUMBER = f"{_CELL};text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums"
-_TEXT = f"{_CELL};text-align:left"
+_TEXT, _NUMBER = f"{_CELL};text-align:left", f"{_CELL};text-align:right"
+_DIGITS = f"{_NUMBER};white-space:nowrap;font-variant-numeric:tabular-nums"
 
 
 class Html(str):
@@ -109,11 +109,13 @@ def table(
         numbers: Positions of the columns that hold numbers, which are aligned to the right.
         caption: Sentence above the table.
     """
-    styles = [_NUMBER if i in numbers else _TEXT for i in range(len(head))]
 
     def line(tag: str, cells: Sequence[object]) -> Html:
-        pairs = ((cell, styles[i] if i < len(styles) else _TEXT) for i, cell in enumerate(cells))
-        return element("tr", *(element(tag, cell, style=style) for cell, style in pairs))
+        number = _DIGITS if tag == "td" else _NUMBER
+        styles = (number if column in numbers else _TEXT for column in range(len(cells)))
+        return element(
+            "tr", *(element(tag, cell, style=style) for cell, style in zip(cells, styles))
+        )
 
     parts = []
     if caption is not None:

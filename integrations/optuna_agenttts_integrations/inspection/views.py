@@ -25,7 +25,7 @@ from optuna_agenttts_integrations.inspection.text import (
 
 _UNWRAPPED = 10_000
 """Width in columns that leaves the wrapping of lines to a browser."""
-_SHOWN = 100
+_SHOWN = 20
 """Instances in the view of a trial in a notebook. Chosen by hand."""
 
 
