@@ -9,8 +9,6 @@ from optuna_agenttts.support import html
 from optuna_agenttts.support.html import Html
 from optuna_agenttts.task.allocation import StageAllocation
 
-_UNBROKEN = 60
-"""Characters of a line that is not broken. Chosen by hand: two such columns fit a notebook."""
 ScoreRow = tuple[Sequence[object], float, tuple[float, float] | None, Sequence[object]]
 """Cells before a score, the score, its interval, and the cells after it."""
 
@@ -20,9 +18,7 @@ def allocation_cell(allocation: Mapping[str, StageAllocation]) -> Html:
     lines: list[object] = []
     for stage, setting in allocation.items():
         lines += [html.BREAK] if lines else []
-        line = f"{stage}: {setting.samples} × {setting.model}"
-        style = "white-space:nowrap" if len(line) <= _UNBROKEN else None
-        lines.append(html.element("span", line, style=style))
+        lines.append(html.line(f"{stage}: {setting.samples} × {setting.model}"))
     return html.join(lines)
 
 

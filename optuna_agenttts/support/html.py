@@ -22,6 +22,9 @@ _CELL = "padding:3px 10px;vertical-align:top;overflow-wrap:break-word;max-width:
 _TEXT, _NUMBER = f"{_CELL};text-align:left", f"{_CELL};text-align:right"
 _DIGITS = f"{_NUMBER};white-space:nowrap;font-variant-numeric:tabular-nums"
 
+_UNBROKEN = 60
+"""Characters of a line that is not broken. Chosen by hand: two such columns fit a notebook."""
+
 
 class Html(str):
     """Text that is HTML already. All other text is escaped where HTML is built."""
@@ -73,6 +76,11 @@ def element(tag: str, *content: object, **attributes: object) -> Html:
     return Html(f"<{tag}{written}>{join(content)}</{tag}>")
 
 
+def line(text: str) -> Html:
+    """Return a text that is not broken into lines if it is short, such as the name of a model."""
+    return element("span", text, style="white-space:nowrap" if len(text) <= _UNBROKEN else None)
+
+
 def heading(text: object, *, level: int = 4) -> Html:
     """Return a heading; level 4 suits the output of a notebook."""
     return element(f"h{level}", text, style="margin:0.6em 0 0.3em")
@@ -110,7 +118,7 @@ def table(
         caption: Sentence above the table.
     """
 
-    def line(tag: str, cells: Sequence[object]) -> Html:
+    def row(tag: str, cells: Sequence[object]) -> Html:
         number = _DIGITS if tag == "td" else _NUMBER
         styles = (number if column in numbers else _TEXT for column in range(len(cells)))
         return element(
@@ -121,8 +129,8 @@ def table(
     if caption is not None:
         parts.append(element("caption", caption, style="text-align:left;caption-side:top"))
     if head:
-        parts.append(element("thead", line("th", head)))
-    parts.append(element("tbody", *(line("td", row) for row in rows)))
+        parts.append(element("thead", row("th", head)))
+    parts.append(element("tbody", *(row("td", cells) for cells in rows)))
     return element("table", *parts, style="border-collapse:collapse;margin:0.4em 0")
 
 

@@ -52,7 +52,7 @@ def _models(stages: Sequence[Stage], feasible: FeasibleSet, unit: str) -> Html:
                     f"{stage.prompt_tokens:,.4g} + {stage.generation_tokens:,.4g}"
                     if first
                     else None,
-                    model.name,
+                    html.line(model.name),
                     f"{feasible.costs[index][position][0]:.4g}",
                     feasible.max_samples(index, position, others),
                 ]
