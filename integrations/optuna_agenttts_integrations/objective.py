@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import random
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -35,7 +34,7 @@ from optuna_agenttts_integrations.lengths import (
 from optuna_agenttts_integrations.limit import SpendLimit
 from optuna_agenttts_integrations.pipeline.effects import settings_without_effect
 from optuna_agenttts_integrations.pipeline.evaluation import Evaluation, InstanceResult
-from optuna_agenttts_integrations.pipeline.progress import ProgressBar
+from optuna_agenttts_integrations.pipeline.progress import ProgressBar, is_shown
 from optuna_agenttts_integrations.pipeline.run import run_instances
 from optuna_agenttts_integrations.pipeline.stages import Pipeline
 from optuna_agenttts_integrations.pruning import blocks_of, check_pruner, uses_pruner
@@ -85,7 +84,8 @@ class MultiStageObjective(DiagnosableObjective, SplittableObjective):
             task's declared ones where they differ by more than 10 %. Costs follow, and the budget
             too if it is the default one. None keeps the declared lengths.
         replay: Whether to take all samples from the store and send no requests.
-        progress: Whether to show a progress bar for each trial. Default: only on a terminal.
+        progress: Whether to show a progress bar for each trial. Default: on a terminal
+            and in a notebook.
         clock: Monotonic clock, in seconds.
 
     Raises:
@@ -126,7 +126,7 @@ class MultiStageObjective(DiagnosableObjective, SplittableObjective):
         self._concurrency, self._seed, self._max_failed = concurrency, seed, max_failed
         self._measure_after, self._replay = measure_after, replay
         self._limit = SpendLimit(max_spend, task.cost_model.unit)
-        self._progress = sys.stderr.isatty() if progress is None else progress
+        self._progress = is_shown() if progress is None else progress
         self._clock = clock
         named = list(named_instances(instances, instance_id).items())
         random.Random(seed).shuffle(named)

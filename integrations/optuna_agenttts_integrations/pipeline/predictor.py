@@ -7,7 +7,6 @@ import inspect
 import logging
 import math
 import random
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -31,7 +30,7 @@ from optuna_agenttts_integrations.pipeline.prediction import (
     Predictions,
 )
 from optuna_agenttts_integrations.pipeline.programs import StageProgram, State, Step
-from optuna_agenttts_integrations.pipeline.progress import ProgressBar, progress_bar
+from optuna_agenttts_integrations.pipeline.progress import ProgressBar, is_shown, progress_bar
 from optuna_agenttts_integrations.pipeline.stage_calls import InstanceFailedError, run_stages
 
 _logger = logging.getLogger(__name__)
@@ -276,7 +275,8 @@ class Predictor(PipelineRunner):
         concurrency: Maximum number of inputs run at once.
         seed: Seed of the samples. To reuse those of a search, that of its objective.
         replay: Whether to take all samples from the store and send no requests.
-        progress: Whether to show a progress bar. Default: only on a terminal.
+        progress: Whether to show a progress bar. Default: on a terminal
+            and in a notebook.
 
     Raises:
         PipelineError: Stages of pipeline and task differ, or `concurrency` is below 1.
@@ -304,7 +304,7 @@ class Predictor(PipelineRunner):
         self.store = store if store is not None else CompletionStore()
         self._instance_id = instance_id
         self._concurrency, self._seed, self._replay = concurrency, seed, replay
-        self._progress = sys.stderr.isatty() if progress is None else progress
+        self._progress = is_shown() if progress is None else progress
         self._start()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
@@ -35,6 +36,13 @@ class ProgressBar:
         spend = f"spend {self._spend:.3g} {self._unit}"
         self._bar.set_postfix_str(f"{reused:.0%} reused, {spend}", refresh=False)
         self._bar.update()
+
+
+def is_shown() -> bool:
+    """Return whether progress bars are shown by default: on a terminal and in a notebook."""
+    # tqdm has found out where it runs.
+    notebook = any(base.__module__ == "tqdm.notebook" for base in tqdm.__mro__)
+    return notebook or sys.stderr.isatty()
 
 
 @contextmanager
