@@ -25,6 +25,7 @@ from optuna_agenttts.report.sections import (
     saturation_section,
 )
 from optuna_agenttts.report.summary_text import text_of
+from optuna_agenttts.report.text import spend_text
 from optuna_agenttts.report.trials import states_of, stopped_trials
 from optuna_agenttts.report.view import StudyView
 from optuna_agenttts.study.archive import explaining_outcomes, is_maximized
