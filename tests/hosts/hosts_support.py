@@ -8,7 +8,7 @@ import logging
 import optuna
 from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.samplers import TPESampler
-from optuna.storages import JournalStorage, RDBStorage, run_grpc_proxy_server
+from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from optuna_agenttts import AgentTTSSampler, Model, Stage, Task
@@ -106,11 +106,6 @@ def work_on_journal(path, name, n_trials):
     storage = JournalStorage(JournalFileBackend(path))
     study = optuna.load_study(study_name=name, storage=storage, sampler=make_sampler(name))
     study.optimize(objective, n_trials=n_trials)
-
-
-def serve_storage(url, port):
-    """Serve a database over gRPC until terminated; for another process to call."""
-    run_grpc_proxy_server(RDBStorage(url), host="127.0.0.1", port=port)
 
 
 def compare(search, *, names=NAMES, n_trials=N_TRIALS):

@@ -1,50 +1,9 @@
 """Searches on the storages that several machines can share, by two workers of one study."""
 
-import multiprocessing
-import socket
-from contextlib import contextmanager
-
 import optuna
 import pytest
-from hosts_support import compare, make_sampler, objective, params_of, serve_storage
-from optuna.storages import GrpcStorageProxy, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
-from postgresql_support import postgresql
-
-
-@contextmanager
-def open_journal(folder):
-    """Open a journal file."""
-    yield JournalStorage(JournalFileBackend(f"{folder}/journal.log"))
-
-
-@contextmanager
-def open_grpc(folder):
-    """Open an SQLite file through a gRPC server in another process."""
-    pytest.importorskip("grpc")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    spawn = multiprocessing.get_context("spawn")
-    server = spawn.Process(target=serve_storage, args=(f"sqlite:///{folder}/grpc.db", port))
-    server.start()
-    proxy = GrpcStorageProxy(host="127.0.0.1", port=port)
-    try:
-        proxy.wait_server_ready(timeout=60)
-        yield proxy
-    finally:
-        proxy.close()
-        server.terminate()
-        server.join()
-
-
-@contextmanager
-def open_postgresql(folder):
-    """Open a temporary PostgreSQL server."""
-    with postgresql() as url:
-        storage = RDBStorage(url)
-        yield storage
-        storage.engine.dispose()
+from hosts_support import compare, make_sampler, objective, params_of
+from storages_support import open_grpc, open_journal, open_postgresql
 
 
 @pytest.mark.slow
