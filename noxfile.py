@@ -17,6 +17,7 @@ ROOT = Path(__file__).parent
 PROJECT = nox.project.load_toml("pyproject.toml")
 EXTRAS = PROJECT["project"]["optional-dependencies"]
 VERSIONS = nox.project.python_versions(PROJECT)
+PLAYWRIGHT = "playwright>=1.49,<2"
 TORCH, TRANSFORMERS = "torch>=2.6,<3", "transformers>=5,<6"
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
@@ -106,6 +107,15 @@ def hosts(session: nox.Session, host: str) -> None:
     packages, files = HOSTS[host]
     session.install("-e", ".[test]", *packages)
     _pytest(session, "-m", "not stress", *files)
+
+
+@nox.session
+def browser(session: nox.Session) -> None:
+    """Open optuna-dashboard, reports and figures in the system's Chromium, and keep pictures."""
+    session.install("-e", ".[test,plot]", PLAYWRIGHT)
+    pictures = Path(session.create_tmp()).resolve() / "screenshots"
+    session.log(f"Pictures are kept in {pictures}.")
+    _pytest(session, "-m", "browser", "--screenshots", str(pictures), "tests/browser")
 
 
 @nox.session
