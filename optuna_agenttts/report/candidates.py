@@ -96,10 +96,15 @@ class Candidates:
             models: Positions of models, shape (allocations, stages).
             samples: Numbers of samples, likewise.
         """
+        points, places = self.distinct_points(models, samples)
+        return points.take(places)
+
+    def distinct_points(self, models: Ints, samples: Ints) -> tuple[Points, Ints]:
+        """Return those of `points_of` once each, and the place of each allocation among them."""
         forms = list(map(self._form, choices_of(models, samples)))
         distinct = {choices: place for place, choices in enumerate(dict.fromkeys(forms))}
         points = self.surrogate.points_of(list(distinct))
-        return points.take(np.array([distinct[choices] for choices in forms]))
+        return points, np.array([distinct[choices] for choices in forms], dtype=np.int64)
 
     def allowed(self, points: Points, costs: Floats) -> Bools:
         """Return which allocations are within the budget and likely to meet the constraints.

@@ -73,12 +73,14 @@ def importances_of(view: StudyView) -> tuple[Importance, ...]:
     models, samples = (
         np.concatenate(arrays) for arrays in zip(*itertools.starmap(ranges.decode, sets))
     )
-    points = found.points_of(models, samples)
+    points, places = found.distinct_points(models, samples)
     at = found.posterior.at(points)
-    shares = _shares(at.mean()[None], len(sets))[0]
+    shares = _shares(at.mean()[None, places], len(sets))[0]
     # The arcsine of a root has the same error for all proportions.
     centers = np.arcsin(np.sqrt(shares))
-    errors = _HALF * np.arcsin(np.sqrt(_shares(at.draw(rng, _DRAWS), len(sets)))).std(axis=0)
+    errors = _HALF * np.arcsin(np.sqrt(_shares(at.draw(rng, _DRAWS)[:, places], len(sets)))).std(
+        axis=0
+    )
     lows = np.sin(np.maximum(centers - errors, 0)) ** 2
     highs = np.sin(np.minimum(centers + errors, np.pi / 2)) ** 2
     saturation = view.get(saturation_of)

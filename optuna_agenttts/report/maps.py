@@ -10,9 +10,9 @@ import numpy as np
 
 from optuna_agenttts.exceptions import TaskError
 from optuna_agenttts.planner.evidence import Evidence, Floats, Ints
+from optuna_agenttts.report.importances import importances_of
 from optuna_agenttts.report.view import StudyView
 from optuna_agenttts.task.ranges import Ranges
-from optuna_agenttts.task.task import Task
 
 _POINTS = 2400
 """Allocations of a map: some tenths of a second. Chosen by hand."""
@@ -66,8 +66,9 @@ def map_of(view: StudyView, earlier: str | None = None, later: str | None = None
 
     Args:
         view: The study.
-        earlier: Name of the earlier stage. Default: the one before `later`, or the first one.
-        later: Name of the later stage. Default: the one after `earlier`.
+        earlier: Name of the earlier stage. Default: the one before `later`.
+        later: Name of the later stage. Default: the one after `earlier`. Without both, the two
+            stages of largest importance are shown.
 
     Raises:
         TaskError: The task has one stage, or `earlier` and `later` are not two of its stages in
@@ -76,7 +77,7 @@ def map_of(view: StudyView, earlier: str | None = None, later: str | None = None
         NoEvidenceError: No trial is complete, or none meets the constraints of the study.
     """
     found, task = view.candidates, view.task
-    one, two = _stages(task, earlier, later)
+    one, two = _stages(view, earlier, later)
     ranges = found.evidence.ranges or Ranges.all_of(task.feasible)
     pairs = list(itertools.product(ranges.models[one], ranges.models[two]))
     size = max(2, min(_GRID, math.isqrt(_POINTS // len(pairs))))
@@ -117,23 +118,36 @@ def map_of(view: StudyView, earlier: str | None = None, later: str | None = None
     )
 
 
-def _stages(task: Task, earlier: str | None, later: str | None) -> tuple[int, int]:
+def _stages(view: StudyView, earlier: str | None, later: str | None) -> tuple[int, int]:
     """Return the positions of the two stages of a map; see `map_of` for arguments and errors."""
-    names = [stage.name for stage in task.stages]
+    names = [stage.name for stage in view.task.stages]
     if len(names) < 2:
-        raise TaskError(f"Task {task.name!r} has one stage, and a map of allocations needs two.")
+        raise TaskError(
+            f"Task {view.task.name!r} has one stage, and a map of allocations needs two: see "
+            "the saturation of that stage instead."
+        )
     for argument, name in (("earlier", earlier), ("later", later)):
         if name is not None and name not in names:
             raise TaskError(f"`{argument}` must be one of {', '.join(names)}, got {name!r}.")
-    two = names.index(later) if later is not None else None
-    one = names.index(earlier) if earlier is not None else 0 if two is None else two - 1
-    two = one + 1 if two is None else two
+    if earlier is None and later is None:
+        one, two = range(2) if len(names) == 2 else _most_important(view)
+    else:
+        two = names.index(later) if later is not None else -1
+        one = names.index(earlier) if earlier is not None else two - 1
+        two = two if later is not None else one + 1
     if not 0 <= one < two < len(names):
         raise TaskError(
             f"`earlier` must be a stage before `later`, got {earlier!r} and {later!r}: the stages "
             f"are {', '.join(names)}."
         )
     return one, two
+
+
+def _most_important(view: StudyView) -> list[int]:
+    """Return the positions of the two stages whose settings matter most, in order."""
+    found = view.get(importances_of)
+    shares = [found[i].share + found[i + 1].share for i in range(0, len(found), 2)]
+    return sorted(sorted(range(len(shares)), key=lambda stage: -shares[stage])[:2])
 
 
 def _grid(samples: Ints, size: int) -> Ints:

@@ -155,7 +155,11 @@ def complete_outcomes(evidence: Evidence) -> dict[Choices, dict[int, float]]:
         for step, outcome in outcomes.items():
             found.setdefault(key, {}).setdefault(step, []).append(evidence.sign * outcome)
     return {
-        key: {step: float(np.mean(values)) for step, values in steps.items()}
+        key: {
+            # Most were observed once, and thousands of means take long.
+            step: float(np.mean(values)) if len(values) > 1 else values[0]
+            for step, values in steps.items()
+        }
         for key, steps in found.items()
     }
 

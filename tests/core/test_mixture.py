@@ -179,3 +179,18 @@ def test_nearly_all_of_the_posterior_is_averaged(stages, kind, monkeypatch):
     # What is left out moves means by a fraction of their standard deviation.
     gap = np.abs(view.mean() - all_of_it.mean())
     assert (gap < 0.2 * all_of_it.moments().sd()).all()
+
+
+@pytest.mark.parametrize("stages", [1, 2])
+def test_joint_draws_have_the_moments_of_the_mixture(stages):
+    """Means and covariances of many draws are those of `total`, within their errors."""
+    task, rng = TASKS[stages], np.random.default_rng(0)
+    surrogate = Surrogate(task, np.random.default_rng(0))
+    posterior = Posterior(surrogate, draw_evidence(task, "outcomes", trials=6))
+    view = posterior.at(surrogate.points(*draw_allocations(task, rng, 8)))
+    drawn = view.draw(rng, 20_000)
+    mean, covariance = view.total()
+    assert drawn.shape == (20_000, 8)
+    sds = np.sqrt(np.diag(covariance))
+    assert (np.abs(drawn.mean(axis=0) - mean) < 0.05 * sds).all()
+    assert np.abs((np.cov(drawn.T) - covariance) / np.outer(sds, sds)).max() < 0.05
