@@ -76,6 +76,11 @@ class StudyView:
             NoTaskError: The study has several objectives.
             NoEvidenceError: No trial is complete, or none meets the constraints of the study.
         """
+        if (count := len(self.study.directions)) > 1:
+            raise NoTaskError(
+                f"Study {self.study.study_name!r} has {count} objectives, and expected scores "
+                "need one: use `Study.best_trials` for the Pareto front."
+            )
         return Candidates(self.study, self.task, "explain", self.trials)
 
     @cached_property
