@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property, lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from optuna.study import Study
@@ -31,6 +32,22 @@ _INFLATION = 1.25
 of the error of the bias. Chosen by the coverage on development landscapes, near 90 %."""
 _LIKELY = 0.5
 """Least probability that an allocation of a curve or map meets the constraints. Chosen by hand."""
+
+
+class CompletedTrial(NamedTuple):
+    """Complete trial of a search.
+
+    Args:
+        number: Number of the trial.
+        choices: Its allocation.
+        form: The cheapest allocation with the same outcomes.
+        value: Its value, in units of the metric.
+    """
+
+    number: int
+    choices: Choices
+    form: Choices
+    value: float
 
 
 class Candidates:
@@ -117,6 +134,20 @@ class Candidates:
         if self._feasibility is not None:
             within = within & (self._feasibility.log_probability(points) >= np.log(_LIKELY))
         return within
+
+    @cached_property
+    def completed(self) -> list[CompletedTrial]:
+        """Complete trials of the search, without those that confirm allocations."""
+        evidence, found = self.evidence, []
+        forms = choices_of(evidence.models, evidence.samples)
+        stopped = zip(evidence.stopped, evidence.block_of_rows().tolist())
+        scores = (evidence.sign * evidence.scores).tolist()
+        for number, form, value, left_out in zip(evidence.numbers, forms, scores, stopped):
+            if not any(left_out):
+                known = self.task.choices_from_params(self.trials[number].params)
+                own = tuple(known.get(stage, setting) for stage, setting in enumerate(form))
+                found.append(CompletedTrial(number, own, form, value))
+        return found
 
     @cached_property
     def _form(self) -> Callable[[Choices], Choices]:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from optuna_agenttts.exceptions import TaskError
-from optuna_agenttts.planner.evidence import Evidence, Floats, Ints
+from optuna_agenttts.planner.evidence import Floats, Ints
+from optuna_agenttts.report.candidates import Candidates
 from optuna_agenttts.report.importances import importances_of
 from optuna_agenttts.report.view import StudyView
 from optuna_agenttts.task.ranges import Ranges
@@ -31,8 +32,8 @@ class MapPanel:
             NaN over the budget, and where constraints of the study are likely to be violated.
         best_later: For each number of earlier samples the best number of later ones, of those
             with a value; None where there is none.
-        trials: Numbers of the complete trials in the panel, with their earlier and later samples
-            and value.
+        trials: Numbers of the search's complete trials in the panel, with their earlier and later
+            samples and value.
     """
 
     earlier_model: str
@@ -111,7 +112,7 @@ def map_of(view: StudyView, earlier: str | None = None, later: str | None = None
                 later_model=models[1][second].name,
                 values=panel,
                 best_later=_best_later(found.evidence.sign * panel, grids[1]),
-                trials=_trials(found.evidence, (one, first), (two, second)),
+                trials=_trials(found, (one, first), (two, second)),
             )
             for (first, second), panel in zip(pairs, values.reshape(shape))
         ),
@@ -166,19 +167,12 @@ def _best_later(scores: Floats, later: Ints) -> tuple[int | None, ...]:
 
 
 def _trials(
-    evidence: Evidence, earlier: tuple[int, int], later: tuple[int, int]
+    found: Candidates, earlier: tuple[int, int], later: tuple[int, int]
 ) -> tuple[tuple[int, int, int, float], ...]:
     """Return the complete trials with one model in each of two stages."""
     (one, first), (two, second) = earlier, later
-    models, samples = evidence.models, evidence.samples
-    rows = np.flatnonzero((models[:, one] == first) & (models[:, two] == second)).tolist()
     return tuple(
-        (
-            evidence.numbers[row],
-            int(samples[row, one]),
-            int(samples[row, two]),
-            float(evidence.sign * evidence.scores[row]),
-        )
-        for row in rows
-        if not evidence.stopped[row]
+        (trial.number, trial.choices[one][1], trial.choices[two][1], trial.value)
+        for trial in found.completed
+        if (trial.choices[one][0], trial.choices[two][0]) == (first, second)
     )

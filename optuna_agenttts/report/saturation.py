@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from optuna_agenttts.planner.evidence import Floats, Ints
+from optuna_agenttts.planner.evidence import Choices, Floats, Ints
 from optuna_agenttts.planner.kernels import Points
 from optuna_agenttts.report.candidates import Candidates
+from optuna_agenttts.report.text import count_text
 from optuna_agenttts.report.view import StudyView
 from optuna_agenttts.task.ranges import Ranges
 
@@ -61,7 +62,7 @@ class SaturationCurve:
         saturates_between: Central 90 % interval of `saturates_at`; None if that is.
         gain: What affordable samples beyond `saturates_at` are expected to gain, in units of the
             metric; 0 or more.
-        trials: Complete trials with this model in this stage.
+        trials: Complete trials of the search with this model in this stage.
     """
 
     stage: str
@@ -76,6 +77,20 @@ class SaturationCurve:
     saturates_between: tuple[int, int] | None
     gain: float
     trials: tuple[SaturationTrial, ...]
+
+    @property
+    def finding(self) -> str:
+        """Text on where the curve saturates, without names."""
+        if self.saturates_at is None or self.saturates_between is None:
+            return "one sample is over the budget"
+        if self.affordable == 1:
+            return "the budget allows 1 sample"
+        low, high = self.saturates_between
+        interval = f"90 % interval {low} to {high}"
+        if self.saturates_at == self.affordable:
+            return f"still gains at the most samples allowed, {self.affordable} ({interval})"
+        at = count_text(self.saturates_at, "sample")
+        return f"saturates at {at} ({interval}) of at most {self.affordable}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,17 +199,17 @@ def _gains(scores: Floats) -> Floats:
 
 def _trials(view: StudyView, stage: int, model: int) -> tuple[SaturationTrial, ...]:
     """Return the complete trials of a stage's model."""
-    evidence, best = view.candidates.evidence, np.array(view.best)
-    others = np.arange(len(best)) != stage
-    chosen = np.stack([evidence.models, evidence.samples], axis=-1)
-    alike = (chosen[:, others] == best[others]).all(axis=(1, 2))
+
+    def others(choices: Choices) -> Choices:
+        return choices[:stage] + choices[stage + 1 :]
+
     return tuple(
         SaturationTrial(
-            number=evidence.numbers[row],
-            samples=int(evidence.samples[row, stage]),
-            value=float(evidence.sign * evidence.scores[row]),
-            alike=bool(alike[row]),
+            number=trial.number,
+            samples=trial.choices[stage][1],
+            value=trial.value,
+            alike=others(trial.form) == others(view.best),
         )
-        for row in np.flatnonzero(evidence.models[:, stage] == model).tolist()
-        if not evidence.stopped[row]
+        for trial in view.candidates.completed
+        if trial.choices[stage][0] == model
     )

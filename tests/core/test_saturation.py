@@ -2,6 +2,7 @@
 
 import math
 import time
+from dataclasses import replace
 
 import numpy as np
 import optuna
@@ -143,6 +144,8 @@ def test_equal_samples_have_equal_values():
     study = searched(task, lambda allocation: 0.2 + 0.1 * allocation["answer"][1], trials=8)
     (curve,) = saturation_of(StudyView(study)).curves
     assert curve.values[0] == curve.values[1] != curve.values[2]
+    own = {trial.number: trial.params["answer.samples"] for trial in study.trials}
+    assert {trial.number: trial.samples for trial in curve.trials} == own
     assert curve.costs[0] < curve.costs[1]
 
 
@@ -192,6 +195,23 @@ def test_many_samples_are_thinned():
         allocation = {"answer": (curve.model, curve.affordable)}
         assert task.fits(allocation)
         assert not task.fits({"answer": (curve.model, curve.affordable + 1)})
+
+
+@pytest.mark.parametrize(
+    ("affordable", "at", "between", "text"),
+    [
+        (0, None, None, "one sample is over the budget"),
+        (1, 1, (1, 1), "the budget allows 1 sample"),
+        (12, 12, (4, 12), "still gains at the most samples allowed, 12 (90 % interval 4 to 12)"),
+        (12, 1, (1, 5), "saturates at 1 sample (90 % interval 1 to 5) of at most 12"),
+        (12, 4, (2, 9), "saturates at 4 samples (90 % interval 2 to 9) of at most 12"),
+    ],
+)
+def test_findings_in_words(view, affordable, at, between, text):
+    """Texts and figures describe a curve in the same words."""
+    curve = saturation_of(view).curves[0]
+    found = replace(curve, affordable=affordable, saturates_at=at, saturates_between=between)
+    assert found.finding == text
 
 
 def test_trials_can_be_passed_in():
