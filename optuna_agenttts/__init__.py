@@ -18,9 +18,11 @@ from optuna_agenttts.exceptions import (
 from optuna_agenttts.llm import ScriptedChatModel
 from optuna_agenttts.report.budgets import frontier
 from optuna_agenttts.report.callbacks import StopAtSpend, StopWhenExhausted, StopWhenSettled
+from optuna_agenttts.report.dataframes import rounds_dataframe, trials_dataframe
 from optuna_agenttts.report.points import Frontier, FrontierPoint
 from optuna_agenttts.report.recommendation import Recommendation, recommend
 from optuna_agenttts.report.saved import load_allocation, save_allocation
+from optuna_agenttts.report.summary import Summary, summarize
 from optuna_agenttts.report.ties import Tie, Undecided
 from optuna_agenttts.sampler import AgentTTSSampler
 from optuna_agenttts.study.claims import Claim, Verdict
@@ -81,6 +83,7 @@ __all__ = [
     "StopAtSpend",
     "StopWhenExhausted",
     "StopWhenSettled",
+    "Summary",
     "Task",
     "TaskError",
     "Tie",
@@ -94,7 +97,10 @@ __all__ = [
     "guidelines",
     "load_allocation",
     "recommend",
+    "rounds_dataframe",
     "save_allocation",
     "search",
     "spend",
+    "summarize",
+    "trials_dataframe",
 ]

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from optuna.trial import TrialState
 
 from optuna_agenttts import storage
 from optuna_agenttts.planner.evidence import Floats
+from optuna_agenttts.report.frames import to_frame
 from optuna_agenttts.report.view import StudyView
 from optuna_agenttts.study.archive import explaining_outcomes, is_maximized
 from optuna_agenttts.study.fresh import instance_names
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +53,25 @@ class OutcomeTable:
     instances: tuple[InstanceOutcomes, ...]
     trials: tuple[int, ...]
     values: Floats
+
+    def to_dataframe(self) -> DataFrame:
+        """Return the outcomes as a pandas DataFrame, one row for each instance.
+
+        The columns are the ``instance``, its ``step``, its ``mean`` outcome, how far it
+        ``decides``, and the numbers of the trials.
+
+        Raises:
+            AgentTTSError: pandas is not installed.
+        """
+        facts = ("instance", "step", "mean", "decides")
+        rows = (
+            {
+                **dict(zip(facts, (i.name, i.step, i.mean, i.decides))),
+                **dict(zip(self.trials, row)),
+            }
+            for i, row in zip(self.instances, self.values.tolist())
+        )
+        return to_frame("to_dataframe", rows, (*facts, *self.trials))
 
 
 def outcomes_of_study(view: StudyView) -> OutcomeTable:

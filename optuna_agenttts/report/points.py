@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
-from optuna_agenttts.exceptions import AgentTTSError, BudgetError, TaskError
+from optuna_agenttts.exceptions import BudgetError, TaskError
 from optuna_agenttts.report.fragments import allocation_cell, cost_title, scores_table
+from optuna_agenttts.report.frames import to_frame
 from optuna_agenttts.report.saved import Saved
 from optuna_agenttts.report.text import NO_INTERVAL, score_text, sentence, table
 from optuna_agenttts.support import html
@@ -170,14 +171,9 @@ class Frontier(Saved):
         Raises:
             AgentTTSError: pandas is not installed.
         """
-        try:
-            import pandas
-        except ImportError as error:
-            raise AgentTTSError(
-                "`to_dataframe` needs pandas: run `pip install pandas`."
-            ) from error
-        return pandas.DataFrame(
-            [
+        return to_frame(
+            "to_dataframe",
+            (
                 {
                     self.unit or "cost": point.cost,
                     **point.costs,
@@ -190,7 +186,7 @@ class Frontier(Saved):
                     **point.params,
                 }
                 for point in self.points
-            ]
+            ),
         )
 
     def __str__(self) -> str:

@@ -8,14 +8,13 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 from optuna.storages import BaseStorage
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from optuna_agenttts import storage
 from optuna_agenttts.exceptions import NoEvidenceError, NoTaskError
 from optuna_agenttts.report.candidates import Candidates
-from optuna_agenttts.report.trials import STATE_NAMES
+from optuna_agenttts.report.trials import STATE_NAMES, value_of
 from optuna_agenttts.report.view import StudyView
-from optuna_agenttts.study.stopped import mean_outcome, outcomes_of
 from optuna_agenttts.task.allocation import Allocation
 
 _MOST = 30
@@ -124,13 +123,9 @@ def _point(view: StudyView, count: int) -> ProgressPoint | None:
 
 
 def _search_trial(trial: FrozenTrial) -> SearchTrial:
-    value = trial.values[0] if trial.values else None
-    if trial.state == TrialState.PRUNED:
-        seen = mean_outcome(outcomes_of(trial).values())
-        value = None if math.isnan(seen) else seen
     return SearchTrial(
         number=trial.number,
-        value=value,
+        value=value_of(trial),
         state=STATE_NAMES[trial.state],
         origin=str(trial.user_attrs.get(storage.ORIGIN, "")),
         confirms=storage.confirmation_block(trial) > 0,

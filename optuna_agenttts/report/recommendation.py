@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from optuna.study import Study
@@ -25,6 +25,7 @@ from optuna_agenttts.report.fragments import (
     cost_title,
     scores_table,
 )
+from optuna_agenttts.report.frames import to_frame
 from optuna_agenttts.report.saved import Saved
 from optuna_agenttts.report.text import NO_INTERVAL, numbers_text, score_text, sentence
 from optuna_agenttts.report.ties import MARGIN, Contender, Tie, Undecided, compare
@@ -34,6 +35,9 @@ from optuna_agenttts.task.allocation import Allocation
 from optuna_agenttts.task.equivalence import known_text
 from optuna_agenttts.task.stage import is_finite
 from optuna_agenttts.task.task import Task
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 _SURE = 0.9
 """Probability with which an allocation's score is to reach a bound."""
@@ -95,6 +99,33 @@ class Recommendation(Saved):
     def cheapest(self) -> Allocation:
         """Cheapest tied allocation, or the recommended one without ties."""
         return self.ties[0].allocation if self.ties else self.allocation
+
+    def to_dataframe(self) -> DataFrame:
+        """Return the allocation, ties and undecided ones as a pandas DataFrame, one row each.
+
+        The columns are ``kind`` (``"recommended"``, ``"tie"`` or ``"undecided"``), ``value``, the
+        ends of its interval (``low`` and ``high``), ``cost``, ``loss``, the number of ``shared``
+        instances, the ``instances`` that would show an undecided one to be a tie, and the
+        parameters.
+
+        Raises:
+            AgentTTSError: pandas is not installed.
+        """
+        low, high = self.interval or (None, None)
+        facts = {"kind": "recommended", "value": self.value, "low": low, "high": high}
+        rows: list[dict[str, Any]] = [{**facts, "cost": self.cost, "loss": 0.0, **self.params}]
+        for other in (*self.ties, *self.undecided):
+            settings = (part for setting in other.allocation.values() for part in setting)
+            rows.append(
+                {
+                    "kind": "undecided" if isinstance(other, Undecided) else "tie",
+                    **{name: getattr(other, name) for name in ("value", "cost", "loss", "shared")},
+                    "instances": getattr(other, "instances", None),
+                    **dict(zip(self.params, settings)),
+                }
+            )
+        columns = ("kind", "value", "low", "high", "cost", "loss", "shared", "instances")
+        return to_frame("to_dataframe", rows, columns)
 
     def __str__(self) -> str:
         """Describe the recommendation, ties and undecided allocations, one line each."""

@@ -22,6 +22,14 @@ _LISTED = 10
 """Maximum number of stopped trials that are listed. Chosen by hand."""
 
 
+def value_of(trial: FrozenTrial) -> float | None:
+    """Return the first value of a trial, or the mean of what it saw if it was pruned."""
+    if trial.state == TrialState.PRUNED:
+        seen = mean_outcome(outcomes_of(trial).values())
+        return None if math.isnan(seen) else seen
+    return trial.values[0] if trial.values else None
+
+
 def states_of(trials: Sequence[FrozenTrial]) -> dict[str, int]:
     """Count trials by state, in words; those that confirm allocations on fresh ones are apart."""
     counts = Counter(

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from optuna_agenttts.report.frames import to_frame
 from optuna_agenttts.report.text import count_text
 from optuna_agenttts.support import html
 from optuna_agenttts.support.html import Html
-from optuna_agenttts_integrations.inspection.records import InspectedStage, plain
+from optuna_agenttts_integrations.inspection.records import InspectedReply, InspectedStage, plain
 from optuna_agenttts_integrations.inspection.text import (
     MIN_WIDTH,
     SEPARATOR,
@@ -22,6 +23,9 @@ from optuna_agenttts_integrations.inspection.text import (
     table,
     wrapped,
 )
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 _UNWRAPPED = 10_000
 """Width in columns that leaves the wrapping of lines to a browser."""
@@ -127,6 +131,28 @@ class InstanceInspection:
         values: dict[str, Any] = plain(self)
         return values
 
+    def to_dataframe(self) -> DataFrame:
+        """Return the samples as a pandas DataFrame, one row for each reply.
+
+        The columns are ``stage``, ``model``, ``purpose``, and the fields of `InspectedReply`.
+
+        Raises:
+            AgentTTSError: pandas is not installed.
+        """
+        reply_fields = tuple(field.name for field in fields(InspectedReply))
+        rows = (
+            {
+                "stage": stage.name,
+                "model": stage.model,
+                "purpose": request.purpose,
+                **{name: getattr(reply, name) for name in reply_fields},
+            }
+            for stage in self.stages
+            for request in stage.requests
+            for reply in request.replies
+        )
+        return to_frame("to_dataframe", rows, ("stage", "model", "purpose", *reply_fields))
+
 
 @dataclass(frozen=True, slots=True)
 class TrialInspection:
@@ -213,3 +239,25 @@ class TrialInspection:
         """Return the values as types of JSON."""
         values: dict[str, Any] = plain(self)
         return values
+
+    def to_dataframe(self) -> DataFrame:
+        """Return the instances as a pandas DataFrame, one row each.
+
+        The columns are ``instance``, ``outcome``, ``baseline`` (the outcome there, if there is
+        one), the metrics, and the result of each stage under its name.
+
+        Raises:
+            AgentTTSError: pandas is not installed.
+        """
+        with_baseline = [] if self.baseline is None else ["baseline"]
+        rows = (
+            {
+                "instance": each.instance,
+                "outcome": each.outcome,
+                **({"baseline": each.baseline.outcome} if each.baseline is not None else {}),
+                **(each.metrics or {}),
+                **{stage.name: stage.result for stage in each.stages},
+            }
+            for each in self.instances
+        )
+        return to_frame("to_dataframe", rows, ("instance", "outcome", *with_baseline))

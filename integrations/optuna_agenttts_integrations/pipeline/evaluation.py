@@ -6,10 +6,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from optuna_agenttts.report.fragments import scores_table
+from optuna_agenttts.report.frames import to_frame
 from optuna_agenttts.report.text import spend_text
 from optuna_agenttts.support import html
 from optuna_agenttts_integrations.exceptions import PipelineError
@@ -19,8 +21,14 @@ from optuna_agenttts_integrations.pipeline.statistics import (
     paired_test,
 )
 
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
 _SHOWN = 100
 """Instances in the view of an evaluation. Chosen by hand."""
+_RESULT = ("outcome", "failed", "unreadable")
+_USAGE = ("samples", "malformed", "generated_tokens", "spend")
+"""Columns of a DataFrame, of an instance and of each of its stages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +182,31 @@ class Evaluation:
         outcomes = html.table(("instance", "outcome", ""), rows, numbers=(1,))
         title = f"Outcomes of {len(rows)} of {len(self.results)} instances"
         return html.join([*parts, html.details(title, outcomes)])
+
+    def to_dataframe(self) -> DataFrame:
+        """Return the results as a pandas DataFrame, one row for each instance.
+
+        The columns are ``instance``, ``outcome``, ``failed``, ``unreadable``, the pipeline's
+        metrics, and for each stage its number of ``samples``, ``malformed`` replies and
+        ``generated_tokens``, and its ``spend``, such as ``answer.spend``.
+
+        Raises:
+            AgentTTSError: pandas is not installed.
+        """
+        rows = (
+            {
+                "instance": name,
+                **{field: getattr(result, field) for field in _RESULT},
+                **result.metrics,
+                **{
+                    f"{stage}.{field}": getattr(usage, field)
+                    for stage, usage in result.stages.items()
+                    for field in _USAGE
+                },
+            }
+            for name, result in self.results.items()
+        )
+        return to_frame("to_dataframe", rows, ("instance", *_RESULT))
 
     @property
     def outcomes(self) -> dict[str, float]:

@@ -1,0 +1,119 @@
+"""Trials and rounds of a study as pandas DataFrames."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from optuna.study import Study
+from optuna.trial import FrozenTrial
+
+from optuna_agenttts import storage
+from optuna_agenttts.report.frames import to_frame
+from optuna_agenttts.report.trials import STATE_NAMES, value_of
+from optuna_agenttts.study.rounds import guidelines
+from optuna_agenttts.study.spending import stated_spend
+from optuna_agenttts.study.stopped import outcomes_of
+from optuna_agenttts.study.tasks import find_task
+from optuna_agenttts.task.parameters import parameters_of, read_choices
+from optuna_agenttts.task.task import Task
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+_ROUND = (
+    *("number", "trials", "model", "candidates", "guidelines", "agrees", "contradicts", "open"),
+    *("requests", "prompt_tokens", "completion_tokens", "cost", "seconds", "problems", "error"),
+)
+
+
+def trials_dataframe(study: Study, task: Task | None = None) -> DataFrame:
+    """Return the trials of a study as a pandas DataFrame, one row each.
+
+    The columns are:
+
+    - ``number``, ``state`` and ``value``, that of a pruned trial being the mean of what it saw; or
+      ``value 0``, ``value 1``, ... if the study has several objectives;
+    - the parameters, those of the task first, by their names in Optuna;
+    - ``cost`` of the allocation for one instance, and ``spend`` of the trial over all its
+      instances, as far as it was reported: both exact, in units of the task's cost model;
+    - ``instances``: number of outcomes that the trial reported;
+    - ``origin`` of the allocation and the ``reason`` for it, and ``confirms``, which is True for
+      trials that confirm an allocation on fresh instances;
+    - ``start``, and ``seconds`` that it took;
+    - other user attributes, such as ``reused``, ``tokens``, ``malformed`` and metrics.
+
+    Args:
+        study: The study, of any sampler.
+        task: Task that it tunes; see `recommend`. Without one, ``cost`` is empty.
+
+    Raises:
+        AgentTTSError: pandas is not installed.
+    """
+    task = find_task(study, task)
+    trials = storage.read_trials(study)
+    several = len(study.directions)
+    values = ["value"] if several == 1 else [f"value {i}" for i in range(several)]
+    ours = list(parameters_of(task)) if task is not None else []
+    params = dict.fromkeys([*ours, *(name for trial in trials for name in trial.params)])
+    facts = ("cost", "spend", "instances", "origin", "reason", "confirms", "start", "seconds")
+    columns = ["number", "state", *values, *params, *facts]
+    rows = (_row(trial, task, several=several > 1) for trial in trials)
+    return to_frame("trials_dataframe", rows, columns)
+
+
+def _row(trial: FrozenTrial, task: Task | None, *, several: bool) -> dict[str, Any]:
+    """Return the row of a trial."""
+    choices = read_choices(task, trial.params) if task is not None else None
+    if several:
+        values = {f"value {i}": value for i, value in enumerate(trial.values or ())}
+    else:
+        values = {"value": value_of(trial)}
+    others = {
+        name: value
+        for name, value in trial.user_attrs.items()
+        if not name.startswith(storage.PREFIX)
+    }
+    return {
+        **others,
+        "number": trial.number,
+        "state": STATE_NAMES[trial.state],
+        **values,
+        **trial.params,
+        "cost": task.feasible.cost(choices) if task is not None and choices else None,
+        "spend": stated_spend(trial),
+        "instances": len(outcomes_of(trial)),
+        "origin": trial.user_attrs.get(storage.ORIGIN, ""),
+        "reason": trial.user_attrs.get(storage.REASON, ""),
+        "confirms": storage.confirmation_block(trial) > 0,
+        "start": trial.datetime_start,
+        "seconds": trial.duration.total_seconds() if trial.duration is not None else None,
+    }
+
+
+def rounds_dataframe(study: Study) -> DataFrame:
+    """Return the rounds that an agent planned for a study as a pandas DataFrame, one row each.
+
+    The columns are those of `Round`, with the number of ``candidates``, the ``guidelines`` as one
+    text with a line for each, the number of claims with which the fit ``agrees``, which it
+    ``contradicts`` and which it leaves ``open``, and ``problems`` and failures as a text.
+
+    Args:
+        study: The study; without rounds, the DataFrame is empty.
+
+    Raises:
+        AgentTTSError: pandas is not installed.
+    """
+    rows = []
+    for planned in guidelines(study):
+        problems = Counter(planned.problems) + Counter(planned.failures)
+        verdicts = Counter(verdict.outcome for verdict in planned.verdicts)
+        row = {
+            **{name: getattr(planned, name, None) for name in _ROUND},
+            **{name: verdicts[name] for name in ("agrees", "contradicts", "open")},
+            "candidates": len(planned.candidates),
+            "guidelines": "\n".join(planned.guidelines),
+            "problems": ", ".join(f"{kind} ({n})" for kind, n in sorted(problems.items())),
+        }
+        rows.append(row)
+    return to_frame("rounds_dataframe", rows, _ROUND)
