@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -52,7 +52,7 @@ class OutcomeTable:
 
     instances: tuple[InstanceOutcomes, ...]
     trials: tuple[int, ...]
-    values: Floats
+    values: Floats = field(compare=False)
 
     def to_dataframe(self) -> DataFrame:
         """Return the outcomes as a pandas DataFrame, one row for each instance.

@@ -158,6 +158,7 @@ VALUES = {
             RECOMMENDATION, CONFIRMATION, 9, ("a",), ("b",), 99, 90.0, "FLOPs"
         )
     ],
+    "Summary": [lambda: core.summarize(study_with(None), TASK)],
     "Software": [lambda: BENCHMARKS["chat_dev"]().search],
     "Spend": [lambda: core.Spend(1.0, True, 0.0, 0, 0, "USD")],
     "Stage": [lambda: STAGE],
@@ -228,7 +229,7 @@ VALUES = {
 PLAIN = {
     *("carry_over", "confirm", "describe_model", "examine", "frontier", "guidelines"),
     *("load_allocation", "majority_vote", "recommend", "sample_path", "save_allocation"),
-    *("search", "spend", "union"),
+    *("rounds_dataframe", "search", "spend", "summarize", "trials_dataframe", "union"),
 }
 SERVERS = {"LoopbackServer", "PlaygroundServer"}
 """They run threads and hold sockets; objectives refer to them by URL."""

@@ -1,5 +1,6 @@
 """``agenttts show``: outcomes from a study's storage, replies from its objective and store."""
 
+import itertools
 import json
 import os
 import subprocess
@@ -62,21 +63,21 @@ def rows(printed):
     """Return the cells of the table."""
     lines = printed.splitlines()
     first = next(i for i, line in enumerate(lines) if line.startswith("---")) + 1
-    return [line.split() for line in lines[first : lines.index("", first)]]
+    cells = map(str.split, lines[first:])
+    return list(itertools.takewhile(bool, cells))
 
 
 def outcomes(folder, number):
-    """Return the outcomes of a trial by step."""
+    """Return the outcomes of a trial by instance."""
     study = optuna.load_study(study_name="small", storage=f"sqlite:///{folder / 'study.db'}")
-    return study.trials[number].intermediate_values
+    with make_objective(progress=False) as objective:
+        return dict(zip(objective.instances, study.trials[number].intermediate_values.values()))
 
 
 def test_the_storage_alone_lists_the_worst_outcomes(show, folder):
-    """Steps stand for the instances."""
+    """The study has the names of the instances."""
     found = rows(show(0, "--limit", 60))
-    assert {(name, float(outcome)) for name, outcome in found} == {
-        (f"step:{step}", value) for step, value in outcomes(folder, 0).items()
-    }
+    assert {name: float(outcome) for name, outcome in found} == outcomes(folder, 0)
     values = [float(outcome) for _, outcome in found]
     assert values == sorted(values)
     assert "... and 30 more" in show(0)
@@ -85,7 +86,7 @@ def test_the_storage_alone_lists_the_worst_outcomes(show, folder):
 def test_the_storage_alone_shows_where_two_trials_differ(show, folder):
     """All other instances are counted."""
     one, other = outcomes(folder, 0), outcomes(folder, 1)
-    differing = {f"step:{step}" for step in one if one[step] != other[step]}
+    differing = {name for name in one if one[name] != other[name]}
     printed = show(0, "--baseline", 1, "--limit", 60)
     assert {row[0] for row in rows(printed)} == differing
     assert f"differ on {len(differing)} of 50" in printed

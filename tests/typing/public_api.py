@@ -29,6 +29,7 @@ from optuna_agenttts import (
     Standing,
     StopAtSpend,
     StopWhenSettled,
+    Summary,
     Task,
     Tie,
     Undecided,
@@ -41,6 +42,7 @@ from optuna_agenttts import (
     recommend,
     search,
     spend,
+    summarize,
 )
 from optuna_agenttts.llm import ChatModel, ChatRequest, Completion, Usage
 from optuna_agenttts_integrations import (
@@ -110,6 +112,10 @@ def run_search(llm: str | ChatModel | None) -> None:
     assert_type(Recommendation.load("best.json"), Recommendation)
     assert_type(load_allocation("best.json"), Allocation)
     assert_type(spend(study), Spend)
+    summary = summarize(study)
+    assert_type(summary, Summary)
+    assert_type(summary.recommendation, Recommendation | None)
+    assert_type(summary.next_steps, tuple[str, ...])
     for planned in guidelines(study):
         assert_type(planned, Round)
         assert_type(planned.claims, tuple[Claim, ...])
