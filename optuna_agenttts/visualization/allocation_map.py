@@ -17,10 +17,10 @@ from optuna_agenttts.report.view import StudyView
 from optuna_agenttts.task.task import Task
 from optuna_agenttts.visualization.style import (
     BLACK,
-    LIGHT,
     RECOMMENDED,
     SCALE,
     allocation_lines,
+    brief,
     graph_objects,
     legend_entry,
     lines,
@@ -34,12 +34,12 @@ from optuna_agenttts.visualization.style import (
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-_MODELS = 4
-"""Models of each stage that are shown, those with the best scores. Chosen by hand."""
+_ROWS, _COLUMNS = 3, 4
+"""Models of the later and the earlier stage that are shown. Chosen by hand."""
+_HEIGHT, _WIDTH = 42, 64
+"""Characters of all models' names along the axes, which must not overlap. Chosen by hand."""
 _TICKS = 4
 """Ticks of an axis, about. Chosen by hand."""
-_TITLES = 42
-"""Characters of the models' names along an axis, which must not overlap. Chosen by hand."""
 _HIDDEN, _BEST = {"color": BLACK, "width": 5}, {"color": "white", "width": 2.5}
 """Line of the best later samples, with its outline: it is seen on dark and bright colors."""
 _TRIAL = {"symbol": "circle", "size": 6, "color": "white", "line": {"color": BLACK, "width": 1.2}}
@@ -86,26 +86,22 @@ def figure_of_allocation_map(
     if len(stages) > 2 and earlier is None and later is None:
         return _figure_of_pairs(view, [_cropped(map_of(view, *pair)) for pair in pairwise(stages)])
     found = _cropped(map_of(view, earlier, later))
-    across = _best_models(view, found, lambda panel: panel.earlier_model)
-    up = _best_models(view, found, lambda panel: panel.later_model)
-    figure = _new_figure(
-        view,
-        [f"samples of {found.earlier} (across) and {found.later} (up), by model"],
-        len(up),
-        len(across),
-    )
+    across, dropped = _best_models(view, found, lambda panel: panel.earlier_model, _COLUMNS)
+    up, hidden = _best_models(view, found, lambda panel: panel.later_model, _ROWS)
+    notes = [f"samples of {brief(found.earlier)} (across) and {brief(found.later)} (up), by model"]
+    if dropped or hidden:
+        notes.append("models with lower scores are left out")
+    figure = _new_figure(view, notes, len(up), len(across))
     for panel in found.panels:
         if panel.earlier_model in across and panel.later_model in up:
             row, column = up.index(panel.later_model), across.index(panel.earlier_model)
             _add_panel(figure, view, found, panel, row + 1, column + 1)
-    for models, update, ends in (
-        (across, figure.update_xaxes, {"row": len(up)}),
-        (up, figure.update_yaxes, {"col": 1}),
-    ):
-        names = short_names(models, _TITLES // len(models))
-        for position, model in enumerate(models, 1):
-            place = {"row": position, "col": position, **ends}
-            update(title_text=names[model], **place)
+    names = short_names(across, _WIDTH // len(across))
+    for column, model in enumerate(across, 1):
+        figure.update_xaxes(title_text=names[model], row=len(up), col=column)
+    names = short_names(up, _HEIGHT // len(up))
+    for row, model in enumerate(up, 1):
+        figure.update_yaxes(title_text=names[model], row=row, col=1)
     figure.update_xaxes(showticklabels=False)
     figure.update_yaxes(showticklabels=False)
     figure.update_xaxes(showticklabels=True, row=len(up))
@@ -132,7 +128,7 @@ def _figure_of_pairs(view: StudyView, maps: Sequence[AllocationMap]) -> Figure:
     """Return a figure with a panel of the recommended models for each pair of stages."""
     rows, columns = panels(len(maps))
     figure = _new_figure(
-        view, ["samples of consecutive stages, models as recommended"], rows, columns
+        view, ["samples of consecutive stages, models as recommended"], rows, columns, gap=0.3
     )
     names = short_names([stage.name for stage in view.task.stages], 16)
     for position, found in enumerate(maps):
@@ -144,14 +140,17 @@ def _figure_of_pairs(view: StudyView, maps: Sequence[AllocationMap]) -> Figure:
     return figure
 
 
-def _new_figure(view: StudyView, notes: Sequence[str], rows: int, columns: int) -> Figure:
+def _new_figure(
+    view: StudyView, notes: Sequence[str], rows: int, columns: int, gap: float = 0.12
+) -> Figure:
     """Return a figure without panels, with its legend and color bar."""
     figure = new_figure(
         f"Expected {metric_text(view.task)} by allocation",
         *notes,
-        "gray: over the budget",
+        "blank: over the budget",
         rows=rows,
         columns=columns,
+        gap=gap,
     )
     lower = view.study.directions[0] == StudyDirection.MINIMIZE
     figure.update_layout(
@@ -163,10 +162,9 @@ def _new_figure(view: StudyView, notes: Sequence[str], rows: int, columns: int) 
                 "thickness": 14,
             },
         },
-        plot_bgcolor=LIGHT,
     )
-    figure.update_xaxes(showgrid=False)
-    figure.update_yaxes(showgrid=False)
+    figure.update_xaxes(showgrid=False, mirror=True)
+    figure.update_yaxes(showgrid=False, mirror=True)
     for name, look in (
         ("recommended", {"mode": "markers", "marker": {**RECOMMENDED, "size": 12}}),
         ("trial", {"mode": "markers", "marker": _TRIAL}),
@@ -184,19 +182,19 @@ def _is_recommended(view: StudyView, found: AllocationMap, panel: MapPanel) -> b
 
 
 def _best_models(
-    view: StudyView, found: AllocationMap, model_of: Callable[[MapPanel], str]
-) -> list[str]:
-    """Return the models of a stage to show, in order: those with the best scores."""
+    view: StudyView, found: AllocationMap, model_of: Callable[[MapPanel], str], most: int
+) -> tuple[list[str], int]:
+    """Return the models of a stage to show, those with the best scores, and how many are not."""
     sign = view.candidates.evidence.sign
     scores: dict[str, float] = {}
     for panel in found.panels:
-        best = np.nan_to_num(sign * panel.values, nan=-np.inf).max()
+        best = float(np.nan_to_num(sign * panel.values, nan=-np.inf).max())
         # The recommended model is shown in any case.
-        best = np.inf if _is_recommended(view, found, panel) else best
+        best = math.inf if _is_recommended(view, found, panel) else best
         model = model_of(panel)
-        scores[model] = max(scores.get(model, -np.inf), float(best))
-    shown = sorted(scores, key=lambda model: -scores[model])[:_MODELS]
-    return [model for model in scores if model in shown]
+        scores[model] = max(scores.get(model, -math.inf), best)
+    shown = sorted(scores, key=lambda model: -scores[model])[:most]
+    return [model for model in scores if model in shown], len(scores) - len(shown)
 
 
 def _add_panel(

@@ -10,7 +10,7 @@ from optuna.study import Study
 from optuna_agenttts.planner.feasibility import known_feasibility
 from optuna_agenttts.planner.pools import choices_of
 from optuna_agenttts.report.points import FrontierPoint
-from optuna_agenttts.report.text import score_text, sentence
+from optuna_agenttts.report.text import score_text
 from optuna_agenttts.report.view import StudyView
 from optuna_agenttts.task.allocation import Allocation
 from optuna_agenttts.task.task import Task
@@ -21,6 +21,7 @@ from optuna_agenttts.visualization.style import (
     RECOMMENDED,
     Mark,
     allocation_lines,
+    brief_allocation,
     cost_text,
     cost_title,
     graph_objects,
@@ -77,12 +78,12 @@ def figure_of_frontier(view: StudyView) -> Figure:
     metric, margin = metric_text(task), best.margin
     figure = new_figure(
         f"{metric[:1].upper()}{metric[1:]} over cost",
-        f"Recommended: {sentence(best.allocation)}",
+        f"Recommended: {brief_allocation(best.allocation)}",
         f"{score_text(best.value, margin)}, {interval_text(best.interval, margin)}, "
         f"{cost_text(best.cost, task)}",
         *(
-            f"As good for less: {sentence(tie.allocation)}: {score_text(tie.value, margin)}, "
-            f"cost {number_text(tie.cost)}"
+            f"As good for less: {brief_allocation(tie.allocation)}: "
+            f"{score_text(tie.value, margin)}, cost {number_text(tie.cost)}"
             for tie in best.ties[:1]
         ),
     )

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING
 
 from optuna.study import Study
 
-from optuna_agenttts.report.importances import importances_of
+from optuna_agenttts.report.importances import Importance, importances_of
 from optuna_agenttts.report.view import StudyView
 from optuna_agenttts.task.task import Task
 from optuna_agenttts.visualization.style import (
     BLACK,
     COLORS,
+    brief,
     error_bars,
     graph_objects,
     lines,
@@ -56,8 +57,8 @@ def figure_of_importances(view: StudyView) -> Figure:
     top = found[-1]
     figure = new_figure(
         f"What matters for {metric}",
-        f"Most: {'number of samples' if top.setting == 'samples' else 'model'} of {top.stage}, "
-        f"{top.share:.0%}; a random one is worse by {top.loss:.2g} than the recommended one",
+        f"Most: {top.setting} of {brief(top.stage)}, {top.share:.0%}; a random one is "
+        f"{_worse(top)} than the recommended one",
     )
     names = short_names([importance.stage for importance in found])
     for setting, (color, pattern) in _LOOKS.items():
@@ -80,8 +81,7 @@ def figure_of_importances(view: StudyView) -> Figure:
                         [
                             f"{found[i].parameter}: {found[i].share:.1%} of the variance",
                             "90 % interval {:.1%} to {:.1%}".format(*found[i].interval),
-                            f"a random one is worse by {found[i].loss:.2g} {metric} than the "
-                            "recommended one",
+                            f"a random one is {_worse(found[i])} than the recommended one",
                         ]
                     )
                     for i in rows
@@ -97,9 +97,13 @@ def figure_of_importances(view: StudyView) -> Figure:
     figure.update_yaxes(
         tickvals=list(range(len(found))),
         ticktext=[
-            f"{names[i.stage]}: {i.setting}<br><sub>a random one: {i.loss:.2g} worse</sub>"
-            for i in found
+            f"{names[i.stage]}: {i.setting}<br><sub>a random one: {_worse(i)}</sub>" for i in found
         ],
         showgrid=False,
     )
     return figure
+
+
+def _worse(importance: Importance) -> str:
+    """Describe what a random setting loses."""
+    return f"{importance.loss:.2g} worse" if importance.loss > 0 else "no worse"

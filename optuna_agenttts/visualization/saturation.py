@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from optuna.study import Study
@@ -11,9 +13,11 @@ from optuna_agenttts.report.text import count_text, score_text
 from optuna_agenttts.report.view import StudyView
 from optuna_agenttts.task.task import Task
 from optuna_agenttts.visualization.style import (
+    FAINT,
     GRAY,
     RECOMMENDED,
     Mark,
+    brief,
     cost_text,
     graph_objects,
     interval_text,
@@ -24,6 +28,7 @@ from optuna_agenttts.visualization.style import (
     model_marks,
     new_figure,
     panels,
+    place_legend,
     short_names,
     value_title,
 )
@@ -31,9 +36,12 @@ from optuna_agenttts.visualization.style import (
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-_BANDS = 4
-"""Curves of a panel up to which each has a band and a bar: more are not told apart. Chosen by
-hand."""
+_MODELS, _STAGES = 4, 2
+"""Models of a stage that have a color, a band and a bar, and stages up to which it is so many; of
+more stages it is half of them. More curves are not told apart. Chosen by hand."""
+_OTHERS = Mark(FAINT, "circle", "solid")
+_GROUP = "other models"
+"""Look and name of the other models."""
 _BEYOND = 2
 """Numbers of samples that are shown, as a multiple of those within the budget: they show what a
 larger budget would gain. Chosen by hand."""
@@ -46,9 +54,9 @@ def plot_saturation(study: Study, task: Task | None = None) -> Figure:
 
     Each stage has a panel, in which the other stages are as recommended. A line is the expected
     score of a model, with its central 90 % interval as a band, and it is thin over the budget. A
-    bar across it marks the number of samples beyond which further ones gain next to nothing. Where
-    a stage has many models, only the recommended one has a band and a bar. Points are trials:
-    filled ones have the recommended settings in all other stages.
+    bar across it marks the number of samples beyond which further ones gain next to nothing.
+    Points are trials: filled ones have the recommended settings in all other stages. Where a stage
+    has many models, those of lower scores are gray, without bands and bars.
 
     Args:
         study: A study of one objective, of any sampler.
@@ -79,15 +87,16 @@ def figure_of_saturation(view: StudyView) -> Figure:
         columns=columns,
     )
     marks, go = model_marks(view.task), graph_objects()
+    main = {stage: _main_models(view, found, stage) for stage in stages}
     for position, stage in enumerate(stages):
         place = {"row": position // columns + 1, "col": position % columns + 1}
         curves = [curve for curve in found.curves if curve.stage == stage]
         samples = best.allocation[stage].samples
         most = _BEYOND * max(samples, *(curve.affordable for curve in curves))
         last = max(number for curve in curves for number in curve.samples if number <= most)
-        for curve in curves:
-            banded = len(curves) <= _BANDS or curve.recommended
-            for trace in _traces(view, curve, marks[curve.model], last, banded=banded):
+        for curve in sorted(curves, key=lambda curve: curve.model in main[stage]):
+            mark = marks[curve.model] if curve.model in main[stage] else _OTHERS
+            for trace in _traces(view, curve, mark, last):
                 figure.add_trace(trace, **place)
         star = go.Scatter(
             x=[samples],
@@ -102,7 +111,7 @@ def figure_of_saturation(view: StudyView) -> Figure:
         )
         figure.add_trace(star, **place)
         figure.update_xaxes(
-            title_text=lines([f"samples of {stage}"]),
+            title_text=lines([f"samples of {brief(stage)}"]),
             **log_axis(1, last),
             **place,
         )
@@ -110,25 +119,44 @@ def figure_of_saturation(view: StudyView) -> Figure:
     figure.update_yaxes(title_text=value_title(view, expected=True), col=1)
     for column in range(2, columns + 1):
         figure.update_yaxes(showticklabels=False, col=column)
-    _add_legend(figure, view, found)
+    models = dict.fromkeys(c.model for c in found.curves if c.model in main[c.stage])
+    others = any(c.model not in main[c.stage] for c in found.curves)
+    _add_legend(figure, {model: marks[model] for model in models}, others=others)
     return figure
+
+
+def _main_models(view: StudyView, found: Saturation, stage: str) -> set[str]:
+    """Return the models of a stage that have a color: the recommended one, and the best others."""
+    sign = view.candidates.evidence.sign
+
+    def best(curve: SaturationCurve) -> float:
+        values = [sign * v for n, v in zip(curve.samples, curve.values) if n <= curve.affordable]
+        return math.inf if curve.recommended else max(values, default=-math.inf)
+
+    curves = [curve for curve in found.curves if curve.stage == stage]
+    count = _MODELS if len(view.task.stages) <= _STAGES else _MODELS // 2
+    return {curve.model for curve in sorted(curves, key=best, reverse=True)[:count]}
 
 
 def _finding(curve: SaturationCurve) -> str:
     """Describe where a curve saturates."""
-    text = f"{curve.stage}: {curve.model} "
+    text = f"{brief(curve.stage)}: {brief(curve.model)} "
+    if curve.affordable == 1:
+        return f"{text}has 1 sample; the budget allows no more"
     if curve.saturates_at == curve.affordable:
         return f"{text}still gains at {count_text(curve.affordable, 'sample')}, the budget's most"
     text += f"saturates at {count_text(curve.saturates_at or 0, 'sample')}"
+    if curve.saturates_between is not None:
+        text += " (90 % interval {} to {})".format(*curve.saturates_between)
     return f"{text}; the budget allows {curve.affordable}"
 
 
-def _traces(
-    view: StudyView, curve: SaturationCurve, mark: Mark, last: int, *, banded: bool
-) -> list[Any]:
+def _traces(view: StudyView, curve: SaturationCurve, mark: Mark, last: int) -> list[Any]:
     """Return the band, line, bar and trials of a curve up to a number of samples."""
     go, metric, margin = graph_objects(), metric_text(view.task), view.recommendation.margin
-    common = {"legendgroup": curve.model, "showlegend": False, "hoverinfo": "text"}
+    main = mark != _OTHERS
+    group = curve.model if main else _GROUP
+    common = {"legendgroup": group, "showlegend": False, "hoverinfo": "text"}
     shown = _shown(curve, last)
     within = [i for i in shown if curve.samples[i] <= curve.affordable]
     name = f"{curve.stage}: {curve.model}"
@@ -146,21 +174,21 @@ def _traces(
     }
     traces = []
     ends = [(curve.samples[i], *ends) for i in within if (ends := curve.intervals[i])]
-    if banded and ends:
+    if main and ends:
         area = [(n, high) for n, _, high in ends] + [(n, low) for n, low, _ in reversed(ends)]
         traces.append(
             go.Scatter(
                 x=[n for n, _ in area],
                 y=[end for _, end in area],
                 fill="toself",
-                fillcolor=mark.transparent(0.18 if curve.recommended else 0.08),
+                fillcolor=mark.transparent(0.18 if curve.recommended else 0.05),
                 mode="lines",
                 line={"width": 0},
                 **{**common, "hoverinfo": "skip"},
             )
         )
     for part, width, opacity in (
-        (within, 3 if curve.recommended else 1.8, 1.0),
+        (within, 3 if curve.recommended else 1.8 if main else 1, 1.0),
         (shown[max(len(within) - 1, 0) :], 1, 0.5),
     ):
         traces.append(
@@ -174,7 +202,7 @@ def _traces(
                 **common,
             )
         )
-    if banded and curve.saturates_at is not None and curve.saturates_at < curve.affordable:
+    if main and curve.saturates_at is not None and curve.saturates_at < curve.affordable:
         at = curve.samples.index(curve.saturates_at)
         traces.append(
             go.Scatter(
@@ -221,9 +249,9 @@ def _shown(curve: SaturationCurve, last: int) -> list[int]:
     return shown
 
 
-def _bar(color: str) -> dict[str, Any]:
+def _bar(color: str, size: int = 22) -> dict[str, Any]:
     """Return the marker of the number of samples at which a curve saturates."""
-    return {"symbol": "line-ns", "size": 22, "line": {"color": color, "width": 3}}
+    return {"symbol": "line-ns", "size": size, "line": {"color": color, "width": 3}}
 
 
 def _point(mark: Mark, *, alike: bool) -> dict[str, Any]:
@@ -237,13 +265,21 @@ def _point(mark: Mark, *, alike: bool) -> dict[str, Any]:
     }
 
 
-def _add_legend(figure: Figure, view: StudyView, found: Saturation) -> None:
-    """Add the legend: models, and what symbols mean."""
-    marks = model_marks(view.task)
-    models = list(dict.fromkeys(curve.model for curve in found.curves))
-    names = short_names(models)
-    for model in models:
-        mark = marks[model]
+def _add_legend(figure: Figure, models: Mapping[str, Mark], *, others: bool) -> None:
+    """Add the legend: what symbols mean, and models."""
+    gray = Mark(GRAY, "circle", "solid")
+    for name, marker in (
+        ("recommended", {**RECOMMENDED, "size": 12}),
+        ("saturates", _bar(GRAY, 10)),
+        ("trial, rest as recommended", _point(gray, alike=True)),
+        ("other trial", _point(gray, alike=False)),
+        ("90 % interval", {"symbol": "square", "size": 12, "color": gray.transparent(0.2)}),
+    ):
+        figure.add_trace(legend_entry(name, mode="markers", marker=marker))
+    thin = {"color": GRAY, "width": 1}
+    figure.add_trace(legend_entry("over the budget", mode="lines", line=thin))
+    names = short_names(list(models))
+    for model, mark in models.items():
         figure.add_trace(
             legend_entry(
                 names[model],
@@ -253,14 +289,7 @@ def _add_legend(figure: Figure, view: StudyView, found: Saturation) -> None:
                 legendgroup=model,
             )
         )
-    gray = Mark(GRAY, "circle", "solid")
-    for name, marker in (
-        ("recommended", {**RECOMMENDED, "size": 12}),
-        ("saturates", _bar(GRAY)),
-        ("trial, rest as recommended", _point(gray, alike=True)),
-        ("other trial", _point(gray, alike=False)),
-        ("90 % interval", {"symbol": "square", "size": 12, "color": gray.transparent(0.2)}),
-    ):
-        figure.add_trace(legend_entry(name, mode="markers", marker=marker))
-    thin = {"color": GRAY, "width": 1}
-    figure.add_trace(legend_entry("over the budget", mode="lines", line=thin))
+    if others:
+        line = {"color": _OTHERS.color, "width": 2}
+        figure.add_trace(legend_entry(_GROUP, mode="lines", line=line, legendgroup=_GROUP))
+    place_legend(figure)

@@ -25,7 +25,7 @@ from optuna_agenttts.task.task import Task
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-BLACK, GRAY, LIGHT = "#000000", "#666666", "#dddddd"
+BLACK, GRAY, FAINT, LIGHT = "#000000", "#666666", "#aaaaaa", "#dddddd"
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Colors that the color-blind can tell apart (M. Okabe and K. Ito, 2008, "Color universal
 design"), without the yellow, which is faint on white."""
@@ -45,10 +45,15 @@ RECOMMENDED = {
 _ENTITIES = str.maketrans(
     {"&": "&amp;", "<": "&lt;", ">": "&gt;", "$": "&#36;", "{": "&#123;", "}": "&#125;"}
 )
-_NAME, _LINE = 24, 90
-"""Characters of names in ticks and legends, and of lines in hover texts. Chosen by hand."""
+_NAME, _LINE, _NOTE = 24, 70, 100
+"""Characters of names outside of hover texts, of lines in these, and of lines below a title, which
+fit into 650 pixels. Chosen by hand."""
 
 
+_BELOW = {"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0}
+_BESIDE = {"x": 1.02, "y": 1, "font": {"size": 10}, "tracegroupgap": 0}
+_ENTRIES = 12
+"""Entries of a legend below a figure: more of them are beside it. Chosen by hand."""
 _DECADES = 4
 """Powers of ten from which an axis has no ticks in between. Chosen by hand."""
 
@@ -99,7 +104,9 @@ def graph_objects() -> Any:
     return module
 
 
-def new_figure(title: str, *notes: str, rows: int = 1, columns: int = 1) -> Figure:
+def new_figure(
+    title: str, *notes: str, rows: int = 1, columns: int = 1, gap: float = 0.12
+) -> Figure:
     """Return an empty figure.
 
     Args:
@@ -107,10 +114,11 @@ def new_figure(title: str, *notes: str, rows: int = 1, columns: int = 1) -> Figu
         notes: Lines below the title, as plain texts: what the figure shows of this study.
         rows: Rows of panels.
         columns: Columns of panels.
+        gap: Space between all columns, as a share of the width.
     """
-    figure, subtitle = graph_objects().Figure(), lines(notes)
+    figure, subtitle = graph_objects().Figure(), lines(notes, _NOTE)
     figure.set_subplots(
-        rows, columns, horizontal_spacing=0.12 / columns, vertical_spacing=0.32 / rows
+        rows, columns, horizontal_spacing=gap / columns, vertical_spacing=0.32 / rows
     )
     axis = {
         "gridcolor": LIGHT,
@@ -127,11 +135,11 @@ def new_figure(title: str, *notes: str, rows: int = 1, columns: int = 1) -> Figu
             "text": escape(title),
             "subtitle": {"text": subtitle, "font": {"size": 12, "color": GRAY}},
             "x": 0,
-            "xref": "paper",
+            "xref": "container",
             "y": 1,
             "yref": "container",
             "yanchor": "top",
-            "pad": {"t": 12},
+            "pad": {"t": 12, "l": 16},
             "font": {"size": 16},
         },
         template={
@@ -144,15 +152,8 @@ def new_figure(title: str, *notes: str, rows: int = 1, columns: int = 1) -> Figu
                 "yaxis": axis,
             }
         },
-        margin={"l": 60, "r": 20, "t": 62 + 16 * subtitle.count("<br>"), "b": 50},
-        legend={
-            "orientation": "h",
-            "yref": "container",
-            "y": 0,
-            "yanchor": "bottom",
-            "x": 0,
-            "traceorder": "normal",
-        },
+        margin={"l": 60, "r": 20, "t": 66 + 18 * subtitle.count("<br>"), "b": 50},
+        legend={**_BELOW, "traceorder": "normal"},
         hovermode="closest",
     )
     return figure
@@ -164,16 +165,33 @@ def escape(text: str) -> str:
     Plotly reads some HTML, names of values in braces in templates, and TeX between dollar signs
     where MathJax is loaded.
     """
-    # Unprintable characters include unpaired surrogates, which JSON cannot hold, and those that
-    # change the direction of text; joiners hold together letters and emoji.
+    return _printable(text).translate(_ENTITIES)
+
+
+def _printable(text: str) -> str:
+    """Return a text in one line, without characters that are not printed."""
+    # They include unpaired surrogates, which JSON cannot hold, and those that change the direction
+    # of text. Joiners hold together letters and emoji.
     shown = "".join(c if c.isprintable() or c in "\u200c\u200d" else " " for c in text)
-    return shown.translate(_ENTITIES)
+    return " ".join(shown.split())
 
 
-def lines(texts: Iterable[str]) -> str:
+def lines(texts: Iterable[str], length: int = _LINE) -> str:
     """Return plain texts as lines that Plotly shows as they are; empty ones are left out."""
-    wrapped = (line for text in texts for line in textwrap.wrap(text, _LINE))
+    wrapped = (line for text in texts for line in textwrap.wrap(_printable(text), length))
     return "<br>".join(map(escape, wrapped))
+
+
+def brief(name: str) -> str:
+    """Return a name as plain text, shortened in the middle."""
+    return _short(_printable(name), _NAME)
+
+
+def brief_allocation(allocation: Allocation) -> str:
+    """Describe an allocation in plain text, with short names."""
+    return ", ".join(
+        f"{brief(stage)}: {s.samples} × {brief(s.model)}" for stage, s in allocation.items()
+    )
 
 
 def allocation_lines(allocation: Allocation) -> list[str]:
@@ -191,7 +209,7 @@ def short_names(names: Sequence[str], length: int = _NAME) -> dict[str, str]:
         names: The names.
         length: Maximum number of characters.
     """
-    full = {name: " ".join(name.split()) for name in names}
+    full = {name: _printable(name) for name in names}
     bare = {name: text.rpartition("/")[2] or text for name, text in full.items()}
     if len(set(bare.values())) == len(full):
         full = bare
@@ -235,8 +253,8 @@ def cost_text(cost: float, task: Task) -> str:
 
 
 def metric_text(task: Task) -> str:
-    """Return the name of a task's metric as plain text, or "score"."""
-    return task.metric or "score"
+    """Return the name of a task's metric as plain text, shortened, or "score"."""
+    return brief(task.metric) or "score"
 
 
 def value_title(view: StudyView, *, expected: bool = False) -> str:
@@ -278,6 +296,12 @@ def panels(count: int) -> tuple[int, int]:
     """Return the rows and columns of a number of panels."""
     columns = 2 if count in (2, 4) else min(count, 3)
     return -(-count // columns), columns
+
+
+def place_legend(figure: Figure) -> None:
+    """Put a long legend beside the figure, where it takes less space."""
+    if sum(trace.showlegend is not False for trace in figure.data) > _ENTRIES:
+        figure.update_layout(legend=None).update_layout(legend=_BESIDE)
 
 
 def legend_entry(name: str, **look: Any) -> Any:
