@@ -189,8 +189,10 @@ def _traces(view: StudyView, curve: SaturationCurve, mark: Mark, last: int) -> l
         )
     for part, width, opacity in (
         (within, 3 if curve.recommended else 1.8 if main else 1, 1.0),
-        (shown[max(len(within) - 1, 0) :], 1, 0.5),
+        (shown[max(len(within) - 1, 0) :] if len(within) < len(shown) else [], 1, 0.5),
     ):
+        if not part:
+            continue
         traces.append(
             go.Scatter(
                 x=[curve.samples[i] for i in part],
@@ -215,7 +217,8 @@ def _traces(view: StudyView, curve: SaturationCurve, mark: Mark, last: int) -> l
             )
         )
     for alike in (False, True):
-        trials = [trial for trial in curve.trials if trial.alike == alike]
+        if not (trials := [trial for trial in curve.trials if trial.alike == alike]):
+            continue
         hovers = [
             [
                 f"trial {trial.number}: {metric} {score_text(trial.value, margin)}",
