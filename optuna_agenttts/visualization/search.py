@@ -27,7 +27,7 @@ _ORIGINS = {
     "": "trial",
 }
 """Names of origins; others are shown as they are stored."""
-_STATES = ("failed", "running", "waiting")
+_STATES = ("pruned", "failed", "running", "waiting")
 
 
 def plot_search(study: Study, task: Task | None = None) -> Figure:
