@@ -8,7 +8,6 @@ with the outcomes of fresh instances if there are trials that confirm allocation
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -27,10 +26,18 @@ from optuna_agenttts.report.fragments import (
 )
 from optuna_agenttts.report.frames import to_frame
 from optuna_agenttts.report.saved import Saved
-from optuna_agenttts.report.text import NO_INTERVAL, numbers_text, score_text, sentence
+from optuna_agenttts.report.text import (
+    NO_INTERVAL,
+    allocation_table,
+    metric_text,
+    numbers_text,
+    score_text,
+    sentence,
+)
 from optuna_agenttts.report.ties import MARGIN, Contender, Tie, Undecided, compare
 from optuna_agenttts.study.equal import count_known
 from optuna_agenttts.support import html
+from optuna_agenttts.support.plain import one_line
 from optuna_agenttts.task.allocation import Allocation
 from optuna_agenttts.task.equivalence import known_text
 from optuna_agenttts.task.stage import is_finite
@@ -43,6 +50,7 @@ _SURE = 0.9
 """Probability with which an allocation's score is to reach a bound."""
 _SHOWN = 3
 """Ties, and undecided allocations, in the printed text; the fields have all. Chosen by hand."""
+_TIE, _UNDECIDED = "as good for less", "undecided"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +84,8 @@ class Recommendation(Saved):
         probability: Probability that the score is at least as good as `bound`.
         known: Number of allocations within the budget that the search does not try, because their
             outcomes must equal those of a tried one; at most 100,000 are counted.
+        metric: Name of the value, such as "exact match"; empty if the task has none.
+        maximize: Whether higher values are better.
     """
 
     params: dict[str, Any]
@@ -94,6 +104,8 @@ class Recommendation(Saved):
     bound: float | None = None
     probability: float | None = None
     known: int = 0
+    metric: str = ""
+    maximize: bool = True
 
     @property
     def cheapest(self) -> Allocation:
@@ -128,62 +140,66 @@ class Recommendation(Saved):
         return to_frame("to_dataframe", rows, columns)
 
     def __str__(self) -> str:
-        """Describe the recommendation, ties and undecided allocations, one line each."""
-        interval = NO_INTERVAL
+        """Describe the recommendation, ties and undecided allocations in a table."""
+        interval = "not known"
         if self.interval is not None:
-            low, high = map(self._score, self.interval)
-            interval = f"90 % interval {low} to {high}"
-        lines = [
-            f"{sentence(self.allocation)}: {self._score(self.value)} ({interval}), "
-            f"cost {self.cost:.4g} {self.unit}".rstrip()
-            + " per instance"
+            interval = " to ".join(map(self._score, self.interval))
+        rows = [
+            ((kind, self._score(one.value), loss or interval, f"{one.cost:.4g}"), one.allocation)
+            for kind, one, loss in self._rows()
         ]
-        lines += [
-            f"as good for less (margin {self.margin:.2g}): {sentence(tie.allocation)}: "
-            f"{self._score(tie.value)}, loses less than {max(tie.loss, 0):.2g} (95 % bound), "
-            f"cost {tie.cost:.4g}"
-            for tie in self.ties[:_SHOWN]
-        ]
-        lines += _more(self.ties, "as good for less")
-        lines += [
-            f"not decided yet: {sentence(other.allocation)}: {self._score(other.value)}, may "
-            f"lose {max(other.loss, 0):.2g} (95 % bound), cost {other.cost:.4g}; if it is as "
-            f"good, about {other.instances} instances would show it ({other.shared} so far)"
-            for other in self.undecided[:_SHOWN]
-        ]
-        lines += _more(self.undecided, "not decided yet")
-        return "\n".join([*lines, *self._notes()])
+        unit = one_line(self.unit) or "units of the task's cost"
+        scale = f"{metric_text(self.metric, self.maximize)}, cost in {unit} per instance"
+        table = allocation_table(("", "score", "90 % interval", "cost"), rows)
+        return "\n".join([scale, *table, *self._notes()])
 
     def _repr_html_(self) -> str:
         """Show the recommendation, ties and undecided allocations in a notebook."""
-
-        def row(kind: str, other: Tie | Recommendation, loss: str) -> ScoreRow:
-            ends = self.interval if other is self else None
-            before = (kind, allocation_cell(other.allocation))
-            return before, other.value, ends, (f"{other.cost:.4g}", loss)
-
-        rows = [row("recommended", self, "")]
-        for tie in self.ties[:_SHOWN]:
-            loss = f"loses less than {max(tie.loss, 0):.2g} (95 % bound)"
-            rows.append(row("as good for less", tie, loss))
-        for other in self.undecided[:_SHOWN]:
-            loss = f"may lose {max(other.loss, 0):.2g} (95 % bound)"
-            loss += f"; {other.shared} of about {other.instances} instances that would decide it"
-            rows.append(row("not decided yet", other, loss))
-        head = ("", "allocation"), (cost_title(self.unit), f"loss (margin {self.margin:.2g})")
+        rows: list[ScoreRow] = [
+            (
+                (kind, allocation_cell(one.allocation)),
+                one.value,
+                self.interval if one is self else None,
+                (f"{one.cost:.4g}", loss),
+            )
+            for kind, one, loss in self._rows()
+        ]
+        head = ("", "allocation"), (cost_title(self.unit), "loss")
         table = scores_table(rows, *head, margin=self.margin, marked=self.value, numbers=(0,))
-        notes = [*_more(self.ties, "as good for less"), *_more(self.undecided, "not decided yet")]
-        if self.interval is None:
-            notes.append(NO_INTERVAL)
-        return html.join([table, html.bullets([*notes, *self._notes()])])
+        return html.join([table, html.bullets(self._notes())])
+
+    def _rows(self) -> list[tuple[str, Recommendation | Tie | Undecided, str]]:
+        """Return the shown allocations, each with its kind and what it may lose."""
+        rows: list[tuple[str, Recommendation | Tie | Undecided, str]] = [("recommended", self, "")]
+        for tie in self.ties[:_SHOWN]:
+            rows += [(_TIE, tie, f"loses < {self._score(max(tie.loss, 0))}")]
+        for other in self.undecided[:_SHOWN]:
+            rows += [(_UNDECIDED, other, f"may lose {self._score(max(other.loss, 0))}")]
+        return rows
 
     def _notes(self) -> list[str]:
-        """Describe the bound that was asked for, and what is left out, one line each."""
+        """Return what the table does not show, one sentence each."""
         lines = []
         if self.bound is not None and self.probability is not None:
             lines.append(
-                f"the cheapest tried one that reaches {self._score(self.bound)} with a "
-                f"probability of at least {_SURE:.0%}: {self.probability:.1%}"
+                f"It is the cheapest tried one that reaches {self.bound:.4g} with a "
+                f"probability of at least {_SURE:.0%}: {self.probability:.1%}."
+            )
+        if self.interval is None:
+            lines.append(f"{NO_INTERVAL.capitalize()}.")
+        if self.ties or self.undecided:
+            lines.append(
+                "Losses are 95 % bounds. A cheaper allocation is as good if it loses less than "
+                f"{self._score(self.margin)}."
+            )
+        for others, what in ((self.ties, _TIE), (self.undecided, _UNDECIDED)):
+            if len(others) > _SHOWN:
+                lines.append(f"{len(others) - _SHOWN} more are {what}.")
+        if self.undecided:
+            other = self.undecided[0]
+            lines.append(
+                f"If the first undecided one is as good, about {other.instances} instances would "
+                f"show it ({other.shared} so far)."
             )
         numbers = [number for number, _ in self.outliers]
         for trials, what in (
@@ -192,10 +208,10 @@ class Recommendation(Saved):
             (numbers, "left out, since their values are outliers"),
         ):
             if trials:
-                lines.append(f"trials {what}: {numbers_text(trials)}")
+                lines.append(f"Trials {what}: {numbers_text(trials)}.")
         if self.known:
             count = known_text(self.known)
-            lines.append(f"allocations not tried, since their outcomes are known: {count}")
+            lines.append(f"Allocations not tried, since their outcomes are known: {count}.")
         return lines
 
     def _score(self, score: float) -> str:
@@ -286,6 +302,8 @@ def recommendation_of(
         bound=bound,
         probability=probability,
         known=count_known(found.evidence),
+        metric=task.metric,
+        maximize=found.evidence.sign > 0,
     )
 
 
@@ -362,9 +380,3 @@ def _cheapest_reaching(
         f"{sentence(found.task.allocation(found.keys[best]))}, with an expected score of "
         f"{values[best]:.3g}. Run more trials or instances, or ask for less."
     )
-
-
-def _more(others: Sequence[object], what: str) -> list[str]:
-    """Return a line that counts the allocations that are not shown, if there are any."""
-    more = len(others) - _SHOWN
-    return [f"and {more} more {what}"] if more > 0 else []

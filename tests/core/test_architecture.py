@@ -48,7 +48,7 @@ ROOMS = {
         "check_pipeline": ("check", "inspection", "pipeline", "calls", "exceptions"),
         "pruning": ("exceptions",),
         "arguments": ("pipeline", "calls", "exceptions"),
-        "limit": ("calls",),
+        "limit": ("calls", "exceptions"),
         "splitting": ("instances", "limit"),
         "diagnosis": ("check_pipeline", "check", "inspection", "pipeline"),
         "objective": (

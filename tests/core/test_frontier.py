@@ -213,7 +213,7 @@ def test_costs_are_given_in_each_unit():
     assert len(found.missing) == 1
     assert "no cost in s: LatencyCost needs `prompt_tokens_per_second`" in found.missing[0]
     assert str(found).endswith("no cost in s: `Frontier.missing` has the reason")
-    assert "cost (reference samples)  USD" in str(found)
+    assert "cost (reference samples) USD" in " ".join(str(found).split())
 
 
 def test_missing_facts_are_an_error_only_if_asked_for():

@@ -98,7 +98,7 @@ def test_scores_alone_have_a_value_but_no_interval():
     evidence = [(small(n), 0.5 + 0.01 * n) for n in (4, 8, 16) for _ in range(10)]
     result = recommend(study_of(one_stage(), evidence))
     assert result.interval is None
-    assert "no interval" in str(result)
+    assert "No interval" in str(result)
     assert math.isfinite(result.value)
 
 

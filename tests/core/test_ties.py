@@ -261,14 +261,17 @@ def test_text_lists_ties_and_undecided_allocations():
     simulated, _ = study(1, 400, spread=0.005)
     found = recommend(simulated, TASK, margin=0.2)
     lines = str(found).splitlines()
-    assert f"{found.allocation['answer'].samples} x small-3B" in lines[0]
-    assert "90 % interval" in lines[0]
-    assert f"{found.cost:.4g} {TASK.cost_model.unit} per instance" in lines[0]
-    listed = [line for line in lines if line.startswith("as good for less (margin 0.2): ")]
+    assert lines[0] == f"score (higher is better), cost in {TASK.cost_model.unit} per instance"
+    assert lines[1].split() == ["score", "90", "%", "interval", "cost", "answer"]
+    assert lines[2].startswith("recommended  ")
+    assert lines[2].endswith(f"{found.cost:.4g}  {found.allocation['answer'].samples} x small-3B")
+    listed = [line for line in lines if line.startswith("as good for less  ")]
     assert len(listed) == min(3, len(found.ties))
-    if len(found.ties) > 3:
-        assert f"and {len(found.ties) - 3} more as good for less" in lines
+    assert f"{len(found.ties) - 3} more are as good for less." in lines
+    assert any(line.endswith("it loses less than 0.20.") for line in lines)
     found = recommend(simulated, TASK, margin=1e-4)
-    lines = [line for line in str(found).splitlines() if line.startswith("not decided yet: ")]
-    assert len(lines) == min(3, len(found.undecided)) > 0
-    assert f"about {found.undecided[0].instances} instances would show it (400 so far)" in lines[0]
+    lines = str(found).splitlines()
+    assert sum(line.startswith("undecided  ") for line in lines) == min(3, len(found.undecided))
+    assert f"about {found.undecided[0].instances} instances would show it (400 so far)" in str(
+        found
+    )

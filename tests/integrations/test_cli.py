@@ -227,7 +227,7 @@ def test_a_study_without_task_is_recognised_by_its_parameters(tmp_path, capsys):
     study.optimize(objective, n_trials=3)
     assert main(["report", url]) == 0
     printed = capsys.readouterr().out
-    assert "answer: " in printed
+    assert " x b-7B" in printed
     assert "Spent" not in printed
 
 

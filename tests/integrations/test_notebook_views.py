@@ -132,8 +132,8 @@ def test_names_stay_text(name):
         "Allocation": ["samples", "3"],
         "Recommendation": [
             f"cost per instance ({UNIT})",
-            *("0.62", "0.55 to 0.68", "2.5", "loses less than 0.01 (95 % bound)"),
-            *("50 of about 400 instances", "and 2 more not decided yet", "trials failed: 3"),
+            *("0.62", "0.55 to 0.68", "2.5", "loses < 0.01"),
+            *("(50 so far)", "2 more are undecided", "Trials failed: 3."),
         ],
         "Confirmation": ["-0.10 (-0.20 to +0.01)", f"80 {UNIT}", "left out after look 1"],
         "SearchResult": ["0.55 to 0.68", "the search ran 9 trials", f"90 {UNIT}"],
