@@ -20,6 +20,7 @@ from optuna_agenttts.report.budgets import frontier
 from optuna_agenttts.report.callbacks import StopAtSpend, StopWhenExhausted, StopWhenSettled
 from optuna_agenttts.report.dataframes import rounds_dataframe, trials_dataframe
 from optuna_agenttts.report.points import Frontier, FrontierPoint
+from optuna_agenttts.report.printing import PrintTrials
 from optuna_agenttts.report.recommendation import Recommendation, recommend
 from optuna_agenttts.report.saved import load_allocation, save_allocation
 from optuna_agenttts.report.summary import Summary, summarize
@@ -72,6 +73,7 @@ __all__ = [
     "NoEvidenceError",
     "NoTaskError",
     "PriceCost",
+    "PrintTrials",
     "Recommendation",
     "Round",
     "ScriptedChatModel",

@@ -51,7 +51,8 @@ def score_text(score: float, margin: float = 0.0) -> str:
     digits = 3
     if 1e3 <= size < 1e6:
         digits = math.floor(math.log10(size)) + 1
-    return f"{score:.{digits}g}"
+    # With zeros at the end: 0.600 beside 0.618.
+    return f"{score:#.{digits}g}".rstrip(".")
 
 
 def metric_text(metric: str, maximize: bool) -> str:

@@ -169,6 +169,7 @@ VALUES = {
     "State": [lambda: integrations.State("q", {"find": 1})],
     "Step": [lambda: integrations.Step(name="s", run=str)],
     "StopAtSpend": [lambda: used(core.StopAtSpend(1e9, task=TASK))],
+    "PrintTrials": [lambda: used(core.PrintTrials(task=TASK))],
     "StopWhenExhausted": [lambda: used(core.StopWhenExhausted(task=TASK))],
     "StopWhenSettled": [lambda: used(core.StopWhenSettled(task=TASK))],
     "StoredEmbedder": [
