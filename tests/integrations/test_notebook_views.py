@@ -132,12 +132,12 @@ def test_names_stay_text(name):
         "Allocation": ["samples", "3"],
         "Recommendation": [
             f"cost per instance ({UNIT})",
-            *("0.62", "0.55 to 0.68", "2.5", "loses < 0.01"),
+            *("0.62", "0.550 to 0.680", "2.5", "loses < 0.01"),
             *("(50 so far)", "2 more are undecided", "Trials failed: 3."),
         ],
         "Confirmation": ["-0.10 (-0.20 to +0.01)", f"80 {UNIT}", "left out after look 1"],
-        "SearchResult": ["0.55 to 0.68", "the search ran 9 trials", f"90 {UNIT}"],
-        "Frontier": [f"cost per instance ({UNIT})", "0.4 to 0.6", "1.25", "7.5"],
+        "SearchResult": ["0.550 to 0.680", "the search ran 9 trials", f"90 {UNIT}"],
+        "Frontier": [f"cost per instance ({UNIT})", "0.400 to 0.600", "1.25", "7.5"],
         "Round": ["Round 2", "0.25 in the unit of the task", "contradicts"],
         "Evaluation": ["95 % interval", f"0 {UNIT}", "1.5 s", "p = 0.05", "2 of 2 instances"],
         "Report": ["FAIL"],
@@ -154,8 +154,8 @@ def test_numbers_are_shown_with_units(name, texts):
 def test_an_interval_that_is_not_known_is_said_to_be_missing():
     without = core.Recommendation({}, ALLOCATION, 0.5, None, 1.0, "", (), (), 0.0, 1)
 
-    assert "no interval" in without._repr_html_()
-    assert "no interval" in str(without)
+    assert "No interval" in without._repr_html_()
+    assert "No interval" in str(without)
 
 
 def test_nothing_is_shown_of_nothing():
