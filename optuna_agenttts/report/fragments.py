@@ -62,7 +62,7 @@ def scores_table(
         shown, text = score_text(value, margin), interval_text(ends, margin)
         label = f"{shown} ({text})" if ends else shown
         drawing = html.interval(value, ends, scale, label=label, marked=marked)
-        lines.append([*first, shown, text, drawing, *last])
+        lines.append([*first, shown, html.line(text), drawing, *last])
     left, right = scale
     edges = f"{score_text(left, margin)} to {score_text(right, margin)}"
     count = len(before)

@@ -198,7 +198,8 @@ def interval(
         viewBox=f"0 0 {_WIDTH} {_HEIGHT}",
         role="img",
         aria_label=label,
-        style="vertical-align:middle",
+        # Style sheets of notebooks shrink drawings in narrow columns.
+        style=f"vertical-align:middle;min-width:{_WIDTH}px",
     )
 
 
