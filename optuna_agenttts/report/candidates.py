@@ -243,7 +243,7 @@ class Candidates:
     ) -> list[tuple[float | None, int | None]]:
         """Return the standard deviations of values' errors, and the instances they rest on."""
         size = self.exact.noise.instances or None
-        sds = _INFLATION * self.scale.span * self.exact.at(points).moments().sd()
+        sds = self.scale.span * np.sqrt(self._variances(points))
         found: list[tuple[float | None, int | None]] = []
         for key, sd in zip(choices_of(points.models, points.samples), sds.tolist()):
             own = list(self.outcomes.get(key, {}).values())
@@ -251,13 +251,29 @@ class Candidates:
                 # Of many fresh instances, the variance is known well.
                 found.append((sd, None))
             elif size is not None:
-                found.append((sd, size))
+                # No outcomes bound the error of an allocation that no trial completed.
+                found.append((sd, size if own else None))
             elif not self.scale.informative and len(own) > 1:
                 # Equal scores of an unknown range have no rates, but outcomes that may differ.
                 found.append((float(np.std(own, ddof=1)) / len(own) ** 0.5, None))
             else:
                 found.append((score_sd, None))
         return found
+
+    def _variances(self, points: Points) -> Floats:
+        """Return the variances of the errors of values, in rates squared, shape (allocations,).
+
+        The bias is that of the winner. It counts as an error of allocations whose rates correlate
+        little with the winner's.
+        """
+        winner = self.points.take(np.array([self.best(np.arange(len(self.keys)))]))
+        view = self.exact.at(points).joined(winner)
+        sds, gaps = view.moments().sd(), view.differences_from(len(points)).sd()
+        products = sds * sds[-1]
+        correlations = np.clip(0.5 * (sds**2 + sds[-1] ** 2 - gaps**2) / products, 0.0, 1.0)[:-1]
+        bias = self._bias * self._inherited(points)
+        variances: Floats = (_INFLATION * sds[:-1]) ** 2 + bias**2 * (1 - correlations**2)
+        return variances
 
 
 @lru_cache(maxsize=4)

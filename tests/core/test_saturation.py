@@ -149,6 +149,16 @@ def test_equal_samples_have_equal_values():
     assert curve.costs[0] < curve.costs[1]
 
 
+def test_intervals_of_untried_models_are_wider_than_those_of_outcomes():
+    """Fifty outcomes of one model do not make the score of another one as certain."""
+    task = one_stage(max_samples=8)
+    rng = np.random.default_rng(0)
+    evidence = [(small(samples), rng.random(50) < 0.5) for samples in (1, 2, 4, 8)]
+    tried, untried = saturation_of(StudyView(study_with_outcomes(task, evidence), task)).curves
+    widths = [[high - low for low, high in curve.intervals] for curve in (tried, untried)]
+    assert max(widths[0]) < 0.25 < min(widths[1])
+
+
 def test_samples_that_violate_a_constraint_are_not_affordable():
     """Above 4 samples all trials violate a constraint; the budget allows 12."""
     task = one_stage(max_samples=12)
