@@ -129,6 +129,7 @@ def _redrawn(table: FeasibleSet, rng: np.random.Generator, count: int) -> list[t
         drawn ones, then for each stage those with another model and those with other samples.
     """
     tables = [np.stack(rows) for rows in table.costs]
+    weights = np.cumsum(1.0 / np.arange(1, max(map(len, itertools.chain(*table.costs))) + 1))
     start = table.complete({})
     models = np.tile([model for model, _ in start], (count, 1))
     samples = np.tile([number for _, number in start], (count, 1))
@@ -145,10 +146,11 @@ def _redrawn(table: FeasibleSet, rng: np.random.Generator, count: int) -> list[t
         return np.asarray(np.argmax(np.where(fits, rng.random(fits.shape), -1.0), axis=1))
 
     def draw_samples(stage: int) -> Ints:
-        within = room(stage)[:, None] >= tables[stage][models[:, stage]]
-        most = np.maximum(within.sum(axis=1), samples[:, stage])
+        left = room(stage)
+        fits = np.stack([np.searchsorted(row, left, side="right") for row in tables[stage]])
+        most = np.maximum(fits[models[:, stage], np.arange(count)], samples[:, stage])
         # A number of samples n has a weight of 1 / n.
-        sums = np.cumsum(1.0 / np.arange(1, tables[stage].shape[1] + 1))
+        sums = weights[: most.max()]
         found = 1 + np.searchsorted(sums, rng.random(count) * sums[most - 1])
         return np.asarray(np.minimum(found, most))
 
