@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from optuna.study import Study
@@ -24,14 +24,24 @@ from optuna_agenttts.report.sections import (
     outcomes_section,
     saturation_section,
 )
-from optuna_agenttts.report.summary_text import text_of
-from optuna_agenttts.report.text import spend_text
+from optuna_agenttts.report.summary_text import (
+    duration_text,
+    expenditure_lines,
+    guideline_lines,
+    importance_lines,
+    metric_of,
+    outcome_lines,
+    saturation_lines,
+    task_lines,
+)
+from optuna_agenttts.report.text import count_text, score_text, spend_text
 from optuna_agenttts.report.trials import states_of, stopped_trials
 from optuna_agenttts.report.view import StudyView
 from optuna_agenttts.study.archive import explaining_outcomes, is_maximized
 from optuna_agenttts.study.rounds import Round, read_rounds
 from optuna_agenttts.study.spending import Spend, read_limit, spend_of
 from optuna_agenttts.support import html
+from optuna_agenttts.support.plain import one_line
 from optuna_agenttts.task.task import Task
 
 
@@ -90,7 +100,47 @@ class Summary:
 
     def __str__(self) -> str:
         """Return the summary as plain text."""
-        return text_of(self)
+        task, metric, planned = self.task, metric_of(self.task), self.guidelines
+        parts: list[tuple[str, Iterable[str]]] = [
+            ("Recommended", self._recommended()),
+            ("What matters", importance_lines(self.importances, metric)),
+            ("Samples", saturation_lines(self.saturation) if self.saturation else ()),
+            ("Spend", [str(self.spend), *expenditure_lines(self.expenditure)]),
+            ("Instances", outcome_lines(self.outcomes, metric)),
+            ("Guidelines of the agent", guideline_lines(planned) if planned else ()),
+            ("Warnings", [f"- {line}" for line in self.warnings]),
+            ("Next", [f"- {line}" for line in self.next_steps]),
+        ]
+        lines = [f"Study {one_line(self.study)!r} of task {one_line(task.name)!r}"]
+        lines += [*task_lines(task, self.maximize), f"trials: {self._trials()}"]
+        if self.pruned:
+            lines.append(f"pruned, with the mean of what each saw: {self.pruned}")
+        for title, part in parts:
+            if shown := [f"  {line}" for line in part]:
+                lines += ["", title, *shown]
+        return "\n".join(lines)
+
+    def _trials(self) -> str:
+        """Count the trials and their instances."""
+        text = ", ".join(f"{count} {name}" for name, count in self.states.items()) or "none"
+        if self.instances:
+            text += f"; on {count_text(self.instances, 'instance')} each"
+        if self.fresh:
+            text += f"; confirmed on {count_text(self.fresh, 'fresh instance')}"
+        return text if self.seconds is None else f"{text}; {duration_text(self.seconds)}"
+
+    def _recommended(self) -> Iterator[str]:
+        """Yield what to use, and why it is not the luckiest trial."""
+        found = self.recommendation
+        if found is None:
+            yield one_line(self.without, 1000)
+            return
+        yield from str(found).splitlines()
+        if self.luckiest is not None:
+            number, value = self.luckiest
+            if (value > found.value) if self.maximize else (value < found.value):
+                best = score_text(value, found.margin)
+                yield f"The best score, {best} of trial {number}, is partly luck."
 
     @property
     def trials(self) -> int:

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Sequence
 
-from optuna_agenttts.support.plain import one_line
+from optuna_agenttts.support.plain import amount_text, one_line
 from optuna_agenttts.task.allocation import Allocation
 
 _MAX_NAME = 300
@@ -15,7 +15,7 @@ _MAX_DECIMALS = 9
 """Maximum number of decimals of a score; more are written as a power of ten. Chosen by hand."""
 _WIDTH = 80
 """Maximum width of a table, in columns, with all stages of an allocation on one line."""
-_NUMBER = re.compile(r"[-+]?[\d,.]+(e[-+]?\d+)?|-|")
+_NUMBER = re.compile(r"(< )?[-+]?[\d,.]+(e[-+]?\d+)?( %)?|-|")
 """Number in a cell, or none."""
 _LISTED = 10
 """Maximum number of trials listed. Chosen by hand."""
@@ -99,9 +99,13 @@ def allocation_table(
 
 
 def spend_text(spend: float, unit: str) -> str:
-    """Format a spend with five digits, or as a whole number if it has more."""
-    number = f"{spend:,.0f}" if abs(spend) >= 1e4 else f"{spend:.5g}"
-    return f"{number} {unit or 'units of the cost'}"
+    """Format a spend with its unit."""
+    return amount_text(spend, unit or "units of the cost")
+
+
+def share_text(share: float) -> str:
+    """Format a share as a percentage, such as "97 %"; small ones are "< 1 %"."""
+    return "< 1 %" if 0 < share < 0.005 else f"{100 * share:.0f} %"
 
 
 def count_text(count: int, noun: str) -> str:

@@ -13,6 +13,7 @@ from optuna.trial import FrozenTrial
 from optuna_agenttts import storage
 from optuna_agenttts.exceptions import NoTaskError, TaskError
 from optuna_agenttts.study.rounds import Round, read_rounds
+from optuna_agenttts.support.plain import amount_text
 from optuna_agenttts.task.cost import TableCost
 from optuna_agenttts.task.parameters import read_choices
 from optuna_agenttts.task.sizes import size_in_name
@@ -67,16 +68,16 @@ class Spend:
         if not self.whole:
             over = "one instance per trial, as the objective does not report its spend"
         unit = self.unit or "units of the task's cost"
-        text = f"Spent so far: {self.trials:.5g} {unit} on trials, over {over}"
+        text = f"Spent so far: {amount_text(self.trials, unit)} on trials, over {over}"
         if self.confirmation:
-            text += f" ({self.confirmation:.5g} {unit} of it on their confirmation)"
+            text += f" ({amount_text(self.confirmation, unit)} of it on their confirmation)"
         if self.requests:
-            text += f"; {self.agent_tokens} tokens on planning"
-            text += f" ({self.agent:.4g} {unit})" if self.agent else ""
-            text += f", {self.unpriced} of them of unknown cost" if self.unpriced else ""
+            text += f"; {self.agent_tokens:,} tokens on planning"
+            text += f" ({amount_text(self.agent, unit)})" if self.agent else ""
+            text += f", {self.unpriced:,} of them of unknown cost" if self.unpriced else ""
         if self.limit is not None:
-            left = max(0.0, self.limit - self.total)
-            text += f"; {left:.5g} {unit} of {self.limit:.5g} are left for the search"
+            left, limit = max(0.0, self.limit - self.total), amount_text(self.limit)
+            text += f"; {amount_text(left, unit)} of {limit} are left for the search"
         return text + "."
 
 

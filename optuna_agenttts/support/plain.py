@@ -1,4 +1,4 @@
-"""Text from outside on one line of a terminal, a log or a prompt."""
+"""Text from outside on one line of a terminal, a log or a prompt, and amounts with their unit."""
 
 from __future__ import annotations
 
@@ -7,3 +7,9 @@ def one_line(text: str, length: int = 200) -> str:
     """Return the first `length` printable characters of an untrusted text, on one line."""
     flat = " ".join("".join(c if c.isprintable() else " " for c in text[: 4 * length]).split())
     return flat if len(flat) <= length else flat[: length - 1] + "…"
+
+
+def amount_text(amount: float, unit: str = "") -> str:
+    """Format an amount with four digits, or as a whole number if it has more, and its unit."""
+    number = f"{amount:,.0f}" if abs(amount) >= 1000 else f"{amount:.4g}"
+    return f"{number} {one_line(unit, 60)}".rstrip()

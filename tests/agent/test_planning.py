@@ -29,6 +29,7 @@ from optuna_agenttts.report.dashboard import HEADING, note, save_note
 from optuna_agenttts.study.experience import read_experience, recall
 from optuna_agenttts.study.rounds import Proposed, Round, write_round
 from optuna_agenttts.study.spending import price_of
+from optuna_agenttts.support.plain import amount_text
 
 EVIDENCE = evidence_of(TASK, score, 12)
 QUESTIONS = TaskQuestions(
@@ -328,7 +329,7 @@ def test_the_note_counts_what_followed_the_last_round():
     found = confirm(study, lambda allocation, names: [0.5] * len(names), range(40), evaluations=60)
     assert found.looks
     assert "complete in confirmation" in dashboard.get_note(study)
-    assert f"({found.spend:.5g} reference samples of it on" in dashboard.get_note(study)
+    assert f"({amount_text(found.spend)} reference samples of it on" in dashboard.get_note(study)
 
 
 def test_agent_is_priced_like_a_stage():
