@@ -185,8 +185,6 @@ class Recommendation(Saved):
                 f"It is the cheapest tried one that reaches {self.bound:.4g} with a "
                 f"probability of at least {_SURE:.0%}: {self.probability:.1%}."
             )
-        if self.interval is None:
-            lines.append(f"{NO_INTERVAL.capitalize()}.")
         if self.ties or self.undecided:
             lines.append(
                 "Losses are 95 % bounds. A cheaper allocation is as good if it loses less than "
@@ -201,6 +199,16 @@ class Recommendation(Saved):
                 f"If the first undecided one is as good, about {other.instances} instances would "
                 f"show it ({other.shared} so far)."
             )
+        lines += self.warnings
+        if self.known:
+            count = known_text(self.known)
+            lines.append(f"Allocations not tried, since their outcomes are known: {count}.")
+        return lines
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is not known, and trials that are left out, one sentence each."""
+        lines = [f"{NO_INTERVAL.capitalize()}."] if self.interval is None else []
         numbers = [number for number, _ in self.outliers]
         for trials, what in (
             (self.failed, "failed"),
@@ -209,10 +217,7 @@ class Recommendation(Saved):
         ):
             if trials:
                 lines.append(f"Trials {what}: {numbers_text(trials)}.")
-        if self.known:
-            count = known_text(self.known)
-            lines.append(f"Allocations not tried, since their outcomes are known: {count}.")
-        return lines
+        return tuple(lines)
 
     def _score(self, score: float) -> str:
         """Format a score, so that differences of the margin are seen."""

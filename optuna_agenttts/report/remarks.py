@@ -28,22 +28,10 @@ def warnings_of(
 ) -> Iterator[str]:
     """Yield what is wrong with a study, or not known, one sentence each."""
     trials = view.trials
-    if failed := [trial.number for trial in trials if trial.state == TrialState.FAIL]:
-        yield f"Failed trials, whose errors are in the log: {numbers_text(failed)}."
     if recommendation is not None:
-        if recommendation.interval is None:
-            yield (
-                "How far the expected value is from the truth is not known: trials reported no "
-                "or too few outcomes of single instances."
-            )
-        if recommendation.unreadable:
-            yield (
-                "Trials left out because their parameters do not fit the task: "
-                f"{numbers_text(recommendation.unreadable)}."
-            )
-        if recommendation.outliers:
-            numbers = [number for number, _ in recommendation.outliers]
-            yield f"Trials left out because their values are outliers: {numbers_text(numbers)}."
+        yield from recommendation.warnings
+    elif failed := [trial.number for trial in trials if trial.state == TrialState.FAIL]:
+        yield f"Trials failed: {numbers_text(failed)}; the log has their errors."
     violating = [trial.number for trial in trials if violations(constraints_of(trial))]
     if violating:
         yield f"Trials that violate a constraint: {numbers_text(violating)}."

@@ -101,14 +101,16 @@ class Summary:
     def __str__(self) -> str:
         """Return the summary as plain text."""
         task, metric, planned = self.task, metric_of(self.task), self.guidelines
+        margin = self.saturation.margin if self.saturation is not None else 0.0
+        shown = self.recommendation.warnings if self.recommendation is not None else ()
         parts: list[tuple[str, Iterable[str]]] = [
             ("Recommended", self._recommended()),
             ("What matters", importance_lines(self.importances, metric)),
             ("Samples", saturation_lines(self.saturation) if self.saturation else ()),
             ("Spend", [str(self.spend), *expenditure_lines(self.expenditure)]),
-            ("Instances", outcome_lines(self.outcomes, metric)),
+            ("Instances", outcome_lines(self.outcomes, metric, margin)),
             ("Guidelines of the agent", guideline_lines(planned) if planned else ()),
-            ("Warnings", [f"- {line}" for line in self.warnings]),
+            ("Warnings", [f"- {line}" for line in self.warnings if line not in shown]),
             ("Next", [f"- {line}" for line in self.next_steps]),
         ]
         lines = [f"Study {one_line(self.study)!r} of task {one_line(task.name)!r}"]
@@ -116,8 +118,8 @@ class Summary:
         if self.pruned:
             lines.append(f"pruned, with the mean of what each saw: {self.pruned}")
         for title, part in parts:
-            if shown := [f"  {line}" for line in part]:
-                lines += ["", title, *shown]
+            if indented := [f"  {line}" for line in part]:
+                lines += ["", title, *indented]
         return "\n".join(lines)
 
     def _trials(self) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from optuna_agenttts.report.expenditure import Expenditure
 from optuna_agenttts.report.importances import Importance
 from optuna_agenttts.report.outcomes import InstanceOutcomes, OutcomeTable
-from optuna_agenttts.report.saturation import Saturation
+from optuna_agenttts.report.saturation import Saturation, SaturationCurve
 from optuna_agenttts.report.text import count_text, score_text, share_text, spend_text, table
 from optuna_agenttts.study.claims import summary as summary_of_verdicts
 from optuna_agenttts.study.rounds import Round
@@ -77,7 +77,7 @@ def importance_lines(importances: Sequence[Importance], metric: str) -> Iterator
             f"{each.setting} of {one_line(each.stage, _NAME)}",
             share_text(each.share),
             " to ".join(map(share_text, each.interval)),
-            score_text(each.loss),
+            f"{each.loss:.2g}",
         )
         for each in sorted(importances, key=lambda each: -each.share)
     ]
@@ -88,7 +88,7 @@ def importance_lines(importances: Sequence[Importance], metric: str) -> Iterator
 
 def saturation_lines(saturation: Saturation) -> Iterator[str]:
     """Yield where the recommended models' samples saturate."""
-    margin = score_text(saturation.margin)
+    margin = f"{saturation.margin:.2g}"
     for curve in saturation.curves:
         if not curve.recommended or curve.saturates_at is None:
             continue
@@ -97,12 +97,18 @@ def saturation_lines(saturation: Saturation) -> Iterator[str]:
         if curve.affordable == 1:
             yield f"{text}the budget allows 1 sample"
         elif curve.saturates_at == curve.affordable:
-            yield f"{text}still gains at the {most}"
+            yield f"{text}still gains at the {most}{_between(curve)}"
         else:
             yield (
-                f"{text}saturates at {count_text(curve.saturates_at, 'sample')}; more, up to the "
-                f"{most}, are expected to gain less than {margin}"
+                f"{text}saturates at {count_text(curve.saturates_at, 'sample')}{_between(curve)}; "
+                f"more, up to the {most}, are expected to gain at most {margin}"
             )
+
+
+def _between(curve: SaturationCurve) -> str:
+    """Return the interval of where a curve saturates, in brackets."""
+    low, high = curve.saturates_between or (0, 0)
+    return f" (90 % interval {low} to {high})" if low < high else ""
 
 
 def expenditure_lines(costs: Expenditure) -> Iterator[str]:
@@ -132,15 +138,21 @@ def expenditure_lines(costs: Expenditure) -> Iterator[str]:
             yield "Stages are not measured: spends are divided by the costs of allocations."
 
 
-def outcome_lines(outcomes: OutcomeTable, metric: str) -> Iterator[str]:
-    """Yield which instances fail, and which ones tell allocations apart."""
+def outcome_lines(outcomes: OutcomeTable, metric: str, margin: float) -> Iterator[str]:
+    """Yield which instances fail, and which ones tell allocations apart.
+
+    Args:
+        outcomes: The outcomes.
+        metric: Name of the metric.
+        margin: Difference of scores that is worth printing.
+    """
     found = outcomes.instances
     if len(found) < 2:
         return
 
     def listed(instances: Sequence[InstanceOutcomes]) -> str:
         return ", ".join(
-            f"{one_line(each.name, _NAME)} ({score_text(each.mean)})" for each in instances
+            f"{one_line(each.name, _NAME)} ({score_text(each.mean, margin)})" for each in instances
         )
 
     yield f"worst mean {metric} over the trials: {listed(found[:_INSTANCES])}"

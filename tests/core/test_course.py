@@ -320,6 +320,32 @@ def test_studies_without_a_recommendation_are_summarized():
         summarize(optuna.create_study())
 
 
+def test_hostile_names_do_not_break_lines():
+    models = [Model(HOSTILE, parameters=7e9), Model("b" + HOSTILE, parameters=70e9)]
+    stages = [
+        Stage(name, models=models, prompt_tokens=20, generation_tokens=20, max_samples=8)
+        for name in (HOSTILE, "x" + HOSTILE)
+    ]
+    task = Task(name=HOSTILE, stages=stages, budget=500, metric=HOSTILE, description=HOSTILE)
+    found_study = optuna.create_study(
+        study_name=HOSTILE, direction="maximize", sampler=AgentTTSSampler(task)
+    )
+    note_instances(found_study, [HOSTILE, "b" + HOSTILE])
+
+    def target(trial):
+        allocation = task.suggest(trial)
+        outcomes = [float(sum(n for _, n in allocation.values()) > 4), 1.0]
+        for step, outcome in enumerate(outcomes):
+            trial.report(outcome, step)
+        return sum(outcomes) / 2
+
+    found_study.optimize(target, n_trials=6)
+    found = summarize(found_study)
+    assert_readable(str(found))
+    assert found.outcomes.instances[0].name == HOSTILE
+    assert max(map(len, str(found).splitlines())) < 2000
+
+
 def test_prices_have_their_unit():
     models = [Model("m-7B", input_price=1.0, output_price=2.0)]
     stage = Stage("answer", models=models, prompt_tokens=100, generation_tokens=100, max_samples=9)
