@@ -33,6 +33,7 @@ from optuna_agenttts.confirmation.result import Standing
 from optuna_agenttts.report.trials import count_states
 from optuna_agenttts.study.experience import read_experience
 from optuna_agenttts.study.fresh import FreshInstances, read_fresh
+from optuna_agenttts.study.spending import stated_spend
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 
@@ -297,7 +298,7 @@ def test_metered_spend_counts_instead_of_costs():
         return Report(outcomes, 0.5 * TASK.cost(allocation) * len(names))
 
     found = confirm(study, evaluate, FRESH, spend=5e4)
-    paid = [t.user_attrs["spend"] for t in confirmations(study)]
+    paid = [stated_spend(t) for t in confirmations(study)]
     assert found.spend == pytest.approx(sum(paid)) == pytest.approx(spend(study).confirmation)
     assert found.spend <= 5e4
     assert {t.user_attrs["recall"] for t in confirmations(study)} == {0.25}

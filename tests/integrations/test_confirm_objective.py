@@ -22,6 +22,7 @@ from optuna_agenttts import (
     storage,
 )
 from optuna_agenttts.llm import ChatRefusedError, Completion, Usage
+from optuna_agenttts.study.spending import stated_spend
 from optuna_agenttts_integrations import (
     Endpoint,
     MultiStageObjective,
@@ -144,7 +145,7 @@ def test_a_search_splits_the_instances(pruner):
     assert found.spend == pytest.approx(spend(study).total)
     assert spend(study).whole
     assert confirmed(study) or pruner
-    assert all(t.user_attrs["spend"] >= 0 for t in study.trials)
+    assert all(stated_spend(t) >= 0 for t in study.trials)
     assert found.evaluations <= 800
 
 
@@ -174,7 +175,7 @@ def test_the_limit_of_the_objective_covers_both():
     assert found.spend <= limit
     assert found.spend > 0.5 * limit
     assert not confirmed(study, TrialState.FAIL)
-    confirm_spend = sum(t.user_attrs["spend"] for t in confirmed(study))
+    confirm_spend = sum(stated_spend(t) for t in confirmed(study))
     assert found.confirmation.spend == pytest.approx(confirm_spend)
     more, _ = noisy_objective(count=120, max_spend=10 * whole)
     again = search(study, more, evaluations=2000)
@@ -225,7 +226,7 @@ def test_the_spend_of_a_failed_evaluation_counts():
     failed = confirmed(study, TrialState.FAIL)
     assert failed
     assert all("TooManyFailuresError" in t.user_attrs["error"] for t in failed)
-    paid = sum(t.user_attrs["spend"] for t in failed)
+    paid = sum(stated_spend(t) for t in failed)
     assert spend(study).total == pytest.approx(before + paid)
 
 

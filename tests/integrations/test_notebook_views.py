@@ -3,6 +3,7 @@
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
+import optuna
 import pytest
 
 import optuna_agenttts as core
@@ -90,6 +91,22 @@ BASELINE = integrations.InstanceInspection(NAME, NAME, outcome=0.25, stages=(INS
 INSTANCE = integrations.InstanceInspection(
     NAME, NAME, outcome=0.75, stages=(INSPECTED,), notes=(NAME,), baseline=BASELINE
 )
+
+
+def summary():
+    """Summarize a study whose only trial reports the outcomes of two instances."""
+    study = optuna.create_study(study_name=NAME, direction="maximize")
+    study.enqueue_trial(TASK.params({STAGE.name: (NAME, 3)}))
+    trial = study.ask()
+    TASK.suggest(trial)
+    for step, outcome in enumerate((0.25, 0.75)):
+        trial.report(outcome, step)
+    study.tell(trial, 0.5)
+    core.study.rounds.write_round(study, ROUND)
+    core.study.fresh.note_instances(study, [NAME, "q2"])
+    return core.summarize(study)
+
+
 SHOWN = {
     "Allocation": ALLOCATION,
     "Comparison": EVALUATION.comparison,
@@ -102,6 +119,7 @@ SHOWN = {
     "Report": llm.Report((llm.Finding(NAME, NAME, "error", NAME, NAME),)),
     "Round": ROUND,
     "SearchResult": core.SearchResult(RECOMMENDATION, CONFIRMATION, 9, (), (), 99, 90.0, UNIT),
+    "Summary": summary(),
     "Task": TASK,
     "TrialInspection": integrations.TrialInspection(NAME, (INSTANCE,), (NAME,), NAME),
 }
@@ -141,6 +159,7 @@ def test_names_stay_text(name):
         "Round": ["Round 2", "0.25 in the unit of the task", "contradicts"],
         "Evaluation": ["95 % interval", f"0 {UNIT}", "1.5 s", "p = 0.05", "2 of 2 instances"],
         "Report": ["FAIL"],
+        "Summary": ["higher is better", "1 USD per instance", "1 complete", "Confirm it on"],
         "InstanceInspection": ["outcome 0.75", "outcome 0.25", "replies 0-1", "not in the store"],
         "TrialInspection": ["0.75", "0.25", "baseline"],
     }.items(),

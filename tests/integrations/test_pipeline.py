@@ -228,11 +228,12 @@ def test_skipped_stages_count_as_zero_tokens():
         study.enqueue_trial(objective.task.params({"s": ("m", 2), "t": ("m", 2)}))
         study.optimize(objective, n_trials=1)
     attributes = study.trials[0].user_attrs
-    assert attributes["lengths"] == {"s": [0.25, 1.0], "t": [2.0, 4.0]}
+    lengths = study.trials[0].system_attrs["agenttts:lengths"]
+    assert lengths == {"s": [0.25, 1.0], "t": [2.0, 4.0]}
     # Two samples of s in one instance, and of t in four.
     assert attributes["tokens"] == 2 * 4 + 4 * 2 * 4
     assert attributes["spend"] == pytest.approx((2 + 4 * 2 * 2) + 2 * (2 * 4 + 4 * 2 * 4))
-    measured = with_lengths(objective.task, attributes["lengths"])
+    measured = with_lengths(objective.task, lengths)
     allocation = measured.allocation(measured.choices({"s": ("m", 2), "t": ("m", 2)}))
     assert 4 * measured.cost(allocation) == pytest.approx(attributes["spend"])
 
