@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from optuna.study import Study
 
-from optuna_agenttts.planner.feasibility import known_feasibility
-from optuna_agenttts.planner.pools import choices_of
 from optuna_agenttts.report.points import FrontierPoint
 from optuna_agenttts.report.text import score_text
+from optuna_agenttts.report.tried import tried_of
 from optuna_agenttts.report.view import StudyView
 from optuna_agenttts.task.allocation import Allocation
 from optuna_agenttts.task.task import Task
@@ -41,11 +39,12 @@ if TYPE_CHECKING:
 _FRONTIER = Mark(COLORS[0], "circle", "solid")
 _TIE = {"symbol": "diamond", "size": 11, "color": COLORS[2], "line": {"color": BLACK, "width": 1}}
 _TRIALS = {
-    "trial": "circle-open",
-    "stopped trial, mean so far": "triangle-down-open",
-    "trial on fresh instances": "square-open",
-    "violates constraints": "x-thin-open",
+    "complete": ("trial", "circle-open"),
+    "stopped": ("stopped trial, mean so far", "triangle-down-open"),
+    "fresh": ("trial on fresh instances", "square-open"),
+    "infeasible": ("violates constraints", "x-thin-open"),
 }
+"""Name and symbol of each kind of trials."""
 _RATIO = 10
 """Ratio of costs above which the axis of costs is logarithmic. Chosen by hand."""
 
@@ -155,36 +154,28 @@ def _hover(
 
 def _trial_traces(view: StudyView) -> list[Any]:
     """Return the trials, by what happened to them."""
-    evidence = view.candidates.evidence
-    costs = view.task.feasible.costs_of(evidence.models, evidence.samples).tolist()
-    keys = choices_of(evidence.models, evidence.samples)
-    known, blocks = known_feasibility(evidence), evidence.block_of_rows().tolist()
-    rows: dict[str, list[int]] = {name: [] for name in _TRIALS}
-    plain, stopped, fresh, violating = rows.values()
-    for row, key in enumerate(keys):
-        kind = violating if not known.get(key, True) else fresh if blocks[row] else plain
-        (stopped if evidence.stopped[row] else kind).append(row)
-    values = (evidence.sign * np.asarray(evidence.scores)).tolist()
-    return [
-        _points(
-            name,
-            [(costs[row], values[row]) for row in members],
-            {"symbol": _TRIALS[name], "color": GRAY, "size": 7, "opacity": 0.6},
-            [
-                _hover(
-                    view,
-                    f"trial {evidence.numbers[row]}",
-                    view.task.allocation(keys[row]),
-                    values[row],
-                    costs[row],
-                    "" if name == "trial" else name,
+    traces = []
+    for kind, (name, symbol) in _TRIALS.items():
+        if members := [trial for trial in view.get(tried_of) if trial.kind == kind]:
+            traces.append(
+                _points(
+                    name,
+                    [(trial.cost, trial.value) for trial in members],
+                    {"symbol": symbol, "color": GRAY, "size": 7, "opacity": 0.6},
+                    [
+                        _hover(
+                            view,
+                            f"trial {trial.number}",
+                            trial.allocation,
+                            trial.value,
+                            trial.cost,
+                            "" if kind == "complete" else name,
+                        )
+                        for trial in members
+                    ],
                 )
-                for row in members
-            ],
-        )
-        for name, members in rows.items()
-        if members
-    ]
+            )
+    return traces
 
 
 def _frontier_traces(view: StudyView, points: tuple[FrontierPoint, ...]) -> list[Any]:

@@ -216,19 +216,27 @@ def _traces(view: StudyView, curve: SaturationCurve, mark: Mark, last: int) -> l
                 **common,
             )
         )
+    return traces + _trial_traces(view, curve, mark, common)
+
+
+def _trial_traces(
+    view: StudyView, curve: SaturationCurve, mark: Mark, common: Mapping[str, Any]
+) -> list[Any]:
+    """Return the trials of a curve."""
+    metric, margin, traces = metric_text(view.task), view.recommendation.margin, []
     for alike in (False, True):
         if not (trials := [trial for trial in curve.trials if trial.alike == alike]):
             continue
         hovers = [
             [
                 f"trial {trial.number}: {metric} {score_text(trial.value, margin)}",
-                f"{name}, {count_text(trial.samples, 'sample')}",
+                f"{curve.stage}: {curve.model}, {count_text(trial.samples, 'sample')}",
                 "" if alike else "other stages are not as recommended",
             ]
             for trial in trials
         ]
         traces.append(
-            go.Scatter(
+            graph_objects().Scatter(
                 x=[trial.samples for trial in trials],
                 y=[trial.value for trial in trials],
                 mode="markers",

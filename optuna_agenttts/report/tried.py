@@ -1,0 +1,55 @@
+"""Trials with a score, as points over the cost of their allocations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from optuna_agenttts.planner.feasibility import known_feasibility
+from optuna_agenttts.planner.pools import choices_of
+from optuna_agenttts.report.view import StudyView
+from optuna_agenttts.task.allocation import Allocation
+
+
+@dataclass(frozen=True, slots=True)
+class TriedAllocation:
+    """Trial with a score.
+
+    Args:
+        number: Number of the trial.
+        allocation: Its allocation, or the cheapest one of equal outcomes.
+        value: Its value, or the mean of what it saw if it was stopped; in units of the metric.
+        cost: Cost of the allocation for one instance, in units of the task's cost model.
+        kind: ``"complete"``, ``"stopped"``, ``"fresh"`` if it confirms an allocation on fresh
+            instances, or ``"infeasible"`` if it violates constraints of the study.
+    """
+
+    number: int
+    allocation: Allocation
+    value: float
+    cost: float
+    kind: str
+
+
+def tried_of(view: StudyView) -> tuple[TriedAllocation, ...]:
+    """Return the trials with a score, in order of number, without outliers.
+
+    Raises:
+        NoTaskError: The study has several objectives.
+        NoEvidenceError: No trial is complete, or none meets the constraints of the study.
+    """
+    evidence = view.candidates.evidence
+    costs = view.task.feasible.costs_of(evidence.models, evidence.samples).tolist()
+    known, blocks = known_feasibility(evidence), evidence.block_of_rows().tolist()
+    found = []
+    for row, key in enumerate(choices_of(evidence.models, evidence.samples)):
+        kind = "stopped" if evidence.stopped[row] else "fresh" if blocks[row] else "complete"
+        found.append(
+            TriedAllocation(
+                number=evidence.numbers[row],
+                allocation=view.task.allocation(key),
+                value=float(evidence.sign * evidence.scores[row]),
+                cost=costs[row],
+                kind=kind if known.get(key, True) else "infeasible",
+            )
+        )
+    return tuple(found)
