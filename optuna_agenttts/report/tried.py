@@ -9,6 +9,9 @@ from optuna_agenttts.planner.pools import choices_of
 from optuna_agenttts.report.view import StudyView
 from optuna_agenttts.task.allocation import Allocation
 
+_BEST, _LATEST = 50, 150
+"""Trials that are drawn, to bound the size of figures. Chosen by hand."""
+
 
 @dataclass(frozen=True, slots=True)
 class TriedAllocation:
@@ -53,3 +56,11 @@ def tried_of(view: StudyView) -> tuple[TriedAllocation, ...]:
             )
         )
     return tuple(found)
+
+
+def numbers_shown(view: StudyView) -> frozenset[int]:
+    """Return the numbers of the trials to draw in figures: the best and the latest ones."""
+    sign = view.candidates.evidence.sign
+    tried = view.get(tried_of)
+    best = sorted(tried, key=lambda trial: -sign * trial.value)[:_BEST]
+    return frozenset(trial.number for trial in (*best, *tried[-_LATEST:]))

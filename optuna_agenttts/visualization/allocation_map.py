@@ -13,6 +13,7 @@ from optuna.study import Study, StudyDirection
 
 from optuna_agenttts.report.maps import AllocationMap, MapPanel, map_of
 from optuna_agenttts.report.text import count_text, score_text
+from optuna_agenttts.report.tried import numbers_shown
 from optuna_agenttts.report.view import StudyView
 from optuna_agenttts.task.task import Task
 from optuna_agenttts.visualization.style import (
@@ -27,6 +28,7 @@ from optuna_agenttts.visualization.style import (
     metric_text,
     new_figure,
     panels,
+    setting_text,
     short_names,
     value_title,
 )
@@ -204,7 +206,11 @@ def _add_panel(
     go, place = graph_objects(), {"row": row, "col": column}
     metric, margin = metric_text(view.task), view.recommendation.margin
     across, up = found.earlier_samples, found.later_samples
-    names = f"{found.earlier}: {panel.earlier_model}", f"{found.later}: {panel.later_model}"
+    names = (
+        setting_text(found.earlier, panel.earlier_model),
+        setting_text(found.later, panel.later_model),
+    )
+    trials = [trial for trial in panel.trials if trial[0] in view.get(numbers_shown)]
     figure.add_trace(
         go.Heatmap(
             z=[[None if math.isnan(value) else value for value in line] for line in panel.values],
@@ -231,8 +237,8 @@ def _add_panel(
         )
     figure.add_trace(
         _points(
-            [_position(across, earlier) for _, earlier, _, _ in panel.trials],
-            [_position(up, later) for _, _, later, _ in panel.trials],
+            [_position(across, earlier) for _, earlier, _, _ in trials],
+            [_position(up, later) for _, _, later, _ in trials],
             _TRIAL,
             [
                 lines(
@@ -242,7 +248,7 @@ def _add_panel(
                         f"{names[1]}: {count_text(later, 'sample')}",
                     ]
                 )
-                for number, earlier, later, value in panel.trials
+                for number, earlier, later, value in trials
             ],
         ),
         **place,

@@ -8,7 +8,7 @@ from optuna.study import Study
 
 from optuna_agenttts.report.points import FrontierPoint
 from optuna_agenttts.report.text import score_text
-from optuna_agenttts.report.tried import tried_of
+from optuna_agenttts.report.tried import numbers_shown, tried_of
 from optuna_agenttts.report.view import StudyView
 from optuna_agenttts.task.allocation import Allocation
 from optuna_agenttts.task.task import Task
@@ -154,9 +154,10 @@ def _hover(
 
 def _trial_traces(view: StudyView) -> list[Any]:
     """Return the trials, by what happened to them."""
-    traces = []
+    traces, shown = [], view.get(numbers_shown)
+    tried = [trial for trial in view.get(tried_of) if trial.number in shown]
     for kind, (name, symbol) in _TRIALS.items():
-        if members := [trial for trial in view.get(tried_of) if trial.kind == kind]:
+        if members := [trial for trial in tried if trial.kind == kind]:
             traces.append(
                 _points(
                     name,

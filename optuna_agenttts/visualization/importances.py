@@ -97,7 +97,9 @@ def figure_of_importances(view: StudyView) -> Figure:
     figure.update_yaxes(
         tickvals=list(range(len(found))),
         ticktext=[
-            f"{names[i.stage]}: {i.setting}<br><sub>a random one: {_worse(i)}</sub>" for i in found
+            f"{names[i.stage]}: {i.setting}<br>"
+            f'<span style="font-size:10px">a random one: {_worse(i)}</span>'
+            for i in found
         ],
         showgrid=False,
     )

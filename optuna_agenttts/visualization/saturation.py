@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from optuna.study import Study
 
-from optuna_agenttts.report.saturation import Saturation, SaturationCurve, saturation_of
+from optuna_agenttts.report.saturation import (
+    Saturation,
+    SaturationCurve,
+    SaturationTrial,
+    saturation_of,
+)
 from optuna_agenttts.report.text import count_text, score_text
+from optuna_agenttts.report.tried import numbers_shown
 from optuna_agenttts.report.view import StudyView
 from optuna_agenttts.task.task import Task
 from optuna_agenttts.visualization.style import (
@@ -18,7 +25,7 @@ from optuna_agenttts.visualization.style import (
     RECOMMENDED,
     Mark,
     brief,
-    cost_text,
+    escape,
     graph_objects,
     interval_text,
     legend_entry,
@@ -27,8 +34,10 @@ from optuna_agenttts.visualization.style import (
     metric_text,
     model_marks,
     new_figure,
+    number_text,
     panels,
     place_legend,
+    setting_text,
     short_names,
     value_title,
 )
@@ -45,6 +54,9 @@ _GROUP = "other models"
 _BEYOND = 2
 """Numbers of samples that are shown, as a multiple of those within the budget: they show what a
 larger budget would gain. Chosen by hand."""
+_TITLES = 36
+"""Characters of the stages' names below a row of panels, which must not overlap. Chosen by
+hand."""
 _STEP = 1.1
 """Ratio of neighboring points of a line, which bounds the size of figures. Chosen by hand."""
 
@@ -111,11 +123,12 @@ def figure_of_saturation(view: StudyView) -> Figure:
         )
         figure.add_trace(star, **place)
         figure.update_xaxes(
-            title_text=lines([f"samples of {brief(stage)}"]),
+            title_text=lines([f"samples of {brief(stage, _TITLES // columns)}"]),
             **log_axis(1, last),
             **place,
         )
-    figure.update_yaxes(matches="y")
+    for row, column in list(product(range(1, rows + 1), range(1, columns + 1)))[1:]:
+        figure.update_yaxes(matches="y", row=row, col=column)
     figure.update_yaxes(title_text=value_title(view, expected=True), col=1)
     for column in range(2, columns + 1):
         figure.update_yaxes(showticklabels=False, col=column)
@@ -153,25 +166,12 @@ def _finding(curve: SaturationCurve) -> str:
 
 def _traces(view: StudyView, curve: SaturationCurve, mark: Mark, last: int) -> list[Any]:
     """Return the band, line, bar and trials of a curve up to a number of samples."""
-    go, metric, margin = graph_objects(), metric_text(view.task), view.recommendation.margin
-    main = mark != _OTHERS
+    go, main = graph_objects(), mark != _OTHERS
     group = curve.model if main else _GROUP
-    common = {"legendgroup": group, "showlegend": False, "hoverinfo": "text"}
+    common = {"legendgroup": group, "showlegend": False}
     shown = _shown(curve, last)
     within = [i for i in shown if curve.samples[i] <= curve.affordable]
-    name = f"{curve.stage}: {curve.model}"
-    texts = {
-        i: lines(
-            [
-                f"{name}, {count_text(curve.samples[i], 'sample')}",
-                f"expected {metric}: {score_text(curve.values[i], margin)}",
-                interval_text(curve.intervals[i], margin),
-                cost_text(curve.costs[i], view.task)
-                + ("" if i in within else ": over the budget"),
-            ]
-        )
-        for i in shown
-    }
+    beyond = shown[max(len(within) - 1, 0) :] if len(within) < len(shown) else []
     traces = []
     ends = [(curve.samples[i], *ends) for i in within if (ends := curve.intervals[i])]
     if main and ends:
@@ -184,68 +184,73 @@ def _traces(view: StudyView, curve: SaturationCurve, mark: Mark, last: int) -> l
                 fillcolor=mark.transparent(0.18 if curve.recommended else 0.05),
                 mode="lines",
                 line={"width": 0},
-                **{**common, "hoverinfo": "skip"},
+                hoverinfo="skip",
+                **common,
             )
         )
-    for part, width, opacity in (
-        (within, 3 if curve.recommended else 1.8 if main else 1, 1.0),
-        (shown[max(len(within) - 1, 0) :] if len(within) < len(shown) else [], 1, 0.5),
+    bar = []
+    if main and curve.saturates_at is not None and curve.saturates_at < curve.affordable:
+        bar.append(curve.samples.index(curve.saturates_at))
+    width = 3 if curve.recommended else 1.8 if main else 1
+    for part, note, look in (
+        (within, "", {"mode": "lines", "line": {"width": width}}),
+        (beyond, "over the budget", {"mode": "lines", "line": {"width": 1}, "opacity": 0.5}),
+        (bar, "saturates here", {"mode": "markers", "marker": _bar(mark.color)}),
     ):
-        if not part:
-            continue
-        traces.append(
-            go.Scatter(
+        if part:
+            trace = go.Scatter(
                 x=[curve.samples[i] for i in part],
                 y=[curve.values[i] for i in part],
-                mode="lines",
-                line={"color": mark.color, "dash": mark.dash, "width": width},
-                opacity=opacity,
-                hovertext=[texts[i] for i in part],
+                line={"color": mark.color, "dash": mark.dash},
+                **_hover(view, curve, part, note),
                 **common,
             )
-        )
-    if main and curve.saturates_at is not None and curve.saturates_at < curve.affordable:
-        at = curve.samples.index(curve.saturates_at)
-        traces.append(
-            go.Scatter(
-                x=[curve.saturates_at],
-                y=[curve.values[at]],
-                mode="markers",
-                marker=_bar(mark.color),
-                hovertext=[f"saturates here<br>{texts[at]}"],
-                **common,
-            )
-        )
-    return traces + _trial_traces(view, curve, mark, common)
-
-
-def _trial_traces(
-    view: StudyView, curve: SaturationCurve, mark: Mark, common: Mapping[str, Any]
-) -> list[Any]:
-    """Return the trials of a curve."""
-    metric, margin, traces = metric_text(view.task), view.recommendation.margin, []
+            traces.append(trace.update(look))
     for alike in (False, True):
-        if not (trials := [trial for trial in curve.trials if trial.alike == alike]):
-            continue
-        hovers = [
-            [
-                f"trial {trial.number}: {metric} {score_text(trial.value, margin)}",
-                f"{curve.stage}: {curve.model}, {count_text(trial.samples, 'sample')}",
-                "" if alike else "other stages are not as recommended",
-            ]
-            for trial in trials
-        ]
-        traces.append(
-            graph_objects().Scatter(
-                x=[trial.samples for trial in trials],
-                y=[trial.value for trial in trials],
-                mode="markers",
-                marker=_point(mark, alike=alike),
-                hovertext=list(map(lines, hovers)),
-                **common,
-            )
-        )
+        if trials := [trial for trial in curve.trials if trial.alike == alike]:
+            traces.append(_trial_trace(view, curve, trials).update(common))
+            traces[-1].marker = _point(mark, alike=alike)
     return traces
+
+
+def _hover(
+    view: StudyView, curve: SaturationCurve, part: Sequence[int], note: str
+) -> dict[str, Any]:
+    """Return the hover text of some points of a curve, as a template and its values."""
+    unit, margin = view.task.cost_model.unit, view.recommendation.margin
+    template = (
+        f"{lines([setting_text(curve.stage, curve.model)])}, samples: %{{x}}<br>"
+        f"expected {escape(metric_text(view.task))}: %{{customdata[0]}}<br>%{{customdata[1]}}<br>"
+        f"cost per instance: %{{customdata[2]}} {lines([unit])}<br>{lines([note])}"
+    )
+    values = [
+        [
+            score_text(curve.values[i], margin),
+            interval_text(curve.intervals[i], margin),
+            number_text(curve.costs[i]),
+        ]
+        for i in part
+    ]
+    return {"customdata": values, "hovertemplate": f"{template}<extra></extra>"}
+
+
+def _trial_trace(
+    view: StudyView, curve: SaturationCurve, trials: Sequence[SaturationTrial]
+) -> Any:
+    """Return the points of some trials of a curve."""
+    margin, shown = view.recommendation.margin, view.get(numbers_shown)
+    trials = [trial for trial in trials if trial.alike or trial.number in shown]
+    template = (
+        f"trial %{{customdata[0]}}: {escape(metric_text(view.task))} %{{customdata[1]}}<br>"
+        f"{lines([setting_text(curve.stage, curve.model)])}, samples: %{{x}}<extra></extra>"
+    )
+    return graph_objects().Scatter(
+        x=[trial.samples for trial in trials],
+        y=[trial.value for trial in trials],
+        mode="markers",
+        customdata=[[trial.number, score_text(trial.value, margin)] for trial in trials],
+        hovertemplate=template,
+    )
 
 
 def _shown(curve: SaturationCurve, last: int) -> list[int]:

@@ -45,9 +45,9 @@ RECOMMENDED = {
 _ENTITIES = str.maketrans(
     {"&": "&amp;", "<": "&lt;", ">": "&gt;", "$": "&#36;", "{": "&#123;", "}": "&#125;"}
 )
-_NAME, _LINE, _NOTE = 24, 70, 100
-"""Characters of names outside of hover texts, of lines in these, and of lines below a title, which
-fit into 650 pixels. Chosen by hand."""
+_NAME, _LONG, _LINE, _NOTE = 24, 100, 70, 100
+"""Characters of names, of names in hover texts, of lines in these, and of lines below a title,
+which fit into 650 pixels. Chosen by hand."""
 
 
 _BELOW = {"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0}
@@ -182,9 +182,9 @@ def lines(texts: Iterable[str], length: int = _LINE) -> str:
     return "<br>".join(map(escape, wrapped))
 
 
-def brief(name: str) -> str:
+def brief(name: str, length: int = _NAME) -> str:
     """Return a name as plain text, shortened in the middle."""
-    return _short(_printable(name), _NAME)
+    return _short(_printable(name), length)
 
 
 def brief_allocation(allocation: Allocation) -> str:
@@ -194,9 +194,17 @@ def brief_allocation(allocation: Allocation) -> str:
     )
 
 
+def setting_text(stage: str, model: str) -> str:
+    """Return the model of a stage as plain text for hover texts."""
+    return f"{brief(stage, _LONG)}: {brief(model, _LONG)}"
+
+
 def allocation_lines(allocation: Allocation) -> list[str]:
-    """Return one plain text for each stage of an allocation."""
-    return [f"{stage}: {s.samples} × {s.model}" for stage, s in allocation.items()]
+    """Return one plain text for each stage of an allocation, for hover texts."""
+    return [
+        f"{brief(stage, _LONG)}: {s.samples} × {brief(s.model, _LONG)}"
+        for stage, s in allocation.items()
+    ]
 
 
 def short_names(names: Sequence[str], length: int = _NAME) -> dict[str, str]:

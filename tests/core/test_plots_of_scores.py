@@ -187,10 +187,10 @@ def test_lines_bars_and_trials_are_those_of_the_curves(kind, request):
     assert stars(figure) == [
         (allocation.samples, best.value) for allocation in best.allocation.values()
     ]
-    traces = [trace for trace in figure.data if trace.hovertext is not None]
     for curve in found.curves:
         name = f"{curve.stage}: {curve.model},"
-        lines = [t for t in traces if t.mode == "lines" and name in t.hovertext[0]]
+        traces = [t for t in figure.data if name in (t.hovertemplate or "")]
+        lines = [t for t in traces if t.mode == "lines"]
         expected = dict(zip(curve.samples, curve.values))
         drawn = {x: y for line in lines for x, y in zip(line.x, line.y)}
         assert drawn
@@ -198,13 +198,15 @@ def test_lines_bars_and_trials_are_those_of_the_curves(kind, request):
         if curve.affordable:
             thick = max(lines, key=lambda line: line.line.width)
             assert max(thick.x) == curve.affordable
-        bars = [t for t in traces if t.marker.symbol == "line-ns" and name in t.hovertext[0]]
+        bars = [t for t in traces if t.marker.symbol == "line-ns"]
         saturates = curve.saturates_at is not None and curve.saturates_at < curve.affordable
         assert [bar.x[0] for bar in bars] == ([curve.saturates_at] if saturates else [])
         if curve.recommended:
             assert f"{curve.stage}: {curve.model}" in subtitle(figure)
-    points = [t for t in traces if t.mode == "markers" and "trial" in (t.hovertext or [""])[0]]
-    assert sum(len(trace.x) for trace in points) == sum(len(c.trials) for c in found.curves)
+        points = [t for t in traces if "trial" in t.hovertemplate]
+        assert {
+            (number, x, y) for t in points for (number, _), x, y in zip(t.customdata, t.x, t.y)
+        } == {(trial.number, trial.samples, trial.value) for trial in curve.trials}
 
 
 def test_the_band_is_the_interval_within_the_budget(study):
@@ -230,6 +232,14 @@ def test_of_many_models_the_best_ones_have_colors(stages, colored):
     bands = {t.legendgroup for t in figure.data if t.mode == "lines"} - {"other models"}
     assert len(bands) <= colored * stages
     assert {c.model for c in found.curves if c.recommended} <= bands
+
+
+@pytest.mark.slow
+def test_figures_of_a_thousand_trials_are_small():
+    task = many_models_task(stages=4)
+    study = any_study(task, trials=1000)
+    for plot in (plot_saturation, plot_frontier, plot_allocation_map, plot_importances):
+        assert len(plot(study, task).to_json()) < 150_000
 
 
 # Importances.
