@@ -40,6 +40,8 @@ _ROWS, _COLUMNS = 3, 4
 """Models of the later and the earlier stage that are shown. Chosen by hand."""
 _HEIGHT, _WIDTH = 42, 64
 """Characters of all models' names along the axes, which must not overlap. Chosen by hand."""
+_STAGE = 12
+"""Characters of a stage's name at an axis of a pair of stages. Chosen by hand."""
 _TICKS = 4
 """Ticks of an axis, about. Chosen by hand."""
 _HIDDEN, _BEST = {"color": BLACK, "width": 5}, {"color": "white", "width": 2.5}
@@ -132,7 +134,7 @@ def _figure_of_pairs(view: StudyView, maps: Sequence[AllocationMap]) -> Figure:
     figure = _new_figure(
         view, ["samples of consecutive stages, models as recommended"], rows, columns, gap=0.3
     )
-    names = short_names([stage.name for stage in view.task.stages], 16)
+    names = short_names([stage.name for stage in view.task.stages], _STAGE)
     for position, found in enumerate(maps):
         row, column = position // columns + 1, position % columns + 1
         panel = next(panel for panel in found.panels if _is_recommended(view, found, panel))
