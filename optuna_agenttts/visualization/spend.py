@@ -54,6 +54,7 @@ def figure_of_spend(view: StudyView) -> Figure:
     """Return the figure of `plot_spend`."""
     spent = view.get(expenditure_of)
     bars = _bars(view.task, spent)
+    total, saves = spent.total + spent.agent, any(bar.saved for bar in bars)
     go, unit = style.graph_objects(), spent.unit or "units of the cost"
     figure = style.new_figure("Where the spend went", _summary(view.task, spent))
     rows = list(range(len(bars)))
@@ -75,19 +76,20 @@ def figure_of_spend(view: StudyView) -> Figure:
                 showlegend=False,
             )
         )
-    if any(bar.saved for bar in bars):
+    if saves:
         for name, look in (
             ("spent", {"color": style.GRAY}),
             ("saved by reuse", _hatched(style.GRAY)),
         ):
             figure.add_trace(go.Bar(x=[None], y=[None], name=name, marker=look))
-    total = spent.total + spent.agent
+    # Beside savings, the length of the whole bar is no share.
+    what = " of spend" if saves else ""
     figure.add_trace(
         go.Scatter(
             x=[bar.spend + bar.saved for bar in bars],
             y=rows,
             mode="text",
-            text=[f" {bar.spend / total:.0%}" if total else "" for bar in bars],
+            text=[style.escape(f" {_share(bar.spend, total)}{what}") for bar in bars],
             textposition="middle right",
             hoverinfo="skip",
             showlegend=False,
@@ -95,7 +97,8 @@ def figure_of_spend(view: StudyView) -> Figure:
     )
     longest = max((bar.spend + bar.saved for bar in bars), default=0.0)
     figure.update_xaxes(
-        title_text=style.escape(f"spend over all trials ({unit})"), range=[0, 1.12 * longest or 1]
+        title_text=style.escape(f"spend over all trials ({unit})"),
+        range=[0, (1.25 if saves else 1.12) * longest or 1],
     )
     figure.update_yaxes(
         tickvals=rows,
@@ -109,8 +112,18 @@ def figure_of_spend(view: StudyView) -> Figure:
 
 
 def _hatched(colors: str | list[str]) -> dict[str, Any]:
-    pattern = {"shape": "/", "fgcolor": colors, "bgcolor": "white", "size": 6}
-    return {"color": colors, "pattern": pattern, "line": {"color": colors, "width": 1}}
+    return {
+        "color": "white",
+        "pattern": {"shape": "/", "fgcolor": colors, "size": 6},
+        "line": {"color": colors, "width": 1},
+    }
+
+
+def _share(part: float, total: float) -> str:
+    """Return a share of the spend in percent; empty without any."""
+    if not total:
+        return ""
+    return "<1%" if 0 < part < 0.01 * total else f"{part / total:.0%}"
 
 
 def _bars(task: Task, spent: Expenditure) -> list[_Bar]:
@@ -157,7 +170,7 @@ def _summary(task: Task, spent: Expenditure) -> str:
             share = sum(e.spend for e in spent.expenses if e.stage == stage.name) / total
             text += f", {share:.0%} on {stage.name}"
         if spent.confirmation:
-            text += f", {spent.confirmation / total:.0%} on confirmation"
+            text += f" ({spent.confirmation / total:.0%} of all on confirmation)"
     saved = sum(item.saved for item in spent.expenses)
     if saved:
         text += f"; reuse saved {spend_text(saved, spent.unit)}"
