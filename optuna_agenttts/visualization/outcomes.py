@@ -164,6 +164,6 @@ def _finding(found: OutcomeTable, rows: Sequence[int], columns: Sequence[int]) -
     same = sum(len(set(row[~np.isnan(row)].tolist())) == 1 for row in found.values)
     text += f". {same} had the same outcome in all trials"
     most = sorted(found.instances, key=lambda instance: -instance.decides)[:_NAMED]
-    if trials > 1 and (named := [instance.name for instance in most if instance.decides > 0]):
+    if trials > 1 and (named := [style.brief(one.name) for one in most if one.decides > 0]):
         text += f"; those that decide most: {', '.join(named)}"
     return f"{text}. White: not run."

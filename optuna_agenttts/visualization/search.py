@@ -65,8 +65,6 @@ def figure_of_search(view: StudyView) -> Figure:
     pad = max(0.5, 0.02 * last)
     figure.update_xaxes(title_text="trial", range=[-pad, last + pad])
     figure.update_yaxes(title_text=style.value_title(view))
-    # Plotly reverses the entries of areas.
-    figure.update_layout(legend_traceorder="normal")
     return figure
 
 

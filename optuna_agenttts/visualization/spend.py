@@ -168,7 +168,7 @@ def _summary(task: Task, spent: Expenditure) -> str:
     if total:
         for stage in task.stages:
             share = sum(e.spend for e in spent.expenses if e.stage == stage.name) / total
-            text += f", {share:.0%} on {stage.name}"
+            text += f", {share:.0%} on {style.brief(stage.name)}"
         if spent.confirmation:
             text += f" ({spent.confirmation / total:.0%} of all on confirmation)"
     saved = sum(item.saved for item in spent.expenses)
