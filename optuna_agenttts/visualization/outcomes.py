@@ -161,9 +161,10 @@ def _finding(found: OutcomeTable, rows: Sequence[int], columns: Sequence[int]) -
     text = f"{count_text(instances, 'instance')}, {count_text(trials, 'trial')}"
     if len(rows) < instances or len(columns) < trials:
         text += f" (shown: {len(rows)} and {len(columns)}, evenly spaced)"
-    same = sum(len(set(row[~np.isnan(row)].tolist())) == 1 for row in found.values)
-    text += f". {same} had the same outcome in all trials"
-    most = sorted(found.instances, key=lambda instance: -instance.decides)[:_NAMED]
-    if trials > 1 and (named := [style.brief(one.name) for one in most if one.decides > 0]):
-        text += f"; those that decide most: {', '.join(named)}"
+    if trials > 1:
+        same = sum(len(set(row[~np.isnan(row)].tolist())) == 1 for row in found.values)
+        text += f". {same} had the same outcome in all trials"
+        most = sorted(found.instances, key=lambda instance: -instance.decides)[:_NAMED]
+        if named := [style.brief(one.name) for one in most if one.decides > 0]:
+            text += f"; those that decide most: {', '.join(named)}"
     return f"{text}. White: not run."

@@ -27,6 +27,8 @@ _ORIGINS = {
     "": "trial",
 }
 """Names of origins; others are shown as they are stored."""
+_FEW = 10
+"""Trials of which each has a tick, as Plotly puts ticks between a few. Chosen by hand."""
 _STATES = ("pruned", "failed", "running", "waiting")
 
 
@@ -63,7 +65,8 @@ def figure_of_search(view: StudyView) -> Figure:
     figure.add_traces(list(_trials(view, found.trials)))
     last = found.trials[-1].number
     pad = max(0.5, 0.02 * last)
-    figure.update_xaxes(title_text="trial", range=[-pad, last + pad])
+    ticks = {"dtick": 1} if last < _FEW else {}
+    figure.update_xaxes(title_text="trial", range=[-pad, last + pad], **ticks)
     figure.update_yaxes(title_text=style.value_title(view))
     return figure
 

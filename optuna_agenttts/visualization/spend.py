@@ -89,7 +89,7 @@ def figure_of_spend(view: StudyView) -> Figure:
             x=[bar.spend + bar.saved for bar in bars],
             y=rows,
             mode="text",
-            text=[style.escape(f" {_share(bar.spend, total)}{what}") for bar in bars],
+            text=[f" {_share(bar.spend, total)}{what}" for bar in bars],
             textposition="middle right",
             hoverinfo="skip",
             showlegend=False,
@@ -120,10 +120,10 @@ def _hatched(colors: str | list[str]) -> dict[str, Any]:
 
 
 def _share(part: float, total: float) -> str:
-    """Return a share of the spend in percent; empty without any."""
+    """Return a share of the spend in percent, escaped; empty without any."""
     if not total:
         return ""
-    return "<1%" if 0 < part < 0.01 * total else f"{part / total:.0%}"
+    return "&lt;1%" if 0 < part < 0.01 * total else f"{part / total:.0%}"
 
 
 def _bars(task: Task, spent: Expenditure) -> list[_Bar]:
