@@ -15,6 +15,7 @@ from optuna_agenttts.exceptions import (
     NoTaskError,
     TaskError,
 )
+from optuna_agenttts.explanation.explaining import Explain, explain
 from optuna_agenttts.llm import ScriptedChatModel
 from optuna_agenttts.report.budgets import frontier
 from optuna_agenttts.report.callbacks import StopAtSpend, StopWhenExhausted, StopWhenSettled
@@ -62,6 +63,7 @@ __all__ = [
     "Claim",
     "Confirmation",
     "CostModel",
+    "Explain",
     "FlopsCost",
     "Frontier",
     "FrontierPoint",
@@ -95,6 +97,7 @@ __all__ = [
     "carry_over",
     "confirm",
     "describe_model",
+    "explain",
     "frontier",
     "guidelines",
     "load_allocation",

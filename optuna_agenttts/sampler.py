@@ -28,8 +28,9 @@ from optuna_agenttts.agent.candidates import Candidates
 from optuna_agenttts.agent.prompts import TABLES, describe_experience
 from optuna_agenttts.agent.scheduler import ROUND_SIZE, RoundScheduler
 from optuna_agenttts.exceptions import TaskError
+from optuna_agenttts.explanation.explaining import Explain
+from optuna_agenttts.explanation.note import save_guidelines
 from optuna_agenttts.llm import ChatModel, connect
-from optuna_agenttts.report.dashboard import save_note
 from optuna_agenttts.study.archive import is_maximized
 from optuna_agenttts.study.experience import read_experience
 from optuna_agenttts.study.independent import TPEOptions, make_independent, sample_jointly
@@ -110,6 +111,8 @@ class AgentTTSSampler(BaseSampler):
             ``<stage>.samples``; also after dots, and joined by ``/``, ``__`` or ``:``. For other
             names, two patterns such as ``("{stage}_llm", "n_{stage}")``, or a dict of two names by
             stage. False leaves all parameters to `independent_sampler`.
+        explain: Whether to write task, recommendation, figures and notes to the study while it
+            runs, for optuna-dashboard; an `Explain` has options. Proposals do not depend on it.
         **tpe_options: Arguments of `TPESampler`, such as ``n_startup_trials`` or
             ``constraints_func``, for the default `independent_sampler`.
 
@@ -136,6 +139,7 @@ class AgentTTSSampler(BaseSampler):
         llm_timeout: float = 120.0,
         llm_facts: Model | None = None,
         recognise: Recognise = True,
+        explain: bool | Explain = True,
         **tpe_options: Unpack[TPEOptions],
     ) -> None:
         """See the class."""
@@ -161,6 +165,11 @@ class AgentTTSSampler(BaseSampler):
             )
         if experience:
             warn_experimental_argument("experience")
+        if not isinstance(explain, (bool, Explain)):
+            raise TaskError(
+                f"AgentTTSSampler: `explain` must be a bool or an `Explain`, got {explain!r}."
+            )
+        self._explain = Explain(task=task) if explain is True else explain or None
         self._recognise = check_recognise(recognise)
         self._chat = connect(llm)
         self._guidelines, self._description = guidelines, description
@@ -185,7 +194,7 @@ class AgentTTSSampler(BaseSampler):
                 self._chat,
                 timeout=self._llm_timeout,
                 extra=None if self._llm_facts is None else self._llm_facts.extra,
-                on_round_written=save_note,
+                on_round_written=save_guidelines if self._explain else None,
             )
         )
         self._candidates = Candidates(
@@ -247,11 +256,13 @@ class AgentTTSSampler(BaseSampler):
         state: TrialState,
         values: Sequence[float] | None,
     ) -> None:
-        """Update the independent sampler, and log once if the trial had nothing to plan."""
+        """Update the independent sampler, and explain the study."""
         self._independent.after_trial(study, trial, state, values)
         if state == TrialState.COMPLETE:
             agent = "" if self._scheduler is None else "the agent and "
             self._tasks.check_names(study, trial, agent + type(self._independent).__name__)
+        if self._explain is not None:
+            self._explain.after_trial(study, trial, state, values)
 
     def infer_relative_search_space(
         self, study: Study, trial: FrozenTrial

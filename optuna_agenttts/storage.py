@@ -33,6 +33,10 @@ LOOK = PREFIX + "look:"
 _WORKER = ":worker:"
 _RECOGNISE = PREFIX + "recognise"
 _MEASURED = PREFIX + "measured:"
+_EXPLAINING = PREFIX + "explaining"
+_FACTS = PREFIX + "facts"
+_METRIC_NAMES = ("study:metric_names", "dashboard:objective_names")
+"""Keys of metric names: those of `Study.set_metric_names`, and those of optuna-dashboard alone."""
 # Of trials.
 CANDIDATE = PREFIX + "candidate"
 ORIGIN = PREFIX + "origin"
@@ -50,6 +54,9 @@ STAGES = PREFIX + "stages"
 
 # Characters per chunk, as in Optuna's CMA-ES sampler (`optuna/samplers/_cmaes.py`).
 _CHUNK = 2045
+# Of graphs, which are longer. Tags of MLflow have up to 8,000 characters; in a MySQL TEXT, each
+# character may take six bytes.
+_GRAPH_CHUNK = 7000
 
 # Tasks that this process has registered. Storages do not cache study attributes, so without this
 # every trial would read them just to find them unchanged.
@@ -297,6 +304,91 @@ def read_trial_fact(trial: FrozenTrial, key: str) -> Any:
         if key in attributes:
             return attributes[key]
     return trial.user_attrs.get(key[len(PREFIX) :])
+
+
+def write_facts(study: Study, facts: Mapping[str, str]) -> None:
+    """Write user attributes of a study for people, except those that the user has written."""
+    attributes = study._storage.get_study_user_attrs(study._study_id)
+    ours = study._storage.get_study_system_attrs(study._study_id).get(_FACTS, [])
+    new = [name for name in facts if name not in attributes and name not in ours]
+    if new:
+        ours = [*ours, *new]
+        study._storage.set_study_system_attr(study._study_id, _FACTS, ours)
+    for name, value in facts.items():
+        if name in ours and attributes.get(name) != value:
+            study._storage.set_study_user_attr(study._study_id, name, value)
+
+
+def write_metric_name(study: Study, name: str) -> None:
+    """Write the name of a study's metric for optuna-dashboard, unless it has one.
+
+    `Study.set_metric_names` would rename columns of `Study.trials_dataframe`.
+    """
+    attributes = study._storage.get_study_system_attrs(study._study_id)
+    if not any(key in attributes for key in _METRIC_NAMES):
+        study._storage.set_study_system_attr(study._study_id, _METRIC_NAMES[1], [name])
+
+
+def write_trial_note(study: Study, trial_id: int, text: str) -> None:
+    """Write the note of a trial that has none, as `optuna_dashboard.save_note` does.
+
+    That function reads all attributes of the study twice for each note.
+    """
+    key = f"{trial_note_key(trial_id)}str:"
+    for index, start in enumerate(range(0, len(text), _CHUNK)):
+        chunk = text[start : start + _CHUNK]
+        study._storage.set_study_system_attr(study._study_id, f"{key}{index}", chunk)
+    study._storage.set_study_system_attr(study._study_id, f"{trial_note_key(trial_id)}ver", 1)
+
+
+def write_graph(study: Study, graph_id: str, text: str) -> None:
+    """Write a graph for optuna-dashboard, as `save_plotly_graph_object` does.
+
+    Parts that are equal are not written again, and parts are larger: a graph is written in a
+    third of the time.
+
+    Args:
+        study: The study.
+        graph_id: ID of the graph.
+        text: The figure as JSON.
+    """
+    key = f"dashboard:plot_data:{graph_id}:"
+    attributes = study._storage.get_study_system_attrs(study._study_id)
+    count = sum(name.startswith(key) for name in attributes)
+    for index in range(max(count, -(-len(text) // _GRAPH_CHUNK))):
+        part = text[index * _GRAPH_CHUNK : (index + 1) * _GRAPH_CHUNK]
+        if attributes.get(f"{key}{index}") != part:
+            study._storage.set_study_system_attr(study._study_id, f"{key}{index}", part)
+
+
+def trial_note_key(trial_id: int) -> str:
+    """Return the start of the keys of a trial's note in its study's system attributes."""
+    return f"dashboard:{trial_id}:note_"
+
+
+def begin_explaining(study: Study, worker: str, now: float, timeout: float) -> bool:
+    """Return whether this worker may write explanations: no other one is doing so.
+
+    Storages have no compare-and-swap operation, so two workers that begin at the same instant may
+    both write; the later texts stay.
+
+    Args:
+        study: The study.
+        worker: Unique name of the worker.
+        now: Unix time, in seconds.
+        timeout: Time after which another worker is taken to have been killed, in seconds.
+    """
+    storage, key = study._storage, study._study_id
+    record = storage.get_study_system_attrs(key).get(_EXPLAINING, {})
+    if record.get("by") and abs(now - record["at"]) < timeout:
+        return False
+    storage.set_study_system_attr(key, _EXPLAINING, {"by": worker, "at": now})
+    return bool(storage.get_study_system_attrs(key)[_EXPLAINING]["by"] == worker)
+
+
+def end_explaining(study: Study) -> None:
+    """Let other workers write explanations."""
+    study._storage.set_study_system_attr(study._study_id, _EXPLAINING, {"by": "", "at": 0.0})
 
 
 def _digest(text: str) -> str:

@@ -31,9 +31,9 @@ from optuna_agenttts.confirmation.planning import belief_of, contender_choices, 
 from optuna_agenttts.confirmation.result import Confirmation
 from optuna_agenttts.confirmation.standings import standings
 from optuna_agenttts.exceptions import TaskError
+from optuna_agenttts.explanation.explaining import explainer_of
 from optuna_agenttts.planner.evidence import Choices
 from optuna_agenttts.report.candidates import Candidates
-from optuna_agenttts.report.dashboard import save_note
 from optuna_agenttts.report.recommendation import recommend
 from optuna_agenttts.report.text import count_text
 from optuna_agenttts.study.fresh import FreshInstances, prepare_fresh, read_fresh
@@ -372,8 +372,8 @@ class Run:
         recommended = recommend(self._study, self._task, margin=margin)
         used = used_by(self._task, state.confirmations)
         steps = {step for outcomes in state.seen.values() for step in outcomes}
-        # The agent's latest round was before these trials.
-        save_note(self._study)
+        if (explainer := explainer_of(self._study.sampler)) is not None:
+            explainer.finish(self._study, self._task)
         return Confirmation(
             recommendation=recommended,
             contenders=standings(state, self._task, recommended, scale.extent, sign),

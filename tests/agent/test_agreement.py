@@ -17,7 +17,7 @@ from optuna_agenttts.agent.facts import Facts, ModelFact, fit_facts
 from optuna_agenttts.agent.task_questions import TaskQuestions
 from optuna_agenttts.agent.validation import read_plan
 from optuna_agenttts.agent.verdicts import check_claims
-from optuna_agenttts.report.dashboard import note
+from optuna_agenttts.explanation.note import guidelines_note
 from optuna_agenttts.study.claims import contradictions, summary
 from optuna_agenttts.study.rounds import Round, write_round
 
@@ -390,7 +390,7 @@ def test_note_counts_the_claims_and_shows_the_contradicted_ones_escaped():
     planned = Round(number=1, guidelines=("g",), verdicts=verdicts)
     write_round(study, planned)
     assert guidelines(study) == (planned,)
-    text = note(study)
+    text = guidelines_note([planned])
     assert "Of 3 claims the fit agrees with 1, contradicts 1 and leaves 1 open." in text
     assert r"- \[x\]\(http\://y\) \<b\> \| \# \`c\`" in text
     assert "an open one" not in text

@@ -5,6 +5,7 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import optuna_dashboard
 import pytest
 from agent_support import TASK, evidence_of, planner_of, score
 from core_support import run
@@ -22,10 +23,11 @@ from optuna_agenttts.agent.ask import RoundContext, plan_round
 from optuna_agenttts.agent.facts import Facts, fit_facts
 from optuna_agenttts.agent.task_questions import TaskQuestions
 from optuna_agenttts.agent.verdicts import check_claims
+from optuna_agenttts.explanation.markdown import plain
+from optuna_agenttts.explanation.note import GUIDELINES, HEADING, save_guidelines
 from optuna_agenttts.llm import ChatRefusedError, Completion, Usage
 from optuna_agenttts.planner.numerical import NumericalPlanner
 from optuna_agenttts.planner.posterior import Posterior
-from optuna_agenttts.report.dashboard import HEADING, note, save_note
 from optuna_agenttts.study.experience import read_experience, recall
 from optuna_agenttts.study.rounds import Proposed, Round, write_round
 from optuna_agenttts.study.spending import price_of
@@ -305,31 +307,31 @@ def test_rounds_come_back_as_they_were(tmp_path):
 
 def test_note_shows_the_latest_first_and_keeps_what_the_user_wrote():
     """The note escapes Markdown in the model's texts."""
-    dashboard = pytest.importorskip("optuna_dashboard")
     study = run(AgentTTSSampler(TASK), n_trials=1)
-    assert not save_note(study)
-    dashboard.save_note(study, "My own words.")
+    summary = optuna_dashboard.get_note(study)
+    assert summary.startswith(HEADING)
+    optuna_dashboard.save_note(study, f"My own words.\n\n{summary}")
     for number, text in ((1, "old one"), (2, "[x](http://y) ![i](www.z) <b> | # `c`")):
         planned = Round(number=number, guidelines=(text,), model="m")
         write_round(study, planned)
-        assert save_note(study)
-    body = dashboard.get_note(study)
-    assert body.startswith(f"My own words.\n\n{HEADING}")
-    assert body.count(HEADING) == 1
+        save_guidelines(study)
+    body = optuna_dashboard.get_note(study)
+    assert body.startswith(f"My own words.\n\n{summary}\n\n{GUIDELINES}")
+    assert body.count(GUIDELINES) == 1
     assert body.index("Round 2, after") < body.index("old one")
-    assert r"\[x\]\(http\://y\) \!\[i\]\(www\.z\) \<b\> \| \# \`c\`" in note(study)
+    assert r"\[x\]\(http\://y\) \!\[i\]\(www\.z\) \<b\> \| \# \`c\`" in body
 
 
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 def test_the_note_counts_what_followed_the_last_round():
     """A confirmation runs no round, and writes the note at its end."""
-    dashboard = pytest.importorskip("optuna_dashboard")
     study = run(AgentTTSSampler(TASK), n_trials=4)
     write_round(study, Round(number=1, guidelines=("a",), model="m"))
     found = confirm(study, lambda allocation, names: [0.5] * len(names), range(40), evaluations=60)
     assert found.looks
-    assert "complete in confirmation" in dashboard.get_note(study)
-    assert f"({amount_text(found.spend)} reference samples of it on" in dashboard.get_note(study)
+    text = optuna_dashboard.get_note(study)
+    assert "complete in confirmation" in text
+    assert plain(f"({amount_text(found.spend)} reference samples of it on") in text
 
 
 def test_agent_is_priced_like_a_stage():

@@ -26,12 +26,21 @@ ROOMS = {
         "agent": ("study", "planner", "llm", "task", "storage", "support"),
         "report": ("study", "planner", "task", "storage", "support", "exceptions"),
         "visualization": ("report", "task", "exceptions"),
+        "explanation": (
+            "visualization",
+            "report",
+            "study",
+            "task",
+            "storage",
+            "support",
+            "exceptions",
+        ),
         "confirmation": (
-            *("report", "study", "planner", "task"),
+            *("explanation", "report", "study", "planner", "task"),
             *("storage", "support", "exceptions"),
         ),
         "sampler": (
-            *("report", "agent", "study", "llm", "task"),
+            *("explanation", "agent", "study", "llm", "task"),
             *("storage", "support", "exceptions"),
         ),
         "carrying": ("sampler", "study", "task", "storage", "exceptions"),

@@ -20,7 +20,6 @@ from optuna_agenttts import (
     recommend,
     spend,
 )
-from optuna_agenttts.report.dashboard import note
 from optuna_agenttts.study.measured import effective_task, set_effective_task, with_lengths
 
 SMALL, LARGE, NEW = (Model(f"model-{size}b") for size in (7, 72, 32))
@@ -121,7 +120,7 @@ def test_another_order_keeps_measured_lengths():
 def test_other_models_are_refused_before_anything_runs(models, sampler, storage, tmp_path):
     """The error gives the remedies, and the study stays as it was."""
     study = study_of(task_of(SMALL, LARGE), sampler, STORAGES[storage](tmp_path))
-    before, cost, text = recommend(study), spend(study), note(study)
+    before, cost = recommend(study), spend(study)
     now = task_of(*models)
     study, objective = again(study, now, sampler), Objective(now)
     for _ in range(2):
@@ -133,7 +132,6 @@ def test_other_models_are_refused_before_anything_runs(models, sampler, storage,
     after = recommend(study)
     assert (after.allocation, after.interval) == (before.allocation, before.interval)
     assert spend(study) == cost
-    assert note(study) == text
 
 
 def test_measured_lengths_of_other_models_are_refused():

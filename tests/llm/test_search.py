@@ -12,8 +12,9 @@ from llm_support import BEHAVIOURS, AdversarialServer, chat_reply
 from llm_support import body as answer
 
 from optuna_agenttts import AgentTTSSampler, HuggingFaceChat, guidelines
+from optuna_agenttts.explanation.note import note
 from optuna_agenttts.llm import RetryingChatModel, RetryPolicy
-from optuna_agenttts.report.dashboard import note
+from optuna_agenttts.report.summary import summarize
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "core"))
 from core_support import allocation_of, objective, wiki_task
@@ -144,7 +145,7 @@ def test_no_server_costs_a_trial(name, caplog):
         # The model's own words may come back to it as data, never as the end of the data.
         assert message["content"].count("</history>") <= 1
     kept = study._storage.get_study_system_attrs(study._study_id)
-    texts = [repr(sampler), caplog.text, posted, repr(kept), note(study)]
+    texts = [repr(sampler), caplog.text, posted, repr(kept), note(summarize(study))]
     assert not any(TOKEN in text for text in texts)
     assert TOKEN.encode() not in pickle.dumps(sampler)
     kinds = {kind for r in guidelines(study) for kind in (*r.problems, *r.failures)}
@@ -187,7 +188,7 @@ def test_given_key_is_sent_and_stays_out_of_everything_else(caplog):
     assert sent == {f"Bearer {key}"}
     kept = study._storage.get_study_system_attrs(study._study_id)
     attributes = repr([trial.user_attrs for trial in study.trials])
-    texts = [repr(sampler), caplog.text, posted, repr(kept), attributes, note(study)]
+    texts = [repr(sampler), caplog.text, posted, repr(kept), attributes, note(summarize(study))]
     assert not any(key in text for text in texts)
     assert key.encode() not in pickle.dumps(sampler)
 

@@ -1,0 +1,1 @@
+"""Explanations of a study: note, attributes and figures in optuna-dashboard."""

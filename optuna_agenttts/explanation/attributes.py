@@ -1,0 +1,59 @@
+"""Attributes of a study for people: what is tuned, and what was found."""
+
+from __future__ import annotations
+
+from optuna_agenttts.explanation.markdown import shortened
+from optuna_agenttts.report.summary import Summary
+from optuna_agenttts.report.text import count_text, score_text, sentence
+from optuna_agenttts.task.stage import Stage
+from optuna_agenttts.task.task import Task
+
+_LINE = 150
+"""Characters of a value: the dashboard does not wrap lines. Chosen by hand."""
+
+
+def facts_of(summary: Summary) -> dict[str, str]:
+    """Return the attributes of a study, in order of importance; values are single lines."""
+    task, found = summary.task, summary.recommendation
+    unit = task.cost_model.unit or "units of the cost"
+    directions = {True: ", higher is better", False: ", lower is better", None: ""}
+    metric = metric_name(task) + directions[summary.maximize]
+    # The dashboard shows five attributes at first.
+    facts = dict.fromkeys(("Recommended", "Expected", "Cost", "As good for less"), "not known yet")
+    if found is not None:
+        facts["Recommended"] = sentence(found.allocation)
+        facts["Expected"] = f"{metric_name(task)} {score_text(found.value, found.margin)}"
+        if found.interval is not None:
+            ends = (score_text(end, found.margin) for end in found.interval)
+            facts["Expected"] += " (90 % interval {} to {})".format(*ends)
+        facts["Cost"] = f"{found.cost:.4g} of at most {task.budget:.4g} {unit} per instance"
+        facts["As good for less"] = "no tried allocation is shown to be"
+        if found.ties:
+            tie = found.ties[0]
+            facts["As good for less"] = (
+                f"{sentence(tie.allocation)}: {score_text(tie.value, found.margin)}, "
+                f"cost {tie.cost:.4g}"
+            )
+    facts["Task"] = f"{task.name}: {metric}, at a cost of at most {task.budget:.4g} {unit}"
+    facts["Budget"] = f"{task.budget:.4g} {unit} per instance"
+    facts["Cost model"] = f"{type(task.cost_model).__name__}, in {unit}"
+    facts["Metric"] = metric
+    if task.metric_range is not None:
+        facts["Metric"] += ", from {:g} to {:g}".format(*task.metric_range)
+    for number, stage in enumerate(task.stages, 1):
+        facts[f"Stage {number}"] = _stage(stage)
+    facts["Spend"] = f"{summary.spend.total:.4g} {unit}"
+    if not summary.spend.whole:
+        facts["Spend"] += ", for one instance per trial"
+    return {name: shortened(" ".join(value.split()), _LINE) for name, value in facts.items()}
+
+
+def metric_name(task: Task) -> str:
+    """Return the name of a task's metric on one line."""
+    return shortened(" ".join(task.metric.split()), 60) or "score"
+
+
+def _stage(stage: Stage) -> str:
+    models = ", ".join(model.name for model in stage.models)
+    samples = count_text(stage.max_samples, "sample")
+    return f"{stage.name}: 1 to {samples} of {models}"

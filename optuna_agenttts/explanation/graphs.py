@@ -1,0 +1,88 @@
+"""Figures of a study as graphs in optuna-dashboard."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from optuna_agenttts import storage
+from optuna_agenttts.exceptions import AgentTTSError
+from optuna_agenttts.report.view import StudyView
+from optuna_agenttts.visualization.figures import FIGURES
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+_PREFIX = "agenttts-"
+"""Start of the IDs of our graphs."""
+_LARGEST = 150_000
+"""Characters of a graph: the dashboard loads all graphs with each page of the study, and they are
+read with all attributes of the study. Chosen by hand."""
+_DIGITS = 4
+"""Significant digits of numbers: an image of 450 pixels shows no more."""
+
+
+def figure_names() -> tuple[str, ...]:
+    """Return the names of all figures; none if Plotly is not installed."""
+    if importlib.util.find_spec("plotly") is None:
+        return ()
+    return tuple(FIGURES)
+
+
+def save_graph(view: StudyView, name: str) -> None:
+    """Write a figure of a study, unless there is nothing to draw yet."""
+    try:
+        figure = FIGURES[name](view)
+    except AgentTTSError:
+        # No complete trial, or several objectives: the note describes it.
+        return
+    storage.write_graph(view.study, f"{_PREFIX}{name}", graph_of(figure))
+
+
+def graph_of(figure: Figure) -> str:
+    """Return a figure as JSON that fits its card, which is 450 pixels high.
+
+    Numbers are rounded. A large figure loses its hover texts, and a larger one is a reference to
+    the command line.
+    """
+    values = _rounded(figure.to_plotly_json())
+    traces, layout = values["data"], values["layout"]
+    for size in ("height", "width"):
+        layout.pop(size, None)
+    if template := layout.get("template"):
+        kinds = {trace.get("type", "scatter") for trace in traces}
+        template["data"] = {k: v for k, v in template.get("data", {}).items() if k in kinds}
+    text = _json(traces, layout)
+    if len(text) > _LARGEST:
+        for trace in traces:
+            if isinstance(trace.pop("hovertext", None), list):
+                trace["hoverinfo"] = "x+y"
+        text = _json(traces, layout)
+    if len(text) > _LARGEST:
+        message = "This figure is too large for the dashboard: see `agenttts plot`."
+        words = {"text": message, "showarrow": False, "xref": "paper", "yref": "paper"}
+        text = _json([], {"title": layout.get("title", {}), "annotations": [words]})
+    return text
+
+
+def _json(traces: list[Any], layout: dict[str, Any]) -> str:
+    return json.dumps({"data": traces, "layout": layout}, separators=(",", ":"))
+
+
+def _rounded(value: Any) -> Any:
+    """Round the numbers of a figure, and turn arrays into lists."""
+    if isinstance(value, np.ndarray):
+        return _rounded(value.tolist())
+    if isinstance(value, (float, np.floating)):
+        number = float(value)
+        return float(f"{number:.{_DIGITS}g}") if np.isfinite(number) else None
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, dict):
+        return {name: _rounded(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_rounded(each) for each in value]
+    return value

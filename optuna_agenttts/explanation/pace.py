@@ -1,0 +1,69 @@
+"""How much time explaining may take, and after which trials it happens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+SHARE = 0.02
+"""Share of the time of a search that explaining takes at most."""
+_EACH, _EVERY = 5, 5
+"""First trials after each of which the note is written, and trials between later notes. Chosen by
+hand: the dashboard reloads every ten seconds."""
+_START = 0.1
+"""Seconds that explaining takes at most beyond its share: for the notes of the first trials.
+Chosen by hand."""
+_EXPECTED = 0.3
+"""Seconds that the note or a figure is expected to take before it has been written once: measured
+with 40 trials of two stages. A trial's note takes milliseconds."""
+
+
+def has_note(count: int) -> bool:
+    """Return whether the note is written after this number of trials."""
+    return count <= _EACH or count % _EVERY == 0
+
+
+def has_figures(count: int) -> bool:
+    """Return whether figures are made after this number of trials: 10, 20, 50, 100, 200, ..."""
+    while count > 50 and count % 10 == 0:
+        count //= 10
+    return count in (10, 20, 50)
+
+
+class Pace:
+    """Time that explaining a study may take in this process.
+
+    Args:
+        clock: Monotonic clock, in seconds.
+        share: Share of the time since the first trial of this process.
+    """
+
+    def __init__(self, clock: Callable[[], float], share: float) -> None:
+        """See the class."""
+        # Importing it takes .1 s, once for each process, which is not counted.
+        import optuna_dashboard  # noqa: F401
+
+        self._clock, self._share = clock, share
+        self._start, self._spent = clock(), 0.0
+        self._since: float | None = None
+        self._expected = {"trial": 0.0}
+        self.figures: tuple[str, ...] = ()
+        """Names of the figures that are to be made as soon as there is time."""
+
+    def allows(self, part: str) -> bool:
+        """Return whether there is time for a part, by how long it took last."""
+        now = self._clock()
+        allowed = _START + self._share * (now - self._start)
+        running = 0.0 if self._since is None else now - self._since
+        return self._spent + running + self._expected.get(part, _EXPECTED) <= allowed
+
+    @contextmanager
+    def measured(self, part: str) -> Iterator[None]:
+        """Count the time that a part takes."""
+        self._since = start = self._clock()
+        try:
+            yield
+        finally:
+            self._since = None
+            self._expected[part] = self._clock() - start
+            self._spent += self._expected[part]

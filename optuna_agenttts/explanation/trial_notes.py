@@ -1,0 +1,153 @@
+"""Notes of trials in optuna-dashboard: their worst instances, and what the models replied."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from optuna.storages import BaseStorage
+from optuna.study import Study
+from optuna.trial import FrozenTrial
+
+from optuna_agenttts import storage
+from optuna_agenttts.explanation.markdown import code, plain, table
+from optuna_agenttts.report.text import count_text, score_text, sentence
+from optuna_agenttts.report.view import StudyView
+from optuna_agenttts.study.archive import is_maximized
+from optuna_agenttts.study.constraints import constraints_of
+from optuna_agenttts.study.fresh import instance_names
+from optuna_agenttts.study.stopped import outcomes_of
+from optuna_agenttts.task.parameters import read_choices
+
+HEADING = "### Trial"
+"""First line of our part of the note. Text before it belongs to the user and is kept."""
+MOST_NOTES = 200
+"""Trials with a note. Notes are attributes of the study, all of which are read whenever one is:
+200 notes take 5 ms on SQLite."""
+_WORST = 5
+"""Instances in the table. Chosen by hand."""
+_ANSWERED = 2
+"""Instances whose replies are shown, if these are asked for. Chosen by hand."""
+_REPLIES = 2
+"""Different replies shown of a stage."""
+_REPLY, _PROMPT = 400, 600
+"""Characters shown of a reply, and of the prompt. Chosen by hand."""
+
+
+class Inspector(Protocol):
+    """Objective that knows what its models replied, such as `MultiStageObjective`."""
+
+    def inspect(self, trial: Any, instance: Any = None, *, study: Study | None = None) -> Any:
+        """Return the inspection of a trial's instance; see `MultiStageObjective.inspect`."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Noted:
+    """What `optuna_dashboard.save_note` needs to know of a trial, also after its end."""
+
+    storage: BaseStorage
+    study: Study
+    _trial_id: int
+
+
+def save_trial_notes(
+    view: StudyView,
+    objective: Inspector | None = None,
+    more_time: Callable[[], bool] = lambda: True,
+) -> None:
+    """Write the notes of finished trials.
+
+    Args:
+        view: The study.
+        objective: Objective whose models' replies are shown. With it, earlier notes are replaced.
+        more_time: Function that returns whether there is time for another note.
+    """
+    study = view.study
+    attributes = study._storage.get_study_system_attrs(study._study_id)
+    for trial in view.trials[:MOST_NOTES]:
+        if not more_time():
+            return
+        if not trial.state.is_finished():
+            continue
+        new = f"{storage.trial_note_key(trial._trial_id)}ver" not in attributes
+        if new or objective is not None:
+            body = trial_note(view, trial, objective)
+            if body and new:
+                storage.write_trial_note(study, trial._trial_id, body)
+            elif body:
+                _replace(_Noted(study._storage, study, trial._trial_id), body)
+
+
+def _replace(noted: _Noted, body: str) -> None:
+    """Replace our part of a note, below the user's text."""
+    import optuna_dashboard
+
+    present = optuna_dashboard.get_note(noted)
+    own = present.partition(HEADING)[0].rstrip()
+    text = f"{own}\n\n{body}" if own else body
+    if text != present:
+        optuna_dashboard.save_note(noted, text)
+
+
+def trial_note(view: StudyView, trial: FrozenTrial, objective: Inspector | None = None) -> str:
+    """Return the note of a trial as Markdown.
+
+    Args:
+        view: The study.
+        trial: The trial, which is finished.
+        objective: Objective whose models' replies are shown.
+
+    Returns:
+        The note; empty if there is nothing to say, or the study has several objectives.
+    """
+    if len(view.study.directions) > 1:
+        return ""
+    sign = 1 if is_maximized(view.study.directions) else -1
+    outcomes, unit = outcomes_of(trial), view.task.cost_model.unit
+    parts = []
+    choices = read_choices(view.task, trial.params)
+    if choices is not None:
+        cost = plain(f"{view.task.feasible.cost(choices):.4g} {unit}".rstrip(), 60)
+        text = plain(sentence(view.task.allocation(choices)), 300)
+        parts.append(f"{text}; cost {cost} per instance.")
+    if constraints := constraints_of(trial):
+        rows = [
+            (plain(key, 60), f"{value:.4g}", "met" if value <= 0 else "**not met**")
+            for key, value in constraints.items()
+        ]
+        parts.append(table(("Constraint", "Value", "0 or less"), rows))
+    worst = sorted(outcomes, key=lambda step: (sign * outcomes[step], step))[:_WORST]
+    if worst:
+        name = instance_names(view.study)
+        names = {step: name(step) or f"step {step}" for step in worst}
+        parts.append(f"Worst of {count_text(len(outcomes), 'instance')}:")
+        cells = [(plain(names[step], 60), score_text(outcomes[step])) for step in worst]
+        parts.append(table(("Instance", plain(view.task.metric or "score", 60)), cells))
+    for step in () if objective is None else worst[:_ANSWERED]:
+        assert objective is not None
+        parts += _answers(objective.inspect(trial, f"step:{step}", study=view.study))
+    return "\n\n".join([HEADING, *parts]) if parts else ""
+
+
+def _answers(inspection: Any) -> Iterator[str]:
+    """Yield prompts, replies and results of one instance; see `InstanceInspection`."""
+    yield f"#### {plain(inspection.instance, 60)}"
+    for stage in inspection.stages:
+        yield f"**{plain(stage.name, 60)}**"
+        for request in stage.requests:
+            prompt = request.messages[-1].content if request.messages else ""
+            yield f"Prompt:\n\n{code(prompt, _PROMPT)}"
+            yield from _replies(request.replies)
+        yield f"Result: {plain(str(stage.result), _REPLY)}"
+
+
+def _replies(replies: Sequence[Any]) -> Iterator[str]:
+    """Yield the most frequent replies to a request."""
+    counts: dict[str, int] = {}
+    for reply in replies:
+        text = "(not in the store)" if reply.text is None else reply.text
+        counts[text] = counts.get(text, 0) + 1
+    for text, count in sorted(counts.items(), key=lambda pair: -pair[1])[:_REPLIES]:
+        yield f"Reply of {count} of {count_text(len(replies), 'sample')}:"
+        yield code(text, _REPLY)
