@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from optuna_agenttts.explanation.markdown import shortened
 from optuna_agenttts.report.summary import Summary
+from optuna_agenttts.report.summary_text import metric_of
 from optuna_agenttts.report.text import count_text, score_text, sentence
+from optuna_agenttts.support.plain import amount_text
 from optuna_agenttts.task.stage import Stage
-from optuna_agenttts.task.task import Task
 
 _LINE = 150
 """Characters of a value: the dashboard does not wrap lines. Chosen by hand."""
@@ -17,40 +18,37 @@ def facts_of(summary: Summary) -> dict[str, str]:
     task, found = summary.task, summary.recommendation
     unit = task.cost_model.unit or "units of the cost"
     directions = {True: ", higher is better", False: ", lower is better", None: ""}
-    metric = metric_name(task) + directions[summary.maximize]
+    budget = f"{amount_text(task.budget, unit)} per instance"
+    metric = metric_of(task) + directions[summary.maximize]
     # The dashboard shows five attributes at first.
-    facts = dict.fromkeys(("Recommended", "Expected", "Cost", "As good for less"), "not known yet")
+    names = ("Recommended", "Expected", "Cost", "As good for less")
+    facts = dict.fromkeys(names if summary.maximize is not None else (), "not known yet")
     if found is not None:
         facts["Recommended"] = sentence(found.allocation)
-        facts["Expected"] = f"{metric_name(task)} {score_text(found.value, found.margin)}"
+        facts["Expected"] = f"{metric_of(task)} {score_text(found.value, found.margin)}"
         if found.interval is not None:
             ends = (score_text(end, found.margin) for end in found.interval)
             facts["Expected"] += " (90 % interval {} to {})".format(*ends)
-        facts["Cost"] = f"{found.cost:.4g} of at most {task.budget:.4g} {unit} per instance"
+        facts["Cost"] = f"{amount_text(found.cost)} of at most {budget}"
         facts["As good for less"] = "no tried allocation is shown to be"
         if found.ties:
             tie = found.ties[0]
             facts["As good for less"] = (
                 f"{sentence(tie.allocation)}: {score_text(tie.value, found.margin)}, "
-                f"cost {tie.cost:.4g}"
+                f"cost {amount_text(tie.cost)}"
             )
-    facts["Task"] = f"{task.name}: {metric}, at a cost of at most {task.budget:.4g} {unit}"
-    facts["Budget"] = f"{task.budget:.4g} {unit} per instance"
+    facts["Task"] = f"{task.name}: {metric}, at a cost of at most {budget}"
+    facts["Budget"] = budget
     facts["Cost model"] = f"{type(task.cost_model).__name__}, in {unit}"
     facts["Metric"] = metric
     if task.metric_range is not None:
         facts["Metric"] += ", from {:g} to {:g}".format(*task.metric_range)
     for number, stage in enumerate(task.stages, 1):
         facts[f"Stage {number}"] = _stage(stage)
-    facts["Spend"] = f"{summary.spend.total:.4g} {unit}"
+    facts["Spend"] = amount_text(summary.spend.total, unit)
     if not summary.spend.whole:
         facts["Spend"] += ", for one instance per trial"
     return {name: shortened(" ".join(value.split()), _LINE) for name, value in facts.items()}
-
-
-def metric_name(task: Task) -> str:
-    """Return the name of a task's metric on one line."""
-    return shortened(" ".join(task.metric.split()), 60) or "score"
 
 
 def _stage(stage: Stage) -> str:

@@ -19,12 +19,13 @@ from optuna.trial import FrozenTrial, TrialState
 
 from optuna_agenttts import storage
 from optuna_agenttts.exceptions import NoTaskError, TaskError
-from optuna_agenttts.explanation.attributes import facts_of, metric_name
+from optuna_agenttts.explanation.attributes import facts_of
 from optuna_agenttts.explanation.graphs import figure_names, save_graph
 from optuna_agenttts.explanation.note import note, save_note
 from optuna_agenttts.explanation.pace import SHARE, Pace, has_figures, has_note
 from optuna_agenttts.explanation.trial_notes import Inspector, save_trial_notes
 from optuna_agenttts.report.summary import Summary, summary_of
+from optuna_agenttts.report.summary_text import metric_of
 from optuna_agenttts.report.view import StudyView
 from optuna_agenttts.study.measured import effective_task
 from optuna_agenttts.support.forking import on_fork
@@ -239,7 +240,7 @@ def _write(view: StudyView, *, brief: bool = False) -> Summary:
     """Write the attributes and the note of a study."""
     study, summary = view.study, summary_of(view, brief=brief)
     if len(study.directions) == 1:
-        storage.write_metric_name(study, metric_name(view.task))
+        storage.write_metric_name(study, metric_of(view.task))
     storage.write_facts(study, facts_of(summary))
     save_note(study, note(summary, graphs=bool(figure_names())))
     return summary

@@ -64,7 +64,9 @@ def graph_of(figure: Figure) -> str:
     if len(text) > _LARGEST:
         message = "This figure is too large for the dashboard: see `agenttts plot`."
         words = {"text": message, "showarrow": False, "xref": "paper", "yref": "paper"}
-        text = _json([], {"title": layout.get("title", {}), "annotations": [words]})
+        hidden = {"visible": False}
+        layout = {"title": layout.get("title", {}), "annotations": [words]}
+        text = _json([], {**layout, "xaxis": hidden, "yaxis": hidden})
     return text
 
 

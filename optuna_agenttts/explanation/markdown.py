@@ -5,8 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-_MARKUP = re.compile(r"([\\`*_{}\[\]()<>#+!|~@$&-]|:(?=//)|(?<=www)\.)", re.IGNORECASE)
-"""Markup of Markdown, and the parts of bare addresses that become links."""
+_MARKUP = re.compile(r"([\\`*_{}\[\]()<>#+!|~$&-])")
+_ADDRESS = re.compile(r"(?<=:)(?=//)|(?<=www)(?=\.)|(?=@)", re.IGNORECASE)
+"""Places in bare addresses, which become links also if they are escaped."""
+_JOINER = "\N{WORD JOINER}"
+"""Character without width."""
 _BLOCK = re.compile(r"^(\d+)([.)])(?=\s|$)")
 """The number of an ordered list."""
 
@@ -22,7 +25,25 @@ def plain(text: str, most: int = 0) -> str:
         most: Maximum number of characters; 0 for no limit.
     """
     line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    return _BLOCK.sub(r"\1\\\2", _MARKUP.sub(r"\\\1", shortened(line, most)))
+    escaped = _MARKUP.sub(r"\\\1", shortened(line, most))
+    return _BLOCK.sub(r"\1\\\2", _ADDRESS.sub(_JOINER, escaped))
+
+
+def prose(text: str) -> str:
+    """Escape a sentence in which code stands between backticks."""
+    parts = text.split("`")
+    if len(parts) % 2 == 0:
+        return plain(text)
+    return "".join(
+        f"`{' '.join(part.split())}`" if index % 2 and part.strip() else _between(part)
+        for index, part in enumerate(parts)
+    )
+
+
+def _between(part: str) -> str:
+    """Escape a part of a sentence, and keep the spaces around it."""
+    start, end = part[: len(part) - len(part.lstrip())], part[len(part.rstrip()) :]
+    return f"{start}{plain(part)}{end}" if part.strip() else part
 
 
 def shortened(text: str, most: int) -> str:

@@ -7,16 +7,17 @@ from collections.abc import Iterator, Sequence
 
 from optuna.study import Study
 
-from optuna_agenttts.explanation.markdown import bullets, plain, table
+from optuna_agenttts.explanation.markdown import bullets, plain, prose, table
 from optuna_agenttts.report.outcomes import InstanceOutcomes
 from optuna_agenttts.report.recommendation import Recommendation
 from optuna_agenttts.report.saturation import SaturationCurve
 from optuna_agenttts.report.summary import Summary
 from optuna_agenttts.report.summary_text import duration_text, metric_of
-from optuna_agenttts.report.text import count_text, score_text, sentence, spend_text
+from optuna_agenttts.report.text import count_text, score_text, sentence, share_text
 from optuna_agenttts.study.claims import contradictions
 from optuna_agenttts.study.claims import summary as summary_of_verdicts
 from optuna_agenttts.study.rounds import Round, guidelines
+from optuna_agenttts.support.plain import amount_text
 
 HEADING = "## Summary of the search"
 GUIDELINES = "## Guidelines of the agent"
@@ -70,7 +71,7 @@ def note(summary: Summary, *, graphs: bool = True) -> str:
     found = summary.recommendation
     parts = [HEADING, _task(summary)]
     if found is None:
-        parts += ["### Nothing to recommend yet", plain(summary.without)]
+        parts += ["### Nothing to recommend", prose(summary.without)]
     else:
         parts += ["### What to use", *_use(summary, found)]
         parts += ["### As good for less", *_ties(summary, found)]
@@ -84,15 +85,16 @@ def note(summary: Summary, *, graphs: bool = True) -> str:
     if warnings := list(_warnings(summary)):
         parts += ["### What to know", bullets(warnings)]
     if summary.next_steps:
-        parts += ["### What next", bullets([plain(line) for line in summary.next_steps])]
-    parts += ["### Figures", _figures(graphs)]
+        parts += ["### What next", bullets([prose(line) for line in summary.next_steps])]
+    if found is not None:
+        parts += ["### Figures", _figures(graphs)]
     if summary.rounds:
         parts.append(guidelines_note(summary.rounds))
     return "\n\n".join(parts)
 
 
 def _metric(summary: Summary) -> str:
-    return plain(metric_of(summary))
+    return plain(metric_of(summary.task))
 
 
 def _task(summary: Summary) -> str:
@@ -104,7 +106,8 @@ def _task(summary: Summary) -> str:
     names = " and ".join([", ".join(stages[:-1]), stages[-1]] if stages[1:] else stages)
     text = (
         f"Which model, and how many samples of it, should {names} of the task "
-        f"**{plain(task.name, _NAME)}** get, at a cost of at most **{task.budget:.4g} {unit}** "
+        f"**{plain(task.name, _NAME)}** get, at a cost of at most "
+        f"**{amount_text(task.budget)} {unit}** "
         f"per instance? Metric: **{_metric(summary)}** ({direction[summary.maximize]})."
     )
     if task.description:
@@ -135,8 +138,8 @@ def _use(summary: Summary, found: Recommendation) -> Iterator[str]:
             *(score_text(end, found.margin) for end in found.interval)
         )
     text += (
-        f". Cost: **{found.cost:.4g} {plain(found.unit, _NAME)}** per instance, "
-        f"{found.cost / (summary.task.budget or 1):.0%} of the budget."
+        f". Cost: **{amount_text(found.cost)} {plain(found.unit, _NAME)}** per instance, "
+        f"{share_text(found.cost / (summary.task.budget or 1))} of the budget."
     )
     yield text
     if found.interval is None:
@@ -166,8 +169,8 @@ def _ties(summary: Summary, found: Recommendation) -> Iterator[str]:
                     plain(sentence(other.allocation), 2 * _NAME),
                     score_text(other.value, found.margin),
                     f"{max(other.loss, 0):.2g}",
-                    f"{other.cost:.4g}",
-                    f"{other.cost / found.cost:.0%}" if found.cost else "-",
+                    amount_text(other.cost),
+                    share_text(other.cost / found.cost) if found.cost else "-",
                 )
                 for other in others[:_LISTED]
             ],
@@ -185,8 +188,8 @@ def _importances(summary: Summary) -> Iterator[str]:
         [
             (
                 f"{each.setting} of {plain(each.stage, _NAME)}",
-                f"**{each.share:.0%}**",
-                f"{each.interval[0]:.0%} to {each.interval[1]:.0%}",
+                f"**{share_text(each.share)}**",
+                " to ".join(map(share_text, each.interval)),
                 f"{each.loss:.2g}",
             )
             for each in rows[: 2 * _LISTED]
@@ -208,7 +211,7 @@ def _stages(summary: Summary) -> Iterator[str]:
         curves.sort(key=lambda curve: not curve.recommended)
         yield f"**{plain(stage.name, _NAME)}**"
         yield table(
-            ("Model", f"Expected {_metric(summary)}", "Saturates at", "Budget allows", "Trials"),
+            ("Model", f"Expected {_metric(summary)}", "Samples", "Trials"),
             [_curve(curve, margin) for curve in curves[: 2 * _LISTED]],
         )
     yield (
@@ -220,21 +223,16 @@ def _stages(summary: Summary) -> Iterator[str]:
 def _curve(curve: SaturationCurve, margin: float) -> Sequence[str]:
     """Return the row of a model."""
     name = plain(curve.model, _NAME)
-    allowed = f"{curve.affordable} samples" if curve.affordable != 1 else "1 sample"
-    score, at = "-", "over the budget"
+    score = "-"
     if curve.saturates_at is not None:
         position = curve.samples.index(curve.saturates_at)
         score = score_text(curve.values[position], margin)
         if (interval := curve.intervals[position]) is not None:
             score += " ({} to {})".format(*(score_text(end, margin) for end in interval))
-        at = f"**{count_text(curve.saturates_at, 'sample')}**"
-        if curve.saturates_at == curve.affordable:
-            at = "not within the budget"
     return (
         f"**{name}** (recommended)" if curve.recommended else name,
         score,
-        at,
-        allowed,
+        plain(curve.finding),
         str(len(curve.trials)),
     )
 
@@ -267,15 +265,22 @@ def _spend(summary: Summary) -> Iterator[str]:
         (
             plain(expense.stage, _NAME),
             plain(expense.model, _NAME),
-            spend_text(expense.spend, costs.unit),
-            f"{expense.spend / total:.0%}" if total else "-",
-            *([spend_text(expense.saved, costs.unit)] if saved else []),
+            amount_text(expense.spend),
+            share_text(expense.spend / total) if total else "-",
+            *([amount_text(expense.saved)] if saved else []),
             str(expense.trials),
         )
         for expense in sorted(costs.expenses, key=lambda each: -each.spend)[: 2 * _LISTED]
     ]
     if rows:
-        titles = ("Stage", "Model", "Spend", "Share", *(["Saved by reuse"] if saved else []))
+        unit = f" ({plain(costs.unit, _NAME)})" if costs.unit else ""
+        titles = [
+            "Stage",
+            "Model",
+            f"Spend{unit}",
+            "Share",
+            *(["Saved by reuse"] if saved else []),
+        ]
         yield table((*titles, "Trials"), rows)
 
 
@@ -293,7 +298,7 @@ def _warnings(summary: Summary) -> Iterator[str]:
             "Lines of stopped trials in plots are means of the instances that they saw: "
             f"{plain(summary.pruned)}."
         )
-    yield from map(plain, summary.warnings)
+    yield from map(prose, summary.warnings)
 
 
 def _figures(graphs: bool) -> str:

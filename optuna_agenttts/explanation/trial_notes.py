@@ -12,16 +12,17 @@ from optuna.trial import FrozenTrial
 
 from optuna_agenttts import storage
 from optuna_agenttts.explanation.markdown import code, plain, table
-from optuna_agenttts.report.text import count_text, score_text, sentence
+from optuna_agenttts.report.text import count_text, sentence
 from optuna_agenttts.report.view import StudyView
 from optuna_agenttts.study.archive import is_maximized
 from optuna_agenttts.study.constraints import constraints_of
 from optuna_agenttts.study.fresh import instance_names
 from optuna_agenttts.study.stopped import outcomes_of
+from optuna_agenttts.support.plain import amount_text
 from optuna_agenttts.task.parameters import read_choices
 
 HEADING = "### Trial"
-"""First line of our part of the note. Text before it belongs to the user and is kept."""
+"""Start of our part of the note. Text before it belongs to the user and is kept."""
 MOST_NOTES = 200
 """Trials with a note. Notes are attributes of the study, all of which are read whenever one is:
 200 notes take 5 ms on SQLite."""
@@ -108,9 +109,12 @@ def trial_note(view: StudyView, trial: FrozenTrial, objective: Inspector | None 
     parts = []
     choices = read_choices(view.task, trial.params)
     if choices is not None:
-        cost = plain(f"{view.task.feasible.cost(choices):.4g} {unit}".rstrip(), 60)
+        cost = plain(amount_text(view.task.feasible.cost(choices), unit))
         text = plain(sentence(view.task.allocation(choices)), 300)
         parts.append(f"{text}; cost {cost} per instance.")
+    if origin := trial.user_attrs.get(storage.ORIGIN):
+        reason = plain(str(trial.user_attrs.get(storage.REASON, "")), 500)
+        parts.append(f"Proposed by: {plain(str(origin), 60)}{reason and f' ({reason})'}.")
     if constraints := constraints_of(trial):
         rows = [
             (plain(key, 60), f"{value:.4g}", "met" if value <= 0 else "**not met**")
@@ -122,12 +126,12 @@ def trial_note(view: StudyView, trial: FrozenTrial, objective: Inspector | None 
         name = instance_names(view.study)
         names = {step: name(step) or f"step {step}" for step in worst}
         parts.append(f"Worst of {count_text(len(outcomes), 'instance')}:")
-        cells = [(plain(names[step], 60), score_text(outcomes[step])) for step in worst]
+        cells = [(plain(names[step], 60), f"{outcomes[step]:.3g}") for step in worst]
         parts.append(table(("Instance", plain(view.task.metric or "score", 60)), cells))
     for step in () if objective is None else worst[:_ANSWERED]:
         assert objective is not None
         parts += _answers(objective.inspect(trial, f"step:{step}", study=view.study))
-    return "\n\n".join([HEADING, *parts]) if parts else ""
+    return "\n\n".join([f"{HEADING} {trial.number}", *parts]) if parts else ""
 
 
 def _answers(inspection: Any) -> Iterator[str]:

@@ -174,7 +174,7 @@ def test_what_users_wrote_stays():
     assert text.startswith(f"My own *words*.\n\n{HEADING}")
     assert text.count(HEADING) == 1
     assert study.user_attrs["Task"] == "mine"
-    assert all(text.startswith("Seen by me.\n\n### Trial") for text in trial_notes(study))
+    assert all(text.startswith("Seen by me.\n\n### Trial ") for text in trial_notes(study))
     assert all(text.count("### Trial") == 1 for text in trial_notes(study))
 
 

@@ -5,7 +5,7 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optuna_agenttts.explanation.markdown import code, plain, shortened, table
+from optuna_agenttts.explanation.markdown import code, plain, prose, shortened, table
 
 TEXTS = st.text(alphabet=st.sampled_from("ab1.)(*_`<>|[]!#+-~\\:/&@$ \n\t\u202e😀"), max_size=40)
 
@@ -15,16 +15,21 @@ def test_escaped_text_has_no_markup_and_reads_as_before(text):
     found = plain(text)
     assert "\n" not in found
     bare = re.sub(r"\\.", "", found)
-    assert not re.search(r"[`*_{}\[\]<>#!|~@$&]", bare)
+    assert not re.search(r"[`*_{}\[\]<>#!|~$&]|://|www\.|\w@", bare)
     shown = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    assert re.sub(r"\\(.)", r"\1", found) == shown
+    assert re.sub(r"\\(.)", r"\1", found.replace("\u2060", "")) == shown
 
 
 def test_what_would_become_a_list_an_entity_or_a_link_is_escaped():
     assert plain("1. one") == r"1\. one"
     assert plain("- one") == r"\- one"
     assert plain("&lt;b&gt;") == r"\&lt;b\&gt;"
-    assert plain("http://x www.y") == r"http\://x www\.y"
+    assert plain("http://x www.y a@b.c") == "http:\u2060//x www\u2060.y a\u2060@b.c"
+
+
+def test_code_in_sentences_stays_code():
+    assert prose("Use `f(x)[0]` *now* .") == r"Use `f(x)[0]` \*now\* ."
+    assert prose("a ` b") == r"a \` b"
 
 
 @given(TEXTS, st.integers(3, 20))
