@@ -27,6 +27,15 @@ SIZE = {"width": 1500, "height": 1100}
 """Size of the window in pixels."""
 
 
+_HEIGHT = """() => {
+    const scrolls = e => /auto|scroll/.test(getComputedStyle(e).overflowY);
+    const inner = [...document.querySelectorAll("*")].filter(scrolls);
+    const ends = inner.map(e => e.getBoundingClientRect().top + e.scrollHeight + 20);
+    return Math.ceil(Math.max(document.documentElement.scrollHeight, ...ends));
+}"""
+"""Height of a window that shows a page without scrolling."""
+
+
 @contextmanager
 def chromium():
     """Start the system's Chromium; skip the test if it or Playwright is not installed."""
@@ -112,9 +121,13 @@ class Visitor:
         self.page.wait_for_timeout(400)
 
     def keep(self, name):
-        """Keep a picture of the whole page."""
+        """Keep a picture of the whole page, also of what scrolls within it."""
         path = self.folder / f"{name}.png"
+        height = self.page.evaluate(_HEIGHT)
+        self.page.set_viewport_size({**SIZE, "height": min(max(SIZE["height"], height), 8000)})
+        self.page.wait_for_timeout(300)
         self.page.screenshot(path=path, full_page=True)
+        self.page.set_viewport_size(SIZE)
         return path
 
     @property

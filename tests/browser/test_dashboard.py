@@ -34,9 +34,18 @@ def visit(browser, folder, study):
         visitor.open(address, "studies")
         for page, path in pages(study).items():
             visitor.open(f"{address}/{path}", page)
+            if page == "top":
+                show_all_rows(visitor)
             assert visitor.page.evaluate("window.injected") is None
             assert not visitor.page.query_selector_all("img[src=x], a[href^='javascript:']")
         visitor.check()
+
+
+def show_all_rows(visitor):
+    """Show all attributes of the study, and keep a picture."""
+    visitor.page.get_by_label("Rows per page").select_option(label="All")
+    visitor.settle()
+    visitor.keep("attributes")
 
 
 def pages(study):
