@@ -19,8 +19,9 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from pipeline_support import allocation, make_objective, make_task, unused
 
-from optuna_agenttts import AgentTTSSampler, Verdict
+from optuna_agenttts import AgentTTSSampler, Task, Verdict, recommend
 from optuna_agenttts.llm import Completion, Usage
+from optuna_agenttts.report.summary import Summary
 from optuna_agenttts.study.rounds import Round, write_round
 from optuna_agenttts_integrations import CompletionStore, LoopbackServer
 from optuna_agenttts_integrations.cli import main
@@ -128,20 +129,23 @@ def test_report_prints_recommendation_and_spend(studied, capsys):
     storage, _ = studied
     assert main(["report", storage]) == 0
     printed = capsys.readouterr()
-    assert "Study 'mine': 3 finished trials of 3" in printed.out
+    assert printed.out.startswith("Study 'mine' of task 'two'\n")
+    assert "trials: 3 complete; on 3 instances each" in printed.out
     assert "90 % interval" in printed.out
     assert "Spent so far" in printed.out
     assert "guidelines" not in printed.out
+    assert f"agenttts report {storage} --html report.html" in printed.out
+    assert f"optuna-dashboard {storage}" in printed.out
     assert "For smaller budgets" not in printed.out
     assert printed.err == ""
     assert main(["report", storage, "--frontier"]) == 0
-    assert "For smaller budgets\n  cost (reference samples)  " in capsys.readouterr().out
+    assert "For smaller budgets\ncost (reference samples)  " in capsys.readouterr().out
 
 
 def test_report_on_another_study_of_the_storage(studied, capsys):
     """`--study` selects it."""
     assert main(["report", studied[0], "--study", "older"]) == 0
-    assert "Study 'older': 1 finished trials of 1" in capsys.readouterr().out
+    assert "Study 'older' of task 'two'\n" in capsys.readouterr().out
 
 
 def test_files_of_storages_are_storages(studied, tmp_path, capsys):
@@ -155,7 +159,9 @@ def test_files_of_storages_are_storages(studied, tmp_path, capsys):
     task = make_task()
     study.optimize(lambda trial: float(len(task.suggest(trial))), n_trials=2)
     assert main(["report", str(journal)]) == 0
-    assert "Study 'journaled': 2 finished trials of 2" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "Study 'journaled'" in printed
+    assert "trials: 2 complete" in printed
 
 
 def test_report_prints_the_latest_share_of_replies_without_an_answer(tmp_path, capsys):
@@ -164,14 +170,13 @@ def test_report_prints_the_latest_share_of_replies_without_an_answer(tmp_path, c
     task, shares = make_task(), iter((31, 12))
 
     def run(trial):
-        trial.set_user_attr("thoughts", [f"{next(shares)} % of m's replies ended"])
+        trial.set_user_attr("thoughts", f"{next(shares)} % of m's replies ended")
         return float(len(task.suggest(trial)))
 
     study.optimize(run, n_trials=2)
     assert main(["report", url]) == 0
-    assert [line for line in capsys.readouterr().out.splitlines() if "Thoughts" in line] == [
-        "Thoughts: 12 % of m's replies ended"
-    ]
+    lines = [line for line in capsys.readouterr().out.splitlines() if "replies ended" in line]
+    assert lines == ["  - 12 % of m's replies ended."]
 
 
 def test_report_prints_the_last_guidelines(tmp_path, capsys):
@@ -184,7 +189,7 @@ def test_report_prints_the_last_guidelines(tmp_path, capsys):
         write_round(study, planned)
     assert main(["report", url]) == 0
     printed = capsys.readouterr().out
-    assert "guidelines\n  - Sample more.\n  - Für wenig Geld.\n" in printed
+    assert "  - Sample more.\n  - Für wenig Geld.\n" in printed
     assert "Old." not in printed
     assert "270 tokens on planning" in printed
     assert "claim" not in printed
@@ -208,16 +213,14 @@ def test_report_prints_contradicted_claims_of_the_agent(tmp_path, capsys):
     write_round(study, planned)
     assert main(["report", url]) == 0
     printed = capsys.readouterr().out
-    assert (
-        "  - Sample more.\n"
-        "  Of 2 claims the fit agrees with 1, contradicts 1 and leaves 0 open.\n"
-        "  - answer: wrong.\n"
-    ) in printed
+    assert "  - Sample more.\n" in printed
+    assert "Of 2 claims the fit agrees with 1, contradicts 1 and leaves 0 open." in printed
+    assert "  - answer: wrong.\n" in printed
     assert "right." not in printed
 
 
 def test_a_study_without_task_is_recognised_by_its_parameters(tmp_path, capsys):
-    """Its spend is unknown and not printed."""
+    """The unit of its costs is relative."""
     study, url = new_study(tmp_path / "study.db")
 
     def objective(trial):
@@ -227,8 +230,8 @@ def test_a_study_without_task_is_recognised_by_its_parameters(tmp_path, capsys):
     study.optimize(objective, n_trials=3)
     assert main(["report", url]) == 0
     printed = capsys.readouterr().out
-    assert " x b-7B" in printed
-    assert "Spent" not in printed
+    assert " x a-1B" in printed or " x b-7B" in printed
+    assert "(relative)" in printed
 
 
 def test_an_unknown_study_is_an_error(studied, fails):
@@ -279,19 +282,87 @@ def test_an_unreadable_storage_is_reported_without_its_password(fails, storage):
     assert "password" not in error
 
 
-def test_a_study_without_trials_or_task_is_an_error(tmp_path, fails):
-    """No partial report is printed."""
+def test_a_study_without_trials_has_a_report_without_a_recommendation(tmp_path, capsys):
+    """So has one with several objectives."""
     study, url = new_study(tmp_path / "fresh.db", study_name="fresh")
     make_task().register(study)
-    assert "no completed trial" in fails("report", url)
-    study, url = new_study(tmp_path / "other.db", study_name="other")
-    study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=2)
-    assert "No task is registered" in (error := fails("report", url))
-    assert "recommend(study, task=...)" in error
+    assert main(["report", url]) == 0
+    assert "no completed trial" in capsys.readouterr().out
     study, url = new_study(
         tmp_path / "two.db", study_name="two", direction=None, directions=["minimize"] * 2
     )
-    assert "2 objectives" in fails("report", url)
+    make_task().register(study)
+    assert main(["report", url]) == 0
+    assert "2 objectives" in capsys.readouterr().out
+
+
+def test_a_study_without_a_task_is_an_error(tmp_path, fails):
+    """The error names the remedy."""
+    study, url = new_study(tmp_path / "other.db", study_name="other")
+    study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=2)
+    assert "No task is registered" in (error := fails("report", url))
+    assert "summarize(study, task)" in error
+
+
+def test_report_as_json_has_every_field_of_the_summary(studied, capsys):
+    """It is valid JSON without NaN, the task can be built from it, and it names its version."""
+    assert main(["report", studied[0], "--json"]) == 0
+    printed = capsys.readouterr().out
+    values = json.loads(printed, parse_constant=pytest.fail)
+    study = optuna.load_study(study_name="mine", storage=studied[0])
+    assert set(values) == {"optuna-agenttts", "version", *Summary.__dataclass_fields__}
+    assert values["study"] == "mine"
+    assert values["states"] == {"complete": 3}
+    assert Task.from_dict(values["task"]) == Task.registered(study)
+    assert values["recommendation"]["params"] == recommend(study).params
+    assert values["recommendation"]["interval"] == list(recommend(study).interval)
+    assert len(values["outcomes"]["values"]) == 3
+
+
+def test_report_as_a_web_page(studied, tmp_path, capsys):
+    """The path is printed; the page names study, storage and versions."""
+    path = tmp_path / "report.html"
+    assert main(["report", studied[0], "--html", str(path)]) == 0
+    assert capsys.readouterr().out == f"{path}\n"
+    page = path.read_text(encoding="utf-8")
+    assert page.startswith("<!DOCTYPE html>")
+    for text in ("Study mine", studied[0], optuna.__version__):
+        assert text in page
+
+
+def test_a_file_that_cannot_be_written_is_an_error(studied, tmp_path, fails):
+    assert "No such file" in fails("report", studied[0], "--html", tmp_path / "no" / "report.html")
+
+
+# Studies of a storage.
+
+
+def test_studies_lists_all_studies_of_a_storage(studied, tmp_path, capsys):
+    """One line each, with metric, best trial and number of trials by state; nothing is written."""
+    assert main(["studies", studied[0]]) == 0
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head.split()[:3] == ["study", "task", "metric"]
+    assert [line.split()[0] for line in lines] == ["older", "mine"]
+    assert [line.split()[-2:] for line in lines] == [["1", "complete"], ["3", "complete"]]
+    assert all("(maximize)" in line for line in lines)
+    several, url = new_study(
+        tmp_path / "odd.db",
+        study_name="<b>\n\033[31m",
+        direction=None,
+        directions=["minimize"] * 2,
+    )
+    several.ask()
+    before = (tmp_path / "odd.db").read_bytes()
+    assert main(["studies", url]) == 0
+    printed = capsys.readouterr().out
+    assert "\033" not in printed
+    assert len(printed.splitlines()) == 2
+    assert "(minimize, minimize)" in printed
+    assert (tmp_path / "odd.db").read_bytes() == before
+
+
+def test_studies_of_an_empty_storage_is_an_error(tmp_path, fails):
+    assert "No such file" in fails("studies", f"sqlite:///{tmp_path}/no.db")
 
 
 # The doctor on servers.
@@ -687,7 +758,9 @@ def test_unreadable_or_unwritable_files_are_errors(studied, tmp_path, fails):
     [
         ([], 2),
         (["--help"], 0),
+        (["--version"], 0),
         (["report"], 2),
+        (["studies", "--help"], 0),
         (["doctor"], 2),
         (["doctor", "--help"], 0),
         (["doctor", "http://127.0.0.1:1", "m", "--concurrency", "many"], 2),
@@ -703,8 +776,21 @@ def test_invalid_commands_print_the_usage(arguments, code, capsys):
         main(arguments)
     assert end.value.code == code
     printed = capsys.readouterr()
-    assert (printed.err if code else printed.out).startswith("usage: agenttts")
+    start = "optuna-agenttts " if "--version" in arguments else "usage: agenttts"
+    assert (printed.err if code else printed.out).startswith(start)
     assert (printed.out if code else printed.err) == ""
+
+
+def test_the_help_is_printed_without_packages_that_take_long():
+    """Each of them takes longer than the rest of the command line."""
+    heavy = ("huggingface_hub", "optuna_dashboard", "pandas", "plotly", "scipy", "sqlalchemy")
+    code = (
+        "import sys\nfrom optuna_agenttts_integrations.cli import main\n"
+        "try: main(['--help'])\n"
+        f"except SystemExit: print([name for name in {heavy} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 def test_the_installed_program_is_this_one():

@@ -1,23 +1,33 @@
-"""``agenttts report``: print the recommendation and the spend of a study."""
+"""``agenttts report``: print what a study found, or write it to a file."""
 
 from __future__ import annotations
 
 import argparse
-import textwrap
+import json
+import math
+import platform
+import shlex
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
 
-from optuna_agenttts import (
-    AgentTTSError,
-    NoTaskError,
-    Task,
-    frontier,
-    guidelines,
-    recommend,
-    spend,
-)
-from optuna_agenttts.report.trials import count_states, stopped_trials
-from optuna_agenttts.study.claims import contradictions, summary
+import numpy as np
+import optuna
+
+from optuna_agenttts import NoTaskError, Task, __version__, frontier
+from optuna_agenttts.report.summary import Summary, summary_of
+from optuna_agenttts.report.view import StudyView
 from optuna_agenttts_integrations.cli.parser import COMMANDS, Commands, add_command
-from optuna_agenttts_integrations.cli.storages import add_study_arguments, open_study
+from optuna_agenttts_integrations.cli.storages import (
+    add_study_arguments,
+    name_without_secrets,
+    open_study,
+)
+
+VERSION = 1
+"""Version of the JSON: it changes only if a field is removed or means something else."""
 
 
 def add_report(commands: Commands) -> None:
@@ -26,11 +36,20 @@ def add_report(commands: Commands) -> None:
         commands,
         "report",
         COMMANDS["report"],
-        "The study's storage is only read.",
+        "Without an option it prints text: what was tuned, what to use, how sure that is, what is "
+        "as good for less, why, and what it cost. The study's storage is only read.",
     )
     add_study_arguments(report)
     report.add_argument(
         "--frontier", action="store_true", help="also print the allocations for smaller budgets"
+    )
+    report.add_argument("--json", action="store_true", help="print JSON instead, for programs")
+    report.add_argument(
+        "--html",
+        type=Path,
+        metavar="FILE",
+        help="write a web page that needs no network, with figures if Plotly is installed "
+        "(pip install 'optuna-agenttts[plot]')",
     )
     report.set_defaults(run=_report)
 
@@ -38,41 +57,60 @@ def add_report(commands: Commands) -> None:
 def _report(options: argparse.Namespace) -> int:
     study = open_study(options.storage, options.study)
     try:
-        recommended = recommend(study)
+        view = StudyView(study)
     except NoTaskError as error:
-        if len(study.directions) > 1:
-            raise
-        raise AgentTTSError(
+        raise NoTaskError(
             f"No task is registered on study {study.study_name!r}: `task.suggest` and "
-            "`AgentTTSSampler(task)` register one. Call `recommend(study, task=...)` in Python."
+            "`AgentTTSSampler(task)` register one. Call `summarize(study, task)` in Python."
         ) from error
-    trials = study.get_trials(deepcopy=False)
-    finished = sum(trial.state.is_finished() for trial in trials)
-    print(
-        f"Study {study.study_name!r}: {finished} finished trials of {len(trials)} "
-        f"({count_states(trials)})"
-    )
-    if stopped := stopped_trials(trials):
-        print(f"Pruned, with the mean of what each saw: {stopped}")
-    thoughts = [line for trial in trials for line in trial.user_attrs.get("thoughts", ())]
-    # The latest share of each model and stage.
-    for line in {str(line).partition("% of")[2]: line for line in thoughts}.values():
-        print(f"Thoughts: {line}")
-    print()
-    print("Recommended")
-    print(textwrap.indent(str(recommended), "  "))
-    if options.frontier:
-        print("\nFor smaller budgets")
-        print(textwrap.indent(str(frontier(study)), "  "))
-    # A task that was inferred from parameter names has no costs.
-    if Task.registered(study) is not None:
-        print(f"\n{spend(study)}")
-    if written := [planned for planned in guidelines(study) if planned.guidelines]:
-        print("\nThe agent's last guidelines")
-        for line in written[-1].guidelines:
-            print(f"  - {line}")
-        if checked := summary(written[-1].verdicts):
-            print(f"  {checked}")
-        for verdict in contradictions(written[-1].verdicts):
-            print(f"  - {verdict.text}")
+    if options.html is not None:
+        # Figures take longer to import than all other parts of a report.
+        from optuna_agenttts.explanation.webpage import web_page
+
+        page = web_page(view, _about(options.storage))
+        options.html.write_text(page, encoding="utf-8", errors="backslashreplace")
+        print(options.html)
+    if options.json:
+        print(json.dumps(_values(summary_of(view)), indent=2, ensure_ascii=False))
+    elif options.html is None:
+        print(summary_of(view))
+        if options.frontier:
+            print(f"\nFor smaller budgets\n{frontier(study)}")
+        shown = shlex.quote(name_without_secrets(options.storage))
+        which = f" --study {shlex.quote(options.study)}" if options.study else ""
+        print(f"\nLook at it: agenttts report {shown}{which} --html report.html")
+        print(f"        or: optuna-dashboard {shown}")
     return 0
+
+
+def _about(storage: str) -> dict[str, str]:
+    """Return facts about a report."""
+    return {
+        "storage": name_without_secrets(storage),
+        "written": f"{datetime.now().astimezone():%Y-%m-%d %H:%M %Z}",
+        "optuna-agenttts": __version__,
+        "Optuna": optuna.__version__,
+        "Python": platform.python_version(),
+    }
+
+
+def _values(summary: Summary) -> dict[str, Any]:
+    """Return a summary as JSON-ready values."""
+    return {"optuna-agenttts": "Summary", "version": VERSION, **_encode(summary)}
+
+
+def _encode(value: Any) -> Any:
+    """Return a value as JSON-ready ones; numbers that are not finite are None."""
+    if isinstance(value, Task):
+        return value.to_dict()
+    if hasattr(value, "_asdict"):
+        return _encode(value._asdict())
+    if is_dataclass(value):
+        return {field.name: _encode(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _encode(item) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [_encode(item) for item in value]
+    if isinstance(value, (np.ndarray, np.generic)):
+        return _encode(value.tolist())
+    return None if isinstance(value, float) and not math.isfinite(value) else value

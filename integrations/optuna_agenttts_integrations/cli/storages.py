@@ -74,6 +74,15 @@ def open_storage(given: str) -> tuple[BaseStorage, list[str], str]:
     return storage, [study.study_name for study in studies], shown
 
 
+def name_without_secrets(given: str) -> str:
+    """Return the file or URL of a storage that was opened, without password and options."""
+    if os.path.isfile(given):
+        return given
+    from sqlalchemy.engine import make_url
+
+    return make_url(given).set(query={}).render_as_string()
+
+
 def _open_storage(given: str) -> tuple[BaseStorage | None, str]:
     """Open an existing storage.
 
@@ -97,7 +106,7 @@ def _open_storage(given: str) -> tuple[BaseStorage | None, str]:
                     return JournalStorage(JournalFileBackend(given)), given
             given = f"sqlite:///{given}"
         url = make_url(given)
-        shown = url.set(query={}).render_as_string()
+        shown = name_without_secrets(given)
         secrets = [str(secret) for secret in (url.password, *url.query.values()) if secret]
         # `RDBStorage` would write Optuna's tables into a database without them.
         return (RDBStorage(given) if _has_studies(url) else None), shown
