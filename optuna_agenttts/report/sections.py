@@ -31,8 +31,8 @@ def saturation_section(saturation: Saturation, metric: str) -> Html:
         if at is None:
             continue
         place = curve.samples.index(at)
-        between = "{} to {}".format(*curve.saturates_between) if curve.saturates_between else "-"
-        after = (count_text(at, "sample"), between, curve.affordable, len(curve.trials))
+        low, high = curve.saturates_between or (at, at)
+        after = (f"{at} ({low} to {high})", curve.affordable, len(curve.trials))
         rows.append(((curve.stage, name), curve.values[place], curve.intervals[place], after))
     left_out = [
         f"{curve.stage}: {curve.model}: one sample is over the budget"
@@ -45,10 +45,10 @@ def saturation_section(saturation: Saturation, metric: str) -> Html:
             scores_table(
                 rows,
                 ("stage", "model"),
-                ("saturates at", "90 % interval", "most samples within the budget", "trials"),
+                ("samples (90 % interval)", "most samples within the budget", "trials"),
                 margin=saturation.margin,
                 score=f"expected {metric}",
-                numbers=(0, 1, 2, 3),
+                numbers=(0, 1, 2),
             ),
             html.bullets(left_out),
             html.paragraph(
