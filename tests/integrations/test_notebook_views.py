@@ -1,5 +1,6 @@
 """Results are shown in notebooks as HTML: names stay text, and numbers have their units."""
 
+import dataclasses
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
@@ -9,6 +10,7 @@ import pytest
 import optuna_agenttts as core
 import optuna_agenttts_integrations as integrations
 from optuna_agenttts import llm
+from optuna_agenttts.report.summary import Summary, summarize
 from optuna_agenttts_integrations.inspection.records import (
     InspectedReply,
     InspectedRequest,
@@ -94,17 +96,22 @@ INSTANCE = integrations.InstanceInspection(
 
 
 def summary():
-    """Summarize a study whose only trial reports the outcomes of two instances."""
-    study = optuna.create_study(study_name=NAME, direction="maximize")
-    study.enqueue_trial(TASK.params({STAGE.name: (NAME, 3)}))
-    trial = study.ask()
-    TASK.suggest(trial)
-    for step, outcome in enumerate((0.25, 0.75)):
-        trial.report(outcome, step)
-    study.tell(trial, 0.5)
-    core.study.rounds.write_round(study, ROUND)
-    core.study.fresh.note_instances(study, [NAME, "q2"])
-    return core.summarize(study)
+    """Return the summary of a study whose names are hostile, of a sampler that is not ours."""
+    study = optuna.create_study(
+        study_name=NAME, direction="maximize", sampler=optuna.samplers.RandomSampler(0)
+    )
+    planned = dataclasses.asdict(ROUND)
+    core.storage.write_study_value(study._storage, study._study_id, "agenttts:round:2", planned)
+
+    def objective(trial):
+        samples = TASK.suggest(trial)[STAGE.name].samples
+        outcomes = [float(step % 100 < samples) for step in range(30)]
+        for step, outcome in enumerate(outcomes):
+            trial.report(outcome, step)
+        return sum(outcomes) / len(outcomes)
+
+    study.optimize(objective, n_trials=4)
+    return summarize(study)
 
 
 SHOWN = {
@@ -129,6 +136,7 @@ NAMELESS = {"Comparison"}
 def test_every_view_is_tested():
     modules = (core, integrations, llm)
     public = {name: getattr(module, name) for module in modules for name in module.__all__}
+    public["Summary"] = Summary
     assert {name for name, value in public.items() if hasattr(value, "_repr_html_")} == set(SHOWN)
 
 
@@ -159,7 +167,10 @@ def test_names_stay_text(name):
         "Round": ["Round 2", "0.25 in the unit of the task", "contradicts"],
         "Evaluation": ["95 % interval", f"0 {UNIT}", "1.5 s", "p = 0.05", "2 of 2 instances"],
         "Report": ["FAIL"],
-        "Summary": ["higher is better", "1 USD per instance", "1 complete", "Confirm it on"],
+        "Summary": [
+            *("1 USD per instance", "4 complete", "30", "What matters", "What it cost"),
+            *("Which instances fail", "Guidelines of the agent", "higher is better"),
+        ],
         "InstanceInspection": ["outcome 0.75", "outcome 0.25", "replies 0-1", "not in the store"],
         "TrialInspection": ["0.75", "0.25", "baseline"],
     }.items(),

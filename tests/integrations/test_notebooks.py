@@ -94,7 +94,7 @@ CELLS = [
     assert objective.check().ok
     sampler = AgentTTSSampler(objective.task, llm=ScriptedChatModel(lambda request: "{}"))
     study = optuna.create_study(direction="maximize", sampler=sampler)
-    study.optimize(objective, n_trials=4, n_jobs=2, show_progress_bar=True)
+    study.optimize(objective, n_trials=8, n_jobs=2, show_progress_bar=True)
     """,
     """
     found = search(optuna.create_study(direction="maximize"), objective, evaluations=300)
@@ -135,3 +135,6 @@ def test_everything_runs_where_an_event_loop_runs(tmp_path, execute):
 
     assert not [text for text in outputs(done, "stderr") if "awaited" in text]
     assert any("confirmed on" in text for text in outputs(done, "text/html"))
+    # A bar of Optuna, and one of each worker, but not one of each trial.
+    bars = [out for out in done.cells[1].outputs if "widget" in str(out.get("data"))]
+    assert 1 <= len(bars) <= 4

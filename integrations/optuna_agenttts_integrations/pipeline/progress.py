@@ -38,15 +38,43 @@ class ProgressBar:
         self._bar.update()
 
 
+_NOTEBOOK = any(base.__module__ == "tqdm.notebook" for base in tqdm.__mro__)
+"""Whether this runs in a notebook, as tqdm has found out."""
+_idle: dict[int, list[tqdm]] = {}
+"""Bars of a notebook's cell, by its number, that no run is using. Each closed bar would leave an
+empty output behind, one for each trial."""
+
+
 def is_shown() -> bool:
     """Return whether progress bars are shown by default: on a terminal and in a notebook."""
-    # tqdm has found out where it runs.
-    notebook = any(base.__module__ == "tqdm.notebook" for base in tqdm.__mro__)
-    return notebook or sys.stderr.isatty()
+    return _NOTEBOOK or sys.stderr.isatty()
 
 
 @contextmanager
 def progress_bar(total: int, title: str, *, unit: str, show: bool) -> Iterator[ProgressBar]:
     """Open a progress bar for a number of instances; a hidden one counts silently."""
-    with tqdm(total=total, desc=title, disable=not show, leave=False) as bar:
+    idle = _idle_bars() if show and _NOTEBOOK else None
+    try:
+        # Trials may run in several threads.
+        bar = (idle or []).pop()
+        bar.reset(total)
+        bar.set_description(title)
+    except IndexError:
+        bar = tqdm(total=total, desc=title, disable=not show, leave=False)
+    try:
         yield ProgressBar(bar, unit)
+    finally:
+        if idle is None:
+            bar.close()
+        else:
+            bar.refresh()
+            idle.append(bar)
+
+
+def _idle_bars() -> list[tqdm]:
+    """Return the idle bars of the cell that is running, and close those of earlier ones."""
+    cell = sys.modules["IPython"].get_ipython().execution_count
+    for other in {*_idle} - {cell}:
+        for bar in _idle.pop(other, ()):
+            bar.close()
+    return _idle.setdefault(cell, [])
