@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
-from optuna_agenttts.report.text import score_text
+from optuna_agenttts.report.text import score_text, settings
 from optuna_agenttts.support import html
 from optuna_agenttts.support.html import Html
-from optuna_agenttts.task.allocation import StageAllocation
+from optuna_agenttts.task.allocation import Allocation
 
 ScoreRow = tuple[Sequence[object], float, tuple[float, float] | None, Sequence[object]]
 """Cells before a score, the score, its interval, and the cells after it."""
 
 
-def allocation_cell(allocation: Mapping[str, StageAllocation]) -> Html:
+def allocation_cell(allocation: Allocation) -> Html:
     """Return an allocation with a line for each stage."""
     lines: list[object] = []
-    for stage, setting in allocation.items():
+    for stage, setting in settings(allocation):
         lines += [html.BREAK] if lines else []
-        lines.append(html.line(f"{stage}: {setting.samples} × {setting.model}"))
+        lines.append(html.line(f"{stage}: {setting}"))
     return html.join(lines)
 
 

@@ -165,7 +165,14 @@ class Recommendation(Saved):
             for kind, one, loss in self._rows()
         ]
         head = ("", "allocation"), (cost_title(self.unit), "loss")
-        table = scores_table(rows, *head, margin=self.margin, marked=self.value, numbers=(0,))
+        table = scores_table(
+            rows,
+            *head,
+            score=self.metric or "score",
+            margin=self.margin,
+            marked=self.value,
+            numbers=(0,),
+        )
         return html.join([table, html.bullets(self._notes())])
 
     def _rows(self) -> list[tuple[str, Recommendation | Tie | Undecided, str]]:

@@ -17,7 +17,7 @@ from optuna_agenttts_integrations.inspection.records import (
     InspectedStage,
 )
 
-NAME = "<img src=x onerror=alert(1)> \"q\" 'a' & | `x` 👩‍👧 " + "m" * 300
+NAME = "<img src=x onerror=alert(1)> \"q\" 'a' & | `x` 👩‍👧 " + "m" * 200
 UNIT = "<u>$</u>"
 
 
