@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from optuna_agenttts.report.text import score_text, settings
+from optuna_agenttts.report.text import score_text
 from optuna_agenttts.support import html
 from optuna_agenttts.support.html import Html
 from optuna_agenttts.task.allocation import Allocation
@@ -16,9 +16,9 @@ ScoreRow = tuple[Sequence[object], float, tuple[float, float] | None, Sequence[o
 def allocation_cell(allocation: Allocation) -> Html:
     """Return an allocation with a line for each stage."""
     lines: list[object] = []
-    for stage, setting in settings(allocation):
+    for stage, setting in allocation.items():
         lines += [html.BREAK] if lines else []
-        lines.append(html.line(f"{stage}: {setting}"))
+        lines.append(html.line(f"{stage}: {setting.samples} x {setting.model}"))
     return html.join(lines)
 
 

@@ -160,7 +160,7 @@ class Recommendation(Saved):
                 (kind, allocation_cell(one.allocation)),
                 one.value,
                 self.interval if one is self else None,
-                (f"{one.cost:.4g}", loss),
+                (f"{one.cost:.4g}", html.line(loss)),
             )
             for kind, one, loss in self._rows()
         ]

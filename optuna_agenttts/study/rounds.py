@@ -75,7 +75,7 @@ class Round:
             "based on": f"{self.trials} finished trials",
             "tokens": f"{self.prompt_tokens:,} of prompts, {self.completion_tokens:,} generated",
             "cost": None if self.cost is None else f"{self.cost:.4g} in the unit of the task",
-            "took": f"{self.requests} requests, {self.seconds:,.1f} s",
+            "requests": f"{self.requests}, in {self.seconds:,.1f} s",
             "problems": _counts(self.problems),
             "failed requests": _counts(self.failures),
             "no candidates": self.error,
