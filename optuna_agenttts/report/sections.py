@@ -101,16 +101,19 @@ def expenditure_section(expenditure: Expenditure) -> Html:
     return html.join(parts)
 
 
-def outcomes_section(outcomes: OutcomeTable, metric: str, *, limit: int = 10) -> Html:
+def outcomes_section(
+    outcomes: OutcomeTable, metric: str, *, margin: float = 0.0, limit: int = 10
+) -> Html:
     """Return the instances that fail most often.
 
     Args:
         outcomes: The outcomes.
         metric: Title of the scores.
+        margin: Difference of scores that is worth showing, in units of the metric.
         limit: Maximum number of instances.
     """
     rows = [
-        (each.name, score_text(each.mean), f"{each.decides:.2f}", each.trials)
+        (each.name, score_text(each.mean, margin), f"{each.decides:.2f}", each.trials)
         for each in outcomes.instances[:limit]
     ]
     head = ("instance", f"mean {metric}", "agrees with other instances", "trials")

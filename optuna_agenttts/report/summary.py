@@ -182,7 +182,9 @@ class Summary:
         if self.importances:
             parts.append(importances_section(self.importances))
         if self.outcomes.instances:
-            parts.append(outcomes_section(self.outcomes, metric))
+            parts.append(
+                outcomes_section(self.outcomes, metric, margin=found.margin if found else 0.0)
+            )
         if self.expenditure.expenses:
             parts.append(expenditure_section(self.expenditure))
         if self.guidelines is not None:
