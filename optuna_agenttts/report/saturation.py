@@ -17,9 +17,8 @@ _ALL = 100
 """Numbers of samples up to which a curve has all; above, so many are spread evenly by ratio."""
 _MARGIN = 0.02
 """Gain that counts as none, as a share of the metric's range (of the spread of observed scores, if
-it is unknown). Chosen by hand: on development landscapes, samples beyond truly gained up to twice
-as much on 79 to 96 % of the curves, by model, of the recommended allocation, and with half the
-margin only on 71 to 81 % of most families'."""
+it is unknown). Chosen by hand: samples beyond truly gained at most twice as much on 67 to 97 % of
+the recommended models' curves (docs/benchmarks.md); half the margin was exceeded more often."""
 _DRAWS = 200
 """Draws from the posterior. Chosen by hand."""
 
