@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from optuna_agenttts.planner.evidence import Floats, Ints
+from optuna_agenttts.planner.pools import choices_of
 from optuna_agenttts.planner.posterior import Z90
 from optuna_agenttts.report.saturation import Saturation, SaturationCurve, saturation_of
 from optuna_agenttts.report.view import StudyView
@@ -24,6 +25,8 @@ from optuna_agenttts.task.ranges import Ranges
 
 _POINTS = 640
 """Allocations that are drawn, some tenths of a second. Chosen by hand."""
+_FEWEST = 3
+"""Different allocations below which shares would be those of the prior. Chosen by hand."""
 _SWEEPS = 20
 """Times that each setting of an allocation is drawn before it counts as random. Chosen by hand."""
 _DRAWS = 200
@@ -62,11 +65,18 @@ class Importance:
 def importances_of(view: StudyView) -> tuple[Importance, ...]:
     """Return the importance of the model and the samples of each stage, in order of stage.
 
+    Returns:
+        The importances; none as long as fewer than three different allocations were tried, or
+        scores cannot be told apart.
+
     Raises:
         NoTaskError: The study has several objectives.
         NoEvidenceError: No trial is complete, or none meets the constraints of the study.
     """
     found, stages = view.candidates, view.task.stages
+    tried = set(choices_of(found.evidence.models, found.evidence.samples))
+    if len(tried) < _FEWEST or not found.scale.informative:
+        return ()
     ranges = found.evidence.ranges or Ranges.all_of(view.task.feasible)
     rng = np.random.default_rng(0)
     sets = _redrawn(ranges.table(view.task.feasible), rng, _POINTS // (1 + 2 * len(stages)))

@@ -146,9 +146,11 @@ def _stages(view: StudyView, earlier: str | None, later: str | None) -> tuple[in
 
 def _most_important(view: StudyView) -> list[int]:
     """Return the positions of the two stages whose settings matter most, in order."""
-    found = view.get(importances_of)
-    shares = [found[i].share + found[i + 1].share for i in range(0, len(found), 2)]
-    return sorted(sorted(range(len(shares)), key=lambda stage: -shares[stage])[:2])
+    shares = {stage.name: 0.0 for stage in view.task.stages}
+    for importance in view.get(importances_of):
+        shares[importance.stage] += importance.share
+    ranked = sorted(enumerate(shares.values()), key=lambda pair: -pair[1])
+    return sorted(stage for stage, _ in ranked[:2])
 
 
 def _grid(samples: Ints, size: int) -> Ints:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from optuna.study import Study
 
+from optuna_agenttts.exceptions import NoEvidenceError
 from optuna_agenttts.report.importances import Importance, importances_of
 from optuna_agenttts.report.view import StudyView
 from optuna_agenttts.task.task import Task
@@ -53,6 +54,8 @@ def plot_importances(study: Study, task: Task | None = None) -> Figure:
 def figure_of_importances(view: StudyView) -> Figure:
     """Return the figure of a study; see `plot_importances`."""
     found = sorted(view.get(importances_of), key=lambda importance: importance.share)
+    if not found:
+        raise NoEvidenceError("Too few different trials are complete to state what matters.")
     metric = metric_text(view.task)
     top = found[-1]
     figure = new_figure(
