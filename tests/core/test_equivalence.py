@@ -271,7 +271,7 @@ def test_equal_allocations_beyond_counting_are_counted_to_a_limit():
     assert time.perf_counter() - start < 5
     assert len(seen) == 40
     assert found.known == 100_000
-    assert str(found).endswith("outcomes are known: 100000 or more")
+    assert str(found).endswith("outcomes are known: 100000 or more.")
 
 
 def test_equal_allocations_beyond_the_budget_are_not_counted():

@@ -417,5 +417,5 @@ def test_data_frame_names_pandas_if_it_is_missing(study, monkeypatch):
 
     found = frontier(study)
     monkeypatch.setattr(builtins, "__import__", refuse)
-    with pytest.raises(AgentTTSError, match="pip install pandas"):
+    with pytest.raises(AgentTTSError, match=r"pip install optuna-agenttts\[pandas\]"):
         found.to_dataframe()
