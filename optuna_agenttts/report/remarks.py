@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from optuna.trial import TrialState
 
+from optuna_agenttts import storage
 from optuna_agenttts.report.recommendation import Recommendation
 from optuna_agenttts.report.saturation import Saturation
-from optuna_agenttts.report.text import count_text, numbers_text, score_text
+from optuna_agenttts.report.text import count_text, numbers_text
 from optuna_agenttts.report.view import StudyView
 from optuna_agenttts.study.claims import contradictions
 from optuna_agenttts.study.constraints import constraints_of, violations
@@ -71,12 +73,13 @@ def next_steps_of(
     if recommendation is None:
         failed = any(trial.state == TrialState.FAIL for trial in view.trials)
         if failed:
-            yield "Mend what makes trials fail; `agenttts doctor` checks servers and objective."
+            yield "Fix what makes trials fail: `agenttts doctor` checks servers and objective."
         yield "Run more trials: `study.optimize(objective, n_trials=20)`."
         return
-    complete = sum(trial.state == TrialState.COMPLETE for trial in view.trials)
-    if complete < _FEW:
-        yield f"Run more trials: {count_text(complete, 'complete trial')} tell little."
+    searching = [trial for trial in view.trials if not storage.confirmation_block(trial)]
+    ran = sum(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in searching)
+    if ran < _FEW:
+        yield f"Run more trials: {count_text(ran, 'trial')} so far tell{'s' * (ran == 1)} little."
     if recommendation.interval is not None and not fresh:
         text = "Confirm it on fresh instances: `confirm(study, objective, instances)`"
         if recommendation.undecided:
@@ -85,26 +88,20 @@ def next_steps_of(
         yield f"{text}."
     if recommendation.ties:
         yield "Use the cheapest of those that are as good: `recommend(study).cheapest`."
-    for curve in saturation.curves if saturation is not None else ():
-        most = next(s.max_samples for s in view.task.stages if s.name == curve.stage)
-        own = recommendation.allocation[curve.stage].samples
-        beyond = [v for n, v in zip(curve.samples, curve.values) if n > curve.affordable]
-        sign = view.candidates.evidence.sign
-        gain = max(
-            (sign * (value - _at(curve.samples, curve.values, own)) for value in beyond),
-            default=0.0,
-        )
-        if (
-            curve.recommended
-            and curve.saturates_at == curve.affordable < most
-            and gain > recommendation.margin
-        ):
-            yield (
-                f"Try a larger budget: more samples of {one_line(curve.model)} in stage "
-                f"{one_line(curve.stage)} are expected to gain {score_text(gain)}."
-            )
+    if saturation is not None:
+        yield from _larger_budgets(view, saturation)
     yield "Save it for production: `recommend(study).save('allocation.json')`."
 
 
-def _at(samples: tuple[int, ...], values: tuple[float, ...], own: int) -> float:
-    return values[samples.index(own)]
+def _larger_budgets(view: StudyView, saturation: Saturation) -> Iterator[str]:
+    """Yield the stages whose recommended models gain by samples beyond the budget."""
+    sign = view.candidates.evidence.sign
+    for curve in saturation.curves:
+        values = {n: sign * value for n, value in zip(curve.samples, curve.values)}
+        within = [value for n, value in values.items() if n <= curve.affordable]
+        gain = max(values.values()) - max(within, default=-math.inf)
+        if curve.recommended and saturation.margin < gain < math.inf:
+            yield (
+                f"Try a larger budget: more samples of {one_line(curve.model)} in stage "
+                f"{one_line(curve.stage)} are expected to gain {gain:.2g}."
+            )

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from optuna_agenttts.report.expenditure import Expenditure
 from optuna_agenttts.report.importances import Importance
 from optuna_agenttts.report.outcomes import InstanceOutcomes, OutcomeTable
-from optuna_agenttts.report.saturation import Saturation, SaturationCurve
-from optuna_agenttts.report.text import count_text, score_text, share_text, spend_text, table
+from optuna_agenttts.report.saturation import Saturation
+from optuna_agenttts.report.text import score_text, share_text, spend_text, table
 from optuna_agenttts.study.claims import summary as summary_of_verdicts
 from optuna_agenttts.study.rounds import Round
 from optuna_agenttts.support.plain import amount_text, one_line
@@ -88,27 +88,11 @@ def importance_lines(importances: Sequence[Importance], metric: str) -> Iterator
 
 def saturation_lines(saturation: Saturation) -> Iterator[str]:
     """Yield where the recommended models' samples saturate."""
-    margin = f"{saturation.margin:.2g}"
     for curve in saturation.curves:
-        if not curve.recommended or curve.saturates_at is None:
-            continue
-        text = f"{one_line(curve.stage, _NAME)}, {one_line(curve.model, _NAME)}: "
-        most = f"{curve.affordable} that the budget allows"
-        if curve.affordable == 1:
-            yield f"{text}the budget allows 1 sample"
-        elif curve.saturates_at == curve.affordable:
-            yield f"{text}still gains at the {most}{_between(curve)}"
-        else:
-            yield (
-                f"{text}saturates at {count_text(curve.saturates_at, 'sample')}{_between(curve)}; "
-                f"more, up to the {most}, are expected to gain at most {margin}"
-            )
-
-
-def _between(curve: SaturationCurve) -> str:
-    """Return the interval of where a curve saturates, in brackets."""
-    low, high = curve.saturates_between or (0, 0)
-    return f" (90 % interval {low} to {high})" if low < high else ""
+        if curve.recommended:
+            stage, model = one_line(curve.stage, _NAME), one_line(curve.model, _NAME)
+            yield f"{stage}, {model}: {curve.finding}"
+    yield f"Samples beyond that are expected to gain at most {saturation.margin:.2g}."
 
 
 def expenditure_lines(costs: Expenditure) -> Iterator[str]:

@@ -320,6 +320,20 @@ def test_studies_without_a_recommendation_are_summarized():
         summarize(optuna.create_study())
 
 
+def test_a_budget_that_binds_is_named():
+    """If scores still rise at the most samples that it allows, and only then."""
+    for budget, binds in ((20, True), (1000, False)):
+        task = one_stage(max_samples=40, budget=budget)
+        models = [model.name for model in task.stages[0].models]
+        evidence = [({"answer": (models[0], n)}, n / 40) for n in (1, 8, 16, 24, 32)]
+        found_study = study_with_outcomes(
+            task,
+            [(a, np.arange(40) < 40 * rate) for a, rate in evidence if task.fits(a)],
+        )
+        steps = summarize(found_study, task).next_steps
+        assert any("larger budget" in line for line in steps) == binds
+
+
 def test_hostile_names_do_not_break_lines():
     models = [Model(HOSTILE, parameters=7e9), Model("b" + HOSTILE, parameters=70e9)]
     stages = [
