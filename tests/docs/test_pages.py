@@ -8,6 +8,7 @@ import optuna
 import pytest
 
 from optuna_agenttts import AgentTTSSampler
+from optuna_agenttts_integrations.playground import make_objective, make_problems
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(ROOT.glob("*.md")) + sorted((ROOT / "docs").rglob("*.md"))
@@ -113,3 +114,15 @@ def test_contributors_are_sent_to_files_that_exist():
     paths = [path for path in re.findall(r"`([\w.]+/[\w./]*)`", text) if path != ".ci/run"]
     assert len(paths) > 30
     assert not [path for path in paths if not any((root / path).exists() for root in roots)]
+
+
+def test_the_page_on_reading_a_study_as_data_frames_runs(capsys):
+    """On the playground: a summary, trials, ties, outcomes and rounds."""
+    (block,) = [block for block in blocks("docs/reading.md") if "trials_dataframe" in block]
+    with make_objective(problems=make_problems("search", 6), progress=False) as objective:
+        study = optuna.create_study(direction="maximize")
+        study.optimize(objective, n_trials=3)
+    exec(compile(block, "docs/reading.md", "exec"), {"study": study})
+    printed = capsys.readouterr().out
+    assert "Recommended" in printed
+    assert "search-" in printed
