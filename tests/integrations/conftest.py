@@ -5,6 +5,8 @@ import pytest
 
 from optuna_agenttts.llm import outages
 
+# Helpers live beside the tests and above.
+sys.path.insert(0, str(Path(__file__).parent.parent))
 sys.path.insert(0, str(Path(__file__).parent))
 
 

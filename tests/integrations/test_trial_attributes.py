@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from optuna.storages import RDBStorage
 from optuna.trial import FixedTrial, TrialState, create_trial
 from pipeline_support import MODELS, allocation, make_objective
+from storages_support import open_grpc, open_journal, open_memory, open_postgresql, open_sqlite
 
 from optuna_agenttts import AgentTTSSampler, spend, storage, summarize, trials_dataframe
 from optuna_agenttts.report.expenditure import expenditure_of
@@ -36,16 +37,29 @@ def digits(value):
     return len(f"{abs(value):.15g}".split("e")[0].replace(".", "").strip("0"))
 
 
-@pytest.mark.parametrize("kind", ["memory", "sqlite"])
-def test_user_attributes_are_for_people(kind, tmp_path):
-    """They hold texts and short numbers; exact spend is beside them, also after a file is read."""
-    backend = RDBStorage(f"sqlite:///{tmp_path}/s.db") if kind == "sqlite" else None
+@pytest.mark.parametrize(
+    "opened",
+    [
+        open_memory,
+        open_sqlite,
+        open_journal,
+        pytest.param(open_grpc, marks=pytest.mark.slow),
+        pytest.param(open_postgresql, marks=pytest.mark.slow),
+    ],
+)
+def test_user_attributes_are_for_people(opened, tmp_path):
+    """They hold texts and short numbers, and exact spend is beside them, on every storage."""
     objective, _ = make_objective(count=7)
-    study = optuna.create_study(
-        direction="maximize", storage=backend, sampler=AgentTTSSampler(objective.task)
-    )
-    with objective:
+    with objective, opened(tmp_path) as backend:
+        study = optuna.create_study(
+            direction="maximize", storage=backend, sampler=AgentTTSSampler(objective.task)
+        )
         study.optimize(objective, n_trials=6)
+        check_attributes(study, list(objective.instances))
+
+
+def check_attributes(study, names):
+    """Check what the trials of a search wrote."""
     for trial in study.trials:
         assert all(isinstance(value, (str, int, float)) for value in trial.user_attrs.values())
         for name in ("cost", "spend", "seconds"):
@@ -55,8 +69,8 @@ def test_user_attributes_are_for_people(kind, tmp_path):
     exact = math.fsum(trial.system_attrs["agenttts:spend"] for trial in study.trials)
     assert spend(study).total == pytest.approx(exact, rel=1e-12)
     assert list(trials_dataframe(study)["spend"]) == [stated_spend(t) for t in study.trials]
-    if backend is not None:
-        backend.engine.dispose()
+    assert [instance_names(study)(step) for step in range(len(names))] == names
+    assert expenditure_of(StudyView(study)).measured
 
 
 @settings(deadline=None, max_examples=15)
