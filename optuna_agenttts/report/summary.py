@@ -60,8 +60,8 @@ class Summary:
         instances: Number of instances of a trial of the search: the most that one reported; 0 if
             none reported outcomes of single instances.
         fresh: Number of fresh instances on which allocations were confirmed.
-        seconds: Time from the start of the first trial to the end of the last one; None without
-            finished trials.
+        seconds: Time from the start of the first trial of the search to the end of its last one;
+            None without finished trials.
         recommendation: What to use; None if there is nothing to recommend.
         without: Why there is nothing to recommend; empty if there is.
         luckiest: Number and value of the complete trial of the search with the best value.
@@ -249,8 +249,9 @@ def summary_of(view: StudyView, *, brief: bool = False) -> Summary:
     confirming = [trial for trial in trials if storage.confirmation_block(trial)]
     fresh = {step for trial in confirming for step in trial.intermediate_values}
     spend = spend_of(task, trials, rounds, read_limit(attributes))
-    starts = [trial.datetime_start for trial in trials if trial.datetime_start is not None]
-    ends = [trial.datetime_complete for trial in trials if trial.datetime_complete is not None]
+    # Times of confirmations may be of another time zone.
+    starts = [trial.datetime_start for trial in searching if trial.datetime_start is not None]
+    ends = [trial.datetime_complete for trial in searching if trial.datetime_complete is not None]
     return Summary(
         study=study.study_name,
         task=task,
