@@ -25,7 +25,7 @@ from optuna_agenttts.visualization.style import (
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-_LOOKS = {"model": (COLORS[0], ""), "samples": (COLORS[4], "/")}
+_LOOKS = {"model": (COLORS[5], ""), "samples": (COLORS[4], "/")}
 """Color and pattern of the bars of each setting."""
 
 
@@ -58,15 +58,17 @@ def figure_of_importances(view: StudyView) -> Figure:
         raise NoEvidenceError("Too few different trials are complete to state what matters.")
     metric = metric_text(view.task)
     top = found[-1]
+    note = f"Most: {top.setting} of {brief(top.stage)}, {100 * top.share:.0f} %; a random one is "
+    note += f"{_worse(top)} than the recommended one"
     figure = new_figure(
         f"What matters for {metric}",
-        f"Most: {top.setting} of {brief(top.stage)}, {top.share:.0%}; a random one is "
-        f"{_worse(top)} than the recommended one",
+        note if top.share else f"No model and no number of samples changes the expected {metric}",
     )
     names = short_names([importance.stage for importance in found])
     for setting, (color, pattern) in _LOOKS.items():
         rows = [i for i, importance in enumerate(found) if importance.setting == setting]
-        shares = [found[i].share for i in rows]
+        shares = [100 * found[i].share for i in rows]
+        ends = [(100 * found[i].interval[0], 100 * found[i].interval[1]) for i in rows]
         figure.add_trace(
             graph_objects().Bar(
                 x=shares,
@@ -78,23 +80,24 @@ def figure_of_importances(view: StudyView) -> Figure:
                     "line": {"color": BLACK, "width": 1},
                     "pattern": {"shape": pattern, "fgcolor": BLACK, "solidity": 0.2},
                 },
-                error_x=error_bars(shares, [found[i].interval for i in rows]),
+                error_x={**error_bars(shares, ends), "color": BLACK},
                 hovertext=[
                     lines(
                         [
-                            f"{found[i].parameter}: {found[i].share:.1%} of the variance",
-                            "90 % interval {:.1%} to {:.1%}".format(*found[i].interval),
+                            f"{brief(found[i].stage, 100)}: {setting}",
+                            f"{share:.0f} % of the variance",
+                            f"90 % interval {low:.0f} % to {high:.0f} %",
                             f"a random one is {_worse(found[i])} than the recommended one",
                         ]
                     )
-                    for i in rows
+                    for i, share, (low, high) in zip(rows, shares, ends)
                 ],
                 hoverinfo="text",
             )
         )
     figure.update_xaxes(
         title_text=lines([f"share of the variance of {metric} within the budget, 90 % intervals"]),
-        tickformat=".0%",
+        ticksuffix=" %",
         rangemode="tozero",
     )
     figure.update_yaxes(

@@ -218,7 +218,7 @@ def short_names(names: Sequence[str], length: int = _NAME) -> dict[str, str]:
         length: Maximum number of characters.
     """
     full = {name: _printable(name) for name in names}
-    bare = {name: text.rpartition("/")[2] or text for name, text in full.items()}
+    bare = {name: text.rpartition("/")[2].strip() or text for name, text in full.items()}
     if len(set(bare.values())) == len(full):
         full = bare
     found = {name: _short(text, length) for name, text in full.items()}

@@ -250,12 +250,12 @@ def test_bars_are_the_importances_with_their_intervals(study):
     shares = {}
     for trace in figure.data:
         for i, (x, y) in enumerate(zip(trace.x, trace.y)):
-            ends = x - trace.error_x.arrayminus[i], x + trace.error_x.array[i]
-            shares[figure.layout.yaxis.ticktext[y].split("<br>")[0]] = (x, ends)
+            ends = (x - trace.error_x.arrayminus[i]) / 100, (x + trace.error_x.array[i]) / 100
+            shares[figure.layout.yaxis.ticktext[y].split("<br>")[0]] = (x / 100, ends)
     assert len(shares) == len(found)
     for importance in found:
         share, ends = shares[f"{importance.stage}: {importance.setting}"]
-        assert share == importance.share
+        assert share == pytest.approx(importance.share)
         assert ends == pytest.approx(importance.interval)
     order = sorted(range(len(found)), key=lambda i: found[i].share)
     labels = [text.split("<br>")[0] for text in figure.layout.yaxis.ticktext]
@@ -393,3 +393,4 @@ def test_one_model_and_one_sample_have_figures():
     study = any_study(task, trials=2)
     for plot in (plot_saturation, plot_frontier, plot_importances):
         assert plot(study, task).data
+    assert "No model and no number of samples" in subtitle(plot_importances(study, task))

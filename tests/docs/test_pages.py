@@ -7,7 +7,7 @@ from urllib.parse import unquote
 import optuna
 import pytest
 
-from optuna_agenttts import AgentTTSSampler
+from optuna_agenttts import AgentTTSSampler, Model, Stage, Task
 from optuna_agenttts_integrations.playground import make_objective, make_problems
 
 ROOT = Path(__file__).parents[2]
@@ -104,6 +104,20 @@ def test_the_page_on_choosing_runs_twice(tmp_path, monkeypatch, capsys):
     assert names[0]["allocation"] == names[1]["allocation"]
     assert len(names[0]["study"].trials) == len(names[1]["study"].trials)
     assert all("confirmed on" in text for text in printed)
+
+
+def test_the_page_on_figures_runs(tmp_path, monkeypatch):
+    """A notebook would show the second figure; the first one is a file."""
+    monkeypatch.chdir(tmp_path)
+    task = Task(
+        name="one",
+        stages=[Stage("a", models=[Model("m-1B")], prompt_tokens=9, generation_tokens=9)],
+    )
+    study = optuna.create_study(sampler=AgentTTSSampler(task))
+    study.optimize(lambda trial: task.suggest(trial)["a"].samples / 100, n_trials=2)
+    (block,) = [block for block in blocks("docs/reading.md") if "plot_frontier" in block]
+    exec(compile(block, "docs/reading.md", "exec"), {"study": study})
+    assert (tmp_path / "frontier.html").exists()
 
 
 @pytest.mark.skipif(not (ROOT / "optuna_agenttts/planner").exists(), reason="needs the rooms")
