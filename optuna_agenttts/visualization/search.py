@@ -29,6 +29,9 @@ _ORIGINS = {
 """Names of origins; others are shown as they are stored."""
 _FEW = 10
 """Trials of which each has a tick, as Plotly puts ticks between a few. Chosen by hand."""
+_DETAILED = 200
+"""Latest trials whose allocation is in the hover text, to bound the size of the figure. Chosen by
+hand."""
 _STATES = ("pruned", "failed", "running", "waiting")
 
 
@@ -148,7 +151,7 @@ def _recommended(task: Task, points: Sequence[ProgressPoint], margin: float) -> 
 def _trials(view: StudyView, trials: Sequence[SearchTrial]) -> Iterator[Any]:
     """Yield the points of the trials, one trace for each origin."""
     go, metric = style.graph_objects(), style.metric_text(view.task)
-    params = {trial.number: trial.params for trial in view.trials}
+    params = {trial.number: trial.params for trial in view.trials[-_DETAILED:]}
     origins = dict.fromkeys((*_ORIGINS, *(trial.origin for trial in trials)))
     for position, origin in enumerate(origins):
         shown = [t for t in trials if _origin(t) == origin and t.value is not None]
@@ -157,7 +160,7 @@ def _trials(view: StudyView, trials: Sequence[SearchTrial]) -> Iterator[Any]:
         mark = style.mark(position)
         texts = []
         for trial in shown:
-            choices = read_choices(view.task, params[trial.number])
+            choices = read_choices(view.task, params.get(trial.number, {}))
             allocation = None if choices is None else view.task.allocation(choices)
             stopped = " of what it saw: stopped early" if trial.state == "pruned" else ""
             texts.append(
