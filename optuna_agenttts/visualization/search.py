@@ -30,8 +30,8 @@ _ORIGINS = {
 _FEW = 10
 """Trials of which each has a tick, as Plotly puts ticks between a few. Chosen by hand."""
 _DETAILED = 200
-"""Latest trials whose allocation is in the hover text, to bound the size of the figure. Chosen by
-hand."""
+"""Latest trials whose allocation is in the hover text, to bound the size of the figure, and trials
+from which points are small. Chosen by hand."""
 _STATES = ("pruned", "failed", "running", "waiting")
 
 
@@ -64,8 +64,9 @@ def figure_of_search(view: StudyView) -> Figure:
     margin = view.recommendation.margin
     found = view.get(progress_of)
     figure = style.new_figure("Course of the search", _finding(view.task, found, margin))
-    figure.add_traces(_recommended(view.task, found.points, margin))
+    # The line is drawn over the points.
     figure.add_traces(list(_trials(view, found.trials)))
+    figure.add_traces(_recommended(view.task, found.points, margin))
     last = found.trials[-1].number
     pad = max(0.5, 0.02 * last)
     ticks = {"dtick": 1} if last < _FEW else {}
@@ -182,7 +183,7 @@ def _trials(view: StudyView, trials: Sequence[SearchTrial]) -> Iterator[Any]:
                     f"{mark.symbol}-open" if trial.state == "pruned" else mark.symbol
                     for trial in shown
                 ],
-                "size": 7,
+                "size": 7 if len(trials) <= _DETAILED else 4,
                 "opacity": 0.85,
             },
             name=style.escape(f"{_name(origin)} ({len(shown)})"),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from optuna.study import Study
 
 from optuna_agenttts.report.expenditure import Expenditure, expenditure_of
-from optuna_agenttts.report.text import count_text, spend_text
+from optuna_agenttts.report.text import count_text, share_text, spend_text
 from optuna_agenttts.report.view import StudyView
 from optuna_agenttts.task.task import Task
 from optuna_agenttts.visualization import style
@@ -121,9 +121,7 @@ def _hatched(colors: str | list[str]) -> dict[str, Any]:
 
 def _share(part: float, total: float) -> str:
     """Return a share of the spend in percent, escaped; empty without any."""
-    if not total:
-        return ""
-    return "&lt;1%" if 0 < part < 0.01 * total else f"{part / total:.0%}"
+    return style.escape(share_text(part / total)) if total else ""
 
 
 def _bars(task: Task, spent: Expenditure) -> list[_Bar]:
@@ -168,9 +166,9 @@ def _summary(task: Task, spent: Expenditure) -> str:
     if total:
         for stage in task.stages:
             share = sum(e.spend for e in spent.expenses if e.stage == stage.name) / total
-            text += f", {share:.0%} on {style.brief(stage.name)}"
+            text += f", {share_text(share)} on {style.brief(stage.name)}"
         if spent.confirmation:
-            text += f" ({spent.confirmation / total:.0%} of all on confirmation)"
+            text += f" ({share_text(spent.confirmation / total)} of all on confirmation)"
     saved = sum(item.saved for item in spent.expenses)
     if saved:
         text += f"; reuse saved {spend_text(saved, spent.unit)}"

@@ -82,7 +82,7 @@ def test_saved_samples_are_hatched_beside_what_was_spent():
     assert list(figure.layout.yaxis.ticktext)[-1] == "agent"
     assert (list(spent.x), list(saved.x)) == ([30.0, 50.0, 20.0], [10.0, 0.0, 0.0])
     assert [text.strip() for text in texts.text] == [
-        f"{share}% of spend" for share in (30, 50, 20)
+        f"{share} % of spend" for share in (30, 50, 20)
     ]
     assert saved.marker.pattern.shape == "/"
     assert [entry.name for entry in legend] == ["spent", "saved by reuse"]
