@@ -64,9 +64,9 @@ def figure_of_search(view: StudyView) -> Figure:
     margin = view.recommendation.margin
     found = view.get(progress_of)
     figure = style.new_figure("Course of the search", _finding(view.task, found, margin))
-    # The line is drawn over the points.
-    figure.add_traces(list(_trials(view, found.trials)))
-    figure.add_traces(_recommended(view.task, found.points, margin))
+    *band, line, stars = _recommended(view.task, found.points, margin)
+    # The points are over the band and below the line.
+    figure.add_traces([*band, *_trials(view, found.trials), line, stars])
     last = found.trials[-1].number
     pad = max(0.5, 0.02 * last)
     ticks = {"dtick": 1} if last < _FEW else {}

@@ -225,3 +225,12 @@ def test_without_outcomes_there_is_no_band():
     assert "90 % interval" not in [t.name for t in figure.data if t.showlegend]
     assert "lower is better" in figure.layout.yaxis.title.text
     assert not any(math.isnan(y) for trace in figure.data for y in trace.y or () if y is not None)
+
+
+def test_points_are_over_the_band_and_below_the_line():
+    """Traces are drawn in order, and the band is opaque."""
+    task = one_stage()
+    figure = plot_search(study_with_answers(task, np.random.default_rng(1)), task)
+    kinds = [(trace.mode, trace.hoverinfo) for trace in figure.data]
+    band, points = ("lines", "skip"), ("markers", "text")
+    assert kinds == [band, band, points, ("lines", "text"), points]
