@@ -156,6 +156,8 @@ def _trials(view: StudyView, trials: Sequence[SearchTrial]) -> Iterator[Any]:
     origins = dict.fromkeys((*_ORIGINS, *(trial.origin for trial in trials)))
     for position, origin in enumerate(origins):
         shown = [t for t in trials if _origin(t) == origin and t.value is not None]
+        # The legend has the symbol of the first one.
+        shown.sort(key=lambda trial: trial.state == "pruned")
         if not shown:
             continue
         mark = style.mark(position)
