@@ -10,7 +10,7 @@ import json
 import random
 
 import optuna
-from own_objective import my_pipeline, task
+from own_objective import objective, task
 
 from optuna_agenttts import AgentTTSSampler, ScriptedChatModel, guidelines, recommend, spend
 
@@ -50,7 +50,7 @@ def main():
     rng = random.Random(0)
     sampler = AgentTTSSampler(task, llm=options.llm or ScriptedChatModel(script))
     study = optuna.create_study(direction="maximize", sampler=sampler)
-    study.optimize(lambda trial: my_pipeline(task.suggest(trial), rng), n_trials=options.trials)
+    study.optimize(lambda trial: objective(trial, rng), n_trials=options.trials)
     for planned in guidelines(study)[-1:]:
         print(f"round {planned.number}, {planned.model}, after {planned.trials} trials:")
         for line in planned.guidelines or ("(no guidelines)",):

@@ -69,17 +69,17 @@ def confirmed(storage):
     ):
         study = _study(storage, "confirmed", AgentTTSSampler(task, seed=0))
         search(study, objective, evaluations=900)
-        return study
+    return study
 
 
 def llm_agent(storage, trials=30):
     """Let a scripted model plan, as `examples/llm_agent.py` does."""
     example = runpy.run_path(str(EXAMPLES / "llm_agent.py"))
     rng = random.Random(0)
-    task, pipeline = example["task"], example["my_pipeline"]
-    sampler = AgentTTSSampler(task, llm=ScriptedChatModel(example["script"]), seed=0)
+    llm = ScriptedChatModel(example["script"])
+    sampler = AgentTTSSampler(example["task"], llm=llm, seed=0)
     study = _study(storage, "llm agent", sampler)
-    return _optimize(study, lambda t: pipeline(task.suggest(t), rng), trials)
+    return _optimize(study, lambda t: example["objective"](t, rng), trials)
 
 
 def own_objective(storage, sampler=None, trials=20, direction="maximize", name="TPE", metric=""):
@@ -91,8 +91,12 @@ def own_objective(storage, sampler=None, trials=20, direction="maximize", name="
     study = _study(storage, name, sampler or TPESampler(seed=0), direction)
 
     def objective(trial):
-        score = example["my_pipeline"](task.suggest(trial), rng)
-        return score if direction == "maximize" else 1 - score
+        outcomes = example["my_pipeline"](task.suggest(trial), rng)
+        if direction == "minimize":
+            outcomes = [1 - outcome for outcome in outcomes]
+        for step, outcome in enumerate(outcomes):
+            trial.report(outcome, step)
+        return sum(outcomes) / len(outcomes)
 
     return _optimize(study, objective, trials)
 
@@ -241,9 +245,9 @@ def constrained(storage):
 
 
 def without_task(storage):
-    """Return a study of another program, which nothing explains."""
+    """Return a study of another program."""
     study = _study(storage, "without a task", TPESampler(seed=0))
-    study.optimize(lambda trial: math.sin(trial.suggest_float("x", 0, 6)), n_trials=10)
+    study.optimize(lambda t: math.sin(t.suggest_float("x", 0, 6)), n_trials=10)
     return study
 
 
