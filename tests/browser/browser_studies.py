@@ -16,7 +16,16 @@ from optuna.pruners import WilcoxonPruner
 from optuna.samplers import NSGAIISampler, RandomSampler, TPESampler
 from optuna.trial import TrialState, create_trial
 
-from optuna_agenttts import AgentTTSSampler, Model, ScriptedChatModel, Stage, Task, search
+from optuna_agenttts import (
+    AgentTTSSampler,
+    Explain,
+    Model,
+    ScriptedChatModel,
+    Stage,
+    Task,
+    explain,
+    search,
+)
 from optuna_agenttts_integrations import CompletionStore
 from optuna_agenttts_integrations.playground import make_objective, make_problems, make_task
 
@@ -38,7 +47,10 @@ def _study(storage, name, sampler, direction="maximize", **options):
 
 
 def _optimize(study, objective, n_trials):
-    study.optimize(objective, n_trials=n_trials, catch=(ValueError,))
+    """Run trials; the callback explains studies of other samplers."""
+    callbacks = [] if isinstance(study.sampler, AgentTTSSampler) else [Explain()]
+    study.optimize(objective, n_trials=n_trials, callbacks=callbacks, catch=(ValueError,))
+    explain(study)
     return study
 
 
@@ -69,6 +81,7 @@ def confirmed(storage):
     ):
         study = _study(storage, "confirmed", AgentTTSSampler(task, seed=0))
         search(study, objective, evaluations=900)
+        explain(study)
     return study
 
 
@@ -200,6 +213,7 @@ def thousand(storage, trials=1000):
     study = _study(storage, "thousand", RandomSampler(seed=0))
     task.register(study)
     study.add_trials(added)
+    explain(study)
     return study
 
 
@@ -212,6 +226,7 @@ def nothing(storage):
     """Return a study whose task is known, without a trial."""
     study = _study(storage, "no trials", RandomSampler())
     wiki_task().register(study)
+    explain(study)
     return study
 
 
@@ -245,9 +260,11 @@ def constrained(storage):
 
 
 def without_task(storage):
-    """Return a study of another program."""
+    """Return a study of another program, which the callback leaves as it is."""
     study = _study(storage, "without a task", TPESampler(seed=0))
-    study.optimize(lambda t: math.sin(t.suggest_float("x", 0, 6)), n_trials=10)
+    study.optimize(
+        lambda t: math.sin(t.suggest_float("x", 0, 6)), n_trials=10, callbacks=[Explain()]
+    )
     return study
 
 
