@@ -224,7 +224,11 @@ def _add_panel(
         ),
         **place,
     )
-    best = [(x, up.index(later)) for x, later in enumerate(panel.best_later) if later is not None]
+    best: list[tuple[int, int | None]] = [
+        (x, up.index(later)) for x, later in enumerate(panel.best_later) if later is not None
+    ]
+    # Plotly logs errors about a panel without a point.
+    best = best or [(0, None)]
     for line in (_HIDDEN, _BEST):
         figure.add_trace(
             go.Scatter(
