@@ -48,14 +48,14 @@ h2 { font-size: 1.3em; border-bottom: 1px solid #bbb; margin: 1.6em 0 .5em; }
 h3, h4 { font-size: 1.05em; }
 pre { background: #f4f4f4; padding: .7em; white-space: pre-wrap; }
 .lead { font-size: 1.15em; }
-.wide { overflow-x: auto; }
+section { overflow-x: auto; }
 nav a { margin-right: 1em; }
 footer { margin-top: 2em; color: #555; }
 @page { size: A4; margin: 14mm; }
 @media print {
   body { max-width: none; padding: 0; font-size: 10.5pt; }
   nav { display: none; }
-  .wide { overflow: visible; }
+  section { overflow: visible; }
   .figure, tr, pre { break-inside: avoid; }
   .figure { zoom: 0.7; }
   h2, h3, h4 { break-after: avoid; }
@@ -203,7 +203,7 @@ def _tuned(summary: Summary) -> list[object]:
         "instances": summary.instances or None,
         "fresh instances": summary.fresh or None,
     }
-    return [html.facts(facts), html.element("div", summary.task._repr_html_(), class_="wide")]
+    return [html.facts(facts), Html(summary.task._repr_html_())]
 
 
 def _use(summary: Summary) -> list[object]:
@@ -271,7 +271,7 @@ def _instances(summary: Summary, page: _Page) -> list[object]:
 def _trials(view: StudyView, summary: Summary, page: _Page) -> list[object]:
     head = ("trial", "state", "score", "cost", "spend", "origin", "allocation")
     rows = [_row(view, trial) for trial in view.trials]
-    table = html.element("div", html.table(head, rows, numbers=(0, 2, 3, 4)), class_="wide")
+    table = html.table(head, rows, numbers=(0, 2, 3, 4))
     return [page.figure("search"), html.details(f"All {len(rows)} trials", table)]
 
 
