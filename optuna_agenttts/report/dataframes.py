@@ -50,6 +50,12 @@ def trials_dataframe(study: Study, task: Task | None = None) -> DataFrame:
     Raises:
         AgentTTSError: pandas is not installed.
     """
+    columns, rows = trial_rows(study, task)
+    return to_frame("trials_dataframe", rows, columns)
+
+
+def trial_rows(study: Study, task: Task | None = None) -> tuple[list[str], list[dict[str, Any]]]:
+    """Return the columns and rows of `trials_dataframe`, without pandas."""
     task = find_task(study, task)
     trials = storage.read_trials(study)
     several = len(study.directions)
@@ -57,9 +63,10 @@ def trials_dataframe(study: Study, task: Task | None = None) -> DataFrame:
     ours = list(parameters_of(task)) if task is not None else []
     params = dict.fromkeys([*ours, *(name for trial in trials for name in trial.params)])
     facts = ("cost", "spend", "instances", "origin", "reason", "confirms", "start", "seconds")
-    columns = ["number", "state", *values, *params, *facts]
-    rows = (_row(trial, task, several=several > 1) for trial in trials)
-    return to_frame("trials_dataframe", rows, columns)
+    rows = [_row(trial, task, several=several > 1) for trial in trials]
+    others = [name for row in rows for name in row]
+    columns = dict.fromkeys(["number", "state", *values, *params, *facts, *others])
+    return list(columns), rows
 
 
 def _row(trial: FrozenTrial, task: Task | None, *, several: bool) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Output, errors and exit codes of the command line."""
 
 import asyncio
+import csv
 import json
 import os
 import signal
@@ -328,6 +329,24 @@ def test_report_as_a_web_page(studied, tmp_path, capsys):
     assert page.startswith("<!DOCTYPE html>")
     for text in ("Study mine", studied[0], optuna.__version__):
         assert text in page
+
+
+def test_trials_as_a_table(studied, tmp_path, capsys):
+    """Each has a line, with its parameters, cost, spend and value."""
+    path = tmp_path / "trials.csv"
+    assert main(["report", studied[0], "--csv", str(path)]) == 0
+    assert capsys.readouterr().out == f"{path}\n"
+    study = optuna.load_study(study_name="mine", storage=studied[0])
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["number"]) for row in rows] == [0, 1, 2]
+    for row, trial in zip(rows, study.trials):
+        assert float(row["value"]) == trial.value
+        assert {name: row[name] for name in trial.params} == {
+            name: str(value) for name, value in trial.params.items()
+        }
+        assert row["state"] == "complete"
+        assert float(row["cost"]) > 0
 
 
 def test_a_file_that_cannot_be_written_is_an_error(studied, tmp_path, fails):

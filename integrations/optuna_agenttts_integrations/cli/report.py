@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import math
 import platform
@@ -17,6 +18,7 @@ import numpy as np
 import optuna
 
 from optuna_agenttts import NoTaskError, Task, __version__, frontier
+from optuna_agenttts.report.dataframes import trial_rows
 from optuna_agenttts.report.summary import Summary, summary_of
 from optuna_agenttts.report.view import StudyView
 from optuna_agenttts_integrations.cli.parser import COMMANDS, Commands, add_command
@@ -51,6 +53,12 @@ def add_report(commands: Commands) -> None:
         help="write a web page that needs no network, with figures if Plotly is installed "
         "(pip install 'optuna-agenttts[plot]')",
     )
+    report.add_argument(
+        "--csv",
+        type=Path,
+        metavar="FILE",
+        help="write the trials as a table, one line each, with the columns of `trials_dataframe`",
+    )
     report.set_defaults(run=_report)
 
 
@@ -63,6 +71,13 @@ def _report(options: argparse.Namespace) -> int:
             f"No task is registered on study {study.study_name!r}: `task.suggest` and "
             "`AgentTTSSampler(task)` register one. Call `summarize(study, task)` in Python."
         ) from error
+    if options.csv is not None:
+        columns, rows = trial_rows(study)
+        with open(options.csv, "w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows(rows)
+        print(options.csv)
     if options.html is not None:
         # Figures take longer to import than all other parts of a report.
         from optuna_agenttts.explanation.webpage import web_page
@@ -72,7 +87,7 @@ def _report(options: argparse.Namespace) -> int:
         print(options.html)
     if options.json:
         print(json.dumps(_values(summary_of(view)), indent=2, ensure_ascii=False))
-    elif options.html is None:
+    elif options.csv is None and options.html is None:
         print(summary_of(view))
         if options.frontier:
             print(f"\nFor smaller budgets\n{frontier(study)}")
