@@ -15,6 +15,7 @@ from optuna_agenttts.report.saved import Saved
 from optuna_agenttts.report.text import NO_INTERVAL, score_text, sentence, table
 from optuna_agenttts.support import html
 from optuna_agenttts.support.html import Html
+from optuna_agenttts.support.plain import amount_text
 from optuna_agenttts.task.allocation import Allocation
 from optuna_agenttts.task.stage import is_finite
 
@@ -253,8 +254,8 @@ def points_table(points: Sequence[FrontierPoint], unit: str, *, margin: float = 
             point.interval,
             [
                 _instances(point),
-                f"{point.cost:.4g}",
-                *(f"{cost:.4g}" for cost in point.costs.values()),
+                amount_text(point.cost),
+                *map(amount_text, point.costs.values()),
             ],
         )
         for point in points

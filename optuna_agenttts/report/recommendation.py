@@ -37,7 +37,7 @@ from optuna_agenttts.report.text import (
 from optuna_agenttts.report.ties import MARGIN, Contender, Tie, Undecided, compare
 from optuna_agenttts.study.equal import count_known
 from optuna_agenttts.support import html
-from optuna_agenttts.support.plain import one_line
+from optuna_agenttts.support.plain import amount_text, one_line
 from optuna_agenttts.task.allocation import Allocation
 from optuna_agenttts.task.equivalence import known_text
 from optuna_agenttts.task.stage import is_finite
@@ -160,7 +160,7 @@ class Recommendation(Saved):
                 (kind, allocation_cell(one.allocation)),
                 one.value,
                 self.interval if one is self else None,
-                (f"{one.cost:.4g}", html.line(loss)),
+                (amount_text(one.cost), html.line(loss)),
             )
             for kind, one, loss in self._rows()
         ]

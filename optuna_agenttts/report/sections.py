@@ -9,7 +9,7 @@ from optuna_agenttts.report.fragments import scores_table
 from optuna_agenttts.report.importances import Importance
 from optuna_agenttts.report.outcomes import OutcomeTable
 from optuna_agenttts.report.saturation import Saturation
-from optuna_agenttts.report.text import score_text, spend_text
+from optuna_agenttts.report.text import score_text, share_text, spend_text
 from optuna_agenttts.study.claims import summary as verdicts_text
 from optuna_agenttts.study.rounds import Round
 from optuna_agenttts.support import html
@@ -65,9 +65,9 @@ def importances_section(importances: Sequence[Importance]) -> Html:
     rows = [
         (
             f"{each.setting} of {each.stage}",
-            f"{each.share:.0%}",
-            f"{each.interval[0]:.0%} to {each.interval[1]:.0%}",
-            html.interval(each.share, each.interval, (0.0, 1.0), label=f"{each.share:.0%}"),
+            share_text(each.share),
+            " to ".join(map(share_text, each.interval)),
+            html.interval(each.share, each.interval, (0.0, 1.0), label=share_text(each.share)),
             f"{each.loss:.2g}",
         )
         for each in sorted(importances, key=lambda each: -each.share)
@@ -86,7 +86,7 @@ def expenditure_section(expenditure: Expenditure) -> Html:
             expense.stage,
             expense.model,
             spend_text(expense.spend, expenditure.unit),
-            f"{expense.spend / total:.0%}" if total else "-",
+            share_text(expense.spend / total) if total else "-",
             spend_text(expense.saved, expenditure.unit) if expense.saved else "-",
             expense.trials,
         )

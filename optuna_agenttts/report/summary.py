@@ -167,7 +167,7 @@ class Summary:
         about = {
             "task": f"{task.name}: {task.description}" if task.description else task.name,
             "metric": f"{metric} ({direction[self.maximize]})",
-            "budget": f"{task.budget:.4g} {task.cost_model.unit}".rstrip() + " per instance",
+            "budget": f"{spend_text(task.budget, task.cost_model.unit)} per instance",
             "trials": ", ".join(f"{count} {state}" for state, count in self.states.items()),
             "instances": self.instances,
             "fresh instances": self.fresh or None,

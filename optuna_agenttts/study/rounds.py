@@ -18,6 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 from optuna_agenttts import storage
 from optuna_agenttts.study.claims import Claim, Verdict
 from optuna_agenttts.support import html
+from optuna_agenttts.support.plain import amount_text
 
 _T = TypeVar("_T")
 
@@ -74,7 +75,9 @@ class Round:
             "model": self.model,
             "based on": f"{self.trials} finished trials",
             "tokens": f"{self.prompt_tokens:,} of prompts, {self.completion_tokens:,} generated",
-            "cost": None if self.cost is None else f"{self.cost:.4g} in the unit of the task",
+            "cost": None
+            if self.cost is None
+            else amount_text(self.cost, "in the unit of the task"),
             "requests": f"{self.requests}, in {self.seconds:,.1f} s",
             "problems": _counts(self.problems),
             "failed requests": _counts(self.failures),

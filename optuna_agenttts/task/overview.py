@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from optuna_agenttts.support import html
 from optuna_agenttts.support.html import Html
+from optuna_agenttts.support.plain import amount_text
 from optuna_agenttts.task.feasible import FeasibleSet
 from optuna_agenttts.task.stage import Stage
 
@@ -31,7 +32,7 @@ def overview(
     count = feasible.count()
     facts = {
         "metric": metric,
-        "budget": f"{feasible.budget:.4g} {unit}".rstrip() + " per instance",
+        "budget": f"{amount_text(feasible.budget, unit)} per instance",
         "allocations within it": f"{count:,}" if isinstance(count, int) else f"about {count:.3g}",
     }
     parts = [html.heading(f"Task {name}"), html.paragraph(description), html.facts(facts)]
@@ -49,11 +50,11 @@ def _models(stages: Sequence[Stage], feasible: FeasibleSet, unit: str) -> Html:
             rows.append(
                 [
                     _stage(stage) if first else None,
-                    f"{stage.prompt_tokens:,.4g} + {stage.generation_tokens:,.4g}"
+                    f"{amount_text(stage.prompt_tokens)} + {amount_text(stage.generation_tokens)}"
                     if first
                     else None,
                     html.line(model.name),
-                    f"{feasible.costs[index][position][0]:.4g}",
+                    amount_text(float(feasible.costs[index][position][0])),
                     feasible.max_samples(index, position, others),
                 ]
             )

@@ -12,7 +12,7 @@ import numpy as np
 
 from optuna_agenttts.report.fragments import scores_table
 from optuna_agenttts.report.frames import to_frame
-from optuna_agenttts.report.text import spend_text
+from optuna_agenttts.report.text import share_text, spend_text
 from optuna_agenttts.support import html
 from optuna_agenttts_integrations.exceptions import PipelineError
 from optuna_agenttts_integrations.pipeline.statistics import (
@@ -165,7 +165,8 @@ class Evaluation:
         usage = {
             **{name: f"{value:.4g}" for name, value in self.metrics.items()},
             "spend": spend_text(self.spend, self.unit),
-            "tokens generated": f"{self.generated_tokens:,}, {self.reused:.0%} of calls reused",
+            "tokens generated": f"{self.generated_tokens:,}",
+            "calls reused": share_text(self.reused),
             "malformed replies": self.malformed,
             "took": f"{self.seconds:,.1f} s",
         }
