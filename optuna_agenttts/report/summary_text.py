@@ -8,7 +8,7 @@ from optuna_agenttts.report.expenditure import Expenditure
 from optuna_agenttts.report.importances import Importance
 from optuna_agenttts.report.outcomes import InstanceOutcomes, OutcomeTable
 from optuna_agenttts.report.saturation import Saturation
-from optuna_agenttts.report.text import score_text, share_text, spend_text, table
+from optuna_agenttts.report.text import metric_text, score_text, share_text, spend_text, table
 from optuna_agenttts.study.claims import summary as summary_of_verdicts
 from optuna_agenttts.study.rounds import Round
 from optuna_agenttts.support.plain import amount_text, one_line
@@ -59,8 +59,8 @@ def task_lines(task: Task, maximize: bool | None) -> Iterator[str]:
     yield ""
     yield from table(rows)
     yield ""
-    direction = {True: ", higher is better", False: ", lower is better", None: ""}
-    yield f"metric: {metric_of(task)}{direction[maximize]}"
+    named = metric_of(task) if maximize is None else metric_text(task.metric, maximize)
+    yield f"metric: {named}"
     count = task.count_allocations()
     number = f"{count:,}" if isinstance(count, int) else f"about {count:.2g}"
     yield (

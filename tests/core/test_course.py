@@ -320,6 +320,21 @@ def test_studies_without_a_recommendation_are_summarized():
         summarize(optuna.create_study())
 
 
+@pytest.mark.parametrize("kind", [list, "\n".join])
+def test_replies_that_ended_in_thoughts_are_a_warning(kind):
+    """The latest share of each stage, as one text or as the list of earlier versions."""
+    trials = [
+        trial_of(one_stage(), small(1 + n), 0.5, user_attrs={"thoughts": kind([line, "other"])})
+        for n, line in enumerate(["12 % of m's replies", "30 % of m's replies"])
+    ]
+    found_study = optuna.create_study(direction="maximize")
+    found_study.add_trials(trials)
+    found = summarize(found_study, one_stage()).warnings
+    assert "30 % of m's replies." in found
+    assert "12 % of m's replies." not in found
+    assert "other." in found
+
+
 def test_a_budget_that_binds_is_named():
     """If scores still rise at the most samples that it allows, and only then."""
     for budget, binds in ((20, True), (1000, False)):
