@@ -30,6 +30,7 @@ from optuna_agenttts.visualization.style import (
     metric_text,
     new_figure,
     number_text,
+    value_limits,
     value_title,
 )
 
@@ -118,7 +119,7 @@ def figure_of_frontier(view: StudyView) -> Figure:
     figure.update_xaxes(title_text=cost_title(task))
     if high > _RATIO * low:
         figure.update_xaxes(**log_axis(low, high))
-    figure.update_yaxes(title_text=value_title(view))
+    figure.update_yaxes(title_text=value_title(view), **value_limits(view))
     return figure
 
 

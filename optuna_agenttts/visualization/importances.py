@@ -8,6 +8,7 @@ from optuna.study import Study
 
 from optuna_agenttts.exceptions import NoEvidenceError
 from optuna_agenttts.report.importances import Importance, importances_of
+from optuna_agenttts.report.text import share_text
 from optuna_agenttts.report.view import StudyView
 from optuna_agenttts.task.task import Task
 from optuna_agenttts.visualization.style import (
@@ -58,7 +59,7 @@ def figure_of_importances(view: StudyView) -> Figure:
         raise NoEvidenceError("Too few different trials are complete to state what matters.")
     metric = metric_text(view.task)
     top = found[-1]
-    note = f"Most: {top.setting} of {brief(top.stage)}, {100 * top.share:.0f} %; a random one is "
+    note = f"Most: {top.setting} of {brief(top.stage)}, {share_text(top.share)}; a random one is "
     note += f"{_worse(top)} than the recommended one"
     figure = new_figure(
         f"What matters for {metric}",
@@ -85,8 +86,8 @@ def figure_of_importances(view: StudyView) -> Figure:
                     lines(
                         [
                             f"{brief(found[i].stage, 100)}: {setting}",
-                            f"{share:.0f} % of the variance",
-                            f"90 % interval {low:.0f} % to {high:.0f} %",
+                            f"{share_text(share / 100)} of the variance",
+                            f"90 % interval {share_text(low / 100)} to {share_text(high / 100)}",
                             f"a random one is {_worse(found[i])} than the recommended one",
                         ]
                     )

@@ -39,6 +39,7 @@ from optuna_agenttts.visualization.style import (
     place_legend,
     setting_text,
     short_names,
+    value_limits,
     value_title,
 )
 
@@ -57,6 +58,8 @@ larger budget would gain. Chosen by hand."""
 _TITLES = 36
 """Characters of the stages' names below a row of panels, which must not overlap. Chosen by
 hand."""
+_LEAST = 3
+"""Trials from which on saturation is stated. Chosen by hand."""
 _STEP = 1.1
 """Ratio of neighboring points of a line, which bounds the size of figures. Chosen by hand."""
 
@@ -94,7 +97,7 @@ def figure_of_saturation(view: StudyView) -> Figure:
     rows, columns = panels(len(stages))
     figure = new_figure(
         f"Expected {metric} by number of samples",
-        *(_finding(curve) for curve in found.curves if curve.recommended and curve.affordable),
+        *_findings(view, found),
         rows=rows,
         columns=columns,
     )
@@ -129,6 +132,7 @@ def figure_of_saturation(view: StudyView) -> Figure:
         )
     for row, column in list(product(range(1, rows + 1), range(1, columns + 1)))[1:]:
         figure.update_yaxes(matches="y", row=row, col=column)
+    figure.update_yaxes(**value_limits(view))
     figure.update_yaxes(title_text=value_title(view, expected=True), col=1)
     for column in range(2, columns + 1):
         figure.update_yaxes(showticklabels=False, col=column)
@@ -149,6 +153,13 @@ def _main_models(view: StudyView, found: Saturation, stage: str) -> set[str]:
     curves = [curve for curve in found.curves if curve.stage == stage]
     count = _MODELS if len(view.task.stages) <= _STAGES else _MODELS // 2
     return {curve.model for curve in sorted(curves, key=best, reverse=True)[:count]}
+
+
+def _findings(view: StudyView, found: Saturation) -> list[str]:
+    """Describe where the recommended models saturate."""
+    if view.recommendation.trials < _LEAST:
+        return ["Too few trials to tell where samples saturate"]
+    return [_finding(curve) for curve in found.curves if curve.recommended and curve.affordable]
 
 
 def _finding(curve: SaturationCurve) -> str:
@@ -189,7 +200,8 @@ def _traces(view: StudyView, curve: SaturationCurve, mark: Mark, last: int) -> l
             )
         )
     bar = []
-    if main and curve.saturates_at is not None and curve.saturates_at < curve.affordable:
+    known = main and view.recommendation.trials >= _LEAST
+    if known and curve.saturates_at is not None and curve.saturates_at < curve.affordable:
         bar.append(curve.samples.index(curve.saturates_at))
     width = 3 if curve.recommended else 1.8 if main else 1
     for part, note, look in (

@@ -54,6 +54,8 @@ _BELOW = {"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", 
 _BESIDE = {"x": 1.02, "y": 1, "font": {"size": 10}, "tracegroupgap": 0}
 _ENTRIES = 12
 """Entries of a legend below a figure: more of them are beside it. Chosen by hand."""
+_SPACE = 0.05
+"""Space beyond the range of a metric, as a share of it. Chosen by hand."""
 _DECADES = 4
 """Powers of ten from which an axis has no ticks in between. Chosen by hand."""
 
@@ -275,6 +277,16 @@ def value_title(view: StudyView, *, expected: bool = False) -> str:
     text = f"expected {metric_text(view.task)}" if expected else metric_text(view.task)
     lower = view.study.directions[0] == StudyDirection.MINIMIZE
     return lines([f"{text} (lower is better)" if lower else text])
+
+
+def value_limits(view: StudyView) -> dict[str, float]:
+    """Return the limits of an axis of scores: the metric's range, and space for symbols."""
+    scale, sign = view.candidates.scale, view.candidates.evidence.sign
+    if not scale.bounded:
+        return {}
+    low, high = sorted((sign * scale.low, sign * (scale.low + scale.span)))
+    space = _SPACE * (high - low)
+    return {"minallowed": low - space, "maxallowed": high + space}
 
 
 def cost_title(task: Task) -> str:

@@ -242,6 +242,15 @@ def test_figures_of_a_thousand_trials_are_small():
         assert len(plot(study, task).to_json()) < 150_000
 
 
+def test_axes_of_scores_do_not_leave_the_range_of_the_metric(study):
+    for plot in (plot_saturation, plot_frontier):
+        axis = plot(study).layout.yaxis
+        assert -0.1 < axis.minallowed < 0
+        assert 1 < axis.maxallowed < 1.1
+    free = wiki_task(max_samples=8)
+    assert plot_frontier(any_study(free), free).layout.yaxis.minallowed is None
+
+
 # Importances.
 
 
@@ -391,6 +400,6 @@ def test_one_model_and_one_sample_have_figures():
     stage = Stage("a", models=[Model(SMALL)], prompt_tokens=9, generation_tokens=9, max_samples=1)
     task = Task(name="one", stages=[stage])
     study = any_study(task, trials=2)
-    for plot in (plot_saturation, plot_frontier, plot_importances):
-        assert plot(study, task).data
+    assert plot_frontier(study, task).data
+    assert "Too few trials" in subtitle(plot_saturation(study, task))
     assert "No model and no number of samples" in subtitle(plot_importances(study, task))
