@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-SHARE = 0.02
-"""Share of the time of a search that explaining takes at most."""
+SHARE = 0.01
+"""Share of the time of a search that explaining may take. What takes longer than expected is not
+interrupted, and 2 % must not be exceeded."""
 _EACH, _EVERY = 5, 5
 """First trials after each of which the note is written, and trials between later notes. Chosen by
 hand: the dashboard reloads every ten seconds."""

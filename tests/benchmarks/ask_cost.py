@@ -2,6 +2,9 @@
 
 ``python tests/benchmarks/ask_cost.py [--trials 1000] [--asks 40] [--large] [--outcomes 50]``
 
+``--explain`` measures instead what the explanation of a study for optuna-dashboard costs: searches
+with it and without it, in turn, on SQLite, whose trials seem to take ten seconds each.
+
 ``--shapes`` prints a row for each of some large tasks instead: seconds of the processor for
 construction, count, first ask, later asks (medians up to 20 and up to 200 trials), `recommend` and
 the agent's facts.
@@ -9,12 +12,13 @@ the agent's facts.
 
 import argparse
 import statistics
+import tempfile
 import time
 
 import numpy as np
 import optuna
 
-from optuna_agenttts import AgentTTSSampler, Model, Stage, Task, recommend
+from optuna_agenttts import AgentTTSSampler, Explain, Model, Stage, Task, recommend
 from optuna_agenttts.agent.facts import fit_facts
 from optuna_agenttts.planner.numerical import NumericalPlanner
 from optuna_agenttts.study.archive import Archive
@@ -116,6 +120,48 @@ def measure_shapes(trials=200):
         )
 
 
+def measure_explaining(trials, outcomes, seconds=10.0):
+    """Print the time from `ask` to `tell` of searches with and without explanation.
+
+    Args:
+        trials: Number of trials.
+        outcomes: Number of outcomes that each one reports.
+        seconds: Time that a trial seems to take.
+    """
+    task, slept, rng = make_task(), [0.0], np.random.default_rng(0)
+    explain = Explain(clock=lambda: time.monotonic() + slept[0])
+    with tempfile.TemporaryDirectory() as folder:
+        studies = [
+            optuna.create_study(
+                direction="maximize",
+                storage=f"sqlite:///{folder}/{name}.db",
+                sampler=AgentTTSSampler(task, seed=0, explain=option),
+            )
+            for name, option in (("off", False), ("on", explain))
+        ]
+        times = [[], []]
+        for _ in range(trials):
+            found = (rng.random(outcomes) < 0.5).astype(float)
+            for study, taken in zip(studies, times):
+                start = time.perf_counter()
+                trial = study.ask()
+                task.suggest(trial)
+                taken.append(time.perf_counter() - start)
+                for step, outcome in enumerate(found.tolist()):
+                    trial.report(outcome, step)
+                start = time.perf_counter()
+                study.tell(trial, float(found.mean()))
+                taken[-1] += time.perf_counter() - start
+            slept[0] += seconds
+    for name, taken in zip(("off", "on"), times):
+        print(
+            f"explain {name:<3}  mean {1000 * statistics.mean(taken):6.1f} ms  median "
+            f"{1000 * statistics.median(taken):6.1f} ms  largest {1000 * max(taken):7.1f} ms"
+        )
+    share = (sum(times[1]) - sum(times[0])) / (trials * seconds)
+    print(f"explaining takes {share:.2%} of {trials} trials of {seconds:g} s")
+
+
 def main():
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -123,11 +169,15 @@ def main():
     parser.add_argument("--asks", type=int, default=40)
     parser.add_argument("--large", action="store_true", help="four stages of four models")
     parser.add_argument("--outcomes", type=int, default=0, help="reported by each trial")
+    parser.add_argument("--explain", action="store_true", help="see above")
     parser.add_argument("--shapes", action="store_true", help="large tasks; see above")
     arguments = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if arguments.shapes:
         measure_shapes()
+        return
+    if arguments.explain:
+        measure_explaining(arguments.trials, arguments.outcomes)
         return
     task = make_task(large=arguments.large)
     samplers = {
