@@ -31,6 +31,8 @@ def facts_of(summary: Summary) -> dict[str, str]:
             facts["Expected"] += " (90 % interval {} to {})".format(*ends)
         facts["Cost"] = f"{amount_text(found.cost)} of at most {budget}"
         facts["As good for less"] = "no tried allocation is shown to be"
+        if found.interval is None:
+            facts["As good for less"] = "not known: this takes outcomes of single instances"
         if found.ties:
             tie = found.ties[0]
             facts["As good for less"] = (

@@ -27,6 +27,7 @@ from optuna_agenttts.explanation.trial_notes import Inspector, save_trial_notes
 from optuna_agenttts.report.summary import Summary, summary_of
 from optuna_agenttts.report.summary_text import metric_of
 from optuna_agenttts.report.view import StudyView
+from optuna_agenttts.study.constraints import constraints_of
 from optuna_agenttts.study.measured import effective_task
 from optuna_agenttts.support.forking import on_fork
 from optuna_agenttts.support.logs import log_once
@@ -80,7 +81,7 @@ class Explain:
     """Callback that explains a study in optuna-dashboard while it runs; see `explain`.
 
     `AgentTTSSampler` does the same by itself: this is for studies with other samplers. The note is
-    written after each of the first trials and then after every fifth, figures after 10, 20, 50,
+    written after the first trial and then after every fifth, figures after 10, 20, 50,
     100, 200, ... trials, and several workers share the work. Explaining takes about 1 % of the
     time of a search, so fast trials are explained less often: call `explain` at the end. Errors
     are logged and never fail a trial. Without a task, nothing is written.
@@ -244,5 +245,6 @@ def _write(view: StudyView, *, brief: bool = False) -> Summary:
     if len(study.directions) == 1:
         storage.write_metric_name(study, metric_of(view.task))
     storage.write_facts(study, facts_of(summary))
-    save_note(study, note(summary, graphs=bool(figure_names())))
+    constrained = any(constraints_of(trial) for trial in view.trials)
+    save_note(study, note(summary, graphs=bool(figure_names()), constrained=constrained))
     return summary

@@ -61,12 +61,13 @@ def save_guidelines(study: Study) -> None:
     )
 
 
-def note(summary: Summary, *, graphs: bool = True) -> str:
+def note(summary: Summary, *, graphs: bool = True, constrained: bool = False) -> str:
     """Return the summary of a study as Markdown.
 
     Args:
         summary: The summary.
         graphs: Whether figures can be made, as Plotly is installed.
+        constrained: Whether trials have constraints.
     """
     found = summary.recommendation
     parts = [HEADING, _task(summary)]
@@ -82,12 +83,16 @@ def note(summary: Summary, *, graphs: bool = True) -> str:
     if summary.outcomes.instances:
         parts += ["### Which instances fail", *_instances(summary)]
     parts += ["### What it cost", *_spend(summary)]
-    if warnings := list(_warnings(summary)):
+    if warnings := list(_warnings(summary, constrained)):
         parts += ["### What to know", bullets(warnings)]
     if summary.next_steps:
         parts += ["### What next", bullets([prose(line) for line in summary.next_steps])]
     if found is not None:
         parts += ["### Figures", _figures(graphs)]
+    parts.append(
+        f"*Written after {count_text(summary.trials, 'trial')}; `explain(study)` in Python "
+        "writes it again. Text above the title stays.*"
+    )
     if summary.rounds:
         parts.append(guidelines_note(summary.rounds))
     return "\n\n".join(parts)
@@ -284,7 +289,7 @@ def _spend(summary: Summary) -> Iterator[str]:
         yield table((*titles, "Trials"), rows)
 
 
-def _warnings(summary: Summary) -> Iterator[str]:
+def _warnings(summary: Summary, constrained: bool) -> Iterator[str]:
     """Yield what is wrong, and what misleads in the dashboard."""
     found = summary.recommendation
     if found is not None and summary.luckiest is not None:
@@ -293,6 +298,8 @@ def _warnings(summary: Summary) -> Iterator[str]:
             f"*Best Trial* in this dashboard is trial {number} ({score_text(value, found.margin)})"
             ": the luckiest trial, not the recommendation."
         )
+    if constrained:
+        yield "*Best Trial* ignores constraints, too; each trial's note has its constraints."
     if summary.pruned:
         yield (
             "Lines of stopped trials in plots are means of the instances that they saw: "
@@ -305,8 +312,8 @@ def _figures(graphs: bool) -> str:
     """Say where the figures are."""
     if graphs:
         return (
-            "On the page of the study (first icon on the left), below its history; they are "
-            "made after 10, 20, 50, 100, ... trials. `explain(study)` makes them at once."
+            "On the page of the study (first icon on the left). They are made after 10, 20, 50, "
+            "100, ... trials."
         )
     return (
         "`pip install optuna-agenttts[plot]`, then `explain(study)`, puts figures on the page of "

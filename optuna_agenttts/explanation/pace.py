@@ -8,12 +8,11 @@ from contextlib import contextmanager
 SHARE = 0.01
 """Share of the time of a search that explaining may take. What takes longer than expected is not
 interrupted, and 2 % must not be exceeded."""
-_EACH, _EVERY = 5, 5
-"""First trials after each of which the note is written, and trials between later notes. Chosen by
-hand: the dashboard reloads every ten seconds."""
-_START = 0.1
-"""Seconds that explaining takes at most beyond its share: for the notes of the first trials.
-Chosen by hand."""
+_EVERY = 5
+"""Trials between notes. Chosen by hand."""
+START = 2.0
+"""Seconds that explaining may take beyond its share, so that a search of a minute has notes and
+figures, too: a hundredth of the time of 20 trials of 10 seconds each."""
 _EXPECTED = 0.3
 """Seconds that the note or a figure is expected to take before it has been written once: measured
 with 40 trials of two stages. A trial's note takes milliseconds."""
@@ -21,7 +20,7 @@ with 40 trials of two stages. A trial's note takes milliseconds."""
 
 def has_note(count: int) -> bool:
     """Return whether the note is written after this number of trials."""
-    return count <= _EACH or count % _EVERY == 0
+    return count == 1 or count % _EVERY == 0
 
 
 def has_figures(count: int) -> bool:
@@ -54,7 +53,7 @@ class Pace:
     def allows(self, part: str) -> bool:
         """Return whether there is time for a part, by how long it took last."""
         now = self._clock()
-        allowed = _START + self._share * (now - self._start)
+        allowed = START + self._share * (now - self._start)
         running = 0.0 if self._since is None else now - self._since
         return self._spent + running + self._expected.get(part, _EXPECTED) <= allowed
 

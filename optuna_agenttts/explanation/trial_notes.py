@@ -12,11 +12,14 @@ from optuna.trial import FrozenTrial
 
 from optuna_agenttts import storage
 from optuna_agenttts.explanation.markdown import code, plain, table
-from optuna_agenttts.report.text import count_text, sentence
+from optuna_agenttts.report.summary_text import metric_of
+from optuna_agenttts.report.text import count_text, score_text, sentence, share_text
+from optuna_agenttts.report.trials import value_of
 from optuna_agenttts.report.view import StudyView
 from optuna_agenttts.study.archive import is_maximized
 from optuna_agenttts.study.constraints import constraints_of
 from optuna_agenttts.study.fresh import instance_names
+from optuna_agenttts.study.spending import stated_spend
 from optuna_agenttts.study.stopped import outcomes_of
 from optuna_agenttts.support.plain import amount_text
 from optuna_agenttts.task.parameters import read_choices
@@ -112,6 +115,8 @@ def trial_note(view: StudyView, trial: FrozenTrial, objective: Inspector | None 
         cost = plain(amount_text(view.task.feasible.cost(choices), unit))
         text = plain(sentence(view.task.allocation(choices)), 300)
         parts.append(f"{text}; cost {cost} per instance.")
+    if result := _result(view, trial):
+        parts.append(result)
     if origin := trial.user_attrs.get(storage.ORIGIN):
         reason = plain(str(trial.user_attrs.get(storage.REASON, "")), 500)
         parts.append(f"Proposed by: {plain(str(origin), 60)}{reason and f' ({reason})'}.")
@@ -127,11 +132,26 @@ def trial_note(view: StudyView, trial: FrozenTrial, objective: Inspector | None 
         names = {step: name(step) or f"step {step}" for step in worst}
         parts.append(f"Worst of {count_text(len(outcomes), 'instance')}:")
         cells = [(plain(names[step], 60), f"{outcomes[step]:.3g}") for step in worst]
-        parts.append(table(("Instance", plain(view.task.metric or "score", 60)), cells))
+        parts.append(table(("Instance", plain(metric_of(view.task))), cells))
     for step in () if objective is None else worst[:_ANSWERED]:
         assert objective is not None
         parts += _answers(objective.inspect(trial, f"step:{step}", study=view.study))
     return "\n\n".join([f"{HEADING} {trial.number}", *parts]) if parts else ""
+
+
+def _result(view: StudyView, trial: FrozenTrial) -> str:
+    """Return a trial's score, and what it took, in one sentence; empty if nothing is known."""
+    parts, attributes = [], trial.user_attrs
+    if (value := value_of(trial)) is not None:
+        parts.append(f"{plain(metric_of(view.task))} **{score_text(value)}**")
+    if (spend := stated_spend(trial)) is not None:
+        parts.append(f"spend {plain(amount_text(spend, view.task.cost_model.unit))}")
+    for name, words in (("reused", "of the calls reused"), ("malformed", "malformed replies")):
+        number = attributes.get(name)
+        if isinstance(number, (int, float)):
+            shown = share_text(number) if name == "reused" else f"{number:g}"
+            parts.append(f"{shown} {words}")
+    return f"{'; '.join(parts)}." if parts else ""
 
 
 def _answers(inspection: Any) -> Iterator[str]:

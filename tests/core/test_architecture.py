@@ -27,13 +27,8 @@ ROOMS = {
         "report": ("study", "planner", "task", "storage", "support", "exceptions"),
         "visualization": ("report", "task", "exceptions"),
         "explanation": (
-            "visualization",
-            "report",
-            "study",
-            "task",
-            "storage",
-            "support",
-            "exceptions",
+            *("visualization", "report", "study", "task"),
+            *("storage", "support", "exceptions"),
         ),
         "confirmation": (
             *("explanation", "report", "study", "planner", "task"),

@@ -5,6 +5,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import optuna
+import optuna_dashboard
 import pytest
 
 from optuna_agenttts import AgentTTSSampler, Model, Stage, Task
@@ -118,6 +119,25 @@ def test_the_page_on_figures_runs(tmp_path, monkeypatch):
     (block,) = [block for block in blocks("docs/reading.md") if "plot_frontier" in block]
     exec(compile(block, "docs/reading.md", "exec"), {"study": study})
     assert (tmp_path / "frontier.html").exists()
+
+
+def test_the_page_on_the_dashboard_runs():
+    """A study is explained at once, and one with another sampler while it runs."""
+    task = Task(
+        name="one",
+        stages=[Stage("a", models=[Model("m-1B")], prompt_tokens=9, generation_tokens=9)],
+    )
+
+    def objective(trial):
+        return task.suggest(trial)["a"].samples / 100
+
+    study = optuna.create_study(direction="maximize", sampler=AgentTTSSampler(task))
+    study.optimize(objective, n_trials=2)
+    known = {"study": study, "objective": objective, "optuna": optuna}
+    for block in blocks("docs/reading.md"):
+        if "explain" in block.lower():
+            exec(compile(block, "docs/reading.md", "exec"), known)
+            assert optuna_dashboard.get_note(known.get("tpe", study))
 
 
 @pytest.mark.skipif(not (ROOT / "optuna_agenttts/planner").exists(), reason="needs the rooms")

@@ -168,6 +168,7 @@ VALUES = {
     "Standing": [lambda: STANDING],
     "State": [lambda: integrations.State("q", {"find": 1})],
     "Step": [lambda: integrations.Step(name="s", run=str)],
+    "Explain": [lambda: used(core.Explain())],
     "StopAtSpend": [lambda: used(core.StopAtSpend(1e9, task=TASK))],
     "PrintTrials": [lambda: used(core.PrintTrials(task=TASK))],
     "StopWhenExhausted": [lambda: used(core.StopWhenExhausted(task=TASK))],
@@ -228,7 +229,7 @@ VALUES = {
 
 # Functions whose results are values of the classes above, or paths.
 PLAIN = {
-    *("carry_over", "confirm", "describe_model", "examine", "frontier", "guidelines"),
+    *("carry_over", "confirm", "describe_model", "examine", "explain", "frontier", "guidelines"),
     *("load_allocation", "majority_vote", "recommend", "sample_path", "save_allocation"),
     *("rounds_dataframe", "search", "spend", "summarize", "trials_dataframe", "union"),
 }
