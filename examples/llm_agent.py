@@ -1,4 +1,4 @@
-"""Let a language model plan the search, and print its guidelines.
+"""Let a language model plan the search, and print what it concluded.
 
 ``python examples/llm_agent.py`` runs offline with a scripted model.
 ``python examples/llm_agent.py --llm Qwen/Qwen2.5-72B-Instruct`` asks Hugging Face Inference
@@ -12,7 +12,7 @@ import random
 import optuna
 from own_objective import objective, task
 
-from optuna_agenttts import AgentTTSSampler, ScriptedChatModel, guidelines, recommend, spend
+from optuna_agenttts import AgentTTSSampler, PrintTrials, ScriptedChatModel, summarize
 
 
 def script(request):
@@ -49,20 +49,15 @@ def main():
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     rng = random.Random(0)
     sampler = AgentTTSSampler(task, llm=options.llm or ScriptedChatModel(script))
-    study = optuna.create_study(direction="maximize", sampler=sampler)
-    study.optimize(lambda trial: objective(trial, rng), n_trials=options.trials)
-    for planned in guidelines(study)[-1:]:
-        print(f"round {planned.number}, {planned.model}, after {planned.trials} trials:")
-        for line in planned.guidelines or ("(no guidelines)",):
-            print(f"- {line}")
-        if planned.error:
-            print(f"({planned.error})")
-    for trial in study.trials:
-        attributes = trial.user_attrs
-        print(f"{trial.number:3d} {attributes['agenttts:origin']:9s} {trial.value:.2f} ", end="")
-        print(attributes["agenttts:reason"][:70])
-    print(recommend(study))
-    print(spend(study))
+    study = optuna.create_study(
+        storage="sqlite:///llm_agent.db", direction="maximize", sampler=sampler
+    )
+    study.optimize(
+        lambda trial: objective(trial, rng), n_trials=options.trials, callbacks=[PrintTrials()]
+    )
+    print(f"\n{summarize(study)}")
+    print("\nLook at the study:  agenttts report llm_agent.db --html llm_agent.html")
+    print("               or:  optuna-dashboard sqlite:///llm_agent.db")
 
 
 if __name__ == "__main__":

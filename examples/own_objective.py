@@ -9,7 +9,7 @@ import random
 
 import optuna
 
-from optuna_agenttts import AgentTTSSampler, Model, Stage, Task, recommend
+from optuna_agenttts import AgentTTSSampler, Model, PrintTrials, Stage, Task, recommend
 
 task = Task(
     name="wiki-qa",
@@ -60,9 +60,13 @@ def objective(trial, rng):
 def main():
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     rng = random.Random(0)
-    study = optuna.create_study(direction="maximize", sampler=AgentTTSSampler(task))
-    study.optimize(lambda trial: objective(trial, rng), n_trials=30)
+    study = optuna.create_study(
+        storage="sqlite:///own_objective.db", direction="maximize", sampler=AgentTTSSampler(task)
+    )
+    study.optimize(lambda trial: objective(trial, rng), n_trials=30, callbacks=[PrintTrials()])
     print(recommend(study))
+    print("\nLook at the study:  agenttts report own_objective.db --html own_objective.html")
+    print("               or:  optuna-dashboard sqlite:///own_objective.db")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from pathlib import Path
 import optuna
 from offline_models import calculate, make_offline_models
 
-from optuna_agenttts import AgentTTSSampler, Model, PriceCost, Task, recommend
+from optuna_agenttts import AgentTTSSampler, Model, PriceCost, PrintTrials, Task, recommend
 from optuna_agenttts_integrations import MultiStageObjective, Pipeline, StageProgram, Step
 from optuna_agenttts_integrations import connect_endpoints as connect
 
@@ -40,20 +40,20 @@ def main():
     parser.add_argument("--data", type=Path, default=Path(__file__).parent / "questions.jsonl")
     parser.add_argument("--places", help="'hf' or a URL; default: offline, simulated")
     options = parser.parse_args()
-    lines = options.data.read_text(encoding="utf-8").split("\n")
-    questions = [json.loads(line) for line in lines if line]
+    questions = [json.loads(line) for line in options.data.read_text("utf-8").split("\n") if line]
     some = 2 * len(questions) // 3
     search, held_out = questions[:some], questions[some:]  # for the final evaluation
-    models = {"formula": MODELS, "answer": MODELS}
+    models, db = {"formula": MODELS, "answer": MODELS}, "sqlite:///sums.db"
     usd = {"cost": PriceCost(), "budget": 2e-5}  # per question
     task = Task.from_pipeline(PIPELINE, search, models=models, name="sums", **usd)
     places = connect(task, options.places or make_offline_models(questions, task))
     with MultiStageObjective(PIPELINE, search, task=task, endpoints=places) as objective:
         print(objective.check())
-        study = optuna.create_study(direction="maximize", sampler=AgentTTSSampler())
-        study.optimize(objective, n_trials=12)
+        study = optuna.create_study(sampler=AgentTTSSampler(), direction="maximize", storage=db)
+        study.optimize(objective, n_trials=12, callbacks=[PrintTrials()])
         print(best := recommend(study))
         print(objective.evaluate(best.allocation, held_out, baseline=task.complete({})))
+        print(f"Look at it: agenttts report {db} --html sums.html; optuna-dashboard {db}")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from functools import partial
 
 import optuna
 
-from optuna_agenttts import AgentTTSSampler, recommend
+from optuna_agenttts import AgentTTSSampler, PrintTrials, recommend
 from optuna_agenttts_integrations import CompletionStore
 from optuna_agenttts_integrations.tasks import (
     chat_dev,
@@ -67,18 +67,18 @@ def main():
             report = objective.check()
             print(report)
             report.raise_for_errors()
-        study = optuna.create_study(direction="maximize", sampler=AgentTTSSampler(task, seed=0))
-        study.optimize(objective, n_trials=options.trials)
-        for trial in study.trials:
-            choices = task.choices_from_params(trial.params)
-            chosen = task.allocation([choices[i] for i in sorted(choices)])
-            setting = ", ".join(f"{s.samples} x {s.model}" for s in chosen.values())
-            cost = f"{trial.user_attrs['cost']:6.1f} {task.cost_model.unit} per instance"
-            print(f"{trial.value:.2f}  cost {cost}  {setting}")
+        study = optuna.create_study(
+            storage="sqlite:///paper_tasks.db",
+            direction="maximize",
+            sampler=AgentTTSSampler(task, seed=0),
+        )
+        study.optimize(objective, n_trials=options.trials, callbacks=[PrintTrials()])
         best = recommend(study)
         print(best)
         scored = objective.evaluate(best.allocation, held_out, baseline=task.complete({}))
         print("Held out, compared with the cheapest allocation:", scored)
+    print("\nLook at the study:  agenttts report paper_tasks.db --html paper_tasks.html")
+    print("               or:  optuna-dashboard sqlite:///paper_tasks.db")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Tune a real two-stage pipeline of tiny language models under a budget: offline, in a minute.
 
 Runs forty trials on fifty problems, evaluates the recommended allocation and others on held-out
-problems, and shows how to open the study in optuna-dashboard.
+problems, and writes a web page about the study.
 """
 
 import argparse
@@ -12,8 +12,9 @@ from pathlib import Path
 import optuna
 from optuna.storages import RDBStorage
 
-from optuna_agenttts import AgentTTSSampler, recommend
+from optuna_agenttts import AgentTTSSampler, PrintTrials, summarize
 from optuna_agenttts_integrations import CompletionStore
+from optuna_agenttts_integrations.cli import main as agenttts
 from optuna_agenttts_integrations.playground import make_objective, make_problems, make_task
 
 TRIALS = 40
@@ -57,28 +58,16 @@ def main():
         sampler=AgentTTSSampler(task),
     )
     started = time.perf_counter()
-
-    def progress(study, trial):
-        allocation = task.allocation(
-            [task.choices_from_params(trial.params)[s] for s in range(len(task.stages))]
-        )
-        setting = ", ".join(f"{s.samples} x {s.model}" for s in allocation.values())
-        print(
-            f"  trial {trial.number:>2}  {trial.value:.2f}  "
-            f"cost {trial.user_attrs['cost']:>6.1f}  "
-            f"{trial.user_attrs['reused']:>4.0%} reused  {setting}"
-        )
-
-    study.optimize(objective, n_trials=arguments.trials, callbacks=[progress])
+    study.optimize(objective, n_trials=arguments.trials, callbacks=[PrintTrials()])
     seconds = time.perf_counter() - started
-    recommendation = recommend(study)
+    summary = summarize(study)
     tokens = sum(trial.user_attrs["tokens"] for trial in study.trials)
     naive = sum(trial.user_attrs["naive_tokens"] for trial in study.trials)
     print(
         f"{len(study.trials)} trials in {seconds:.0f} s; {tokens:,} tokens generated, "
         f"{tokens / naive:.0%} of what they would have taken without reuse.\n"
     )
-    print(f"Recommended\n  {recommendation}\n")
+    print(f"{summary}\n")
 
     # TPE on the same problems, with the same total cost.
     rival_objective = make_objective(task=task, store=CompletionStore())
@@ -98,7 +87,7 @@ def main():
     print(f"On {len(held_out)} held-out problems (± standard error); costs in {unit} per problem")
     print("                             score       cost   allocation")
     for name, allocation in {
-        "recommended": recommendation.allocation,
+        "recommended": summary.recommendation.allocation,
         "largest models, once": task.project(largest),
         "cheapest": task.complete({}),
         f"TPE ({len(rival.trials)} trials)": task.allocation([luckiest[0], luckiest[1]]),
@@ -107,7 +96,10 @@ def main():
     for closing in (objective, rival_objective):
         closing.close()
         closing.store.close()
-    print(f"\nLook at the study:  pip install optuna-dashboard  &&  optuna-dashboard {url}\n")
+    print(
+        f"\nLook at the study:  optuna-dashboard {url}\nAs a web page:      ", end="", flush=True
+    )
+    agenttts(["report", url, "--html", str(arguments.out.with_suffix(".html"))])
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import contextlib
 
 import optuna
 
-from optuna_agenttts import AgentTTSSampler, HuggingFaceChat, recommend
+from optuna_agenttts import AgentTTSSampler, HuggingFaceChat, PrintTrials, recommend
 from optuna_agenttts_integrations import Endpoint, MultiStageObjective
 from optuna_agenttts_integrations.playground import (
     PlaygroundServer,
@@ -42,13 +42,15 @@ def main():
                 make_pipeline(), make_problems("search", 20), task=task, endpoints=endpoints
             )
         )
-        study = optuna.create_study(direction="maximize", sampler=AgentTTSSampler(task))
-        study.optimize(objective, n_trials=options.trials)
+        study = optuna.create_study(
+            storage="sqlite:///served.db", direction="maximize", sampler=AgentTTSSampler(task)
+        )
+        study.optimize(objective, n_trials=options.trials, callbacks=[PrintTrials()])
         requests = sum(server.served["/v1/chat/completions"] for server in servers)
-    for trial in study.trials:
-        print(f"{trial.number:2d}  {trial.value:.2f}  {trial.params}")
     print(f"{requests} requests for {options.trials} trials")
     print(recommend(study))
+    print("\nLook at the study:  agenttts report served.db --html served.html")
+    print("               or:  optuna-dashboard sqlite:///served.db")
 
 
 if __name__ == "__main__":

@@ -32,8 +32,11 @@ def run(folder, *arguments):
     assert done.returncode == 0, done.stderr[-2000:]
     assert "Traceback" not in done.stderr
     assert "Warning" not in done.stderr
-    # Nothing is left behind that nobody asked for.
-    assert not list(folder.glob("*.db"))
+    if "--help" not in rest:
+        # The study is kept, and the end says how to look at it.
+        (kept,) = folder.glob("*.db")
+        assert f"agenttts report {kept.name} " in done.stdout.replace("sqlite:///", "")
+        assert f"optuna-dashboard sqlite:///{kept.name}" in done.stdout
     return done.stdout
 
 
@@ -44,6 +47,23 @@ def test_each_data_set_runs_end_to_end(tmp_path, family):
     said = run(tmp_path, "paper_tasks.py", family, "--trials", "3")
     assert "90 % interval" in said
     assert "Held out" in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["own_objective", "llm_agent", "served"])
+def test_examples_print_a_line_a_trial_and_a_recommendation(tmp_path, name):
+    said = run(tmp_path, f"{name}.py")
+    assert "(higher is better), cost in" in said
+    assert "recommended" in said
+    assert "{'" not in said
+
+
+@pytest.mark.slow
+def test_the_quickstart_writes_a_web_page(tmp_path):
+    """And prints its path."""
+    said = run(tmp_path, "quickstart.py", "--trials", "6")
+    assert "quickstart.html" in said
+    assert (tmp_path / "quickstart.html").stat().st_size > 10_000
 
 
 def test_every_family_of_the_paper_has_its_data_sets():
