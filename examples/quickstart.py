@@ -96,10 +96,10 @@ def main():
     for closing in (objective, rival_objective):
         closing.close()
         closing.store.close()
-    print(
-        f"\nLook at the study:  optuna-dashboard {url}\nAs a web page:      ", end="", flush=True
-    )
-    agenttts(["report", url, "--html", str(arguments.out.with_suffix(".html"))])
+    page = arguments.out.with_suffix(".html")
+    print(f"\nLook at the study:  optuna-dashboard {url}")
+    print(f"As a web page, by agenttts report {arguments.out} --html {page}:")
+    agenttts(["report", url, "--html", str(page)])
 
 
 if __name__ == "__main__":
