@@ -12,7 +12,7 @@ import random
 import optuna
 from own_objective import objective, task
 
-from optuna_agenttts import AgentTTSSampler, PrintTrials, ScriptedChatModel, summarize
+from optuna_agenttts import AgentTTSSampler, PrintTrials, ScriptedChatModel, explain, summarize
 
 
 def script(request):
@@ -55,6 +55,7 @@ def main():
     study.optimize(
         lambda trial: objective(trial, rng), n_trials=options.trials, callbacks=[PrintTrials()]
     )
+    explain(study)  # in optuna-dashboard
     print(f"\n{summarize(study)}")
     print("\nLook at the study:  agenttts report llm_agent.db --html llm_agent.html")
     print("               or:  optuna-dashboard sqlite:///llm_agent.db")

@@ -12,7 +12,7 @@ from pathlib import Path
 import optuna
 from optuna.storages import RDBStorage
 
-from optuna_agenttts import AgentTTSSampler, PrintTrials, summarize
+from optuna_agenttts import AgentTTSSampler, PrintTrials, explain, summarize
 from optuna_agenttts_integrations import CompletionStore
 from optuna_agenttts_integrations.cli import main as agenttts
 from optuna_agenttts_integrations.playground import make_objective, make_problems, make_task
@@ -96,6 +96,7 @@ def main():
     for closing in (objective, rival_objective):
         closing.close()
         closing.store.close()
+    explain(study)
     page = arguments.out.with_suffix(".html")
     print(f"\nLook at the study:  optuna-dashboard {url}")
     print(f"As a web page, by agenttts report {arguments.out} --html {page}:")

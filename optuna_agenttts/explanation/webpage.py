@@ -70,22 +70,24 @@ _CODE = """\
 import optuna
 from optuna_agenttts import recommend
 
-study = optuna.load_study(study_name={name!r}, storage={storage!r})
+{storage}
+study = optuna.load_study(study_name={name!r}, storage=storage)
 print(recommend(study))
 """
 _EVALUATION = """
-# On instances that the search has not seen:
-objective.evaluate({allocation!r}, held_out)
+# With your objective, on instances that the search has not seen:
+# objective.evaluate({allocation!r}, held_out)
 """
 
 
-def web_page(view: StudyView, about: Mapping[str, str]) -> str:
+def web_page(view: StudyView, about: Mapping[str, str], storage: str = "storage = ...") -> str:
     """Return a web page about a study.
 
     Args:
         view: The study.
         about: Facts for the end of the page by name, such as the date and the versions of
-            packages; ``"storage"`` is the storage's URL without secrets.
+            packages.
+        storage: Python code that sets ``storage``, for the code that loads the study.
     """
     summary = summary_of(view)
     page = _Page(view)
@@ -102,7 +104,7 @@ def web_page(view: StudyView, about: Mapping[str, str]) -> str:
         page.section("cost", "What the search cost", *_cost(summary, page)),
         page.section("instances", "Which questions fail", *_instances(summary, page)),
         page.section("trials", "Trials", *_trials(view, summary, page)),
-        page.section("again", "How to reproduce it", *_again(summary, about)),
+        page.section("again", "How to reproduce it", *_again(summary, about, storage)),
     ]
     head = [
         html.element("title", f"Study {summary.study}"),
@@ -292,8 +294,8 @@ def _row(view: StudyView, trial: FrozenTrial) -> tuple[object, ...]:
     )
 
 
-def _again(summary: Summary, about: Mapping[str, str]) -> list[object]:
-    code = _CODE.format(name=summary.study, storage=about.get("storage", "..."))
+def _again(summary: Summary, about: Mapping[str, str], storage: str) -> list[object]:
+    code = _CODE.format(name=summary.study, storage=storage)
     found = summary.recommendation
     if found is not None:
         pairs = {stage: tuple(setting) for stage, setting in found.allocation.items()}

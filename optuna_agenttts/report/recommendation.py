@@ -198,8 +198,8 @@ class Recommendation(Saved):
                 f"{self._score(self.margin)}."
             )
         for others, what in ((self.ties, _TIE), (self.undecided, _UNDECIDED)):
-            if len(others) > _SHOWN:
-                lines.append(f"{len(others) - _SHOWN} more are {what}.")
+            if (more := len(others) - _SHOWN) > 0:
+                lines.append(f"{more} more {'is' if more == 1 else 'are'} {what}.")
         if self.undecided:
             other = self.undecided[0]
             lines.append(

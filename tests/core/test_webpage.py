@@ -13,7 +13,7 @@ from optuna_agenttts.report.view import StudyView
 from optuna_agenttts.study.rounds import Round, write_round
 
 HOSTILE = "<img src=x onerror=alert(1)> \"q\" 'a' & | `x` </script>\n😀"
-ABOUT = {"storage": "sqlite:///a.db", "Optuna": "5.0.0"}
+ABOUT = {"storage": "a.db", "Optuna": "5.0.0"}
 VOID = {"meta", "br", "img"}
 
 
@@ -92,7 +92,7 @@ def test_page_answers_what_a_stranger_asks(page):
     ):
         assert text in read.text
     assert "optuna.load_study(study_name='" in read.text
-    assert "sqlite:///a.db" in read.text
+    assert "a.db" in read.text
     if importlib.util.find_spec("plotly") is not None:
         assert page.count('class="plotly-graph-div"') == 7
 

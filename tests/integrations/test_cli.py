@@ -2,8 +2,10 @@
 
 import asyncio
 import csv
+import html
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -329,6 +331,24 @@ def test_report_as_a_web_page(studied, tmp_path, capsys):
     assert page.startswith("<!DOCTYPE html>")
     for text in ("Study mine", studied[0], optuna.__version__):
         assert text in page
+
+
+@pytest.mark.parametrize("kind", ["url", "database", "journal"])
+def test_code_of_the_web_page_runs(studied, tmp_path, kind, capsys):
+    """It loads the study from wherever it is, and prints the recommendation."""
+    given = studied[0]
+    if kind == "database":
+        given = given.removeprefix("sqlite:///")
+    if kind == "journal":
+        given = str(tmp_path / "journal.log")
+        study = optuna.create_study(storage=JournalStorage(JournalFileBackend(given)))
+        study.optimize(lambda trial: float(len(make_task().suggest(trial))), n_trials=1)
+    path = tmp_path / "report.html"
+    assert main(["report", given, "--html", str(path)]) == 0
+    capsys.readouterr()
+    block = re.search("<pre>(import optuna.*?)</pre>", path.read_text(encoding="utf-8"), re.DOTALL)
+    exec(html.unescape(block[1]), {})
+    assert "recommended" in capsys.readouterr().out
 
 
 def test_trials_as_a_table(studied, tmp_path, capsys):

@@ -26,6 +26,7 @@ from optuna_agenttts_integrations.cli.storages import (
     add_study_arguments,
     name_without_secrets,
     open_study,
+    storage_code,
 )
 
 VERSION = 1
@@ -82,7 +83,7 @@ def _report(options: argparse.Namespace) -> int:
         # Figures take longer to import than all other parts of a report.
         from optuna_agenttts.explanation.webpage import web_page
 
-        page = web_page(view, _about(options.storage))
+        page = web_page(view, _about(options.storage), storage_code(options.storage))
         options.html.write_text(page, encoding="utf-8", errors="backslashreplace")
         print(options.html)
     if options.json:

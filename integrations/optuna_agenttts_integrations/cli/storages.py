@@ -75,12 +75,30 @@ def open_storage(given: str) -> tuple[BaseStorage, list[str], str]:
 
 
 def name_without_secrets(given: str) -> str:
-    """Return the file or URL of a storage that was opened, without password and options."""
+    """Return the file or URL of a storage, without password and options."""
     if os.path.isfile(given):
         return given
     from sqlalchemy.engine import make_url
 
     return make_url(given).set(query={}).render_as_string()
+
+
+def storage_code(given: str) -> str:
+    """Return Python code that sets ``storage`` to a storage that was opened."""
+    if not os.path.isfile(given):
+        return f"storage = {name_without_secrets(given)!r}"
+    if _is_sqlite(given):
+        return f"storage = {f'sqlite:///{given}'!r}"
+    return (
+        "from optuna.storages import JournalStorage\n"
+        "from optuna.storages.journal import JournalFileBackend\n\n"
+        f"storage = JournalStorage(JournalFileBackend({given!r}))"
+    )
+
+
+def _is_sqlite(path: str) -> bool:
+    with open(path, "rb") as file:
+        return file.read(15) == b"SQLite format 3"
 
 
 def _open_storage(given: str) -> tuple[BaseStorage | None, str]:
@@ -101,9 +119,8 @@ def _open_storage(given: str) -> tuple[BaseStorage | None, str]:
     shown, secrets = given.rpartition("@")[2].partition("?")[0], []
     try:
         if "://" not in given and os.path.isfile(given):
-            with open(given, "rb") as file:
-                if file.read(15) != b"SQLite format 3":
-                    return JournalStorage(JournalFileBackend(given)), given
+            if not _is_sqlite(given):
+                return JournalStorage(JournalFileBackend(given)), given
             given = f"sqlite:///{given}"
         url = make_url(given)
         shown = name_without_secrets(given)
