@@ -9,6 +9,7 @@ import pytest
 from pipeline_support import make_task
 from plotly.io import _kaleido
 
+from optuna_agenttts import AgentTTSSampler
 from optuna_agenttts.visualization.figures import FIGURES
 from optuna_agenttts_integrations.cli import main
 
@@ -19,16 +20,19 @@ def storage(tmp_path_factory):
     url = f"sqlite:///{tmp_path_factory.mktemp('plot')}/study.db"
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    study = optuna.create_study(study_name="mine", storage=url, direction="maximize")
+    study = optuna.create_study(
+        study_name="mine", storage=url, direction="maximize", sampler=AgentTTSSampler()
+    )
     task = make_task()
 
     def answer(trial):
-        outcomes = [float(len(task.suggest(trial))), 0.0]
+        task.suggest(trial)
+        outcomes = [float(trial.number), 0.0]
         for step, outcome in enumerate(outcomes):
             trial.report(outcome, step)
         return sum(outcomes) / 2
 
-    study.optimize(answer, n_trials=3)
+    study.optimize(answer, n_trials=6)
     optuna.logging.set_verbosity(verbosity)
     return url
 
