@@ -10,6 +10,7 @@ from optuna_agenttts.report.points import FrontierPoint
 from optuna_agenttts.report.text import score_text
 from optuna_agenttts.report.tried import numbers_shown, tried_of
 from optuna_agenttts.report.view import StudyView
+from optuna_agenttts.support.plain import amount_text
 from optuna_agenttts.task.allocation import Allocation
 from optuna_agenttts.task.task import Task
 from optuna_agenttts.visualization.style import (
@@ -29,7 +30,6 @@ from optuna_agenttts.visualization.style import (
     log_axis,
     metric_text,
     new_figure,
-    number_text,
     value_limits,
     value_title,
 )
@@ -83,7 +83,7 @@ def figure_of_frontier(view: StudyView) -> Figure:
         f"{cost_text(best.cost, task)}",
         *(
             f"As good for less: {brief_allocation(tie.allocation)}: "
-            f"{score_text(tie.value, margin)}, cost {number_text(tie.cost)}"
+            f"{score_text(tie.value, margin)}, cost {amount_text(tie.cost)}"
             for tie in best.ties[:1]
         ),
     )
@@ -115,7 +115,7 @@ def figure_of_frontier(view: StudyView) -> Figure:
     low, high = min(costs, default=1.0), max([*costs, task.budget])
     line = {"color": GRAY, "dash": "dash", "width": 1.5}
     figure.add_vline(x=task.budget, line=line)
-    figure.add_trace(legend_entry(f"budget, {number_text(task.budget)}", mode="lines", line=line))
+    figure.add_trace(legend_entry(f"budget, {amount_text(task.budget)}", mode="lines", line=line))
     figure.update_xaxes(title_text=cost_title(task))
     if high > _RATIO * low:
         figure.update_xaxes(**log_axis(low, high))

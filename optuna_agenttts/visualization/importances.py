@@ -63,7 +63,7 @@ def figure_of_importances(view: StudyView) -> Figure:
     note += f"{_worse(top)} than the recommended one"
     figure = new_figure(
         f"What matters for {metric}",
-        note if top.share else f"No model and no number of samples changes the expected {metric}",
+        note,
     )
     names = short_names([importance.stage for importance in found])
     for setting, (color, pattern) in _LOOKS.items():

@@ -18,6 +18,7 @@ from optuna_agenttts.report.saturation import (
 from optuna_agenttts.report.text import count_text, score_text
 from optuna_agenttts.report.tried import numbers_shown
 from optuna_agenttts.report.view import StudyView
+from optuna_agenttts.support.plain import amount_text
 from optuna_agenttts.task.task import Task
 from optuna_agenttts.visualization.style import (
     FAINT,
@@ -34,7 +35,6 @@ from optuna_agenttts.visualization.style import (
     metric_text,
     model_marks,
     new_figure,
-    number_text,
     panels,
     place_legend,
     setting_text,
@@ -239,7 +239,7 @@ def _hover(
         [
             score_text(curve.values[i], margin),
             interval_text(curve.intervals[i], margin),
-            number_text(curve.costs[i]),
+            amount_text(curve.costs[i]),
         ]
         for i in part
     ]

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 from optuna.study import StudyDirection
 
 from optuna_agenttts.exceptions import AgentTTSError
-from optuna_agenttts.report.text import score_text
+from optuna_agenttts.report.text import NO_INTERVAL, score_text
 from optuna_agenttts.report.view import StudyView
+from optuna_agenttts.support.plain import amount_text, one_line
 from optuna_agenttts.task.allocation import Allocation
 from optuna_agenttts.task.task import Task
 
@@ -45,6 +46,8 @@ RECOMMENDED = {
 _ENTITIES = str.maketrans(
     {"&": "&amp;", "<": "&lt;", ">": "&gt;", "$": "&#36;", "{": "&#123;", "}": "&#125;"}
 )
+_TEXT = 1000
+"""Characters of any text, to bound the size of figures. Chosen by hand."""
 _NAME, _LONG, _LINE, _NOTE = 24, 100, 70, 100
 """Characters of names, of names in hover texts, of lines in these, and of lines below a title,
 which fit into 650 pixels. Chosen by hand."""
@@ -167,26 +170,18 @@ def escape(text: str) -> str:
     Plotly reads some HTML, names of values in braces in templates, and TeX between dollar signs
     where MathJax is loaded.
     """
-    return _printable(text).translate(_ENTITIES)
-
-
-def _printable(text: str) -> str:
-    """Return a text in one line, without characters that are not printed."""
-    # They include unpaired surrogates, which JSON cannot hold, and those that change the direction
-    # of text. Joiners hold together letters and emoji.
-    shown = "".join(c if c.isprintable() or c in "\u200c\u200d" else " " for c in text)
-    return " ".join(shown.split())
+    return one_line(text, _TEXT).translate(_ENTITIES)
 
 
 def lines(texts: Iterable[str], length: int = _LINE) -> str:
     """Return plain texts as lines that Plotly shows as they are; empty ones are left out."""
-    wrapped = (line for text in texts for line in textwrap.wrap(_printable(text), length))
+    wrapped = (line for text in texts for line in textwrap.wrap(one_line(text, _TEXT), length))
     return "<br>".join(map(escape, wrapped))
 
 
 def brief(name: str, length: int = _NAME) -> str:
     """Return a name as plain text, shortened in the middle."""
-    return _short(_printable(name), length)
+    return _short(one_line(name, _TEXT), length)
 
 
 def brief_allocation(allocation: Allocation) -> str:
@@ -219,7 +214,7 @@ def short_names(names: Sequence[str], length: int = _NAME) -> dict[str, str]:
         names: The names.
         length: Maximum number of characters.
     """
-    full = {name: _printable(name) for name in names}
+    full = {name: one_line(name, _TEXT) for name in names}
     bare = {name: text.rpartition("/")[2].strip() or text for name, text in full.items()}
     if len(set(bare.values())) == len(full):
         full = bare
@@ -244,22 +239,16 @@ def _short(text: str, length: int) -> str:
     return f"{text[: length - 1 - end]}…{text[-end:]}"
 
 
-def number_text(number: float) -> str:
-    """Format a cost or a spend with four digits, or as a whole number if it has more."""
-    return f"{number:,.0f}" if 1e3 <= abs(number) < 1e9 else f"{number:.4g}"
-
-
 def interval_text(interval: tuple[float, float] | None, margin: float = 0.0) -> str:
     """Describe an interval as plain text."""
     if interval is None:
-        return "no interval: no outcomes of single instances"
+        return NO_INTERVAL
     return "90 % interval {} to {}".format(*(score_text(end, margin) for end in interval))
 
 
 def cost_text(cost: float, task: Task) -> str:
     """Describe the cost of an allocation as plain text."""
-    unit = task.cost_model.unit
-    return f"cost {number_text(cost)}{' ' if unit else ''}{unit} per instance"
+    return f"cost {amount_text(cost, task.cost_model.unit)} per instance"
 
 
 def metric_text(task: Task) -> str:
@@ -308,7 +297,7 @@ def log_axis(low: float, high: float) -> dict[str, Any]:
         "type": "log",
         "range": [math.log10(low / 1.12), math.log10(high * 1.12)],
         "tickvals": ticks,
-        "ticktext": list(map(number_text, ticks)),
+        "ticktext": list(map(amount_text, ticks)),
     }
 
 

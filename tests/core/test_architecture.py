@@ -25,7 +25,7 @@ ROOMS = {
         "study": ("planner", "task", "storage", "support", "exceptions"),
         "agent": ("study", "planner", "llm", "task", "storage", "support"),
         "report": ("study", "planner", "task", "storage", "support", "exceptions"),
-        "visualization": ("report", "task", "exceptions"),
+        "visualization": ("report", "task", "support", "exceptions"),
         "explanation": (
             *("visualization", "report", "study", "task"),
             *("storage", "support", "exceptions"),

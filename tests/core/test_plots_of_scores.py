@@ -14,7 +14,16 @@ from optuna.samplers import TPESampler
 from optuna.trial import TrialState
 from study_cases import draw_outcomes, one_stage, small, study_with_outcomes
 
-from optuna_agenttts import AgentTTSError, Model, Stage, Task, TaskError, frontier, recommend
+from optuna_agenttts import (
+    AgentTTSError,
+    Model,
+    NoEvidenceError,
+    Stage,
+    Task,
+    TaskError,
+    frontier,
+    recommend,
+)
 from optuna_agenttts.report.importances import importances_of
 from optuna_agenttts.report.maps import map_of
 from optuna_agenttts.report.saturation import saturation_of
@@ -369,20 +378,6 @@ def test_the_name_of_a_model_on_the_hub_loses_its_organization():
     assert list(names.values()) == ["a/model", "b/model"]
 
 
-@pytest.mark.parametrize(
-    ("number", "text"),
-    [
-        (12345.6, "12,346"),
-        (999.96, "1000"),
-        (0.000012345, "1.234e-05"),
-        (0.0, "0"),
-        (58.09, "58.09"),
-    ],
-)
-def test_numbers_have_four_digits(number, text):
-    assert style.number_text(number) == text
-
-
 def test_without_plotly_the_error_has_the_command(study, monkeypatch):
     real = builtins.__import__
 
@@ -402,4 +397,5 @@ def test_one_model_and_one_sample_have_figures():
     study = any_study(task, trials=2)
     assert plot_frontier(study, task).data
     assert "Too few trials" in subtitle(plot_saturation(study, task))
-    assert "No model and no number of samples" in subtitle(plot_importances(study, task))
+    with pytest.raises(NoEvidenceError, match="Too few different trials"):
+        plot_importances(study, task)
