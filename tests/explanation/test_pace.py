@@ -4,6 +4,7 @@ from explained_studies import Clock
 from hypothesis import given
 from hypothesis import strategies as st
 
+from optuna_agenttts.explanation import pace as pace_module
 from optuna_agenttts.explanation.pace import SHARE, START, Pace, has_figures, has_note
 
 LENGTHS = st.lists(
@@ -28,7 +29,8 @@ def test_explaining_exceeds_its_share_by_one_surprise_at_most(parts):
     assert spent <= START + SHARE * clock.now + surprise + 1e-6
 
 
-def test_time_comes_back_as_the_search_goes_on():
+def test_time_comes_back_as_the_search_goes_on(monkeypatch):
+    monkeypatch.setattr(pace_module, "START", START)
     clock = Clock()
     pace = Pace(clock, SHARE)
     assert pace.allows("note")
