@@ -319,7 +319,9 @@ def test_note_shows_the_latest_first_and_keeps_what_the_user_wrote():
     assert body.startswith(f"My own words.\n\n{summary}\n\n{GUIDELINES}")
     assert body.count(GUIDELINES) == 1
     assert body.index("Round 2, after") < body.index("old one")
-    assert r"\[x\]\(http\://y\) \!\[i\]\(www\.z\) \<b\> \| \# \`c\`" in body
+    assert (
+        "\\[x\\]\\(http:\u2060//y\\) \\!\\[i\\]\\(www\u2060.z\\) \\<b\\> \\| \\# \\`c\\`" in body
+    )
 
 
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
