@@ -9,6 +9,7 @@ import optuna_dashboard
 import pytest
 
 from optuna_agenttts import AgentTTSSampler, Model, Stage, Task
+from optuna_agenttts_integrations.cli import main
 from optuna_agenttts_integrations.playground import make_objective, make_problems
 
 ROOT = Path(__file__).parents[2]
@@ -160,3 +161,23 @@ def test_the_page_on_reading_a_study_as_data_frames_runs(capsys):
     printed = capsys.readouterr().out
     assert "Recommended" in printed
     assert "search-" in printed
+
+
+def test_the_page_on_reading_a_study_in_a_terminal_runs(tmp_path, monkeypatch, capsys):
+    """The program, and each command on its study."""
+    monkeypatch.chdir(tmp_path)
+    (block,) = [block for block in blocks("docs/reading.md") if "PrintTrials" in block]
+    with make_objective(problems=make_problems("search", 6), progress=False) as objective:
+        study = optuna.create_study(
+            storage="sqlite:///study.db", study_name="mine", direction="maximize"
+        )
+        program = block.replace("n_trials=20", "n_trials=13")
+        exec(compile(program, "docs/reading.md", "exec"), {"study": study, "objective": objective})
+    assert "recommended" in capsys.readouterr().out
+    text = (ROOT / "docs/reading.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^\$ agenttts (.*)$", text, re.MULTILINE)
+    assert len(commands) == 6
+    for command in commands:
+        assert main(command.split()) == 0, command
+    assert (tmp_path / "report.html").exists()
+    assert (tmp_path / "trials.csv").exists()
