@@ -221,7 +221,10 @@ def _use(summary: Summary) -> list[object]:
                 "luck: the expected score weighs it with those of similar allocations."
             )
         )
-    for title, lines in (("To know", summary.warnings), ("Next", summary.next_steps)):
+    # The recommendation has its own warnings below its table.
+    shown = found.warnings if found is not None else ()
+    others = [line for line in summary.warnings if line not in shown]
+    for title, lines in (("To know", others), ("Next", summary.next_steps)):
         if lines:
             parts += [html.heading(title), html.bullets(map(_with_code, lines))]
     return parts
