@@ -417,7 +417,7 @@ def test_an_allocation_whose_outcomes_are_known_from_another_is_confirmed():
 
 @pytest.mark.parametrize(
     ("unit", "text"),
-    [(1.0, "0.7  50  -0.05 (-0.21 to +0.11)"), (1e5, "70000  50  -5000 (-21000 to +11000)")],
+    [(1.0, "0.700  50  -0.05 (-0.21 to +0.11)"), (1e5, "70000  50  -5000 (-21000 to +11000)")],
 )
 def test_differences_have_the_digits_of_their_error(unit, text):
     """Also of metrics that are large or small."""

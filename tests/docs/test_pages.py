@@ -141,6 +141,20 @@ def test_the_page_on_the_dashboard_runs():
             assert optuna_dashboard.get_note(known.get("tpe", study))
 
 
+def test_the_page_on_notebooks_runs():
+    """It shows tables."""
+    task = Task(
+        name="one",
+        stages=[Stage("a", models=[Model("m-1B")], prompt_tokens=9, generation_tokens=9)],
+    )
+    study = optuna.create_study(direction="maximize", sampler=AgentTTSSampler(task))
+    study.optimize(lambda trial: task.suggest(trial)["a"].samples / 100, n_trials=2)
+    (block,) = [block for block in blocks("docs/reading.md") if "summary.task" in block]
+    known = {"study": study}
+    exec(compile(block, "docs/reading.md", "exec"), known)
+    assert "<table" in known["summary"]._repr_html_()
+
+
 @pytest.mark.skipif(not (ROOT / "optuna_agenttts/planner").exists(), reason="needs the rooms")
 def test_contributors_are_sent_to_files_that_exist():
     """Paths in CONTRIBUTING are from the root, or from one of the packages."""
