@@ -46,7 +46,12 @@ def score_text(score: float, margin: float = 0.0) -> str:
     """
     decimals = 1 - math.floor(math.log10(margin)) if margin > 0 else None
     size = abs(score)
-    if decimals is not None and size < 1e6 and decimals <= _MAX_DECIMALS:
+    # Large scores have decimals only if their differences take some.
+    if (
+        decimals is not None
+        and decimals <= _MAX_DECIMALS
+        and size < (1e12 if decimals > 0 else 1e6)
+    ):
         return f"{score:.{max(decimals, 0)}f}"
     digits = 3
     if 1e3 <= size < 1e6:
