@@ -392,7 +392,7 @@ def test_note_counts_the_claims_and_shows_the_contradicted_ones_escaped():
     assert guidelines(study) == (planned,)
     text = guidelines_note([planned])
     assert "Of 3 claims the fit agrees with 1, contradicts 1 and leaves 1 open." in text
-    assert r"- \[x\]\(http\://y\) \<b\> \| \# \`c\`" in text
+    assert "- \\[x\\]\\(http:\u2060//y\\) \\<b\\> \\| \\# \\`c\\`" in text
     assert "an open one" not in text
 
 

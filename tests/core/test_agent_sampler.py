@@ -209,7 +209,7 @@ def test_tokens_that_the_cost_model_cannot_price_are_named():
     study = run(AgentTTSSampler(TASK, llm=ScriptedChatModel(sensible)), n_trials=8)
     found = spend(study)
     assert found.unpriced == found.agent_tokens > 0
-    assert f"{found.unpriced} of them of unknown cost" in str(found)
+    assert f"{found.unpriced:,} of them of unknown cost" in str(found)
 
 
 def test_limit_without_reported_spend_is_warned_about_once(caplog):
@@ -244,7 +244,7 @@ def test_search_stops_at_a_limit_that_the_prompt_shows():
     assert len(study.trials) < 60
     assert found.agent > 0
     assert found.total >= 20_000 > found.total - TASK.budget
-    assert "of 20000 are left" in chat.requests[0].messages[1].content
+    assert "of 20,000 are left" in chat.requests[0].messages[1].content
 
 
 def test_invalid_limits_are_rejected():

@@ -217,6 +217,6 @@ def test_a_recognized_task_is_read_once_for_each_finished_trial(monkeypatch):
         return recognise_task(trials, recognise)
 
     monkeypatch.setattr("optuna_agenttts.study.tasks.recognise_task", counted)
-    study = run(AgentTTSSampler(seed=0), shared_samples, 8)
+    study = run(AgentTTSSampler(seed=0, explain=False), shared_samples, 8)
     assert len(calls) == 8
     assert len(set(map(allocation, study.trials))) == 8

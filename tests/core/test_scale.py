@@ -163,7 +163,7 @@ def test_penalties_have_no_weight(penalty, sign, outcomes, caplog):
     study, without = penalized(penalty, sign=sign, outcomes=outcomes)
     found, plain = recommend(study, TASK), recommend(without, TASK)
     assert found.outliers == ((4, penalty), (9, penalty))
-    assert "trials left out, since their values are outliers: 4, 9" in str(found)
+    assert "Trials left out, since their values are outliers: 4, 9" in str(found)
     assert replace(found, outliers=()) == plain
     with caplog.at_level(logging.WARNING, logger="optuna_agenttts"):
         assert proposals(study) == proposals(without)

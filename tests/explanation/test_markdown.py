@@ -14,7 +14,7 @@ TEXTS = st.text(alphabet=st.sampled_from("ab1.)(*_`<>|[]!#+-~\\:/&@$ \n\t\u202eð
 def test_escaped_text_has_no_markup_and_reads_as_before(text):
     found = plain(text)
     assert "\n" not in found
-    bare = re.sub(r"\\.", "", found)
+    bare = re.sub(r"\\.", "x", found)
     assert not re.search(r"[`*_{}\[\]<>#!|~$&]|://|www\.|\w@", bare)
     shown = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     assert re.sub(r"\\(.)", r"\1", found.replace("\u2060", "")) == shown
