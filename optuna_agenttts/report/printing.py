@@ -11,6 +11,7 @@ import math
 import os
 import shutil
 import sys
+import threading
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -68,17 +69,18 @@ class PrintTrials:
     ) -> None:
         """See the class."""
         self._task, self._file, self._color = task, file, color
-        self._study = ""
         self._start()
 
     def _start(self) -> None:
+        self._heads: tuple[str, bool] | None = None
+        self._lock = threading.Lock()
         _printing.add(self)
         for name in ("optuna.study.study", "optuna.study._optimize"):
             logging.getLogger(name).addFilter(_is_shown)
 
     def __getstate__(self) -> dict[str, object]:
         """Return the arguments; another process has its own standard output."""
-        return {"_task": self._task, "_file": None, "_color": self._color, "_study": ""}
+        return {"_task": self._task, "_file": None, "_color": self._color}
 
     def __setstate__(self, state: dict[str, object]) -> None:
         """Restore the arguments."""
@@ -88,12 +90,21 @@ class PrintTrials:
     def __call__(self, study: Study, trial: FrozenTrial) -> None:
         """Print the line of a trial, below the heads of the columns in the case of the first."""
         file = self._file or sys.stdout
-        terminal = file.isatty()
-        reused = trial.user_attrs.get(_REUSED)
+        if file is None:
+            # A program without a console.
+            return
+        # A trial that failed reports no reuse, but its line has the columns of the others.
+        # The lock keeps lines of other threads below the heads.
+        with self._lock:
+            self._print(study, trial, file)
+
+    def _print(self, study: Study, trial: FrozenTrial, file: TextIO) -> None:
+        terminal = hasattr(file, "isatty") and file.isatty()
+        heads = (study.study_name, (study.study_name, True) == self._heads or _reuse(trial) != "-")
         columns = _Columns(
             find_task(study, self._task),
             is_maximized(study.directions) if len(study.directions) == 1 else None,
-            isinstance(reused, (int, float)),
+            heads[1],
             shutil.get_terminal_size().columns - 1 if terminal else _UNLIMITED,
         )
         best = _is_best(study, trial)
@@ -104,8 +115,8 @@ class PrintTrials:
         if color and (best or trial.state in (TrialState.FAIL, TrialState.PRUNED)):
             line = f"{_GREEN if best else _YELLOW}{line}{_END}"
         lines = [line]
-        if self._study != study.study_name:
-            self._study = study.study_name
+        if self._heads != heads:
+            self._heads = heads
             lines = [*columns.head(), line]
         encoding = getattr(file, "encoding", None) or "utf-8"
         text = "\n".join(lines).encode(encoding, "backslashreplace").decode(encoding)
@@ -144,11 +155,12 @@ class _Columns:
         cells = [f"{trial.number:>4}{'*' if best else ' '}", f"{self._score(trial):>{_WIDTH}}"]
         choices = None if self.task is None else read_choices(self.task, trial.params)
         if self.task is None or choices is None:
-            cells.append(", ".join(f"{name}={value}" for name, value in trial.params.items()))
-            return f"{one_line('  '.join(cells), _MAX_LINE)}{_remark(trial)}"
+            cells += ["-".rjust(_WIDTH)] * (len(self._start()) - 2 if self.task is not None else 0)
+            listed = ", ".join(f"{name}={value}" for name, value in trial.params.items())
+            return f"{'  '.join([*cells, one_line(listed, _MAX_LINE)]).rstrip()}{_remark(trial)}"
         cells.append(f"{self.task.feasible.cost(choices):>{_WIDTH}.4g}")
         if self.reused:
-            cells.append(f"{trial.user_attrs.get(_REUSED, math.nan):>{_WIDTH}.0%}")
+            cells.append(f"{_reuse(trial):>{_WIDTH}}")
         columns = zip(self.task.stages, choices, self._names, self._widths(self._names))
         for stage, (model, samples), names, width in columns:
             count = f"{samples:>{len(str(stage.max_samples))}} x "
@@ -188,6 +200,12 @@ class _Columns:
             margin = MARGIN * (self.task.metric_range[1] - self.task.metric_range[0])
         texts = [score_text(value, margin) for value in values if math.isfinite(value)]
         return ", ".join(texts) or "-"
+
+
+def _reuse(trial: FrozenTrial) -> str:
+    """Return the share of a trial's calls that were reused, "-" if it is not known."""
+    reused = trial.user_attrs.get(_REUSED)
+    return f"{reused:.0%}" if isinstance(reused, (int, float)) and math.isfinite(reused) else "-"
 
 
 def _without_owners(names: list[str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 import gc
 import io
+import math
 
 import optuna
 import pytest
@@ -91,6 +92,43 @@ def test_reuse_has_a_column_if_trials_report_it():
     assert line.split()[3] == "35%"
 
 
+def test_cells_are_below_the_heads_of_their_columns():
+    """Also those of trials that failed before they reported reuse, and of parameters."""
+    task, file = make_task(), io.StringIO()
+
+    def objective(trial):
+        task.suggest(trial)
+        if trial.number in (0, 3):
+            raise ValueError
+        trial.set_user_attr("reused", math.nan if trial.number == 4 else 0.25)
+        return 0.5
+
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    study.optimize(objective, n_trials=6, catch=ValueError, callbacks=[PrintTrials(file=file)])
+    _, heads, failed, _, *others = file.getvalue().splitlines()
+    assert failed[heads.index("find") :].lstrip()[0].isdigit()
+    heads, *lines = others
+    end = heads.index("reused") + len("reused")
+    assert [line[:end].split()[-1] for line in lines] == ["25%", "25%", "-", "-", "25%"]
+    assert all(line[end : end + 2] == "  " for line in lines)
+    file = io.StringIO()
+    study.optimize(
+        lambda trial: trial.suggest_int("a", 1, 1), 1, callbacks=[PrintTrials(file=file)]
+    )
+    assert file.getvalue().splitlines()[-1] == "   6      1.000         -  a=1"
+
+
+@pytest.mark.parametrize("missing", [True, False])
+def test_a_search_does_not_need_a_terminal(monkeypatch, missing):
+    """Neither one without a console, nor one whose output is another object that can write."""
+
+    class Lines(list):
+        write, flush = list.append, list.clear
+
+    monkeypatch.setattr("sys.stdout", None if missing else Lines())
+    assert len(run(make_task(), PrintTrials()).trials) == 3
+
+
 def test_names_are_shortened_on_a_terminal_only():
     """As far as they stay different: first the owners go, then the end that all have."""
     task, file = make_task(), Terminal()
@@ -177,7 +215,7 @@ def test_each_study_has_its_own_heads():
 
 
 def test_it_prints_with_workers_and_our_sampler():
-    """Eight threads print eight whole lines."""
+    """Eight threads print eight whole lines, below the heads."""
     task, file = make_task(), io.StringIO()
     study = optuna.create_study(sampler=AgentTTSSampler(task), direction="maximize")
     study.optimize(
@@ -186,5 +224,5 @@ def test_it_prints_with_workers_and_our_sampler():
         n_jobs=8,
         callbacks=[PrintTrials(file=file)],
     )
-    lines = [line for line in file.getvalue().splitlines() if " x " in line]
+    _, _, *lines = file.getvalue().splitlines()
     assert sorted(int(line.split()[0].rstrip("*")) for line in lines) == list(range(8))
