@@ -12,10 +12,10 @@ from optuna_agenttts.exceptions import BudgetError, TaskError
 from optuna_agenttts.report.fragments import allocation_cell, cost_title, scores_table
 from optuna_agenttts.report.frames import to_frame
 from optuna_agenttts.report.saved import Saved
-from optuna_agenttts.report.text import NO_INTERVAL, score_text, sentence, table
+from optuna_agenttts.report.text import NO_INTERVAL, allocation_table, score_text, sentence
 from optuna_agenttts.support import html
 from optuna_agenttts.support.html import Html
-from optuna_agenttts.support.plain import amount_text
+from optuna_agenttts.support.plain import amount_text, one_line
 from optuna_agenttts.task.allocation import Allocation
 from optuna_agenttts.task.stage import is_finite
 
@@ -192,30 +192,23 @@ class Frontier(Saved):
 
     def __str__(self) -> str:
         """Show a table of the points, and what is left out."""
-        units = list(self.points[0].costs)
+        head = ("cost", *self.points[0].costs, "score", "90 % interval", "instances")
         rows = [
-            [
-                f"cost ({self.unit})" if self.unit else "cost",
-                *units,
-                "score",
-                "90 % interval",
-                "instances",
-                "allocation",
-            ]
-        ]
-        rows += [
-            [
-                f"{point.cost:.4g}",
-                *(f"{point.costs[unit]:.4g}" for unit in units),
-                score_text(point.value, self.margin),
-                " to ".join(score_text(end, self.margin) for end in point.interval or ()) or "-",
-                _instances(point),
-                sentence(point.allocation),
-            ]
+            (
+                [
+                    *(f"{cost:.4g}" for cost in (point.cost, *point.costs.values())),
+                    score_text(point.value, self.margin),
+                    " to ".join(score_text(end, self.margin) for end in point.interval or ())
+                    or "-",
+                    _instances(point),
+                ],
+                point.allocation,
+            )
             for point in _spread(self.points)
         ]
-        lines = table(rows)
-        return "\n".join([*lines, *self._notes()])
+        unit = one_line(self.unit) or "units of the task's cost"
+        scale = f"cost in {unit} per instance"
+        return "\n".join([scale, *allocation_table(head, rows), *self._notes()])
 
     def _repr_html_(self) -> str:
         """Show a table of the points, and what is left out, in a notebook."""

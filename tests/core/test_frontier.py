@@ -213,7 +213,7 @@ def test_costs_are_given_in_each_unit():
     assert len(found.missing) == 1
     assert "no cost in s: LatencyCost needs `prompt_tokens_per_second`" in found.missing[0]
     assert str(found).endswith("no cost in s: `Frontier.missing` has the reason")
-    assert "cost (reference samples) USD" in " ".join(str(found).split())
+    assert "reference samples per instance cost USD" in " ".join(str(found).split())
 
 
 def test_missing_facts_are_an_error_only_if_asked_for():
@@ -375,18 +375,19 @@ def test_frontier_of_a_study_without_evidence_is_refused():
 
 
 def test_table_shows_what_a_point_is(study):
-    """One line for each point, with cost, score, interval, instances and allocation."""
+    """One line of a terminal for each point: cost, score, interval, instances and allocation."""
     found = frontier(study, tried_only=True)
-    lines = str(found).splitlines()
-    assert lines[0].startswith("cost (reference samples)  ")
-    assert "90 % interval" in lines[0]
-    assert f"{found.best.cost:.4g}" in str(found)
-    assert "retrieval: " in lines[1]
+    scale, heads, *lines = str(found).splitlines()
+    assert scale == "cost in reference samples per instance"
+    assert heads.split()[0] == "cost"
+    assert "90 % interval" in heads
+    assert lines[len(found.points) - 1].startswith(f"{found.best.cost:.4g} ")
+    for point, line in zip(found.points, lines):
+        assert all(f"{s.samples} x {s.model}" in line for s in point.allocation.values())
+    assert all(len(line) <= 80 for line in (scale, heads, *lines))
     alone = frontier(study_of(one_stage(), [(small(4), 0.5)]), one_stage())
     assert "no interval: trials reported no or too few outcomes" in str(alone)
-    # A point is its row in one line.
     best = str(found.best)
-    assert any(line.endswith(best.partition(": 0.")[0]) for line in lines)
     assert f"cost {found.best.cost:.4g} per instance" in best
     extrapolated = [point for point in frontier(study).points if not point.tried]
     assert all(str(point).endswith(", not tried") for point in extrapolated)
