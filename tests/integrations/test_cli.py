@@ -3,6 +3,7 @@
 import asyncio
 import csv
 import html
+import io
 import json
 import os
 import re
@@ -20,6 +21,7 @@ import optuna
 import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from optuna.trial import create_trial
 from pipeline_support import allocation, make_objective, make_task, unused
 
 from optuna_agenttts import AgentTTSSampler, Task, Verdict, recommend
@@ -367,6 +369,36 @@ def test_trials_as_a_table(studied, tmp_path, capsys):
         }
         assert row["state"] == "complete"
         assert float(row["cost"]) > 0
+
+
+def test_json_is_all_of_the_output_in_every_encoding(tmp_path, monkeypatch, capsys):
+    """Also where the encoding lacks characters of names, and beside files."""
+    study, url = new_study(tmp_path / "names.db", study_name="größe 😀 \U000e0001")
+    study.optimize(lambda trial: float(len(make_task().suggest(trial))), n_trials=1)
+    output = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr("sys.stdout", output)
+    files = [tmp_path / "trials.csv", tmp_path / "report.html"]
+    assert main(["report", url, "--json", "--csv", str(files[0]), "--html", str(files[1])]) == 0
+    values = json.loads(output.buffer.getvalue(), parse_constant=pytest.fail)
+    assert values["study"] == study.study_name
+    assert capsys.readouterr().err == "".join(f"{file}\n" for file in files)
+
+
+def test_no_cell_of_a_table_is_a_formula(tmp_path):
+    """Neither names nor values of attributes; numbers stay numbers."""
+    study, url = new_study(tmp_path / "formulas.db")
+    make_task().register(study)
+    attributes = {f"{sign}x": f"{sign}1+1" for sign in "=+-@\t\r"}
+    study.add_trial(
+        create_trial(value=-0.5, user_attrs={**attributes, "low": -2.5, "half": "\udc80"})
+    )
+    path = tmp_path / "trials.csv"
+    assert main(["report", url, "--csv", str(path)]) == 0
+    with path.open(encoding="utf-8", newline="") as file:
+        columns, row = csv.reader(file)
+    found = dict(zip(columns, row))
+    assert {found[f"'{name}"] for name in attributes} == {f"'{v}" for v in attributes.values()}
+    assert (found["value"], found["low"], found["half"]) == ("-0.5", "-2.5", "\\udc80")
 
 
 def test_a_file_that_cannot_be_written_is_an_error(studied, tmp_path, fails):

@@ -8,7 +8,8 @@ import json
 import math
 import platform
 import shlex
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from datetime import datetime
 from pathlib import Path
@@ -28,6 +29,9 @@ from optuna_agenttts_integrations.cli.storages import (
     open_study,
     storage_code,
 )
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""First characters of texts that spreadsheets run as formulas."""
 
 VERSION = 1
 """Version of the JSON: it changes only if a field is removed or means something else."""
@@ -58,7 +62,8 @@ def add_report(commands: Commands) -> None:
         "--csv",
         type=Path,
         metavar="FILE",
-        help="write the trials as a table, one line each, with the columns of `trials_dataframe`",
+        help="write the trials as a table, one line each, with the columns of `trials_dataframe`; "
+        "texts that a spreadsheet would run as formulas begin with an apostrophe",
     )
     report.set_defaults(run=_report)
 
@@ -72,22 +77,20 @@ def _report(options: argparse.Namespace) -> int:
             f"No task is registered on study {study.study_name!r}: `task.suggest` and "
             "`AgentTTSSampler(task)` register one. Call `summarize(study, task)` in Python."
         ) from error
+    # Standard output holds nothing but the JSON.
+    written = sys.stderr if options.json else sys.stdout
     if options.csv is not None:
-        columns, rows = trial_rows(study)
-        with open(options.csv, "w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, columns)
-            writer.writeheader()
-            writer.writerows(rows)
-        print(options.csv)
+        _write_csv(options.csv, *trial_rows(study))
+        print(options.csv, file=written)
     if options.html is not None:
         # Figures take longer to import than all other parts of a report.
         from optuna_agenttts.explanation.webpage import web_page
 
         page = web_page(view, _about(options.storage), storage_code(options.storage))
         options.html.write_text(page, encoding="utf-8", errors="backslashreplace")
-        print(options.html)
+        print(options.html, file=written)
     if options.json:
-        print(json.dumps(_values(summary_of(view)), indent=2, ensure_ascii=False))
+        print(json.dumps(_values(summary_of(view)), indent=2, allow_nan=False))
     elif options.csv is None and options.html is None:
         print(summary_of(view))
         if options.frontier:
@@ -97,6 +100,19 @@ def _report(options: argparse.Namespace) -> int:
         print(f"\nLook at it: agenttts report {shown}{which} --html report.html")
         print(f"        or: optuna-dashboard {shown}")
     return 0
+
+
+def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write rows as a CSV file."""
+    with open(path, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(map(_cell, columns))
+        writer.writerows([_cell(row.get(name)) for name in columns] for row in rows)
+
+
+def _cell(value: Any) -> Any:
+    """Return a value that no spreadsheet runs as a formula."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
 
 
 def _about(storage: str) -> dict[str, str]:
