@@ -14,6 +14,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TextIO
@@ -90,8 +91,8 @@ class PrintTrials:
     def __call__(self, study: Study, trial: FrozenTrial) -> None:
         """Print the line of a trial, below the heads of the columns in the case of the first."""
         file = self._file or sys.stdout
-        if file is None:
-            # A program without a console.
+        if file is None or getattr(file, "closed", False):
+            # A program without a console, or one that closed it.
             return
         # A trial that failed reports no reuse, but its line has the columns of the others.
         # The lock keeps lines of other threads below the heads.
@@ -120,7 +121,9 @@ class PrintTrials:
             lines = [*columns.head(), line]
         encoding = getattr(file, "encoding", None) or "utf-8"
         text = "\n".join(lines).encode(encoding, "backslashreplace").decode(encoding)
-        tqdm.write(text, file=file)
+        # A closed pipe or file does not end the search, as it does not where Optuna logs.
+        with suppress(OSError, ValueError):
+            tqdm.write(text, file=file)
 
 
 @dataclass(frozen=True)

@@ -118,14 +118,21 @@ def test_cells_are_below_the_heads_of_their_columns():
     assert file.getvalue().splitlines()[-1] == "   6      1.000         -  a=1"
 
 
-@pytest.mark.parametrize("missing", [True, False])
-def test_a_search_does_not_need_a_terminal(monkeypatch, missing):
-    """Neither one without a console, nor one whose output is another object that can write."""
+@pytest.mark.parametrize("kind", ["none", "object", "closed", "pipe"])
+def test_a_search_does_not_need_a_terminal(monkeypatch, kind):
+    """Neither one without a console, nor one whose output is closed or cannot say what it is."""
 
     class Lines(list):
         write, flush = list.append, list.clear
 
-    monkeypatch.setattr("sys.stdout", None if missing else Lines())
+    class Pipe(io.StringIO):
+        def write(self, text):
+            raise BrokenPipeError
+
+    closed = io.StringIO()
+    closed.close()
+    outputs = {"none": None, "object": Lines(), "closed": closed, "pipe": Pipe()}
+    monkeypatch.setattr("sys.stdout", outputs[kind])
     assert len(run(make_task(), PrintTrials()).trials) == 3
 
 
