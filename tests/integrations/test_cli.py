@@ -278,6 +278,8 @@ def test_databases_without_studies_are_not_changed(studied, tmp_path, fails):
         "postgresql+nodriver://user:password@host/db?sslpassword=password",
         "postgresql://user:password@127.0.0.1:1/db?connect_timeout=5&application_name=password",
         "postgresql://user:password@host:port/db",
+        "postgresql://user:a@password@127.0.0.1:1/db?connect_timeout=5",
+        "postgresql+nodriver://user:a@password/password@host/db",
     ],
 )
 def test_an_unreadable_storage_is_reported_without_its_password(fails, storage):
@@ -399,6 +401,12 @@ def test_no_cell_of_a_table_is_a_formula(tmp_path):
     found = dict(zip(columns, row))
     assert {found[f"'{name}"] for name in attributes} == {f"'{v}" for v in attributes.values()}
     assert (found["value"], found["low"], found["half"]) == ("-0.5", "-2.5", "\\udc80")
+
+
+def test_a_closed_output_is_no_error(tmp_path, monkeypatch):
+    _, url = new_study(tmp_path / "closed.db")
+    monkeypatch.setattr("sys.stdout", None)
+    assert main(["studies", url]) == 0
 
 
 def test_a_file_that_cannot_be_written_is_an_error(studied, tmp_path, fails):

@@ -80,6 +80,8 @@ def _printing() -> Iterator[None]:
         if isinstance(out, io.TextIOWrapper):
             out.reconfigure(errors="backslashreplace")
         yield
-        out.flush()
+        if out is not None:
+            # It is None if the caller closed it.
+            out.flush()
     finally:
         optuna.logging.set_verbosity(verbosity)

@@ -80,7 +80,16 @@ def name_without_secrets(given: str) -> str:
         return given
     from sqlalchemy.engine import make_url
 
-    return make_url(given).set(query={}).render_as_string()
+    url = make_url(given)
+    if _unescaped(url):
+        return f"{url.drivername}://***@{given.rpartition('@')[2].partition('?')[0]}"
+    return url.set(query={}).render_as_string()
+
+
+def _unescaped(url: URL) -> str:
+    """Return the rest of a password with an "@" that is not written as "%40"."""
+    rest = f"{url.host or ''}/{url.database or ''}"
+    return rest.rpartition("@")[0] if url.password is not None else ""
 
 
 def storage_code(given: str) -> str:
@@ -124,7 +133,8 @@ def _open_storage(given: str) -> tuple[BaseStorage | None, str]:
             given = f"sqlite:///{given}"
         url = make_url(given)
         shown = name_without_secrets(given)
-        secrets = [str(secret) for secret in (url.password, *url.query.values()) if secret]
+        values = (*_unescaped(url).split("/"), url.password, *url.query.values())
+        secrets = [str(secret) for secret in values if secret]
         # `RDBStorage` would write Optuna's tables into a database without them.
         return (RDBStorage(given) if _has_studies(url) else None), shown
     # Every kind of storage and every database driver has its own exceptions.
