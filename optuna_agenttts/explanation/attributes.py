@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from optuna_agenttts.explanation.markdown import shortened
 from optuna_agenttts.report.summary import Summary
-from optuna_agenttts.report.summary_text import metric_of
-from optuna_agenttts.report.text import count_text, score_text, sentence
-from optuna_agenttts.support.plain import amount_text
+from optuna_agenttts.report.text import (
+    count_text,
+    direction_text,
+    interval_text,
+    metric_of,
+    score_text,
+    sentence,
+)
+from optuna_agenttts.support.plain import amount_text, shortened
 from optuna_agenttts.task.stage import Stage
 
 _LINE = 150
@@ -17,9 +22,10 @@ def facts_of(summary: Summary) -> dict[str, str]:
     """Return the attributes of a study, in order of importance; values are single lines."""
     task, found = summary.task, summary.recommendation
     unit = task.cost_model.unit or "units of the cost"
-    directions = {True: ", higher is better", False: ", lower is better", None: ""}
     budget = f"{amount_text(task.budget, unit)} per instance"
-    metric = metric_of(task) + directions[summary.maximize]
+    metric = metric_of(task)
+    if summary.maximize is not None:
+        metric += f", {direction_text(summary.maximize)}"
     # The dashboard shows five attributes at first.
     names = ("Recommended", "Expected", "Cost", "As good for less")
     facts = dict.fromkeys(names if summary.maximize is not None else (), "not known yet")
@@ -27,8 +33,8 @@ def facts_of(summary: Summary) -> dict[str, str]:
         facts["Recommended"] = sentence(found.allocation)
         facts["Expected"] = f"{metric_of(task)} {score_text(found.value, found.margin)}"
         if found.interval is not None:
-            ends = (score_text(end, found.margin) for end in found.interval)
-            facts["Expected"] += " (90 % interval {} to {})".format(*ends)
+            ends = interval_text(found.interval, found.margin)
+            facts["Expected"] += f" (90 % interval {ends})"
         facts["Cost"] = f"{amount_text(found.cost)} of at most {budget}"
         facts["As good for less"] = "no tried allocation is shown to be"
         if found.interval is None:

@@ -25,7 +25,7 @@ from optuna_agenttts.explanation.note import note, save_note
 from optuna_agenttts.explanation.pace import SHARE, Pace, has_figures, has_note
 from optuna_agenttts.explanation.trial_notes import Inspector, save_trial_notes
 from optuna_agenttts.report.summary import Summary, summary_of
-from optuna_agenttts.report.summary_text import metric_of
+from optuna_agenttts.report.text import metric_of
 from optuna_agenttts.report.view import StudyView
 from optuna_agenttts.study.constraints import constraints_of
 from optuna_agenttts.study.measured import effective_task

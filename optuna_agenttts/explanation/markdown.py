@@ -5,6 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from optuna_agenttts.report.document import (
+    Bullets,
+    Code,
+    Line,
+    Part,
+    Section,
+    Strong,
+    Table,
+    parts_of,
+)
+from optuna_agenttts.support.plain import shortened
+
 _MARKUP = re.compile(r"([\\`*_{}\[\]()<>#+!|~$&-])")
 _ADDRESS = re.compile(r"(?<=:)(?=//)|(?<=www)(?=\.)|(?=@)", re.IGNORECASE)
 """Places in bare addresses, which become links also if they are escaped."""
@@ -24,46 +36,50 @@ def plain(text: str, most: int = 0) -> str:
         text: The text; line breaks become spaces.
         most: Maximum number of characters; 0 for no limit.
     """
-    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    escaped = _MARKUP.sub(r"\\\1", shortened(line, most))
+    flat = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    escaped = _MARKUP.sub(r"\\\1", shortened(flat, most))
     return _BLOCK.sub(r"\1\\\2", _ADDRESS.sub(_JOINER, escaped))
 
 
-def prose(text: str) -> str:
-    """Escape a sentence in which code stands between backticks."""
-    parts = text.split("`")
-    if len(parts) % 2 == 0:
-        return plain(text)
-    return "".join(
-        f"`{' '.join(part.split())}`" if index % 2 and part.strip() else _between(part)
-        for index, part in enumerate(parts)
-    )
+def line(content: Line) -> str:
+    """Escape the parts of a line, and mark them."""
+    return "".join(map(_part, parts_of(content)))
 
 
-def _between(part: str) -> str:
-    """Escape a part of a sentence, and keep the spaces around it."""
-    start, end = part[: len(part) - len(part.lstrip())], part[len(part.rstrip()) :]
-    return f"{start}{plain(part)}{end}" if part.strip() else part
+def _part(part: Part) -> str:
+    """Escape a part of a line, and keep the spaces around it."""
+    text = part if isinstance(part, str) else part.text
+    if isinstance(part, Code) and "`" not in text:
+        return f"`{' '.join(text.split())}`"
+    mark = "**" if isinstance(part, Strong) and text.strip() else ""
+    start, end = text[: len(text) - len(text.lstrip())], text[len(text.rstrip()) :]
+    return f"{start}{mark}{plain(text)}{mark}{end}" if text.strip() else text
 
 
-def shortened(text: str, most: int) -> str:
-    """Shorten a text in the middle to a number of characters; 0 for no limit."""
-    if not most or len(text) <= most:
-        return text
-    end = (most - 1) // 2
-    return f"{text[: most - 1 - end]}…{text[len(text) - end :]}"
+def section(content: Section, level: int = 3) -> str:
+    """Return a section below its title."""
+    parts = [f"{'#' * level} {plain(content.title)}"]
+    for block in content.blocks:
+        if isinstance(block, Table):
+            rows = [[line(cell) for cell in row] for row in block.rows]
+            parts.append(table([plain(title) for title in block.head], rows))
+        elif isinstance(block, Bullets):
+            parts.append(bullets([line(item) for item in block.items]))
+        else:
+            parts.append(line(block.line))
+    return "\n\n".join(parts)
 
 
 def bullets(lines: Sequence[str]) -> str:
     """Return a list of lines that are Markdown."""
-    return "\n".join(f"- {line}" for line in lines)
+    return "\n".join(f"- {item}" for item in lines)
 
 
 def table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a table whose cells are Markdown."""
     lines = [" | ".join(f"{cell}{_PADDING}" for cell in cells) for cells in (titles, *rows)]
     lines.insert(1, " | ".join(["---"] * len(titles)))
-    return "\n".join(f"| {line} |" for line in lines)
+    return "\n".join(f"| {row} |" for row in lines)
 
 
 def code(text: str, most: int) -> str:

@@ -12,8 +12,7 @@ from optuna.trial import FrozenTrial
 
 from optuna_agenttts import storage
 from optuna_agenttts.explanation.markdown import code, plain, table
-from optuna_agenttts.report.summary_text import metric_of
-from optuna_agenttts.report.text import count_text, score_text, sentence, share_text
+from optuna_agenttts.report.text import count_text, metric_of, score_text, sentence, share_text
 from optuna_agenttts.report.trials import value_of
 from optuna_agenttts.report.view import StudyView
 from optuna_agenttts.study.archive import is_maximized

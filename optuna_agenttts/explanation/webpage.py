@@ -14,21 +14,16 @@ from optuna.trial import FrozenTrial
 
 from optuna_agenttts import storage
 from optuna_agenttts.exceptions import AgentTTSError
-from optuna_agenttts.report.fragments import allocation_cell
-from optuna_agenttts.report.sections import (
-    expenditure_section,
-    guidelines_section,
-    importances_section,
-    outcomes_section,
-    saturation_section,
-)
+from optuna_agenttts.report.fragments import allocation_cell, blocks_html, section_html
+from optuna_agenttts.report.sections import LISTED, instances_section
 from optuna_agenttts.report.summary import Summary, summary_of
-from optuna_agenttts.report.text import score_text, sentence
+from optuna_agenttts.report.text import interval_text, score_text, sentence
 from optuna_agenttts.report.trials import STATE_NAMES
 from optuna_agenttts.report.view import StudyView
 from optuna_agenttts.study.spending import stated_spend
 from optuna_agenttts.support import html
 from optuna_agenttts.support.html import Html
+from optuna_agenttts.support.plain import amount_text
 from optuna_agenttts.task.parameters import read_choices
 from optuna_agenttts.visualization.figures import FIGURES
 
@@ -64,8 +59,6 @@ footer { margin-top: 2em; color: #555; }
 """
 _HEIGHT = 480
 """Height of a figure in pixels, unless the figure has its own. Chosen by hand."""
-_WORST = 10
-"""Instances shown without a click. Chosen by hand."""
 _CODE = """\
 import optuna
 from optuna_agenttts import recommend
@@ -91,17 +84,19 @@ def web_page(view: StudyView, about: Mapping[str, str], storage: str = "storage 
     """
     summary = summary_of(view)
     page = _Page(view)
+    sections, task = summary.sections, Html(summary.task._repr_html_())
     body = [
         html.element("h1", f"Study {summary.study}"),
         html.element("p", _lead(summary), class_="lead"),
-        page.section("tuned", "What was tuned", *_tuned(summary)),
-        page.section("use", "What to use", *_use(summary), page.figure("frontier")),
+        page.section("tuned", "What was tuned", blocks_html(sections["tuned"]), task),
+        page.section("use", "What to use", *_use(summary, page)),
         page.section("why", "Why", *_why(summary, page)),
     ]
-    if summary.guidelines is not None:
-        body.append(page.section("agent", "What the agent concluded", *_agent(summary)))
+    if agent := sections.get("agent"):
+        body.append(page.section("agent", "What the agent concluded", blocks_html(agent)))
+    cost = blocks_html(sections["cost"])
     body += [
-        page.section("cost", "What the search cost", *_cost(summary, page)),
+        page.section("cost", "What the search cost", cost, page.figure("spend")),
         page.section("instances", "Which questions fail", *_instances(summary, page)),
         page.section("trials", "Trials", *_trials(view, summary, page)),
         page.section("again", "How to reproduce it", *_again(summary, about, storage)),
@@ -184,9 +179,8 @@ def _lead(summary: Summary) -> Html:
     score = score_text(found.value, found.margin)
     interval = ""
     if found.interval is not None:
-        ends = " to ".join(score_text(end, found.margin) for end in found.interval)
-        interval = f" (90 % interval {ends})"
-    cost = f"{found.cost:.4g} {unit}".rstrip()
+        interval = f" (90 % interval {interval_text(found.interval, found.margin)})"
+    cost = amount_text(found.cost, unit)
     return html.join(
         [
             "Use ",
@@ -196,80 +190,33 @@ def _lead(summary: Summary) -> Html:
     )
 
 
-def _tuned(summary: Summary) -> list[object]:
-    states = ", ".join(f"{count} {state}" for state, count in summary.states.items())
-    direction = {True: "higher is better", False: "lower is better", None: "several objectives"}
-    facts = {
-        "direction": direction[summary.maximize],
-        "trials": states or "none",
-        "instances": summary.instances or None,
-        "fresh instances": summary.fresh or None,
-    }
-    return [html.facts(facts), Html(summary.task._repr_html_())]
-
-
-def _use(summary: Summary) -> list[object]:
-    found = summary.recommendation
-    parts: list[object] = [
-        Html(found._repr_html_()) if found is not None else html.paragraph(summary.without)
-    ]
-    if summary.luckiest is not None and found is not None:
-        number, value = summary.luckiest
-        parts.append(
-            html.paragraph(
-                f"The best score, {score_text(value, found.margin)} of trial {number}, is partly "
-                "luck: the expected score weighs it with those of similar allocations."
-            )
-        )
-    # The recommendation has its own warnings below its table.
-    shown = found.warnings if found is not None else ()
-    others = [line for line in summary.warnings if line not in shown]
-    for title, lines in (("To know", others), ("Next", summary.next_steps)):
-        if lines:
-            parts += [html.heading(title), html.bullets(map(_with_code, lines))]
-    return parts
-
-
-def _with_code(line: str) -> Html:
-    """Return a sentence with what is between backticks as code."""
-    parts = line.split("`")
-    return html.join(html.element("code", p) if i % 2 else p for i, p in enumerate(parts))
+def _use(summary: Summary, page: _Page) -> list[object]:
+    sections = summary.sections
+    shown = [sections[name] for name in ("less", "know", "next") if name in sections]
+    return [blocks_html(sections["use"]), page.figure("frontier"), *map(section_html, shown)]
 
 
 def _why(summary: Summary, page: _Page) -> list[object]:
     parts: list[object] = []
-    if summary.saturation is not None:
-        parts.append(saturation_section(summary.saturation, summary.task.metric or "score"))
-    parts.append(page.figure("saturation"))
-    if summary.importances:
-        parts.append(importances_section(summary.importances))
-    return [*parts, page.figure("importances"), page.figure("allocation-map")]
-
-
-def _agent(summary: Summary) -> list[object]:
-    written = [planned for planned in summary.rounds if planned.guidelines]
-    earlier = [guidelines_section(planned) for planned in reversed(written[:-1])]
-    latest = guidelines_section(written[-1])
-    return [latest, html.details(f"Earlier rounds ({len(earlier)})", *earlier) if earlier else ""]
-
-
-def _cost(summary: Summary, page: _Page) -> list[object]:
-    parts: list[object] = [html.paragraph(str(summary.spend))]
-    if summary.expenditure.expenses:
-        parts.append(expenditure_section(summary.expenditure))
-    return [*parts, page.figure("spend")]
+    for name, figures in (
+        ("samples", ["saturation"]),
+        ("matters", ["importances", "allocation-map"]),
+    ):
+        if section := summary.sections.get(name):
+            parts.append(section_html(section))
+        parts += map(page.figure, figures)
+    return parts
 
 
 def _instances(summary: Summary, page: _Page) -> list[object]:
-    count = len(summary.outcomes.instances)
+    sections, count = summary.sections, len(summary.outcomes.instances)
     if not count:
         return [html.paragraph("Trials reported no outcomes of single instances.")]
-    metric = summary.task.metric or "score"
-    parts: list[object] = [outcomes_section(summary.outcomes, metric, limit=_WORST)]
-    parts.append(page.figure("outcomes"))
-    if count > _WORST:
-        every = outcomes_section(summary.outcomes, metric, limit=count)
-        parts.append(html.details(f"All {count} instances", every))
+    parts: list[object] = [blocks_html(sections["instances"]), page.figure("outcomes")]
+    if count > LISTED:
+        margin = summary.recommendation.margin if summary.recommendation else 0.0
+        every = instances_section(summary.task, summary.outcomes, margin, count)
+        parts.append(html.details(f"All {count} instances", blocks_html(every)))
     return parts
 
 

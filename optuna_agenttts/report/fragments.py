@@ -4,12 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from optuna_agenttts.report.text import score_text
+from optuna_agenttts.report.document import (
+    Bullets,
+    Code,
+    Interval,
+    Line,
+    Section,
+    Strong,
+    Table,
+    parts_of,
+    words,
+)
+from optuna_agenttts.report.text import interval_text, is_number, score_text
 from optuna_agenttts.support import html
 from optuna_agenttts.support.html import Html
 from optuna_agenttts.task.allocation import Allocation
 
-ScoreRow = tuple[Sequence[object], float, tuple[float, float] | None, Sequence[object]]
+ScoreRow = tuple[Sequence[Line], float, tuple[float, float] | None, Sequence[Line]]
 """Cells before a score, the score, its interval, and the cells after it."""
 
 
@@ -20,11 +31,6 @@ def allocation_cell(allocation: Allocation) -> Html:
         lines += [html.BREAK] if lines else []
         lines.append(html.line(f"{stage}: {setting.samples} x {setting.model}"))
     return html.join(lines)
-
-
-def interval_text(ends: tuple[float, float] | None, margin: float = 0.0) -> str:
-    """Return the ends of an interval as text; "-" without one."""
-    return "-" if ends is None else " to ".join(score_text(end, margin) for end in ends)
 
 
 def cost_title(unit: str) -> str:
@@ -41,7 +47,6 @@ def scores_table(
     level: int = 90,
     marked: float | None = None,
     score: str = "score",
-    numbers: Sequence[int] = (),
 ) -> Html:
     """Return a table of scores with their intervals, drawn on the same scale.
 
@@ -53,21 +58,61 @@ def scores_table(
         level: Level of the intervals, in percent.
         marked: Score that is marked in all drawings.
         score: Title of the score.
-        numbers: Positions of the cells after the interval that are numbers.
     """
-    rows = list(rows)
-    scale = html.limits(v for _, value, ends, _ in rows for v in (value, *(ends or ())))
     lines = []
     for first, value, ends, last in rows:
-        shown, text = score_text(value, margin), interval_text(ends, margin)
-        label = f"{shown} ({text})" if ends else shown
-        drawing = html.interval(value, ends, scale, label=label, marked=marked)
-        lines.append([*first, shown, html.line(text), drawing, *last])
-    left, right = scale
-    edges = f"{score_text(left, margin)} to {score_text(right, margin)}"
-    count = len(before)
-    return html.table(
-        [*before, score, f"{level} % interval", f"from {edges}", *after],
-        lines,
-        numbers=(count, *(count + 3 + position for position in numbers)),
-    )
+        drawn = Interval(interval_text(ends, margin), value, ends, marked=marked)
+        lines.append((*first, score_text(value, margin), drawn, *last))
+    return _table(Table((*before, score, f"{level} % interval", *after), tuple(lines)))
+
+
+def section_html(section: Section) -> Html:
+    """Return a section below its title."""
+    return html.join([html.heading(section.title), blocks_html(section)])
+
+
+def blocks_html(section: Section) -> Html:
+    """Return a section without its title."""
+    parts = []
+    for block in section.blocks:
+        if isinstance(block, Table):
+            parts.append(_table(block))
+        elif isinstance(block, Bullets):
+            parts.append(html.bullets(map(_line, block.items)))
+        else:
+            parts.append(html.paragraph(_line(block.line)))
+    return html.join(parts)
+
+
+def _table(block: Table) -> Html:
+    """Return a table; intervals are drawn beside their texts, on the scale of their column."""
+    head: list[str] = []
+    columns: list[list[Html]] = []
+    numbers = []
+    for title, cells in zip(block.head, zip(*block.rows)):
+        if all(is_number(words(cell)) for cell in cells):
+            numbers.append(len(head))
+        head.append(title)
+        columns.append([_line(cell) for cell in cells])
+        if drawn := [cell for cell in cells if isinstance(cell, Interval)]:
+            limits = html.limits(v for each in drawn for v in (each.value, *(each.ends or ())))
+            scale = drawn[0].scale or limits
+            head.append("from {} to {}".format(*map(score_text, scale)))
+            columns.append([_drawing(each, scale) for each in drawn])
+    return html.table(head, zip(*columns), numbers=numbers)
+
+
+def _drawing(each: Interval, scale: tuple[float, float]) -> Html:
+    text = each.text if each.ends else f"{each.value:.3g}"
+    return html.interval(each.value, each.ends, scale, label=text, marked=each.marked)
+
+
+def _line(line: Line) -> Html:
+    """Return the parts of a line."""
+    shown: list[object] = []
+    for part in parts_of(line):
+        if isinstance(part, (Strong, Code)):
+            shown.append(html.element("b" if isinstance(part, Strong) else "code", part.text))
+        else:
+            shown.append(html.line(part.text) if isinstance(part, Interval) else part)
+    return html.join(shown)

@@ -254,8 +254,7 @@ def points_table(points: Sequence[FrontierPoint], unit: str, *, margin: float = 
         for point in points
     ]
     after = ["instances", cost_title(unit), *map(cost_title, points[0].costs)]
-    numbers = range(len(after))
-    return scores_table(rows, ["allocation"], after, margin=margin, numbers=numbers)
+    return scores_table(rows, ["allocation"], after, margin=margin)
 
 
 def _instances(point: FrontierPoint) -> str:

@@ -18,12 +18,7 @@ from optuna.trial import TrialState
 from optuna_agenttts.exceptions import NoEvidenceError, TaskError
 from optuna_agenttts.planner.evidence import Floats
 from optuna_agenttts.report.candidates import Candidates
-from optuna_agenttts.report.fragments import (
-    ScoreRow,
-    allocation_cell,
-    cost_title,
-    scores_table,
-)
+from optuna_agenttts.report.fragments import ScoreRow, allocation_cell, cost_title, scores_table
 from optuna_agenttts.report.frames import to_frame
 from optuna_agenttts.report.saved import Saved
 from optuna_agenttts.report.text import (
@@ -151,7 +146,7 @@ class Recommendation(Saved):
         unit = one_line(self.unit) or "units of the task's cost"
         scale = f"{metric_text(self.metric, self.maximize)}, cost in {unit} per instance"
         table = allocation_table(("", "score", "90 % interval", "cost"), rows)
-        return "\n".join([scale, *table, *self._notes()])
+        return "\n".join([scale, *table, *self.remarks(), *self.warnings])
 
     def _repr_html_(self) -> str:
         """Show the recommendation, ties and undecided allocations in a notebook."""
@@ -171,21 +166,24 @@ class Recommendation(Saved):
             score=self.metric or "score",
             margin=self.margin,
             marked=self.value,
-            numbers=(0,),
         )
-        return html.join([table, html.bullets(self._notes())])
+        return html.join([table, html.bullets([*self.remarks(), *self.warnings])])
 
     def _rows(self) -> list[tuple[str, Recommendation | Tie | Undecided, str]]:
         """Return the shown allocations, each with its kind and what it may lose."""
-        rows: list[tuple[str, Recommendation | Tie | Undecided, str]] = [("recommended", self, "")]
-        for tie in self.ties[:_SHOWN]:
+        return [("recommended", self, ""), *self.cheaper()]
+
+    def cheaper(self, most: int = _SHOWN) -> list[tuple[str, Tie | Undecided, str]]:
+        """Return the first `most` ties and undecided ones, each with its kind and its loss."""
+        rows: list[tuple[str, Tie | Undecided, str]] = []
+        for tie in self.ties[:most]:
             rows += [(_TIE, tie, f"loses < {self._score(max(tie.loss, 0))}")]
-        for other in self.undecided[:_SHOWN]:
+        for other in self.undecided[:most]:
             rows += [(_UNDECIDED, other, f"may lose {self._score(max(other.loss, 0))}")]
         return rows
 
-    def _notes(self) -> list[str]:
-        """Return what the table does not show, one sentence each."""
+    def remarks(self, most: int = _SHOWN) -> list[str]:
+        """Return what a table of `most` allocations of each kind does not show."""
         lines = []
         if self.bound is not None and self.probability is not None:
             lines.append(
@@ -198,7 +196,7 @@ class Recommendation(Saved):
                 f"{self._score(self.margin)}."
             )
         for others, what in ((self.ties, _TIE), (self.undecided, _UNDECIDED)):
-            if (more := len(others) - _SHOWN) > 0:
+            if (more := len(others) - most) > 0:
                 lines.append(f"{more} more {'is' if more == 1 else 'are'} {what}.")
         if self.undecided:
             other = self.undecided[0]
@@ -206,7 +204,6 @@ class Recommendation(Saved):
                 f"If the first undecided one is as good, about {other.instances} instances would "
                 f"show it ({other.shared} so far)."
             )
-        lines += self.warnings
         if self.known:
             count = known_text(self.known)
             lines.append(f"Allocations not tried, since their outcomes are known: {count}.")

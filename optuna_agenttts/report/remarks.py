@@ -43,7 +43,7 @@ def warnings_of(
             "of one instance."
         )
     if spend.unpriced:
-        yield f"{spend.unpriced} tokens of the agent are of unknown cost."
+        yield f"{spend.unpriced:,} tokens of the agent are of unknown cost."
     lines = [line for trial in trials for line in _thoughts(trial.user_attrs.get("thoughts"))]
     # The latest share of each model and stage.
     for line in {line.partition("% of")[2]: line for line in lines}.values():

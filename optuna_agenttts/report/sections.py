@@ -1,138 +1,276 @@
-"""Parts of a summary as HTML, for notebooks and web pages."""
+"""Sections of a summary: the questions of people who have not seen a study, and their answers."""
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Sequence
 
+from optuna_agenttts.report.document import (
+    Block,
+    Bullets,
+    Interval,
+    Line,
+    Paragraph,
+    Part,
+    Section,
+    Strong,
+    Table,
+    with_code,
+)
 from optuna_agenttts.report.expenditure import Expenditure
-from optuna_agenttts.report.fragments import scores_table
 from optuna_agenttts.report.importances import Importance
-from optuna_agenttts.report.outcomes import OutcomeTable
-from optuna_agenttts.report.saturation import Saturation
-from optuna_agenttts.report.text import score_text, share_text, spend_text
+from optuna_agenttts.report.outcomes import InstanceOutcomes, OutcomeTable
+from optuna_agenttts.report.recommendation import Recommendation
+from optuna_agenttts.report.saturation import Saturation, SaturationCurve
+from optuna_agenttts.report.text import (
+    direction_text,
+    interval_text,
+    metric_of,
+    score_text,
+    share_text,
+    spend_text,
+)
+from optuna_agenttts.study.claims import contradictions
 from optuna_agenttts.study.claims import summary as verdicts_text
 from optuna_agenttts.study.rounds import Round
-from optuna_agenttts.support import html
-from optuna_agenttts.support.html import Html
+from optuna_agenttts.study.spending import Spend
+from optuna_agenttts.support.plain import amount_text, one_line, shortened
+from optuna_agenttts.task.task import Task
+
+LISTED = 10
+"""Rows of a table. Chosen by hand, so that a summary is read within a minute."""
+_NAME = 60
+"""Characters of a name. Chosen by hand, so that a table is as wide as a page."""
+_TEXT, _PROSE = 300, 3000
+"""Characters of a description, and of sentences and guidelines. Chosen by hand."""
+_FEW = 5
+"""Allocations as good for less, and instances that tell allocations apart. Chosen by hand."""
+_HISTORY = 5
+"""Rounds whose guidelines are shown: more would push the rest out of sight."""
 
 
-def saturation_section(saturation: Saturation, metric: str) -> Html:
-    """Return the models of each stage, with their expected scores and where samples saturate.
+def _name(text: str) -> str:
+    return shortened(one_line(text, _PROSE), _NAME)
 
-    Args:
-        saturation: The curves.
-        metric: Title of the scores.
-    """
+
+def _table(
+    head: Sequence[str], rows: Sequence[tuple[Line, ...]], most: int = LISTED
+) -> list[Block]:
+    """Return a table of the first rows, and how many there are more."""
+    blocks: list[Block] = [Table(tuple(head), tuple(rows[:most]))] if rows else []
+    if len(rows) > most:
+        text = f"And {len(rows) - most} more: `summarize(study)` has all of them."
+        blocks.append(Paragraph(with_code(text)))
+    return blocks
+
+
+def tuned_section(task: Task, maximize: bool | None, trials: str, pruned: str) -> Section:
+    """Return what was tuned, under which budget, and by how many trials."""
+    question: list[Part] = ["Which model, and how many samples of it, should "]
+    for left, stage in zip(range(len(task.stages), 0, -1), task.stages):
+        question += [Strong(_name(stage.name)), {1: " ", 2: " and "}.get(left, ", ")]
+    question += ["of the task ", Strong(_name(task.name)), " get?"]
+    count = task.count_allocations()
+    number = f"{count:,}" if isinstance(count, int) else f"about {count:.2g}"
+    budget = Strong(spend_text(task.budget, task.cost_model.unit))
+    items: list[Line] = [
+        ("Metric: ", Strong(metric_of(task)), f" ({direction_text(maximize)})"),
+        ("Budget: ", budget, f" per instance, for {number} allocation{'s' * (count != 1)}"),
+        f"Trials: {trials}",
+    ]
+    if pruned:
+        items.append(f"Pruned, with the mean of what each saw: {one_line(pruned, _TEXT)}")
     rows = []
-    for curve in saturation.curves:
-        at, name = curve.saturates_at, html.escape(curve.model)
-        if curve.recommended:
-            name = html.join([html.element("b", name), " (recommended)"])
-        if at is None:
-            continue
-        place = curve.samples.index(at)
-        low, high = curve.saturates_between or (at, at)
-        after = (f"{at} ({low} to {high})", curve.affordable, len(curve.trials))
-        rows.append(((curve.stage, name), curve.values[place], curve.intervals[place], after))
-    left_out = [
-        f"{curve.stage}: {curve.model}: one sample is over the budget"
-        for curve in saturation.curves
-        if curve.saturates_at is None
+    for stage in task.stages:
+        models = shortened(", ".join(_name(model.name) for model in stage.models), 4 * _NAME)
+        rows.append((_name(stage.name), models, f"1 to {stage.max_samples}"))
+    blocks: list[Block] = [Paragraph(tuple(question))]
+    blocks += [Paragraph(one_line(task.description, _TEXT))] * bool(task.description)
+    blocks += [Table(("stage", "models", "samples"), tuple(rows)), Bullets(tuple(items))]
+    return Section("What was tuned", tuple(blocks))
+
+
+def use_section(
+    task: Task, found: Recommendation | None, without: str, luckiest: tuple[int, float] | None
+) -> Section:
+    """Return the recommended allocation, its score and its cost."""
+    if found is None:
+        return Section("Nothing to recommend", (Paragraph(with_code(without)),))
+    rows = [
+        (_name(stage), Strong(_name(chosen.model)), Strong(str(chosen.samples)))
+        for stage, chosen in found.allocation.items()
     ]
-    return html.join(
-        [
-            html.heading("Which model, and how many samples"),
-            scores_table(
-                rows,
-                ("stage", "model"),
-                ("samples (90 % interval)", "most samples within the budget", "trials"),
-                margin=saturation.margin,
-                score=f"expected {metric}",
-                numbers=(0, 1, 2),
-            ),
-            html.bullets(left_out),
-            html.paragraph(
-                "Expected with as many samples as the model saturates at, the other stages being "
-                "as recommended. Further samples within the budget are expected to gain at most "
-                f"{saturation.margin:.2g}."
-            ),
-        ]
-    )
+    text: list[Part] = [
+        f"Expected {metric_of(task)}: ",
+        Strong(score_text(found.value, found.margin)),
+    ]
+    if found.interval is not None:
+        ends = Strong(interval_text(found.interval, found.margin))
+        text += [" (90 % interval ", ends, ", on instances like those of the search)"]
+    cost, share = spend_text(found.cost, found.unit), found.cost / (task.budget or 1)
+    text += [". Cost: ", Strong(cost), f" per instance, {share_text(share)} of the budget."]
+    table = Table(("stage", "model", "samples"), tuple(rows))
+    blocks: list[Block] = [table, Paragraph(tuple(text))]
+    if found.interval is None:
+        unknown = "How sure that is, is not known: `trial.report(outcome, step=number)` for each "
+        blocks.append(Paragraph(with_code(f"{unknown}instance gives an interval.")))
+    if luckiest is not None and (luckiest[1] - found.value) * (1 if found.maximize else -1) > 0:
+        luck = (
+            f"The best score, {score_text(luckiest[1], found.margin)} of trial {luckiest[0]}, is "
+            "partly luck: the expected score weighs it with those of similar allocations."
+        )
+        blocks.append(Paragraph(luck))
+    return Section("What to use", tuple(blocks))
 
 
-def importances_section(importances: Sequence[Importance]) -> Html:
+def less_section(task: Task, found: Recommendation) -> Section:
+    """Return the cheaper allocations that are as good, or may be."""
+    margin = score_text(found.margin, found.margin)
+    costs = f"(costs in {_name(found.unit) or 'units of the cost'} per instance)"
+    if found.ties:
+        text = f"Shown to lose less than {margin}, cheapest first {costs}:"
+    elif found.undecided:
+        text = f"No cheaper allocation is shown to lose less than {margin} yet. These may {costs}:"
+    elif found.interval is None:
+        text = "Not known: this takes outcomes of single instances."
+    else:
+        text = f"No tried cheaper allocation can lose less than {margin}."
+    rows = [
+        (
+            loss,
+            score_text(other.value, found.margin),
+            amount_text(other.cost),
+            share_text(other.cost / found.cost) if found.cost else "-",
+            *(f"{chosen.samples} x {_name(chosen.model)}" for chosen in other.allocation.values()),
+        )
+        for _, other, loss in found.cheaper(_FEW)
+    ]
+    head = ("loss", metric_of(task), "cost", "of recommended", *map(_name, found.allocation))
+    blocks = [Paragraph(text), *_table(head, rows)]
+    if remarks := found.remarks(_FEW):
+        blocks.append(Bullets(tuple(remarks)))
+    return Section("As good for less", tuple(blocks))
+
+
+def matters_section(task: Task, importances: Sequence[Importance]) -> Section:
     """Return which settings matter, the most important one first."""
-    rows = [
-        (
-            f"{each.setting} of {each.stage}",
-            share_text(each.share),
-            " to ".join(map(share_text, each.interval)),
-            html.interval(each.share, each.interval, (0.0, 1.0), label=share_text(each.share)),
-            f"{each.loss:.2g}",
-        )
-        for each in sorted(importances, key=lambda each: -each.share)
-    ]
-    head = ("setting", "share", "90 % interval", "from 0 to 100 %", "loss if chosen at random")
-    about = "Shares of the variation of expected scores among all allocations within the budget."
-    table = html.table(head, rows, numbers=(1, 4))
-    return html.join([html.heading("What matters"), table, html.paragraph(about)])
-
-
-def expenditure_section(expenditure: Expenditure) -> Html:
-    """Return the spend on each model of each stage, the largest one first."""
-    total = sum(expense.spend for expense in expenditure.expenses)
-    rows = [
-        (
-            expense.stage,
-            expense.model,
-            spend_text(expense.spend, expenditure.unit),
-            share_text(expense.spend / total) if total else "-",
-            spend_text(expense.saved, expenditure.unit) if expense.saved else "-",
-            expense.trials,
-        )
-        for expense in sorted(expenditure.expenses, key=lambda each: -each.spend)
-    ]
-    head = ("stage", "model", "spend", "share", "saved by reuse", "trials")
-    parts = [html.heading("What it cost"), html.table(head, rows, numbers=(2, 3, 4, 5))]
-    if not expenditure.measured:
-        parts.append(
-            html.paragraph("Divided among stages in proportion to the costs of allocations.")
-        )
-    return html.join(parts)
-
-
-def outcomes_section(
-    outcomes: OutcomeTable, metric: str, *, margin: float = 0.0, limit: int = 10
-) -> Html:
-    """Return the instances that fail most often.
-
-    Args:
-        outcomes: The outcomes.
-        metric: Title of the scores.
-        margin: Difference of scores that is worth showing, in units of the metric.
-        limit: Maximum number of instances.
-    """
-    rows = [
-        (each.name, score_text(each.mean, margin), f"{each.decides:.2f}", each.trials)
-        for each in outcomes.instances[:limit]
-    ]
-    head = ("instance", f"mean {metric}", "agrees with other instances", "trials")
+    rows = []
+    for each in sorted(importances, key=lambda each: -each.share):
+        ends = " to ".join(map(share_text, each.interval))
+        drawn = Interval(ends, each.share, each.interval, (0.0, 1.0))
+        setting = f"{each.setting} of {_name(each.stage)}"
+        rows.append((setting, Strong(share_text(each.share)), drawn, f"{each.loss:.2g}"))
+    head = ("setting", "share", "90 % interval", "loss if chosen at random")
     about = (
-        f"The worst {len(rows)} of {len(outcomes.instances)}. The correlation of an instance with "
-        "the others is high where it tells good allocations from bad ones."
+        f"Shares of the variation of expected {metric_of(task)} among all allocations within the "
+        "budget, by the posterior."
     )
-    table = html.table(head, rows, numbers=(1, 2, 3))
-    return html.join([html.heading("Which instances fail"), table, html.paragraph(about)])
+    return Section("What matters", (*_table(head, rows), Paragraph(about)))
 
 
-def guidelines_section(planned: Round) -> Html:
-    """Return the guidelines of a round of the agent, and how its claims compare with the fit."""
-    title = f"Round {planned.number}, after {planned.trials} trials, by {planned.model}:"
-    return html.join(
-        [
-            html.heading("Guidelines of the agent"),
-            html.paragraph(title),
-            html.bullets(planned.guidelines),
-            html.paragraph(verdicts_text(planned.verdicts)),
-        ]
+def samples_section(task: Task, saturation: Saturation, marked: float | None) -> Section:
+    """Return the models of each stage, their expected scores, and where samples saturate."""
+    margin, order = saturation.margin, [stage.name for stage in task.stages]
+
+    def row(curve: SaturationCurve) -> tuple[Line, ...]:
+        name, value, ends = _name(curve.model), math.nan, None
+        if curve.saturates_at is not None:
+            place = curve.samples.index(curve.saturates_at)
+            value, ends = curve.values[place], curve.intervals[place]
+        return (
+            _name(curve.stage),
+            (Strong(name), " (recommended)") if curve.recommended else name,
+            "-" if math.isnan(value) else score_text(value, margin),
+            Interval(interval_text(ends, margin), value, ends, marked=marked),
+            curve.finding,
+            str(len(curve.trials)),
+        )
+
+    curves = sorted(saturation.curves, key=lambda c: (order.index(c.stage), not c.recommended))
+    head = ("stage", "model", f"expected {metric_of(task)}", "90 % interval", "samples", "trials")
+    about = (
+        "Expected with as many samples as the model saturates at, or as the budget allows, the "
+        "other stages being as recommended. Further samples within the budget are expected to "
+        f"gain at most {margin:.2g}."
     )
+    table = _table(head, list(map(row, curves)), LISTED * len(order))
+    return Section("Which model, and how many samples", (*table, Paragraph(about)))
+
+
+def instances_section(
+    task: Task, outcomes: OutcomeTable, margin: float, most: int = LISTED
+) -> Section:
+    """Return the instances that fail most often, and those that tell allocations apart."""
+
+    def mean(each: InstanceOutcomes) -> str:
+        return score_text(each.mean, margin)
+
+    found = outcomes.instances
+    rows = [
+        (_name(each.name), mean(each), f"{each.decides:.2f}", str(each.trials))
+        for each in found[:most]
+    ]
+    head = ("instance", f"mean {metric_of(task)}", "agrees with other instances", "trials")
+    about = (
+        f"The worst {len(rows)} of {len(found)}. The correlation of an instance with the others "
+        "is high where it tells good allocations from bad ones."
+    )
+    deciding = sorted((each for each in found if each.decides > 0), key=lambda e: -e.decides)
+    if deciding:
+        named = ", ".join(f"{_name(each.name)} ({mean(each)})" for each in deciding[:_FEW])
+        about += f" Best at that, with their means: {named}."
+    return Section("Which instances fail", (Table(head, tuple(rows)), Paragraph(about)))
+
+
+def cost_section(spend: Spend, costs: Expenditure) -> Section:
+    """Return the spend, and its parts by stage and model, the largest one first."""
+    ranked = sorted(costs.expenses, key=lambda each: -each.spend)
+    total, saved = sum(each.spend for each in ranked), sum(each.saved for each in ranked)
+    text = one_line(str(spend), _PROSE)
+    if saved:
+        text += f" Reuse of samples saved {spend_text(saved, costs.unit)}."
+    if ranked and not costs.measured:
+        text += " Stages are not measured: spends are divided by the costs of allocations."
+    rows = [
+        (
+            _name(each.stage),
+            _name(each.model),
+            amount_text(each.spend),
+            share_text(each.spend / total) if total else "-",
+            *([amount_text(each.saved)] if saved else []),
+            str(each.trials),
+        )
+        for each in ranked
+    ]
+    unit = f" ({_name(costs.unit)})" if costs.unit else ""
+    reuse = ["saved by reuse"] if saved else []
+    table = _table(("stage", "model", f"spend{unit}", "share", *reuse, "trials"), rows)
+    return Section("What it cost", (Paragraph(text), *table))
+
+
+def agent_section(rounds: Sequence[Round]) -> Section:
+    """Return the agent's guidelines, the latest first, and its rounds."""
+    # Guidelines that did not change are shown once, by their latest round.
+    written = {planned.guidelines: planned for planned in rounds if planned.guidelines}
+    ranked = sorted(written.values(), key=lambda planned: -planned.number)
+    blocks: list[Block] = [] if ranked else [Paragraph("None yet.")]
+    for planned in ranked[:_HISTORY]:
+        when = Strong(f"Round {planned.number}, after {planned.trials} trials")
+        by = f", by {_name(planned.model)}" if planned.model else ""
+        blocks.append(Paragraph((when, f"{by}:")))
+        blocks.append(Bullets(tuple(one_line(text, _PROSE) for text in planned.guidelines)))
+        if planned is ranked[0] and planned.verdicts:
+            blocks.append(Paragraph(verdicts_text(planned.verdicts)))
+            refuted = tuple(verdict.text for verdict in contradictions(planned.verdicts))
+            blocks += [Bullets(refuted)] * bool(refuted)
+    rows = []
+    for planned in reversed(rounds):
+        problems = Counter(planned.problems) + Counter(planned.failures)
+        named = ", ".join(f"{kind} ({count})" for kind, count in sorted(problems.items()))
+        numbers = len(planned.candidates), planned.requests
+        tokens = planned.prompt_tokens + planned.completion_tokens
+        cells = [str(planned.number), *map(str, numbers), f"{tokens:,}", f"{planned.seconds:.1f}"]
+        rows.append((*cells, one_line(named, _TEXT) or "none"))
+    head = ("round", "candidates", "requests", "tokens", "seconds", "problems")
+    return Section("Guidelines of the agent", (*blocks, *_table(head, rows)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from optuna.study import Study
@@ -10,7 +10,9 @@ from optuna.trial import TrialState
 
 from optuna_agenttts import storage
 from optuna_agenttts.exceptions import NoEvidenceError, NoTaskError
+from optuna_agenttts.report.document import Bullets, Section, with_code
 from optuna_agenttts.report.expenditure import Expenditure, expenditure_of
+from optuna_agenttts.report.fragments import section_html
 from optuna_agenttts.report.importances import Importance, importances_of
 from optuna_agenttts.report.outcomes import OutcomeTable, outcomes_of_study
 from optuna_agenttts.report.points import Frontier
@@ -18,23 +20,16 @@ from optuna_agenttts.report.recommendation import Recommendation
 from optuna_agenttts.report.remarks import next_steps_of, warnings_of
 from optuna_agenttts.report.saturation import Saturation, saturation_of
 from optuna_agenttts.report.sections import (
-    expenditure_section,
-    guidelines_section,
-    importances_section,
-    outcomes_section,
-    saturation_section,
+    agent_section,
+    cost_section,
+    instances_section,
+    less_section,
+    matters_section,
+    samples_section,
+    tuned_section,
+    use_section,
 )
-from optuna_agenttts.report.summary_text import (
-    duration_text,
-    expenditure_lines,
-    guideline_lines,
-    importance_lines,
-    metric_of,
-    outcome_lines,
-    saturation_lines,
-    task_lines,
-)
-from optuna_agenttts.report.text import count_text, score_text, spend_text
+from optuna_agenttts.report.text import count_text, duration_text, section_text
 from optuna_agenttts.report.trials import states_of, stopped_trials
 from optuna_agenttts.report.view import StudyView
 from optuna_agenttts.study.archive import explaining_outcomes, is_maximized
@@ -98,51 +93,51 @@ class Summary:
     warnings: tuple[str, ...]
     next_steps: tuple[str, ...]
 
+    @property
+    def sections(self) -> dict[str, Section]:
+        """Questions about the study and their answers, which text, HTML and Markdown show."""
+        task, found = self.task, self.recommendation
+        margin = found.margin if found is not None else 0.0
+        sections = {
+            "tuned": tuned_section(task, self.maximize, self._trials(), self.pruned),
+            "use": use_section(task, found, self.without, self.luckiest),
+        }
+        if found is not None:
+            sections["less"] = less_section(task, found)
+        if self.importances:
+            sections["matters"] = matters_section(task, self.importances)
+        if self.saturation is not None:
+            marked = found.value if found is not None else None
+            sections["samples"] = samples_section(task, self.saturation, marked)
+        if self.outcomes.instances:
+            sections["instances"] = instances_section(task, self.outcomes, margin)
+        sections["cost"] = cost_section(self.spend, self.expenditure)
+        if self.rounds:
+            sections["agent"] = agent_section(self.rounds)
+        lists = {"know": ("What to know", self.warnings), "next": ("What next", self.next_steps)}
+        for key, (title, lines) in lists.items():
+            if lines:
+                sections[key] = Section(title, (Bullets(tuple(map(with_code, lines))),))
+        return sections
+
     def __str__(self) -> str:
         """Return the summary as plain text."""
-        task, metric, planned = self.task, metric_of(self.task), self.guidelines
-        margin = self.saturation.margin if self.saturation is not None else 0.0
-        shown = self.recommendation.warnings if self.recommendation is not None else ()
-        parts: list[tuple[str, Iterable[str]]] = [
-            ("Recommended", self._recommended()),
-            ("What matters", importance_lines(self.importances, metric)),
-            ("Samples", saturation_lines(self.saturation) if self.saturation else ()),
-            ("Spend", [str(self.spend), *expenditure_lines(self.expenditure)]),
-            ("Instances", outcome_lines(self.outcomes, metric, margin)),
-            ("Guidelines of the agent", guideline_lines(planned) if planned else ()),
-            ("Warnings", [f"- {line}" for line in self.warnings if line not in shown]),
-            ("Next", [f"- {line}" for line in self.next_steps]),
-        ]
-        lines = [f"Study {one_line(self.study)!r} of task {one_line(task.name)!r}"]
-        lines += [*task_lines(task, self.maximize), f"trials: {self._trials()}"]
-        if self.pruned:
-            lines.append(f"pruned, with the mean of what each saw: {self.pruned}")
-        for title, part in parts:
-            if indented := [f"  {line}" for line in part]:
-                lines += ["", title, *indented]
-        return "\n".join(lines)
+        title = f"Study {one_line(self.study)!r} of task {one_line(self.task.name)!r}"
+        return "\n\n".join([title, *map(section_text, self.sections.values())])
+
+    def _repr_html_(self) -> str:
+        """Show the summary in a notebook."""
+        title = html.heading(f"Study {self.study}", level=3)
+        return html.join([title, *map(section_html, self.sections.values())])
 
     def _trials(self) -> str:
         """Count the trials and their instances."""
         text = ", ".join(f"{count} {name}" for name, count in self.states.items()) or "none"
         if self.instances:
-            text += f"; on {count_text(self.instances, 'instance')} each"
+            text += f", on up to {count_text(self.instances, 'instance')} each"
         if self.fresh:
             text += f"; confirmed on {count_text(self.fresh, 'fresh instance')}"
         return text if self.seconds is None else f"{text}; {duration_text(self.seconds)}"
-
-    def _recommended(self) -> Iterator[str]:
-        """Yield what to use, and why it is not the luckiest trial."""
-        found = self.recommendation
-        if found is None:
-            yield one_line(self.without, 1000)
-            return
-        yield from str(found).splitlines()
-        if self.luckiest is not None:
-            number, value = self.luckiest
-            if (value > found.value) if self.maximize else (value < found.value):
-                best = score_text(value, found.margin)
-                yield f"The best score, {best} of trial {number}, is partly luck."
 
     @property
     def trials(self) -> int:
@@ -154,45 +149,6 @@ class Summary:
         """Latest round in which the agent wrote guidelines; None without one."""
         written = [planned for planned in self.rounds if planned.guidelines]
         return written[-1] if written else None
-
-    def _repr_html_(self) -> str:
-        """Show the summary in a notebook."""
-        task, spend = self.task, self.spend
-        metric = task.metric or "score"
-        direction = {
-            True: "higher is better",
-            False: "lower is better",
-            None: "several objectives",
-        }
-        about = {
-            "task": f"{task.name}: {task.description}" if task.description else task.name,
-            "metric": f"{metric} ({direction[self.maximize]})",
-            "budget": f"{spend_text(task.budget, task.cost_model.unit)} per instance",
-            "trials": ", ".join(f"{count} {state}" for state, count in self.states.items()),
-            "instances": self.instances,
-            "fresh instances": self.fresh or None,
-            "spend": spend_text(spend.total, spend.unit),
-        }
-        parts: list[object] = [html.heading(f"Study {self.study}", level=3), html.facts(about)]
-        parts.append(html.heading("What to use"))
-        found = self.recommendation
-        parts.append(found._repr_html_() if found else html.paragraph(self.without))
-        if self.saturation is not None:
-            parts.append(saturation_section(self.saturation, metric))
-        if self.importances:
-            parts.append(importances_section(self.importances))
-        if self.outcomes.instances:
-            parts.append(
-                outcomes_section(self.outcomes, metric, margin=found.margin if found else 0.0)
-            )
-        if self.expenditure.expenses:
-            parts.append(expenditure_section(self.expenditure))
-        if self.guidelines is not None:
-            parts.append(guidelines_section(self.guidelines))
-        for title, lines in (("What to know", self.warnings), ("What next", self.next_steps)):
-            if lines:
-                parts += [html.heading(title), html.bullets(lines)]
-        return html.join(parts)
 
 
 def summarize(study: Study, task: Task | None = None) -> Summary:

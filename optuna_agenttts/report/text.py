@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 import re
+import textwrap
 from collections.abc import Sequence
 
+from optuna_agenttts.report.document import Bullets, Line, Section, Table, words
 from optuna_agenttts.support.plain import amount_text, one_line
 from optuna_agenttts.task.allocation import Allocation
+from optuna_agenttts.task.task import Task
 
 _MAX_NAME = 300
 """Maximum length of a name, in characters. Chosen by hand: names are shown to be copied."""
@@ -15,6 +18,8 @@ _MAX_DECIMALS = 9
 """Maximum number of decimals of a score; more are written as a power of ten. Chosen by hand."""
 _WIDTH = 80
 """Maximum width of a table, in columns, with all stages of an allocation on one line."""
+_PAGE = 98
+"""Maximum width of the lines of a section, in columns, if their words are short enough."""
 _NUMBER = re.compile(r"(< )?[-+]?[\d,.]+(e[-+]?\d+)?( %)?|-|")
 """Number in a cell, or none."""
 _LISTED = 10
@@ -60,10 +65,31 @@ def score_text(score: float, margin: float = 0.0) -> str:
     return f"{score:#.{digits}g}".rstrip(".")
 
 
+def interval_text(ends: tuple[float, float] | None, margin: float = 0.0) -> str:
+    """Return the ends of an interval as text; "-" without one."""
+    return "-" if ends is None else " to ".join(score_text(end, margin) for end in ends)
+
+
+def metric_of(task: Task) -> str:
+    """Return the name of the metric, or "score"."""
+    return one_line(task.metric, 60) or "score"
+
+
+def direction_text(maximize: bool | None) -> str:
+    """Describe a direction; None is that of several objectives."""
+    if maximize is None:
+        return "several objectives"
+    return f"{'higher' if maximize else 'lower'} is better"
+
+
 def metric_text(metric: str, maximize: bool) -> str:
     """Return the name of a metric with its direction."""
-    name = one_line(metric) or "score"
-    return f"{name} ({'higher' if maximize else 'lower'} is better)"
+    return f"{one_line(metric) or 'score'} ({direction_text(maximize)})"
+
+
+def is_number(cell: str) -> bool:
+    """Return whether a cell is a number with or without a sign of percent, or none."""
+    return _NUMBER.fullmatch(cell) is not None
 
 
 def table(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -73,10 +99,56 @@ def table(rows: Sequence[Sequence[str]]) -> list[str]:
     """
     columns = []
     for column in zip(*rows):
-        align = str.rjust if all(map(_NUMBER.fullmatch, column[1:])) else str.ljust
+        align = str.rjust if all(map(is_number, column[1:])) else str.ljust
         width = max(map(len, column))
         columns.append([align(cell, width) for cell in column])
     return ["  ".join(row).rstrip() for row in zip(*columns)]
+
+
+def fitting_table(rows: Sequence[Sequence[str]], width: int) -> list[str]:
+    """Align the cells of rows as `table`; if they are too wide, the longest are below their rows.
+
+    The first column and numbers are never below.
+    """
+    head, *rest = rows
+    kept = list(range(len(head)))
+    texts = [i for i in kept[1:] if not all(is_number(row[i]) for row in rest)]
+    lines = table(rows)
+    while texts and max(map(len, lines)) > width:
+        texts.remove(longest := max(texts, key=lambda i: max(len(row[i]) for row in rows)))
+        kept.remove(longest)
+        lines = table([[row[i] for i in kept] for row in rows])
+    below = [i for i in range(len(head)) if i not in kept]
+    for position, row in zip(range(len(rest), 0, -1), reversed(rest)):
+        lines[position + 1 : position + 1] = [f"  {head[i]}: {row[i]}" for i in below]
+    return lines
+
+
+def section_text(section: Section) -> str:
+    """Return a section as plain text."""
+
+    def wrapped(line: Line, first: str = "", other: str = "") -> list[str]:
+        return textwrap.wrap(
+            one_line(words(line), 10_000),
+            _PAGE,
+            initial_indent=f"  {first}",
+            subsequent_indent=f"  {other}",
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+
+    lines = [section.title]
+    for block in section.blocks:
+        if isinstance(block, Table):
+            rows = [
+                [one_line(words(cell), 1000) for cell in row] for row in (block.head, *block.rows)
+            ]
+            lines += [f"  {line}".rstrip() for line in fitting_table(rows, _PAGE - 2)]
+        elif isinstance(block, Bullets):
+            lines += [text for item in block.items for text in wrapped(item, "- ", "  ")]
+        else:
+            lines += wrapped(block.line)
+    return "\n".join(lines)
 
 
 def allocation_table(
@@ -84,28 +156,33 @@ def allocation_table(
 ) -> list[str]:
     """Align rows that end with an allocation of the same stages.
 
-    Stages are columns if that fits a terminal of 80 columns. Otherwise the settings of a row are
-    below it, each on its own line.
+    Stages are columns if that fits a terminal of 80 columns. Otherwise the longest settings of a
+    row are below it, each on its own line.
 
     Args:
         head: Heads of the columns before the allocation.
         rows: Cells before the allocation, and the allocation.
     """
     chosen = [settings(allocation) for _, allocation in rows]
-    stages = [stage for stage, _ in chosen[0]]
-    wide = [(*head, *stages)]
-    wide += [(*cells, *(s for _, s in pairs)) for (cells, _), pairs in zip(rows, chosen)]
-    if max(map(len, lines := table(wide))) <= _WIDTH:
-        return lines
-    lines = table([head, *(cells for cells, _ in rows)])
-    width = max(map(len, stages))
-    below = [[f"  {stage:<{width}}  {setting}" for stage, setting in pairs] for pairs in chosen]
-    return [lines[0], *(text for pair in zip(lines[1:], below) for text in (pair[0], *pair[1]))]
+    lines = [(*head, *(stage for stage, _ in chosen[0]))]
+    lines += [(*cells, *(s for _, s in pairs)) for (cells, _), pairs in zip(rows, chosen)]
+    return fitting_table(lines, _WIDTH)
 
 
 def spend_text(spend: float, unit: str) -> str:
     """Format a spend with its unit."""
     return amount_text(spend, unit or "units of the cost")
+
+
+def duration_text(seconds: float) -> str:
+    """Return a duration in its largest unit, with the next smaller one if that says more."""
+    for size, unit, part, smaller in ((86400, "d", 3600, "h"), (3600, "h", 60, "min")):
+        if seconds >= size:
+            whole, rest = divmod(round(seconds / part), size // part)
+            return f"{whole} {unit} {rest} {smaller}" if rest else f"{whole} {unit}"
+    if seconds >= 120:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.2g} s"
 
 
 def share_text(share: float) -> str:

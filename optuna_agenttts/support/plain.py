@@ -13,3 +13,11 @@ def amount_text(amount: float, unit: str = "") -> str:
     """Format an amount with four digits, or as a whole number if it has more, and its unit."""
     number = f"{amount:,.0f}" if abs(amount) >= 1000 else f"{amount:.4g}"
     return f"{number} {one_line(unit, 60)}".rstrip()
+
+
+def shortened(text: str, most: int) -> str:
+    """Shorten a text in the middle to a number of characters; 0 for no limit."""
+    if not most or len(text) <= most:
+        return text
+    end = (most - 1) // 2
+    return f"{text[: most - 1 - end]}…{text[len(text) - end :]}"

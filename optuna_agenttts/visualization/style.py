@@ -19,7 +19,7 @@ from optuna.study import StudyDirection
 from optuna_agenttts.exceptions import AgentTTSError
 from optuna_agenttts.report.text import NO_INTERVAL, score_text
 from optuna_agenttts.report.view import StudyView
-from optuna_agenttts.support.plain import amount_text, one_line
+from optuna_agenttts.support.plain import amount_text, one_line, shortened
 from optuna_agenttts.task.allocation import Allocation
 from optuna_agenttts.task.task import Task
 
@@ -181,7 +181,7 @@ def lines(texts: Iterable[str], length: int = _LINE) -> str:
 
 def brief(name: str, length: int = _NAME) -> str:
     """Return a name as plain text, shortened in the middle."""
-    return _short(one_line(name, _TEXT), length)
+    return shortened(one_line(name, _TEXT), length)
 
 
 def brief_allocation(allocation: Allocation) -> str:
@@ -218,25 +218,17 @@ def short_names(names: Sequence[str], length: int = _NAME) -> dict[str, str]:
     bare = {name: text.rpartition("/")[2].strip() or text for name, text in full.items()}
     if len(set(bare.values())) == len(full):
         full = bare
-    found = {name: _short(text, length) for name, text in full.items()}
+    found = {name: shortened(text, length) for name, text in full.items()}
     for longer in range(length + 1, 2 * length + 1):
         counts = Counter(found.values())
         for name, text in found.items():
             if counts[text] > 1:
-                found[name] = _short(full[name], longer)
+                found[name] = shortened(full[name], longer)
     seen: Counter[str] = Counter()
     for name, text in found.items():
         seen[text] += 1
         found[name] = escape(text if seen[text] == 1 else f"{text} ({seen[text]})")
     return found
-
-
-def _short(text: str, length: int) -> str:
-    """Return a text without its middle, if it is too long."""
-    if len(text) <= length:
-        return text
-    end = (length - 1) // 2
-    return f"{text[: length - 1 - end]}…{text[-end:]}"
 
 
 def interval_text(interval: tuple[float, float] | None, margin: float = 0.0) -> str:

@@ -173,7 +173,7 @@ def test_the_page_on_reading_a_study_as_data_frames_runs(capsys):
         study.optimize(objective, n_trials=3)
     exec(compile(block, "docs/reading.md", "exec"), {"study": study})
     printed = capsys.readouterr().out
-    assert "Recommended" in printed
+    assert "What to use" in printed
     assert "search-" in printed
 
 

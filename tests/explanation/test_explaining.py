@@ -309,7 +309,7 @@ def test_workers_that_explain_at_the_same_time_leave_whole_texts(open_storage, t
         study = run(TASK, 16, sampler, storage=storage, n_jobs=8)
         assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 16
         text = optuna_dashboard.get_note(study)
-        assert text.count(HEADING) == text.count("### Figures") == 1
+        assert text.count(HEADING) == text.count("### In this dashboard") == 1
         explain(study)
         assert optuna_dashboard.get_note(study) == note(summarize(study))
 

@@ -5,7 +5,9 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optuna_agenttts.explanation.markdown import code, plain, prose, shortened, table
+from optuna_agenttts.explanation.markdown import code, line, plain, table
+from optuna_agenttts.report.document import with_code
+from optuna_agenttts.support.plain import shortened
 
 TEXTS = st.text(alphabet=st.sampled_from("ab1.)(*_`<>|[]!#+-~\\:/&@$ \n\t\u202e😀"), max_size=40)
 
@@ -28,8 +30,8 @@ def test_what_would_become_a_list_an_entity_or_a_link_is_escaped():
 
 
 def test_code_in_sentences_stays_code():
-    assert prose("Use `f(x)[0]` *now* .") == r"Use `f(x)[0]` \*now\* ."
-    assert prose("a ` b") == r"a \` b"
+    assert line(with_code("Use `f(x)[0]` *now* .")) == r"Use `f(x)[0]` \*now\* ."
+    assert line(with_code("a ` b")) == r"a \` b"
 
 
 @given(TEXTS, st.integers(3, 20))

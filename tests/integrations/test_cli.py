@@ -135,7 +135,7 @@ def test_report_prints_recommendation_and_spend(studied, capsys):
     assert main(["report", storage]) == 0
     printed = capsys.readouterr()
     assert printed.out.startswith("Study 'mine' of task 'two'\n")
-    assert "trials: 3 complete; on 3 instances each" in printed.out
+    assert "Trials: 3 complete, on up to 3 instances each" in printed.out
     assert "90 % interval" in printed.out
     assert "Spent so far" in printed.out
     assert "guidelines" not in printed.out
@@ -166,7 +166,7 @@ def test_files_of_storages_are_storages(studied, tmp_path, capsys):
     assert main(["report", str(journal)]) == 0
     printed = capsys.readouterr().out
     assert "Study 'journaled'" in printed
-    assert "trials: 2 complete" in printed
+    assert "Trials: 2 complete" in printed
 
 
 def test_report_prints_the_latest_share_of_replies_without_an_answer(tmp_path, capsys):
@@ -185,7 +185,7 @@ def test_report_prints_the_latest_share_of_replies_without_an_answer(tmp_path, c
 
 
 def test_report_prints_the_last_guidelines(tmp_path, capsys):
-    """A failed round has none; those of earlier rounds are printed."""
+    """A failed round has none; those of earlier rounds are below."""
     study, url = new_study(tmp_path / "study.db")
     task = make_task()
     study.optimize(lambda trial: float(len(task.suggest(trial))), n_trials=1)
@@ -195,7 +195,7 @@ def test_report_prints_the_last_guidelines(tmp_path, capsys):
     assert main(["report", url]) == 0
     printed = capsys.readouterr().out
     assert "  - Sample more.\n  - Für wenig Geld.\n" in printed
-    assert "Old." not in printed
+    assert printed.index("Sample more.") < printed.index("Old.")
     assert "270 tokens on planning" in printed
     assert "claim" not in printed
     # Characters that the terminal cannot encode are escaped.
@@ -235,7 +235,7 @@ def test_a_study_without_task_is_recognised_by_its_parameters(tmp_path, capsys):
     study.optimize(objective, n_trials=3)
     assert main(["report", url]) == 0
     printed = capsys.readouterr().out
-    assert " x a-1B" in printed or " x b-7B" in printed
+    assert re.search(r"\n  stage   model  samples\n  answer  (a-1B|b-7B)  ", printed)
     assert "(relative)" in printed
 
 

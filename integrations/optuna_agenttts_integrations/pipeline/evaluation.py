@@ -170,9 +170,9 @@ class Evaluation:
             "malformed replies": self.malformed,
             "took": f"{self.seconds:,.1f} s",
         }
-        row = (), self.mean, self.interval, (len(self.results), self.failed)
+        row = (), self.mean, self.interval, (str(len(self.results)), str(self.failed))
         title, after = self.metric or "score", ("instances", "failed")
-        mean = scores_table([row], (), after, level=95, score=title, numbers=(0, 1))
+        mean = scores_table([row], (), after, level=95, score=title)
         parts: list[object] = [mean, html.facts(usage)]
         if self.comparison is not None:
             parts.append(self.comparison._repr_html_())
