@@ -162,22 +162,27 @@ class Explain:
         if self._figures and has_figures(count):
             pace.figures = figure_names()
         due = has_note(count) or bool(pace.figures)
-        brief = trial.number == 0
-        if not (brief or (due and pace.allows("note"))):
+        first = trial.number == 0
+        if not (first or (due and pace.allows("note"))):
             return
         if not self._lock.acquire(blocking=False):
             # Another thread does.
             return
         try:
-            self._write(study, trial, pace, brief=brief)
+            self._write(study, trial, pace)
         finally:
             self._lock.release()
 
-    def _write(self, study: Study, trial: FrozenTrial, pace: Pace, *, brief: bool) -> None:
+    def _write(self, study: Study, trial: FrozenTrial, pace: Pace) -> None:
         """Write attributes and note, and notes of trials and figures as far as there is time."""
+        with pace.measured("reading"):
+            trials = storage.read_trials(study)
+        # The first trial may end last, if several run at a time.
+        brief = trial.number == 0 and not any(each.state.is_finished() for each in trials[1:])
+        if trial.number == 0 and not (brief or pace.allows("note")):
+            return
         with ExitStack() as stack:
             with pace.measured("first note" if brief else "note"):
-                trials = storage.read_trials(study)
                 trials = [trial if each.number == trial.number else each for each in trials]
                 try:
                     view = StudyView(study, self._task_of(study), trials=trials)

@@ -90,6 +90,18 @@ def test_a_sampler_explains_from_the_first_trial_on():
     assert "small-7B" in study.user_attrs["Stage 1"]
 
 
+def test_a_first_trial_that_ends_last_leaves_a_whole_note():
+    sampler = AgentTTSSampler(TASK, seed=0, explain=patient(figures=False))
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    first, objective = study.ask(), objective_of(TASK)
+    value = objective(first)
+    study.optimize(objective, n_trials=4)
+    assert "### What to use" in optuna_dashboard.get_note(study)
+    study.tell(first, value)
+    assert "### What to use" in optuna_dashboard.get_note(study)
+    assert study.user_attrs["Expected"] != "not known yet"
+
+
 @pytest.mark.slow
 def test_a_sampler_explains_as_the_search_goes_on():
     study = run(TASK, 10, AgentTTSSampler(TASK, explain=patient()))
