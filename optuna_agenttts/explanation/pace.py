@@ -10,9 +10,12 @@ SHARE = 0.01
 interrupted, and 2 % must not be exceeded."""
 _EVERY = 5
 """Trials between notes. Chosen by hand."""
-START = 2.0
-"""Seconds that explaining may take beyond its share, so that a search of a minute has notes and
-figures, too: a hundredth of the time of 20 trials of 10 seconds each."""
+START = 2.5
+"""Seconds that explaining may take beyond its share. Measured on the quickstart, a note takes
+.35 s (the first one .6 s) and all figures 1.2 s. Twenty trials of less than a second then have
+notes after 1, 5, 10 and 20 trials and most figures for 2.6 s; twenty of ten seconds have all for
+2 % of their time. With 2 s, the latter had figures one by one; with 3 s, these took 2.3 % where
+everything takes twice as long."""
 _EXPECTED = 0.3
 """Seconds that the note or a figure is expected to take before it has been written once: measured
 with 40 trials of two stages. A trial's note takes milliseconds."""
@@ -50,12 +53,13 @@ class Pace:
         self.figures: tuple[str, ...] = ()
         """Names of the figures that are to be made as soon as there is time."""
 
-    def allows(self, part: str) -> bool:
-        """Return whether there is time for a part, by how long it took last."""
+    def allows(self, part: str, spare: int = 0) -> bool:
+        """Return whether there is time for a part and then `spare` notes, by their last times."""
         now = self._clock()
         allowed = START + self._share * (now - self._start)
         running = 0.0 if self._since is None else now - self._since
-        return self._spent + running + self._expected.get(part, _EXPECTED) <= allowed
+        ahead = self._expected.get(part, _EXPECTED) + spare * self._expected.get("note", _EXPECTED)
+        return self._spent + running + ahead <= allowed
 
     @contextmanager
     def measured(self, part: str) -> Iterator[None]:

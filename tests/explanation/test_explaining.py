@@ -24,9 +24,10 @@ from optuna.trial import TrialState
 from storages_support import open_grpc, open_journal, open_memory, open_sqlite
 
 from optuna_agenttts import AgentTTSSampler, Explain, Model, NoTaskError, TaskError, explain
-from optuna_agenttts.explanation import explaining
+from optuna_agenttts.explanation import explaining, pace
 from optuna_agenttts.explanation.attributes import facts_of
 from optuna_agenttts.explanation.note import HEADING, note
+from optuna_agenttts.explanation.pace import START
 from optuna_agenttts.explanation.trial_notes import MOST_NOTES
 from optuna_agenttts.report.summary import summarize
 from optuna_agenttts.visualization.figures import FIGURES
@@ -168,6 +169,43 @@ def test_time_is_bounded_by_a_share_of_the_search():
     assert "1 complete" in optuna_dashboard.get_note(study)
     with pytest.raises(TaskError, match="`share` must be above 0 and at most 1, got 2"):
         Explain(share=2)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "slow", "trials", "share"),
+    [(0.8, 1.2, 20, 0.19), (10, 1, 20, 0.02), (10, 3, 30, 0.02)],
+)
+def test_short_searches_have_a_late_note(seconds, slow, trials, share, monkeypatch):
+    """Parts seem to take as long as measured on the quickstart, or on a slower machine."""
+    clock, notes, figures, taken = Clock(), [], [], 0.0
+
+    def took(seconds):
+        clock.now += slow * seconds
+
+    def write(view, *, brief=False):
+        took(0.1 if brief else 0.35 if len(notes) > 1 else 0.6)
+        notes.append(len(view.trials))
+
+    def draw(view, name):
+        took(0.17)
+        figures.append(len(view.trials))
+
+    monkeypatch.setattr(pace, "START", START)
+    monkeypatch.setattr(explaining, "_write", write)
+    monkeypatch.setattr(explaining, "save_graph", draw)
+    monkeypatch.setattr(explaining, "save_trial_notes", lambda *_, **__: took(0.03))
+    done = run(TASK, 1, AgentTTSSampler(TASK, explain=False)).trials[0]
+    study, explainer = optuna.create_study(direction="maximize"), Explain(task=TASK, clock=clock)
+    for _ in range(trials):
+        clock.now += seconds
+        study.add_trial(done)
+        start = clock.now
+        explainer(study, study.trials[-1])
+        taken += clock.now - start
+    assert {1, 5} <= set(notes)
+    assert notes[-1] >= (trials if slow < 2 else trials - 10)
+    assert taken <= share * seconds * trials
+    assert slow > 2 or figures.count(10) >= 3
 
 
 def test_what_users_wrote_stays():
