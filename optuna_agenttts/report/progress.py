@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from datetime import datetime
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -19,9 +20,10 @@ from optuna_agenttts.task.allocation import Allocation
 
 _MOST = 30
 """Maximum number of points. Chosen by hand: each takes some tenths of a second."""
-_Points = dict[tuple[int, str, int], "ProgressPoint | None"]
+_Points = dict[tuple[int, str, int, datetime | None], "ProgressPoint | None"]
 _points: WeakKeyDictionary[BaseStorage, _Points] = WeakKeyDictionary()
-"""Points after finished trials, which do not change, by study, task and number of trials."""
+"""Points after finished trials, which do not change, by study, task, number of trials, and when
+the last one ended: a database gives a new study the number of one that was deleted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +101,7 @@ def _point(view: StudyView, count: int) -> ProgressPoint | None:
     """Return the recommendation after a number of trials; None if there is none."""
     trials = view.trials[:count]
     known = _points.setdefault(view.study._storage, {})
-    key = view.study._study_id, view.task.text, count
+    key = view.study._study_id, view.task.text, count, trials[-1].datetime_complete
     if key in known:
         return known[key]
     try:

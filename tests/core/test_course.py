@@ -208,6 +208,16 @@ def test_earlier_points_are_computed_once(study, monkeypatch):
     assert not computed
 
 
+def test_points_of_a_deleted_study_are_forgotten(tmp_path):
+    """A database gives the numbers of what was deleted to what comes next."""
+    storage, task = RDBStorage(f"sqlite:///{tmp_path}/s.db"), one_stage()
+    for value in (0.2, 0.9):
+        study = optuna.create_study(study_name="s", storage=storage, direction="maximize")
+        study.add_trial(trial_of(task, small(4), value))
+        assert progress_of(StudyView(study, task)).points[-1].value == pytest.approx(value)
+        optuna.delete_study(study_name="s", storage=storage)
+
+
 def test_numbers_of_points_are_few_and_do_not_move():
     before = []
     for trials in (0, 1, 2, 9, 10, 50, 51, 1000, 30_000):
