@@ -18,6 +18,9 @@ from optuna_agenttts.study.fresh import instance_names
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+_ROUNDING = 1e-12
+"""Spread of outcomes that rounding may explain, as a share of the largest one."""
+
 
 @dataclass(frozen=True, slots=True)
 class InstanceOutcomes:
@@ -135,5 +138,7 @@ def _discrimination(values: Floats, seen: Floats) -> Floats:
     ours = weights * (values - (weights * values).sum(axis=1, keepdims=True) / number)
     theirs = weights * (rest - (weights * rest).sum(axis=1, keepdims=True) / number)
     product = (ours * theirs).sum(axis=1)
-    size = np.sqrt((ours**2).sum(axis=1) * (theirs**2).sum(axis=1))
-    return np.where(size > 1e-12, product / np.where(size > 1e-12, size, 1.0), 0.0)
+    sizes = [np.sqrt((part**2).sum(axis=1)) for part in (ours, theirs)]
+    # Up to rounding, which is as large as the outcomes are.
+    varies = np.min(sizes, axis=0) > _ROUNDING * np.abs(values).max(initial=0.0)
+    return np.where(varies, product / np.where(varies, sizes[0] * sizes[1], 1.0), 0.0)

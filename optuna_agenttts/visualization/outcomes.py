@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from optuna.study import Study
 
 from optuna_agenttts.exceptions import NoEvidenceError, NoTaskError
@@ -23,7 +24,8 @@ _INSTANCES, _TRIALS = 300, 200
 """Maximum numbers of rows and columns: more are smaller than a pixel in a card of
 optuna-dashboard, and their figure is large. Chosen by hand."""
 _DIGITS = 4
-"""Digits of outcomes after the point, which keep the figure small. Chosen by hand."""
+"""Digits of outcomes after the first one in which they differ, which keep the figure small. Chosen
+by hand."""
 _NAME = 16
 """Characters of the names of instances. Chosen by hand."""
 _NAMED = 3
@@ -74,7 +76,7 @@ def figure_of_outcomes(view: StudyView) -> Figure:
         go.Heatmap(
             x=numbers,
             y=names,
-            z=[[_rounded(value) for value in row] for row in values.tolist()],
+            z=_rounded(values),
             colorscale=style.SCALE,
             hoverongaps=False,
             # Plotly fills in names and numbers; a text for each cell would take megabytes.
@@ -141,11 +143,17 @@ def _spaced(count: int, most: int) -> list[int]:
     return [round(i * (count - 1) / (most - 1)) for i in range(most)]
 
 
-def _rounded(value: float) -> float | None:
-    """Return a short number, an integer if possible, or None for NaN."""
-    if math.isnan(value):
-        return None
-    return int(value) if value == int(value) else round(value, _DIGITS)
+def _rounded(values: NDArray[np.float64]) -> list[list[float | None]]:
+    """Return short numbers, integers if possible, and None for NaN."""
+    spread = float(np.nanmax(values) - np.nanmin(values))
+    digits = _DIGITS - math.floor(math.log10(spread or 1.0))
+
+    def short(value: float) -> float | None:
+        if math.isnan(value):
+            return None
+        return int(value) if value == int(value) else round(value, digits)
+
+    return [list(map(short, row)) for row in values.tolist()]
 
 
 def _colorbar(metric: str, values: Sequence[float]) -> dict[str, Any]:

@@ -160,6 +160,22 @@ def test_instances_that_decide_have_long_bars():
     assert "2 had the same outcome in all trials" in subtitle(figure)
 
 
+@pytest.mark.parametrize(("scale", "shift"), [(1e-9, 0.0), (1e6, 1e12), (1.0, -5.0)])
+def test_outcomes_do_not_depend_on_the_unit_of_the_metric(scale, shift):
+    task, rng = one_stage(), np.random.default_rng(0)
+    outcomes = rng.random((6, 20))
+    figures = [
+        plot_outcomes(study_with_outcomes(task, [(small(i + 1), row) for i, row in rows]))
+        for rows in (list(enumerate(outcomes)), list(enumerate(scale * outcomes + shift)))
+    ]
+    (cells,), (others,) = (traces(figure, "heatmap") for figure in figures)
+    (bars,), (same,) = (traces(figure, "bar") for figure in figures)
+    expected = scale * np.array(cells.z, dtype=float) + shift
+    np.testing.assert_allclose(np.array(others.z, dtype=float), expected, atol=2e-4 * scale)
+    np.testing.assert_allclose(same.x, bars.x, atol=1e-4)
+    assert max(bars.x) > 0.1
+
+
 def test_outcomes_need_one_objective_and_reports():
     task = wiki_task()
     several = optuna.create_study(directions=["maximize", "minimize"])
