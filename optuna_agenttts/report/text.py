@@ -16,6 +16,8 @@ _MAX_NAME = 300
 """Maximum length of a name, in characters. Chosen by hand: names are shown to be copied."""
 _MAX_DECIMALS = 9
 """Maximum number of decimals of a score; more are written as a power of ten. Chosen by hand."""
+_MAX_DIGITS = 15
+"""Digits of a score that are not due to rounding."""
 _WIDTH = 80
 """Maximum width of a table, in columns, with all stages of an allocation on one line."""
 _PAGE = 98
@@ -61,6 +63,8 @@ def score_text(score: float, margin: float = 0.0) -> str:
     digits = 3
     if 1e3 <= size < 1e6:
         digits = math.floor(math.log10(size)) + 1
+    elif decimals is not None and size > 0:
+        digits = min(max(digits, math.floor(math.log10(size)) + 1 + decimals), _MAX_DIGITS)
     # With zeros at the end: 0.600 beside 0.618.
     return f"{score:#.{digits}g}".rstrip(".")
 

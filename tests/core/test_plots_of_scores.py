@@ -27,6 +27,7 @@ from optuna_agenttts import (
 from optuna_agenttts.report.importances import importances_of
 from optuna_agenttts.report.maps import map_of
 from optuna_agenttts.report.saturation import saturation_of
+from optuna_agenttts.report.text import score_text
 from optuna_agenttts.report.view import StudyView
 from optuna_agenttts.visualization import (
     plot_allocation_map,
@@ -333,6 +334,24 @@ def luminance(color):
     parts = (int(color[i : i + 2], 16) / 255 for i in (1, 3, 5))
     red, green, blue = (p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts)
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+@pytest.mark.parametrize(
+    ("score", "margin", "text"),
+    [
+        (1.0000003881e12, 2e4, "1.000000388e+12"),
+        (3.881e11, 2e10, "3.88e+11"),
+        (3.881e-10, 2e-11, "3.88e-10"),
+        (0.5 + 3e-12, 2e-12, "0.5000000000030"),
+        (0.0, 1e-12, "0.00"),
+        (1e12, 0.0, "1.00e+12"),
+        (0.4281, 0.05, "0.428"),
+    ],
+)
+def test_scores_that_differ_have_different_texts(score, margin, text):
+    assert score_text(score, margin) == text
+    if margin:
+        assert float(score_text(score + 2 * margin, margin)) > float(text)
 
 
 def test_lines_differ_by_more_than_color():
