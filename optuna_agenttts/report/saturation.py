@@ -81,9 +81,9 @@ class SaturationCurve:
     def finding(self) -> str:
         """Text on where the curve saturates, without names."""
         if self.saturates_at is None or self.saturates_between is None:
-            return "one sample is over the budget"
+            return "not even 1 sample is allowed"
         if self.affordable == 1:
-            return "the budget allows 1 sample"
+            return "no more than 1 sample is allowed"
         low, high = self.saturates_between
         interval = f"90 % interval {low} to {high}"
         if self.saturates_at == self.affordable:
@@ -185,6 +185,9 @@ def _saturated(
     first = int(np.argmax(gains <= margin))
     drawn = found.exact.at(points).draw(np.random.default_rng(0), _DRAWS)
     firsts = np.sort(np.argmax(_gains(drawn) * found.scale.span <= margin, axis=1))
+    if not found.scale.informative:
+        # Equal scores of an unknown range tell nothing, as wide as it is.
+        return first, (0, len(points) - 1), 0.0
     tail = round(0.05 * _DRAWS)
     between = min(first, int(firsts[tail])), max(first, int(firsts[-1 - tail]))
     return first, between, float(gains[first])

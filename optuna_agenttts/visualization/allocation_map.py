@@ -18,9 +18,12 @@ from optuna_agenttts.report.view import StudyView
 from optuna_agenttts.task.task import Task
 from optuna_agenttts.visualization.style import (
     BLACK,
+    NUMBERS,
     RECOMMENDED,
+    ROW_TITLES,
     SCALE,
     allocation_lines,
+    beyond_limits,
     brief,
     graph_objects,
     legend_entry,
@@ -88,8 +91,9 @@ def figure_of_allocation_map(
     """Return the figure of a study; see `plot_allocation_map`."""
     stages = [stage.name for stage in view.task.stages]
     if len(stages) > 2 and earlier is None and later is None:
-        return _figure_of_pairs(view, [_cropped(map_of(view, *pair)) for pair in pairwise(stages)])
-    found = _cropped(map_of(view, earlier, later))
+        maps = [_cropped(view, map_of(view, *pair)) for pair in pairwise(stages)]
+        return _figure_of_pairs(view, maps)
+    found = _cropped(view, map_of(view, earlier, later))
     across, dropped = _best_models(view, found, lambda panel: panel.earlier_model, _COLUMNS)
     up, hidden = _best_models(view, found, lambda panel: panel.later_model, _ROWS)
     notes = [f"samples of {brief(found.earlier)} (across) and {brief(found.later)} (up), by model"]
@@ -113,10 +117,21 @@ def figure_of_allocation_map(
     return figure
 
 
-def _cropped(found: AllocationMap) -> AllocationMap:
-    """Return a map without numbers of samples that are over the budget in all panels."""
+def _cropped(view: StudyView, found: AllocationMap) -> AllocationMap:
+    """Return a map without numbers of samples over the budget in all panels that none has."""
     rows, columns = np.nonzero(np.any([np.isfinite(p.values) for p in found.panels], axis=0))
-    up, across = (int(max(i, default=0)) + 1 for i in (rows, columns))
+    best = view.recommendation.allocation
+    tried = [trial for panel in found.panels for trial in panel.trials]
+    most = (
+        max([best[found.later].samples, *(later for _, _, later, _ in tried)]),
+        max([best[found.earlier].samples, *(earlier for _, earlier, _, _ in tried)]),
+    )
+    up, across = (
+        1 + min(max([*places, int(np.searchsorted(grid, number))]), len(grid) - 1)
+        for places, grid, number in zip(
+            (rows.tolist(), columns.tolist()), (found.later_samples, found.earlier_samples), most
+        )
+    )
     return replace(
         found,
         earlier_samples=found.earlier_samples[:across],
@@ -131,9 +146,8 @@ def _cropped(found: AllocationMap) -> AllocationMap:
 def _figure_of_pairs(view: StudyView, maps: Sequence[AllocationMap]) -> Figure:
     """Return a figure with a panel of the recommended models for each pair of stages."""
     rows, columns = panels(len(maps))
-    figure = _new_figure(
-        view, ["samples of consecutive stages, models as recommended"], rows, columns, gap=0.3
-    )
+    notes = ["samples of consecutive stages, models as recommended"]
+    figure = _new_figure(view, notes, rows, columns, gap=0.3, row_gap=ROW_TITLES)
     names = short_names([stage.name for stage in view.task.stages], _STAGE)
     for position, found in enumerate(maps):
         row, column = position // columns + 1, position % columns + 1
@@ -145,16 +159,22 @@ def _figure_of_pairs(view: StudyView, maps: Sequence[AllocationMap]) -> Figure:
 
 
 def _new_figure(
-    view: StudyView, notes: Sequence[str], rows: int, columns: int, gap: float = 0.12
+    view: StudyView,
+    notes: Sequence[str],
+    rows: int,
+    columns: int,
+    gap: float = 0.12,
+    row_gap: float = 0.32,
 ) -> Figure:
     """Return a figure without panels, with its legend and color bar."""
     figure = new_figure(
         f"Expected {metric_text(view.task)} by allocation",
         *notes,
-        "blank: over the budget",
+        f"blank: {beyond_limits(view)}",
         rows=rows,
         columns=columns,
         gap=gap,
+        row_gap=row_gap,
     )
     lower = view.study.directions[0] == StudyDirection.MINIMIZE
     figure.update_layout(
@@ -164,6 +184,7 @@ def _new_figure(
             "colorbar": {
                 "title": {"text": value_title(view, expected=True), "side": "right"},
                 "thickness": 14,
+                **NUMBERS,
             },
         },
     )
@@ -212,7 +233,12 @@ def _add_panel(
         setting_text(found.earlier, panel.earlier_model),
         setting_text(found.later, panel.later_model),
     )
-    trials = [trial for trial in panel.trials if trial[0] in view.get(numbers_shown)]
+    trials = [
+        trial
+        for trial in panel.trials
+        # The task may have allowed more samples when a trial ran.
+        if trial[0] in view.get(numbers_shown) and trial[1] <= across[-1] and trial[2] <= up[-1]
+    ]
     figure.add_trace(
         go.Heatmap(
             z=[[None if math.isnan(value) else value for value in line] for line in panel.values],

@@ -8,7 +8,7 @@ from optuna.study import Study
 
 from optuna_agenttts.exceptions import NoEvidenceError
 from optuna_agenttts.report.importances import Importance, importances_of
-from optuna_agenttts.report.text import share_text
+from optuna_agenttts.report.text import score_text, share_text
 from optuna_agenttts.report.view import StudyView
 from optuna_agenttts.task.task import Task
 from optuna_agenttts.visualization.style import (
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 _LOOKS = {"model": (COLORS[5], ""), "samples": (COLORS[4], "/")}
 """Color and pattern of the bars of each setting."""
+_BARS = 8
+"""Bars with two lines of text; of more of them, lines would overlap. Chosen by hand."""
 
 
 def plot_importances(study: Study, task: Task | None = None) -> Figure:
@@ -56,11 +58,14 @@ def figure_of_importances(view: StudyView) -> Figure:
     """Return the figure of a study; see `plot_importances`."""
     found = sorted(view.get(importances_of), key=lambda importance: importance.share)
     if not found:
-        raise NoEvidenceError("Too few different trials are complete to state what matters.")
+        raise NoEvidenceError(
+            "Too few different trials are complete to state what matters, or their scores are all "
+            "equal."
+        )
     metric = metric_text(view.task)
     top = found[-1]
     note = f"Most: {top.setting} of {brief(top.stage)}, {share_text(top.share)}; a random one is "
-    note += f"{_worse(top)} than the recommended one"
+    note += f"{_worse(view, top)} than the recommended one"
     figure = new_figure(
         f"What matters for {metric}",
         note,
@@ -88,7 +93,7 @@ def figure_of_importances(view: StudyView) -> Figure:
                             f"{brief(found[i].stage, 100)}: {setting}",
                             f"{share_text(share / 100)} of the variance",
                             f"90 % interval {share_text(low / 100)} to {share_text(high / 100)}",
-                            f"a random one is {_worse(found[i])} than the recommended one",
+                            f"a random one is {_worse(view, found[i])} than the recommended one",
                         ]
                     )
                     for i, share, (low, high) in zip(rows, shares, ends)
@@ -104,8 +109,9 @@ def figure_of_importances(view: StudyView) -> Figure:
     figure.update_yaxes(
         tickvals=list(range(len(found))),
         ticktext=[
-            f"{names[i.stage]}: {i.setting}<br>"
-            f'<span style="font-size:10px">a random one: {_worse(i)}</span>'
+            f"{names[i.stage]}: {i.setting}"
+            + f'<br><span style="font-size:10px">a random one: {_worse(view, i)}</span>'
+            * (len(found) <= _BARS)
             for i in found
         ],
         showgrid=False,
@@ -113,6 +119,7 @@ def figure_of_importances(view: StudyView) -> Figure:
     return figure
 
 
-def _worse(importance: Importance) -> str:
+def _worse(view: StudyView, importance: Importance) -> str:
     """Describe what a random setting loses."""
-    return f"{importance.loss:.2g} worse" if importance.loss > 0 else "no worse"
+    text = score_text(importance.loss, view.recommendation.margin)
+    return f"{text} worse" if float(text) else "no worse"

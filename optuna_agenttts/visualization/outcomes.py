@@ -160,7 +160,7 @@ def _colorbar(metric: str, values: Sequence[float]) -> dict[str, Any]:
     """Return the color bar, with ticks at 0 and 1 alone if there are no other outcomes."""
     ticks = {"tickvals": [0, 1]} if set(values) <= {0.0, 1.0} else {}
     title = {"text": style.lines([metric]), "side": "right"}
-    return {"title": title, "thickness": 12, "outlinewidth": 0, **ticks}
+    return {"title": title, "thickness": 12, "outlinewidth": 0, **ticks, **style.NUMBERS}
 
 
 def _finding(found: OutcomeTable, rows: Sequence[int], columns: Sequence[int]) -> str:

@@ -15,7 +15,7 @@ from optuna_agenttts.report.saturation import (
     SaturationTrial,
     saturation_of,
 )
-from optuna_agenttts.report.text import count_text, score_text
+from optuna_agenttts.report.text import score_text
 from optuna_agenttts.report.tried import numbers_shown
 from optuna_agenttts.report.view import StudyView
 from optuna_agenttts.support.plain import amount_text
@@ -24,7 +24,9 @@ from optuna_agenttts.visualization.style import (
     FAINT,
     GRAY,
     RECOMMENDED,
+    ROW_TITLES,
     Mark,
+    beyond_limits,
     brief,
     escape,
     graph_objects,
@@ -60,6 +62,9 @@ _TITLES = 36
 hand."""
 _LEAST = 3
 """Trials from which on saturation is stated. Chosen by hand."""
+_LINES, _STAGE = 3, 14
+"""Stages with a line of their own below the title, and characters of the names of more of them.
+Chosen by hand."""
 _STEP = 1.1
 """Ratio of neighboring points of a line, which bounds the size of figures. Chosen by hand."""
 
@@ -100,6 +105,7 @@ def figure_of_saturation(view: StudyView) -> Figure:
         *_findings(view, found),
         rows=rows,
         columns=columns,
+        row_gap=ROW_TITLES if rows > 1 else 0.0,
     )
     marks, go = model_marks(view.task), graph_objects()
     main = {stage: _main_models(view, found, stage) for stage in stages}
@@ -133,12 +139,13 @@ def figure_of_saturation(view: StudyView) -> Figure:
     for row, column in list(product(range(1, rows + 1), range(1, columns + 1)))[1:]:
         figure.update_yaxes(matches="y", row=row, col=column)
     figure.update_yaxes(**value_limits(view))
-    figure.update_yaxes(title_text=value_title(view, expected=True), col=1)
+    # The titles of several rows would overlap.
+    figure.update_yaxes(title_text=value_title(view, expected=True), row=rows, col=1)
     for column in range(2, columns + 1):
         figure.update_yaxes(showticklabels=False, col=column)
     models = dict.fromkeys(c.model for c in found.curves if c.model in main[c.stage])
     others = any(c.model not in main[c.stage] for c in found.curves)
-    _add_legend(figure, {model: marks[model] for model in models}, others=others)
+    _add_legend(figure, view, {model: marks[model] for model in models}, others=others)
     return figure
 
 
@@ -159,20 +166,18 @@ def _findings(view: StudyView, found: Saturation) -> list[str]:
     """Describe where the recommended models saturate."""
     if view.recommendation.trials < _LEAST:
         return ["Too few trials to tell where samples saturate"]
-    return [_finding(curve) for curve in found.curves if curve.recommended and curve.affordable]
-
-
-def _finding(curve: SaturationCurve) -> str:
-    """Describe where a curve saturates."""
-    text = f"{brief(curve.stage)}: {brief(curve.model)} "
-    if curve.affordable == 1:
-        return f"{text}has 1 sample; the budget allows no more"
-    if curve.saturates_at == curve.affordable:
-        return f"{text}still gains at {count_text(curve.affordable, 'sample')}, the budget's most"
-    text += f"saturates at {count_text(curve.saturates_at or 0, 'sample')}"
-    if curve.saturates_between is not None:
-        text += " (90 % interval {} to {})".format(*curve.saturates_between)
-    return f"{text}; the budget allows {curve.affordable}"
+    if not view.candidates.scale.informative:
+        return ["All scores are equal: they do not tell where samples saturate"]
+    chosen = [curve for curve in found.curves if curve.recommended]
+    if len(chosen) <= _LINES:
+        return [f"{brief(c.stage)}, {brief(c.model)}: {c.finding}" for c in chosen]
+    parts = [
+        f"{brief(c.stage, _STAGE)}: {c.saturates_at} ({low} to {high}) of {c.affordable}"
+        for c in chosen
+        if c.saturates_between is not None
+        for low, high in [c.saturates_between]
+    ]
+    return [f"Samples that saturate (90 % interval) of the most allowed: {'; '.join(parts)}"]
 
 
 def _traces(view: StudyView, curve: SaturationCurve, mark: Mark, last: int) -> list[Any]:
@@ -200,13 +205,13 @@ def _traces(view: StudyView, curve: SaturationCurve, mark: Mark, last: int) -> l
             )
         )
     bar = []
-    known = main and view.recommendation.trials >= _LEAST
-    if known and curve.saturates_at is not None and curve.saturates_at < curve.affordable:
+    known = view.recommendation.trials >= _LEAST and view.candidates.scale.informative
+    if main and known and curve.saturates_at is not None and curve.saturates_at < curve.affordable:
         bar.append(curve.samples.index(curve.saturates_at))
     width = 3 if curve.recommended else 1.8 if main else 1
     for part, note, look in (
         (within, "", {"mode": "lines", "line": {"width": width}}),
-        (beyond, "over the budget", {"mode": "lines", "line": {"width": 1}, "opacity": 0.5}),
+        (beyond, beyond_limits(view), {"mode": "lines", "line": {"width": 1}, "opacity": 0.5}),
         (bar, "saturates here", {"mode": "markers", "marker": _bar(mark.color)}),
     ):
         if part:
@@ -293,7 +298,9 @@ def _point(mark: Mark, *, alike: bool) -> dict[str, Any]:
     }
 
 
-def _add_legend(figure: Figure, models: Mapping[str, Mark], *, others: bool) -> None:
+def _add_legend(
+    figure: Figure, view: StudyView, models: Mapping[str, Mark], *, others: bool
+) -> None:
     """Add the legend: what symbols mean, and models."""
     gray = Mark(GRAY, "circle", "solid")
     for name, marker in (
@@ -305,7 +312,7 @@ def _add_legend(figure: Figure, models: Mapping[str, Mark], *, others: bool) -> 
     ):
         figure.add_trace(legend_entry(name, mode="markers", marker=marker))
     thin = {"color": GRAY, "width": 1}
-    figure.add_trace(legend_entry("over the budget", mode="lines", line=thin))
+    figure.add_trace(legend_entry(beyond_limits(view), mode="lines", line=thin))
     names = short_names(list(models))
     for model, mark in models.items():
         figure.add_trace(

@@ -32,6 +32,8 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#00
 design"), without the yellow, which is faint on white."""
 SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up", "x", "triangle-down", "pentagon")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
+NUMBERS = {"exponentformat": "power", "minexponent": 6, "separatethousands": True}
+"""Numbers at ticks, in place of metric prefixes: "500p" is not the number of anything."""
 SCALE = "Cividis"
 """Color scale of scores: equal for the color-blind, and increasing in black and white."""
 
@@ -53,6 +55,8 @@ _NAME, _LONG, _LINE, _NOTE = 24, 100, 70, 100
 which fit into 650 pixels. Chosen by hand."""
 
 
+ROW_TITLES = 0.45
+"""Space between rows that have titles of their own, as a share of the height. Chosen by hand."""
 _BELOW = {"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0}
 _BESIDE = {"x": 1.02, "y": 1, "font": {"size": 10}, "tracegroupgap": 0}
 _ENTRIES = 12
@@ -110,7 +114,12 @@ def graph_objects() -> Any:
 
 
 def new_figure(
-    title: str, *notes: str, rows: int = 1, columns: int = 1, gap: float = 0.12
+    title: str,
+    *notes: str,
+    rows: int = 1,
+    columns: int = 1,
+    gap: float = 0.12,
+    row_gap: float = 0.32,
 ) -> Figure:
     """Return an empty figure.
 
@@ -120,10 +129,11 @@ def new_figure(
         rows: Rows of panels.
         columns: Columns of panels.
         gap: Space between all columns, as a share of the width.
+        row_gap: Space between all rows, as a share of the height.
     """
     figure, subtitle = graph_objects().Figure(), lines(notes, _NOTE)
     figure.set_subplots(
-        rows, columns, horizontal_spacing=gap / columns, vertical_spacing=0.32 / rows
+        rows, columns, horizontal_spacing=gap / columns, vertical_spacing=row_gap / rows
     )
     axis = {
         "gridcolor": LIGHT,
@@ -134,6 +144,7 @@ def new_figure(
         "zeroline": False,
         "automargin": True,
         "title": {"standoff": 8},
+        **NUMBERS,
     }
     figure.update_layout(
         title={
@@ -268,6 +279,12 @@ def value_limits(view: StudyView) -> dict[str, float]:
     low, high = sorted((sign * scale.low, sign * (scale.low + scale.span)))
     space = _SPACE * (high - low)
     return {"minallowed": low - space, "maxallowed": high + space}
+
+
+def beyond_limits(view: StudyView) -> str:
+    """Return what allocations are that a study does not recommend."""
+    constrained = view.candidates.evidence.constraints
+    return "over the budget or constraints" if constrained else "over the budget"
 
 
 def cost_title(task: Task) -> str:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.samplers import TPESampler
 from optuna.trial import TrialState
-from study_cases import draw_outcomes, one_stage, small, study_with_outcomes
+from study_cases import draw_outcomes, one_stage, small, study_with_outcomes, trial_of
 
 from optuna_agenttts import (
     AgentTTSError,
@@ -81,7 +81,7 @@ def many_models_task(stages=2, models=7):
                 generation_tokens=50,
                 max_samples=6,
             )
-            for name in "abcd"[:stages]
+            for name in "abcdef"[:stages]
         ],
         budget=300,
     )
@@ -212,7 +212,7 @@ def test_lines_bars_and_trials_are_those_of_the_curves(kind, request):
         saturates = curve.saturates_at is not None and curve.saturates_at < curve.affordable
         assert [bar.x[0] for bar in bars] == ([curve.saturates_at] if saturates else [])
         if curve.recommended:
-            assert f"{curve.stage}: {curve.model}" in subtitle(figure)
+            assert f"{curve.stage}, {curve.model}: " in subtitle(figure)
         points = [t for t in traces if "trial" in t.hovertemplate]
         assert {
             (number, x, y) for t in points for (number, _), x, y in zip(t.customdata, t.x, t.y)
@@ -303,6 +303,44 @@ def test_panels_are_those_of_the_map(kind, request):
     assert bool(figure.layout.coloraxis.reversescale) == (kind == "minimized")
 
 
+def test_trials_are_at_their_samples_also_over_the_budget():
+    task = wiki_task(max_samples=32, metric_range=(0, 1), budget=300)
+    found = optuna.create_study(direction="maximize")
+    for number, value in ((1, 0.2), (2, 0.3), (32, 0.9), (30, 0.8)):
+        allocation = {stage.name: (stage.models[0].name, number) for stage in task.stages}
+        found.add_trial(trial_of(task, allocation, value))
+    figure = plot_allocation_map(found, task)
+    drawn = set()
+    for trace in figure.data:
+        if trace.hovertext and "trial" in trace.hovertext[0]:
+            axis = figure.layout[trace.xaxis.replace("x", "xaxis")]
+            ticks = {int(text): place for place, text in zip(axis.tickvals, axis.ticktext)}
+            drawn |= {x / max(ticks.values()) for x in trace.x}
+            assert max(ticks) == 32
+    assert max(drawn) == 1
+    assert len(drawn) == 4
+
+
+def test_what_violates_constraints_is_not_called_over_the_budget():
+    study = any_study(TASK, trials=0)
+
+    def target(trial):
+        settings = TASK.suggest(trial).values()
+        trial.set_user_attr("c", sum(setting.samples for setting in settings) - 20.0)
+        return 1 / (2 + trial.number)
+
+    study.sampler = TPESampler(
+        seed=0, constraints_func=lambda trial: [trial.user_attrs.get("c", 1.0)]
+    )
+    study.optimize(target, n_trials=12)
+    for plot in (plot_saturation, plot_allocation_map):
+        figure = plot(study)
+        texts = [subtitle(figure), *(trace.name or "" for trace in figure.data)]
+        named = [text for text in texts if "budget" in text]
+        assert named
+        assert all("over the budget or constraints" in text for text in named)
+
+
 def test_the_recommended_models_are_shown_among_many():
     task = many_models_task()
     for seed in range(3):
@@ -352,6 +390,23 @@ def test_scores_that_differ_have_different_texts(score, margin, text):
     assert score_text(score, margin) == text
     if margin:
         assert float(score_text(score + 2 * margin, margin)) > float(text)
+
+
+def test_numbers_have_no_metric_prefixes(study):
+    for plot in (plot_saturation, plot_frontier, plot_allocation_map):
+        layout = plot(study).layout
+        assert layout.template.layout.yaxis.exponentformat == "power"
+    assert layout.coloraxis.colorbar.exponentformat == "power"
+
+
+def test_panels_of_six_stages_have_room():
+    task = many_models_task(stages=6, models=8)
+    figure = plot_saturation(any_study(task), task)
+    assert figure.layout.title.subtitle.text.count("<br>") < 4
+    titles = [axis.title.text for axis in figure.select_yaxes() if axis.title.text]
+    assert len(titles) == 1
+    importances = plot_importances(any_study(task), task)
+    assert not any("<br>" in text for text in importances.layout.yaxis.ticktext)
 
 
 def test_lines_differ_by_more_than_color():

@@ -10,11 +10,12 @@ import pytest
 from explained_cases import make_task, searched, searches
 from hypothesis import given, settings
 from optuna.trial import TrialState
-from study_cases import one_stage, small, study_with_outcomes, trial_of
+from study_cases import one_stage, small, study_of, study_with_outcomes, trial_of
 
 from optuna_agenttts import Model, NoEvidenceError, NoTaskError, Stage, Task, frontier, recommend
 from optuna_agenttts.report.saturation import saturation_of
 from optuna_agenttts.report.view import StudyView
+from optuna_agenttts.visualization import plot_saturation
 from optuna_agenttts_integrations.playground import make_task as playground_task
 from optuna_agenttts_integrations.playground.grid import load_grid
 
@@ -210,8 +211,8 @@ def test_many_samples_are_thinned():
 @pytest.mark.parametrize(
     ("affordable", "at", "between", "text"),
     [
-        (0, None, None, "one sample is over the budget"),
-        (1, 1, (1, 1), "the budget allows 1 sample"),
+        (0, None, None, "not even 1 sample is allowed"),
+        (1, 1, (1, 1), "no more than 1 sample is allowed"),
         (12, 12, (4, 12), "still gains at the most samples allowed, 12 (90 % interval 4 to 12)"),
         (12, 1, (1, 5), "saturates at 1 sample (90 % interval 1 to 5) of at most 12"),
         (12, 4, (2, 9), "saturates at 4 samples (90 % interval 2 to 9) of at most 12"),
@@ -222,6 +223,14 @@ def test_findings_in_words(view, affordable, at, between, text):
     curve = saturation_of(view).curves[0]
     found = replace(curve, affordable=affordable, saturates_at=at, saturates_between=between)
     assert found.finding == text
+
+
+def test_equal_scores_tell_nothing():
+    task = one_stage()
+    view = StudyView(study_of(task, [(small(n), 7.0) for n in (1, 4, 9, 20)]), task)
+    for curve in saturation_of(view).curves:
+        assert curve.saturates_between == (1, curve.affordable)
+    assert "do not tell" in plot_saturation(view.study, task).layout.title.subtitle.text
 
 
 def test_trials_can_be_passed_in():
