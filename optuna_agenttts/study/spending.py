@@ -17,7 +17,7 @@ from optuna_agenttts.support.plain import amount_text
 from optuna_agenttts.task.cost import TableCost
 from optuna_agenttts.task.parameters import read_choices
 from optuna_agenttts.task.sizes import size_in_name
-from optuna_agenttts.task.stage import Model, Stage
+from optuna_agenttts.task.stage import Model, Stage, is_finite
 from optuna_agenttts.task.task import Task
 
 # Tokens, in place of 0, which `Stage` does not allow. Only a call that reported no tokens has 0.
@@ -136,14 +136,14 @@ def spend_of(
 
 
 def stated_spend(trial: FrozenTrial) -> float | None:
-    """Return the spend that a trial reports, or None.
+    """Return the spend that a trial reports, or None, also if it is not a finite number.
 
     It is exact, unless other code has written the user attribute since.
     """
     stated, exact = trial.user_attrs.get("spend"), trial.system_attrs.get(storage.SPEND)
     if isinstance(exact, float) and stated == rounded(exact):
         return exact
-    return float(stated) if isinstance(stated, (int, float)) else None
+    return float(stated) if is_finite(stated) else None
 
 
 def rounded(value: float) -> float:

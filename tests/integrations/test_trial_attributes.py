@@ -12,7 +12,14 @@ from optuna.trial import FixedTrial, TrialState, create_trial
 from pipeline_support import MODELS, allocation, make_objective
 from storages_support import open_grpc, open_journal, open_memory, open_postgresql, open_sqlite
 
-from optuna_agenttts import AgentTTSSampler, spend, storage, summarize, trials_dataframe
+from optuna_agenttts import (
+    AgentTTSSampler,
+    StopAtSpend,
+    spend,
+    storage,
+    summarize,
+    trials_dataframe,
+)
 from optuna_agenttts.report.expenditure import expenditure_of
 from optuna_agenttts.report.view import StudyView
 from optuna_agenttts.study.fresh import instance_names
@@ -133,6 +140,20 @@ def test_spend_that_other_code_writes_counts():
     with objective:
         study.optimize(dearer, n_trials=2)
     assert spend(study).total == 2e6
+
+
+@pytest.mark.parametrize("stated", [math.nan, math.inf, "much"])
+def test_a_spend_that_is_no_number_is_not_known(stated):
+    """It would hide what all other trials spent, and no limit would be reached."""
+    objective, _ = make_objective()
+    study = optuna.create_study(direction="maximize")
+    with objective:
+        run(objective, [allocation()] * 2, study)
+    known = spend(study).total
+    study.add_trial(create_trial(value=0.5, user_attrs={"spend": stated}))
+    assert spend(study).total == known
+    study.optimize(lambda _: 0.5, n_trials=5, callbacks=[StopAtSpend(known)])
+    assert len(study.trials) == 4
 
 
 def test_steps_have_the_names_of_the_instances(tmp_path):
