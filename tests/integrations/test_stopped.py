@@ -102,9 +102,9 @@ def test_commands_show_the_mean(stopped, monkeypatch, capsys):
     shown = [row["value"] for row in json.loads(capsys.readouterr().out)]
     assert shown == pytest.approx(means(study))
     assert main(["report", path]) == 0
-    printed = capsys.readouterr().out
+    printed = " ".join(capsys.readouterr().out.split())
     pruned = [trial for trial in study.trials if trial.state == TrialState.PRUNED]
-    assert f"({len(study.trials) - len(pruned)} complete, {len(pruned)} pruned)" in printed
+    assert f"{len(study.trials) - len(pruned)} complete, {len(pruned)} pruned" in printed
     for trial in pruned:
         count = len(outcomes_of(trial))
         assert f"trial {trial.number}: {trial.value:.3g} on {count} instance" in printed
