@@ -143,7 +143,7 @@ def stated_spend(trial: FrozenTrial) -> float | None:
     stated, exact = trial.user_attrs.get("spend"), trial.system_attrs.get(storage.SPEND)
     if isinstance(exact, float) and stated == rounded(exact):
         return exact
-    return float(stated) if is_finite(stated) else None
+    return float(stated) if isinstance(stated, (int, float)) and is_finite(stated) else None
 
 
 def rounded(value: float) -> float:

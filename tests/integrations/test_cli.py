@@ -144,7 +144,8 @@ def test_report_prints_recommendation_and_spend(studied, capsys):
     assert "For smaller budgets" not in printed.out
     assert printed.err == ""
     assert main(["report", storage, "--frontier"]) == 0
-    assert "For smaller budgets\ncost (reference samples)  " in capsys.readouterr().out
+    frontier = "For smaller budgets\ncost in reference samples per instance\n"
+    assert frontier in capsys.readouterr().out
 
 
 def test_report_on_another_study_of_the_storage(studied, capsys):
