@@ -8,6 +8,7 @@ black and white. Sizes fit the smallest place where figures are shown: a card of
 from __future__ import annotations
 
 import math
+import re
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -48,6 +49,8 @@ RECOMMENDED = {
 _ENTITIES = str.maketrans(
     {"&": "&amp;", "<": "&lt;", ">": "&gt;", "$": "&#36;", "{": "&#123;", "}": "&#125;"}
 )
+_HUB_ID = re.compile(r"^[\w.-]+/([\w.-]+)$")
+"""Name of a model on the Hugging Face Hub, with its organization."""
 _TEXT = 1000
 """Characters of any text, to bound the size of figures. Chosen by hand."""
 _NAME, _LONG, _LINE, _NOTE = 24, 100, 70, 100
@@ -226,7 +229,7 @@ def short_names(names: Sequence[str], length: int = _NAME) -> dict[str, str]:
         length: Maximum number of characters.
     """
     full = {name: one_line(name, _TEXT) for name in names}
-    bare = {name: text.rpartition("/")[2].strip() or text for name, text in full.items()}
+    bare = {name: _HUB_ID.sub(r"\1", text) for name, text in full.items()}
     if len(set(bare.values())) == len(full):
         full = bare
     found = {name: shortened(text, length) for name, text in full.items()}
@@ -235,11 +238,15 @@ def short_names(names: Sequence[str], length: int = _NAME) -> dict[str, str]:
         for name, text in found.items():
             if counts[text] > 1:
                 found[name] = shortened(full[name], longer)
-    seen: Counter[str] = Counter()
+    used = set(found.values())
+    numbered: dict[str, str] = {}
     for name, text in found.items():
-        seen[text] += 1
-        found[name] = escape(text if seen[text] == 1 else f"{text} ({seen[text]})")
-    return found
+        number, unique = 1, text
+        while unique in numbered.values() or (number > 1 and unique in used):
+            number += 1
+            unique = f"{text} ({number})"
+        numbered[name] = unique
+    return {name: escape(text) for name, text in numbered.items()}
 
 
 def interval_text(interval: tuple[float, float] | None, margin: float = 0.0) -> str:

@@ -445,6 +445,18 @@ def test_texts_are_shown_as_they_are(text):
         shown.encode()
 
 
+def test_numbers_of_equal_names_are_not_names_of_others():
+    names = ["a (2)", "a", "a  ", "a   "]
+    assert len(set(style.short_names(names).values())) == len(names)
+
+
+def test_only_names_of_the_hub_are_cut_at_a_slash():
+    assert style.short_names(["<b>plan</b> & go", "yes / no"]) == {
+        "<b>plan</b> & go": "&lt;b&gt;plan&lt;/b&gt; &amp; go",
+        "yes / no": "yes / no",
+    }
+
+
 def test_the_name_of_a_model_on_the_hub_loses_its_organization():
     names = style.short_names(["Qwen/Qwen2.5-7B-Instruct", "meta-llama/Llama-3.1-8B"])
     assert list(names.values()) == ["Qwen2.5-7B-Instruct", "Llama-3.1-8B"]
