@@ -86,7 +86,10 @@ def _finding(task: Task, found: Progress, margin: float) -> str:
     text = f"Expected {style.metric_text(task)} {score_text(now.value, margin)} "
     text += f"({style.interval_text(now.interval, margin)})"
     text += f" after {count_text(len(found.trials), 'trial')}"
-    text += f"; the same recommendation since trial {since}." if since < now.number else "."
+    # Trials between the points are not known.
+    if since < now.number:
+        text += f"; the same recommendation at all points of the line since trial {since}"
+    text += "."
     states = Counter(trial.state for trial in found.trials if trial.value is None)
     counts = [f"{states[state]} {state}" for state in _STATES if states[state]]
     return f"{text} Not shown: {', '.join(counts)}." if counts else text

@@ -243,6 +243,15 @@ def test_without_outcomes_there_is_no_band():
     assert not any(math.isnan(y) for trace in figure.data for y in trace.y or () if y is not None)
 
 
+def test_nothing_is_said_of_trials_between_the_points():
+    """The recommendation may have changed there, and changed back."""
+    task, rng = one_stage(), np.random.default_rng(0)
+    study = study_with_answers(task, rng, trials=8)
+    study.add_trials(study.get_trials()[:6] * 3)
+    text = subtitle(plot_search(study, task))
+    assert "since trial" not in text or "at all points of the line since trial" in text
+
+
 def test_points_are_over_the_band_and_below_the_line():
     """Traces are drawn in order, and the band is opaque."""
     task = one_stage()
