@@ -62,7 +62,7 @@ ROOMS = {
         "tasks": ("objective", "pipeline", "scoring", "calls", "exceptions"),
         "testing": ("tasks", "pipeline", "exceptions"),
         "playground": ("testing", "objective", "pipeline", "calls", "exceptions"),
-        "cli": ("objective", "check", "inspection", "calls"),
+        "cli": ("playground", "objective", "check", "inspection", "calls"),
     },
 }
 

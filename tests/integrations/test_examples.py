@@ -58,14 +58,6 @@ def test_examples_print_a_line_a_trial_and_a_recommendation(tmp_path, name):
     assert "{'" not in said
 
 
-@pytest.mark.slow
-def test_the_quickstart_writes_a_web_page(tmp_path):
-    """And prints its path."""
-    said = run(tmp_path, "quickstart.py", "--trials", "6")
-    assert "quickstart.html" in said
-    assert (tmp_path / "quickstart.html").stat().st_size > 10_000
-
-
 def test_every_family_of_the_paper_has_its_data_sets():
     """All six."""
     names = {"two_wiki", "hotpot_qa", "cwq", "web_qsp", "task_bench", "chat_dev"}

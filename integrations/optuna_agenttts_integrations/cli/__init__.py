@@ -1,4 +1,4 @@
-"""``agenttts``: report on studies, show replies, check servers, manage completion stores."""
+"""``agenttts``: try a search, read studies and replies, check servers, manage stores."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 COMMANDS = {
+    "quickstart": "tune a pipeline of tiny models that come with the package, in about a minute",
     "report": "print what a study found, or write it as a web page, JSON or CSV",
     "studies": "list the studies of a storage",
     "plot": "write a figure of a study to a file",

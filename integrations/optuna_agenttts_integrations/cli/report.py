@@ -83,11 +83,7 @@ def _report(options: argparse.Namespace) -> int:
         _write_csv(options.csv, *trial_rows(study))
         print(options.csv, file=written)
     if options.html is not None:
-        # Figures take longer to import than all other parts of a report.
-        from optuna_agenttts.explanation.webpage import web_page
-
-        page = web_page(view, _about(options.storage), storage_code(options.storage))
-        options.html.write_text(page, encoding="utf-8", errors="backslashreplace")
+        write_page(view, options.storage, options.html)
         print(options.html, file=written)
     if options.json:
         print(json.dumps(_values(summary_of(view)), indent=2, allow_nan=False))
@@ -113,6 +109,21 @@ def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, A
 def _cell(value: Any) -> Any:
     """Return a value that no spreadsheet runs as a formula."""
     return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+
+
+def write_page(view: StudyView, storage: str, path: Path) -> None:
+    """Write a study as a web page that needs no network.
+
+    Args:
+        view: The study.
+        storage: URL or file of its storage.
+        path: File to write.
+    """
+    # Figures take longer to import than all other parts of a report.
+    from optuna_agenttts.explanation.webpage import web_page
+
+    page = web_page(view, _about(storage), storage_code(storage))
+    path.write_text(page, encoding="utf-8", errors="backslashreplace")
 
 
 def _about(storage: str) -> dict[str, str]:
