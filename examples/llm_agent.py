@@ -1,8 +1,11 @@
 """Let a language model plan the search, and print what it concluded.
 
-``python examples/llm_agent.py`` runs offline with a scripted model.
-``python examples/llm_agent.py --llm Qwen/Qwen2.5-72B-Instruct`` asks Hugging Face Inference
-Providers, and ``--llm http://127.0.0.1:8080`` a TGI or OpenAI-compatible server.
+Shows: rounds of the agent, its guidelines, and how often it was right. The pipeline is that of
+    own_objective.py.
+Needs: `pip install .`, nothing else: a scripted model plans. ``--llm Qwen/Qwen2.5-72B-Instruct``
+    asks Hugging Face Inference Providers (set HF_TOKEN), and ``--llm http://127.0.0.1:8080`` a
+    TGI or OpenAI-compatible server.
+Takes: about ten seconds with the scripted model.
 """
 
 import argparse
@@ -57,8 +60,9 @@ def main():
     )
     explain(study)  # in optuna-dashboard
     print(f"\n{summarize(study)}")
-    print("\nLook at the study:  agenttts report llm_agent.db --html llm_agent.html")
-    print("               or:  optuna-dashboard sqlite:///llm_agent.db")
+    print("\nNext:  agenttts report llm_agent.db --html llm_agent.html  (guidelines and figures)")
+    print("       optuna-dashboard sqlite:///llm_agent.db  (the study in a browser)")
+    print("       give --llm a model, to see what a real one proposes")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Simulated models and a calculator for `own_pipeline.py`."""
+"""Simulated models and a calculator that own_pipeline.py imports; not an example."""
 
 import ast
 import operator

@@ -1,4 +1,9 @@
-"""Tune your own pipeline on your own JSON lines: plain code, a tool, a conditional stage."""
+"""Tune your own pipeline on your own JSON lines: plain code, a tool, a conditional stage.
+
+Shows: prompts, steps of code, costs in dollars, a check, a search, a score on held-out questions.
+Needs: `pip install .`, nothing else: models are simulated, unless --places names real ones.
+Takes: about ten seconds.
+"""
 
 import argparse
 import json
@@ -53,7 +58,8 @@ def main():
         study.optimize(objective, n_trials=12, callbacks=[PrintTrials()])
         print(best := recommend(study))
         print(objective.evaluate(best.allocation, held_out, baseline=task.complete({})))
-        print(f"Look at it: agenttts report {db} --html sums.html; optuna-dashboard {db}")
+        print(f"Next:  agenttts report {db} --html sums.html\n       optuna-dashboard {db}")
+        print("       --data FILE takes questions of yours, and --places hf real models")
 
 
 if __name__ == "__main__":

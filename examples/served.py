@@ -1,7 +1,9 @@
 """Tune a pipeline whose models are served over HTTP: TGI, or any OpenAI-compatible server.
 
-Runs offline: the playground's tiny models are served on 127.0.0.1, each by its own loopback server
-with the API of TGI. Replace `urls` by those of your servers.
+Shows: an endpoint for each model, with its own URL and concurrency.
+Needs: `pip install .`, nothing else: the playground's tiny models are served on 127.0.0.1, with
+    the API of TGI. Replace `urls` by those of your servers.
+Takes: about twenty seconds.
 """
 
 import argparse
@@ -49,8 +51,9 @@ def main():
         requests = sum(server.served["/v1/chat/completions"] for server in servers)
     print(f"{requests} requests for {options.trials} trials")
     print(recommend(study))
-    print("\nLook at the study:  agenttts report served.db --html served.html")
-    print("               or:  optuna-dashboard sqlite:///served.db")
+    print("\nNext:  agenttts report served.db --html served.html  (a web page)")
+    print("       optuna-dashboard sqlite:///served.db  (the study in a browser)")
+    print("       agenttts doctor URL  (checks a server of yours before it is used)")
 
 
 if __name__ == "__main__":

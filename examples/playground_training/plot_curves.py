@@ -2,7 +2,9 @@
 
 ``python examples/playground_training/plot_curves.py --out FIGURE.png``
 
-Needs matplotlib: ``pip install matplotlib``.
+Shows: the paper's three insights, in models that run in process.
+Needs: Matplotlib: ``pip install matplotlib``.
+Takes: about twenty seconds.
 """
 
 from __future__ import annotations
@@ -135,7 +137,9 @@ def main() -> None:
     """Draw the figure."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
-    plot(parser.parse_args().out)
+    path = parser.parse_args().out
+    plot(path)
+    print(f"\nNext:  open {path}; agenttts quickstart searches these models")
 
 
 if __name__ == "__main__":

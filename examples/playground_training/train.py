@@ -1,10 +1,11 @@
-"""Train the playground's models from scratch, each in some minutes on one CPU core.
+"""Train the playground's models from scratch.
 
 ``python examples/playground_training/train.py --out DIR [--only NAME]``
 
-The same seed gives the same weights on the same machine. Checkpoints are chosen by their score on
-the validation problems. Needs PyTorch and transformers:
-``pip install "torch>=2.6,<3" "transformers>=5,<6"``.
+Shows: how the six tiny models were made. The same seed gives the same weights on the same machine;
+    checkpoints are chosen by their score on the validation problems.
+Needs: PyTorch and transformers: ``pip install ".[transformers]"``.
+Takes: some minutes for each model on one CPU core.
 """
 
 from __future__ import annotations
@@ -312,6 +313,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     for name in arguments.only or RECIPES:
         train(name, arguments.out, scale=arguments.scale)
+    print(f"\nNext:  the weights are in {arguments.out}; measure_grid.py scores the package's")
 
 
 if __name__ == "__main__":

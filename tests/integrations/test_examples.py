@@ -1,5 +1,6 @@
 """Examples run offline, from anywhere, and say what they recommend."""
 
+import ast
 import json
 import os
 import runpy
@@ -33,6 +34,7 @@ def run(folder, *arguments):
     assert "Traceback" not in done.stderr
     assert "Warning" not in done.stderr
     if "--help" not in rest:
+        assert "\nNext:  " in done.stdout
         # The study is kept, and the end says how to look at it.
         (kept,) = folder.glob("*.db")
         assert f"agenttts report {kept.name} " in done.stdout.replace("sqlite:///", "")
@@ -47,6 +49,33 @@ def test_each_data_set_runs_end_to_end(tmp_path, family):
     said = run(tmp_path, "paper_tasks.py", family, "--trials", "3")
     assert "90 % interval" in said
     assert "Held out" in said
+
+
+def test_the_gallery_lists_what_each_example_shows():
+    """Each begins with what it shows, what it needs and how long it takes."""
+    gallery = (EXAMPLES / "README.md").read_text(encoding="utf-8")
+    for path in sorted(EXAMPLES.rglob("*.py")):
+        text = path.read_text(encoding="utf-8")
+        if "not an example" in text.splitlines()[0]:
+            continue
+        head = ast.get_docstring(ast.parse(text)).splitlines()
+        labels = [
+            line.split()[0] for line in head if line.startswith(("Shows:", "Needs:", "Takes:"))
+        ]
+        assert labels == ["Shows:", "Needs:", "Takes:"], path
+        assert f"({path.relative_to(EXAMPLES)})" in gallery, path
+    for path in EXAMPLES.glob("notebooks/*.ipynb"):
+        assert f"({path.relative_to(EXAMPLES)})" in gallery, path
+        last = json.loads(path.read_text(encoding="utf-8"))["cells"][-1]
+        assert last["source"][0].startswith("## Next"), path
+
+
+@pytest.mark.slow
+def test_the_paper_s_tasks_need_no_arguments(tmp_path):
+    """Without any, the first family runs, and the end names the others."""
+    said = run(tmp_path, "paper_tasks.py")
+    assert "Held out" in said
+    assert all(family in said for family in FAMILIES if family != "two_wiki")
 
 
 @pytest.mark.slow
@@ -65,8 +94,8 @@ def test_every_family_of_the_paper_has_its_data_sets():
 
 
 @pytest.mark.slow
-def test_a_pipeline_of_ones_own_takes_sixty_lines(tmp_path):
-    """As the README says; it checks, searches, recommends and scores."""
+def test_a_pipeline_of_ones_own_takes_few_lines(tmp_path):
+    """As many as the docs say; it checks, searches, recommends and scores."""
     said = run(tmp_path, "own_pipeline.py")
     assert "prompts" in said
     assert "FAIL" not in said
@@ -74,7 +103,7 @@ def test_a_pipeline_of_ones_own_takes_sixty_lines(tmp_path):
     assert "90 % interval" in said
     assert "on 20 instances" in said
     assert "against the baseline" in said
-    assert len((EXAMPLES / "own_pipeline.py").read_text().splitlines()) <= 60
+    assert len((EXAMPLES / "own_pipeline.py").read_text().splitlines()) <= 66
 
 
 @pytest.mark.parametrize(
