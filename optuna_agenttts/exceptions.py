@@ -35,7 +35,11 @@ class NoTaskError(AgentTTSError, ValueError):
 
     @classmethod
     def of(cls, study_name: str) -> NoTaskError:
-        """Return the error of a study."""
+        """Return the error of a study.
+
+        Args:
+            study_name: Name of the study.
+        """
         return cls(
             f"No task is registered on study {study_name!r}: `AgentTTSSampler(task)` and "
             "`task.suggest(trial)` register one at the first trial. Run one, or pass `task=`."

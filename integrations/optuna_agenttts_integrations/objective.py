@@ -60,7 +60,7 @@ class MultiStageObjective(DiagnosableObjective, SplittableObjective):
     nothing, and is reused wherever the same request recurs.
 
     Args:
-        pipeline: Pipeline to run. Its `StageProgram`s must have the names of the task's stages,
+        pipeline: Pipeline to run. Each `StageProgram` must have the name of a stage of the task,
             in the same order.
         instances: Instances to run it on.
         task: Task to tune.

@@ -137,13 +137,25 @@ class Explain:
     def after_trial(
         self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
     ) -> None:
-        """Do the same for a sampler, before the storage has the trial's state and values."""
+        """Do the same for a sampler, before the storage has the trial's state and values.
+
+        Args:
+            study: The study.
+            trial: The trial that ends.
+            state: Its state.
+            values: Its values; None if it has none.
+        """
         ended = copy.copy(trial)
         ended.state, ended.values = state, values
         self(study, ended)
 
     def finish(self, study: Study, task: Task) -> None:
-        """Explain a study at the end of its search, with figures if that took long enough."""
+        """Explain a study at the end of its search, with figures if that took long enough.
+
+        Args:
+            study: The study.
+            task: Its task.
+        """
         with _never_raising(study):
             view = StudyView(study, task)
             with _turn(study, _WAIT):

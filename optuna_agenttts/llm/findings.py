@@ -45,7 +45,11 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Results of several checks; as a string, a table for a terminal of 100 columns."""
+    """Results of several checks; as a string, a table for a terminal of 100 columns.
+
+    Args:
+        findings: The results, in order.
+    """
 
     findings: tuple[Finding, ...] = ()
 
@@ -65,7 +69,11 @@ class Report:
 
     @classmethod
     def joined(cls, reports: Iterable[Report]) -> Report:
-        """Concatenate the findings of several reports."""
+        """Concatenate the findings of several reports.
+
+        Args:
+            reports: The reports, in order.
+        """
         return cls(tuple(finding for report in reports for finding in report.findings))
 
     def raise_for_errors(self) -> None:

@@ -296,6 +296,9 @@ class HuggingFaceChat(ServerClient):
         """Return the HTTP status and the entries of ``/v1/models``.
 
         The status is 0 if there was no reply, or if there is no URL.
+
+        Args:
+            session: Session that sends the request. Default: a new one.
         """
         status, values = await self._page("", session)
         entries = as_mapping(values).get("data")

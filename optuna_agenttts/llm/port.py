@@ -58,7 +58,12 @@ class ChatRefusedError(ChatError):
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """Message of a conversation: the role of its author and its text."""
+    """Message of a conversation.
+
+    Args:
+        role: Role of its author.
+        content: Its text.
+    """
 
     role: Literal["system", "user", "assistant"]
     content: str

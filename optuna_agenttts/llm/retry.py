@@ -210,7 +210,11 @@ class CircuitBreaker:
             )
 
     def record(self, error: ChatError | None) -> None:
-        """Record the outcome of a call; None is success."""
+        """Record the outcome of a call; None is success.
+
+        Args:
+            error: The error of the call; None if it succeeded.
+        """
         if error is None:
             self._failures, self._next_pause = 0, self._pause
             return

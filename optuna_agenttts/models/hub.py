@@ -165,6 +165,11 @@ class Hub:
         """Return a `Model` with the facts found for its name; see `describe_model`.
 
         Suitable as the argument `describe` of `Task.from_pipeline`.
+
+        Args:
+            name: Model id of the Hub.
+            provider: Inference provider whose prices are wanted, such as ``"groq"``. Default: that
+                of this object.
         """
         return describe_model(name, hub=self, provider=provider)
 

@@ -47,6 +47,9 @@ class Saved:
     def from_json(cls: type[_Saved], text: str) -> _Saved:
         """Build an equal object from the JSON of `to_json`.
 
+        Args:
+            text: The JSON.
+
         Raises:
             TaskError: The text is no JSON of such an object, or that of a newer version.
         """
@@ -55,12 +58,19 @@ class Saved:
         return found
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the values to a JSON file, which replaces an existing one."""
+        """Write the values to a JSON file, which replaces an existing one.
+
+        Args:
+            path: Path of the file.
+        """
         _write(path, self.to_json())
 
     @classmethod
     def load(cls: type[_Saved], path: str | os.PathLike[str]) -> _Saved:
         """Read a file of `save`.
+
+        Args:
+            path: Path of the file.
 
         Raises:
             TaskError: See `from_json`.

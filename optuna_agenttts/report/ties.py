@@ -54,6 +54,12 @@ class Undecided(Tie):
     """Cheaper allocation that may be as good, or lose more than the margin.
 
     Args:
+        allocation: The allocation.
+        value: Expected value, in units of the metric.
+        cost: Cost for one instance, in units of the task's cost model.
+        loss: One-sided 95 % upper bound of what it loses to the recommended allocation, in units
+            of the metric.
+        shared: Number of instances that both saw.
         instances: Number of shared instances on which it would be named a tie with a probability
             of 80 %, if it is as good.
     """

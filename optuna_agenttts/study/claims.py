@@ -29,6 +29,9 @@ class Claim:
     def from_dict(cls, values: Any) -> Claim:
         """Build a claim from the values of `dataclasses.asdict`.
 
+        Args:
+            values: The values by field.
+
         Raises:
             TypeError: The values do not describe a claim of this version.
         """
@@ -66,6 +69,9 @@ class Verdict:
     @classmethod
     def from_dict(cls, values: Any) -> Verdict:
         """Build a verdict from the values of `dataclasses.asdict`.
+
+        Args:
+            values: The values by field.
 
         Raises:
             TypeError: The values do not describe a verdict of this version.

@@ -25,7 +25,12 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class Proposed:
-    """Candidate of a round: parameters for one trial, and the agent's reason."""
+    """Candidate of a round.
+
+    Args:
+        params: Parameters for one trial, by name.
+        reason: The agent's reason for it.
+    """
 
     params: Mapping[str, Any]
     reason: str
@@ -98,6 +103,9 @@ class Round:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Round:
         """Build a round from the values of `dataclasses.asdict`; unknown fields are ignored.
+
+        Args:
+            values: The values by field.
 
         Raises:
             TypeError: The values do not describe a round of this version.

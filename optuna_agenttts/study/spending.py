@@ -14,6 +14,7 @@ from optuna_agenttts import storage
 from optuna_agenttts.exceptions import NoTaskError, TaskError
 from optuna_agenttts.study.rounds import Round, read_rounds
 from optuna_agenttts.support.plain import amount_text
+from optuna_agenttts.task.allocation import choices_by_name
 from optuna_agenttts.task.cost import TableCost
 from optuna_agenttts.task.parameters import read_choices
 from optuna_agenttts.task.sizes import size_in_name
@@ -204,8 +205,9 @@ def cost_of_samples(
     Raises:
         TaskError: The task has no such stage, or the stage no such model.
     """
-    found = task.stages[task._stage_index(stage)]
-    costing = found.models[task._choice(stage, (model, 1))[0]]
+    ((position, (chosen, _)),) = choices_by_name(task.stages, {stage: (model, 1)}).items()
+    found = task.stages[position]
+    costing = found.models[chosen]
     costing = _billed(costing, prompt_tokens, cached_tokens)
     measured = replace(
         found,

@@ -14,7 +14,12 @@ from optuna_agenttts.task.stage import Stage
 
 
 class StageAllocation(NamedTuple):
-    """Model and number of samples of one stage."""
+    """Model and number of samples of one stage.
+
+    Args:
+        model: Name of the model.
+        samples: Number of samples, 1 or more.
+    """
 
     model: str
     samples: int
@@ -42,6 +47,27 @@ def settings_of(stage: Stage) -> list[list[StageAllocation]]:
     """Return the settings of a stage for each model, by number of samples."""
     samples = range(1, stage.max_samples + 1)
     return [[StageAllocation(model.name, count) for count in samples] for model in stage.models]
+
+
+def choices_by_name(
+    stages: Sequence[Stage], settings: Mapping[str, Sequence[Any]]
+) -> dict[int, Choice]:
+    """Return (position of the model, number of samples) by position of the stage.
+
+    Args:
+        stages: Stages of the task.
+        settings: ``(model, samples)`` by the stage's name, for some or all of them.
+
+    Raises:
+        TaskError: A stage, model or number of samples is unknown.
+    """
+    positions = {stage.name: position for position, stage in enumerate(stages)}
+    for name in settings:
+        if name not in positions:
+            raise TaskError(f"Unknown stage {name!r}: the task has {', '.join(positions)}.")
+    return {
+        positions[name]: read_choice(stages[positions[name]], settings[name]) for name in settings
+    }
 
 
 def read_choice(stage: Stage, setting: Sequence[Any]) -> Choice:

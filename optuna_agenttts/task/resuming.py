@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from optuna.distributions import CategoricalDistribution
@@ -10,6 +10,7 @@ from optuna.study import Study
 
 from optuna_agenttts import storage
 from optuna_agenttts.exceptions import TaskError
+from optuna_agenttts.task.differences import warn_of_changes
 from optuna_agenttts.task.stage import Stage
 from optuna_agenttts.task.values import read_model
 
@@ -60,6 +61,32 @@ def check_models(study: Study, earlier: Sequence[Stage], stages: Sequence[Stage]
         fixed = storage.read_choices(study, stage.model_parameter)
         if fixed is not None and set(fixed) == names.get(stage.model_parameter):
             choices_of_models(study, stage)
+
+
+def register_task(study: Study, task: Any) -> None:
+    """Register a task on a study, and log changes to an earlier one.
+
+    Args:
+        study: The study.
+        task: The `Task`, whose module imports this one.
+
+    Raises:
+        TaskError: The trials of the study chose among other models.
+    """
+    changes: list[str] = []
+
+    def keep(values: Mapping[str, Any]) -> bool:
+        try:
+            earlier = task.from_dict(values)
+        except TaskError as error:
+            changes.append(str(error))
+            return False
+        check_models(study, earlier.stages, task.stages)
+        changes.extend(earlier.differences(task))
+        return not changes
+
+    if storage.register(study, task.text, keep) is not None:
+        warn_of_changes(study, changes, task.cost_model.unit)
 
 
 def check_choices(study: Study, parameter: str, distribution: CategoricalDistribution) -> None:

@@ -17,20 +17,20 @@ from optuna_agenttts.task.allocation import (
     Allocation,
     AllocationLike,
     StageAllocation,
-    read_choice,
+    choices_by_name,
     settings_of,
 )
 from optuna_agenttts.task.cost import CostModel, FlopsCost, cost_row
-from optuna_agenttts.task.differences import differences, warn_of_changes
+from optuna_agenttts.task.differences import differences
 from optuna_agenttts.task.direction import warn_of_direction
 from optuna_agenttts.task.encoding import decode_arguments, encode_arguments
 from optuna_agenttts.task.feasible import Choice, FeasibleSet
 from optuna_agenttts.task.from_pipeline import DataPipeline, describe_stages
 from optuna_agenttts.task.overview import overview
-from optuna_agenttts.task.resuming import check_models
+from optuna_agenttts.task.resuming import register_task
 from optuna_agenttts.task.stage import Model, Stage, checked_range, checked_stages, is_finite
 from optuna_agenttts.task.suggestion import suggest_choices
-from optuna_agenttts.task.values import read_model, read_samples
+from optuna_agenttts.task.values import read_stages
 
 
 @dataclass(frozen=True, init=False, repr=False, eq=False)
@@ -160,6 +160,9 @@ class Task:
     def from_dict(cls, values: Mapping[str, Any]) -> Task:
         """Build a task from the values of `to_dict`.
 
+        Args:
+            values: The values, as from JSON.
+
         Raises:
             TaskError: The values do not describe a task.
         """
@@ -218,7 +221,11 @@ class Task:
         )
 
     def differences(self, other: Task) -> list[str]:
-        """List the values that differ from another task's, one line each, this task's first."""
+        """List the values that differ from another task's, one line each, this task's first.
+
+        Args:
+            other: The other task.
+        """
         return differences(json.loads(self.text), json.loads(other.text))
 
     def cost(self, allocation: AllocationLike) -> float:
@@ -233,7 +240,11 @@ class Task:
         return self.feasible.cost(self.choices(allocation))
 
     def fits(self, allocation: AllocationLike) -> bool:
-        """Return whether an allocation is within the budget."""
+        """Return whether an allocation is within the budget.
+
+        Args:
+            allocation: ``{"stage": (model, samples)}`` for every stage.
+        """
         return self.feasible.fits(self.choices(allocation))
 
     def count_allocations(self) -> int | float:
@@ -255,6 +266,9 @@ class Task:
 
         Samples are reduced first. Models are replaced only if one sample each is over the budget.
 
+        Args:
+            allocation: ``{"stage": (model, samples)}`` for every stage.
+
         Raises:
             TaskError: A stage, model or number of samples is unknown, or a stage is missing.
         """
@@ -270,8 +284,7 @@ class Task:
             TaskError: A stage, model or number of samples is unknown.
             BudgetError: The cheapest completion is over the budget.
         """
-        known = {self._stage_index(name): self._choice(name, partial[name]) for name in partial}
-        completion = self.feasible.complete(known)
+        completion = self.feasible.complete(choices_by_name(self.stages, partial))
         allocation = self.allocation(completion)
         if not self.feasible.fits(completion):
             raise BudgetError(
@@ -284,28 +297,38 @@ class Task:
     def choices(self, allocation: AllocationLike) -> list[Choice]:
         """Return an allocation as (position of the model, number of samples) for each stage.
 
+        Args:
+            allocation: ``{"stage": (model, samples)}`` for every stage.
+
         Raises:
             TaskError: A stage, model or number of samples is unknown, or a stage is missing.
         """
-        for name in allocation:
-            self._stage_index(name)
+        known = choices_by_name(self.stages, allocation)
         missing = [stage.name for stage in self.stages if stage.name not in allocation]
         if missing:
             raise TaskError(
                 f"`allocation` lacks the stages {', '.join(missing)}, got {dict(allocation)!r}: "
                 "add them, or use `Task.complete`."
             )
-        return [self._choice(stage.name, allocation[stage.name]) for stage in self.stages]
+        return [known[position] for position in range(len(self.stages))]
 
     def allocation(self, choices: Sequence[Choice]) -> Allocation:
-        """Return the allocation of positions and numbers, as from `choices`."""
+        """Return the allocation of positions and numbers, as from `choices`.
+
+        Args:
+            choices: Position of the model, from 0, and number of samples, for each stage.
+        """
         return Allocation(
             (stage.name, StageAllocation(stage.models[model].name, int(samples)))
             for stage, (model, samples) in zip(self.stages, choices)
         )
 
     def params(self, allocation: AllocationLike) -> dict[str, Any]:
-        """Return an allocation as Optuna parameters, ready for `Study.enqueue_trial`."""
+        """Return an allocation as Optuna parameters, ready for `Study.enqueue_trial`.
+
+        Args:
+            allocation: ``{"stage": (model, samples)}`` for every stage.
+        """
         params: dict[str, Any] = {}
         for stage, (model, samples) in zip(self.stages, self.choices(allocation)):
             params[stage.model_parameter] = stage.models[model].name
@@ -324,13 +347,7 @@ class Task:
         Returns:
             (position of the model, number of samples) by position of the stage.
         """
-        known: dict[int, Choice] = {}
-        for index, stage in enumerate(self.stages):
-            model = read_model(stage, params.get(stage.model_parameter))
-            samples = read_samples(stage, params.get(stage.samples_parameter))
-            if model is not None and samples is not None:
-                known[index] = (model, samples)
-        return known
+        return read_stages(self.stages, params)
 
     def suggest(self, trial: BaseTrial) -> Allocation:
         """Suggest an allocation within the budget, with any sampler.
@@ -360,41 +377,24 @@ class Task:
 
         `suggest` and `AgentTTSSampler` call this.
 
+        Args:
+            study: The study.
+
         Raises:
             TaskError: The trials of the study chose among other models.
         """
         warn_of_direction(study, self.metric)
-
-        changes: list[str] = []
-
-        def keep(values: Mapping[str, Any]) -> bool:
-            try:
-                earlier = Task.from_dict(values)
-            except TaskError as error:
-                changes.append(str(error))
-                return False
-            check_models(study, earlier.stages, self.stages)
-            changes.extend(earlier.differences(self))
-            return not changes
-
-        if storage.register(study, self.text, keep) is not None:
-            warn_of_changes(study, changes, self.cost_model.unit)
+        register_task(study, self)
 
     @classmethod
     def registered(cls, study: Study) -> Task | None:
         """Return the task registered on a study by `suggest`, a sampler or an objective, or None.
+
+        Args:
+            study: The study.
 
         Raises:
             TaskError: The stored task cannot be read by this version.
         """
         values = storage.registered(study)
         return None if values is None else cls.from_dict(values)
-
-    def _stage_index(self, name: str) -> int:
-        names = [stage.name for stage in self.stages]
-        if name not in names:
-            raise TaskError(f"Unknown stage {name!r}: the task has {', '.join(names)}.")
-        return names.index(name)
-
-    def _choice(self, name: str, setting: Sequence[Any]) -> Choice:
-        return read_choice(self.stages[self._stage_index(name)], setting)

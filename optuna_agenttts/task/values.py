@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 
+from optuna_agenttts.task.feasible import Choice
 from optuna_agenttts.task.ranges import Samples
 from optuna_agenttts.task.stage import Stage
 
@@ -86,3 +87,22 @@ def allowed_samples(stage: Stage, distribution: BaseDistribution) -> Samples:
             return numbers
         return tuple(n for n in numbers if distribution._contains(float(n)))
     return ()
+
+
+def read_stages(stages: Sequence[Stage], params: Mapping[str, Any]) -> dict[int, Choice]:
+    """Read the stages whose model and samples are both among a trial's parameters.
+
+    Args:
+        stages: The stages.
+        params: Parameters by name.
+
+    Returns:
+        (position of the model, number of samples) by position of the stage.
+    """
+    known: dict[int, Choice] = {}
+    for index, stage in enumerate(stages):
+        model = read_model(stage, params.get(stage.model_parameter))
+        samples = read_samples(stage, params.get(stage.samples_parameter))
+        if model is not None and samples is not None:
+            known[index] = (model, samples)
+    return known

@@ -39,6 +39,9 @@ class Embedder(Protocol):
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
         """Return one vector per text, in order and all of one length.
 
+        Args:
+            texts: The texts.
+
         Raises:
             ChatUnavailableError: The call failed; a later one may succeed.
             ChatRefusedError: The call failed, and repeating it would fail again.

@@ -267,7 +267,12 @@ class MultiSampleChatModel(Protocol):
     async def complete_many(
         self, request: ChatRequest, seeds: Sequence[int]
     ) -> Sequence[Completion]:
-        """Generate one completion per seed; see `ChatModel.complete`."""
+        """Generate one completion per seed; see `ChatModel.complete`.
+
+        Args:
+            request: The request.
+            seeds: Seed of each completion, from 1 to 2**31 - 1.
+        """
 
 
 async def close_chats(endpoints: Endpoints) -> None:
@@ -309,7 +314,12 @@ class BatchingChatModel:
     async def complete_many(
         self, request: ChatRequest, seeds: Sequence[int]
     ) -> Sequence[Completion]:
-        """Generate one completion per seed; see `ChatModel.complete`."""
+        """Generate one completion per seed; see `ChatModel.complete`.
+
+        Args:
+            request: The request.
+            seeds: Seed of each completion, from 1 to 2**31 - 1.
+        """
         loop = asyncio.get_running_loop()
         futures: list[asyncio.Future[Completion]] = [loop.create_future() for _ in seeds]
         self._waiting += [(request, seed, future) for seed, future in zip(seeds, futures)]

@@ -17,7 +17,11 @@ Aggregation = Callable[[Sequence[Any]], Any]
 
 
 def majority_vote(samples: Sequence[Hashable]) -> Hashable:
-    """Return the most frequent sample; the earliest one wins ties."""
+    """Return the most frequent sample; the earliest one wins ties.
+
+    Args:
+        samples: The parsed samples of a stage, in order; at least one.
+    """
     return Counter(samples).most_common(1)[0][0]
 
 
@@ -64,12 +68,20 @@ def _vote_on_ids(threshold: float, samples: Sequence[Iterable[Any]]) -> tuple[An
 
 
 def union(samples: Sequence[Iterable[Any]]) -> tuple[Any, ...]:
-    """Return the sorted union of the IDs in all samples."""
+    """Return the sorted union of the IDs in all samples.
+
+    Args:
+        samples: The parsed samples of a stage: collections of IDs.
+    """
     return tuple(sorted({name for sample in samples for name in sample}))
 
 
 def best_of(score: Callable[[Any], float]) -> Aggregation:
-    """Build an aggregation that returns the sample of highest score; the first wins ties."""
+    """Build an aggregation that returns the sample of highest score; the first wins ties.
+
+    Args:
+        score: Function from a sample to its score; higher is better.
+    """
     return partial(_choose_best, score)
 
 

@@ -88,7 +88,11 @@ class InstanceResult:
     unreadable: bool = False
 
     def total(self, name: str) -> float:
-        """Return the sum of a field of `StageUsage` over the stages."""
+        """Return the sum of a field of `StageUsage` over the stages.
+
+        Args:
+            name: Name of the field, such as ``"spend"``.
+        """
         return float(sum(getattr(usage, name) for usage in self.stages.values()))
 
 

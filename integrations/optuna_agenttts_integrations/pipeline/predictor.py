@@ -141,7 +141,14 @@ class PipelineRunner:
         *,
         max_spend: float | None = None,
     ) -> Predictions:
-        """Run `predict` without blocking the running event loop; for arguments, see there."""
+        """Run `predict` without blocking the running event loop; for arguments, see there.
+
+        Args:
+            inputs: The inputs.
+            allocation: The allocation.
+            max_spend: Hard limit on the spend of this call, in units of the task's cost model.
+                Default: see `predict`.
+        """
         prepared = self._prepared(inputs, allocation, max_spend)
         return await asyncio.wrap_future(self._loop.submit(self._predict(*prepared)))
 
@@ -265,7 +272,7 @@ class Predictor(PipelineRunner):
     It can be shared by threads, pickled and forked.
 
     Args:
-        pipeline: Pipeline to run, with the `StageProgram`s of the task.
+        pipeline: Pipeline to run, with a `StageProgram` for each stage of the task.
         task: Task that was tuned; it prices the calls.
         endpoints: Endpoint of each model that is used, by name; see `connect_endpoints`.
         store: Store for completions. With that of a search, its samples are reused. Default: in

@@ -34,7 +34,12 @@ class State:
         return self.results[stage]
 
     def after(self, stage: str, result: Any) -> State:
-        """Return the state with one more result."""
+        """Return the state with one more result.
+
+        Args:
+            stage: Name of the stage.
+            result: Its result.
+        """
         return State(self.instance, {**self.results, stage: result})
 
 
@@ -128,12 +133,21 @@ class StageProgram:
             checked_groups(f"StageProgram {self.name!r}", self.equal_samples)
 
     def messages(self, state: State) -> tuple[Message, ...]:
-        """Build the messages of the prompt for an instance."""
+        """Build the messages of the prompt for an instance.
+
+        Args:
+            state: The instance, and the results of earlier stages.
+        """
         prompt = self.prompt(state)
         return (Message("user", prompt),) if isinstance(prompt, str) else tuple(prompt)
 
     def request(self, model: str, state: State) -> ChatRequest:
-        """Build the request to a model for an instance."""
+        """Build the request to a model for an instance.
+
+        Args:
+            model: Name of the model on its server.
+            state: The instance, and the results of earlier stages.
+        """
         return ChatRequest(
             model=model,
             messages=self.messages(state),

@@ -113,6 +113,9 @@ class Pipeline:
         Steps before it are run, except coroutine functions, whose result is None. The result is
         also None for a step that raises one of its `fails_on`, or any exception after an earlier
         result was None.
+
+        Args:
+            instance: The instance.
         """
         state, complete = State(instance), True
         for stage in self.stages:

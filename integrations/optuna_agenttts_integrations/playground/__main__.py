@@ -15,8 +15,8 @@ from optuna_agenttts_integrations.playground.pipeline import ANSWERERS, RETRIEVE
 from optuna_agenttts_integrations.playground.server import Faults, PlaygroundServer
 
 
-def main() -> None:
-    """Parse the command line, then serve or export."""
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(prog="python -m optuna_agenttts_integrations.playground")
     commands = parser.add_subparsers(required=True, dest="command")
     serve = commands.add_parser("serve", help="serve the playground's models on 127.0.0.1")
@@ -35,6 +35,12 @@ def main() -> None:
     )
     export.add_argument("name", metavar="NAME", help=", ".join((*RETRIEVERS, *ANSWERERS)))
     export.add_argument("folder", metavar="FOLDER", help="created if missing")
+    return parser
+
+
+def main() -> None:
+    """Parse the command line, then serve or export."""
+    parser = make_parser()
     options = parser.parse_args()
     try:
         if options.command == "export":

@@ -50,6 +50,9 @@ def normalize_answer(text: str) -> str:
 
     Converts to lower case, deletes the 32 ASCII punctuation characters ("U.S." becomes "us"),
     removes the words a, an and the, and collapses whitespace. Other characters are kept.
+
+    Args:
+        text: The text.
     """
     text = text.lower().translate(_NO_PUNCTUATION)
     return " ".join(_ARTICLE.sub(" ", text).split())
@@ -65,6 +68,10 @@ def _normalized(accepted: Sequence[str]) -> list[str]:
 def exact_match(answer: str, accepted: Sequence[str]) -> float:
     """Return 1 if an answer equals an accepted one after `normalize_answer`, else 0.
 
+    Args:
+        answer: The answer.
+        accepted: The accepted answers, at least one.
+
     Returns:
         1 or 0.
 
@@ -78,6 +85,10 @@ def token_f1(answer: str, accepted: Sequence[str]) -> float:
     """Compute the token F1 of SQuAD v1.1 with the best matching accepted answer.
 
     Words are those of `normalize_answer`, as multisets.
+
+    Args:
+        answer: The answer.
+        accepted: The accepted answers, at least one.
 
     Returns:
         0 to 1: 1 if neither text has words, 0 if only one has words.
@@ -97,6 +108,10 @@ def contains_answer(answer: str, accepted: Sequence[str]) -> float:
     `normalize_answer`, compared as a whole. An accepted answer without words matches only an
     answer without words.
 
+    Args:
+        answer: The answer.
+        accepted: The accepted answers, at least one.
+
     Returns:
         1 or 0.
 
@@ -110,6 +125,10 @@ def contains_answer(answer: str, accepted: Sequence[str]) -> float:
 
 def set_f1(predicted: Iterable[Hashable], gold: Iterable[Hashable]) -> float:
     """Compute the F1 of two sets, for example of retrieved and relevant IDs.
+
+    Args:
+        predicted: The elements found.
+        gold: The right elements.
 
     Returns:
         0 to 1: 1 if both sets are empty, 0 if only one is.
@@ -127,6 +146,10 @@ def rouge_l(predicted: str, reference: str) -> float:
 
     Tokens are runs of a-z and 0-9 in lower case, as in the rouge-score package without a stemmer,
     so that other scripts have no tokens. Each text is one sequence, not split into sentences.
+
+    Args:
+        predicted: The text.
+        reference: The text to compare it with.
 
     Returns:
         0 to 1; 0 if a text has no tokens.

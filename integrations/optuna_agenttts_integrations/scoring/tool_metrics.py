@@ -29,6 +29,10 @@ def node_f1(predicted: Iterable[str], gold: Iterable[str]) -> float:
     Underscores count as blanks, as in TaskBench's evaluation; case and further whitespace are
     ignored, and so are repeated calls of a tool.
 
+    Args:
+        predicted: Names of the tools that were called.
+        gold: Names of the right tools.
+
     Returns:
         0 to 1: 1 if both sets are empty, 0 if only one is.
 
@@ -153,6 +157,10 @@ def argument_name_f1(
     predicted: Iterable[Mapping[str, Any]], gold: Iterable[Mapping[str, Any]]
 ) -> float:
     """Compute the F1 of two sets of (tool, argument name); see `argument_f1`.
+
+    Args:
+        predicted: The calls.
+        gold: The right calls.
 
     Returns:
         0 to 1: 1 if both sets are empty, 0 if only one is.

@@ -27,7 +27,13 @@ _MEDIA_TYPES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parameter:
-    """A parameter of a tool whose arguments have names."""
+    """A parameter of a tool whose arguments have names.
+
+    Args:
+        name: Name of the argument.
+        type: Its type, as text for the prompt.
+        description: What it means, as text for the prompt.
+    """
 
     name: str
     type: str = ""

@@ -59,12 +59,19 @@ class Faults:
             raise PipelineError(f"Faults: `kinds` must be among {FAULTS!r}, got {unknown!r}.")
 
     def draw(self, rng: random.Random) -> Fault | None:
-        """Draw the fault of the next request, or None."""
+        """Draw the fault of the next request, or None.
+
+        Args:
+            rng: Source of randomness.
+        """
         return rng.choice(list(self.kinds)) if rng.random() < self.rate else None
 
 
 async def inject(fault: Fault | None) -> Delivery:
     """Apply a fault before a request is processed.
+
+    Args:
+        fault: The fault; None for none.
 
     Returns:
         How to send the reply.

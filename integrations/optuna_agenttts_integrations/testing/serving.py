@@ -131,11 +131,21 @@ class LoopbackServer(HttpServer):
         self.served: Counter[str] = Counter()
 
     async def complete(self, model: str, request: ChatRequest, seed: int) -> Completion:
-        """Generate one completion on the server's event loop."""
+        """Generate one completion on the server's event loop.
+
+        Args:
+            model: Name of the model.
+            request: The request.
+            seed: Seed of the completion, from 1 to 2**31 - 1.
+        """
         return await self._chats[model].complete(request, seed=seed)
 
     def prompt_tokens(self, request: ChatRequest) -> int:
-        """Return the number of tokens of a prompt, by `ServerLimits.count`."""
+        """Return the number of tokens of a prompt, by `ServerLimits.count`.
+
+        Args:
+            request: The request.
+        """
         return sum(self.limits.count(message.content) for message in request.messages)
 
     async def serve(self, request: HttpRequest, writer: asyncio.StreamWriter) -> bool:

@@ -20,7 +20,11 @@ Dialect = Literal["tgi", "openai"]
 
 
 def count_words(text: str) -> int:
-    """Return the number of words, separated by white space, of a text."""
+    """Return the number of words, separated by white space, of a text.
+
+    Args:
+        text: The text.
+    """
     return len(text.split())
 
 

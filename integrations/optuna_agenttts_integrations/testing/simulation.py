@@ -106,6 +106,9 @@ class SimulatedModel:
 def stage_instructions(benchmark: Benchmark) -> dict[str, str]:
     """Return the system message of each stage that asks a model, by the stage's name.
 
+    Args:
+        benchmark: The benchmark.
+
     Raises:
         PipelineError: A stage has no system message.
     """
