@@ -126,9 +126,15 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """Check links and code blocks of all pages."""
-    session.install("-e", ".[test]")
-    _pytest(session, "-m", "", "tests/docs")
+    """Build the site, where warnings are errors, and check all pages; `-- serve` shows it."""
+    serve = "serve" in session.posargs
+    session.install("-e", ".[docs]" if serve else ".[docs,test]")
+    site = "docs/_build/html"
+    session.run("sphinx-build", "-W", "-n", "--keep-going", "-q", "docs", site, env=ENVIRONMENT)
+    if serve:
+        session.run("python", "-m", "http.server", "-d", site, "--bind", "127.0.0.1", "8000")
+    else:
+        _pytest(session, "-m", "", "tests/docs")
 
 
 @nox.session
