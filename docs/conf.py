@@ -33,9 +33,11 @@ exclude_patterns = ["_build", "_extension", "_templates"]
 smartquotes = False
 myst_heading_anchors = 4
 myst_enable_extensions = ["colon_fence", "deflist"]
-# Notebooks are kept without outputs: the site has those of its own build.
+# Notebooks are kept without outputs: they run where the site is built, in a fresh folder.
 notebooks = HERE / "tutorials" / "notebooks"
-shutil.copytree(ROOT / "examples" / "notebooks", notebooks, dirs_exist_ok=True)
+shutil.rmtree(notebooks, ignore_errors=True)
+shutil.copytree(ROOT / "examples" / "notebooks", notebooks)
+shutil.copy(ROOT / "examples" / "questions.jsonl", notebooks.parent)
 nb_execution_mode = "cache"
 nb_execution_cache_path = str(HERE / "_build" / "notebooks")
 nb_execution_timeout = 600

@@ -38,21 +38,40 @@ EXTERNAL = {
 
 # Relative links in Markdown, without those to anchors of the same page.
 _LINK = re.compile(r"(?<=\]\()(?!#|[a-z]+:)([^)\s#]+)((?:#[^)\s]*)?)(?=\))")
+_INCLUDE = re.compile(r"^```\{include\} (\S+)\n```$", re.MULTILINE)
 
 
 def link_files(app: Sphinx, docname: str, source: list[str]) -> None:
-    """Point relative links that leave the pages, which GitHub resolves too, to the repository."""
-    page = Path(app.srcdir, docname)
+    """Point links at what the site has: pages, executed notebooks, files of the repository.
 
-    def replace(match: re.Match[str]) -> str:
-        target = Path(os.path.normpath(page.parent / match[1]))
-        root = Path(app.srcdir).parent
-        if target.is_relative_to(app.srcdir) or not target.exists():
+    Included pages are read here, because their links start from another folder.
+    """
+    pages = Path(app.srcdir)
+    folder = (pages / docname).parent
+
+    def include(match: re.Match[str]) -> str:
+        path = (folder / match[1]).resolve()
+        app.env.note_dependency(path)
+        return rewritten(path.read_text("utf-8"), path.parent)
+
+    def rewritten(text: str, base: Path) -> str:
+        return _LINK.sub(lambda match: target_of(match, base), text)
+
+    def target_of(match: re.Match[str], base: Path) -> str:
+        target = Path(os.path.normpath(base / match[1]))
+        if not target.exists():
             return match[0]
+        examples = pages.parent / "examples" / "notebooks"
+        if target.parent == examples and target.suffix == ".ipynb":
+            target = pages / "tutorials" / "notebooks" / target.name
+        if target.is_relative_to(pages):
+            return f"{os.path.relpath(target, folder)}{match[2]}"
         kind = "tree" if target.is_dir() else "blob"
-        return f"{REPOSITORY}/{kind}/main/{target.relative_to(root).as_posix()}{match[2]}"
+        path = target.relative_to(pages.parent).as_posix()
+        return f"{REPOSITORY}/{kind}/main/{path}{match[2]}"
 
-    source[0] = _LINK.sub(replace, source[0])
+    if not docname.startswith("tutorials/notebooks/"):
+        source[0] = _INCLUDE.sub(include, rewritten(source[0], folder))
 
 
 def resolve(
