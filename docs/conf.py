@@ -34,10 +34,10 @@ smartquotes = False
 myst_heading_anchors = 4
 myst_enable_extensions = ["colon_fence", "deflist"]
 # Notebooks are kept without outputs: they run where the site is built, in a fresh folder.
-notebooks = HERE / "tutorials" / "notebooks"
-shutil.rmtree(notebooks, ignore_errors=True)
-shutil.copytree(ROOT / "examples" / "notebooks", notebooks)
-shutil.copy(ROOT / "examples" / "questions.jsonl", notebooks.parent)
+examples = HERE / "tutorials" / "examples"
+shutil.rmtree(examples, ignore_errors=True)
+_left_out = shutil.ignore_patterns("playground_training", "__pycache__", ".*", "*.db*")
+shutil.copytree(ROOT / "examples", examples, ignore=_left_out)
 nb_execution_mode = "cache"
 nb_execution_cache_path = str(HERE / "_build" / "notebooks")
 nb_execution_timeout = 600

@@ -63,14 +63,14 @@ def link_files(app: Sphinx, docname: str, source: list[str]) -> None:
             return match[0]
         examples = pages.parent / "examples" / "notebooks"
         if target.parent == examples and target.suffix == ".ipynb":
-            target = pages / "tutorials" / "notebooks" / target.name
+            target = pages / "tutorials" / "examples" / "notebooks" / target.name
         if target.is_relative_to(pages):
             return f"{os.path.relpath(target, folder)}{match[2]}"
         kind = "tree" if target.is_dir() else "blob"
         path = target.relative_to(pages.parent).as_posix()
         return f"{REPOSITORY}/{kind}/main/{path}{match[2]}"
 
-    if not docname.startswith("tutorials/notebooks/"):
+    if not docname.startswith("tutorials/examples/"):
         source[0] = _INCLUDE.sub(include, rewritten(source[0], folder))
 
 

@@ -1,12 +1,16 @@
-"""Names of the reference, and their docstrings; needs no Sphinx."""
+"""Names of the reference, their docstrings, and commands; needs no Sphinx."""
 
 from __future__ import annotations
 
+import argparse
 import inspect
 import re
 from functools import cache
 from importlib import import_module
 from typing import Any
+
+from optuna_agenttts_integrations.cli.parser import COMMANDS
+from optuna_agenttts_integrations.playground.__main__ import make_parser
 
 PUBLIC_MODULES = (
     "optuna_agenttts",
@@ -71,3 +75,24 @@ def public_names() -> list[str]:
         for name in getattr(import_module(module), "__all__", ())
         if name != "__version__"
     ]
+
+
+def command_parsers() -> dict[str, argparse.ArgumentParser]:
+    """Return the parsers of all commands by their names."""
+    parsers: dict[str, argparse.ArgumentParser] = {}
+    for name in COMMANDS:
+        commands = argparse.ArgumentParser(prog="agenttts").add_subparsers()
+        module = import_module(f"optuna_agenttts_integrations.cli.{name}")
+        getattr(module, f"add_{name}")(commands)
+        parsers |= {f"agenttts {name}": parser for name, parser in commands.choices.items()}
+    playground = make_parser()
+    parsers |= {f"{playground.prog} {n}": p for n, p in subparsers(playground).items()}
+    return parsers
+
+
+def subparsers(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """Return the parsers of a command's actions."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            return dict(action.choices)
+    return {}

@@ -5,17 +5,13 @@ from __future__ import annotations
 import argparse
 import inspect
 import re
-from importlib import import_module
 from typing import Any
 
 from docutils import nodes
 from docutils.statemachine import StringList
-from site_names import documentation
+from site_names import command_parsers, documentation, subparsers
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
-
-from optuna_agenttts_integrations.cli.parser import COMMANDS
-from optuna_agenttts_integrations.playground.__main__ import make_parser
 
 
 def complete_docstring(
@@ -50,27 +46,6 @@ def _owner(method: Any) -> type | None:
     return value if isinstance(value, type) else None
 
 
-def command_parsers() -> dict[str, argparse.ArgumentParser]:
-    """Return the parsers of all commands by their names."""
-    parsers: dict[str, argparse.ArgumentParser] = {}
-    for name in COMMANDS:
-        commands = argparse.ArgumentParser(prog="agenttts").add_subparsers()
-        module = import_module(f"optuna_agenttts_integrations.cli.{name}")
-        getattr(module, f"add_{name}")(commands)
-        parsers |= {f"agenttts {name}": parser for name, parser in commands.choices.items()}
-    playground = make_parser()
-    parsers |= {f"{playground.prog} {n}": p for n, p in _subparsers(playground).items()}
-    return parsers
-
-
-def _subparsers(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
-    """Return the parsers of a command's actions."""
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            return dict(action.choices)
-    return {}
-
-
 def _described(name: str, parser: argparse.ArgumentParser) -> list[str]:
     """Return a command and its actions as Markdown."""
     parser.formatter_class = argparse.HelpFormatter
@@ -89,7 +64,7 @@ def _described(name: str, parser: argparse.ArgumentParser) -> list[str]:
         if action.default not in (None, False, argparse.SUPPRESS) and "default" not in help_text:
             help_text += f" (default: {action.default})"
         lines += [f"````{{option}} {', '.join(shown) or action.dest}", help_text, "````", ""]
-    for action_name, child in _subparsers(parser).items():
+    for action_name, child in subparsers(parser).items():
         full = f"{name} {action_name}"
         lines += [f"```{{rubric}} `{full}`", "```", "", *_described(full, child)]
     return lines

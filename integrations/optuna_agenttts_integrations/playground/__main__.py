@@ -23,8 +23,10 @@ def make_parser() -> argparse.ArgumentParser:
     serve.add_argument(
         "--models", nargs="+", help="models to serve; default: all (TGI serves exactly one)"
     )
-    serve.add_argument("--dialect", choices=("tgi", "openai"), default="openai")
-    serve.add_argument("--port", type=int, default=8080)
+    serve.add_argument(
+        "--dialect", choices=("tgi", "openai"), default="openai", help="API; default: openai"
+    )
+    serve.add_argument("--port", type=int, default=8080, help="default: 8080; 0 takes a free one")
     serve.add_argument(
         "--faults", type=float, default=0.0, help="fraction of requests that fail, 0 to 1"
     )
