@@ -5,6 +5,8 @@ import shutil
 import sys
 from pathlib import Path
 
+import plotly
+
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 sys.path.insert(0, str(HERE / "_extension"))
@@ -30,7 +32,8 @@ templates_path = ["_templates"]
 exclude_patterns = ["_build", "_extension", "_templates"]
 
 # Pages.
-smartquotes = False
+# Dashes alone: quotation marks are often those of code.
+smartquotes_action = "D"
 myst_heading_anchors = 4
 myst_enable_extensions = ["colon_fence", "deflist"]
 # Notebooks are kept without outputs: they run where the site is built, in a fresh folder.
@@ -46,6 +49,13 @@ nb_execution_show_tb = True
 nb_merge_streams = True
 # Widgets would be drawn by scripts of another host; notebooks have a plain progress bar as well.
 nb_ipywidgets_js: dict[str, dict[str, str]] = {}
+# Their figures use one copy of Plotly, which is a file of the site.
+html_static_path = [str(Path(plotly.__file__).parent / "package_data" / "plotly.min.js")]
+_ipython = HERE / "_build" / "ipython"
+_startup = _ipython / "profile_default" / "startup"
+_startup.mkdir(parents=True, exist_ok=True)
+shutil.copy(HERE / "_extension" / "site_figures.py", _startup)
+os.environ["IPYTHONDIR"] = str(_ipython)
 # Also for the kernels of notebooks: nothing is loaded from the Hub while the site is built.
 os.environ["HF_HUB_OFFLINE"] = "1"
 

@@ -61,6 +61,7 @@ def _described(name: str, parser: argparse.ArgumentParser) -> list[str]:
             value = "{" + ",".join(map(str, action.choices)) + "}"
         shown = [f"{option} {value}".strip() for option in action.option_strings]
         help_text = (action.help or "") % {**vars(action), "prog": parser.prog}
+        help_text = re.sub(r"(?<![`\w])--[\w-]+", r"`\g<0>`", help_text)
         if action.default not in (None, False, argparse.SUPPRESS) and "default" not in help_text:
             help_text += f" (default: {action.default})"
         lines += [f"````{{option}} {', '.join(shown) or action.dest}", help_text, "````", ""]
