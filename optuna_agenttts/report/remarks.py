@@ -20,6 +20,9 @@ from optuna_agenttts.support.plain import one_line
 
 _FEW = 12
 """Trials below which more are advised. Chosen by hand: most models of two stages are compared."""
+_EVALUATIONS = 400
+"""Least runs of an instance that a confirmation is advised with. Chosen by hand: enough for four
+allocations on a hundred instances."""
 
 
 def warnings_of(
@@ -81,10 +84,14 @@ def next_steps_of(
     if ran < _FEW:
         yield f"Run more trials: {count_text(ran, 'trial')} so far tell{'s' * (ran == 1)} little."
     if recommendation.interval is not None and not fresh:
-        text = "Confirm it on fresh instances: `confirm(study, objective, instances)`"
+        evaluations, why = _EVALUATIONS, ""
         if recommendation.undecided:
             least = min(other.instances for other in recommendation.undecided)
-            text += f"; about {least} may show that a cheaper one is as good"
+            why = f"; about {least} may show that a cheaper one is as good"
+            # Both allocations run on them.
+            evaluations = max(evaluations, 2 * least)
+        text = f"confirm(study, objective, instances, evaluations={evaluations})"
+        text = f"Confirm it on fresh instances: `{text}`{why}"
         yield f"{text}."
     if recommendation.ties:
         yield "Use the cheapest of those that are as good: `recommend(study).cheapest`."

@@ -128,7 +128,9 @@ def less_section(task: Task, found: Recommendation) -> Section:
     """Return the cheaper allocations that are as good, or may be."""
     margin = score_text(found.margin, found.margin)
     costs = f"(costs in {_name(found.unit) or 'units of the cost'} per instance)"
-    if found.ties:
+    if found.ties and found.undecided:
+        text = f"Those that lose less than {margin} are as good, the others may be {costs}:"
+    elif found.ties:
         text = f"Shown to lose less than {margin}, cheapest first {costs}:"
     elif found.undecided:
         text = f"No cheaper allocation is shown to lose less than {margin} yet. These may {costs}:"
