@@ -9,7 +9,8 @@ import pytest
 import optuna_agenttts
 import optuna_agenttts_integrations
 
-CITATION = Path(__file__).parents[2] / "CITATION.cff"
+ROOT = Path(__file__).parents[2]
+CITATION, INSTALL = ROOT / "CITATION.cff", ROOT / "docs/start/install.md"
 
 
 def test_packages_and_metadata_agree():
@@ -27,3 +28,13 @@ def test_version_is_one_of_pep_440():
 def test_citation_names_the_version():
     """Who cites the package cites the version that they have."""
     assert f"\nversion: {optuna_agenttts.__version__}\n" in CITATION.read_text()
+
+
+@pytest.mark.skipif(not INSTALL.exists(), reason="needs the source tree")
+def test_every_extra_is_described():
+    """The page on installing says what each one is for."""
+    tomllib = pytest.importorskip("tomllib")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    lines = INSTALL.read_text("utf-8").splitlines()
+    cells = [line.split("|")[1] for line in lines if line.startswith("| `")]
+    assert set(re.findall(r"`(\w+)`", " ".join(cells))) == set(project["optional-dependencies"])
