@@ -32,9 +32,10 @@ def server():
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """Work in a fresh folder, beside the examples, with Optuna as a new process has it."""
+    """Work in a fresh folder, beside a clone's files, with Optuna as a new process has it."""
     before = optuna.logging.get_verbosity()
-    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    for name in ("examples", "integrations"):
+        (tmp_path / name).symlink_to(ROOT / name)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     yield tmp_path
