@@ -20,7 +20,7 @@ VERSIONS = nox.project.python_versions(PROJECT)
 PLAYWRIGHT = "playwright>=1.49,<2"
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
-# Extras and tests of each host; docs/hosts.md names the versions that were tried.
+# Extras and tests of each host; docs/how-to/hosts.md names the versions that were tried.
 HOSTS = {
     "optuna": (
         "test",

@@ -39,7 +39,7 @@ myst_enable_extensions = ["colon_fence", "deflist"]
 # Notebooks are kept without outputs: they run where the site is built, in a fresh folder.
 examples = HERE / "tutorials" / "examples"
 shutil.rmtree(examples, ignore_errors=True)
-_left_out = shutil.ignore_patterns("playground_training", "__pycache__", ".*", "*.db*")
+_left_out = shutil.ignore_patterns("playground_training", "__pycache__", "README.md", ".*", "*.db*")
 shutil.copytree(ROOT / "examples", examples, ignore=_left_out)
 nb_execution_mode = "cache"
 nb_execution_cache_path = str(HERE / "_build" / "notebooks")
@@ -81,7 +81,8 @@ nitpick_ignore = [
     ("py:class", "optuna_agenttts.confirmation.evaluation.SplittableObjective"),
     ("py:class", "optuna_agenttts.explanation.trial_notes.Inspector"),
     ("py:class", "optuna_agenttts_integrations.pipeline.predictor.Runnable"),
-    # An argument that only this package passes.
+    # An argument that only this package passes, and a value that only it renders.
+    ("py:class", "optuna_agenttts.report.document.Section"),
     ("py:class", "optuna_agenttts.llm.client.Session"),
 ]
 

@@ -62,6 +62,6 @@ def test_objective():
 
 
 def test_mipro_takes_no_sampler():
-    """`MIPROv2` makes its own `TPESampler`, as docs/hosts.md states."""
+    """`MIPROv2` makes its own `TPESampler`, as docs/how-to/hosts.md states."""
     for function in (dspy.MIPROv2.__init__, dspy.MIPROv2.compile):
         assert "sampler" not in inspect.signature(function).parameters

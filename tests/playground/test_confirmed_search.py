@@ -1,30 +1,29 @@
-"""The blocks of the guide about confirmation, which search the playground, run as they stand."""
+"""The blocks of the page about confirmation, which search the playground, run as they stand."""
 
 import re
 from pathlib import Path
 
 import pytest
 
-GUIDE = Path(__file__).parents[2] / "docs" / "guide.md"
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "confirming.md"
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning"),
     pytest.mark.slow,
-    pytest.mark.skipif(not GUIDE.exists(), reason="needs the source tree"),
+    pytest.mark.skipif(not PAGE.exists(), reason="needs the source tree"),
 ]
 
 
 def blocks():
-    """Return the Python blocks of the section, in order."""
-    section = re.search(r"^## Confirm$(.*?)^## ", GUIDE.read_text("utf-8"), re.M | re.S)
-    return re.findall(r"^```python\n(.*?)^```$", section[1], re.M | re.S)
+    """Return the Python blocks of the page, in order."""
+    return re.findall(r"^```python\n(.*?)^```$", PAGE.read_text("utf-8"), re.M | re.S)
 
 
-def test_the_blocks_of_the_guide_run(capsys):
+def test_the_blocks_of_the_page_run(capsys):
     """A search of the playground recommends its best retriever; its records are the store's."""
     first, second = blocks()
     names = {}
-    exec(compile(first, "guide.md", "exec"), names)
+    exec(compile(first, "confirming.md", "exec"), names)
     found, study, objective = names["found"], names["study"], names["objective"]
     assert found.recommendation.allocation["retrieval"].model == "retriever-96k"
     assert found.evaluations <= 600
@@ -36,7 +35,7 @@ def test_the_blocks_of_the_guide_run(capsys):
         known = [each for each in shown if each.recorded is not None]
         assert len(known) == len(trial.intermediate_values)
         assert all(each.computed == each.recorded for each in known)
-    exec(compile(second, "guide.md", "exec"), names)
+    exec(compile(second, "confirming.md", "exec"), names)
     printed = capsys.readouterr().out
     assert "confirmed on" in printed
     assert printed.count("stopped because") == 2
