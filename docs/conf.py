@@ -39,7 +39,9 @@ myst_enable_extensions = ["colon_fence", "deflist"]
 # Notebooks are kept without outputs: they run where the site is built, in a fresh folder.
 examples = HERE / "tutorials" / "examples"
 shutil.rmtree(examples, ignore_errors=True)
-_left_out = shutil.ignore_patterns("playground_training", "__pycache__", "README.md", ".*", "*.db*")
+_left_out = shutil.ignore_patterns(
+    "playground_training", "__pycache__", "README.md", ".*", "*.db*"
+)
 shutil.copytree(ROOT / "examples", examples, ignore=_left_out)
 nb_execution_mode = "cache"
 nb_execution_cache_path = str(HERE / "_build" / "notebooks")

@@ -174,7 +174,11 @@ class Recommendation(Saved):
         return [("recommended", self, ""), *self.cheaper()]
 
     def cheaper(self, most: int = _SHOWN) -> list[tuple[str, Tie | Undecided, str]]:
-        """Return the first `most` ties and undecided ones, each with its kind and its loss."""
+        """Return the first ties and undecided ones, each with its kind and its loss.
+
+        Args:
+            most: Maximum number of each kind.
+        """
         rows: list[tuple[str, Tie | Undecided, str]] = []
         for tie in self.ties[:most]:
             rows += [(_TIE, tie, f"loses < {self._score(max(tie.loss, 0))}")]
@@ -183,7 +187,11 @@ class Recommendation(Saved):
         return rows
 
     def remarks(self, most: int = _SHOWN) -> list[str]:
-        """Return what a table of `most` allocations of each kind does not show."""
+        """Return what a table of recommendations does not show, as sentences.
+
+        Args:
+            most: Number of allocations of each kind in the table.
+        """
         lines = []
         if self.bound is not None and self.probability is not None:
             lines.append(

@@ -145,7 +145,7 @@ class HashingEmbedder:
         self.identity = f"hashing {dimensions}"
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
-        """Return one vector per text; zero for a text without words."""
+        """Return one vector per text, zero for one without words; see `Embedder.embed`."""
         return [self._embed_text(text) for text in texts]
 
     def _embed_text(self, text: str) -> list[float]:
