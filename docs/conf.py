@@ -16,7 +16,7 @@ from site_names import PUBLIC_MODULES  # noqa: E402
 from optuna_agenttts import __version__  # noqa: E402
 
 project = "optuna-agenttts"
-author = copyright = "optuna-agenttts contributors"
+author = copyright = "the optuna-agenttts developers"
 version = release = __version__
 
 extensions = [

@@ -105,8 +105,17 @@ def resolve(
     return contnode if kind == "obj" or not ours else None
 
 
+def hide_source(
+    app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.Node | None
+) -> None:
+    """Leave out the links to the source of pages that are generated."""
+    if page.startswith(("reference/api/", "tutorials/examples/")):
+        context["page_source_suffix"] = ""
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register the hooks."""
     app.connect("source-read", link_files)
     app.connect("missing-reference", resolve)
+    app.connect("html-page-context", hide_source)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
