@@ -83,6 +83,7 @@ nitpick_ignore = [
     ("py:class", "optuna_agenttts.confirmation.evaluation.SplittableObjective"),
     ("py:class", "optuna_agenttts.explanation.trial_notes.Inspector"),
     ("py:class", "optuna_agenttts_integrations.pipeline.predictor.Runnable"),
+    ("py:class", "optuna_agenttts_integrations.pipeline.prediction._Allocated"),
     # An argument that only this package passes, and a value that only it renders.
     ("py:class", "optuna_agenttts.report.document.Section"),
     ("py:class", "optuna_agenttts.llm.client.Session"),

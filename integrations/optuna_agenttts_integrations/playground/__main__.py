@@ -11,7 +11,7 @@ import logging
 
 from optuna_agenttts_integrations.exceptions import PipelineError
 from optuna_agenttts_integrations.playground.export import export_hugging_face
-from optuna_agenttts_integrations.playground.pipeline import ANSWERERS, RETRIEVERS
+from optuna_agenttts_integrations.playground.pipeline import MODELS
 from optuna_agenttts_integrations.playground.server import Faults, PlaygroundServer
 
 
@@ -35,7 +35,7 @@ def make_parser() -> argparse.ArgumentParser:
         "export",
         help="write a model in Hugging Face format, for servers such as transformers serve",
     )
-    export.add_argument("name", metavar="NAME", help=", ".join((*RETRIEVERS, *ANSWERERS)))
+    export.add_argument("name", metavar="NAME", help=", ".join(MODELS))
     export.add_argument("folder", metavar="FOLDER", help="created if missing")
     return parser
 
@@ -60,7 +60,7 @@ def _server(options: argparse.Namespace) -> PlaygroundServer:
     if options.verbose:
         logging.basicConfig(level=logging.DEBUG)
     return PlaygroundServer(
-        options.models or (*RETRIEVERS, *ANSWERERS),
+        options.models or MODELS,
         dialect=options.dialect,
         port=options.port,
         faults=Faults(rate=options.faults) if options.faults else None,

@@ -29,6 +29,7 @@ from optuna_agenttts_integrations.playground.vocabulary import ANSWER, RETRIEVAL
 WEIGHTS = Path(__file__).parent / "weights"
 RETRIEVERS = ("retriever-9k", "retriever-28k", "retriever-96k")
 ANSWERERS = ("answerer-13k", "answerer-22k", "answerer-72k")
+MODELS = (*RETRIEVERS, *ANSWERERS)
 BUDGET = 60.0
 """Default budget per problem, in samples of the smallest answerer; chosen by hand."""
 TEMPERATURE = 0.9

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from optuna_agenttts.llm import ChatRefusedError, ChatRequest, Completion
 from optuna_agenttts_integrations.calls.endpoints import BatchingChatModel
 from optuna_agenttts_integrations.exceptions import PipelineError
-from optuna_agenttts_integrations.playground.pipeline import ANSWERERS, RETRIEVERS, PlaygroundModel
+from optuna_agenttts_integrations.playground.pipeline import MODELS, PlaygroundModel
 from optuna_agenttts_integrations.testing.serving import (
     FAULTS,
     Dialect,
@@ -45,14 +45,14 @@ class PlaygroundServer(LoopbackServer):
 
     def __init__(
         self,
-        models: Sequence[str] = (*RETRIEVERS, *ANSWERERS),
+        models: Sequence[str] = MODELS,
         *,
         dialect: Dialect = "openai",
         port: int = 0,
         faults: Faults | None = None,
         served_as: str | None = None,
     ) -> None:
-        known = (*RETRIEVERS, *ANSWERERS)
+        known = MODELS
         if unknown := [name for name in models if name not in known]:
             raise PipelineError(
                 f"PlaygroundServer: `models` must be among {', '.join(known)}; got {unknown!r}."
