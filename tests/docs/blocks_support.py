@@ -42,7 +42,7 @@ PAGES = [
     if "_build" not in page.parts
 ]
 SERVER = "http://127.0.0.1:8080"
-SECONDS = 300.0
+SECONDS = 600.0
 """Longest time of a block in another process, seconds."""
 
 

@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("sybil", reason="needs Sybil, which needs Python 3.11")
 from blocks_support import PAGES, ROOT, Page, Stranger
 
+from optuna_agenttts_integrations.tasks import LLAMA, QWEN
 from optuna_agenttts_integrations.testing.serving import LoopbackServer
 
 pytestmark = pytest.mark.skipif(not (ROOT / "docs").exists(), reason="needs the source tree")
@@ -20,8 +21,9 @@ MODEL = re.compile(r"(?:[\w.-]+/)?[\w.-]*\d[Bb](?:-[\w.-]+)?")
 
 @pytest.fixture(scope="module")
 def server():
-    """Serve every model that a page names, all alike, and vectors."""
+    """Serve every model that a page or a task names, all alike, and vectors."""
     names = {name for page in PAGES for name in MODEL.findall(page.read_text(encoding="utf-8"))}
+    names |= {model.name for model in (*QWEN, *LLAMA)}
 
     def embed(texts):
         return [[1.0, len(text)] for text in texts]
@@ -32,7 +34,7 @@ def server():
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """Work in a fresh folder, beside a clone's files, with Optuna as a new process has it."""
+    """Work in a fresh folder that has the clone's code, with Optuna as a new process has it."""
     before = optuna.logging.get_verbosity()
     for name in ("examples", "integrations"):
         (tmp_path / name).symlink_to(ROOT / name)
