@@ -97,6 +97,8 @@ def hosts(session: nox.Session, host: str) -> None:
     if host == "server":
         session.install("transformers[serving]")
     _pytest(session, "-m", "not stress", *files)
+    # Blocks of the page on hosts run where their packages are installed.
+    _pytest(session, "-m", "", "tests/docs/test_blocks.py", "-k", "hosts.md")
 
 
 @nox.session
