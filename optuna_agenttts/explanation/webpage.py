@@ -46,6 +46,12 @@ pre { background: #f4f4f4; padding: .7em; white-space: pre-wrap; }
 section { overflow-x: auto; }
 nav a { margin-right: 1em; }
 footer { margin-top: 2em; color: #555; }
+@media (max-width: 600px) {
+  body { padding: .8em; }
+  th, td { min-width: 6em; }
+  .figure { min-width: 620px; }
+  ul { padding-left: 1.2em; }
+}
 @page { size: A4; margin: 14mm; }
 @media print {
   body { max-width: none; padding: 0; font-size: 10.5pt; }
@@ -88,6 +94,7 @@ def web_page(view: StudyView, about: Mapping[str, str], storage: str = "storage 
     body = [
         html.element("h1", f"Study {summary.study}"),
         html.element("p", _lead(summary), class_="lead"),
+        page.missing(),
         page.section("tuned", "What was tuned", blocks_html(sections["tuned"]), task),
         page.section("use", "What to use", *_use(summary, page)),
         page.section("why", "Why", *_why(summary, page)),
@@ -97,7 +104,7 @@ def web_page(view: StudyView, about: Mapping[str, str], storage: str = "storage 
     cost = blocks_html(sections["cost"])
     body += [
         page.section("cost", "What the search cost", cost, page.figure("spend")),
-        page.section("instances", "Which questions fail", *_instances(summary, page)),
+        page.section("instances", "Which instances fail", *_instances(summary, page)),
         page.section("trials", "Trials", *_trials(view, summary, page)),
         page.section("again", "How to reproduce it", *_again(summary, about, storage)),
     ]
@@ -114,7 +121,7 @@ def web_page(view: StudyView, about: Mapping[str, str], storage: str = "storage 
             '<meta name="viewport" content="width=device-width, initial-scale=1"/>',
             html.join(head),
             "</head>\n<body>",
-            html.join([*body[:2], html.element("nav", *links), *body[2:]]),
+            html.join([*body[:3], html.element("nav", *links), *body[3:]]),
             "</body></html>\n",
         ]
     )
@@ -141,15 +148,23 @@ class _Page:
     def figure(self, name: str) -> Html:
         """Return a figure, or why there is none."""
         if not self._plotly:
-            return html.paragraph(
-                f"Figure {name!r} needs Plotly: pip install 'optuna-agenttts[plot]'."
-            )
+            return Html()
         try:
             figure = FIGURES[name](self._view)
         except AgentTTSError as error:
             return html.paragraph(f"No figure {name!r}: {error}")
         self._figures += 1
         return html.element("div", self._drawn(figure), class_="figure")
+
+    def missing(self) -> Html:
+        """Return how to get figures if Plotly is not installed."""
+        if self._plotly:
+            return Html()
+        return html.paragraph(
+            "This page has no figures, because Plotly is not installed. To add them, run ",
+            html.element("code", "pip install 'optuna-agenttts[plot]'"),
+            ", and write the page again.",
+        )
 
     def _drawn(self, figure: Figure) -> Html:
         return Html(

@@ -127,7 +127,7 @@ def test_without_plotly_everything_else_is_there(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     page = web_page(StudyView(run(make_task())), ABOUT)
     assert "<script" not in page
-    assert page.count("pip install") == 7
+    assert page.count("pip install") == 1
     assert "Use find:" in Read(page).text
 
 
