@@ -45,7 +45,7 @@ def facts_of(summary: Summary) -> dict[str, str]:
                 f"{sentence(tie.allocation)}: {score_text(tie.value, found.margin)}, "
                 f"cost {amount_text(tie.cost)}"
             )
-    facts["Task"] = f"{task.name}: {metric}, at a cost of at most {budget}"
+    facts["Task"] = f"{task.name}: {metric}"
     facts["Budget"] = budget
     facts["Cost model"] = f"{type(task.cost_model).__name__}, in {unit}"
     facts["Metric"] = metric
