@@ -96,7 +96,7 @@ def _quickstart(options: argparse.Namespace) -> int:
                 "recommended": recommend(study).allocation,
                 "largest models, once": task.project(largest),
                 "cheapest": task.complete({}),
-                f"TPE ({trials} trials)": by_tpe,
+                f"TPE ({trials} trials, same spend)": by_tpe,
             },
             objective,
         )
