@@ -86,10 +86,10 @@ def next_steps_of(
     if recommendation.interval is not None and not fresh:
         evaluations, why = _EVALUATIONS, ""
         if recommendation.undecided:
-            least = min(other.instances for other in recommendation.undecided)
-            why = f"; about {least} may show that a cheaper one is as good"
+            needed = recommendation.undecided[0].instances
+            why = f"; about {needed} may show that a cheaper one is as good"
             # Both allocations run on them.
-            evaluations = max(evaluations, 2 * least)
+            evaluations = max(evaluations, 2 * needed)
         text = f"confirm(study, objective, instances, evaluations={evaluations})"
         text = f"Confirm it on fresh instances: `{text}`{why}"
         yield f"{text}."
