@@ -177,7 +177,7 @@ def main():
         measure_shapes()
         return
     if arguments.explain:
-        measure_explaining(arguments.trials, arguments.outcomes)
+        measure_explaining(arguments.trials, arguments.outcomes or 50)
         return
     task = make_task(large=arguments.large)
     samplers = {
