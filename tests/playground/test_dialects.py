@@ -19,7 +19,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "llm"))
 from recorded_replies import DIALECTS, GENERATED, Dialect, chunk, events
 
-from optuna_agenttts import AgentTTSSampler, HuggingFaceChat, spend
+from optuna_agenttts import AgentTTSSampler, HuggingFaceChat, spend, storage
 from optuna_agenttts.llm import ChatRequest, Completion, Message, RetryPolicy
 from optuna_agenttts_integrations import CompletionStore, MultiStageObjective
 from optuna_agenttts_integrations.calls.endpoints import BatchingChatModel, Endpoint
@@ -328,12 +328,14 @@ def searched(objective, store):
     with objective:
         study = optuna.create_study(direction="maximize", sampler=AgentTTSSampler())
         study.optimize(objective, n_trials=5)
-        names = ("tokens", "naive_tokens", "failed", "malformed", "spend", "lengths")
+        names = ("tokens", "naive_tokens", "failed", "malformed", "spend")
+        lengths = [storage.read_trial_fact(t, storage.LENGTHS) for t in study.trials]
+        assert all(lengths)
         trials = [
             (t.state.name, t.params, t.value, *(t.user_attrs[name] for name in names))
             for t in study.trials
         ]
-        return trials, spend(study), stored(store)
+        return trials, lengths, spend(study), stored(store)
 
 
 @pytest.fixture(scope="module")
