@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +12,6 @@ import numpy as np
 from optuna_agenttts import storage
 from optuna_agenttts.exceptions import AgentTTSError
 from optuna_agenttts.report.view import StudyView
-from optuna_agenttts.visualization.figures import FIGURES
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -29,13 +29,20 @@ def figure_names() -> tuple[str, ...]:
     """Return the names of all figures; none if Plotly is not installed."""
     if importlib.util.find_spec("plotly") is None:
         return ()
-    return tuple(FIGURES)
+    return tuple(_figures())
+
+
+def _figures() -> Mapping[str, Callable[[StudyView], Figure]]:
+    """Return the figures, imported on first use: the sampler would start later otherwise."""
+    from optuna_agenttts.visualization.figures import FIGURES
+
+    return FIGURES
 
 
 def save_graph(view: StudyView, name: str) -> None:
     """Write a figure of a study, unless there is nothing to draw yet."""
     try:
-        figure = FIGURES[name](view)
+        figure = _figures()[name](view)
     except AgentTTSError:
         # No complete trial, or several objectives: the note describes it.
         return
