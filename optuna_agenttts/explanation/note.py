@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from optuna.study import Study
 
@@ -20,13 +21,26 @@ GUIDELINES = "## Guidelines of the agent"
 
 def save_note(study: Study, body: str) -> None:
     """Write the study's note below the user's text; an equal note stays as it is."""
+    write_below(study, body, (HEADING, GUIDELINES))
+
+
+def write_below(noted: Any, body: str, headings: Sequence[str]) -> None:
+    """Write our part of a note below the user's text; an equal note stays as it is.
+
+    Args:
+        noted: What has the note, as `optuna_dashboard.save_note` takes it.
+        body: Our part.
+        headings: First lines that our parts may have.
+    """
     import optuna_dashboard
 
-    present = optuna_dashboard.get_note(study)
-    own = present.partition(HEADING)[0].partition(GUIDELINES)[0].rstrip()
+    present = own = optuna_dashboard.get_note(noted)
+    for heading in headings:
+        own = own.partition(heading)[0]
+    own = own.rstrip()
     text = f"{own}\n\n{body}" if own else body
     if text != present:
-        optuna_dashboard.save_note(study, text)
+        optuna_dashboard.save_note(noted, text)
 
 
 def save_guidelines(study: Study) -> None:

@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial
 
 from optuna_agenttts import storage
 from optuna_agenttts.explanation.markdown import code, plain, table
+from optuna_agenttts.explanation.note import write_below
 from optuna_agenttts.report.text import count_text, metric_of, score_text, sentence, share_text
 from optuna_agenttts.report.trials import value_of
 from optuna_agenttts.report.view import StudyView
@@ -47,7 +48,7 @@ class Inspector(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Noted:
-    """What `optuna_dashboard.save_note` needs to know of a trial, also after its end."""
+    """Trial, also after its end, as `optuna_dashboard.save_note` takes it."""
 
     storage: BaseStorage
     study: Study
@@ -79,18 +80,7 @@ def save_trial_notes(
             if body and new:
                 storage.write_trial_note(study, trial._trial_id, body)
             elif body:
-                _replace(_Noted(study._storage, study, trial._trial_id), body)
-
-
-def _replace(noted: _Noted, body: str) -> None:
-    """Replace our part of a note, below the user's text."""
-    import optuna_dashboard
-
-    present = optuna_dashboard.get_note(noted)
-    own = present.partition(HEADING)[0].rstrip()
-    text = f"{own}\n\n{body}" if own else body
-    if text != present:
-        optuna_dashboard.save_note(noted, text)
+                write_below(_Noted(study._storage, study, trial._trial_id), body, (HEADING,))
 
 
 def trial_note(view: StudyView, trial: FrozenTrial, objective: Inspector | None = None) -> str:
