@@ -113,14 +113,13 @@ def rounds_dataframe(study: Study) -> DataFrame:
     """
     rows = []
     for planned in guidelines(study):
-        problems = Counter(planned.problems) + Counter(planned.failures)
         verdicts = Counter(verdict.outcome for verdict in planned.verdicts)
         row = {
             **{name: getattr(planned, name, None) for name in _ROUND},
             **{name: verdicts[name] for name in ("agrees", "contradicts", "open")},
             "candidates": len(planned.candidates),
             "guidelines": "\n".join(planned.guidelines),
-            "problems": ", ".join(f"{kind} ({n})" for kind, n in sorted(problems.items())),
+            "problems": planned.problems_text,
         }
         rows.append(row)
     return to_frame("rounds_dataframe", rows, _ROUND)

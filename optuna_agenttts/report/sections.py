@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 
 from optuna_agenttts.report.document import (
@@ -268,11 +267,9 @@ def agent_section(rounds: Sequence[Round]) -> Section:
             blocks += [Bullets(refuted)] * bool(refuted)
     rows = []
     for planned in reversed(rounds):
-        problems = Counter(planned.problems) + Counter(planned.failures)
-        named = ", ".join(f"{kind} ({count})" for kind, count in sorted(problems.items()))
         numbers = len(planned.candidates), planned.requests
         tokens = planned.prompt_tokens + planned.completion_tokens
         cells = [str(planned.number), *map(str, numbers), f"{tokens:,}", f"{planned.seconds:.1f}"]
-        rows.append((*cells, one_line(named, _TEXT) or "none"))
+        rows.append((*cells, one_line(planned.problems_text, _TEXT) or "none"))
     head = ("round", "candidates", "requests", "tokens", "seconds", "problems")
     return Section("Guidelines of the agent", (*blocks, *_table(head, rows)))

@@ -6,6 +6,7 @@ from the storage, with any sampler.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
@@ -73,6 +74,12 @@ class Round:
     error: str = ""
     claims: tuple[Claim, ...] = ()
     verdicts: tuple[Verdict, ...] = ()
+
+    @property
+    def problems_text(self) -> str:
+        """Problems and failed requests, as text with the number of each kind."""
+        counts = Counter(self.problems) + Counter(self.failures)
+        return ", ".join(f"{kind} ({count})" for kind, count in sorted(counts.items()))
 
     def _repr_html_(self) -> str:
         """Show guidelines, candidates, verdicts and tokens in a notebook."""
