@@ -12,7 +12,6 @@ from pathlib import Path
 import optuna
 from optuna.samplers import TPESampler
 from optuna.storages import RDBStorage
-from optuna.trial import FrozenTrial
 
 from optuna_agenttts import (
     AgentTTSError,
@@ -20,13 +19,16 @@ from optuna_agenttts import (
     Allocation,
     Model,
     PrintTrials,
+    StopAtSpend,
     Task,
     explain,
     recommend,
+    spend,
     summarize,
 )
 from optuna_agenttts.report.text import allocation_table, share_text
 from optuna_agenttts.report.view import StudyView
+from optuna_agenttts.task.parameters import read_choices
 from optuna_agenttts_integrations.calls.store import CompletionStore
 from optuna_agenttts_integrations.cli.parser import COMMANDS, Commands, add_command
 from optuna_agenttts_integrations.cli.report import write_page
@@ -90,7 +92,7 @@ def _quickstart(options: argparse.Namespace) -> int:
         _search(study, objective, options.trials)
         print(f"\n{summarize(study)}\n")
         largest = {s.name: (max(s.models, key=_size).name, 1) for s in task.stages}
-        by_tpe, trials = _tune_with_tpe(task, _spend(study), 3 * options.trials)
+        by_tpe, trials = _tune_with_tpe(task, spend(study).trials, 3 * options.trials)
         _compare(
             {
                 "recommended": recommend(study).allocation,
@@ -125,28 +127,24 @@ def _search(study: optuna.Study, objective: MultiStageObjective, n_trials: int) 
     )
 
 
-def _tune_with_tpe(task: Task, spend: float, n_trials: int) -> tuple[Allocation, int]:
+def _tune_with_tpe(task: Task, limit: float, n_trials: int) -> tuple[Allocation, int]:
     """Tune the pipeline with `TPESampler`.
 
     Args:
         task: The task.
-        spend: Where to stop, in units of the task's cost model over all trials.
+        limit: Spend at which to stop, in units of the task's cost model over all trials.
         n_trials: Maximum number of trials.
 
     Returns:
         The allocation of the best trial, and the number of trials.
     """
-
-    def stop_at_spend(study: optuna.Study, trial: FrozenTrial) -> None:
-        if _spend(study) >= spend:
-            study.stop()
-
     study = optuna.create_study(direction="maximize", sampler=TPESampler(seed=0))
     # A store of its own, so that it does not reuse the completions of the other search.
     with closing(CompletionStore()) as store, make_objective(task=task, store=store) as objective:
-        study.optimize(objective, n_trials=n_trials, callbacks=[stop_at_spend])
-    choices = task.choices_from_params(study.best_params)
-    return task.allocation([choices[index] for index in sorted(choices)]), len(study.trials)
+        study.optimize(objective, n_trials=n_trials, callbacks=[StopAtSpend(limit)])
+    choices = read_choices(task, study.best_params)
+    assert choices is not None
+    return task.allocation(choices), len(study.trials)
 
 
 def _compare(allocations: Mapping[str, Allocation], objective: MultiStageObjective) -> None:
@@ -161,11 +159,6 @@ def _compare(allocations: Mapping[str, Allocation], objective: MultiStageObjecti
         cost = f"{task.cost(allocation):.1f}"
         rows.append(((name, f"{mean:.3f} ± {error:.3f}", cost), allocation))
     print("\n".join(f"  {line}" for line in allocation_table(("", "score", "cost"), rows)))
-
-
-def _spend(study: optuna.Study) -> float:
-    """Return the total cost of a study's trials, in units of the task's cost model."""
-    return float(sum(trial.user_attrs.get("spend", 0.0) for trial in study.trials))
 
 
 def _size(model: Model) -> float:
