@@ -254,7 +254,7 @@ def _row(view: StudyView, trial: FrozenTrial) -> tuple[object, ...]:
         scores,
         "" if choices is None else f"{view.task.feasible.cost(choices):.4g}",
         "" if spent is None else f"{spent:.4g}",
-        trial.user_attrs.get("agenttts:origin", ""),
+        trial.user_attrs.get(storage.ORIGIN, ""),
         allocation if choices is None else allocation_cell(view.task.allocation(choices)),
     )
 

@@ -12,6 +12,7 @@ from optuna_agenttts.exceptions import TaskError
 from optuna_agenttts.planner.evidence import Floats, Ints
 from optuna_agenttts.report.candidates import Candidates
 from optuna_agenttts.report.importances import importances_of
+from optuna_agenttts.report.saturation import thinned
 from optuna_agenttts.report.view import StudyView
 from optuna_agenttts.task.ranges import Ranges
 
@@ -82,7 +83,7 @@ def map_of(view: StudyView, earlier: str | None = None, later: str | None = None
     ranges = found.evidence.ranges or Ranges.all_of(task.feasible)
     pairs = list(itertools.product(ranges.models[one], ranges.models[two]))
     size = max(2, min(_GRID, math.isqrt(_POINTS // len(pairs))))
-    grids = [_grid(np.array(ranges.samples[stage]), size) for stage in (one, two)]
+    grids = [thinned(np.array(ranges.samples[stage]), size) for stage in (one, two)]
     pairs.sort(key=lambda pair: pair[1])
     settings = np.array(
         [
@@ -151,13 +152,6 @@ def _most_important(view: StudyView) -> list[int]:
         shares[importance.stage] += importance.share
     ranked = sorted(enumerate(shares.values()), key=lambda pair: -pair[1])
     return sorted(stage for stage, _ in ranked[:2])
-
-
-def _grid(samples: Ints, size: int) -> Ints:
-    """Return at most so many numbers of samples, evenly by ratio."""
-    places = np.searchsorted(samples, np.geomspace(samples[0], samples[-1], size))
-    found: Ints = samples if len(samples) <= size else np.unique(samples[places])
-    return found
 
 
 def _best_later(scores: Floats, later: Ints) -> tuple[int | None, ...]:

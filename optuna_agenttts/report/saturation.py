@@ -1,7 +1,8 @@
-"""How scores saturate with the number of samples, for each stage and model (Insight 2)."""
+"""Saturation of scores with the number of samples, for each stage and model (Insight 2)."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -123,7 +124,7 @@ def saturation_of(view: StudyView) -> Saturation:
             allowed = np.array(ranges.samples[stage])
             kept = [samples, int(allowed[allowed <= most].max(initial=0))]
             tried = evidence.samples[evidence.models[:, stage] == model, stage]
-            parts.append((stage, model, _thinned(allowed, [*kept, *tried.tolist()])))
+            parts.append((stage, model, thinned(allowed, _ALL, [*kept, *tried.tolist()])))
     sizes = [len(grid) for *_, grid in parts]
     choices = np.repeat(np.array([best], dtype=np.int64), sum(sizes), axis=0)
     ends = np.cumsum(sizes)
@@ -159,12 +160,19 @@ def saturation_of(view: StudyView) -> Saturation:
     return Saturation(tuple(curves), margin)
 
 
-def _thinned(samples: Ints, kept: list[int]) -> Ints:
-    """Return numbers of samples, some of which are kept, evenly by ratio if there are many."""
-    if len(samples) <= _ALL:
+def thinned(samples: Ints, most: int, kept: Sequence[int] = ()) -> Ints:
+    """Return numbers of samples, evenly by ratio if there are too many.
+
+    Args:
+        samples: The numbers, increasing.
+        most: Number of them up to which all are returned.
+        kept: Numbers that are returned in any case, if they are among the samples.
+    """
+    if len(samples) <= most:
         return samples
-    places = np.searchsorted(samples, np.geomspace(samples[0], samples[-1], _ALL))
-    found: Ints = np.union1d(samples[places], np.intersect1d(samples, kept))
+    places = np.searchsorted(samples, np.geomspace(samples[0], samples[-1], most))
+    own = np.array(kept, dtype=np.int64)
+    found: Ints = np.union1d(samples[places], np.intersect1d(samples, own))
     return found
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from optuna.trial import FrozenTrial, TrialState
 
 from optuna_agenttts import storage
+from optuna_agenttts.report.text import count_text
 from optuna_agenttts.study.stopped import mean_outcome, outcomes_of
 
 STATE_NAMES = {
@@ -55,10 +56,9 @@ def stopped_trials(trials: Sequence[FrozenTrial]) -> str:
     """List the latest pruned trials with the mean of what they saw; empty if none saw any."""
     texts = []
     for trial in trials:
-        outcomes = outcomes_of(trial)
-        mean = mean_outcome(outcomes.values())
-        if trial.state == TrialState.PRUNED and not math.isnan(mean):
-            instances = f"{len(outcomes)} instance{'s' if len(outcomes) > 1 else ''}"
+        mean = value_of(trial)
+        if trial.state == TrialState.PRUNED and mean is not None:
+            instances = count_text(len(outcomes_of(trial)), "instance")
             texts.append(f"trial {trial.number}: {mean:.3g} on {instances}")
     more = len(texts) - _LISTED
     return "; ".join(texts[-_LISTED:] + ([f"and {more} earlier"] if more > 0 else []))

@@ -200,9 +200,7 @@ def brief(name: str, length: int = _NAME) -> str:
 
 def brief_allocation(allocation: Allocation) -> str:
     """Describe an allocation in plain text, with short names."""
-    return ", ".join(
-        f"{brief(stage)}: {s.samples} × {brief(s.model)}" for stage, s in allocation.items()
-    )
+    return ", ".join(allocation_lines(allocation, _NAME))
 
 
 def setting_text(stage: str, model: str) -> str:
@@ -210,10 +208,15 @@ def setting_text(stage: str, model: str) -> str:
     return f"{brief(stage, _LONG)}: {brief(model, _LONG)}"
 
 
-def allocation_lines(allocation: Allocation) -> list[str]:
-    """Return one plain text for each stage of an allocation, for hover texts."""
+def allocation_lines(allocation: Allocation, length: int = _LONG) -> list[str]:
+    """Return one plain text for each stage of an allocation, by default for hover texts.
+
+    Args:
+        allocation: The allocation.
+        length: Maximum length of a name, in characters.
+    """
     return [
-        f"{brief(stage, _LONG)}: {s.samples} × {brief(s.model, _LONG)}"
+        f"{brief(stage, length)}: {s.samples} × {brief(s.model, length)}"
         for stage, s in allocation.items()
     ]
 
