@@ -1,4 +1,4 @@
-"""How much time explaining may take, and after which trials it happens."""
+"""Time that explaining may take, and the trials after which it happens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a search was spent on: stages, models, confirmation, agent, and what reuse saved."""
+"""Spend of a search by stage and model, on confirmation and agent, and what reuse saved."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Expense:
 
 @dataclass(frozen=True, slots=True)
 class Expenditure:
-    """What a search was spent on, in units of the task's cost model.
+    """Spend of a search by its parts, in units of the task's cost model.
 
     Args:
         expenses: Spend by stage and model, in order of the task.

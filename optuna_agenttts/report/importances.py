@@ -1,4 +1,4 @@
-"""Which settings of an allocation matter for the score, by the posterior.
+"""Importance of the settings of an allocation for the score, by the posterior.
 
 Allocations are drawn at random within the budget: models evenly, and numbers of samples evenly by
 ratio (log-uniformly). The importance of a setting is the expected variance of the score if this

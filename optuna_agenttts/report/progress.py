@@ -1,4 +1,4 @@
-"""How the recommendation of a search changed from trial to trial."""
+"""Course of a search: its trials, and the recommendation after them."""
 
 from __future__ import annotations
 

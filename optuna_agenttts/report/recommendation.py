@@ -219,7 +219,7 @@ class Recommendation(Saved):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What is not known, and trials that are left out, one sentence each."""
+        """Facts that are not known, and trials that are left out, one sentence each."""
         lines = [f"{NO_INTERVAL.capitalize()}."] if self.interval is None else []
         numbers = [number for number, _ in self.outliers]
         for trials, what in (

@@ -39,7 +39,7 @@ class ProgressBar:
 
 
 _NOTEBOOK = any(base.__module__ == "tqdm.notebook" for base in tqdm.__mro__)
-"""Whether this runs in a notebook, as tqdm has found out."""
+"""True in a notebook, as tqdm has found out."""
 _idle: dict[int, list[tqdm]] = {}
 """Bars of a notebook's cell, by its number, that no run is using. Each closed bar would leave an
 empty output behind, one for each trial."""
