@@ -34,7 +34,8 @@ from optuna_agenttts.support.lazy import lazy_names
 from optuna_agenttts.support.logs import show_logs
 from optuna_agenttts.task.allocation import Allocation, StageAllocation
 from optuna_agenttts.task.cost import CostModel, FlopsCost, LatencyCost, PriceCost
-from optuna_agenttts.task.stage import Model, Stage
+from optuna_agenttts.task.model import Model
+from optuna_agenttts.task.stage import Stage
 from optuna_agenttts.task.task import Task
 
 if TYPE_CHECKING:

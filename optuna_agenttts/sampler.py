@@ -41,10 +41,10 @@ from optuna_agenttts.study.tasks import StudyTasks
 from optuna_agenttts.support.experimental import warn_experimental_argument
 from optuna_agenttts.support.forking import on_fork
 from optuna_agenttts.support.logs import log_once
+from optuna_agenttts.task.model import Model
 from optuna_agenttts.task.parameters import parameters_of
 from optuna_agenttts.task.recognition import Recognise, check_recognise
 from optuna_agenttts.task.resuming import check_choices
-from optuna_agenttts.task.stage import Model
 from optuna_agenttts.task.task import Task
 
 if TYPE_CHECKING:

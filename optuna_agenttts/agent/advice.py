@@ -32,8 +32,8 @@ from optuna_agenttts.planner.pools import choices_of
 from optuna_agenttts.study.rounds import Round
 from optuna_agenttts.study.spending import price_of, spend_of
 from optuna_agenttts.task.equivalence import Equivalence
+from optuna_agenttts.task.model import Model
 from optuna_agenttts.task.parameters import read_choices
-from optuna_agenttts.task.stage import Model
 
 # Chosen by hand.
 _WANTED = ROUND_SIZE + 2

@@ -26,8 +26,8 @@ from optuna_agenttts.report.ties import MARGIN, MIN_SHARED, Paired
 from optuna_agenttts.task.allocation import Allocation
 from optuna_agenttts.task.cost import CostModel, FlopsCost, LatencyCost, PriceCost, cost_row
 from optuna_agenttts.task.feasible import FeasibleSet
+from optuna_agenttts.task.model import is_finite
 from optuna_agenttts.task.ranges import Ranges
-from optuna_agenttts.task.stage import is_finite
 from optuna_agenttts.task.task import Task
 
 _COSTS = (FlopsCost(), PriceCost(), LatencyCost())

@@ -17,7 +17,7 @@ from optuna_agenttts.support import html
 from optuna_agenttts.support.html import Html
 from optuna_agenttts.support.plain import amount_text, one_line
 from optuna_agenttts.task.allocation import Allocation
-from optuna_agenttts.task.stage import is_finite
+from optuna_agenttts.task.model import is_finite
 
 if TYPE_CHECKING:
     from pandas import DataFrame

@@ -16,9 +16,10 @@ from optuna_agenttts.study.rounds import Round, read_rounds
 from optuna_agenttts.support.plain import amount_text
 from optuna_agenttts.task.allocation import choices_by_name
 from optuna_agenttts.task.cost import TableCost
+from optuna_agenttts.task.model import Model, is_finite
 from optuna_agenttts.task.parameters import read_choices
 from optuna_agenttts.task.sizes import size_in_name
-from optuna_agenttts.task.stage import Model, Stage, is_finite
+from optuna_agenttts.task.stage import Stage
 from optuna_agenttts.task.task import Task
 
 # Tokens, in place of 0, which `Stage` does not allow. Only a call that reported no tokens has 0.

@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from optuna_agenttts.exceptions import MissingFactError, TaskError
-from optuna_agenttts.task.stage import Model, Stage, is_finite
+from optuna_agenttts.task.model import Model, is_finite
+from optuna_agenttts.task.stage import Stage
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -11,7 +11,8 @@ import numpy as np
 
 from optuna_agenttts.exceptions import TaskError
 from optuna_agenttts.task.cost import CostModel, cost_from_dict, cost_to_dict
-from optuna_agenttts.task.stage import Model, Stage
+from optuna_agenttts.task.model import Model
+from optuna_agenttts.task.stage import Stage
 
 
 def encode_arguments(arguments: Mapping[str, Any], budget: float) -> dict[str, Any]:

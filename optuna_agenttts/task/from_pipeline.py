@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from optuna_agenttts.exceptions import TaskError
-from optuna_agenttts.task.stage import Model, Stage
+from optuna_agenttts.task.model import Model
+from optuna_agenttts.task.stage import Stage
 
 
 class DataPipeline(Protocol):

@@ -16,8 +16,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from optuna_agenttts.exceptions import TaskError
 from optuna_agenttts.task.cost import TableCost
+from optuna_agenttts.task.model import Model
 from optuna_agenttts.task.sizes import size_in_name
-from optuna_agenttts.task.stage import Model, Stage
+from optuna_agenttts.task.stage import Stage
 from optuna_agenttts.task.task import Task
 from optuna_agenttts.task.values import read_number
 

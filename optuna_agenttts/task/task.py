@@ -26,9 +26,10 @@ from optuna_agenttts.task.direction import warn_of_direction
 from optuna_agenttts.task.encoding import decode_arguments, encode_arguments
 from optuna_agenttts.task.feasible import Choice, FeasibleSet
 from optuna_agenttts.task.from_pipeline import DataPipeline, describe_stages
+from optuna_agenttts.task.model import Model, is_finite
 from optuna_agenttts.task.overview import overview
 from optuna_agenttts.task.resuming import register_task
-from optuna_agenttts.task.stage import Model, Stage, checked_range, checked_stages, is_finite
+from optuna_agenttts.task.stage import Stage, checked_range, checked_stages
 from optuna_agenttts.task.suggestion import suggest_choices
 from optuna_agenttts.task.values import read_stages
 
@@ -87,10 +88,7 @@ class Task:
         cost_model: CostModel = FlopsCost() if cost is None else cost
         if not isinstance(cost_model, CostModel):
             raise TaskError(f"{owner}: `cost` must be a `CostModel`, got {cost!r}.")
-        table = [
-            [cost_row(owner, cost_model, stage, model) for model in stage.models]
-            for stage in stages
-        ]
+        table = [[cost_row(owner, cost_model, s, model) for model in s.models] for s in stages]
         given = budget is not None
         if budget is None:
             budget = float(sum(max(row[0] for row in rows) for rows in table))

@@ -797,7 +797,7 @@ class TestDescribeModel:
 
     def test_the_name_is_the_last_resort(self, caplog, monkeypatch):
         """A guess is logged as one, once; other facts of the Hub stay."""
-        monkeypatch.setattr("optuna_agenttts.task.stage._assumed", set())
+        monkeypatch.setattr("optuna_agenttts.task.model._assumed", set())
         with serving({PRICES: PAGES[PRICES]}) as server:
             model = describe_model(MODEL, hub=hub_at(server))
         assert model == Model(MODEL, parameters=8e9, input_price=0.3, output_price=0.6)

@@ -97,7 +97,7 @@ def test_costs_without_sizes_need_none():
 
 def test_the_guess_is_logged_once(caplog, monkeypatch):
     """So that a wrong one is seen; a size that is given is none."""
-    monkeypatch.setattr("optuna_agenttts.task.stage._assumed", set())
+    monkeypatch.setattr("optuna_agenttts.task.model._assumed", set())
     caplog.set_level(logging.INFO)
     Model("given-3B", parameters=3e9)
     Model("guessed-3B")

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from optuna_agenttts.llm import ChatError, ChatRequest, Completion
 from optuna_agenttts.llm.loop import gather
 from optuna_agenttts.llm.port import prompt_usage
-from optuna_agenttts.task.stage import is_finite
+from optuna_agenttts.task.model import is_finite
 from optuna_agenttts_integrations.exceptions import PipelineError, SpendLimitError
 
 _T = TypeVar("_T")
