@@ -34,9 +34,11 @@ from optuna_agenttts.support.lazy import lazy_names
 from optuna_agenttts.support.logs import show_logs
 from optuna_agenttts.task.allocation import Allocation, StageAllocation
 from optuna_agenttts.task.cost import CostModel, FlopsCost, LatencyCost, PriceCost
+from optuna_agenttts.task.efforts import efforts
 from optuna_agenttts.task.model import Model
 from optuna_agenttts.task.stage import Stage
 from optuna_agenttts.task.task import Task
+from optuna_agenttts.task.thinking import Thinking
 
 if TYPE_CHECKING:
     from optuna_agenttts.llm.huggingface import HuggingFaceChat
@@ -91,6 +93,7 @@ __all__ = [
     "Summary",
     "Task",
     "TaskError",
+    "Thinking",
     "Tie",
     "Undecided",
     "Verdict",
@@ -98,6 +101,7 @@ __all__ = [
     "carry_over",
     "confirm",
     "describe_model",
+    "efforts",
     "explain",
     "frontier",
     "guidelines",

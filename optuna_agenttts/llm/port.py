@@ -82,6 +82,8 @@ class ChatRequest:
         schema: JSON schema, as JSON text, for the reply. Servers with constrained generation
             enforce it; others may ignore it.
         extra: Further fields of the request's body, as JSON text of an object; see `Model`.
+        thinking: Thinking effort, sent in the form that the server reads: a word such as
+            ``"low"``, or the largest number of tokens of the thoughts. Default: the server's own.
     """
 
     model: str
@@ -91,6 +93,7 @@ class ChatRequest:
     stop: tuple[str, ...] = ()
     schema: str | None = None
     extra: str | None = None
+    thinking: str | int | None = None
 
 
 @dataclass(frozen=True, slots=True)

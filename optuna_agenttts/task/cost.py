@@ -54,20 +54,20 @@ class CostModel(Protocol):
 
 
 def _tokens(
-    stage: Stage, samples: Ints, *, prefix_sharing: bool, fusion: bool
+    stage: Stage, model: Model, samples: Ints, *, prefix_sharing: bool, fusion: bool
 ) -> tuple[Floats, Floats]:
     """Return prompt and generated tokens of one instance, including the fusion call."""
     count = samples.astype(np.float64)
     prompt = np.full_like(count, stage.prompt_tokens)
     if not prefix_sharing:
         prompt = prompt * count
-    generated = count * stage.generation_tokens
+    generated = count * stage.sample_tokens(model)
     if fusion:
         # One more call reads the prompt and every sample and generates one answer. A single
         # sample needs no fusion.
         fused = count > 1
         prompt = prompt + fused * (stage.prompt_tokens + generated)
-        generated = generated + fused * stage.generation_tokens
+        generated = generated + fused * stage.sample_tokens(model)
     return prompt, generated
 
 
@@ -136,7 +136,7 @@ class FlopsCost:
     def stage_cost(self, stage: Stage, model: Model, samples: Ints) -> Floats:
         """Return the cost of a stage; see `CostModel.stage_cost`."""
         prompt, generated = _tokens(
-            stage, samples, prefix_sharing=self.prefix_sharing, fusion=self.fusion
+            stage, model, samples, prefix_sharing=self.prefix_sharing, fusion=self.fusion
         )
         ratio = _fact(model, "parameters", "FlopsCost") / self.reference_parameters
         theorem = ratio * (prompt + generated) - self.reference_prompt_tokens
@@ -173,6 +173,7 @@ class PriceCost:
         cached = None if self.prefix_sharing else model.cached_price
         prompt, generated = _tokens(
             stage,
+            model,
             samples,
             prefix_sharing=self.prefix_sharing or cached is not None,
             fusion=self.fusion,
@@ -221,10 +222,11 @@ class LatencyCost:
         write = _fact(model, "generation_tokens_per_second", "LatencyCost")
         waves = np.ceil(samples / self.concurrency)
         prompt = stage.prompt_tokens * (np.ones_like(waves) if self.prefix_sharing else waves)
-        seconds = prompt / read + waves * stage.generation_tokens / write
+        length = stage.sample_tokens(model)
+        seconds = prompt / read + waves * length / write
         if self.fusion:
-            candidates = samples * stage.generation_tokens
-            call = (stage.prompt_tokens + candidates) / read + stage.generation_tokens / write
+            candidates = samples * length
+            call = (stage.prompt_tokens + candidates) / read + length / write
             seconds = seconds + (samples > 1) * call
         return np.asarray(seconds, dtype=np.float64)
 

@@ -13,6 +13,7 @@ from optuna_agenttts.exceptions import TaskError
 from optuna_agenttts.task.cost import CostModel, cost_from_dict, cost_to_dict
 from optuna_agenttts.task.model import Model
 from optuna_agenttts.task.stage import Stage
+from optuna_agenttts.task.thinking import Thinking
 
 
 def encode_arguments(arguments: Mapping[str, Any], budget: float) -> dict[str, Any]:
@@ -43,6 +44,7 @@ def _encode_stage(stage: Stage) -> dict[str, Any]:
     values = {**asdict(stage), "models": [_encode_model(model) for model in stage.models]}
     # Left out if not given, so that tasks stored by earlier versions compare equal.
     groups, source = values.pop("equal_samples"), values.pop("chooses_among")
+    del values["thinking"]  # The models have it.
     if groups:
         values["equal_samples"] = [list(group) for group in groups]
     return {**values, "chooses_among": source} if source else values
@@ -51,10 +53,15 @@ def _encode_stage(stage: Stage) -> dict[str, Any]:
 def _encode_model(model: Model) -> dict[str, Any]:
     values = asdict(replace(model, extra=None))
     # Left out if not given, so that tasks stored by earlier versions compare equal.
-    del values["extra"]
-    if values["cached_price"] is None:
-        del values["cached_price"]
+    for name in ("extra", "cached_price", "generation_tokens", "thinks", "thinking"):
+        if values[name] is None:
+            del values[name]
     return {**values, "extra": dict(model.extra)} if model.extra else values
+
+
+def _decode_model(values: Mapping[str, Any]) -> Model:
+    thinking = values.get("thinking")
+    return Model(**{**values, "thinking": thinking and Thinking(**thinking)})
 
 
 def _is_default(budget: float, stages: Sequence[Stage], cost: CostModel) -> bool:
@@ -72,7 +79,7 @@ def decode_arguments(values: Mapping[str, Any]) -> dict[str, Any]:
     """
     try:
         stages = [
-            Stage(**{**stage, "models": [Model(**model) for model in stage["models"]]})
+            Stage(**{**stage, "models": [_decode_model(model) for model in stage["models"]]})
             for stage in values["stages"]
         ]
         cost, budget = cost_from_dict(values["cost"]), values["budget"]

@@ -13,6 +13,7 @@ import numpy as np
 
 from optuna_agenttts.exceptions import TaskError
 from optuna_agenttts.task.sizes import size_in_name
+from optuna_agenttts.task.thinking import Thinking
 
 _logger = logging.getLogger(__name__)
 
@@ -101,6 +102,10 @@ class Model:
         generation_tokens_per_second: Speed of generating one sample; `LatencyCost` needs it.
         extra: Further fields of each request to the model, such as ``{"reasoning_effort": "low"}``
             or ``{"chat_template_kwargs": {"enable_thinking": False}}``: values that JSON can hold.
+        generation_tokens: Mean length of one sample, thoughts included, in tokens, where it
+            differs from the stage's. Default: that of the stage, and the expected thoughts.
+        thinks: Whether `Stage.thinking` applies to the model. Default: yes.
+        thinking: Thinking effort, of a model that is one of several `efforts`.
 
     Raises:
         TaskError: The name is empty, a number is not finite and above zero (prices may be 0),
@@ -116,6 +121,9 @@ class Model:
     prompt_tokens_per_second: float | None = field(default=None, kw_only=True)
     generation_tokens_per_second: float | None = field(default=None, kw_only=True)
     extra: Mapping[str, Any] | None = field(default=None, kw_only=True)
+    generation_tokens: float | None = field(default=None, kw_only=True)
+    thinks: bool | None = field(default=None, kw_only=True)
+    thinking: Thinking | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         """Check the values."""
@@ -127,7 +135,12 @@ class Model:
             if self.name not in _assumed:
                 _assumed.add(self.name)
                 _logger.info("%s: assuming %g parameters, from the name.", self.name, size)
-        for name in ("parameters", "prompt_tokens_per_second", "generation_tokens_per_second"):
+        for name in (
+            "parameters",
+            "prompt_tokens_per_second",
+            "generation_tokens_per_second",
+            "generation_tokens",
+        ):
             if getattr(self, name) is not None:
                 check_positive(owner, name, getattr(self, name))
                 object.__setattr__(self, name, float(getattr(self, name)))
@@ -148,3 +161,8 @@ class Model:
             )
         if self.extra is not None:
             object.__setattr__(self, "extra", _frozen_json(owner, self.extra))
+
+    @property
+    def served_name(self) -> str:
+        """Name of the model on its server, which choices of several efforts share."""
+        return self.name if self.thinking is None else self.thinking.model

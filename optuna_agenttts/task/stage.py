@@ -8,7 +8,9 @@ from operator import index
 from typing import Any
 
 from optuna_agenttts.exceptions import TaskError
+from optuna_agenttts.task.efforts import with_efforts
 from optuna_agenttts.task.model import Model, check_positive, is_finite
+from optuna_agenttts.task.thinking import Effort
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,9 @@ class Stage:
         equal_samples: Groups of consecutive numbers of samples that always give equal outcomes,
             such as ``[(1, 2)]`` for a majority vote whose ties go to the first vote. Only one of
             each is tried. `MultiStageObjective` finds this out by itself.
+        thinking: Thinking efforts to choose from, such as ``("off", "low", "high")`` or numbers
+            of tokens, ``(0, 1024, 8192)``: `models` then holds each model that can think at each
+            effort, and this argument is empty. See `efforts`.
         chooses_among: Name of the stage whose samples this stage chooses among, and nothing else.
             Where that one has one sample, model and samples of this stage have no effect.
 
@@ -47,6 +52,7 @@ class Stage:
     samples_parameter: str = field(default="", kw_only=True)
     equal_samples: Sequence[Sequence[int]] = field(default=(), kw_only=True)
     chooses_among: str = field(default="", kw_only=True)
+    thinking: Sequence[Effort] = field(default=(), kw_only=True)
 
     def __post_init__(self) -> None:
         """Check the values and fill in the names of the parameters."""
@@ -61,6 +67,8 @@ class Stage:
             raise TaskError(
                 f"{owner}: `models` must hold at least one `Model`, got {self.models!r}."
             )
+        models = with_efforts(models, self.thinking, owner)
+        object.__setattr__(self, "thinking", ())
         names = [model.name for model in models]
         if len(set(names)) < len(names):
             raise TaskError(f"{owner}: names of `models` must be unique, got {names!r}.")
@@ -80,6 +88,12 @@ class Stage:
             self, "samples_parameter", self.samples_parameter or f"{self.name}.samples"
         )
         object.__setattr__(self, "equal_samples", checked_groups(owner, self.equal_samples))
+
+    def sample_tokens(self, model: Model) -> float:
+        """Return the mean length of one sample of a model, thoughts included, in tokens."""
+        if model.generation_tokens is not None:
+            return model.generation_tokens
+        return self.generation_tokens + (0 if model.thinking is None else model.thinking.tokens)
 
 
 def checked_groups(owner: str, given: Any) -> tuple[tuple[int, ...], ...]:

@@ -1,0 +1,101 @@
+"""Choices of a stage that are one model at several thinking efforts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from optuna_agenttts.exceptions import TaskError
+from optuna_agenttts.task.model import Model
+from optuna_agenttts.task.thinking import Effort, Thinking, checked_effort, expected_tokens
+
+
+def efforts(
+    model: Model,
+    *,
+    tokens: Mapping[str, float] | None = None,
+    **fields: Mapping[str, Any] | None,
+) -> list[Model]:
+    """Return a model at several thinking efforts, each a choice of a stage.
+
+    ``Stage(models=[*efforts(Model("Qwen/Qwen3-8B"), off={...}, low={...}), ...])`` has the choices
+    "Qwen/Qwen3-8B, no thinking" and "Qwen/Qwen3-8B, low thinking". See also `Stage.thinking`.
+
+    Args:
+        model: The model.
+        tokens: Expected tokens of the thoughts of one sample, by effort. Default: 0 for ``off``
+            and ``none``, 128 for ``minimal``, 512 for ``low``, 2,048 for ``medium`` and ``on``,
+            8,192 for ``high``, 16,384 for ``xhigh`` and ``max``; another word expects four times
+            as many as the one before it.
+        fields: By effort, from the least to the most, the fields of requests that ask for it,
+            such as ``{"chat_template_kwargs": {"enable_thinking": False}}``: they are added to
+            `Model.extra`. None sends the effort in the form that the server reads, as
+            `Stage.thinking` does.
+
+    Returns:
+        The choices, in the order given.
+
+    Raises:
+        TaskError: No effort is given, fields are not a dict of values that JSON can hold, or
+            `tokens` has an effort that is not given or a value that is not 0 or more.
+    """
+    owner = f"efforts of model {model.name!r}"
+    if not fields:
+        raise TaskError(f"{owner}: give at least one effort, such as `low={{...}}`.")
+    if unknown := sorted(set(tokens or {}) - set(fields)):
+        raise TaskError(f"{owner}: `tokens` has {unknown[0]!r}, which is not among the efforts.")
+    return _choices(model, list(fields), dict(tokens or {}), fields)
+
+
+def with_efforts(models: Sequence[Model], given: Any, owner: str) -> tuple[Model, ...]:
+    """Return the choices of a stage: each model that can think at each effort.
+
+    Args:
+        models: The models. Those with ``thinks=False`` and those that are at an effort already
+            stay as they are.
+        given: The efforts.
+        owner: Prefix of error messages.
+
+    Raises:
+        TaskError: The efforts are invalid or not unique.
+    """
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise TaskError(
+            f"{owner}: `thinking` must be a sequence of efforts, such as ('off', 'low', 'high') "
+            f"or (0, 1024, 8192), got {given!r}."
+        )
+    listed = [checked_effort(f"{owner}: `thinking`", effort) for effort in given]
+    if len(set(listed)) < len(listed):
+        raise TaskError(f"{owner}: efforts of `thinking` must be unique, got {listed!r}.")
+    choices: list[Model] = []
+    for model in models:
+        fixed = not listed or model.thinks is False or model.thinking is not None
+        choices += [model] if fixed else _choices(model, listed, {}, {})
+    return tuple(choices)
+
+
+def _choices(
+    model: Model,
+    listed: Sequence[Effort],
+    tokens: Mapping[Any, float],
+    fields: Mapping[Any, Mapping[str, Any] | None],
+) -> list[Model]:
+    """Return a model at each effort."""
+    if model.thinking is not None:
+        raise TaskError(f"Model {model.name!r} is at a thinking effort already.")
+    choices = []
+    before = 0.0
+    for effort in listed:
+        before = tokens.get(effort, expected_tokens(effort, before))
+        more = fields.get(effort)
+        thinking = Thinking(
+            model=model.name, effort=effort, tokens=before, negotiated=more is None
+        )
+        if more is not None and not isinstance(more, Mapping):
+            raise TaskError(f"{thinking.choice}: fields of requests must be a dict, got {more!r}.")
+        extra = {**(model.extra or {}), **(more or {})}
+        choices.append(
+            replace(model, name=thinking.choice, thinking=thinking, extra=extra or None)
+        )
+    return choices

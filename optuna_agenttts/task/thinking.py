@@ -1,0 +1,120 @@
+"""Thinking efforts: how long a model thinks before it answers."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from optuna_agenttts.exceptions import TaskError
+
+Effort = str | int
+"""Thinking effort: a word such as ``"low"``, or the largest number of tokens of the thoughts."""
+
+EXPECTED_TOKENS = MappingProxyType(
+    {
+        "off": 0,
+        "none": 0,
+        "minimal": 128,
+        "low": 512,
+        "medium": 2048,
+        "on": 2048,
+        "high": 8192,
+        "xhigh": 16384,
+        "max": 16384,
+    }
+)
+"""Expected tokens of the thoughts of one sample, by effort, until they are measured. Chosen by
+hand, from the lengths that open models write on questions of mathematics and code."""
+
+_BUDGET_SHARE = 0.5
+"""Expected share of a thinking budget that is used. Chosen by hand."""
+_ROOM = 4
+"""Thoughts may be this many times as long as expected before `max_tokens` ends them. Chosen by
+hand: lengths of thoughts spread over a factor of three to five."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Thinking:
+    """Thinking effort of a model that is one choice of a stage; see `efforts`.
+
+    Args:
+        model: Name of the model on its server, which its choices of other efforts share.
+        effort: A word such as ``"low"``, or the largest number of tokens of the thoughts.
+        tokens: Expected tokens of the thoughts of one sample, 0 or more. They order the efforts of
+            a model.
+        negotiated: Whether requests carry the effort in the form that the server reads, rather
+            than in `Model.extra`.
+
+    Raises:
+        TaskError: An argument is invalid.
+    """
+
+    model: str
+    effort: Effort
+    tokens: float
+    negotiated: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        if not isinstance(self.model, str) or not self.model:
+            raise TaskError(f"Thinking: `model` must be a non-empty string, got {self.model!r}.")
+        checked_effort(f"Thinking of model {self.model!r}", self.effort)
+        tokens = self.tokens
+        if isinstance(tokens, bool) or not isinstance(tokens, (int, float)):
+            tokens = math.nan
+        if not (math.isfinite(tokens) and tokens >= 0):
+            raise TaskError(
+                f"Thinking of model {self.model!r}: `tokens` must be finite and 0 or more, got "
+                f"{self.tokens!r}."
+            )
+        object.__setattr__(self, "tokens", float(tokens))
+
+    @property
+    def room(self) -> int:
+        """Tokens that thoughts may take, in addition to `max_tokens` of an answer."""
+        return self.effort if isinstance(self.effort, int) else round(_ROOM * self.tokens)
+
+    @property
+    def label(self) -> str:
+        """Effort in words, such as "low thinking"."""
+        if self.effort in ("off", "none", 0):
+            return "no thinking"
+        if isinstance(self.effort, int):
+            return f"{self.effort} thinking tokens"
+        return "thinking" if self.effort == "on" else f"{self.effort} thinking"
+
+    @property
+    def choice(self) -> str:
+        """Name of the choice: the model and its effort, such as "Qwen/Qwen3-8B, low thinking"."""
+        return f"{self.model}, {self.label}"
+
+
+def checked_effort(owner: str, effort: object) -> Effort:
+    """Return an effort.
+
+    Raises:
+        TaskError: It is neither a non-empty word nor a whole number of tokens, 0 or more.
+    """
+    if isinstance(effort, int) and not isinstance(effort, bool) and effort >= 0:
+        return effort
+    if isinstance(effort, str) and effort.strip():
+        return effort
+    raise TaskError(
+        f"{owner}: a thinking effort must be a word such as 'low' or a number of tokens, 0 or "
+        f"more, got {effort!r}."
+    )
+
+
+def expected_tokens(effort: Effort, before: float) -> float:
+    """Return the expected tokens of the thoughts of one sample.
+
+    Args:
+        effort: The effort.
+        before: Expected tokens of the effort that is listed before it; 0 if it is the first.
+    """
+    if isinstance(effort, int):
+        return _BUDGET_SHARE * effort
+    known = EXPECTED_TOKENS.get(effort)
+    # An unknown word: as much more as "medium" is than "low".
+    return float(known) if known is not None else max(EXPECTED_TOKENS["low"], 4 * before)
