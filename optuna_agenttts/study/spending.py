@@ -208,12 +208,14 @@ def cost_of_samples(
     """
     ((position, (chosen, _)),) = choices_by_name(task.stages, {stage: (model, 1)}).items()
     found = task.stages[position]
-    costing = found.models[chosen]
-    costing = _billed(costing, prompt_tokens, cached_tokens)
+    length = max(generation_tokens, _LEAST)
+    costing = _billed(found.models[chosen], prompt_tokens, cached_tokens)
+    if costing.generation_tokens is not None or costing.thinking is not None:
+        costing = replace(costing, generation_tokens=length)
     measured = replace(
         found,
         prompt_tokens=max(prompt_tokens, _LEAST),
-        generation_tokens=max(generation_tokens, _LEAST),
+        generation_tokens=length,
         max_samples=max(samples, found.max_samples),
     )
     cost = task.cost_model
@@ -246,8 +248,8 @@ def price_of(
 ) -> float | None:
     """Return the cost of a call of the agent's model, priced as one sample of a stage.
 
-    Facts about a model given by name are those of the task's model of that name, else its size
-    from the name ("Qwen2.5-72B").
+    Facts about a model given by name are those of the task's model of that name, at any thinking
+    effort, else its size from the name ("Qwen2.5-72B").
 
     Returns:
         The cost in units of the task's cost model, or None if a fact is missing.
@@ -257,15 +259,20 @@ def price_of(
     if isinstance(agent, str):
         name, models = agent.split(" at ")[0], (m for stage in task.stages for m in stage.models)
         unknown = Model(agent or "agent", parameters=size_in_name(agent))
-        agent = next((model for model in models if model.name == name), unknown)
-    model = _billed(agent, prompt_tokens, cached_tokens)
+        agent = next(
+            (model for model in models if name in (model.name, model.served_name)), unknown
+        )
+    length = max(1, completion_tokens)
+    model = replace(
+        _billed(agent, prompt_tokens, cached_tokens), thinking=None, generation_tokens=length
+    )
     try:
         stage = Stage(
             "agent",
             models=[model],
             # A request without a reply has been read, and a reply has at least its last token.
             prompt_tokens=max(1, prompt_tokens),
-            generation_tokens=max(1, completion_tokens),
+            generation_tokens=length,
         )
         return float(task.cost_model.stage_cost(stage, model, np.array([1]))[0])
     except (TaskError, KeyError, ValueError, TypeError):

@@ -11,7 +11,7 @@ allocation is the sum over its stages. Costs are per instance. Three cost models
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
@@ -41,7 +41,8 @@ class CostModel(Protocol):
         """Return the cost of samples of a model in a stage, for one instance.
 
         Args:
-            stage: The stage, with its prompt and generation lengths in tokens.
+            stage: The stage, with its prompt and generation lengths in tokens, the latter that of
+                samples of this model.
             model: One of the stage's models.
             samples: Numbers of samples, each 1 or more, any shape.
 
@@ -66,9 +67,14 @@ def _tokens(
         # One more call reads the prompt and every sample and generates one answer. A single
         # sample needs no fusion.
         fused = count > 1
-        prompt = prompt + fused * (stage.prompt_tokens + generated)
+        prompt = prompt + fused * (stage.prompt_tokens + count * _answer_tokens(stage, model))
         generated = generated + fused * stage.sample_tokens(model)
     return prompt, generated
+
+
+def _answer_tokens(stage: Stage, model: Model) -> float:
+    """Return the mean length of a sample without its thoughts, which no fusion reads."""
+    return stage.sample_tokens(model) if model.thinking is None else stage.generation_tokens
 
 
 def _fact(model: Model, fact: str, cost: str) -> float:
@@ -225,7 +231,7 @@ class LatencyCost:
         length = stage.sample_tokens(model)
         seconds = prompt / read + waves * length / write
         if self.fusion:
-            candidates = samples * length
+            candidates = samples * _answer_tokens(stage, model)
             call = (stage.prompt_tokens + candidates) / read + length / write
             seconds = seconds + (samples > 1) * call
         return np.asarray(seconds, dtype=np.float64)
@@ -268,6 +274,15 @@ class TableCost:
         return np.asarray(row, dtype=np.float64)[samples - 1]
 
 
+def costs_of_samples(cost: CostModel, stage: Stage, model: Model, samples: Ints) -> Floats:
+    """Return the costs of samples; a user-defined cost model reads their length from the stage."""
+    length = stage.sample_tokens(model)
+    if type(cost) not in _KINDS.values() and length != stage.generation_tokens:
+        model = replace(model, generation_tokens=length)
+        stage = replace(stage, models=[model], generation_tokens=length)
+    return np.asarray(cost.stage_cost(stage, model, samples), dtype=np.float64)
+
+
 def cost_row(owner: str, cost: CostModel, stage: Stage, model: Model) -> Floats:
     """Return the checked costs of 1, 2, ..., `max_samples` samples of a model in a stage.
 
@@ -281,9 +296,7 @@ def cost_row(owner: str, cost: CostModel, stage: Stage, model: Model) -> Floats:
         TaskError: The cost model returns another shape, or costs that are not finite, negative or
             falling.
     """
-    row = np.asarray(
-        cost.stage_cost(stage, model, np.arange(1, stage.max_samples + 1)), dtype=np.float64
-    )
+    row = costs_of_samples(cost, stage, model, np.arange(1, stage.max_samples + 1))
     where = f"{owner}: `cost` of model {model.name!r} in stage {stage.name!r}"
     if row.shape != (stage.max_samples,):
         raise TaskError(
@@ -323,12 +336,11 @@ def cost_to_dict(cost: CostModel, stages: tuple[Stage, ...]) -> dict[str, Any]:
         return {"kind": cost.kind, **asdict(cost)}  # type: ignore[attr-defined, call-overload]
     table = {
         stage.name: {
-            model.name: _encoded(
-                cost.stage_cost(stage, model, np.arange(1, stage.max_samples + 1))
-            )
+            model.name: _encoded(costs_of_samples(cost, stage, model, samples))
             for model in stage.models
         }
         for stage in stages
+        for samples in [np.arange(1, stage.max_samples + 1)]
     }
     return {"kind": TableCost.kind, "table": table, "unit_name": cost.unit}
 

@@ -10,7 +10,12 @@ from typing import Any
 import numpy as np
 
 from optuna_agenttts.exceptions import TaskError
-from optuna_agenttts.task.cost import CostModel, cost_from_dict, cost_to_dict
+from optuna_agenttts.task.cost import (
+    CostModel,
+    cost_from_dict,
+    cost_to_dict,
+    costs_of_samples,
+)
 from optuna_agenttts.task.model import Model
 from optuna_agenttts.task.stage import Stage
 from optuna_agenttts.task.thinking import Thinking
@@ -67,7 +72,9 @@ def _decode_model(values: Mapping[str, Any]) -> Model:
 def _is_default(budget: float, stages: Sequence[Stage], cost: CostModel) -> bool:
     """Return whether a budget is the cost of one sample of the most expensive models."""
     one = np.array([1])
-    costs = [[float(cost.stage_cost(s, model, one)[0]) for model in s.models] for s in stages]
+    costs = [
+        [float(costs_of_samples(cost, s, model, one)[0]) for model in s.models] for s in stages
+    ]
     return math.isclose(budget, sum(map(max, costs)))
 
 

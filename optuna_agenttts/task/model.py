@@ -109,8 +109,8 @@ class Model:
 
     Raises:
         TaskError: The name is empty, a number is not finite and above zero (prices may be 0),
-            `cached_price` is above `input_price`, or `extra` is no JSON object or sets a field
-            that each request has.
+            `cached_price` is above `input_price`, `thinking` is no `Thinking`, or `extra` is no
+            JSON object or sets a field that each request has.
     """
 
     name: str
@@ -158,6 +158,11 @@ class Model:
             raise TaskError(
                 f"{owner}: `cached_price` must not be above `input_price`, got {cached:g} and "
                 f"{full:g} USD per million tokens."
+            )
+        if self.thinking is not None and not isinstance(self.thinking, Thinking):
+            raise TaskError(
+                f"{owner}: `thinking` must be a `Thinking`, got {self.thinking!r}: call "
+                "`efforts(model, low=None)`, or give the stage `thinking=('low',)`."
             )
         if self.extra is not None:
             object.__setattr__(self, "extra", _frozen_json(owner, self.extra))

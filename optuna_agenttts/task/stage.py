@@ -90,7 +90,11 @@ class Stage:
         object.__setattr__(self, "equal_samples", checked_groups(owner, self.equal_samples))
 
     def sample_tokens(self, model: Model) -> float:
-        """Return the mean length of one sample of a model, thoughts included, in tokens."""
+        """Return the mean length of one sample of a model, thoughts included, in tokens.
+
+        Args:
+            model: One of the stage's models.
+        """
         if model.generation_tokens is not None:
             return model.generation_tokens
         return self.generation_tokens + (0 if model.thinking is None else model.thinking.tokens)

@@ -79,6 +79,13 @@ def study_of(sampler):
     return study
 
 
+def thinking_stage():
+    """Return a stage whose model has thinking efforts."""
+    return core.Stage(
+        "find", models=[MODEL], prompt_tokens=1, generation_tokens=1, thinking=("off", 1024)
+    )
+
+
 def used(callback):
     """Return a callback that was called."""
     study = study_of(core.AgentTTSSampler(TASK))
@@ -161,7 +168,7 @@ VALUES = {
     "Summary": [lambda: core.summarize(study_with(None), TASK)],
     "Software": [lambda: BENCHMARKS["chat_dev"]().search],
     "Spend": [lambda: core.Spend(1.0, True, 0.0, 0, 0, "USD")],
-    "Stage": [lambda: STAGE],
+    "Stage": [lambda: STAGE, lambda: thinking_stage()],
     "StageAllocation": [lambda: core.StageAllocation("m", 1)],
     "StageProgram": [lambda: PROGRAM],
     "StageUsage": [integrations.StageUsage],
@@ -179,6 +186,7 @@ VALUES = {
         )
     ],
     "Task": [lambda: TASK, playground.make_task],
+    "Thinking": [lambda: core.Thinking(model="m", effort="low", tokens=512)],
     "Tie": [lambda: TIE],
     "Tool": [lambda: BENCHMARKS["daily"]().search[0].tools],
     "ToolRequest": [lambda: BENCHMARKS["daily"]().search],
@@ -201,6 +209,7 @@ VALUES = {
     ],
     "cwq": [BENCHMARKS["cwq"]],
     "hotpot_qa": [BENCHMARKS["hotpot_qa"]],
+    "efforts": [lambda: core.efforts(MODEL, off={"x": 1}, low=None)],
     "id_vote": [lambda: integrations.id_vote(0.5)],
     "make_endpoints": [playground.make_endpoints],
     "make_objective": [playground.make_objective],
