@@ -99,3 +99,24 @@ def _choices(
             replace(model, name=thinking.choice, thinking=thinking, extra=extra or None)
         )
     return choices
+
+
+def efforts_by_model(models: Sequence[Model]) -> dict[str, list[int]]:
+    """Return the choices that are one model at thinking efforts, by the model's name.
+
+    Args:
+        models: The choices of a stage.
+
+    Returns:
+        Their positions, from the least effort to the most; empty if no model is at an effort.
+    """
+    found: dict[str, list[tuple[float, int]]] = {}
+    for position, model in enumerate(models):
+        if model.thinking is not None:
+            found.setdefault(model.thinking.model, []).append((model.thinking.tokens, position))
+    return {name: [position for _, position in sorted(pairs)] for name, pairs in found.items()}
+
+
+def brief_name(model: Model) -> str:
+    """Return the effort of a choice in one word, such as "low", or the name without one."""
+    return model.name if model.thinking is None else model.thinking.brief_label

@@ -100,6 +100,11 @@ class Stage:
         return self.generation_tokens + (0 if model.thinking is None else model.thinking.tokens)
 
 
+def has_efforts(stages: Iterable[Stage]) -> bool:
+    """Return whether a model of some stages is at a thinking effort."""
+    return any(model.thinking is not None for stage in stages for model in stage.models)
+
+
 def checked_groups(owner: str, given: Any) -> tuple[tuple[int, ...], ...]:
     """Return groups of numbers of samples as tuples in ascending order.
 

@@ -85,6 +85,11 @@ class Thinking:
         return "thinking" if self.effort == "on" else f"{self.effort} thinking"
 
     @property
+    def brief_label(self) -> str:
+        """Effort in one word where models have a column of their own, such as "low"."""
+        return "off" if self.label == "no thinking" else str(self.effort)
+
+    @property
     def choice(self) -> str:
         """Name of the choice: the model and its effort, such as "Qwen/Qwen3-8B, low thinking"."""
         return f"{self.model}, {self.label}"
