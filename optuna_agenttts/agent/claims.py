@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from optuna_agenttts.agent.parsing import match_model, read_integer
+from optuna_agenttts.agent.parsing import match_choices, read_integer
 from optuna_agenttts.study.claims import Claim
 from optuna_agenttts.task.stage import Stage
 from optuna_agenttts.task.task import Task
@@ -49,7 +49,9 @@ def read_claims(given: Any, task: Task, *, samples: bool) -> tuple[tuple[Claim, 
             unusable += 1
             continue
         interval = None
-        if samples and item.get("samples") is not None:
+        # Of a model at all its thinking efforts, it is not known which one saturates.
+        first = _positions(item["models"][0], stages[name])
+        if samples and item.get("samples") is not None and len(first) == 1:
             interval = _interval(item["samples"], stages[name].max_samples)
             unusable += interval is None
         found[name] = Claim(name, models, interval)
@@ -57,17 +59,24 @@ def read_claims(given: Any, task: Task, *, samples: bool) -> tuple[tuple[Claim, 
 
 
 def _models(given: Any, stage: Stage) -> tuple[str, ...] | None:
-    """Return the distinct model names of a claim; None if any is unknown."""
+    """Return the distinct model names of a claim; None if any is unknown.
+
+    The name of a model without an effort stands for all of its thinking efforts.
+    """
     if not isinstance(given, list) or not 0 < len(given) <= _MAX_ITEMS:
         return None
-    names = [model.name for model in stage.models]
     found: dict[str, None] = {}
-    for name in given:
-        position = match_model(name, names)
-        if position is None:
+    for item in given:
+        positions = _positions(item, stage)
+        if not positions:
             return None
-        found[names[position]] = None
+        found |= dict.fromkeys(stage.models[position].name for position in positions)
     return tuple(found)
+
+
+def _positions(item: Any, stage: Stage) -> list[int]:
+    """Return the choices of a stage that an item of a claim means."""
+    return match_choices(item if isinstance(item, Mapping) else {"model": item}, stage.models)
 
 
 def _interval(given: Any, most: int) -> tuple[int, int] | None:

@@ -3,11 +3,12 @@
 For each model of a stage, one fact per insight of the paper: how far it is behind the best, at how
 many samples it saturates, and the best choice for the other stages. They come from the posterior
 (`planner/posterior.py`) and include its uncertainty. Paired comparisons of trials, which need no
-fitted model, complete them.
+fitted model, complete them, and comparisons of the thinking efforts of one model.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,7 @@ from optuna_agenttts.planner.feasibility import Feasibility
 from optuna_agenttts.planner.kernels import Points
 from optuna_agenttts.planner.numerical import NumericalPlanner
 from optuna_agenttts.planner.posterior import Z90, Posterior
+from optuna_agenttts.task.efforts import efforts_by_model
 
 _GRID_SIZE = 16
 """Number of sample counts, evenly spaced by ratio, to search for saturation; chosen by hand."""
@@ -69,6 +71,27 @@ class ModelFact:
 
 
 @dataclass(frozen=True, slots=True)
+class EffortFact:
+    """Thinking efforts of one model in a stage, each with the best allocation that uses it.
+
+    Args:
+        stage: Position of the stage.
+        name: Name of the model.
+        models: Positions of its choices in the stage, from the least effort to the most.
+        expected: Expected values, in units of the study's values.
+        behind: Differences between the best effort and each, 0 or more.
+        behind_sd: Standard deviations of these differences.
+    """
+
+    stage: int
+    name: str
+    models: tuple[int, ...]
+    expected: tuple[float, ...]
+    behind: tuple[float, ...]
+    behind_sd: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class PairedFact:
     """Paired comparison of the best trials with two models of a stage, over shared instances.
 
@@ -98,11 +121,13 @@ class Facts:
         paired: Paired comparisons of trials.
         violating: Stages and models whose allocations are all likely to violate a constraint of
             the study. There are no facts about them.
+        efforts: Facts about models at several thinking efforts.
     """
 
     models: tuple[ModelFact, ...] = ()
     paired: tuple[PairedFact, ...] = ()
     violating: frozenset[tuple[int, int]] = frozenset()
+    efforts: tuple[EffortFact, ...] = ()
 
 
 def fit_facts(planner: NumericalPlanner, evidence: Evidence) -> Facts:
@@ -157,12 +182,53 @@ def fit_facts(planner: NumericalPlanner, evidence: Evidence) -> Facts:
             )
         )
     violating = frozenset(_pairs(everything)) - frozenset(pairs)
-    return Facts(tuple(facts), tuple(_paired(evidence)), violating)
+    return Facts(
+        tuple(facts),
+        tuple(_paired(evidence)),
+        violating,
+        tuple(_efforts(planner, posterior, pool, dict(zip(pairs, best_with_model)), facts)),
+    )
 
 
 def _pairs(pool: Points) -> list[tuple[int, int]]:
     """Return the stages and models of a pool."""
     return [(stage, m) for stage, row in enumerate(pool.models.T) for m in np.unique(row).tolist()]
+
+
+def _efforts(
+    planner: NumericalPlanner,
+    posterior: Posterior,
+    pool: Points,
+    places: Mapping[tuple[int, int], int],
+    facts: Sequence[ModelFact],
+) -> Iterator[EffortFact]:
+    """Yield the facts about efforts.
+
+    Args:
+        planner: The numerical planner of the task.
+        posterior: The posterior.
+        pool: The allocations that are compared.
+        places: Place in the pool of the best allocation with each stage and model.
+        facts: The facts about models.
+    """
+    known = {(fact.stage, fact.model): fact for fact in facts}
+    for index, stage in enumerate(planner.task.stages):
+        for name, positions in efforts_by_model(stage.models).items():
+            models = [model for model in positions if (index, model) in known]
+            if len(models) < 2:
+                continue
+            behind = np.array([known[index, model].behind for model in models])
+            best = int(np.argmin(behind))
+            own = pool.take(np.array([places[index, model] for model in models]))
+            sds = posterior.at(own).differences_from(best).sd() * posterior.scale.span
+            yield EffortFact(
+                stage=index,
+                name=name,
+                models=tuple(models),
+                expected=tuple(known[index, model].expected for model in models),
+                behind=tuple((behind - behind[best]).tolist()),
+                behind_sd=tuple(sds.tolist()),
+            )
 
 
 def _most_samples(planner: NumericalPlanner, point: Points, stage: int) -> int:

@@ -11,6 +11,8 @@ from typing import Any
 
 from optuna_agenttts.llm.untrusted import as_number, json_in_reply
 from optuna_agenttts.support.plain import one_line
+from optuna_agenttts.task.efforts import efforts_by_model
+from optuna_agenttts.task.model import Model
 
 _INTEGER = re.compile(r"[+-]?\d{1,9}(?:\.0+)?")
 
@@ -57,6 +59,70 @@ def match_model(name: Any, names: Sequence[str]) -> int | None:
         i for i, known in enumerate(names) if known.casefold().rpartition("/")[2] == plain
     ]
     return alike[0] if len(alike) == 1 else None
+
+
+_EFFORT_FIELDS = ("thinking", "effort", "thinking_effort", "reasoning_effort")
+"""Fields in which a reply may name a thinking effort beside the model."""
+_FILLERS = frozenset(("thinking", "reasoning", "effort", "tokens", "budget", "with"))
+"""Words of a thinking effort that do not tell it from others."""
+
+
+_NAME_AND_EFFORT = re.compile(r"(\S+?)[\s,:;@|]*[\s,:;@|(\[](.+)")
+"""Name of a model, and its thinking effort."""
+
+
+def given_effort(setting: Mapping[str, Any]) -> Any:
+    """Return the thinking effort that a reply names beside a model; None without one."""
+    given = (setting[field] for field in _EFFORT_FIELDS if setting.get(field) is not None)
+    return next(given, None)
+
+
+def match_choices(setting: Mapping[str, Any], models: Sequence[Model]) -> list[int]:
+    """Return the positions of the choices that a model and a thinking effort in a reply mean.
+
+    Args:
+        setting: The reply's values: ``"model"``, a choice such as "m, low thinking", or the name
+            of a model beside a field ``"thinking"``, or followed by the effort in other words.
+        models: The choices.
+
+    Returns:
+        One position; all efforts of the model if it is named without one; none if the model or
+        the effort is unknown, or two efforts are named.
+    """
+    name, effort = setting.get("model"), given_effort(setting)
+    exact = match_model(name, [model.name for model in models])
+    if exact is not None:
+        plain = models[exact].thinking is None
+        return [exact] if plain else _with_effort([exact], effort, models)
+    kin = efforts_by_model(models)
+    base = match_model(name, list(kin))
+    if base is not None:
+        return _with_effort(list(kin.values())[base], effort, models)
+    if effort is None and isinstance(name, str):
+        # Such as "Qwen3-8B (low)".
+        parts = _NAME_AND_EFFORT.fullmatch(name.strip())
+        if parts is not None and (base := match_model(parts[1], list(kin))) is not None:
+            return _with_effort(list(kin.values())[base], parts[2], models)
+    return []
+
+
+def _with_effort(positions: list[int], effort: Any, models: Sequence[Model]) -> list[int]:
+    """Return those of some choices that are at an effort; all without an effort."""
+    if effort is None:
+        return positions
+    thinking = [(place, models[place].thinking) for place in positions]
+    return [p for p, t in thinking if t is not None and _key(t.effort) == _key(effort)]
+
+
+def _key(effort: Any) -> str:
+    """Return a thinking effort so that different ways to write it are equal."""
+    if isinstance(effort, bool):
+        return "on" if effort else "off"
+    words = re.findall(r"[a-z]+|\d+", str(effort).replace(",", "").casefold())
+    if words and all(word in _FILLERS for word in words):
+        return "on"
+    key = " ".join(word for word in words if word not in _FILLERS)
+    return "off" if key in ("no", "none", "off", "0", "without", "disabled") else key
 
 
 def read_integer(value: Any) -> int | None:

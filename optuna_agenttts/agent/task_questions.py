@@ -11,6 +11,7 @@ from optuna_agenttts.agent.facts import Facts, fit_facts
 from optuna_agenttts.agent.prompts import (
     TABLES,
     Brief,
+    EffortRow,
     ModelRow,
     PairedRow,
     TrialRow,
@@ -28,6 +29,8 @@ from optuna_agenttts.planner.numerical import NumericalPlanner
 from optuna_agenttts.planner.pools import choices_of
 from optuna_agenttts.study.claims import Claim, Verdict, contradictions
 from optuna_agenttts.support.forking import unlocked_cached_property
+from optuna_agenttts.task.efforts import brief_name, efforts_by_model
+from optuna_agenttts.task.stage import Stage
 
 _BEST, _RECENT = 10, 8
 """Trials in the history of a prompt: so many of the best and of the latest. Chosen by hand."""
@@ -107,6 +110,7 @@ class TaskQuestions:
             running=tuple(task.allocation(choices) for choices in evidence.pending),
             facts=_model_rows(evidence, facts),
             paired=_paired_rows(evidence, facts),
+            efforts=_effort_rows(evidence, facts),
             earlier=context.shown_guidelines(),
             # Checked against the current facts: later trials may have refuted an open claim.
             # Sentences must not reveal the figures of a table that is not shown.
@@ -121,7 +125,10 @@ class TaskQuestions:
 
 
 def _history(evidence: Evidence) -> tuple[TrialRow, ...]:
-    """Select the best trials, the latest, and the best with each model of each stage."""
+    """Select the best trials, the latest, and the best with each model of each stage.
+
+    Thinking efforts of one model count as one, since their number would make prompts long.
+    """
     why: dict[int, str] = {}
     allocations = choices_of(evidence.models, evidence.samples)
     violated = worst_violations(evidence)
@@ -133,8 +140,8 @@ def _history(evidence: Evidence) -> tuple[TrialRow, ...]:
     for row in range(len(order))[-_RECENT:]:
         why.setdefault(row, "recent")
     for stage in range(len(evidence.task.stages)):
-        for model in range(len(evidence.task.stages[stage].models)):
-            holders = [row for row in order if evidence.models[row, stage] == model]
+        for models in _groups(evidence.task.stages[stage]):
+            holders = [row for row in order if evidence.models[row, stage] in models]
             for row in holders[:1]:
                 why.setdefault(row, "telling")
     task = evidence.task
@@ -155,6 +162,16 @@ def _history(evidence: Evidence) -> tuple[TrialRow, ...]:
     return tuple(rows)
 
 
+def _groups(stage: Stage) -> list[list[int]]:
+    """Return the positions of a stage's choices, those that are one model together."""
+    kin = efforts_by_model(stage.models)
+    return [
+        [position] if model.thinking is None else kin.pop(model.thinking.model)
+        for position, model in enumerate(stage.models)
+        if model.thinking is None or model.thinking.model in kin
+    ]
+
+
 def _standard_error(evidence: Evidence, row: int) -> float | None:
     """Return the standard error of a trial's value over instances; None if unknown."""
     outcomes = list(evidence.outcomes[row].values()) if evidence.outcomes else []
@@ -164,8 +181,14 @@ def _standard_error(evidence: Evidence, row: int) -> float | None:
 
 
 def _model_rows(evidence: Evidence, facts: Facts) -> tuple[ModelRow, ...]:
-    """Convert facts about models to rows with names."""
+    """Convert facts about models to rows with names, each model at its best effort."""
     task = evidence.task
+    worse = {
+        (fact.stage, model)
+        for fact in facts.efforts
+        for model, behind in zip(fact.models, fact.behind)
+        if behind > 0
+    }
     return tuple(
         ModelRow(
             stage=task.stages[fact.stage].name,
@@ -181,6 +204,23 @@ def _model_rows(evidence: Evidence, facts: Facts) -> tuple[ModelRow, ...]:
             gain_sd=fact.gain_sd,
         )
         for fact in facts.models
+        if (fact.stage, fact.model) not in worse
+    )
+
+
+def _effort_rows(evidence: Evidence, facts: Facts) -> tuple[EffortRow, ...]:
+    """Convert facts about efforts to rows with names."""
+    stages = evidence.task.stages
+    return tuple(
+        EffortRow(
+            stage=stages[fact.stage].name,
+            model=fact.name,
+            efforts=tuple(brief_name(stages[fact.stage].models[m]) for m in fact.models),
+            expected=fact.expected,
+            behind=fact.behind,
+            behind_sd=fact.behind_sd,
+        )
+        for fact in facts.efforts
     )
 
 

@@ -22,7 +22,8 @@ from optuna_agenttts.agent.claims import read_claims
 from optuna_agenttts.agent.parsing import (
     Problem,
     abbreviate,
-    match_model,
+    given_effort,
+    match_choices,
     read_float,
     read_integer,
     read_object,
@@ -214,14 +215,20 @@ def _parse_choices(raw: Any, task: Task, label: str) -> Choices | Problem:
                 "wrong type",
                 f"{label}: stage {abbreviate(stage.name)} needs `model` and `samples`",
             )
-        model = match_model(setting.get("model"), [m.name for m in stage.models])
-        if model is None:
+        models = match_choices(setting, stage.models)
+        if len(models) != 1:
             options = ", ".join(abbreviate(m.name) for m in stage.models)
+            given = abbreviate(setting.get("model"))
+            if effort := given_effort(setting):
+                given += f" at thinking effort {abbreviate(effort)}"
+            if models:
+                options = ", ".join(abbreviate(stage.models[m].name) for m in models)
+                given += " without a thinking effort"
             return Problem(
-                "unknown model",
-                f"{label}: stage {abbreviate(stage.name)} has no model "
-                f"{abbreviate(setting.get('model'))}; it has {options}",
+                "no thinking effort" if models else "unknown model",
+                f"{label}: stage {abbreviate(stage.name)} has no model {given}; it has {options}",
             )
+        model = models[0]
         samples = read_integer(setting.get("samples"))
         if samples is None:
             return Problem(

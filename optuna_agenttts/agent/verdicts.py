@@ -152,5 +152,6 @@ def _behind(fact: ModelFact) -> str:
 
 
 def _join(words: Sequence[str], word: str) -> str:
-    """Join words with commas, and the last with a conjunction."""
-    return f" {word} ".join(filter(None, (", ".join(words[:-1]), words[-1])))
+    """Join words with commas, and the last with a conjunction; see also `Thinking.choice`."""
+    separator = "; " if any(", " in each for each in words) else ", "
+    return f" {word} ".join(filter(None, (separator.join(words[:-1]), words[-1])))

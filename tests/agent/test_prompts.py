@@ -10,11 +10,12 @@ import pytest
 from agent_support import TASK, evidence_of, planner_of
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from optuna_agenttts import LatencyCost, Model, PriceCost, Stage, Task
+from optuna_agenttts import LatencyCost, Model, PriceCost, Stage, Task, efforts
 from optuna_agenttts.agent.ask import RoundContext
 from optuna_agenttts.agent.prompts import (
     TABLES,
     Brief,
+    EffortRow,
     GenericBrief,
     GenericRow,
     ModelRow,
@@ -75,6 +76,62 @@ def priced(cost):
     return Task(name="t", stages=[stage], cost=cost, budget=10, description="d", metric="F1")
 
 
+def thinking_task(models=1, stages=1, thinking=("off", "low", "high")):
+    """Return a task with models at thinking efforts, and one that cannot think."""
+    listed = [
+        choice
+        for i in range(models)
+        for choice in efforts(
+            Model(f"organization/model-{8 + i}B-instruct", parameters=8e9),
+            **{effort: {} for effort in thinking},
+        )
+    ]
+    return Task(
+        name="thinking",
+        stages=[
+            Stage(
+                f"stage-{i}",
+                models=[*listed, Model("plain-3B", parameters=3e9)],
+                prompt_tokens=500,
+                generation_tokens=50,
+                max_samples=20,
+            )
+            for i in range(stages)
+        ],
+        budget=500 * stages,
+    )
+
+
+THINKING = thinking_task()
+EFFORTS = EffortRow(
+    "stage-0",
+    "organization/model-8B-instruct",
+    ("off", "low", "high"),
+    (0.41, 0.52, 0.5),
+    (0.11, 0.0, 0.02),
+    (0.05, 0.0, 0.04),
+)
+THOUGHTFUL = Brief(
+    task=THINKING,
+    history=(TrialRow(0, THINKING.allocation([(1, 4)]), 0.52, 0.07, 98.0, "best"),),
+    trials=1,
+    facts=(
+        ModelRow(
+            "stage-0",
+            "organization/model-8B-instruct, low thinking",
+            1,
+            0.52,
+            0.0,
+            0.0,
+            THINKING.allocation([(1, 4)]),
+            4,
+            (1, 8),
+            0.1,
+            0.05,
+        ),
+    ),
+    efforts=(EFFORTS,),
+)
 SPACE = {
     "rate": FloatDistribution(1e-5, 0.1, log=True),
     "x": FloatDistribution(-1, 1),
@@ -98,6 +155,7 @@ TEXTS = {
     ),
     "plan_price": lambda: render_plan(Brief(task=priced(PriceCost(fusion=True)), maximize=False)),
     "plan_latency": lambda: render_plan(Brief(task=priced(LatencyCost()))),
+    "plan_thinking": lambda: render_plan(THOUGHTFUL),
     "generic_first": lambda: render_generic(GenericBrief(space=SPACE, maximize=True)),
     "generic_later": lambda: render_generic(GENERIC),
     "repair": lambda: render_repair(
@@ -226,6 +284,60 @@ def test_example_reply_is_valid():
     reply = read_params(generic[generic.rindex('{"guidelines"') :], SPACE, (), ())
     assert reply.problems == ()
     assert "properties" in json.loads(generic_schema(SPACE, wanted=3, guidelines=False))
+
+
+def test_thinking_is_spoken_of_only_where_models_think():
+    """Nothing of it is in prompts of other tasks; an ablation of all insights has no insight."""
+    for brief in (LATER, Brief(task=TASK), replace(LATER, earlier=())):
+        assert "think" not in render_plan(brief)[1].content
+    text = render_plan(THOUGHTFUL)[1].content
+    assert "Thinking: it is a third way" in text
+    assert "Thinking:" not in render_plan(replace(THOUGHTFUL, insights=()))[1].content
+    for model in THINKING.stages[0].models:
+        tokens = THINKING.stages[0].sample_tokens(model)
+        assert f'"{model.name}" | {model.parameters / 1e9:g}B | {tokens:.4g} | ' in text
+
+
+def test_claims_may_name_a_model_at_all_its_efforts():
+    """The schema has its name, and the names of all choices."""
+    claims = json.loads(plan_schema(THINKING, wanted=8, guidelines=True))["properties"]["claims"]
+    names = claims["items"]["properties"]["models"]["items"]["enum"]
+    choices = [model.name for model in THINKING.stages[0].models]
+    assert names == [*choices, "organization/model-8B-instruct"]
+
+
+def test_facts_of_efforts_are_those_of_their_choices():
+    """Each effort has its choice's facts; the models' tables show the best effort alone."""
+    evidence = evidence_of(THINKING, lambda a: 0.1 + 0.1 * (", low" in a["stage-0"].model), 12)
+    questions = TaskQuestions(
+        planner_of(THINKING), evidence, insights=(1, 2, 3), guidelines=True, wanted=8
+    )
+    brief, facts = questions.brief(RoundContext()), questions._facts
+    expected = {fact.model: fact.expected for fact in facts.models}
+    (found,) = facts.efforts
+    assert found.models == (0, 1, 2)
+    assert found.expected == tuple(expected[model] for model in found.models)
+    assert found.behind[1] == 0.0 < min(found.behind[0], found.behind[2])
+    assert found.behind_sd[1] == pytest.approx(0.0, abs=1e-5)
+    assert [row.model for row in brief.facts] == [
+        "organization/model-8B-instruct, low thinking",
+        "plain-3B",
+    ]
+    assert brief.efforts[0].efforts == ("off", "low", "high")
+
+
+def test_prompts_with_many_efforts_stay_bounded():
+    """Four stages of three models at five efforts: about twice the length of four models."""
+    task = thinking_task(3, 4, ("off", "low", "medium", "high", "max"))
+    evidence = evidence_of(
+        task, lambda a: sum(s.samples for s in a.values()) / 100, 60, instances=6
+    )
+    questions = TaskQuestions(
+        planner_of(task), evidence, insights=(1, 2, 3), guidelines=True, wanted=8
+    )
+    context = RoundContext(guidelines=tuple((r, ("x" * 400,) * 8) for r in range(9)))
+    messages = questions.messages(context)
+    assert sum(len(message.content) for message in messages) < 68_000
 
 
 @pytest.mark.parametrize("trials", [50, 400])

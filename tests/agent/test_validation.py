@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
+from optuna_agenttts import Model, Stage, Task, efforts
 from optuna_agenttts.agent.validation import read_params, read_plan
 
 BIG, SMALL = ("qwen-72B", 1), ("small-3B", 3)
@@ -91,6 +92,90 @@ def test_problems_are_reported(text, kind):
     assert reply.proposals == ()
     assert [problem.kind for problem in reply.problems] == [kind]
     assert len(reply.problems[0].text) < 400
+
+
+THINKING = Task(
+    name="thinking",
+    stages=[
+        Stage(
+            "answer",
+            models=[
+                *efforts(Model("Qwen/Qwen3-8B"), off={}, low={}, high={}),
+                *efforts(Model("Qwen/Qwen3-83B"), low={}),
+                *Stage(
+                    "any",
+                    models=[Model("org/b-3B")],
+                    prompt_tokens=1,
+                    generation_tokens=1,
+                    thinking=(0, 1024),
+                ).models,
+                Model("plain-7B"),
+            ],
+            prompt_tokens=100,
+            generation_tokens=10,
+        )
+    ],
+    budget=1e6,
+)
+CHOICES = [model.name for model in THINKING.stages[0].models]
+
+
+@pytest.mark.parametrize(
+    ("fields", "choice"),
+    [
+        ({"model": "Qwen/Qwen3-8B, low thinking"}, 1),
+        ({"model": "qwen3-8b, LOW thinking"}, 1),
+        ({"model": "Qwen/Qwen3-8B", "thinking": "low"}, 1),
+        ({"model": "Qwen3-8B", "effort": "high thinking"}, 2),
+        ({"model": "Qwen/Qwen3-8B", "reasoning_effort": "none"}, 0),
+        ({"model": "Qwen/Qwen3-8B", "thinking": False}, 0),
+        ({"model": "Qwen/Qwen3-8B, low thinking", "thinking": "low"}, 1),
+        ({"model": "Qwen/Qwen3-8B (high)"}, 2),
+        ({"model": "Qwen3-8B: no thinking"}, 0),
+        ({"model": "Qwen/Qwen3-83B"}, 3),
+        ({"model": "org/b-3B", "thinking": 1024}, 5),
+        ({"model": "org/b-3B", "thinking": "1,024 tokens"}, 5),
+        ({"model": "org/b-3B", "effort": 0}, 4),
+        ({"model": "plain-7B", "thinking": "off"}, 6),
+        ({"model": "plain-7B", "thinking": None}, 6),
+    ],
+)
+def test_efforts_are_read_in_any_form(fields, choice):
+    """As part of the name, in a field of its own, in words or in tokens."""
+    item = {"allocation": {"answer": {**fields, "samples": 2}}}
+    (proposal,) = read_plan(reply_of(item), THINKING, ()).proposals
+    assert proposal.choices == ((choice, 2),)
+
+
+@pytest.mark.parametrize(
+    ("fields", "kind", "named"),
+    [
+        ({"model": "Qwen/Qwen3-8B", "thinking": "medium"}, "unknown model", CHOICES[0]),
+        ({"model": "org/b-3B", "thinking": 2048}, "unknown model", "2048"),
+        ({"model": "Qwen/Qwen3-8B"}, "no thinking effort", CHOICES[2]),
+        ({"model": "Qwen/Qwen3-8B, low thinking", "effort": "high"}, "unknown model", "high"),
+        ({"model": "Qwen/Qwen3-8B-Instruct"}, "unknown model", CHOICES[6]),
+        ({"model": "Qwen/Qwen3-8B0"}, "unknown model", CHOICES[0]),
+        ({"model": 3, "thinking": {}}, "unknown model", CHOICES[0]),
+    ],
+)
+def test_unknown_efforts_are_named_back(fields, kind, named):
+    """The repair request has what was named, and the choices."""
+    item = {"allocation": {"answer": {**fields, "samples": 2}}}
+    reply = read_plan(reply_of(item), THINKING, ())
+    assert [problem.kind for problem in reply.problems] == [kind]
+    assert named in reply.problems[0].text
+
+
+def test_claims_of_a_model_are_claims_of_all_its_efforts():
+    """Which of them saturates is not known then."""
+    claims = [{"stage": "answer", "models": ["Qwen/Qwen3-8B", "plain-7B"], "samples": [1, 4]}]
+    reply = read_plan(reply_of(claims=claims), THINKING, (), ("models", "samples"))
+    assert reply.claims[0].models == (*CHOICES[:3], CHOICES[6])
+    assert reply.claims[0].samples is None
+    claims[0]["models"] = [{"model": "Qwen/Qwen3-8B", "thinking": "low"}]
+    reply = read_plan(reply_of(claims=claims), THINKING, (), ("models", "samples"))
+    assert (reply.claims[0].models, reply.claims[0].samples) == ((CHOICES[1],), (1, 4))
 
 
 def test_samples_are_reduced_to_fit_and_models_are_kept():

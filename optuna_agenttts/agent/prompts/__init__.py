@@ -10,11 +10,18 @@ from optuna_agenttts.agent.prompts.generic import (
 )
 from optuna_agenttts.agent.prompts.plan import Brief, TrialRow, plan_schema, render_plan
 from optuna_agenttts.agent.prompts.repair import render_repair
-from optuna_agenttts.agent.prompts.tables import TABLES, ModelRow, PairedRow, shown_tables
+from optuna_agenttts.agent.prompts.tables import (
+    TABLES,
+    EffortRow,
+    ModelRow,
+    PairedRow,
+    shown_tables,
+)
 
 __all__ = [
     "TABLES",
     "Brief",
+    "EffortRow",
     "GenericBrief",
     "GenericRow",
     "ModelRow",

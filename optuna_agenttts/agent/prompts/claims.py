@@ -10,6 +10,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from optuna_agenttts.agent.prompts.data import block, quote
+from optuna_agenttts.task.efforts import efforts_by_model
 from optuna_agenttts.task.task import Task
 
 
@@ -28,8 +29,13 @@ def claim_fields(insights: Collection[int], *, guidelines: bool) -> tuple[str, .
     return ("models", "samples") if 2 in insights else ("models",)
 
 
-def claims_instruction(fields: Collection[str]) -> str:
-    """Return the instruction for claims; empty if none are requested."""
+def claims_instruction(fields: Collection[str], *, thinking: bool = False) -> str:
+    """Return the instruction for claims; empty if none are requested.
+
+    Args:
+        fields: The fields; see `claim_fields`.
+        thinking: Whether models have thinking efforts.
+    """
     if not fields:
         return ""
     samples = (
@@ -37,10 +43,12 @@ def claims_instruction(fields: Collection[str]) -> str:
         if "samples" in fields
         else ""
     )
+    models = " (a model's name without an effort means all of its efforts)" if thinking else ""
     return (
         "Sum the guidelines up as claims, one for each stage. `models`: those one of which is the "
-        f"stage's best, most likely first, as few as the evidence allows{samples}. Claims are "
-        "compared with a statistical fit to all trials, to find guidelines that it contradicts."
+        f"stage's best, most likely first, as few as the evidence allows{models}{samples}. Claims "
+        "are compared with a statistical fit to all trials, to find guidelines that it "
+        "contradicts."
     )
 
 
@@ -59,6 +67,7 @@ def claims_schema(task: Task, fields: Collection[str]) -> dict[str, Any] | None:
     if not fields:
         return None
     models = dict.fromkeys(model.name for stage in task.stages for model in stage.models)
+    models |= dict.fromkeys(n for stage in task.stages for n in efforts_by_model(stage.models))
     samples = {"type": "integer", "minimum": 1, "maximum": max(s.max_samples for s in task.stages)}
     properties: dict[str, Any] = {
         "stage": {"type": "string", "enum": [stage.name for stage in task.stages]},

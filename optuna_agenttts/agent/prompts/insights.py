@@ -1,4 +1,4 @@
-"""Text of the paper's three insights (arXiv 2508.00890, Section 3)."""
+"""Text of the paper's three insights (arXiv 2508.00890, Section 3), and of thinking efforts."""
 
 from __future__ import annotations
 
@@ -23,11 +23,30 @@ INSIGHTS = {
 }
 
 
-def insights_text(insights: Collection[int]) -> str:
-    """Return the text of these insights; empty if there are none."""
+THINKING = (
+    "Thinking: it is a third way to spend, beside larger models and more samples. The score of a "
+    "stage rises with the tokens of its thoughts up to some effort, then stays or falls: models "
+    "talk themselves out of right answers, small ones sooner, and where nothing has to be worked "
+    "out thoughts gain little. One sample that thinks costs as much as many that do not, and "
+    "several with short thoughts often beat one with long thoughts. Efforts of one model are "
+    "alike: a trial of one says much about the next, so begin with those in the middle."
+)
+"""Literature: scores peak and then decline with the length of thoughts, and a vote over short
+ones is better for the same tokens (arXiv 2506.04210, 2512.19585, 2504.09858); gains are small
+outside of mathematics and logic (arXiv 2409.12183)."""
+
+
+def insights_text(insights: Collection[int], *, thinking: bool = False) -> str:
+    """Return the text of these insights; empty if there are none.
+
+    Args:
+        insights: Numbers of the insights.
+        thinking: Whether models have thinking efforts.
+    """
     chosen = [number for number in sorted(INSIGHTS) if number in insights]
     if not chosen:
         return ""
     lines = [f"Insight {number}: {INSIGHTS[number]}" for number in chosen]
+    lines += [THINKING] * thinking
     heading = "What is known of such pipelines in general (this one may differ; evidence wins):"
     return "\n".join([heading, *lines])

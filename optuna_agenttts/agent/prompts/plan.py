@@ -17,6 +17,7 @@ from optuna_agenttts.agent.prompts.insights import insights_text
 from optuna_agenttts.agent.prompts.schema import reply_schema
 from optuna_agenttts.agent.prompts.tables import (
     TABLES,
+    EffortRow,
     ModelRow,
     PairedRow,
     allocation_line,
@@ -26,6 +27,7 @@ from optuna_agenttts.agent.prompts.tables import (
 from optuna_agenttts.llm.port import Message
 from optuna_agenttts.task.allocation import Allocation
 from optuna_agenttts.task.cost import FlopsCost, LatencyCost, PriceCost
+from optuna_agenttts.task.stage import has_efforts
 from optuna_agenttts.task.task import Task
 
 SYSTEM = (
@@ -43,6 +45,15 @@ SYSTEM = (
 _FEASIBLE = (
     ". An allocation that violates a constraint cannot win, whatever its value: propose what is "
     "likely to meet all constraints"
+)
+
+
+_WHICH_EFFORT = (
+    "- for each stage: which thinking effort pays, against more samples or a larger model;"
+)
+_CHOICES = (
+    'A name such as "m, low thinking" is model m at a thinking effort: each is one choice of '
+    "`model`, to be copied in full."
 )
 
 
@@ -87,6 +98,7 @@ class Brief:
         running: Allocations of the running trials.
         facts: Fitted facts about each model in each stage.
         paired: Paired comparisons of trials.
+        efforts: Fitted facts about models at several thinking efforts.
         earlier: Guidelines of earlier rounds, as pairs of round number and lines.
         contradicted: Sentences about the latest claims that the fit contradicts.
         spent: Description of the spending so far; may be empty.
@@ -104,6 +116,7 @@ class Brief:
     running: tuple[Allocation, ...] = ()
     facts: tuple[ModelRow, ...] = ()
     paired: tuple[PairedRow, ...] = ()
+    efforts: tuple[EffortRow, ...] = ()
     earlier: tuple[tuple[int, tuple[str, ...]], ...] = ()
     contradicted: tuple[str, ...] = ()
     spent: str = ""
@@ -118,11 +131,16 @@ def render_plan(brief: Brief) -> tuple[Message, ...]:
             _task(brief.task, maximize=brief.maximize),
             _costs(brief.task),
             brief.spent,
-            insights_text(brief.insights),
+            insights_text(brief.insights, thinking=has_efforts(brief.task.stages)),
             block("experience", brief.experience),
             block("history", _history(brief)),
             block("running", [allocation_line(allocation) for allocation in brief.running]),
-            *table_blocks(shown_tables(brief.tables, brief.insights), brief.facts, brief.paired),
+            *table_blocks(
+                shown_tables(brief.tables, brief.insights),
+                brief.facts,
+                brief.paired,
+                brief.efforts,
+            ),
             block("guidelines", _earlier(brief)) if brief.guidelines else "",
             contradicted_block(brief.contradicted) if brief.guidelines else "",
             _instruction(brief, later=later),
@@ -172,9 +190,10 @@ def _task(task: Task, *, maximize: bool) -> str:
     ]
     for stage in task.stages:
         about = f"; {quote(stage.description)}" if stage.description else ""
+        without = " without thoughts" if has_efforts([stage]) else ""
         lines.append(
             f"stage {quote(stage.name)}: prompt of {stage.prompt_tokens:g} tokens, samples of "
-            f"{stage.generation_tokens:g} tokens, 1 to {stage.max_samples} samples{about}"
+            f"{stage.generation_tokens:g} tokens{without}, 1 to {stage.max_samples} samples{about}"
         )
     return block("task", lines)
 
@@ -207,7 +226,7 @@ def _rule(task: Task) -> str:
 
 def _costs(task: Task) -> str:
     """Return the cost model in words, the table of costs, and examples."""
-    feasible = task.feasible
+    feasible, thinking = task.feasible, has_efforts(task.stages)
     rows = []
     for index, stage in enumerate(task.stages):
         cheapest = min(float(row[0]) for row in feasible.costs[index])
@@ -218,11 +237,13 @@ def _costs(task: Task) -> str:
             size = _size(model.parameters)
             one = f"{float(row[0]):.4g}"
             many = str(most) if most else "does not fit"
-            rows.append((quote(stage.name), quote(model.name), size, one, further, many))
+            length = [f"{stage.sample_tokens(model):.4g}"] * thinking
+            rows.append((quote(stage.name), quote(model.name), size, *length, one, further, many))
     header = (
         "stage",
         "model",
         "parameters",
+        *["tokens of a sample with its thoughts"] * thinking,
         "cost of one sample",
         "of the second",
         "most samples beside the cheapest rest",
@@ -233,7 +254,8 @@ def _costs(task: Task) -> str:
         cost = feasible.cost(choices)
         fits = "fits" if feasible.fits(choices) else "does not fit"
         examples.append(f"{allocation_line(allocation)} costs {cost:.4g}: {fits}")
-    return sections([_rule(task), block("costs", [*table(header, rows), *examples])])
+    rule = f"{_rule(task)} {_CHOICES}" if thinking else _rule(task)
+    return sections([rule, block("costs", [*table(header, rows), *examples])])
 
 
 def _size(parameters: float | None) -> str:
@@ -306,7 +328,7 @@ def _earlier(brief: Brief) -> list[str]:
 
 def _instruction(brief: Brief, *, later: bool) -> str:
     """Return what to write: guidelines (new or updated), claims, candidates."""
-    insights = set(brief.insights)
+    insights, thinking = set(brief.insights), has_efforts(brief.task.stages)
     steps = []
     if brief.guidelines and not later:
         steps.append("Write the first guidelines, at most 8, each one sentence with figures:")
@@ -315,6 +337,7 @@ def _instruction(brief: Brief, *, later: bool) -> str:
                 "- for each stage: which models deserve budget, which are out, and how sure that "
                 "is (Insight 1);"
             )
+        steps += [_WHICH_EFFORT] * thinking
         if 2 in insights:
             steps.append("- for each stage: the range of samples to look at next (Insight 2);")
         if 3 in insights:
@@ -325,6 +348,7 @@ def _instruction(brief: Brief, *, later: bool) -> str:
             "Update the guidelines, at most 8, each one sentence with figures; drop what the "
             "evidence has refuted:"
         )
+        steps += [_WHICH_EFFORT] * thinking
         if 2 in insights:
             steps.append("- where samples saturate in each stage (Insight 2);")
         if 3 in insights:
@@ -333,7 +357,8 @@ def _instruction(brief: Brief, *, later: bool) -> str:
             "- whether the best trials differ by less than their errors: if so, explore what has "
             "been tried least instead of refining."
         )
-    steps.append(claims_instruction(claim_fields(brief.insights, guidelines=brief.guidelines)))
+    fields = claim_fields(brief.insights, guidelines=brief.guidelines)
+    steps.append(claims_instruction(fields, thinking=thinking))
     steps.append(
         f"Propose {brief.wanted} candidates, best first"
         + (", that follow the guidelines" if brief.guidelines else "")

@@ -30,6 +30,18 @@ class ModelRow:
 
 
 @dataclass(frozen=True, slots=True)
+class EffortRow:
+    """Thinking efforts of a model in a stage, with names; see `facts.EffortFact`."""
+
+    stage: str
+    model: str
+    efforts: tuple[str, ...]
+    expected: tuple[float, ...]
+    behind: tuple[float, ...]
+    behind_sd: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class PairedRow:
     """Paired comparison of two trials, with names; see `facts.PairedFact`."""
 
@@ -51,10 +63,14 @@ def shown_tables(tables: Collection[str], insights: Collection[int]) -> tuple[st
 
 
 def table_blocks(
-    tables: Collection[str], facts: Sequence[ModelRow], paired: Sequence[PairedRow]
+    tables: Collection[str],
+    facts: Sequence[ModelRow],
+    paired: Sequence[PairedRow],
+    efforts: Sequence[EffortRow] = (),
 ) -> list[str]:
     """Return the given tables, each as a block; empty for tables without rows."""
-    lines = {"models": _models(facts), "saturation": _saturation(facts), "paired": _paired(paired)}
+    models = [*_models(facts), *_efforts(efforts)]
+    lines = {"models": models, "saturation": _saturation(facts), "paired": _paired(paired)}
     return [block(name, lines[name]) for name in TABLES if name in tables]
 
 
@@ -83,6 +99,29 @@ def _models(facts: Sequence[ModelRow]) -> list[str]:
     ]
     head = ("stage", "model", "trials", "expected at its best", "behind the best", "its best")
     note = "What a statistical fit to all trials says (± is one standard deviation):"
+    return [note, *table(head, rows)]
+
+
+def _efforts(efforts: Sequence[EffortRow]) -> list[str]:
+    """Return the table of the distance of each thinking effort to the model's best."""
+    if not efforts:
+        return []
+    rows = []
+    for row in efforts:
+        cells = [
+            f"{effort} {expected:.3g} ({behind:.2g} ± {sd:.2g} behind)"
+            if behind > 0
+            else f"{effort} {expected:.3g} (best)"
+            for effort, expected, behind, sd in zip(
+                row.efforts, row.expected, row.behind, row.behind_sd
+            )
+        ]
+        rows.append((quote(row.stage), quote(row.model), ", ".join(cells)))
+    note = (
+        "The same fit by thinking effort, each effort with what is best beside it within the "
+        "budget; models above are at their best effort:"
+    )
+    head = ("stage", "model", "expected by effort (behind the model's best effort)")
     return [note, *table(head, rows)]
 
 
