@@ -26,6 +26,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from optuna_agenttts.planner.evidence import Choices, Floats, Ints
+from optuna_agenttts.planner.kinship import Kinship
 from optuna_agenttts.planner.pool import build_pool
 from optuna_agenttts.planner.prior import Curves, draw_curves, log_sizes
 from optuna_agenttts.task.task import Task
@@ -50,6 +51,8 @@ _RANK_TOLERANCE = 1e-9
 """Directions with less variance than this share of the first one are rounding errors."""
 _OTHER_MODEL = 0.7
 """Residual kernel of two different models of the same size. Chosen by hand."""
+_OTHER_EFFORT = 0.85
+"""Residual kernel of efforts of one model whose lengths of thoughts are far apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +122,9 @@ class ResidualKernel:
     """Smooth kernel over allocations.
 
     The kernel of a stage is 1 for equal models, ``_OTHER_MODEL * exp(-decades)`` for models whose
-    sizes differ by `decades`, times a Matern-5/2 kernel in ln(samples). The kernel of allocations
+    sizes differ by `decades`, times a Matern-5/2 kernel in ln(samples). Where models think, it is
+    1 for equal base models and is multiplied by a kernel that falls from 1 to `_OTHER_EFFORT` as
+    lengths of thoughts move apart. The kernel of allocations
     is half the mean plus half the product of the stages' kernels (equal parts chosen by hand): the
     mean lets a trial inform allocations that share only some stages with it.
 
@@ -131,9 +136,13 @@ class ResidualKernel:
         """See the class."""
         self._model_kernels = []
         self._logs = [np.log(np.arange(1, stage.max_samples + 1)) for stage in task.stages]
-        for decades in log_sizes(task):
+        for stage, decades in zip(task.stages, log_sizes(task)):
+            kin = Kinship.of(stage)
             kernel = _OTHER_MODEL * np.exp(-np.abs(decades[:, None] - decades))
-            np.fill_diagonal(kernel, 1.0)
+            kernel[kin.bases[:, None] == kin.bases] = 1.0
+            if kin.thinks:
+                gaps = np.abs(kin.thoughts[:, None] - kin.thoughts)
+                kernel *= _OTHER_EFFORT + (1 - _OTHER_EFFORT) * np.exp(-gaps)
             self._model_kernels.append(kernel)
 
     def __call__(self, points: Points, others: Points, length: float) -> Floats:

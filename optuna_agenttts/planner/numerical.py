@@ -135,8 +135,8 @@ class NumericalPlanner:
         tried = set(evidence.tried)
         if self._experience is not None:
             tried.update(choices_of(self._experience.models, self._experience.samples))
-        feasible, ranges = self.task.feasible, evidence.ranges
-        untried = untried_models(feasible, tried)
+        ranges = evidence.ranges
+        untried = untried_models(self.task, tried)
         if ranges is not None:
             untried = {(s, m) for s, m in untried if m in ranges.models[s]}
         return untried

@@ -16,18 +16,22 @@ from collections.abc import Collection
 import numpy as np
 
 from optuna_agenttts.planner.evidence import Choices, Ints
-from optuna_agenttts.task.feasible import FeasibleSet
+from optuna_agenttts.planner.kinship import Kinship
+from optuna_agenttts.task.task import Task
 
 
-def untried_models(feasible: FeasibleSet, tried: Collection[Choices]) -> set[tuple[int, int]]:
+def untried_models(task: Task, tried: Collection[Choices]) -> set[tuple[int, int]]:
     """Return the (stage, model) pairs of feasible allocations that no trial has used.
 
+    A model was used if any of its thinking efforts was.
+
     Args:
-        feasible: The feasible allocations.
+        task: The task.
         tried: Allocations of trials.
     """
-    used = {(s, choices[s][0]) for choices in tried for s in range(len(choices))}
-    return set(feasible.pairs()) - used
+    bases = [Kinship.of(stage).bases.tolist() for stage in task.stages]
+    used = {(s, bases[s][choices[s][0]]) for choices in tried for s in range(len(choices))}
+    return {(s, m) for s, m in task.feasible.pairs() if (s, bases[s][m]) not in used}
 
 
 def with_most_untried(models: Ints, untried: Collection[tuple[int, int]]) -> Ints:

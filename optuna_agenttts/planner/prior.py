@@ -6,7 +6,7 @@ chain on the logit scale, starting from quality_0 = 0. For stages i = 1, ..., S:
     peak'_i   = max(0, peak_i - advance_i * quality_(i-1))
     scale_i   = 1 - widening_i * size_i
     quality_i = influence_i * quality_(i-1)
-                + slope_i * size_i + effect_i[model_i]
+                + slope_i * size_i + effect_i[model_i] + thinking_i[model_i]
                 + gain_i    * scale_i * min(x_i, peak'_i)
                 - decline_i * scale_i * max(x_i - peak'_i, 0)
     rate      = sigmoid(level + quality_S)
@@ -26,6 +26,22 @@ Notation (D draws, S stages, M_i models in stage i):
     widening    (D, S)         1 / decade                    uniform
     influence   (D, S)         1                             N
     advance     (D, S)         ln(samples) / logit           |N|
+    thinking_i  (D, M_i)       logit                         formula, below
+
+Choices that are one model at several thinking efforts share its effect, and differ by what
+thinking adds: a gain that saturates and may then turn into harm. With the model b of a choice and
+the length of its thoughts t = ln(1 + tokens / 100) (`kinship.py`)::
+
+    rise        = min(t, enough_i)
+    thinking_i  = talent_i[b] * (thought_i * rise - overthinking_i * (t - rise))
+
+    symbol        shape        unit                          distribution of each draw
+    thought       (D, S)       logit / ln(tokens)            |N|; broad: N
+    overthinking  (D, S)       logit / ln(tokens)            |N|; broad: N
+    enough        (D, S)       ln(tokens)                    max(0, N)
+    talent_i      (D, B_i)     1                             max(0, N)
+
+In tasks without efforts thinking_i is 0, and none of these is drawn.
 
 N is a normal distribution and |N| the absolute value of a normal draw, with the means and
 standard deviations in `ChainPrior`.
@@ -46,12 +62,13 @@ The planner uses only mean and covariance of the draws, as two of the prior comp
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from optuna_agenttts.planner.evidence import Floats, Ints
+from optuna_agenttts.planner.kinship import Kinship
 from optuna_agenttts.task.task import Task
 
 _CHUNK = 64
@@ -86,6 +103,10 @@ class ChainPrior:
         level: Logit of the rate of the largest models with one sample each. Tuned; was .8 ± 1.
         effect: Deviation of a model from the trend of its size. Tuned; was absent. Recorded
             outcomes: standard deviations of .13 to .66, median .27.
+        thought: Benefit of thinking before it is enough.
+        enough: Length of thoughts where they saturate: 4,000 tokens.
+        overthinking: Harm of thoughts beyond that.
+        talent: How much of the stage's benefit and harm of thinking a model has.
     """
 
     slope: tuple[float, float] = (0.5, 0.6)
@@ -98,6 +119,10 @@ class ChainPrior:
     advance: tuple[float, float] = (0.0, 0.3)
     level: tuple[float, float] = (0.3, 1.5)
     effect: tuple[float, float] = (0.0, 0.2)
+    thought: tuple[float, float] = (0.2, 0.3)
+    enough: tuple[float, float] = (math.log(40), 1.2)
+    overthinking: tuple[float, float] = (0.05, 0.15)
+    talent: tuple[float, float] = (1.0, 0.4)
 
 
 CHAIN = ChainPrior()
@@ -110,14 +135,16 @@ _DRAWS = 800
 def log_sizes(task: Task) -> tuple[Floats, ...]:
     """Return the sizes of each stage's models in decades below the largest of the stage.
 
-    The cost of one sample replaces the size in stages where a model has none. If a cost is zero
-    too, all models of the stage count as equally large.
+    The cost of one sample replaces the size in stages where a model has none; of a model at
+    several thinking efforts, that of the cheapest. If a cost is zero too, all models of the stage
+    count as equally large.
     """
     decades = []
     for stage, rows in zip(task.stages, task.feasible.costs):
         sizes = [model.parameters for model in stage.models]
         if any(size is None for size in sizes):
-            sizes = [float(row[0]) for row in rows]
+            costs, bases = np.array([float(row[0]) for row in rows]), Kinship.of(stage).bases
+            sizes = [float(costs[bases == base].min()) for base in bases]
         if any(not size for size in sizes):
             sizes = [1.0 for _ in sizes]
         logs = np.array([math.log10(float(size or 1.0)) for size in sizes])
@@ -129,7 +156,8 @@ def log_sizes(task: Task) -> tuple[Floats, ...]:
 class Curves:
     """Draws of the chain prior: the symbols of the module's notation.
 
-    `log_sizes` are those of the function; `effects` has one array for each stage.
+    `log_sizes` are those of the function; `effects` has one array for each stage, the
+    effects of models and of thinking together.
     """
 
     log_sizes: tuple[Floats, ...]
@@ -211,7 +239,10 @@ def draw_curves(
     peak, widening = normal(prior.peak), rng.uniform(*prior.widening, shape)
     influence, advance = normal(prior.influence), np.abs(normal(prior.advance))
     level = rng.normal(*prior.level, draws)
-    effects = tuple(rng.normal(*prior.effect, (draws, len(stage.models))) for stage in task.stages)
+    kin = [Kinship.of(stage) for stage in task.stages]
+    effects = tuple(
+        rng.normal(*prior.effect, (draws, stage.count))[:, stage.bases] for stage in kin
+    )
     if 1 not in insights:
         slope = np.repeat(slope[:, :1], shape[1], axis=1)
         effects = tuple(np.zeros_like(effect) for effect in effects)
@@ -219,6 +250,10 @@ def draw_curves(
         peak, decline = np.full(shape, np.inf), np.zeros(shape)
     if 3 not in insights:
         influence, advance = np.ones(shape), np.zeros(shape)
+    # Last, so that draws for tasks without efforts do not depend on them.
+    if any(stage.thinks for stage in kin):
+        thinking = _draw_thinking(prior, rng, kin, draws)
+        effects = tuple(effect + more for effect, more in zip(effects, thinking))
     return Curves(
         log_sizes=log_sizes(task),
         level=level,
@@ -231,3 +266,23 @@ def draw_curves(
         influence=influence,
         advance=advance,
     )
+
+
+def _draw_thinking(
+    prior: ChainPrior, rng: np.random.Generator, kin: Sequence[Kinship], draws: int
+) -> tuple[Floats, ...]:
+    """Draw what thinking adds to the quality of each choice; see the module's notation."""
+    shape = (draws, len(kin))
+    thought = rng.normal(*prior.thought, shape)
+    overthinking = rng.normal(*prior.overthinking, shape)
+    if prior.folded:
+        thought, overthinking = np.abs(thought), np.abs(overthinking)
+    enough = np.maximum(rng.normal(*prior.enough, shape), 0.0)
+    thinking = []
+    for stage, choices in enumerate(kin):
+        column = slice(stage, stage + 1)
+        talent = np.maximum(rng.normal(*prior.talent, (draws, choices.count)), 0.0)
+        rise = np.minimum(choices.thoughts, enough[:, column])
+        gain = thought[:, column] * rise - overthinking[:, column] * (choices.thoughts - rise)
+        thinking.append(talent[:, choices.bases] * gain)
+    return tuple(thinking)

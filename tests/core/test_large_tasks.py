@@ -82,12 +82,12 @@ def test_a_pool_spans_the_budget_and_the_models():
 
 def test_the_opening_ends_with_every_model_tried():
     """The models of twelve stages are tried in few allocations."""
-    feasible = large_task().feasible
-    models, samples = build_pool(feasible, np.random.default_rng(0), 3000)
+    task = large_task()
+    models, samples = build_pool(task.feasible, np.random.default_rng(0), 3000)
     tried = []
-    while len(found := with_most_untried(models, untried_models(feasible, tried))):
+    while len(found := with_most_untried(models, untried_models(task, tried))):
         tried.append(tuple(zip(models[found[0]].tolist(), samples[found[0]].tolist())))
-    assert not untried_models(feasible, tried)
+    assert not untried_models(task, tried)
     assert len(tried) <= 15
 
 

@@ -92,7 +92,7 @@ def test_the_opening_uses_the_most_untried_models_at_each_step():
     models, samples = task.feasible.arrays()
     tried = []
     while True:
-        untried = untried_models(task.feasible, tried)
+        untried = untried_models(task, tried)
         counts = [sum((s, m) in untried for s, m in enumerate(row)) for row in models.tolist()]
         found = with_most_untried(models, untried)
         most = max(counts)
