@@ -31,6 +31,7 @@ from optuna_agenttts_integrations.inspection.functions import (
     short,
 )
 from optuna_agenttts_integrations.pipeline.fusion import LLMFusion
+from optuna_agenttts_integrations.pipeline.stage_calls import for_choice
 from optuna_agenttts_integrations.pipeline.stages import Pipeline, StageProgram, State
 
 _REACHABLE = "reachable"
@@ -135,9 +136,9 @@ async def check_servers(
     unreachable: dict[str, str] = {}
     for model, programs in _programs_by_model(pipeline, task):
         endpoint = endpoints[model.name]
-        longest = _longest_request(pipeline, programs, list(instances.values()))
+        longest = _longest_request(pipeline, programs, list(instances.values()), model)
         schemas = _valid_schemas(programs, findings)
-        servers = server_chats(model.name, endpoint)
+        servers = server_chats(model.name, endpoint, model.served_name)
         for subject, chat, name in servers:
             url = chat.base_url if isinstance(chat, HuggingFaceChat) else None
             if url in unreachable:
@@ -160,7 +161,9 @@ async def check_servers(
                 unreachable[url] = subject
             elif any(isinstance(program.aggregate, LLMFusion) for program in programs):
                 context = await _context_length(chat, name)
-                findings += [f for p in programs for f in _check_fusion(p, subject, context)]
+                findings += [
+                    f for p in programs for f in _check_fusion(p, model, subject, context)
+                ]
     return Report(tuple(findings))
 
 
@@ -225,12 +228,15 @@ def _valid_schemas(programs: Sequence[StageProgram], findings: list[Finding]) ->
     return valid
 
 
-def server_chats(name: str, endpoint: Endpoint) -> list[tuple[str, ChatModel, str]]:
+def server_chats(
+    name: str, endpoint: Endpoint, served_name: str = ""
+) -> list[tuple[str, ChatModel, str]]:
     """List the servers of a model.
 
     Args:
         name: Name of the model in the task.
         endpoint: Endpoint of the model.
+        served_name: Name of the model on its servers, as requests have it. Default: `name`.
 
     Returns:
         For each server: a label, the chat model that calls it without retries, and the model's
@@ -238,15 +244,19 @@ def server_chats(name: str, endpoint: Endpoint) -> list[tuple[str, ChatModel, st
     """
     servers = servers_behind(endpoint.chat)
     return [
-        (name if len(servers) == 1 else f"{name} ({i} of {len(servers)})", chat, there or name)
+        (
+            name if len(servers) == 1 else f"{name} ({i} of {len(servers)})",
+            chat,
+            there or served_name or name,
+        )
         for i, (chat, there) in enumerate(servers, 1)
     ]
 
 
 def _longest_request(
-    pipeline: Pipeline, programs: Sequence[StageProgram], instances: Sequence[Any]
+    pipeline: Pipeline, programs: Sequence[StageProgram], instances: Sequence[Any], model: Model
 ) -> ChatRequest | None:
-    """Return the request with most tokens, reply included, that can be built without replies."""
+    """Return a model's longest request, reply included, that can be built without replies."""
     found: tuple[float, ChatRequest | None] = (0.0, None)
     for program in programs:
         for instance in instances:
@@ -259,7 +269,7 @@ def _longest_request(
                 continue
             if prompt:
                 found = max(found, (prompt + program.max_tokens, request), key=lambda f: f[0])
-    return found[1]
+    return found[1] and for_choice(found[1], model)
 
 
 class _MissingResults(dict[str, Any]):
@@ -280,11 +290,14 @@ async def _context_length(chat: ChatModel, name: str) -> int | None:
         return None
 
 
-def _check_fusion(program: StageProgram, subject: str, context: int | None) -> list[Finding]:
+def _check_fusion(
+    program: StageProgram, model: Model, subject: str, context: int | None
+) -> list[Finding]:
     fusion = program.aggregate
     if not isinstance(fusion, LLMFusion) or context is None:
         return []
-    needed = fusion.max_prompt_tokens + program.max_tokens
+    reply = program.max_tokens + (0 if model.thinking is None else model.thinking.room)
+    needed = fusion.max_prompt_tokens + reply
     if needed <= context:
         return []
     return [
@@ -294,7 +307,7 @@ def _check_fusion(program: StageProgram, subject: str, context: int | None) -> l
             "warning",
             f"a fusion in stage {program.name!r} may need {needed} tokens, but the server's "
             f"context is {context} tokens",
-            f"Use `LLMFusion(max_prompt_tokens={max(1, context - program.max_tokens)})`, which "
+            f"Use `LLMFusion(max_prompt_tokens={max(1, context - reply)})`, which "
             "fuses many candidates in groups.",
         )
     ]

@@ -20,7 +20,7 @@ from optuna_agenttts.study.stopped import report_stopped
 from optuna_agenttts.support.logs import is_first
 from optuna_agenttts.task.allocation import Allocation, AllocationLike
 from optuna_agenttts_integrations.arguments import check_names, check_numbers
-from optuna_agenttts_integrations.calls.endpoints import Endpoints
+from optuna_agenttts_integrations.calls.endpoints import Endpoints, with_choices
 from optuna_agenttts_integrations.calls.metering import Account, Ledger, check_max_spend
 from optuna_agenttts_integrations.calls.store import CompletionStore
 from optuna_agenttts_integrations.diagnosis import DiagnosableObjective
@@ -64,7 +64,8 @@ class MultiStageObjective(DiagnosableObjective, SplittableObjective):
             in the same order.
         instances: Instances to run it on.
         task: Task to tune.
-        endpoints: Endpoint of each of the task's models, by name; see `connect_endpoints`.
+        endpoints: Endpoint of each of the task's models, by name; see `connect_endpoints`. That
+            of a model is the endpoint of all of its thinking efforts.
         store: Store for completions. Default: in memory.
         instance_id: Function that returns the unique ID of an instance. Default: the attribute or
             key ``id``, or else the position.
@@ -113,6 +114,7 @@ class MultiStageObjective(DiagnosableObjective, SplittableObjective):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """See the class."""
+        endpoints = with_choices(endpoints, task)
         check_names(pipeline, task, endpoints)
         check_numbers(
             concurrency=concurrency,

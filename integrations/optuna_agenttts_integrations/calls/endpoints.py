@@ -105,7 +105,8 @@ def connect_endpoints(
 
     Args:
         models: Names of models, or a task with models.
-        places: Place of each model by its name, or one place for all models.
+        places: Place of each model by its name, or one place for all models. Thinking efforts
+            served elsewhere have places by their choices, such as "Qwen/Qwen3-8B, low thinking".
         bill_to: Organization on the Hub to bill.
         api_key: API key for all servers, or a function that returns it. Default: the user's
             Hugging Face token, which is sent to Hugging Face only.
@@ -128,9 +129,10 @@ def connect_endpoints(
         PipelineError: A model has no place or an invalid one, or a limit is below 1.
         AgentTTSError: A URL is invalid.
     """
-    names = [models] if isinstance(models, str) else models
-    if isinstance(names, Task):
-        names = [model.name for stage in names.stages for model in stage.models]
+    if isinstance(models, Task):
+        served = served_names(models)
+    else:
+        served = {name: name for name in ([models] if isinstance(models, str) else models)}
     if concurrency is not None and concurrency < 1:
         raise PipelineError(f"`concurrency` must be at least 1, got {concurrency!r}.")
     options: dict[str, Any] = {
@@ -140,21 +142,48 @@ def connect_endpoints(
         "headers": headers,
         "verify": verify,
     }
-    given = places if isinstance(places, Mapping) else dict.fromkeys(names, places)
-    if missing := sorted(set(names) - set(given)):
+    # Efforts of a model share its connections, its limits, and what was negotiated.
+    connected, endpoints = dict[tuple[str, int], Endpoint](), {}
+    for choice, place in _places(served, places).items():
+        key = served[choice], id(place)
+        if key not in connected:
+            connected[key] = (
+                place
+                if isinstance(place, Endpoint)
+                else replace(
+                    _connect(key[0], place, bill_to, concurrency, starting, options),
+                    requests_per_minute=requests_per_minute,
+                    tokens_per_minute=tokens_per_minute,
+                )
+            )
+        endpoints[choice] = connected[key]
+    return endpoints
+
+
+def _places(served: Mapping[str, str], places: Place | Mapping[str, Place]) -> dict[str, Place]:
+    """Return the place of each choice, its own or that of its model."""
+    given = places if isinstance(places, Mapping) else dict.fromkeys(served, places)
+    if missing := {name for choice, name in served.items() if not {choice, name} & set(given)}:
         raise PipelineError(
-            f"`places` lacks {', '.join(missing)}: give a place for each model, 'hf' or a URL."
+            f"`places` lacks {', '.join(sorted(missing))}: give a place for each model, 'hf' or a "
+            "URL."
         )
-    return {
-        name: place
-        if isinstance(place := given[name], Endpoint)
-        else replace(
-            _connect(name, place, bill_to, concurrency, starting, options),
-            requests_per_minute=requests_per_minute,
-            tokens_per_minute=tokens_per_minute,
-        )
-        for name in dict.fromkeys(names)
+    return {choice: given[choice if choice in given else n] for choice, n in served.items()}
+
+
+def served_names(task: Task) -> dict[str, str]:
+    """Return the name on its server of each choice of a task's models."""
+    return {model.name: model.served_name for stage in task.stages for model in stage.models}
+
+
+def with_choices(endpoints: Endpoints, task: Task) -> Endpoints:
+    """Return endpoints with that of each model as the endpoint of all of its thinking efforts."""
+    others = {
+        choice: endpoints[name]
+        for choice, name in served_names(task).items()
+        if choice not in endpoints and name in endpoints
     }
+    return {**endpoints, **others} if others else endpoints
 
 
 def _connect(

@@ -54,7 +54,8 @@ class Ledger:
         held: Spend of the calls that have ended, and most that those in progress can cost.
         in_progress: Number of calls in progress.
         waiting: Callers that wait for a call in progress to end.
-        longest: Tokens of each model's longest reply, where it is above `max_tokens`.
+        longest: Tokens of each model's longest reply, at each thinking effort, where it is above
+            `max_tokens`.
         trials: Numbers of the trials that this ledger has accounts of.
         stopped: Whether it was logged that the limit is reached, since the search began.
     """
@@ -66,7 +67,7 @@ class Ledger:
     held: float = 0.0
     in_progress: int = 0
     waiting: list[asyncio.Future[None]] = field(default_factory=list)
-    longest: dict[str, int] = field(default_factory=dict)
+    longest: dict[tuple[str | int | None, ...], int] = field(default_factory=dict)
     trials: set[int] = field(default_factory=set)
     stopped: bool = False
 
@@ -230,7 +231,7 @@ class Meter:
         if lost:
             self._lost_tokens += max(0, self.request.max_tokens - usage.completion_tokens)
         elif usage.completion_tokens > self._longest_reply:
-            self.account.ledger.longest[self.request.model] = usage.completion_tokens
+            self.account.ledger.longest[self._choice] = usage.completion_tokens
 
     def close(self) -> None:
         """Charge the account, after the last call."""
@@ -248,9 +249,13 @@ class Meter:
         return self.generated_tokens + self._lost_tokens
 
     @property
+    def _choice(self) -> tuple[str | int | None, ...]:
+        return self.request.model, self.request.thinking, self.request.extra
+
+    @property
     def _longest_reply(self) -> int:
         # Some servers do not count thoughts towards `max_tokens`.
-        longest = self.account.ledger.longest.get(self.request.model, 0)
+        longest = self.account.ledger.longest.get(self._choice, 0)
         return max(self.request.max_tokens, longest)
 
     def _cost(self, calls: int, prompt: int, generated: int) -> float:

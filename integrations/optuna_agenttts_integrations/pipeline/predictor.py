@@ -19,7 +19,7 @@ from optuna_agenttts.study.fresh import own_id
 from optuna_agenttts.support.forking import on_fork
 from optuna_agenttts.task.allocation import Allocation
 from optuna_agenttts_integrations.calls.completions import Completions
-from optuna_agenttts_integrations.calls.endpoints import Endpoints, close_chats
+from optuna_agenttts_integrations.calls.endpoints import Endpoints, close_chats, with_choices
 from optuna_agenttts_integrations.calls.metering import Account, Ledger, check_max_spend
 from optuna_agenttts_integrations.calls.store import CompletionStore
 from optuna_agenttts_integrations.exceptions import PipelineError, StoreError
@@ -307,7 +307,8 @@ class Predictor(PipelineRunner):
         check_stages(pipeline, task)
         if concurrency < 1:
             raise PipelineError(f"`concurrency` must be at least 1, got {concurrency!r}.")
-        self.pipeline, self.task, self.endpoints = pipeline, task, endpoints
+        self.pipeline, self.task = pipeline, task
+        self.endpoints = with_choices(endpoints, task)
         self.store = store if store is not None else CompletionStore()
         self._instance_id = instance_id
         self._concurrency, self._seed, self._replay = concurrency, seed, replay

@@ -10,7 +10,7 @@ from itertools import islice
 from math import fsum
 from typing import Any
 
-from optuna_agenttts import Task
+from optuna_agenttts import Model, Task
 from optuna_agenttts.llm import ChatRequest, Completion, Message
 from optuna_agenttts.llm.untrusted import estimated_tokens
 from optuna_agenttts.study.spending import cost_of_samples
@@ -119,8 +119,9 @@ class _StageCall:
     """Error of the last call that failed."""
 
     async def run(self, count: int) -> Any:
-        request = self.program.request(self.model, self.state)
-        request = replace(request, extra=_extra(self.task, self.program.name, self.model))
+        stage = next(s for s in self.task.stages if s.name == self.program.name)
+        model = next(m for m in stage.models if m.name == self.model)
+        request = for_choice(self.program.request(model.served_name, self.state), model)
         self.requested = count
         drawn = await self._draw(request, count)
         if not drawn.completions:
@@ -246,10 +247,22 @@ class _StageCall:
         return 0.0 if drawn.generated == count else cost(count) - cost(drawn.generated)
 
 
-def _extra(task: Task, stage: str, model: str) -> str | None:
-    """Return a model's further fields of requests, as JSON text."""
-    models = [m for s in task.stages if s.name == stage for m in s.models if m.name == model]
-    return canonical_json(dict(models[0].extra)) if models and models[0].extra else None
+def for_choice(request: ChatRequest, model: Model) -> ChatRequest:
+    """Return a stage's request with the fields of a choice of its model.
+
+    Thoughts have room in addition to the answer's `max_tokens`.
+
+    Args:
+        request: The request.
+        model: The choice.
+    """
+    thinking = model.thinking
+    return replace(
+        request,
+        max_tokens=request.max_tokens + (0 if thinking is None else thinking.room),
+        extra=canonical_json(dict(model.extra)) if model.extra else None,
+        thinking=thinking.effort if thinking is not None and thinking.negotiated else None,
+    )
 
 
 def _price(
