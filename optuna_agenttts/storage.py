@@ -44,6 +44,9 @@ REASON = PREFIX + "reason"
 CONFIRMATION = PREFIX + "confirmation"
 """System attribute of a trial that confirms an allocation on fresh instances: `block`, the number
 of the block of instances, from 1."""
+ENDED = PREFIX + "ended_in_thoughts"
+"""System attribute of a trial: replies that ended inside their thoughts, and all replies, by
+stage."""
 EQUAL = PREFIX + "equal"
 LENGTHS = PREFIX + "lengths"
 MEAN_STEP = PREFIX + "mean_at_step"
