@@ -42,6 +42,7 @@ from optuna_agenttts.llm.port import (
 )
 from optuna_agenttts.llm.replies import parse_completion
 from optuna_agenttts.llm.secrets import ApiKey, Headers, hide_keys, secret_values
+from optuna_agenttts.llm.thinking import is_off, with_extra
 from optuna_agenttts.llm.untrusted import as_mapping, decode_json
 from optuna_agenttts.llm.wire import (
     chat_url,
@@ -78,7 +79,8 @@ class HuggingFaceChat(ServerClient):
             out: ``{"max_tokens": "max_completion_tokens", "seed": None}``. ``"system"`` is the
             role of system messages; with None, they begin the first user message.
             ``"response_format"`` is ``"json_schema"``, ``"json_object"`` or None, and ``"stream"``
-            is ``"false"`` or ``"true"``. Parameters that a server refuses by name are changed in
+            is ``"false"`` or ``"true"``. ``"thinking"`` is the fields that carry thinking efforts,
+            such as ``"reasoning_effort"``. Parameters that a server refuses by name are changed in
             this way without being listed.
         headers: Further headers of each request, such as Azure's ``api-key``, or a function that
             returns them; only a function is pickled.
@@ -124,6 +126,8 @@ class HuggingFaceChat(ServerClient):
         self.request_parameters = dict(request_parameters)
         self._negotiated: dict[str, dict[str, str | None]] = {}
         """Forms of parameters, by model, in which the server has accepted them."""
+        self._thinks_always: set[str] = set()
+        """Models that thought although they were asked not to."""
         super().__init__(
             model,
             base_url=base_url,
@@ -178,11 +182,8 @@ class HuggingFaceChat(ServerClient):
         changes: dict[str, str | None] = {}
         while True:
             parameters = self.negotiated(model) | changes
-            fields = {
-                "model": model,
-                **request_fields(request, seed, parameters),
-                **json.loads(request.extra or "{}"),
-            }
+            own = {"model": model, **request_fields(request, seed, parameters)}
+            fields = with_extra(own, request.extra)
             messages = adapt_messages(request.messages, parameters)
             status, received, content = await self._send(session, fields, messages)
             text = content.decode("utf-8", "replace")
@@ -193,6 +194,8 @@ class HuggingFaceChat(ServerClient):
                     completion = parse_refusal(status, received, text, request, self.where)
             except ChatError as error:
                 refused = refused_parameters(status, text, request, parameters)
+                if "thinking" in self.request_parameters:
+                    refused.pop("thinking", None)
                 failed = status == 200 and not isinstance(error, ChatRefusedError)
                 if error.permanent or not refused or failed:
                     raise
@@ -200,6 +203,8 @@ class HuggingFaceChat(ServerClient):
                 continue
             if changes:
                 self._remember(model, changes)
+            if is_off(request.thinking):
+                self._check_off(model, completion)
             text = cut_at_stop(completion.text, request, parameters)
             # A server that echoes the request, in any escapes, must not get the key into a store.
             secrets = secret_values(session.headers)
@@ -221,6 +226,19 @@ class HuggingFaceChat(ServerClient):
                 _logger.log(
                     level, "%s refuses `%s`: %s.", self.where, name, describe_change(name, form)
                 )
+
+    def _check_off(self, model: str, completion: Completion) -> None:
+        """Log once if a model thinks although it was asked not to."""
+        tokens = completion.usage.thought_tokens or (completion.thoughts and "some")
+        if tokens and model not in self._thinks_always:
+            self._thinks_always.add(model)
+            _logger.warning(
+                "%s thinks (%s tokens) although requests ask for no thoughts: the server ignores "
+                "the fields that switch them off. `agenttts doctor --thinking off,high` shows "
+                "which efforts it takes.",
+                self.where,
+                tokens,
+            )
 
     async def _send(
         self, session: Session, fields: Mapping[str, Any], messages: tuple[Message, ...]

@@ -16,6 +16,13 @@ from typing import Any, Literal, cast
 
 from optuna_agenttts.exceptions import AgentTTSError
 from optuna_agenttts.llm.port import ChatRequest, Message
+from optuna_agenttts.llm.thinking import (
+    FIELDS,
+    describe_thinking,
+    is_form,
+    refused_thinking,
+    thinking_fields,
+)
 from optuna_agenttts.llm.untrusted import decode_json
 
 Parameters = Mapping[str, str | None]
@@ -113,9 +120,17 @@ def check_parameters(owner: str, parameters: Parameters) -> None:
         AgentTTSError: A parameter is unknown, or its form is.
     """
     for name, form in parameters.items():
+        if name == "thinking":
+            if not is_form(form):
+                raise AgentTTSError(
+                    f"{owner}: `request_parameters` has {form!r} for 'thinking': give the names "
+                    f"of fields, separated by spaces, of {', '.join(FIELDS)}."
+                )
+            continue
         if name not in FORMS:
             raise AgentTTSError(
-                f"{owner}: `request_parameters` has {name!r}: give any of {', '.join(FORMS)}."
+                f"{owner}: `request_parameters` has {name!r}: give any of {', '.join(FORMS)}, "
+                "thinking."
             )
         if form is not None and not (isinstance(form, str) and form):
             raise AgentTTSError(
@@ -131,6 +146,8 @@ def check_parameters(owner: str, parameters: Parameters) -> None:
 
 def describe_change(name: str, form: str | None) -> str:
     """Return how a parameter is sent, and what follows."""
+    if name.startswith("thinking"):
+        return describe_thinking(name, form)
     if form is None:
         return f"it is left out, and {_EFFECTS.get(name, 'the limit of the server applies')}"
     return f"it is sent as `{form}`"
@@ -159,6 +176,8 @@ def request_fields(request: ChatRequest, seed: int, parameters: Parameters) -> d
         named = {"json_schema": {"name": "reply", "schema": schema}}
         keys = named if form == "json_schema" else {"value": schema, "schema": schema}
         fields["response_format"] = {"type": form, **keys}
+    if request.thinking is not None:
+        fields |= thinking_fields(request.thinking, parameters)
     return fields
 
 
@@ -201,12 +220,15 @@ def refused_parameters(
         return {}
     sent = _sent_forms(request, parameters)
     changes: dict[str, str | None] = {}
-    for complaint in _complaints(text[:_MAX_TEXT]):
+    complaints = list(_complaints(text[:_MAX_TEXT]))
+    for complaint in complaints:
         for name, form in sent.items():
             if name not in changes and _is_refused(name, form, complaint):
                 forms = FORMS[name]
                 following = forms[forms.index(form) + 1 :] if form in forms else ()
                 changes |= {name: following[0]} if following else {}
+    if not changes and request.thinking is not None:
+        changes = refused_thinking(complaints, request.thinking, parameters)
     if not changes and status in _UNNAMED_REFUSALS and "response_format" in sent:
         forms = FORMS["response_format"]
         changes["response_format"] = forms[forms.index(sent["response_format"]) + 1]

@@ -15,6 +15,7 @@ from optuna_agenttts.llm.client import Verify
 from optuna_agenttts.llm.negotiation import Parameters
 from optuna_agenttts.llm.port import close_chat, servers_behind
 from optuna_agenttts.llm.secrets import ApiKey, Headers
+from optuna_agenttts.llm.thinking import sent_fields
 from optuna_agenttts.llm.wire import server_root
 from optuna_agenttts_integrations.calls.replicas import ReplicatedChatModel
 from optuna_agenttts_integrations.exceptions import PipelineError
@@ -246,6 +247,9 @@ def _servers_of(chat: ChatModel) -> list[tuple[str, str]]:
         forms = server.request_parameters.items()
         omitted = sorted(key for key, form in forms if not form and key != "seed")
         more = f" without {', '.join(omitted)}" if omitted else ""
+        # A server may ignore the fields of one form, and read those of another.
+        if "thinking" in server.request_parameters:
+            more += f" thinking by {', '.join(sent_fields(server.request_parameters))}"
         found.append((address, (f"#{name}" if name else "") + more))
     return sorted(found)
 
