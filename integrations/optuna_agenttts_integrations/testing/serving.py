@@ -46,6 +46,11 @@ from optuna_agenttts_integrations.testing.serving_http import (
     RefusedError,
     send_reply,
 )
+from optuna_agenttts_integrations.testing.serving_thinking import (
+    ThinkingDialect,
+    effort_of,
+    with_thoughts,
+)
 
 _logger = logging.getLogger(__name__)
 
@@ -58,6 +63,7 @@ __all__ = [
     "HttpServer",
     "LoopbackServer",
     "ServerLimits",
+    "ThinkingDialect",
     "count_words",
 ]
 
@@ -85,6 +91,12 @@ class LoopbackServer(HttpServer):
             its operator expects. Default: the name in `chats`.
         embed: Function that answers ``/v1/embeddings`` for any model name. It runs in a worker
             thread, one call at a time. If given, `chats` may be empty in OpenAI's dialect.
+        thinking: Fields in which the server reads thinking efforts. ``"openai"``:
+            `reasoning_effort`; other fields are refused, and thoughts are counted but withheld.
+            ``"vllm"``: `chat_template_kwargs` and `thinking_token_budget`, as for Qwen3, which
+            thinks by default; thoughts are sent as `reasoning_content`. ``"provider"``: one of
+            `reasoning` and `reasoning_effort`, or `thinking`; thoughts are sent as `reasoning`.
+            Default: none, and thoughts are not sent.
 
     Raises:
         PipelineError: An argument is invalid or contradicts another one.
@@ -107,12 +119,18 @@ class LoopbackServer(HttpServer):
         limits: ServerLimits = _LIMITS,
         served_as: str | None = None,
         embed: Embed | None = None,
+        thinking: ThinkingDialect | None = None,
     ) -> None:
         """See the class."""
         super().__init__(port=port)
         name = type(self).__name__
         if dialect not in get_args(Dialect):
             raise PipelineError(f"{name}: `dialect` must be 'tgi' or 'openai', got {dialect!r}.")
+        if thinking is not None and thinking not in get_args(ThinkingDialect):
+            raise PipelineError(
+                f"{name}: `thinking` must be 'openai', 'vllm', 'provider' or None, got "
+                f"{thinking!r}."
+            )
         if (not chats and embed is None) or (dialect == "tgi" and len(chats) != 1):
             raise PipelineError(
                 f"{name}: TGI serves exactly one model and other servers at least one, got "
@@ -124,7 +142,7 @@ class LoopbackServer(HttpServer):
                 f"{served_as!r} for the models {list(chats)!r}."
             )
         self.models, self.dialect, self.limits = tuple(chats), dialect, limits
-        self.served_as = served_as
+        self.served_as, self.thinking = served_as, thinking
         self._chats, self._embed, self._faults = dict(chats), embed, faults
         self._rng = random.Random(faults.seed if faults else 0)
         self._in_progress = 0
@@ -264,10 +282,14 @@ class LoopbackServer(HttpServer):
             temperature=temperature_of(values, least=0.0),
             stop=self._stops(values),
             schema=schema_of(values, dialect=self.dialect),
+            thinking=None if self.thinking is None else effort_of(values, self.thinking),
         )
         completion = await self._complete(request, values)
         usage = self._usage(request, completion)
-        return chat_body(self._reported_name(model), completion, usage, system=self.kind)
+        body = chat_body(self._reported_name(model), completion, usage, system=self.kind)
+        if self.thinking is None:
+            return body
+        return with_thoughts(body, completion, usage, self.thinking)
 
     async def _generate(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Answer TGI's own ``/generate``."""

@@ -16,6 +16,10 @@ from optuna_agenttts_integrations.exceptions import PipelineError
 from optuna_agenttts_integrations.pipeline.stages import State
 from optuna_agenttts_integrations.tasks.benchmark import Benchmark
 from optuna_agenttts_integrations.testing.simulated_replies import quoted_text, simulated_reply
+from optuna_agenttts_integrations.testing.simulated_thinking import (
+    SimulatedThinking,
+    thoughts_text,
+)
 
 Reply = Callable[..., str]
 """Function with the signature of `simulated_reply`."""
@@ -24,6 +28,7 @@ _CANDIDATE = re.compile(r'<candidate number="\d+">\n(.*?)\n</candidate>', re.DOT
 _FUSION_GAIN = 0.5
 """Fraction of the probability of error that a fusion removes when a right candidate is among those
 shown; chosen by hand."""
+_THINKING = SimulatedThinking()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,15 +36,18 @@ class SimulatedModel:
     """Chat model that answers the prompts of a benchmark with a given probability of being right.
 
     The stage of a prompt is recognized by the system message of the stage, the instance by
-    `quote`. A completion is a function of the model's name, the prompt and the seed.
+    `quote`. A completion is a function of the model's name, the prompt, the seed and the thinking
+    effort, if the request asks for one.
 
     Args:
-        name: The model's name.
+        name: The model's name on its server, which its choices of several thinking efforts share.
         benchmark: The benchmark. Every stage that asks a model needs its own system message.
         competence: For each stage, the probability of being right in one sample, 0 to 1.
         reply: Writes replies. Default: `simulated_reply`, which knows the task families.
         quote: Returns the text that every prompt about an instance contains. Default:
             `quoted_text`, which knows the task families.
+        thinking: Length and effect of its thoughts, for requests with a thinking effort; others
+            get none.
 
     Raises:
         PipelineError: A stage that the model can run has no competence or one out of range, or a
@@ -51,12 +59,13 @@ class SimulatedModel:
     competence: Mapping[str, float]
     reply: Reply = simulated_reply
     quote: Callable[[Any], str] = quoted_text
+    thinking: SimulatedThinking = _THINKING
     _instructions: Mapping[str, str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Check the values."""
         stages = self.benchmark.task.stages
-        needed = [s.name for s in stages if self.name in (model.name for model in s.models)]
+        needed = [s.name for s in stages if self.name in (m.served_name for m in s.models)]
         for stage in {*needed, *self.competence}:
             if not 0 <= self.competence.get(stage, math.nan) <= 1:
                 raise PipelineError(
@@ -73,18 +82,24 @@ class SimulatedModel:
         """
         prompt = "\n".join(message.content for message in request.messages)
         stage, instance = self._identify(prompt)
-        digest = hashlib.blake2b(f"{self.name}:{seed}:{prompt}".encode(), digest_size=8).digest()
+        effort = request.thinking
+        source = f"{self.name}:{seed}:{prompt}" + (f":{effort}" if effort is not None else "")
+        digest = hashlib.blake2b(source.encode(), digest_size=8).digest()
         rng = random.Random(int.from_bytes(digest, "big"))
-        probability = self.competence[stage]
+        prompt_tokens = max(1, round(estimated_tokens(prompt)))
+        thoughts = 0 if effort is None else self.thinking.length(effort, rng)
+        if thoughts >= request.max_tokens:
+            cut = request.max_tokens
+            return Completion("", Usage(prompt_tokens, cut, cut), "length", thoughts_text(cut))
+        probability = self.thinking.improved(self.competence[stage], stage, thoughts)
         text = self.reply(instance, stage=stage, prompt=prompt, right=True, rng=random.Random(0))
         if text.strip() in _CANDIDATE.findall(prompt):
             probability += (1 - probability) * _FUSION_GAIN
         if rng.random() >= probability:
             text = self.reply(instance, stage=stage, prompt=prompt, right=False, rng=rng)
-        usage = Usage(
-            max(1, round(estimated_tokens(prompt))), max(1, round(estimated_tokens(text)))
-        )
-        return Completion(text, usage)
+        generated = max(1, round(estimated_tokens(text))) + thoughts
+        usage = Usage(prompt_tokens, generated, thoughts)
+        return Completion(text, usage, thoughts=thoughts_text(thoughts))
 
     def _identify(self, prompt: str) -> tuple[str, Any]:
         """Return the stage and the instance that a prompt belongs to."""
@@ -132,8 +147,11 @@ def simulated_models(
     *,
     reply: Reply = simulated_reply,
     quote: Callable[[Any], str] = quoted_text,
+    thinking: SimulatedThinking | Mapping[str, SimulatedThinking] = _THINKING,
 ) -> dict[str, SimulatedModel]:
     """Create a simulated model for each model of a benchmark.
+
+    A model at several thinking efforts is one model, by its name on the server.
 
     Args:
         benchmark: The benchmark.
@@ -142,14 +160,15 @@ def simulated_models(
         reply: Writes replies; see `SimulatedModel`.
         quote: Returns the text that every prompt about an instance contains; see
             `SimulatedModel`.
+        thinking: Length and effect of thoughts, for all models or by name; see `SimulatedModel`.
 
     Returns:
-        The models by name.
+        The models by their names on the server.
 
     Raises:
         PipelineError: A model or a stage has no competence, or one out of range.
     """
-    models = {m.name: m for stage in benchmark.task.stages for m in stage.models}
+    models = {m.served_name: m for stage in benchmark.task.stages for m in stage.models}
     stages = [stage.name for stage in benchmark.task.stages]
     if competence is None:
         competence = {
@@ -163,6 +182,9 @@ def simulated_models(
             competence=competence.get(name, {}),
             reply=reply,
             quote=quote,
+            thinking=thinking
+            if isinstance(thinking, SimulatedThinking)
+            else thinking.get(name, _THINKING),
         )
         for name in models
     }
