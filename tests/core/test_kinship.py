@@ -86,8 +86,9 @@ def test_expected_gain_of_thinking_saturates():
     """Mean rates rise with the length of thoughts, by less per doubling, and level off."""
     mean = rates(at((0, 500, 2000, 8000, 32000, 128000))).mean(axis=0)
     steps = np.diff(mean)
-    assert (steps[:3] > 0).all()
-    assert steps[0] > steps[2] > steps[4]
+    assert (steps[:2] > 0).all()
+    assert (np.diff(steps) < 0).all()
+    assert np.abs(steps[2:]).max() < steps[0] / 2
 
 
 def test_draws_without_efforts_do_not_depend_on_those_of_others():
