@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from optuna_agenttts import AgentTTSSampler, Model, PriceCost, Stage, Task, efforts
 from optuna_agenttts.planner.kernels import ResidualKernel, Surrogate
 from optuna_agenttts.planner.kinship import Kinship
+from optuna_agenttts.planner.opening import untried_models, with_most_untried
+from optuna_agenttts.planner.pool import build_pool
 from optuna_agenttts.planner.prior import draw_curves, log_sizes
 
 SIZES = (4e9, 14e9, 32e9)
@@ -146,3 +148,17 @@ def test_the_opening_tries_each_model_once():
             seen[stage].add(name.partition(", ")[0])
         study.tell(trial, trial.number / 10)
     assert [len(names) for names in seen] == [3, 3]
+
+
+def test_the_pool_of_many_efforts_has_each_of_them():
+    """Of 50,625 combinations of choices, the pool draws some that include every choice."""
+    task = thinking_task(stages=4, levels=("off", "low", "medium", "high", "max"))
+    models, samples = build_pool(task.feasible, np.random.default_rng(0), 3000)
+    assert len(models) < 4000
+    assert (task.feasible.costs_of(models, samples) <= task.feasible.limit).all()
+    assert [set(column) for column in models.T] == [set(range(15))] * 4
+    # And with one trial of each, the models of all stages have been tried.
+    tried = []
+    while len(found := with_most_untried(models, untried_models(task, tried))):
+        tried.append(tuple(zip(models[found[0]].tolist(), samples[found[0]].tolist())))
+    assert len(tried) <= 4
