@@ -1,5 +1,6 @@
 """Starts PostgreSQL for a test."""
 
+import itertools
 import os
 import shutil
 import socket
@@ -40,3 +41,23 @@ def postgresql():
     finally:
         subprocess.run([*control, "-m", "immediate", "stop"], **quiet)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgresql_server():
+    """Yield the URL of a database of a server that all tests share."""
+    with postgresql() as url:
+        yield url
+
+
+_numbers = itertools.count()
+
+
+def new_database(server):
+    """Create a database on a server, and return its URL."""
+    import psycopg
+
+    name = f"test_{os.getpid()}_{next(_numbers)}"
+    with psycopg.connect(server.replace("+psycopg", ""), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    return f"{server.rpartition('/')[0]}/{name}"

@@ -381,8 +381,8 @@ def test_a_writable_store_is_ok(tmp_path):
 def test_a_full_disk_is_an_error():
     """SQLite's limit on the file has the same effect as a full disk."""
     store = CompletionStore()
-    (pages,) = store._connection.execute("PRAGMA page_count").fetchone()
-    store._connection.execute(f"PRAGMA max_page_count={pages + 1}")
+    (pages,) = store._database.connection.execute("PRAGMA page_count").fetchone()
+    store._database.connection.execute(f"PRAGMA max_page_count={pages + 1}")
     findings, report = checked(store=store)
     assert levels(findings) == {("store", "writable"): "error"}
     assert "full" in findings["store", "writable"].message
@@ -394,8 +394,8 @@ def test_a_full_disk_is_an_error():
 def test_a_file_that_cannot_be_written_is_an_error(tmp_path):
     """The connection is read-only, because root could write to any file."""
     store = CompletionStore(tmp_path / "store.db")
-    writable = store._connection
-    store._connection = sqlite3.connect(
+    writable = store._database.connection
+    store._database.connection = sqlite3.connect(
         f"file:{store.path}?mode=ro", uri=True, check_same_thread=False
     )
     findings, _ = checked(store=store)

@@ -99,7 +99,8 @@ def test_completions_are_scored_counted_and_stored(name):
     assert first["malformed"] == second["malformed"] == (0 if answered else CALLS)
     assert first.get("thought_tokens", 0) == CALLS * meaning.thought_tokens
     stored = [
-        json.loads(row) for (row,) in store._connection.execute("SELECT value FROM completions")
+        json.loads(row)
+        for (row,) in store._database.connection.execute("SELECT value FROM completions")
     ]
     assert [row[0] for row in stored] == [meaning.text] * CALLS
     assert [row[3] for row in stored] == [meaning.reason] * CALLS
@@ -120,13 +121,15 @@ def test_errors_cost_time_or_end_a_trial_and_are_never_stored(name):
                 objective.evaluate(ALLOCATION)
             assert failure.words in str(caught.value)
             assert len(server.chats) == CALLS
-            assert not store._connection.execute("SELECT value FROM completions").fetchall()
+            assert not store._database.connection.execute(
+                "SELECT value FROM completions"
+            ).fetchall()
             return
         assert trial_of(objective_at(server, store)).value == 1.0
         assert len(server.chats) == failures + CALLS
-    assert {row for (row,) in store._connection.execute("SELECT value FROM completions")} == {
-        json.dumps([TEXT, 12, 64, "stop"])
-    }
+    assert {
+        row for (row,) in store._database.connection.execute("SELECT value FROM completions")
+    } == {json.dumps([TEXT, 12, 64, "stop"])}
 
 
 @pytest.mark.parametrize("name", SENT)

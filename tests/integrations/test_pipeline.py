@@ -479,8 +479,8 @@ def test_a_server_that_is_down_for_seconds_costs_no_instance():
 def test_an_unwritable_store_fails_the_trial():
     """A full disk is not a failure of an instance."""
     store = CompletionStore()
-    (pages,) = store._connection.execute("PRAGMA page_count").fetchone()
-    store._connection.execute(f"PRAGMA max_page_count={pages + 2}")
+    (pages,) = store._database.connection.execute("PRAGMA page_count").fetchone()
+    store._database.connection.execute(f"PRAGMA max_page_count={pages + 2}")
     pipeline = Pipeline(stages=[asks("s")], score=_score)
     chat = Replies(lambda request, number: "word " * 1000)
     with (

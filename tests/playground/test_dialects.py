@@ -285,7 +285,7 @@ class PlaygroundOf(HttpServer):
 
 def stored(store):
     """Return the samples in a store, without their thoughts."""
-    rows = store._connection.execute("SELECT key, sample, value FROM completions")
+    rows = store._database.connection.execute("SELECT key, sample, value FROM completions")
     return {(key, sample): json.loads(value)[:4] for key, sample, value in rows}
 
 
@@ -367,7 +367,7 @@ def test_an_allocation_scores_as_in_process(name, in_process):
     expected, expected_tokens = in_process(evaluated)
     assert found == expected
     assert tokens - expected_tokens == failures * (GENERATED if served.cut_off else 0)
-    thoughtful = store._connection.execute("SELECT value FROM completions").fetchall()
+    thoughtful = store._database.connection.execute("SELECT value FROM completions").fetchall()
     thoughts = {(*json.loads(value), "")[4] for (value,) in thoughtful}
     assert thoughts == {THOUGHTS if served.thinks or name == "Mistral" else ""}
 

@@ -1,36 +1,31 @@
-"""Completions on disk, so that no request is paid for twice."""
+"""Completions on disk or in a database, so that no request is paid for twice."""
 
 from __future__ import annotations
 
-import logging
+import asyncio
 import os
-import sqlite3
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from optuna_agenttts.llm import Completion
-from optuna_agenttts.support.forking import on_fork
-from optuna_agenttts_integrations.calls.store_database import open_database
+from optuna_agenttts_integrations.calls.store_database import IN_MEMORY, Transaction
+from optuna_agenttts_integrations.calls.store_exports import export_lines, read_export
 from optuna_agenttts_integrations.calls.store_records import (
     RequestKey,
     canonical_json,
-    completion_text,
-    export_line,
     read_completion,
-    read_line,
 )
+from optuna_agenttts_integrations.calls.store_rows import insert, quarantine
+from optuna_agenttts_integrations.calls.store_targets import is_url, open_database, target_text
+from optuna_agenttts_integrations.calls.store_unwritten import Entry, Unwritten
 from optuna_agenttts_integrations.exceptions import StoreError
 
 __all__ = ["CompletionStore", "Holding", "RequestKey", "canonical_json"]
 
-_logger = logging.getLogger(__name__)
-
-_IN_MEMORY = ":memory:"
+_T = TypeVar("_T")
 
 _PROBE_CHARACTERS = 65_536
 """Length of the text that `CompletionStore.check` writes. Chosen by hand: more than fits into the
@@ -62,71 +57,76 @@ class Holding:
 
 
 class CompletionStore:
-    """SQLite store of completions by request and sample index.
+    """Store of completions by request and sample index, in SQLite or PostgreSQL.
 
-    Several threads and processes may share one file. A completion survives a crash of the process
-    once `put` has returned, but not necessarily a crash of the operating system. Unpickled stores
-    and those of forked processes open the file themselves. A store in memory is empty after
-    unpickling; a forked process has its own copy.
+    Several threads and processes may share one store; those of several machines need PostgreSQL.
+    A completion survives a crash of the process once `put` has returned; in SQLite, it does not
+    necessarily survive a crash of the operating system. Unpickled stores and those of forked
+    processes open their own connections; passwords in URLs are not pickled. A store in memory is
+    empty after unpickling; a forked process has its own copy.
 
     Args:
-        path: Path of the file, or ``":memory:"`` for a store that ends with the process.
+        target: Path of an SQLite file, URL of a database (``"postgresql://user@host/name"`` or
+            ``"sqlite:///file.db"``), or ``":memory:"`` for a store that ends with the process.
         clock: Function that returns the time in seconds since 1970.
 
+    Attributes:
+        path: The path, or the URL without its secrets.
+
     Raises:
-        StoreError: The file is not a completion store, or has a later version.
+        StoreError: The store cannot be opened, is not a completion store, or has a later version.
     """
 
     def __init__(
-        self, path: str | Path = _IN_MEMORY, *, clock: Callable[[], float] = time.time
+        self, target: str | Path = IN_MEMORY, *, clock: Callable[[], float] = time.time
     ) -> None:
-        self.path = str(path)
-        # The working directory may be another one when the file is opened again.
-        self._file = self.path if self.path == _IN_MEMORY else os.path.abspath(self.path)
+        self._target = target_text(target)
         self._clock = clock
-        self._open()
+        self._open(os.fspath(target) if isinstance(target, (str, Path)) else self._target)
 
-    def _open(self) -> None:
-        """Open the file."""
-        self._lock = threading.Lock()
-        self._closed = False
-        self._connection: sqlite3.Connection | None = None
-        self._connection = open_database(self._file)
-        on_fork(
-            self,
-            CompletionStore._reset_lock,
-            before=CompletionStore._disconnect,
-            after=CompletionStore._release,
-        )
-
-    def _disconnect(self) -> None:
-        """Close the file until its next use: SQLite connections must not be inherited by a fork.
-
-        SQLite would assume in the new process that it holds the locks of the inherited connection,
-        even if it opened the file again.
-        """
-        self._lock.acquire()
-        if self._connection is not None and self._file != _IN_MEMORY:
-            self._connection.close()
-            self._connection = None
-
-    def _release(self) -> None:
-        self._lock.release()
-
-    def _reset_lock(self) -> None:
-        self._lock = threading.Lock()
+    def _open(self, name: str) -> None:
+        """Open the database."""
+        self._database = open_database(self._target, name)
+        self.path = self._database.name
+        folder, file = os.path.split(self._target)
+        remote = self._database.remote
+        self._unwritten = Unwritten(os.getcwd() if remote else folder, "store" if remote else file)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return the path and the clock; the file is opened again on unpickling."""
-        return {"path": self.path, "_file": self._file, "_clock": self._clock}
+        """Return name, target and clock; the database is opened again on unpickling."""
+        target = self._target
+        if is_url(target):
+            from optuna_agenttts_integrations.calls.store_postgresql import without_password
+
+            target = without_password(target)
+        return {"path": self.path, "_target": target, "_clock": self._clock}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Open the file again; a store in memory is empty afterwards."""
+        """Open the database again; a store in memory is empty afterwards."""
         self.__dict__.update(state)
-        self._open()
+        self._open(self.path)
+
+    async def run(self, function: Callable[..., _T], *arguments: Any) -> _T:
+        """Return the result of a method of this store, without blocking the event loop for long.
+
+        Calls of SQLite take less time than a change of threads; those of PostgreSQL cross the
+        network, and run in a thread.
+
+        Args:
+            function: Method of this store.
+            *arguments: Its arguments.
+        """
+        if self._database.remote:
+            call = asyncio.get_running_loop().run_in_executor(None, function, *arguments)
+            # A reply that was received is written even if the caller is cancelled.
+            return await asyncio.shield(call)
+        return function(*arguments)
 
     def get(self, key: str, count: int) -> dict[int, Completion]:
         """Return stored completions of a request.
+
+        A row that cannot be read is moved to the table ``quarantine``, and left out of the result,
+        so that its sample is generated again.
 
         Args:
             key: Digest of the request's key, `RequestKey.digest`.
@@ -136,53 +136,88 @@ class CompletionStore:
             The completions by sample index, of those with an index below `count`.
 
         Raises:
-            StoreError: The store cannot be read.
+            StoreError: The store cannot be read, or is not the one that was opened first.
         """
-        rows = self._execute(
-            "SELECT sample, value FROM completions WHERE key = ? AND sample < ?", (key, count)
+        found = self._unwritten.get(key, count)
+        database = self._database
+        rows = database.rows(
+            f"SELECT sample, value FROM completions WHERE key = ? AND sample < ?"
+            f"{database.stamp_sql}",
+            (key, count),
         )
-        return {int(sample): read_completion(value) for sample, value in rows}
+        for sample, value in rows:
+            if sample == -1 and database.stamp is not None:
+                if value != database.stamp:
+                    raise database.replaced_error("was replaced by another one")
+                continue
+            try:
+                found[int(sample)] = read_completion(value)
+            except ValueError as error:
+                quarantine(database, key, int(sample), error, self._clock())
+        return found
 
-    def put(self, request_key: RequestKey, completions: Mapping[int, Completion]) -> None:
+    def put(
+        self, request_key: RequestKey, completions: Mapping[int, Completion]
+    ) -> dict[int, Completion]:
         """Store completions of a request; samples that are stored already are kept.
 
         Replies that a failing server cut off (see `Completion.failed`) are not stored.
+        Completions that cannot be written are kept: `get` returns them, the next `put` stores
+        them, and a file that the error names has them in case the process ends before.
 
         Args:
             request_key: Key of the request.
             completions: Completions by sample index.
 
-        Raises:
-            StoreError: The store cannot be written.
-        """
-        self._put(request_key, completions, self._clock())
+        Returns:
+            What the store holds of these samples now: of each, the one that was stored first.
 
-    def _put(self, key: RequestKey, completions: Mapping[int, Completion], at: float) -> None:
-        """Store completions of a request that was first made at a time."""
+        Raises:
+            StoreError: The store cannot be written, or is not the one that was opened first.
+        """
         completions = {i: value for i, value in completions.items() if not value.failed}
         if not completions:
-            return
-        digest = key.digest
-        rows = [(digest, sample, completion_text(value)) for sample, value in completions.items()]
-        request = (digest, key.endpoint, key.seed, key.model, key.request, at)
-        with self._locked("written") as connection, connection:
-            connection.execute("INSERT OR IGNORE INTO requests VALUES (?, ?, ?, ?, ?, ?)", request)
-            connection.executemany("INSERT OR IGNORE INTO completions VALUES (?, ?, ?)", rows)
+            return {}
+        now = self._clock()
+        waiting = self._unwritten.entries()
+        try:
+            held = self._write([*waiting, (request_key, completions, now)])
+        except StoreError as error:
+            kept = self._unwritten.add(request_key, completions, now)
+            raise StoreError(f"{error} {kept}") from error
+        self._unwritten.remove(waiting)
+        return held
+
+    def _write(self, entries: list[Entry]) -> dict[int, Completion]:
+        """Store completions of requests, and return those that are held for the last one."""
+
+        def work(transaction: Transaction) -> dict[int, Completion]:
+            held: dict[int, Completion] = {}
+            for key, completions, at in entries:
+                held = insert(transaction, key, completions, at)
+            return held
+
+        return self._database.write(work)
 
     def check(self) -> None:
-        """Check that the store can be written, by a write that is rolled back.
+        """Check that the store can be written, by a write that leaves nothing.
 
         Raises:
             StoreError: The store cannot be written.
         """
-        probe = ("probe", -1, "x" * _PROBE_CHARACTERS)
-        with self._locked("written") as connection, connection:
-            connection.execute("INSERT OR REPLACE INTO completions VALUES (?, ?, ?)", probe)
-            connection.execute("DELETE FROM completions WHERE key = 'probe'")
+
+        def work(transaction: Transaction) -> None:
+            transaction.change("DELETE FROM completions WHERE key = 'probe'")
+            transaction.change(
+                "INSERT INTO completions VALUES ('probe', 0, ?)", ("x" * _PROBE_CHARACTERS,)
+            )
+            transaction.change("DELETE FROM completions WHERE key = 'probe'")
+
+        self._database.write(work)
 
     def __len__(self) -> int:
         """Return the number of completions."""
-        ((count,),) = self._execute("SELECT count(*) FROM completions", ())
+        ((count,),) = self._database.rows("SELECT count(*) FROM completions")
         return int(count)
 
     def holdings(self) -> list[Holding]:
@@ -191,14 +226,32 @@ class CompletionStore:
         Raises:
             StoreError: The store cannot be read.
         """
-        rows = self._execute(
+        tokens = ", ".join(f"sum({self._database.json_number(index)})" for index in (1, 2))
+        sql = (
             "SELECT coalesce(endpoint, ''), coalesce(model, ''), count(DISTINCT c.key), count(*), "
-            "sum(json_extract(value, '$[1]')), sum(json_extract(value, '$[2]')), "
-            "coalesce(min(at), 0) FROM completions c LEFT JOIN requests r ON c.key = r.key "
-            "GROUP BY 1, 2 ORDER BY 1, 2",
-            (),
+            f"{tokens}, coalesce(min(at), 0) FROM completions c LEFT JOIN requests r "
+            "ON c.key = r.key GROUP BY 1, 2"
         )
-        return [Holding(*row) for row in rows]
+        try:
+            rows = self._database.rows(sql)
+        except StoreError:
+            # A row that is not JSON may be the reason.
+            for (key,) in self._database.rows("SELECT DISTINCT key FROM completions"):
+                self.get(key, 2**31 - 1)
+            rows = self._database.rows(sql)
+        return [
+            Holding(endpoint, model, requests, samples, int(prompt or 0), int(reply or 0), oldest)
+            for endpoint, model, requests, samples, prompt, reply, oldest in sorted(rows)
+        ]
+
+    def quarantined(self) -> int:
+        """Return the number of rows that could not be read, which no search uses.
+
+        Raises:
+            StoreError: The store cannot be read.
+        """
+        ((count,),) = self._database.rows("SELECT count(*) FROM quarantine")
+        return int(count)
 
     def export(self, path: str | Path) -> int:
         """Write all requests with their samples to a file, as one line of JSON per request.
@@ -219,14 +272,14 @@ class CompletionStore:
         """
         if (
             os.path.exists(path)
-            and os.path.exists(self.path)
-            and os.path.samefile(path, self.path)
+            and os.path.exists(self._target)
+            and os.path.samefile(path, self._target)
         ):
             raise StoreError(f"`path` {str(path)!r} is the store itself: give another file.")
         count = 0
         try:
             with open(path, "w", encoding="utf-8") as file:
-                for line in self._lines():
+                for line in export_lines(self._database):
                     file.write(line + "\n")
                     count += 1
         except OSError as error:
@@ -235,17 +288,6 @@ class CompletionStore:
                 "disk space."
             ) from error
         return count
-
-    def _lines(self) -> Iterator[str]:
-        """Yield the lines of an export."""
-        for (key,) in self._execute("SELECT key FROM requests ORDER BY at, key", ()):
-            requests = self._execute(
-                "SELECT endpoint, seed, request, at FROM requests WHERE key = ?", (key,)
-            )
-            rows = self._execute("SELECT sample, value FROM completions WHERE key = ?", (key,))
-            # Another process may have pruned the request in the meantime.
-            for endpoint, seed, request, at in requests if rows else ():
-                yield export_line(RequestKey(endpoint, seed, request), dict(rows), at)
 
     def load(self, path: str | Path) -> int:
         """Add the completions of an export; samples that are stored already are kept.
@@ -261,24 +303,13 @@ class CompletionStore:
                 loaded.
         """
         count = 0
-        try:
-            # Read bytes, so that the error about a line that is not UTF-8 has its number.
-            with open(path, "rb") as file:
-                for number, line in enumerate(file, 1):
-                    try:
-                        request_key, samples, at = read_line(line)
-                    except (ValueError, LookupError, TypeError, AttributeError) as error:
-                        raise StoreError(
-                            f"`path` {str(path)!r}: line {number} is not a line of an export "
-                            f"({error!r}). The lines before it are loaded: fix the file and load "
-                            "it again."
-                        ) from error
-                    self._put(request_key, samples, self._clock() if at is None else at)
-                    count += 1
-        except OSError as error:
-            raise StoreError(
-                f"`path` {str(path)!r} cannot be read ({error}): give a file that `export` wrote."
-            ) from error
+        for entries in read_export(path, self._clock()):
+            usable = [
+                (key, {i: value for i, value in samples.items() if not value.failed}, at)
+                for key, samples, at in entries
+            ]
+            self._write([entry for entry in usable if entry[1]])
+            count += len(entries)
         return count
 
     def prune(
@@ -289,7 +320,7 @@ class CompletionStore:
         older_than: float | None = None,
         keep: int = 0,
     ) -> int:
-        """Delete completions, and shrink the file.
+        """Delete completions, and shrink an SQLite file.
 
         Args:
             model: Delete only completions of this model.
@@ -305,7 +336,7 @@ class CompletionStore:
         Raises:
             StoreError: The store cannot be written.
         """
-        where = ["1"]
+        where = ["1 = 1"]
         values: list[Any] = []
         for column, value in (("model", model), ("endpoint", endpoint)):
             if value is not None:
@@ -318,65 +349,23 @@ class CompletionStore:
             "SELECT c.key FROM completions c LEFT JOIN requests r ON c.key = r.key "
             f"WHERE {' AND '.join(where)}"
         )
-        with self._locked("written") as connection:
-            with connection:
-                deleted = connection.execute(
-                    f"DELETE FROM completions WHERE sample >= ? AND key IN ({chosen})",
-                    (keep, *values),
-                ).rowcount
-                connection.execute(
-                    "DELETE FROM requests WHERE key NOT IN (SELECT key FROM completions)"
-                )
-            self._vacuum(connection)
-        return int(deleted)
 
-    def _vacuum(self, connection: sqlite3.Connection) -> None:
-        """Return free pages of the file to the file system."""
-        try:
-            connection.execute("VACUUM")
-            # Until the checkpoint, only the write-ahead log contains the smaller file.
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-        except sqlite3.Error as error:
-            # VACUUM itself needs disk space. Free pages are reused for new completions anyway.
-            _logger.warning(
-                "The pruned store %r could not be shrunk (%s). New completions will reuse the "
-                "space. To shrink it, prune again with free disk space and no other user.",
-                self.path,
-                error,
+        def work(transaction: Transaction) -> int:
+            self._database.lock_tables(transaction)
+            deleted = transaction.change(
+                f"DELETE FROM completions WHERE sample >= ? AND key IN ({chosen})",
+                (keep, *values),
             )
+            transaction.change(
+                "DELETE FROM requests WHERE NOT EXISTS "
+                "(SELECT 1 FROM completions c WHERE c.key = requests.key)"
+            )
+            return deleted
+
+        deleted = self._database.write(work)
+        self._database.shrink()
+        return deleted
 
     def close(self) -> None:
-        """Close the file. The store cannot be used afterwards."""
-        with self._lock:
-            self._closed = True
-            if self._connection is not None:
-                self._connection.close()
-                self._connection = None
-
-    def __del__(self) -> None:
-        """Close the file."""
-        if getattr(self, "_connection", None) is not None:
-            self.close()
-
-    @contextmanager
-    def _locked(self, verb: str) -> Iterator[sqlite3.Connection]:
-        """Lock the connection; raise `StoreError` if the store is closed, or its use fails."""
-        try:
-            with self._lock:
-                if self._closed:
-                    raise StoreError(
-                        f"The store {self.path!r} is closed: construct a new `CompletionStore`."
-                    )
-                if self._connection is None:
-                    self._connection = open_database(self._file)
-                yield self._connection
-        except sqlite3.Error as error:
-            raise StoreError(
-                f"The store {self.path!r} cannot be {verb} ({error}). Stored completions are "
-                "safe: free disk space or restore access, and run the study again to resume it."
-            ) from error
-
-    def _execute(self, sql: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
-        """Return the rows of a query."""
-        with self._locked("read") as connection:
-            return connection.execute(sql, values).fetchall()
+        """Close the store. It cannot be used afterwards."""
+        self._database.close()

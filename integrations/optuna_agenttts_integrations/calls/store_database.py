@@ -1,123 +1,161 @@
-"""SQLite file of a completion store: its tables, their versions, and how it is opened."""
+"""Databases of completion stores: their tables, and transactions on them.
+
+The SQL is the same for all databases, with ``?`` as placeholder. SQLite runs it by `sqlite3`, and
+PostgreSQL by an engine of SQLAlchemy: on SQLite that would more than double the time of each call,
+and take longer to import than the rest of a small search.
+"""
 
 from __future__ import annotations
 
-import logging
-import sqlite3
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar, Protocol, TypeVar
 
-from optuna_agenttts.llm.port import FAILED_REASONS
 from optuna_agenttts_integrations.exceptions import StoreError
 
-_logger = logging.getLogger(__name__)
+IN_MEMORY = ":memory:"
 
-_WAL_ATTEMPTS = 100
-"""Attempts to enable write-ahead logging. Chosen by hand: more than the processes that may open
-one file at the same time."""
+VERSION = 3
+"""Version of the tables. 2: the requests themselves; 3: leases, and rows that cannot be read."""
 
-_LOCK_SECONDS = 60
-"""Seconds to wait for the lock of another process. Chosen by hand: transactions take milliseconds,
-but pruning may rewrite a large file."""
-
-_VERSION = 2
-"""Version of the tables, kept as SQLite's ``user_version``."""
-
-_SCHEMA = (
+SCHEMA = (
     """
 CREATE TABLE IF NOT EXISTS completions (
     key TEXT NOT NULL,
     sample INTEGER NOT NULL,
     value TEXT NOT NULL,
     PRIMARY KEY (key, sample)
-) WITHOUT ROWID
+)
 """,
-    # Version 2: the requests themselves, so that a store can be inspected and exported.
     """
 CREATE TABLE IF NOT EXISTS requests (
     key TEXT PRIMARY KEY,
     endpoint TEXT NOT NULL,
-    seed INTEGER NOT NULL,
+    seed BIGINT NOT NULL,
     model TEXT NOT NULL,
     request TEXT NOT NULL,
-    at REAL NOT NULL
-) WITHOUT ROWID
+    at DOUBLE PRECISION NOT NULL
+)
+""",
+    """
+CREATE TABLE IF NOT EXISTS leases (
+    key TEXT NOT NULL,
+    sample INTEGER NOT NULL,
+    owner TEXT NOT NULL,
+    expires DOUBLE PRECISION NOT NULL,
+    PRIMARY KEY (key, sample)
+)
+""",
+    """
+CREATE TABLE IF NOT EXISTS quarantine (
+    key TEXT NOT NULL,
+    sample INTEGER NOT NULL,
+    value TEXT NOT NULL,
+    at DOUBLE PRECISION NOT NULL
+)
 """,
 )
 
-_FAILED = (
-    "CASE WHEN json_valid(value) THEN lower(json_extract(value, '$[3]')) END IN "
-    f"({', '.join(map(repr, FAILED_REASONS))})"
-)
-"""Condition of replies that a failing server cut off."""
+PATIENCE = 60.0
+"""Seconds to wait for the locks of other processes, and for a lost connection. Chosen by hand:
+transactions take milliseconds, but pruning may rewrite a large file, and a server may restart."""
+
+TABLES = ("completions", "requests", "leases", "quarantine")
+
+_T = TypeVar("_T")
+
+Rows = list[tuple[Any, ...]]
 
 
-def open_database(path: str) -> sqlite3.Connection:
-    """Open the file of a completion store for any thread; create or upgrade its tables.
+class Transaction(Protocol):
+    """Statements of one transaction."""
 
-    Raises:
-        StoreError: The file is not a completion store, or has a later version.
+    def rows(self, sql: str, values: tuple[Any, ...] = ()) -> Rows:
+        """Return the rows of a query."""
+
+    def change(self, sql: str, values: tuple[Any, ...] = ()) -> int:
+        """Run a statement, and return the number of rows that it changed."""
+
+    def change_many(self, sql: str, rows: Iterable[tuple[Any, ...]]) -> None:
+        """Run a statement once for each tuple of values."""
+
+
+class Database(ABC):
+    """Database of a completion store.
+
+    Threads may share it. A forked process opens its own connections.
+
+    Attributes:
+        name: Path or URL for messages, without secrets.
+        remote: Whether calls cross a network, so that an event loop should run them in a thread.
+        now: SQL expression of the database's time in seconds since 1970; None if the processes
+            that share it have one clock.
+        stamp: Identity of the tables, which `stamp_sql` selects in place of a value; None if they
+            are recognized otherwise.
+        stamp_sql: End of a query for (sample, value), which adds the row (-1, stamp).
     """
-    connection = None
-    try:
-        connection = sqlite3.connect(path, timeout=_LOCK_SECONDS, check_same_thread=False)
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
-        if version > _VERSION:
-            raise StoreError(
-                f"The store {path!r} has version {version}, but this package supports up to "
-                f"version {_VERSION}: use another file, or upgrade the package."
-            )
-        tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
-        if version == 0 and tables and "completions" not in tables:
-            raise StoreError(
-                f"`path` {path!r} is a database of another application: give the path of a "
-                "completion store, or of a new file."
-            )
-        _enable_wal(connection)
-        connection.execute("PRAGMA synchronous=NORMAL")
-        if version < _VERSION:
-            for table in _SCHEMA:
-                connection.execute(table)
-            connection.execute(f"PRAGMA user_version={_VERSION}")
-        if "completions" in tables:
-            _delete_failed(connection, path, tables)
-        return connection
-    except (sqlite3.Error, StoreError) as error:
-        if connection is not None:
-            connection.close()
-        if isinstance(error, StoreError):
-            raise
-        raise StoreError(
-            f"`path` {path!r} cannot be opened as a completion store ({error}): give the path of "
-            "a writable completion store, or of a new file."
-        ) from error
 
+    remote: ClassVar[bool] = False
+    now: ClassVar[str | None] = None
+    stamp_sql: ClassVar[str] = ""
 
-def _delete_failed(connection: sqlite3.Connection, path: str, tables: set[str]) -> None:
-    """Delete replies that a failing server cut off, which earlier versions stored."""
-    if "failed" not in tables:
-        # The index has the failed replies only, so that opening a large file reads none else.
-        connection.execute(
-            f"CREATE INDEX IF NOT EXISTS failed ON completions (key) WHERE {_FAILED}"
+    def __init__(self, name: str) -> None:
+        """Set the name."""
+        self.name = name
+        self.stamp: str | None = None
+
+    @abstractmethod
+    def rows(self, sql: str, values: tuple[Any, ...] = ()) -> Rows:
+        """Return the rows of a query.
+
+        Raises:
+            StoreError: The database cannot be read, is closed, or is not the one opened first.
+        """
+
+    @abstractmethod
+    def write(self, work: Callable[[Transaction], _T], *, patience: float = PATIENCE) -> _T:
+        """Return the result of a function that reads and writes in one transaction.
+
+        Args:
+            work: The function. It may be called again if the connection is lost, so repeating it
+                must not change the result.
+            patience: Seconds to wait for the locks of others, and for a lost connection.
+
+        Raises:
+            StoreError: The database cannot be written, is closed, or is not the one opened first.
+        """
+
+    @abstractmethod
+    def json_number(self, index: int) -> str:
+        """Return the SQL expression of a number in the column ``value``, 0 if it has none."""
+
+    @abstractmethod
+    def lock_tables(self, transaction: Transaction) -> None:
+        """Keep other transactions from writing before this one ends."""
+
+    @abstractmethod
+    def shrink(self) -> None:
+        """Return the space of deleted rows to the file system, if that is needed."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close all connections. The database cannot be used afterwards."""
+
+    def failure(self, verb: str, reason: object) -> StoreError:
+        """Return the error of a failed call."""
+        return StoreError(
+            f"The store {self.name!r} cannot be {verb} ({reason}). Stored completions are safe: "
+            "free disk space or restore access, and run the study again to resume it."
         )
-    if connection.execute(f"SELECT 1 FROM completions WHERE {_FAILED}").fetchone():
-        with connection:
-            deleted = connection.execute(f"DELETE FROM completions WHERE {_FAILED}").rowcount
-        _logger.info(
-            "Deleted %d replies that a failing server had cut off from the store %r; they will be "
-            "generated again when needed.",
-            deleted,
-            path,
+
+    def closed_error(self) -> StoreError:
+        """Return the error of a call after `close`."""
+        return StoreError(f"The store {self.name!r} is closed: construct a new `CompletionStore`.")
+
+    def replaced_error(self, what: str) -> StoreError:
+        """Return the error of a call to a database that is not the one opened first."""
+        return StoreError(
+            f"The store {self.name!r} {what} while it was in use, so that its completions would "
+            "be paid for again: restore it, or construct a new `CompletionStore` to begin with "
+            "what is there now."
         )
-
-
-def _enable_wal(connection: sqlite3.Connection) -> None:
-    """Enable write-ahead logging, which is a persistent property of the file."""
-    for _ in range(_WAL_ATTEMPTS):
-        try:
-            connection.execute("PRAGMA journal_mode=WAL")
-            return
-        except sqlite3.OperationalError:
-            # SQLite does not wait for the locks of other processes here as it does for a
-            # transaction, so wait by an empty transaction. On a read-only file that fails, too.
-            connection.execute("BEGIN EXCLUSIVE")
-            connection.execute("COMMIT")
-    connection.execute("PRAGMA journal_mode=WAL")

@@ -71,8 +71,27 @@ def completion_text(completion: Completion) -> str:
 
 
 def read_completion(value: str) -> Completion:
-    """Return the completion that `completion_text` wrote."""
-    return _completion(*json.loads(value))
+    """Return the completion that `completion_text` wrote.
+
+    Raises:
+        ValueError: The text is not that of a completion.
+    """
+    try:
+        return _checked(json.loads(value))
+    except (TypeError, RecursionError) as error:
+        raise ValueError(f"not a text of JSON: {error}") from error
+
+
+def _checked(fields: Any) -> Completion:
+    """Return the completion of fields from outside; raise `ValueError` if it is none."""
+    types = [str, int, int, str, str, int]
+    if (
+        not isinstance(fields, list)
+        or [type(field) for field in fields] != types[: max(4, len(fields))]
+        or min(*fields[1:3], *fields[5:]) < 0
+    ):
+        raise ValueError("not text, tokens of prompt and reply, and finish reason")
+    return _completion(*fields)
 
 
 def _completion(
@@ -114,10 +133,7 @@ def read_line(line: bytes) -> tuple[RequestKey, dict[int, Completion], float | N
     )
     samples = {}
     for name, value in values["samples"].items():
-        types = [str, int, int, str, str, int][: max(4, len(value))]
-        if [type(field) for field in value] != types or min(
-            int(name), *value[1:3], *value[5:]
-        ) < 0:
-            raise ValueError(f"sample {name!r} is not a completion")
-        samples[int(name)] = _completion(*value)
+        if int(name) < 0:
+            raise ValueError(f"the index of sample {name!r} is negative")
+        samples[int(name)] = _checked(value)
     return request_key, samples, None if at is None else float(at)
