@@ -48,11 +48,25 @@ def open_study(given: str, name: str | None) -> optuna.Study:
         AgentTTSError: The storage cannot be read, or has no such study.
     """
     storage, names, shown = open_storage(given)
+    return optuna.load_study(study_name=selected(names, name, shown)[-1], storage=storage)
+
+
+def selected(names: list[str], name: str | None, shown: str) -> list[str]:
+    """Return the study of a name, or all if no name is given.
+
+    Args:
+        names: Names of the studies of a storage.
+        name: The name, or None.
+        shown: Name of the storage without secrets.
+
+    Raises:
+        AgentTTSError: There is no such study.
+    """
     if name is not None and name not in names:
         raise AgentTTSError(
             f"`--study` must be one of {', '.join(names)} in {shown}, got {name!r}."
         )
-    return optuna.load_study(study_name=name or names[-1], storage=storage)
+    return names if name is None else [name]
 
 
 def open_storage(given: str) -> tuple[BaseStorage, list[str], str]:

@@ -1,4 +1,4 @@
-"""``agenttts studies``: list the studies of a storage."""
+"""``agenttts studies``: list the studies of a storage, or trials of workers that were killed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from optuna_agenttts.report.text import score_text, table
 from optuna_agenttts.report.trials import count_states
 from optuna_agenttts.support.plain import one_line
 from optuna_agenttts_integrations.cli.parser import COMMANDS, Commands, add_command
-from optuna_agenttts_integrations.cli.storages import add_storage_argument, open_storage
+from optuna_agenttts_integrations.cli.stale import list_stale, seconds_of
+from optuna_agenttts_integrations.cli.storages import add_storage_argument, open_storage, selected
 
 _HEAD = ("study", "task", "metric", "best trial", "last trial", "trials")
 _MAX_NAME = 60
@@ -25,15 +26,39 @@ def add_studies(commands: Commands) -> None:
         "studies",
         COMMANDS["studies"],
         "The oldest study comes first. The best trial of a noisy study is a lucky one: "
-        "`agenttts report` says what to use. The storage is only read.",
+        "`agenttts report` says what to use. The storage is only read, except with --fail.",
     )
     add_storage_argument(studies)
+    studies.add_argument("--study", metavar="NAME", help="only this study; default: all")
+    studies.add_argument(
+        "--stale",
+        action="store_true",
+        help="list running trials whose worker was killed instead: those whose last heartbeat is "
+        "older than five minutes",
+    )
+    studies.add_argument(
+        "--older-than",
+        metavar="TIME",
+        help="with --stale: those whose last heartbeat, or start if they have none, is older, "
+        "such as 90m, 2h or 1d",
+    )
+    studies.add_argument(
+        "--fail", action="store_true", help="with --stale: fail them, and print which"
+    )
     studies.set_defaults(run=_list)
 
 
 def _list(options: argparse.Namespace) -> int:
-    storage, names, _ = open_storage(options.storage)
+    older_than = seconds_of(options.older_than)
+    if not options.stale and (options.fail or older_than is not None):
+        raise AgentTTSError("`--fail` and `--older-than` are options of `--stale`: add it.")
+    storage, names, shown = open_storage(options.storage)
+    names = selected(names, options.study, shown)
     studies = [optuna.load_study(study_name=name, storage=storage) for name in names]
+    if options.stale:
+        for line in list_stale(storage, studies, older_than, fail=options.fail):
+            print(line, flush=True)
+        return 0
     print("\n".join(table([_HEAD, *map(_row, studies)])))
     return 0
 
