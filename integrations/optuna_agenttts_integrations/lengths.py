@@ -1,9 +1,9 @@
-"""Token lengths measured by trials, and the task that uses them."""
+"""Token lengths that trials report, and the task that uses them."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from statistics import median
 from typing import Any
@@ -13,6 +13,7 @@ from optuna.study import Study
 from optuna.trial import TrialState
 
 from optuna_agenttts import BudgetError, Task, storage
+from optuna_agenttts.study.choice_lengths import Report, choice_lengths, has_choices
 from optuna_agenttts.study.measured import log_lengths, set_effective_task, with_lengths
 from optuna_agenttts.support.logs import is_first
 from optuna_agenttts.task.allocation import Allocation
@@ -25,9 +26,13 @@ _TOLERANCE = 0.1
 """Relative difference up to which declared lengths are kept: tokenizers of different models differ
 by more than 10 % on the same text."""
 
+_LOOKS = 6
+"""Times that lengths of choices are measured, after 3, 6, ... 96 trials by default: ranges of
+samples move with each. Chosen by hand."""
+
 
 def mean_lengths(
-    results: Mapping[str, InstanceResult], pipeline: Pipeline
+    results: Mapping[str, InstanceResult], pipeline: Pipeline, thinking: Collection[str] = ()
 ) -> dict[str, list[float]]:
     """Compute the mean prompt and sample length of each stage.
 
@@ -37,23 +42,37 @@ def mean_lengths(
     Args:
         results: Results by instance ID.
         pipeline: The pipeline that was run.
+        thinking: Names of stages whose thoughts are also measured.
 
     Returns:
-        ``[prompt, sample]`` in tokens, by stage name; empty if all instances failed.
+        ``[prompt, sample]`` in tokens, by stage name, and for stages that think ``[prompt, sample,
+        thoughts of a sample]``; empty if all instances failed.
     """
     finished = [result for result in results.values() if not result.failed]
     lengths: dict[str, list[float]] = {}
     for program in pipeline.programs if finished else ():
         usage = [result.stages.get(program.name, StageUsage()) for result in finished]
-        lengths[program.name] = [
-            round(sum(used.prompt_length for used in usage) / len(usage), 2),
-            round(sum(used.sample_length for used in usage) / len(usage), 2),
-        ]
+        measured = [[used.prompt_length, used.sample_length] for used in usage]
+        if program.name in thinking:
+            measured = [[*m, used.thought_length] for m, used in zip(measured, usage)]
+        lengths[program.name] = [round(sum(each) / len(usage), 2) for each in zip(*measured)]
     return lengths
 
 
+def thinking_stages(task: Task, allocation: Allocation) -> list[str]:
+    """Return the names of the stages whose model is at a thinking effort."""
+    names = {(s.name, m.name) for s in task.stages for m in s.models if m.thinking is not None}
+    return [stage for stage, (model, _) in allocation.items() if (stage, model) in names]
+
+
+def ended_in_thoughts(evaluation: Evaluation, stage: str) -> tuple[int, int]:
+    """Return how many replies of a stage ended inside their thoughts, and how many it has."""
+    usage = [result.stages.get(stage, StageUsage()) for result in evaluation.results.values()]
+    return sum(used.ended_in_thoughts for used in usage), sum(used.calls for used in usage)
+
+
 def thought_attributes(
-    trial: optuna.Trial, evaluation: Evaluation, allocation: Allocation
+    trial: optuna.Trial, evaluation: Evaluation, allocation: Allocation, thinking: Collection[str]
 ) -> dict[str, Any]:
     """Return a trial's attributes about thoughts, and log replies that have nothing else.
 
@@ -61,6 +80,7 @@ def thought_attributes(
         trial: The trial.
         evaluation: Its evaluation.
         allocation: Model and number of samples of each stage.
+        thinking: Names of stages whose model is at a thinking effort.
 
     Returns:
         ``thought_tokens``, and as ``thoughts`` a line for each stage with replies that ended
@@ -68,17 +88,18 @@ def thought_attributes(
     """
     lines = []
     for name, (model, _) in allocation.items():
-        usage = [result.stages.get(name, StageUsage()) for result in evaluation.results.values()]
-        ended = sum(used.ended_in_thoughts for used in usage)
+        ended, replies = ended_in_thoughts(evaluation, name)
         if ended:
-            share = max(1, round(100 * ended / sum(used.calls for used in usage)))
+            share = max(1, round(100 * ended / replies))
+            whose = f"the replies of {model!r}" if name in thinking else f"{model}'s replies"
             lines.append(
-                f"{share} % of {model}'s replies in stage {name!r} ended inside their thoughts: "
+                f"{share} % of {whose} in stage {name!r} ended inside their thoughts: "
                 "raise `max_tokens` or lower thinking"
             )
             study = getattr(trial, "study", None)
             if not isinstance(study, Study) or is_first(study, f"thoughts:{name}:{model}"):
-                _logger.warning("Trial %d: %s (see `Model.extra`).", trial.number, lines[-1])
+                see = "`efforts`" if name in thinking else "`Model.extra`"
+                _logger.warning("Trial %d: %s (see %s).", trial.number, lines[-1], see)
     tokens = evaluation.thought_tokens
     return (
         {"thought_tokens": tokens, **({"thoughts": "\n".join(lines)} if lines else {})}
@@ -87,16 +108,20 @@ def thought_attributes(
     )
 
 
-def apply_measured_lengths(study: Study, declared: Task, after: int) -> Task:
+def apply_measured_lengths(
+    study: Study, declared: Task, after: int, before: Task | None = None
+) -> Task:
     """Replace declared token lengths by measured ones once enough trials are complete.
 
     The new task then becomes the study's effective task. Only the first `after` trials to complete
-    count, so that workers that look at different times measure the same.
+    count, so that workers that look at different times measure the same. Lengths of choices, such
+    as thinking efforts, are measured again after 2, 4, 8, ... times as many trials.
 
     Args:
         study: The study.
         declared: The task as the user declared it.
         after: Number of complete trials to wait for.
+        before: The effective task so far. Default: the declared one.
 
     Returns:
         The task with measured lengths; `declared` if there are too few trials, if its lengths are
@@ -104,42 +129,67 @@ def apply_measured_lengths(study: Study, declared: Task, after: int) -> Task:
     """
     trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     trials.sort(key=lambda t: (t.datetime_complete or datetime.max, t.number))
-    found = (storage.read_trial_fact(trial, storage.LENGTHS) for trial in trials)
-    reported = [lengths for lengths in found if isinstance(lengths, dict)][:after]
-    if len(reported) < after:
-        return declared
-    lengths: dict[str, tuple[float, float]] = {}
-    for stage in declared.stages:
-        pairs = [values[stage.name] for values in reported if stage.name in values]
-        if pairs:
-            # The median, because the first trials include models that a search soon drops.
-            prompt, sample = (median(pair[i] for pair in pairs) for i in (0, 1))
-            lengths[stage.name] = (_three_digits(prompt), _three_digits(sample))
-    if all(
-        abs(measured - expected) <= _TOLERANCE * expected
-        for stage in declared.stages
-        for measured, expected in zip(
-            lengths.get(stage.name, (stage.prompt_tokens, stage.generation_tokens)),
-            (stage.prompt_tokens, stage.generation_tokens),
-        )
-    ):
-        return declared
-    try:
-        measured = with_lengths(declared, lengths)
-    except BudgetError as error:
-        if is_first(study, "lengths over budget"):
-            _logger.warning(
-                "Study %r keeps the declared token lengths, because no allocation would fit the "
-                "budget with the measured ones: %s",
-                study.study_name,
-                error,
-            )
-        return declared
+    found = ((t.params, storage.read_trial_fact(t, storage.LENGTHS)) for t in trials)
+    reported = [(params, lengths) for params, lengths in found if isinstance(lengths, dict)]
+    looks = _LOOKS if any(map(has_choices, declared.stages)) else 1
+    measured, used = declared, 0
+    # Each look depends on the trials before it alone, so that all workers measure the same.
+    for count in (after * 2**look for look in range(looks)):
+        lengths, choices = _lengths(declared, reported[:count])
+        if len(reported) < count or _are_close(measured, lengths, choices):
+            continue
+        try:
+            measured, used = with_lengths(declared, lengths, choices), count
+        except BudgetError as error:
+            if is_first(study, "lengths over budget"):
+                _logger.warning(
+                    "Study %r keeps the declared token lengths, because no allocation would fit "
+                    "the budget with the measured ones: %s",
+                    study.study_name,
+                    error,
+                )
     if measured == declared:
         return declared
-    set_effective_task(study, measured)
-    log_lengths(study, declared, measured, f"in its first {after} trials")
+    if measured != before:
+        set_effective_task(study, measured)
+        log_lengths(study, before or declared, measured, f"in its first {used} trials")
     return measured
+
+
+def _lengths(
+    declared: Task, reported: Sequence[tuple[Mapping[str, Any], Mapping[str, Sequence[float]]]]
+) -> tuple[dict[str, tuple[float, float]], dict[str, dict[str, float]]]:
+    """Return lengths of stages, and of their choices, from parameters and lengths of trials."""
+    lengths, choices = {}, {}
+    for stage in declared.stages:
+        reports = [
+            Report(params.get(stage.model_parameter), *values[stage.name])
+            for params, values in reported
+            if stage.name in values
+        ]
+        if not reports:
+            continue
+        # The median, because the first trials include models that a search soon drops.
+        prompt = median(report.prompt for report in reports)
+        sample = median(report.sample for report in reports)
+        if has_choices(stage):
+            sample, own = choice_lengths(stage, reports)
+            choices[stage.name] = {name: _three_digits(value) for name, value in own.items()}
+        lengths[stage.name] = (_three_digits(prompt), _three_digits(sample))
+    return lengths, choices
+
+
+def _are_close(
+    task: Task, lengths: Mapping[str, Sequence[float]], choices: Mapping[str, Mapping[str, float]]
+) -> bool:
+    """Return whether a task's lengths are accurate within the tolerance."""
+    pairs: list[tuple[float, float]] = []
+    for stage in task.stages:
+        expected = stage.prompt_tokens, stage.generation_tokens
+        pairs += zip(lengths.get(stage.name, expected), expected)
+        own = choices.get(stage.name, {})
+        pairs += [(own[m.name], stage.sample_tokens(m)) for m in stage.models if m.name in own]
+    return all(abs(measured - expected) <= _TOLERANCE * expected for measured, expected in pairs)
 
 
 def _three_digits(value: float) -> float:

@@ -13,6 +13,7 @@ import optuna
 from optuna.study import Study
 
 from optuna_agenttts import Task, storage
+from optuna_agenttts.study.choice_lengths import has_choices
 from optuna_agenttts.study.fresh import note_instances
 from optuna_agenttts.study.measured import effective_task
 from optuna_agenttts.study.spending import rounded
@@ -28,7 +29,9 @@ from optuna_agenttts_integrations.exceptions import TooManyFailuresError
 from optuna_agenttts_integrations.instances import InstanceId, check_disjoint, named_instances
 from optuna_agenttts_integrations.lengths import (
     apply_measured_lengths,
+    ended_in_thoughts,
     mean_lengths,
+    thinking_stages,
     thought_attributes,
 )
 from optuna_agenttts_integrations.limit import SpendLimit
@@ -83,7 +86,8 @@ class MultiStageObjective(DiagnosableObjective, SplittableObjective):
             only once their trials end: give each of them a share.
         measure_after: Number of finished trials after which measured token lengths replace the
             task's declared ones where they differ by more than 10 %. Costs follow, and the budget
-            too if it is the default one. None keeps the declared lengths.
+            too if it is the default one. Those of thinking efforts are measured again after 2, 4,
+            ... 32 times as many. None keeps the declared lengths.
         replay: Whether to take all samples from the store and send no requests.
         progress: Whether to show a progress bar for each trial. Default: on a terminal
             and in a notebook.
@@ -284,9 +288,10 @@ class MultiStageObjective(DiagnosableObjective, SplittableObjective):
         if self._measure_after is None or not isinstance(study, Study):
             return self.task
         task = effective_task(study, self.task, fresh=True)
-        if task is not self.task:
+        if task is not self.task and not any(map(has_choices, self.task.stages)):
             return task
-        return apply_measured_lengths(study, self.task, self._measure_after)
+        measured = apply_measured_lengths(study, self.task, self._measure_after, task)
+        return task if measured is self.task else measured
 
     def _note_instances(self, trial: optuna.Trial) -> None:
         """Write the names of the instances to the study, once for each study and process."""
@@ -356,16 +361,19 @@ class MultiStageObjective(DiagnosableObjective, SplittableObjective):
         }
         facts: dict[str, Any] = {storage.SPEND: spent}
         if evaluation.results:
+            thinking = thinking_stages(task, allocation)
             values |= {
                 "naive_tokens": evaluation.naive_tokens,
                 "reused": round(evaluation.reused, 4),
                 "failed": evaluation.failed,
                 "malformed": evaluation.malformed,
                 "seconds": rounded(evaluation.seconds),
-                **thought_attributes(trial, evaluation, allocation),
+                **thought_attributes(trial, evaluation, allocation, thinking),
                 **{name: rounded(value) for name, value in evaluation.metrics.items()},
             }
-            facts[storage.LENGTHS] = mean_lengths(evaluation.results, self.pipeline)
+            facts[storage.LENGTHS] = mean_lengths(evaluation.results, self.pipeline, thinking)
             facts[storage.STAGES] = evaluation.stage_spends
+            if thinking:
+                facts[storage.ENDED] = {s: ended_in_thoughts(evaluation, s) for s in thinking}
         storage.write_trial_values(trial, values)
         storage.write_trial_facts(trial, facts)

@@ -2,7 +2,8 @@
 
 The first trials measure the lengths of prompts and samples. From then on the study tunes the same
 task with these lengths, so that costs are real costs. The effective task is in the study's
-storage, where every worker reads it.
+storage, where every worker reads it. Choices with lengths of their own, such as thinking efforts,
+are measured one by one, and again when more of them were tried.
 """
 
 from __future__ import annotations
@@ -12,22 +13,30 @@ import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
+from types import MappingProxyType
 
 from optuna.study import Study
 
 from optuna_agenttts import storage
 from optuna_agenttts.exceptions import TaskError
+from optuna_agenttts.study.choice_lengths import has_choices
 from optuna_agenttts.support.logs import is_first
 from optuna_agenttts.task.resuming import check_models
+from optuna_agenttts.task.stage import Stage
 from optuna_agenttts.task.task import Task
 
 _logger = logging.getLogger(__name__)
 
 Lengths = Mapping[str, tuple[float, float]]
 """Mean tokens of a prompt and of a sample, by name of the stage."""
+Choices = Mapping[str, Mapping[str, float]]
+"""Mean tokens of a sample by names of the stage and of the model, of models with own lengths."""
+
+_LISTED = 4
+"""Choices whose lengths a line of the log lists, by stage. Chosen by hand."""
 
 
-def with_lengths(task: Task, lengths: Lengths) -> Task:
+def with_lengths(task: Task, lengths: Lengths, choices: Choices = MappingProxyType({})) -> Task:
     """Return the task with other token lengths.
 
     A budget that was given is kept. The default one (one sample of the most expensive model in
@@ -36,6 +45,7 @@ def with_lengths(task: Task, lengths: Lengths) -> Task:
     Args:
         task: The task.
         lengths: Lengths of some or all of its stages. Values of 0 or less are ignored.
+        choices: Lengths of samples of some or all models that have lengths of their own.
 
     Raises:
         BudgetError: With these lengths, the cheapest allocation is over the budget.
@@ -43,11 +53,18 @@ def with_lengths(task: Task, lengths: Lengths) -> Task:
     stages = []
     for stage in task.stages:
         prompt, generation = lengths.get(stage.name, (0.0, 0.0))
+        own = choices.get(stage.name, {})
         stages.append(
             replace(
                 stage,
                 prompt_tokens=prompt if prompt > 0 else stage.prompt_tokens,
                 generation_tokens=generation if generation > 0 else stage.generation_tokens,
+                models=[
+                    replace(model, generation_tokens=own[model.name])
+                    if own.get(model.name, 0) > 0
+                    else model
+                    for model in stage.models
+                ],
             )
         )
     return Task(**{**task._arguments(), "stages": stages})
@@ -102,7 +119,7 @@ def log_lengths(study: Study, declared: Task, measured: Task, when: str) -> None
 
     Args:
         study: The study.
-        declared: The task as the user declared it.
+        declared: The task as the user declared it, or with the lengths measured before.
         measured: The task with measured lengths.
         when: Time of the measurement, as an adverb.
     """
@@ -110,7 +127,7 @@ def log_lengths(study: Study, declared: Task, measured: Task, when: str) -> None
         return
     lengths = "; ".join(
         f"{old.name} {old.prompt_tokens:g} -> {new.prompt_tokens:g} tokens of a prompt and "
-        f"{old.generation_tokens:g} -> {new.generation_tokens:g} of a sample"
+        f"{old.generation_tokens:g} -> {new.generation_tokens:g} of {_sample(old, new)}"
         for old, new in zip(declared.stages, measured.stages)
         if old != new
     )
@@ -127,6 +144,20 @@ def log_lengths(study: Study, declared: Task, measured: Task, when: str) -> None
     )
 
 
+def _sample(old: Stage, new: Stage) -> str:
+    """Return what a stage's generated tokens are those of, and the lengths of its choices."""
+    if not has_choices(new):
+        return "a sample"
+    changed = [
+        f"{old.sample_tokens(before):g} -> {new.sample_tokens(model):g} of {model.name!r}"
+        for before, model in zip(old.models, new.models)
+        if old.sample_tokens(before) != new.sample_tokens(model)
+    ]
+    more = f" and {len(changed) - _LISTED} others" if len(changed) > _LISTED else ""
+    listed = f", with thoughts {', '.join(changed[:_LISTED])}{more}" if changed else ""
+    return f"an answer{listed}"
+
+
 @lru_cache(maxsize=64)
 def _measured(text: str, declared: Task) -> Task:
     """Return the declared task with a description's lengths, if they differ in nothing else."""
@@ -136,7 +167,12 @@ def _measured(text: str, declared: Task) -> Task:
         described = Task.from_dict(json.loads(text))
         # Not `described`: it has a table in place of a user-defined cost model.
         found = with_lengths(
-            declared, {s.name: (s.prompt_tokens, s.generation_tokens) for s in described.stages}
+            declared,
+            {s.name: (s.prompt_tokens, s.generation_tokens) for s in described.stages},
+            {
+                s.name: {m.name: m.generation_tokens or 0 for m in s.models}
+                for s in described.stages
+            },
         )
     except TaskError:
         return declared

@@ -22,7 +22,8 @@ class Stage:
             ``<stage>.samples``.
         models: Models to choose from, in any order, at least one.
         prompt_tokens: Mean prompt length of one call, in tokens (Np).
-        generation_tokens: Mean length of one sample, in tokens (Nd).
+        generation_tokens: Mean length of one sample, in tokens (Nd); of models at a thinking
+            effort, without thoughts.
         max_samples: Upper bound on the number of samples, 1 or more.
         description: One sentence on the purpose of the stage, for people and the agent.
         model_parameter: Name of the Optuna parameter of the model, for a pipeline with other

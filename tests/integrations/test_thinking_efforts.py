@@ -1,13 +1,31 @@
 """Thinking efforts in searches: requests, endpoints, lengths and thoughts of each choice."""
 
 import asyncio
+import logging
+import random
+from dataclasses import replace
+from itertools import pairwise
 
 import optuna
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from optuna.distributions import CategoricalDistribution, IntDistribution
 
-from optuna_agenttts import AgentTTSSampler, Model, PriceCost, Stage, Task, efforts
+from optuna_agenttts import (
+    AgentTTSSampler,
+    Model,
+    PriceCost,
+    Stage,
+    Task,
+    efforts,
+    recommend,
+    storage,
+)
 from optuna_agenttts.llm import Completion, Usage
 from optuna_agenttts.llm.port import servers_behind
+from optuna_agenttts.study.choice_lengths import Report, choice_lengths
+from optuna_agenttts.study.measured import effective_task
 from optuna_agenttts_integrations import (
     CompletionStore,
     Endpoint,
@@ -19,6 +37,7 @@ from optuna_agenttts_integrations import (
     StageProgram,
     connect_endpoints,
 )
+from optuna_agenttts_integrations.lengths import apply_measured_lengths
 from optuna_agenttts_integrations.pipeline.evaluation import StageUsage
 
 QWEN = Model("Qwen/Qwen3-8B", parameters=8e9, input_price=0.1, output_price=0.4)
@@ -99,6 +118,32 @@ def tried(task, chat, *allocations, **options):
     with objective_of(task, chat, **options) as objective:
         study.optimize(objective, n_trials=len(allocations))
     return study
+
+
+def read_allocation(trial):
+    """Return the allocation of a trial's parameters."""
+    return {"say": (trial.params["say.model"], trial.params["say.samples"])}
+
+
+def distributions_of(task):
+    """Return the distributions of a task of one stage."""
+    return {
+        "say.model": CategoricalDistribution([model.name for model in task.stages[0].models]),
+        "say.samples": IntDistribution(1, 4),
+    }
+
+
+class TokenCost:
+    """Cost model of a user."""
+
+    unit = "tokens"
+
+    def __eq__(self, other):
+        return type(self) is type(other)
+
+    def stage_cost(self, stage, model, samples):
+        """Price a stage."""
+        return stage.prompt_tokens + stage.generation_tokens * samples
 
 
 def choice(label, model="Qwen/Qwen3-8B"):
@@ -254,4 +299,155 @@ def test_predictions_of_an_event_loop_think_too():
         prompt_length=10,
         sample_length=340.0,
         spend=pytest.approx((10 * 0.1 + 340 * 0.4) / 1e6),
+        thought_length=300.0,
     )
+
+
+def lengths_of(task, stage=0):
+    """Return the length of a sample of each choice."""
+    found = task.stages[stage]
+    return [found.sample_tokens(model) for model in found.models]
+
+
+class TestLengths:
+    def test_costs_follow_what_each_effort_took(self, caplog):
+        """Of efforts that were not tried, thoughts are as much shorter as those of their model."""
+        caplog.set_level(logging.INFO)
+        task, chat = task_of(QWEN, PLAIN, thinking=("off", "low", "high")), Thinker()
+        off, low, high = (choice(f"{word} thinking") for word in ("no", "low", "high"))
+        assert lengths_of(task) == [40, 552, 8232, 40]
+        study = tried(task, chat, *[{"say": (name, 1)} for name in (off, low, low)])
+        assert Task.registered(study) == task
+        more = [{"say": (name, 1)} for name in (low, high, high)]
+        for number, allocation in enumerate(more):
+            study.enqueue_trial(task.params(allocation))
+            with objective_of(task, chat) as objective:
+                study.optimize(objective, n_trials=1)
+            expected = [40, 340, 40 + 300 / 512 * 8192, 40]
+            assert lengths_of(Task.registered(study)) == pytest.approx(expected, rel=0.01), number
+        with objective_of(task, chat) as objective:
+            study.optimize(objective, n_trials=1)
+        measured = Task.registered(study)
+        assert lengths_of(measured) == [40, 340, 2040, 40]
+        cost = study.trials[-1].user_attrs["cost"]
+        assert cost == pytest.approx(measured.cost(read_allocation(study.trials[-1])), rel=1e-3)
+        assert caplog.text.count("now uses token lengths measured in its first 3 trials") == 1
+        assert caplog.text.count("now uses token lengths measured in its first 6 trials") == 1
+        assert "with thoughts 552 -> 340 of 'Qwen/Qwen3-8B, low thinking'" in caplog.text
+        assert recommend(study).cost == measured.cost(recommend(study).allocation)
+
+    def test_trials_say_how_long_samples_and_thoughts_were(self):
+        """Also how many replies ended inside their thoughts, for efforts alone."""
+        task = task_of(QWEN, PLAIN, thinking=("low", "high"))
+        chat = Thinker({"low": 300, "high": 10**6, None: 0})
+        choices = (choice("low thinking"), choice("high thinking"), PLAIN.name)
+        study = tried(task, chat, *({"say": (name, 2)} for name in choices))
+        found = [storage.read_trial_fact(trial, storage.LENGTHS) for trial in study.trials]
+        most = 64 + 4 * 8192
+        assert found == [{"say": [10, 340, 300]}, {"say": [10, most, most]}, {"say": [10, 40]}]
+        ended = [storage.read_trial_fact(trial, storage.ENDED) for trial in study.trials]
+        assert [each and list(each["say"]) for each in ended] == [[0, 8], [8, 8], None]
+        assert study.trials[1].user_attrs["thoughts"] == (
+            "100 % of the replies of 'Qwen/Qwen3-8B, high thinking' in stage 'say' ended inside "
+            "their thoughts: raise `max_tokens` or lower thinking"
+        )
+
+    @pytest.mark.parametrize("cost", [PriceCost(), TokenCost()], ids=["price", "custom"])
+    def test_other_processes_read_and_measure_the_same(self, tmp_path, cost):
+        """In any order of looking, and with more trials than a look counts."""
+        task = task_of(QWEN, PLAIN, thinking=("off", "low", "high"), cost=cost)
+        url = f"sqlite:///{tmp_path}/study.db"
+        study = optuna.create_study(direction="maximize", storage=url, study_name="s")
+        rng = random.Random(1)
+        names = [model.name for model in task.stages[0].models]
+        found = []
+        for number in range(14):
+            name = names[number % 4]
+            length = rng.uniform(100, 2000)
+            study.add_trial(
+                optuna.create_trial(
+                    value=0.0,
+                    params=task.params({"say": (name, 1)}),
+                    distributions=distributions_of(task),
+                    system_attrs={"agenttts:lengths": {"say": [10, length + 40, length]}},
+                )
+            )
+            other = optuna.load_study(study_name="s", storage=url)
+            before = effective_task(other, task, fresh=True)
+            found.append(apply_measured_lengths(other, task, 3, before))
+            assert found[-1] == apply_measured_lengths(other, task, 3)
+        assert [a == b for a, b in pairwise(found)] == [
+            number not in (2, 5, 11) for number in range(1, 14)
+        ]
+        other = optuna.load_study(study_name="s", storage=url)
+        assert effective_task(other, task, fresh=True) == found[-1]
+        assert found[-1].cost_model == cost
+
+    def test_concurrent_trials_agree(self):
+        task, chat = task_of(QWEN, PLAIN, thinking=("off", "low", "high")), Thinker()
+        study = optuna.create_study(direction="maximize", sampler=AgentTTSSampler(task))
+        with objective_of(task, chat) as objective:
+            study.optimize(objective, n_trials=13, n_jobs=4)
+            study.optimize(objective, n_trials=1)
+            measured = Task.registered(study)
+            assert apply_measured_lengths(study, task, 3) == measured
+        for trial in study.trials[-1:]:
+            cost = trial.user_attrs["cost"]
+            assert cost == pytest.approx(measured.cost(read_allocation(trial)), rel=1e-3)
+
+    def test_lengths_that_were_declared_well_are_kept(self):
+        """Expected thoughts within a tenth of what efforts take."""
+        models = efforts(QWEN, tokens={"low": 310, "high": 1900}, off=OFF, low=None, high=None)
+        task = task_of(*models)
+        study = tried(task, Thinker(), *({"say": (m.name, 1)} for m in (*models, *models)))
+        assert Task.registered(study) == task
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None)
+def test_lengths_of_choices_lie_between_those_that_were_measured(data):
+    """Of one model whose thoughts are any multiple of the expected ones."""
+    stage = task_of(thinking=("off", "minimal", "low", "medium", "high", 512, 4096)).stages[0]
+    ratio = data.draw(st.floats(0.1, 10))
+    tried = data.draw(st.lists(st.sampled_from(stage.models[1:5]), min_size=1, unique=True))
+    reports = [
+        Report(m.name, 10, 40 + ratio * m.thinking.tokens, ratio * m.thinking.tokens)
+        for m in tried
+    ]
+    answer, found = choice_lengths(stage, data.draw(st.permutations(reports)))
+    assert answer == pytest.approx(40)
+    for model in stage.models:
+        thoughts = ratio * model.thinking.tokens
+        if isinstance(model.thinking.effort, int):
+            thoughts = min(thoughts, model.thinking.effort)
+        assert found[model.name] == pytest.approx(40 + thoughts)
+
+
+def test_thoughts_that_servers_do_not_count_are_what_exceeds_an_answer():
+    """The answer is that of models that do not think."""
+    stage = task_of(QWEN, PLAIN, thinking=("off", "low", "high")).stages[0]
+    low = Report(choice("low thinking"), 10, 296.0)
+    answer, found = choice_lengths(stage, [low, Report("plain-1b", 10, 40.0)])
+    assert (answer, found[choice("high thinking")]) == (40, pytest.approx(40 + 8192 / 2))
+    assert choice_lengths(stage, [low])[0] == 40
+    assert choice_lengths(stage, [Report("gone", 10, 5.0), Report(None, 10, 0.0)]) == (
+        40,
+        {model.name: stage.sample_tokens(model) for model in stage.models[:3]},
+    )
+
+
+def test_an_effort_that_took_no_thoughts_says_little_about_others():
+    """A server may not have understood it, or questions may be easy."""
+    stage = task_of(thinking=("low", "high")).stages[0]
+    _, found = choice_lengths(stage, [Report(choice("low thinking"), 10, 40.0)])
+    assert found[choice("high thinking")] == 40 + 8192 / 16
+
+
+def test_a_model_with_a_length_of_its_own_is_measured_by_itself():
+    long = replace(PLAIN, name="long-1b", generation_tokens=900)
+    stage = task_of(PLAIN, long).stages[0]
+    reports = [Report("plain-1b", 10, 50.0), Report("long-1b", 10, 700.0)]
+    answer, found = choice_lengths(stage, reports[:1])
+    assert (answer, found) == (50, {"plain-1b": 50})
+    _, found = choice_lengths(stage, reports)
+    assert found == {"plain-1b": 50, "long-1b": 700}

@@ -50,6 +50,7 @@ class StageUsage:
         spend: Cost of generated calls, in units of the task's cost model.
         failed: Number of calls that failed despite retries.
         saved: Cost that reused samples would have had.
+        thought_length: Mean length of the thoughts of a sample, in tokens, as `sample_length`.
     """
 
     samples: int = 0
@@ -66,6 +67,7 @@ class StageUsage:
     spend: float = 0.0
     failed: int = 0
     saved: float = 0.0
+    thought_length: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -231,6 +231,7 @@ class _StageCall:
             spend=fsum(drawn.spend for drawn in self.drawn),
             failed=sum(drawn.failed for drawn in self.drawn),
             saved=fsum(map(self._saved, self.drawn)),
+            thought_length=sum(r.thought_tokens for r in first.completions) / max(1, count),
         )
 
     def _saved(self, drawn: Samples) -> float:
