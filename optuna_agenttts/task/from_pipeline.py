@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from optuna_agenttts.exceptions import TaskError
 from optuna_agenttts.task.model import Model
 from optuna_agenttts.task.stage import Stage
+from optuna_agenttts.task.thinking import Effort
 
 
 class DataPipeline(Protocol):
@@ -22,6 +23,7 @@ def describe_stages(
     models: Mapping[str, Sequence[str | Model]],
     describe: Callable[[str], Model],
     max_samples: int,
+    thinking: Sequence[Effort] | Mapping[str, Sequence[Effort]] = (),
 ) -> list[Stage]:
     """Build the stages of a task; see `Task.from_pipeline`.
 
@@ -30,17 +32,25 @@ def describe_stages(
         models: Models or names of models, by stage.
         describe: Function from a name to a model, called once per name.
         max_samples: Maximum number of samples in each stage.
+        thinking: Thinking efforts of every stage, or by stage.
 
     Returns:
         The stages, in the order of `lengths`.
 
     Raises:
-        TaskError: `models` lacks a stage, has an unknown one, or is not a list for one.
+        TaskError: `models` lacks a stage, has an unknown one, or is not a list for one, or
+            `thinking` has an unknown stage or is no efforts.
     """
     if not isinstance(models, Mapping) or set(models) != set(lengths):
         given = list(models) if isinstance(models, Mapping) else models
         raise TaskError(
             f"`models` must have the pipeline's stages {list(lengths)!r} as keys, got {given!r}."
+        )
+    by_stage = thinking if isinstance(thinking, Mapping) else dict.fromkeys(lengths, thinking)
+    if unknown := sorted(set(by_stage) - set(lengths)):
+        raise TaskError(
+            f"`thinking` has {unknown[0]!r}, which is none of the pipeline's stages "
+            f"{list(lengths)!r}."
         )
     described: dict[str, Model] = {}
 
@@ -65,6 +75,7 @@ def describe_stages(
             prompt_tokens=prompt,
             generation_tokens=generation,
             max_samples=max_samples,
+            thinking=by_stage.get(stage, ()),
         )
         for stage, (prompt, generation) in lengths.items()
     ]

@@ -45,13 +45,16 @@ def _models(stages: Sequence[Stage], feasible: FeasibleSet, unit: str) -> Html:
     cheapest = [min(float(row[0]) for row in costs) for costs in feasible.costs]
     for index, stage in enumerate(stages):
         others = sum(cheapest) - cheapest[index]
+        # Of efforts, each sample with its thoughts.
+        varies = len({stage.sample_tokens(model) for model in stage.models}) > 1
         for position, model in enumerate(stage.models):
             first = position == 0
             rows.append(
                 [
                     _stage(stage) if first else None,
-                    f"{amount_text(stage.prompt_tokens)} + {amount_text(stage.generation_tokens)}"
-                    if first
+                    f"{amount_text(stage.prompt_tokens)} + "
+                    f"{amount_text(stage.sample_tokens(model))}"
+                    if first or varies
                     else None,
                     html.line(model.name),
                     amount_text(float(feasible.costs[index][position][0])),

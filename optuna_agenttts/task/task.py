@@ -31,6 +31,7 @@ from optuna_agenttts.task.overview import overview
 from optuna_agenttts.task.resuming import register_task
 from optuna_agenttts.task.stage import Stage, checked_range, checked_stages
 from optuna_agenttts.task.suggestion import suggest_choices
+from optuna_agenttts.task.thinking import Effort
 from optuna_agenttts.task.values import read_stages
 
 
@@ -176,6 +177,7 @@ class Task:
         name: str,
         describe: Callable[[str], Model] = Model,
         max_samples: int = 100,
+        thinking: Sequence[Effort] | Mapping[str, Sequence[Effort]] = (),
         budget: float | None = None,
         cost: CostModel | None = None,
         metric: str = "",
@@ -184,19 +186,18 @@ class Task:
     ) -> Task:
         """Build a task from a pipeline and its data.
 
-        Token lengths are estimated from the prompts that can be written without any reply, and
-        are replaced by measured ones after the first trials of a search.
+        Token lengths are estimated from prompts that need no reply, until trials measure them.
 
         Args:
             pipeline: The pipeline, such as a `Pipeline` of the integrations.
             instances: Instances of its data.
-            models: Models to choose from, for each stage that calls a model: `Model` objects, or
-                names that are passed to `describe`.
+            models: Models of each stage that calls one, or names that `describe` describes.
             name: See `Task`.
-            describe: Function from a model's name to a `Model`, called once per name, such as
-                `describe_model` (also reads local checkpoints) or ``Hub().describe`` (looks up
-                sizes and prices online). Default: the size is read from the name ("Qwen2.5-7B").
+            describe: Function from a name to a `Model`, called once per name, such as
+                `describe_model` (local checkpoints too) or ``Hub().describe`` (sizes and prices
+                online). Default: the size is read from the name ("Qwen2.5-7B").
             max_samples: Maximum number of samples in each stage.
+            thinking: Thinking efforts of every stage, or by stage; see `Stage`.
             budget: See `Task`.
             cost: See `Task`.
             metric: See `Task`.
@@ -204,13 +205,14 @@ class Task:
             description: See `Task`.
 
         Raises:
-            TaskError: `models` lacks a stage of the pipeline or has an unknown one.
+            TaskError: `models` or `thinking` do not match the stages of the pipeline.
             MissingFactError: The cost needs a fact that is unknown for a model.
             BudgetError: Even the cheapest allocation exceeds the budget.
         """
+        found = pipeline.lengths(instances)
         return cls(
             name=name,
-            stages=describe_stages(pipeline.lengths(instances), models, describe, max_samples),
+            stages=describe_stages(found, models, describe, max_samples, thinking),
             budget=budget,
             cost=cost,
             metric=metric,

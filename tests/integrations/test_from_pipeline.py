@@ -353,3 +353,15 @@ def test_an_empty_list_of_instances_is_rejected():
     """There is nothing to measure."""
     with pytest.raises(PipelineError, match="`instances` must not be empty"):
         Task.from_pipeline(pipeline(), [], models=NAMES, name="derived")
+
+
+def test_thinking_efforts_are_those_of_every_stage_or_by_stage():
+    """As in `Stage(thinking=...)`."""
+    both = derive(thinking=("off", 1024))
+    assert [len(stage.models) for stage in both.stages] == [4, 2]
+    assert both.stages[1].models[1].name == "org/small-1B, 1024 thinking tokens"
+    one = derive(thinking={"say": ("low", "high")})
+    assert one.stages[0] == derive().stages[0]
+    assert [model.thinking.effort for model in one.stages[1].models] == ["low", "high"]
+    with pytest.raises(TaskError, match="`thinking` has 'sing', which is none of the pipeline's"):
+        derive(thinking={"sing": ("low",)})
