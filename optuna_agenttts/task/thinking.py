@@ -29,9 +29,10 @@ hand, from the lengths that open models write on questions of mathematics and co
 
 _BUDGET_SHARE = 0.5
 """Expected share of a thinking budget that is used. Chosen by hand."""
-_ROOM = 4
-"""Thoughts may be this many times as long as expected before `max_tokens` ends them. Chosen by
-hand: lengths of thoughts spread over a factor of three to five."""
+_ROOM = 2
+"""Thoughts may be this many times as long as expected before `max_tokens` ends them, as with the
+budget that stands for a word where servers read budgets. Chosen by hand: more would exceed the
+context of many models at high effort."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +74,9 @@ class Thinking:
     @property
     def room(self) -> int:
         """Tokens that thoughts may take, in addition to `max_tokens` of an answer."""
-        return self.effort if isinstance(self.effort, int) else round(_ROOM * self.tokens)
+        if isinstance(self.effort, int):
+            return self.effort
+        return round(_ROOM * max(self.tokens, EXPECTED_TOKENS.get(self.effort, 0)))
 
     @property
     def label(self) -> str:

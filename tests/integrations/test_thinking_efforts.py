@@ -162,7 +162,7 @@ class TestRequests:
         sent = [(r.model, r.thinking, r.max_tokens, r.extra) for r in chat.requests]
         assert sent == [
             ("Qwen/Qwen3-8B", "off", 64, None),
-            ("Qwen/Qwen3-8B", "low", 64 + 4 * 512, None),
+            ("Qwen/Qwen3-8B", "low", 64 + 2 * 512, None),
             ("Qwen/Qwen3-8B", 1024, 64 + 1024, None),
             ("plain-1b", None, 64, None),
         ]
@@ -206,7 +206,7 @@ class TestRequests:
         )
         assert study.trials[0].value == 1
         assert len(chat.requests) > 4
-        assert {(r.thinking, r.max_tokens) for r in chat.requests} == {("low", 64 + 2048)}
+        assert {(r.thinking, r.max_tokens) for r in chat.requests} == {("low", 64 + 1024)}
         fusion = next(r for r in chat.requests if "<candidate" in r.messages[-1].content)
         assert "hm" not in fusion.messages[-1].content
 
@@ -343,7 +343,7 @@ class TestLengths:
         choices = (choice("low thinking"), choice("high thinking"), PLAIN.name)
         study = tried(task, chat, *({"say": (name, 2)} for name in choices))
         found = [storage.read_trial_fact(trial, storage.LENGTHS) for trial in study.trials]
-        most = 64 + 4 * 8192
+        most = 64 + 2 * 8192
         assert found == [{"say": [10, 340, 300]}, {"say": [10, most, most]}, {"say": [10, 40]}]
         ended = [storage.read_trial_fact(trial, storage.ENDED) for trial in study.trials]
         assert [each and list(each["say"]) for each in ended] == [[0, 8], [8, 8], None]
