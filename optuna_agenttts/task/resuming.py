@@ -82,7 +82,11 @@ def register_task(study: Study, task: Any) -> None:
             changes.append(str(error))
             return False
         check_models(study, earlier.stages, task.stages)
-        changes.extend(earlier.differences(task))
+        # Lengths were measured again while a trial with earlier ones was about to begin.
+        if not (
+            storage.is_measured(study, task.text) and storage.is_measured(study, earlier.text)
+        ):
+            changes.extend(earlier.differences(task))
         return not changes
 
     if storage.register(study, task.text, keep) is not None:

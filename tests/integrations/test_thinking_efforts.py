@@ -25,7 +25,7 @@ from optuna_agenttts import (
 from optuna_agenttts.llm import Completion, Usage
 from optuna_agenttts.llm.port import servers_behind
 from optuna_agenttts.study.choice_lengths import Report, choice_lengths
-from optuna_agenttts.study.measured import effective_task
+from optuna_agenttts.study.measured import effective_task, set_effective_task, with_lengths
 from optuna_agenttts_integrations import (
     CompletionStore,
     Endpoint,
@@ -394,6 +394,21 @@ class TestLengths:
         for trial in study.trials[-1:]:
             cost = trial.user_attrs["cost"]
             assert cost == pytest.approx(measured.cost(read_allocation(trial)), rel=1e-3)
+
+    def test_a_trial_with_earlier_lengths_does_not_undo_later_ones(self, caplog):
+        """Another thread may measure between the reading of lengths and the suggestions."""
+        task = task_of(thinking=("off", "low"))
+        study = optuna.create_study(direction="maximize", sampler=AgentTTSSampler(task))
+        before, after = (
+            with_lengths(task, {}, {"say": {choice("low thinking"): length}})
+            for length in (300.0, 200.0)
+        )
+        set_effective_task(study, before)
+        set_effective_task(study, after)
+        before.suggest(study.ask())
+        assert Task.registered(study) == after
+        assert effective_task(study, task, fresh=True) == after
+        assert "another task" not in caplog.text
 
     def test_lengths_that_were_declared_well_are_kept(self):
         """Expected thoughts within a tenth of what efforts take."""
