@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import multiprocessing
 import random
 from dataclasses import replace
 from itertools import pairwise
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, IntDistribution
+from pipeline_support import side_by_side
 
 from optuna_agenttts import (
     AgentTTSSampler,
@@ -416,6 +418,30 @@ class TestLengths:
         task = task_of(*models)
         study = tried(task, Thinker(), *({"say": (m.name, 1)} for m in (*models, *models)))
         assert Task.registered(study) == task
+
+
+def _work(storage, barrier):
+    optuna.logging.set_verbosity(optuna.logging.CRITICAL)
+    task = task_of(QWEN, PLAIN, thinking=("off", "low", "high"))
+    study = optuna.load_study(study_name="s", storage=storage, sampler=AgentTTSSampler(task))
+    barrier.wait()
+    with objective_of(task, Thinker()) as objective:
+        study.optimize(objective, n_trials=8)
+
+
+@pytest.mark.slow
+def test_workers_measure_the_same(tmp_path):
+    """Two processes on one storage end with the task that follows from its trials."""
+    storage = f"sqlite:///{tmp_path}/study.db"
+    study = optuna.create_study(direction="maximize", storage=storage, study_name="s")
+    context = multiprocessing.get_context("spawn")
+    barrier = context.Barrier(2)
+    workers = [context.Process(target=_work, args=(storage, barrier)) for _ in range(2)]
+    side_by_side(workers)
+    task = task_of(QWEN, PLAIN, thinking=("off", "low", "high"))
+    assert len(study.trials) == 16
+    assert apply_measured_lengths(study, task, 3) == effective_task(study, task, fresh=True)
+    assert Task.registered(study) != task
 
 
 @given(st.data())

@@ -15,6 +15,7 @@ Task("qa", [stage])  # type: ignore[call-arg]
 # Values of the wrong kind.
 Task(name="qa", stages=[stage], budget="900")  # type: ignore[arg-type]
 Task(name="qa", stages=["answer"])  # type: ignore[list-item]
+Model("small", thinking="low")  # type: ignore[arg-type]
 AgentTTSSampler(task, llm=3)  # type: ignore[arg-type]
 AgentTTSSampler(stage)  # type: ignore[arg-type]
 recommend(task)  # type: ignore[arg-type]

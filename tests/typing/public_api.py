@@ -31,11 +31,13 @@ from optuna_agenttts import (
     StopWhenSettled,
     Summary,
     Task,
+    Thinking,
     Tie,
     Undecided,
     Verdict,
     __version__,
     confirm,
+    efforts,
     frontier,
     guidelines,
     load_allocation,
@@ -80,6 +82,14 @@ assert_type(task.complete({}), Allocation)
 assert_type(task.params(task.complete({})), dict[str, Any])
 assert_type(task.complete({})["answer"], StageAllocation)
 assert_type(Task.from_dict(task.to_dict()), Task)
+
+# Efforts are words or numbers of tokens.
+levels = efforts(model, tokens={"low": 400}, off={"enable_thinking": False}, low=None)
+assert_type(levels, list[Model])
+assert_type(levels[0].thinking, Thinking | None)
+Stage("check", models=levels, prompt_tokens=256, generation_tokens=64)
+Stage("check", models=[model], prompt_tokens=9, generation_tokens=9, thinking=("off", 1024))
+assert_type(stage.sample_tokens(model), float)
 
 
 def objective(trial: optuna.Trial) -> float:
