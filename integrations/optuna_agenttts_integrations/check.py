@@ -17,6 +17,7 @@ from optuna_agenttts.llm import (
     Report,
     examine,
 )
+from optuna_agenttts.llm.effort_checks import EffortCase, examine_efforts
 from optuna_agenttts.llm.port import servers_behind
 from optuna_agenttts.llm.secrets import redact
 from optuna_agenttts.llm.server_facts import fetch_facts, with_loaded_context
@@ -134,22 +135,23 @@ async def check_servers(
     """
     findings: list[Finding] = []
     unreachable: dict[str, str] = {}
-    for model, programs in _programs_by_model(pipeline, task):
-        endpoint = endpoints[model.name]
+    for models, programs in _programs_by_model(pipeline, task, endpoints):
+        model, endpoint = models[-1], endpoints[models[-1].name]
         longest = _longest_request(pipeline, programs, list(instances.values()), model)
         schemas = _valid_schemas(programs, findings)
-        servers = server_chats(model.name, endpoint, model.served_name)
-        for subject, chat, name in servers:
+        labels = [server_chats(each.name, endpoint, each.served_name) for each in models]
+        for number, (subject, chat, name) in enumerate(labels[-1]):
             url = chat.base_url if isinstance(chat, HuggingFaceChat) else None
+            subjects = [label[number][0] for label in labels]
             if url in unreachable:
-                findings.append(skipped_finding(subject, unreachable[url]))
+                findings += [skipped_finding(each, unreachable[url]) for each in subjects]
                 continue
             found = await examine(
                 chat,
                 subject=subject,
                 model=name,
                 longest=None if longest is None else replace(longest, model=name),
-                concurrency=-(-endpoint.concurrency // len(servers)),
+                concurrency=-(-endpoint.concurrency // len(labels[-1])),
                 stop_strings=max(len(program.stop) for program in programs),
                 schema=schemas[0] if schemas else None,
                 parameters=model.parameters,
@@ -159,12 +161,33 @@ async def check_servers(
             findings += [finding for finding in found if finding.check != "size"]
             if url and is_unreachable(found):
                 unreachable[url] = subject
-            elif any(isinstance(program.aggregate, LLMFusion) for program in programs):
+                findings += [skipped_finding(each, subject) for each in subjects[:-1]]
+                continue
+            if model.thinking is not None:
+                findings += await examine_efforts(
+                    chat, model=name, cases=_cases(models, subjects), longest=longest
+                )
+            if any(isinstance(program.aggregate, LLMFusion) for program in programs):
                 context = await _context_length(chat, name)
                 findings += [
                     f for p in programs for f in _check_fusion(p, model, subject, context)
                 ]
     return Report(tuple(findings))
+
+
+def _cases(models: Sequence[Model], subjects: Sequence[str]) -> list[EffortCase]:
+    """Return a model's thinking efforts as `examine_efforts` checks them."""
+    blank = ChatRequest(model="", messages=(), max_tokens=1, temperature=0.0)
+    return [
+        EffortCase(
+            subject=subject,
+            effort=model.thinking.effort,
+            thinking=for_choice(blank, model).thinking,
+            extra=for_choice(blank, model).extra,
+        )
+        for model, subject in zip(models, subjects)
+        if model.thinking is not None
+    ]
 
 
 def is_unreachable(findings: Sequence[Finding]) -> bool:
@@ -196,13 +219,26 @@ def _cost_finding(task: Task, model: Model, subject: str) -> Finding:
     return Finding(subject, "cost", "ok", f"in {task.cost_model.unit or 'units of the task'}")
 
 
-def _programs_by_model(pipeline: Pipeline, task: Task) -> list[tuple[Model, list[StageProgram]]]:
-    """Pair each model with the stages that may call it."""
-    found: dict[str, tuple[Model, list[StageProgram]]] = {}
+def _programs_by_model(
+    pipeline: Pipeline, task: Task, endpoints: Endpoints
+) -> list[tuple[list[Model], list[StageProgram]]]:
+    """Pair each model with the stages that may call it.
+
+    A model is its choices of several thinking efforts at one endpoint, from the least to the most.
+    """
+    choices: dict[tuple[str, int], dict[str, Model]] = {}
+    programs: dict[tuple[str, int], list[StageProgram]] = {}
     for program, stage in zip(pipeline.programs, task.stages):
         for model in stage.models:
-            found.setdefault(model.name, (model, []))[1].append(program)
-    return list(found.values())
+            shared = id(endpoints[model.name]) if model.thinking is not None else 0
+            key = model.served_name, shared
+            choices.setdefault(key, {}).setdefault(model.name, model)
+            if program not in (callers := programs.setdefault(key, [])):
+                callers.append(program)
+    return [
+        (sorted(found.values(), key=lambda m: m.thinking.tokens if m.thinking else 0.0), each)
+        for found, each in zip(choices.values(), programs.values())
+    ]
 
 
 def _valid_schemas(programs: Sequence[StageProgram], findings: list[Finding]) -> list[str]:

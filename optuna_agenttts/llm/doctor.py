@@ -84,6 +84,7 @@ async def examine(
     seeds: bool = True,
     chars_per_token: float = 3.0,
     extra: str | None = None,
+    thinking: str | int | None = None,
     prompt_only: bool = False,
 ) -> tuple[Finding, ...]:
     """Check a model and its server.
@@ -92,8 +93,8 @@ async def examine(
     requested. It is sent with more words, to see whether its count grows, and with its own
     `max_tokens` if the server reports no limits or only thinks. Short prompts test the schema (one
     request) and seeds (three). These are five to seven requests in sequence, one more for each
-    refused parameter, and up to four more to make sure that something is wrong; each under the
-    chat model's own timeout, without retries. No finding contains the API key.
+    refused parameter, and up to four more where something seems wrong, all without retries. No
+    finding contains the API key.
 
     Args:
         chat: The chat model. If it has a URL, the server's own pages are read, too.
@@ -107,6 +108,7 @@ async def examine(
         seeds: Whether to test seeds, which takes three requests.
         chars_per_token: Minimum characters per token, for prompts that the server did not count.
         extra: Further fields of each request, as JSON text. Default: those of `longest`.
+        thinking: Thinking effort of each request. Default: that of `longest`.
         prompt_only: Whether `max_tokens` of `longest` is not that of the search.
 
     Returns:
@@ -125,14 +127,12 @@ async def examine(
     if isinstance(target, HuggingFaceChat):
         try:
             findings.secret = key_for(target.base_url, target._api_key)
-            expected = model or target.model or ""
-            server = await fetch_facts(target, expected)
+            server = await fetch_facts(target, expected := model or target.model or "")
         except ChatError as error:
             check_setup(findings, error)
             return tuple(findings.findings)
 
-    extra = extra or (None if longest is None else longest.extra)
-    prober = Prober(chat=target, model=model, extra=extra)
+    prober = _prober(target, model, longest, extra, thinking)
     outcome, sent = await _probe(prober, longest)
     if isinstance(target, HuggingFaceChat) and target.base_url is not None:
         if not check_reachable(findings, urlsplit(target.base_url).netloc, server, outcome):
@@ -141,7 +141,7 @@ async def examine(
         stops = max(stop_strings, 0 if longest is None else len(longest.stop))
         check_limits(findings, server, concurrency, stops)
     _check_name(findings, target, server, expected, outcome)
-    check_call(findings, longest, outcome, extra)
+    check_call(findings, longest, outcome, prober.extra)
     await _try_without_system(findings, prober, sent, outcome)
     generated = await _try_lengths(findings, prober, server, longest, sent, outcome, prompt_only)
     if longest is not None:
@@ -151,6 +151,20 @@ async def examine(
         check_texts(findings, prober.completions)
     _report_requests(findings, prober)
     return tuple(findings.findings)
+
+
+def _prober(
+    chat: ChatModel,
+    model: str,
+    longest: ChatRequest | None,
+    extra: str | None,
+    thinking: str | int | None,
+) -> Prober:
+    """Return what sends the requests, with the fields given or those of the longest one."""
+    if longest is not None:
+        extra = extra or longest.extra
+        thinking = longest.thinking if thinking is None else thinking
+    return Prober(chat=chat, model=model, extra=extra, thinking=thinking)
 
 
 def _required_keys(schema: str | None) -> frozenset[str]:

@@ -81,6 +81,7 @@ class Prober:
         chat: The chat model, without retries.
         model: Name of the model on its server.
         extra: Further fields of each request; see `ChatRequest.extra`.
+        thinking: Thinking effort of each request; see `ChatRequest.thinking`.
 
     Attributes:
         calls: Number of requests sent.
@@ -91,6 +92,7 @@ class Prober:
     chat: ChatModel
     model: str
     extra: str | None = None
+    thinking: str | int | None = None
     calls: int = 0
     completions: list[Completion] = field(default_factory=list)
     system: bool = True
@@ -107,7 +109,7 @@ class Prober:
 
     async def _send(self, request: ChatRequest, seed: int) -> Outcome:
         self.calls += 1
-        request = replace(request, model=self.model, extra=self.extra)
+        request = replace(request, model=self.model, extra=self.extra, thinking=self.thinking)
         try:
             found = await self.chat.complete(request, seed=seed)
         except ChatError as error:

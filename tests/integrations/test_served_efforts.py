@@ -6,12 +6,14 @@ import json
 from dataclasses import replace
 from functools import cache
 
+import optuna
 import pytest
 
 from optuna_agenttts import HuggingFaceChat, Model, efforts
-from optuna_agenttts.llm import ChatRequest, Message
+from optuna_agenttts.llm import ChatRequest, Completion, Message, Usage
 from optuna_agenttts_integrations import LoopbackServer, connect_endpoints
 from optuna_agenttts_integrations.calls.completions import request_text
+from optuna_agenttts_integrations.cli import main
 from optuna_agenttts_integrations.exceptions import PipelineError
 from optuna_agenttts_integrations.tasks import sample_path, two_wiki
 from optuna_agenttts_integrations.testing.simulated_thinking import SimulatedThinking
@@ -37,6 +39,7 @@ def benchmark():
         retrievers=thinker,
         answerers=[Model("sayer-3B")],
         fusion=False,
+        budget=5000,
     )
 
 
@@ -169,18 +172,22 @@ def post(dialect, **fields):
 @pytest.mark.parametrize(
     ("dialect", "fields", "thinks"),
     [
-        ("openai", {}, True),
+        ("openai", {}, False),
+        ("openai", {"reasoning_effort": "low"}, True),
         ("openai", {"reasoning_effort": "none"}, False),
-        ("vllm", {}, True),
+        ("vllm", {}, False),
+        ("vllm", {"reasoning_effort": "low"}, True),
+        ("vllm", {"thinking_token_budget": 9}, True),
         ("vllm", {"chat_template_kwargs": {"enable_thinking": False}}, False),
         ("vllm", {"reasoning_effort": "none"}, False),
-        ("vllm", {"reasoning": {"effort": "none"}, "thinking": {"type": "disabled"}}, True),
-        ("provider", {}, True),
+        ("vllm", {"reasoning": {"effort": "none"}, "thinking": {"type": "enabled"}}, False),
+        ("provider", {}, False),
+        ("provider", {"reasoning": {"enabled": True}}, True),
         ("provider", {"reasoning": {"enabled": False}}, False),
         ("provider", {"reasoning": {"effort": "none"}}, False),
         ("provider", {"thinking": {"type": "disabled"}}, False),
         ("provider", {"thinking": {"type": "enabled", "budget_tokens": 9}}, True),
-        ("provider", {"chat_template_kwargs": {"enable_thinking": False}}, True),
+        ("provider", {"chat_template_kwargs": {"enable_thinking": True}}, False),
     ],
 )
 def test_servers_read_the_fields_of_their_dialect_only(dialect, fields, thinks):
@@ -214,3 +221,121 @@ def test_invalid_arguments_are_named():
     for values in ({"gain": 1.5}, {"scale": 0}, {"spread": -1}, {"tokens": {"low": -1}}):
         with pytest.raises(PipelineError, match=f"`{next(iter(values))}`"):
             SimulatedThinking(**values)
+
+
+def levels(report):
+    """Return levels of the findings about efforts by the subject."""
+    found = {}
+    for finding in report.findings:
+        if finding.check == "thinking":
+            found.setdefault(finding.subject, []).append(finding.level)
+    return found
+
+
+CHOICES = [f"thinker-8B, {effort} thinking" for effort in ("no", "low", "high")]
+
+
+@pytest.mark.parametrize("dialect", ["openai", "provider"])
+def test_check_shows_thoughts_at_each_effort(dialect):
+    with (
+        LoopbackServer(models(), thinking=dialect) as server,
+        benchmark().objective(server.url) as objective,
+    ):
+        report = objective.check()
+        requests = server.served["/v1/chat/completions"]
+    assert report.ok, str(report)
+    assert levels(report) == {choice: ["ok"] for choice in CHOICES}
+    # The model is examined once, and not at each effort; then one instance runs.
+    assert len([f for f in report.findings if f.check == "one token"]) == 2
+    assert requests < 40
+    assert any("0 tokens of thoughts" in f.message for f in report.findings)
+
+
+def test_check_finds_a_server_that_ignores_efforts():
+    with (
+        LoopbackServer(models()) as server,
+        benchmark().objective(server.url) as objective,
+    ):
+        report = objective.check()
+    assert report.ok
+    assert levels(report)[CHOICES[2]] == ["ok", "warning"]
+    assert "no thoughts at any effort" in str(report).replace("\n", " ") or any(
+        "no thoughts at any effort" in f.message for f in report.findings
+    )
+
+
+def test_check_does_not_run_an_effort_that_is_refused():
+    made = two_wiki(
+        sample_path("two_wiki.json"),
+        search=6,
+        retrievers=efforts(
+            Model("thinker-8B"), max=None, high=None, tokens={"max": 1, "high": 160}
+        ),
+        answerers=[Model("sayer-3B")],
+        fusion=False,
+    )
+    with (
+        LoopbackServer(models(), thinking="openai") as server,
+        made.objective(server.url) as objective,
+    ):
+        report = objective.check()
+    (error,) = report.errors
+    assert error.subject == "thinker-8B, max thinking"
+    assert "does not support 'max' with this model" in error.message
+    assert any(f.subject == "pipeline" and "high thinking" in str(f) for f in report.findings)
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_searches_over_served_efforts_count_thoughts(dialect):
+    task = benchmark().task
+    with (
+        LoopbackServer(models(), thinking=dialect) as server,
+        benchmark().objective(server.url) as objective,
+    ):
+        study = optuna.create_study(direction="maximize")
+        for choice in CHOICES:
+            allocation = {"retrieval": (choice, 2), "answer": ("sayer-3B", 1)}
+            study.enqueue_trial(task.params(allocation))
+        study.optimize(objective, n_trials=3)
+        more = server.served["/v1/chat/completions"]
+        # The same allocation again is answered from the store.
+        study.enqueue_trial(study.trials[2].params)
+        study.optimize(objective, n_trials=1)
+        assert server.served["/v1/chat/completions"] == more
+    values = [trial.value for trial in study.trials]
+    thoughts = [trial.user_attrs.get("thought_tokens", 0) for trial in study.trials]
+    found = [trial.user_attrs["retrieval F1"] for trial in study.trials]
+    assert thoughts[0] == 0 < min(thoughts[1:])
+    # Words are budgets for Qwen3 on vLLM, which all of these thoughts are below.
+    assert dialect == "vllm" or thoughts[1] < thoughts[2]
+    assert values[3] == values[2]
+    assert found[3] == found[2] > found[0]
+
+
+class Anything:
+    """Chat model that answers any prompt, after thoughts of effort "low" or "high"."""
+
+    async def complete(self, request, *, seed):
+        tokens = {"low": 50, "high": 300}.get(request.thinking, 0)
+        count = sum(len(message.content) for message in request.messages) // 4
+        if tokens >= request.max_tokens:
+            return Completion("", Usage(count, request.max_tokens), "length", "so " * tokens)
+        text = f"Answer {seed}"
+        return Completion(text, Usage(count, tokens + 3, tokens), thoughts="so " * tokens)
+
+
+def test_doctor_shows_efforts(capsys):
+    with LoopbackServer({"any-8B": Anything()}, thinking="openai") as server:
+        code = main(["doctor", server.url, "any-8B", "--thinking", "off, low, high"])
+        shown = capsys.readouterr().out
+        assert code == 0
+        for tokens, effort in ((0, "off"), (50, "low"), (300, "high")):
+            assert f"{tokens} tokens of thoughts on a question at effort '{effort}'" in shown
+        code = main(["doctor", server.url, "any-8B", "--thinking", "huge,high"])
+        shown = capsys.readouterr().out
+    assert code == 1
+    assert "a question at effort 'huge' fails" in shown
+    assert "`thinking` differs at this server" in shown
+    for wrong in ("low,", "low,low", ""):
+        assert main(["doctor", "http://127.0.0.1:9", "m", "--thinking", wrong]) == 1
+        assert "`--thinking` must be different words" in capsys.readouterr().err

@@ -10,13 +10,16 @@ from contextlib import closing
 
 from optuna_agenttts import AgentTTSError, Model
 from optuna_agenttts.llm import ChatRequest, Finding, Message, Report, examine
+from optuna_agenttts.llm.effort_checks import EffortCase, examine_efforts
 from optuna_agenttts.llm.loop import LoopThread
 from optuna_agenttts_integrations.calls.endpoints import close_chats, connect_endpoints
 from optuna_agenttts_integrations.check import is_unreachable, server_chats, skipped_finding
 from optuna_agenttts_integrations.cli.objectives import IMPORT_NOTE, open_objective
 from optuna_agenttts_integrations.cli.parser import COMMANDS, Commands, add_command
 
-_SERVER_OPTIONS = ("concurrency", "prompt", "max_tokens", "extra", "timeout", "api_key_env")
+_SERVER_OPTIONS = (
+    *("concurrency", "prompt", "max_tokens", "extra", "thinking", "timeout", "api_key_env"),
+)
 _WIDTH = 100
 """Maximum width of the table in columns, also where the output is no terminal. Chosen by hand."""
 _DETAILS = """\
@@ -27,7 +30,8 @@ system messages, thoughts without an answer, ignored seeds, the wrong model.
 Each model gets five to seven requests, and up to four more if something seems
 wrong. Your longest prompt is sent two or three times, once for a whole reply;
 the other requests take about 400 tokens in all, 2000 if the model thinks. The
-table lists what was found and sent. FAIL: a search would be useless. WARN: it
+table lists what was found and sent. With --thinking, each effort gets one or
+two questions of up to 2048 tokens. FAIL: a search would be useless. WARN: it
 might suffer. Each has a remedy.
 
 Exit code: 0 without errors (FAIL), 1 with errors or if nothing could be
@@ -44,6 +48,7 @@ def add_doctor(commands: Commands) -> None:
         epilog="examples:\n"
         "  agenttts doctor http://127.0.0.1:8080 Qwen/Qwen2.5-7B-Instruct\n"
         "  agenttts doctor hf:groq meta-llama/Llama-3.1-8B-Instruct\n"
+        "  agenttts doctor http://127.0.0.1:8000 Qwen/Qwen3-8B --thinking off,1024,8192\n"
         "  agenttts doctor my_module:objective\n\n" + IMPORT_NOTE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -73,6 +78,12 @@ def add_doctor(commands: Commands) -> None:
         "--extra",
         metavar="JSON",
         help='further fields of each request, such as \'{"reasoning_effort": "low"}\'',
+    )
+    servers.add_argument(
+        "--thinking",
+        metavar="EFFORTS",
+        help="thinking efforts of your search, from the least to the most, such as off,low,high "
+        "or 0,1024,8192; requests are sent at the last one",
     )
     servers.add_argument(
         "--timeout", type=float, metavar="SECONDS", help="per request; default: 300"
@@ -129,6 +140,7 @@ def _check_servers(options: argparse.Namespace) -> Report:
         longest = ChatRequest(
             model="", messages=messages, max_tokens=options.max_tokens or 1, temperature=0.0
         )
+    efforts = _efforts(options.thinking)
     findings: list[Finding] = []
     unreachable: str | None = None
     with closing(LoopThread(lambda: close_chats(endpoints))) as loop:
@@ -146,14 +158,35 @@ def _check_servers(options: argparse.Namespace) -> Report:
                         longest=longest,
                         concurrency=endpoint.concurrency,
                         extra=extra,
+                        thinking=efforts[-1] if efforts else None,
                         prompt_only=options.max_tokens is None,
                     )
                 )
                 if is_unreachable(found):
                     unreachable = subject
+                elif efforts:
+                    cases = [
+                        EffortCase(subject=subject, effort=each, thinking=each, extra=extra)
+                        for each in efforts
+                    ]
+                    asked = examine_efforts(chat, model=served_name, cases=cases, longest=longest)
+                    found += loop.run(asked)
                 # Without a task there is no declared size to compare with.
                 findings += [finding for finding in found if finding.check != "size"]
     return Report(tuple(findings))
+
+
+def _efforts(text: str | None) -> list[str | int]:
+    """Return the thinking efforts of an option."""
+    if text is None:
+        return []
+    found = [int(each) if each.isdecimal() else each for each in map(str.strip, text.split(","))]
+    if not all(each or each == 0 for each in found) or len(set(found)) < len(found):
+        raise AgentTTSError(
+            "`--thinking` must be different words or numbers of tokens, separated by commas, such "
+            f"as off,low,high: got {text!r}."
+        )
+    return found
 
 
 def _extra(text: str | None) -> str | None:

@@ -93,10 +93,10 @@ class LoopbackServer(HttpServer):
             thread, one call at a time. If given, `chats` may be empty in OpenAI's dialect.
         thinking: Fields in which the server reads thinking efforts. ``"openai"``:
             `reasoning_effort`; other fields are refused, and thoughts are counted but withheld.
-            ``"vllm"``: `chat_template_kwargs` and `thinking_token_budget`, as for Qwen3, which
-            thinks by default; thoughts are sent as `reasoning_content`. ``"provider"``: one of
-            `reasoning` and `reasoning_effort`, or `thinking`; thoughts are sent as `reasoning`.
-            Default: none, and thoughts are not sent.
+            ``"vllm"``: `chat_template_kwargs` and `thinking_token_budget`, as for Qwen3; thoughts
+            are sent as `reasoning_content`. ``"provider"``: one of `reasoning` and
+            `reasoning_effort`, or `thinking`; thoughts are sent as `reasoning`. Default: none, and
+            thoughts are not sent.
 
     Raises:
         PipelineError: An argument is invalid or contradicts another one.

@@ -17,8 +17,8 @@ _WORDS = ("none", "minimal", "low", "medium", "high")
 """Words that the dialect ``"openai"`` takes."""
 
 
-def effort_of(values: Mapping[str, Any], dialect: ThinkingDialect) -> Effort:
-    """Return the thinking effort that a request asks for.
+def effort_of(values: Mapping[str, Any], dialect: ThinkingDialect) -> Effort | None:
+    """Return the thinking effort that a request asks for; None if it has no field of the dialect.
 
     Args:
         values: Body of the request.
@@ -38,25 +38,26 @@ def effort_of(values: Mapping[str, Any], dialect: ThinkingDialect) -> Effort:
                 f"model. Supported values are: {', '.join(map(repr, _WORDS))}."
             )
             raise RefusedError(400, message, "validation")
-        return _effort(word, "medium")
+        return _effort(word, None)
     if dialect == "vllm":
-        template = as_mapping(values.get("chat_template_kwargs"))
-        if not template.get("enable_thinking", word != "none"):
+        template, budget = values.get("chat_template_kwargs"), values.get("thinking_token_budget")
+        if not as_mapping(template).get("enable_thinking", word != "none"):
             return "off"
         # The template of Qwen3 knows no words.
-        return _effort(values.get("thinking_token_budget"), "on")
+        return _effort(budget, None if template is None and word is None else "on")
     reasoning, thinking = values.get("reasoning"), as_mapping(values.get("thinking"))
     if reasoning is not None and word is not None:
         message = 'Only one of "reasoning" and "reasoning_effort" may be provided'
         raise RefusedError(400, message, "validation")
+    default = "on" if reasoning is not None or thinking else None
     reasoning = as_mapping(reasoning)
     if reasoning.get("enabled") is False or thinking.get("type") == "disabled":
         return "off"
     given = (reasoning.get("max_tokens"), reasoning.get("effort"), thinking.get("budget_tokens"))
-    return _effort(next((value for value in (*given, word) if value is not None), None), "on")
+    return _effort(next((value for value in (*given, word) if value is not None), None), default)
 
 
-def _effort(value: Any, default: str) -> Effort:
+def _effort(value: Any, default: str | None) -> Effort | None:
     """Return a value as an effort."""
     if value in (None, "none"):
         return default if value is None else "off"
