@@ -24,11 +24,13 @@ FIELDS = (
     "reasoning_effort",
     # vLLM, SGLang, llama.cpp: variables of the chat template.
     "chat_template_kwargs",
-    # vLLM: a number of tokens.
+    # vLLM, TensorRT-LLM, Dynamo: a number of tokens.
     "thinking_token_budget",
     # llama.cpp: a number of tokens, by two names.
     "thinking_budget_tokens",
     "reasoning_budget_tokens",
+    # SGLang with --enable-strict-thinking: an object with a number.
+    "custom_params",
     # OpenRouter, Together, Ollama: an object with a word, a number or a switch.
     "reasoning",
     # Anthropic, DeepSeek, GLM, Kimi: an object with a switch and a number.
@@ -38,8 +40,8 @@ FIELDS = (
     "thinking_budget",
 )
 """Fields of requests, that of most servers first."""
-_NUMBERS = tuple(name for name in FIELDS if "budget" in name)
-"""Fields that are a number of tokens."""
+_NUMBERS = ("custom_params", *(name for name in FIELDS if "budget" in name))
+"""Fields that are a number of tokens, or hold one only."""
 _OFF = ("off", "none", 0)
 BUDGETS = MappingProxyType(
     {
@@ -139,6 +141,7 @@ def thinking_fields(effort: Effort, parameters: Mapping[str, str | None]) -> dic
         "thinking_token_budget": budget,
         "thinking_budget_tokens": budget,
         "reasoning_budget_tokens": budget,
+        "custom_params": None if budget is None else {"thinking_budget": budget},
         "reasoning": reasoning,
         "thinking": {"type": "enabled", **number} if on else {"type": "disabled"},
         "enable_thinking": on,
@@ -178,7 +181,9 @@ def describe_thinking(name: str, form: str | None) -> str:
             else f"it is sent as `reasoning_effort` {form!r}"
         )
     sent = sent_fields({"thinking": form})
-    text = f"it is sent as {' and '.join(f'`{field}`' for field in sent)}"
+    left_out = [field for field in FIELDS if field not in sent]
+    fewer, how = (left_out, "without") if len(left_out) < len(sent) else (sent, "as")
+    text = f"it is sent {how} {' and '.join(f'`{field}`' for field in fewer)}"
     if sent == ("reasoning_effort",):
         text += ", so a number of tokens is sent as the nearest word"
     elif not {"reasoning_effort", "chat_template_kwargs", "reasoning"} & set(sent):
