@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optuna_agenttts import AgentTTSSampler, Model, PriceCost, Stage, Task, efforts
-from optuna_agenttts.planner.kernels import ResidualKernel, Surrogate
+from optuna_agenttts.planner.kernels import Points, ResidualKernel
 from optuna_agenttts.planner.kinship import Kinship
 from optuna_agenttts.planner.opening import untried_models, with_most_untried
 from optuna_agenttts.planner.pool import build_pool
@@ -63,7 +63,7 @@ def rates(task, draws=4000, **options):
 def kernel(task, length=0.8):
     """Return the residual kernel of the choices of a task of one stage."""
     models = np.arange(len(task.stages[0].models))[:, None]
-    points = Surrogate(task, np.random.default_rng(0)).points(models, np.ones_like(models))
+    points = Points(models, np.ones_like(models), (), (), ())
     return ResidualKernel(task)(points, points, length)
 
 
