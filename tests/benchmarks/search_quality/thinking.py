@@ -50,6 +50,7 @@ effect (standard deviation .35, in logits); a model, or both stages where though
 by thinking; one stage does not change by it."""
 SEARCHES = ("TPE", "unrelated", "AgentTTS")
 EFFORTS = ("off", "low", "high")
+UNITS = ("trials", "spend")
 INSTANCES, TARGET = 50, 0.10
 _KIN = 0.6
 """Share of the variance of instances' taste for a choice that is a taste for its model."""
@@ -230,7 +231,8 @@ def one_search(index, search, seed, trials=50):
     first = np.minimum.accumulate(found) < TARGET
     return {
         **dict(zip(KEY, (place.name, index, search, seed))),
-        "trials": len(found),
+        "trials": watch.trials,
+        "spend": watch.spend,
         "regret": float(place.regret(recommended)),
         "clipped": float(np.minimum(regrets, 1).mean()),
         "best": float(min(found)),
@@ -281,26 +283,29 @@ def table(options):
             if own := [r for r in rows if r["search"] == search]:
                 count = len({r["index"] for r in own})
                 print(f"| {kind or 'all'} ({count}) | {search} | {' | '.join(_cells(own, rng))} |")
-    print("\n| AgentTTS beside | what | fewer | equal | more | mean difference of ranks |")
-    print("|---|---|---|---|---|---|")
+    print("\n| AgentTTS beside | what | fewer | equal | more | ratio |\n|---|---|---|---|---|---|")
     for other, what in itertools.product(
-        SEARCHES[:2], ("first_trials", "first_spend", "stays_trials", "stays_spend")
+        SEARCHES[:2], itertools.product(("first", "stays"), UNITS)
     ):
         own, others = (
-            {(r["index"], r["seed"]): r[what] for r in records if r["search"] == search}
+            {(r["index"], r["seed"]): _used(r, *what) for r in records if r["search"] == search}
             for search in ("AgentTTS", other)
         )
         keys = sorted(set(own) & set(others))
-        signs = [float(np.sign(_finite(own[k]) - _finite(others[k]))) for k in keys]
-        if signs:
-            middle, low, high = clustered(signs, [k[0] for k in keys], rng, np.mean)
-            shares = [f"{np.mean(np.array(signs) == sign):.0%}" for sign in (-1, 0, 1)]
-            cells = [other, what.replace("_", ", "), *shares]
-            print(f"| {' | '.join(cells)} | {middle:+.2f} ({low:+.2f} to {high:+.2f}) |")
+        if keys:
+            logs = np.array([np.log(own[key] / others[key]) for key in keys])
+            found = clustered(logs, [key[0] for key in keys], rng, np.mean)
+            shares = [f"{np.mean(np.sign(logs) == sign):.0%}" for sign in (-1, 0, 1)]
+            cells = [other, " ".join(what), *shares]
+            print(
+                f"| {' | '.join(cells)} | {'{:.2f} ({:.2f} to {:.2f})'.format(*np.exp(found))} |"
+            )
 
 
-def _finite(value):
-    return min(value, 1e9)
+def _used(record, what, unit):
+    """Return what was used; where the target was never reached, all, and a trial more."""
+    most = record["trials"] + 1 if unit == "trials" else record["spend"]
+    return min(record[f"{what}_{unit}"], most)
 
 
 def _cells(rows, rng):
@@ -313,7 +318,7 @@ def _cells(rows, rng):
         return "never" if np.isinf(low) else "{} ({} to {})".format(*cells)
 
     return [
-        *(shown(key, ".0f") for key in ("first_trials",)),
+        shown("first_trials", ".0f"),
         shown("first_spend", ".0f"),
         shown("stays_trials", ".0f"),
         shown("stays_spend", ".0f"),
