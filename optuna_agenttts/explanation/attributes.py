@@ -8,6 +8,7 @@ from optuna_agenttts.report.text import (
     direction_text,
     interval_text,
     metric_of,
+    models_of,
     score_text,
     sentence,
 )
@@ -60,6 +61,6 @@ def facts_of(summary: Summary) -> dict[str, str]:
 
 
 def _stage(stage: Stage) -> str:
-    models = ", ".join(model.name for model in stage.models)
+    models = ", ".join(models_of(stage))
     samples = count_text(stage.max_samples, "sample")
     return f"{stage.name}: 1 to {samples} of {models}"

@@ -73,7 +73,7 @@ def explain(
     with _turn(study, _WAIT):
         _write(view)
         save_trial_notes(view, objective)
-        for name in figure_names() if figures else ():
+        for name in figure_names(view.task) if figures else ():
             save_graph(view, name)
 
 
@@ -162,7 +162,7 @@ class Explain:
                 summary = _write(view)
                 save_trial_notes(view)
                 if self._figures and (summary.seconds or 0) >= _LONG:
-                    for name in figure_names():
+                    for name in figure_names(task):
                         save_graph(view, name)
 
     def _explain(self, study: Study, trial: FrozenTrial) -> None:
@@ -208,6 +208,8 @@ class Explain:
                 _write(view, brief=brief)
             with pace.measured("trials"):
                 save_trial_notes(view, self._objective, more_time=lambda: pace.allows("trial"))
+            ours = figure_names(view.task)
+            pace.figures = tuple(name for name in pace.figures if name in ours)
             for name in pace.figures:
                 if not pace.allows(name, spare=1):
                     return

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +11,7 @@ import numpy as np
 from optuna_agenttts import storage
 from optuna_agenttts.exceptions import AgentTTSError
 from optuna_agenttts.report.view import StudyView
+from optuna_agenttts.task.task import Task
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -25,24 +25,22 @@ _DIGITS = 4
 """Significant digits of numbers: an image of 450 pixels shows no more."""
 
 
-def figure_names() -> tuple[str, ...]:
-    """Return the names of all figures; none if Plotly is not installed."""
+def figure_names(task: Task | None = None) -> tuple[str, ...]:
+    """Return the names of a task's figures, of all without a task; none without Plotly."""
     if importlib.util.find_spec("plotly") is None:
         return ()
-    return tuple(_figures())
+    # Imported on first use: the sampler would start later otherwise.
+    from optuna_agenttts.visualization import figures
 
-
-def _figures() -> Mapping[str, Callable[[StudyView], Figure]]:
-    """Return the figures, imported on first use: the sampler would start later otherwise."""
-    from optuna_agenttts.visualization.figures import FIGURES
-
-    return FIGURES
+    return tuple(figures.ALL_FIGURES) if task is None else figures.figure_names(task)
 
 
 def save_graph(view: StudyView, name: str) -> None:
     """Write a figure of a study, unless there is nothing to draw yet."""
+    from optuna_agenttts.visualization.figures import ALL_FIGURES
+
     try:
-        figure = _figures()[name](view)
+        figure = ALL_FIGURES[name](view)
     except AgentTTSError:
         # No complete trial, or several objectives: the note describes it.
         return

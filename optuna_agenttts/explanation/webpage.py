@@ -25,7 +25,7 @@ from optuna_agenttts.support import html
 from optuna_agenttts.support.html import Html
 from optuna_agenttts.support.plain import amount_text
 from optuna_agenttts.task.parameters import read_choices
-from optuna_agenttts.visualization.figures import FIGURES
+from optuna_agenttts.visualization.figures import ALL_FIGURES
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -150,7 +150,7 @@ class _Page:
         if not self._plotly:
             return Html()
         try:
-            figure = FIGURES[name](self._view)
+            figure = ALL_FIGURES[name](self._view)
         except AgentTTSError as error:
             return html.paragraph(f"No figure {name!r}: {error}")
         self._figures += 1
@@ -215,6 +215,7 @@ def _why(summary: Summary, page: _Page) -> list[object]:
     parts: list[object] = []
     for name, figures in (
         ("samples", ["saturation"]),
+        *([("thinking", ["thinking"])] if summary.thinking is not None else []),
         ("matters", ["importances", "allocation-map"]),
     ):
         if section := summary.sections.get(name):

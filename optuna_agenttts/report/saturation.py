@@ -139,7 +139,7 @@ def saturation_of(view: StudyView) -> Saturation:
     for (stage, model, grid), end in zip(parts, ends.tolist()):
         rows = np.arange(end - len(grid), end)
         inside = rows[allowed[rows]]
-        at, between, gain = _saturated(found, points.take(inside), values[inside], margin)
+        at, between, gain = saturated(found, points.take(inside), values[inside], margin)
         numbers = choices[inside, stage, 1].tolist()
         curves.append(
             SaturationCurve(
@@ -176,7 +176,7 @@ def thinned(samples: Ints, most: int, kept: Sequence[int] = ()) -> Ints:
     return found
 
 
-def _saturated(
+def saturated(
     found: Candidates, points: Points, values: Floats, margin: float
 ) -> tuple[int, tuple[int, int], float]:
     """Return where a curve saturates, as positions, and what it gains beyond.

@@ -23,18 +23,22 @@ from optuna_agenttts.report.outcomes import InstanceOutcomes, OutcomeTable
 from optuna_agenttts.report.recommendation import Recommendation
 from optuna_agenttts.report.saturation import Saturation, SaturationCurve
 from optuna_agenttts.report.text import (
+    count_text,
     direction_text,
     interval_text,
     metric_of,
+    models_of,
     score_text,
     share_text,
     spend_text,
 )
+from optuna_agenttts.report.thinking import EffortPoint, ThinkingCurve, ThinkingCurves
 from optuna_agenttts.study.claims import contradictions
 from optuna_agenttts.study.claims import summary as verdicts_text
 from optuna_agenttts.study.rounds import Round
 from optuna_agenttts.study.spending import Spend
 from optuna_agenttts.support.plain import amount_text, one_line, shortened
+from optuna_agenttts.task.stage import has_efforts
 from optuna_agenttts.task.task import Task
 
 LISTED = 10
@@ -66,7 +70,8 @@ def _table(
 
 def tuned_section(task: Task, maximize: bool | None, trials: str, pruned: str) -> Section:
     """Return what was tuned, under which budget, and by how many trials."""
-    question: list[Part] = ["Which model, and how many samples of it, should "]
+    effort = ", at which thinking effort" if has_efforts(task.stages) else ""
+    question: list[Part] = [f"Which model{effort}, and how many samples of it, should "]
     for left, stage in zip(range(len(task.stages), 0, -1), task.stages):
         question += [Strong(_name(stage.name)), {1: " ", 2: " and "}.get(left, ", ")]
     question += ["of the task ", Strong(_name(task.name)), " get?"]
@@ -82,7 +87,7 @@ def tuned_section(task: Task, maximize: bool | None, trials: str, pruned: str) -
         items.append(f"Pruned, with the mean of what each saw: {one_line(pruned, _TEXT)}")
     rows = []
     for stage in task.stages:
-        models = shortened(", ".join(_name(model.name) for model in stage.models), 4 * _NAME)
+        models = shortened(", ".join(map(_name, models_of(stage))), 4 * _NAME)
         rows.append((_name(stage.name), models, f"1 to {stage.max_samples}"))
     blocks: list[Block] = [Paragraph(tuple(question))]
     blocks += [Paragraph(one_line(task.description, _TEXT))] * bool(task.description)
@@ -170,9 +175,27 @@ def matters_section(task: Task, importances: Sequence[Importance]) -> Section:
     return Section("What matters", (*_table(head, rows), Paragraph(about)))
 
 
-def samples_section(task: Task, saturation: Saturation, marked: float | None) -> Section:
-    """Return the models of each stage, their expected scores, and where samples saturate."""
+def samples_section(
+    task: Task,
+    saturation: Saturation,
+    marked: float | None,
+    thinking: ThinkingCurves | None = None,
+) -> Section:
+    """Return the models of each stage, their expected scores, and where samples saturate.
+
+    Args:
+        task: The task.
+        saturation: Saturation of samples.
+        marked: Value that is marked in drawings.
+        thinking: Saturation of thinking: each model has one row then, of its chosen effort.
+    """
     margin, order = saturation.margin, [stage.name for stage in task.stages]
+    hidden = [
+        point.curve
+        for curve in (thinking.curves if thinking is not None else ())
+        for point in curve.points
+        if point is not curve.chosen
+    ]
 
     def row(curve: SaturationCurve) -> tuple[Line, ...]:
         name, value, ends = _name(curve.model), math.nan, None
@@ -188,7 +211,8 @@ def samples_section(task: Task, saturation: Saturation, marked: float | None) ->
             str(len(curve.trials)),
         )
 
-    curves = sorted(saturation.curves, key=lambda c: (order.index(c.stage), not c.recommended))
+    shown = [curve for curve in saturation.curves if curve not in hidden]
+    curves = sorted(shown, key=lambda c: (order.index(c.stage), not c.recommended))
     head = ("stage", "model", f"expected {metric_of(task)}", "90 % interval", "samples", "trials")
     about = (
         "Expected with as many samples as the model saturates at, or as the budget allows, the "
@@ -197,6 +221,54 @@ def samples_section(task: Task, saturation: Saturation, marked: float | None) ->
     )
     table = _table(head, list(map(row, curves)), LISTED * len(order))
     return Section("Which model, and how many samples", (*table, Paragraph(about)))
+
+
+def thinking_section(task: Task, thinking: ThinkingCurves, marked: float | None) -> Section:
+    """Return the expected score of each thinking effort, and where thinking saturates."""
+    order = [stage.name for stage in task.stages]
+    curves = sorted(thinking.curves, key=lambda c: (order.index(c.stage), not c.recommended))
+    ended = any(point.ended is not None for curve in curves for point in curve.points)
+    about = (
+        "Expected with as many samples as are best beside each effort within the budget, the "
+        "other stages being as recommended; an effort with - does not fit with one sample."
+    )
+    if ended:
+        about += " Replies that ended inside their thoughts have no answer."
+    blocks: list[Block] = [Paragraph(about)]
+    for curve in curves[:LISTED]:
+        recommended = " (recommended)" * curve.recommended
+        name = Strong(f"{_name(curve.stage)}, {_name(curve.model)}")
+        blocks.append(Paragraph((name, f"{recommended}: {curve.finding}.")))
+        blocks.append(_efforts_table(task, curve, thinking.margin, marked, ended=ended))
+    if (more := len(curves) - LISTED) > 0:
+        text = (
+            f"And {count_text(more, 'model')} more: `summarize(study).thinking` has all of them."
+        )
+        blocks.append(Paragraph(with_code(text)))
+    return Section("How much thinking", tuple(blocks))
+
+
+def _efforts_table(
+    task: Task, curve: ThinkingCurve, margin: float, marked: float | None, *, ended: bool
+) -> Table:
+    """Return the table of a model's efforts, with the share of replies without an answer."""
+
+    def row(point: EffortPoint) -> tuple[Line, ...]:
+        value, ends = (point.value, point.interval) if point.samples else (math.nan, None)
+        share = "-" if point.ended is None else share_text(point.ended)
+        return (
+            (Strong(point.effort), " (recommended)") if point.curve.recommended else point.effort,
+            str(point.samples or "-"),
+            score_text(value, margin) if point.samples else "-",
+            Interval(interval_text(ends, margin), value, ends, marked=marked),
+            amount_text(point.cost),
+            str(len(point.curve.trials)),
+            *([share] if ended else []),
+        )
+
+    head = ["effort", "samples", f"expected {metric_of(task)}", "90 % interval", "cost", "trials"]
+    head += ["ended in thoughts"] * ended
+    return Table(tuple(head), tuple(map(row, curve.points)))
 
 
 def instances_section(

@@ -26,10 +26,12 @@ from optuna_agenttts.report.sections import (
     less_section,
     matters_section,
     samples_section,
+    thinking_section,
     tuned_section,
     use_section,
 )
 from optuna_agenttts.report.text import count_text, duration_text, section_text
+from optuna_agenttts.report.thinking import ThinkingCurves, thinking_of
 from optuna_agenttts.report.trials import states_of, stopped_trials
 from optuna_agenttts.report.view import StudyView
 from optuna_agenttts.study.archive import explaining_outcomes, is_maximized
@@ -37,6 +39,7 @@ from optuna_agenttts.study.rounds import Round, read_rounds
 from optuna_agenttts.study.spending import Spend, read_limit, spend_of
 from optuna_agenttts.support import html
 from optuna_agenttts.support.plain import one_line
+from optuna_agenttts.task.stage import has_efforts
 from optuna_agenttts.task.task import Task
 
 
@@ -62,6 +65,7 @@ class Summary:
         luckiest: Number and value of the complete trial of the search with the best value.
         frontier: What to use for smaller budgets.
         saturation: How scores saturate with samples.
+        thinking: How they saturate with thinking; None if no model has thinking efforts.
         importances: Which settings matter, in order of stage.
         outcomes: Outcomes of instances.
         expenditure: What the search was spent on.
@@ -84,6 +88,7 @@ class Summary:
     luckiest: tuple[int, float] | None
     frontier: Frontier | None
     saturation: Saturation | None
+    thinking: ThinkingCurves | None
     importances: tuple[Importance, ...]
     outcomes: OutcomeTable
     expenditure: Expenditure
@@ -108,7 +113,9 @@ class Summary:
             sections["matters"] = matters_section(task, self.importances)
         if self.saturation is not None:
             marked = found.value if found is not None else None
-            sections["samples"] = samples_section(task, self.saturation, marked)
+            sections["samples"] = samples_section(task, self.saturation, marked, self.thinking)
+            if self.thinking is not None:
+                sections["thinking"] = thinking_section(task, self.thinking, marked)
         if self.outcomes.instances:
             sections["instances"] = instances_section(task, self.outcomes, margin)
         sections["cost"] = cost_section(self.spend, self.expenditure)
@@ -181,6 +188,7 @@ def summary_of(view: StudyView, *, brief: bool = False) -> Summary:
     several = len(study.directions) > 1
     maximize = None if several else is_maximized(study.directions)
     recommendation = frontier = saturation = None
+    thinking = None
     importances: tuple[Importance, ...] = ()
     without = "Too few trials are complete to recommend an allocation." if brief else ""
     try:
@@ -188,6 +196,7 @@ def summary_of(view: StudyView, *, brief: bool = False) -> Summary:
             raise NoEvidenceError(without)
         recommendation, frontier = view.recommendation, view.frontier
         saturation, importances = view.get(saturation_of), view.get(importances_of)
+        thinking = view.get(thinking_of) if has_efforts(task.stages) else None
     except (NoEvidenceError, NoTaskError) as error:
         without = str(error)
     attributes = study._storage.get_study_system_attrs(study._study_id)
@@ -221,6 +230,7 @@ def summary_of(view: StudyView, *, brief: bool = False) -> Summary:
         luckiest=None if several else luckiest,
         frontier=frontier,
         saturation=saturation,
+        thinking=thinking,
         importances=importances,
         outcomes=outcomes,
         expenditure=view.get(expenditure_of),

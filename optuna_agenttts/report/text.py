@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from optuna_agenttts.report.document import Bullets, Line, Section, Table, words
 from optuna_agenttts.support.plain import amount_text, one_line
 from optuna_agenttts.task.allocation import Allocation
+from optuna_agenttts.task.stage import Stage
 from optuna_agenttts.task.task import Task
 
 _MAX_NAME = 300
@@ -41,6 +42,16 @@ def settings(allocation: Allocation) -> list[tuple[str, str]]:
         (one_line(stage, _MAX_NAME), f"{setting.samples} x {one_line(setting.model, _MAX_NAME)}")
         for stage, setting in allocation.items()
     ]
+
+
+def models_of(stage: Stage) -> list[str]:
+    """Return the names of a stage's models, with their efforts, such as "m (off, low, high)"."""
+    names: dict[str, list[str]] = {}
+    for model in stage.models:
+        thinking = model.thinking
+        efforts = names.setdefault(model.name if thinking is None else thinking.model, [])
+        efforts += [] if thinking is None else [thinking.brief_label]
+    return [f"{name} ({', '.join(each)})" if each else name for name, each in names.items()]
 
 
 def score_text(score: float, margin: float = 0.0) -> str:

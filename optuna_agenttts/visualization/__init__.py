@@ -11,6 +11,7 @@ from optuna_agenttts.visualization.outcomes import plot_outcomes
 from optuna_agenttts.visualization.saturation import plot_saturation
 from optuna_agenttts.visualization.search import plot_search
 from optuna_agenttts.visualization.spend import plot_spend
+from optuna_agenttts.visualization.thinking import plot_thinking
 
 __all__ = [
     "plot_allocation_map",
@@ -20,4 +21,5 @@ __all__ = [
     "plot_saturation",
     "plot_search",
     "plot_spend",
+    "plot_thinking",
 ]

@@ -26,6 +26,7 @@ from optuna_agenttts.visualization.style import (
     RECOMMENDED,
     ROW_TITLES,
     Mark,
+    bar_marker,
     beyond_limits,
     brief,
     escape,
@@ -41,6 +42,7 @@ from optuna_agenttts.visualization.style import (
     place_legend,
     setting_text,
     short_names,
+    trial_marker,
     value_limits,
     value_title,
 )
@@ -212,7 +214,7 @@ def _traces(view: StudyView, curve: SaturationCurve, mark: Mark, last: int) -> l
     for part, note, look in (
         (within, "", {"mode": "lines", "line": {"width": width}}),
         (beyond, beyond_limits(view), {"mode": "lines", "line": {"width": 1}, "opacity": 0.5}),
-        (bar, "saturates here", {"mode": "markers", "marker": _bar(mark.color)}),
+        (bar, "saturates here", {"mode": "markers", "marker": bar_marker(mark.color)}),
     ):
         if part:
             trace = go.Scatter(
@@ -226,7 +228,7 @@ def _traces(view: StudyView, curve: SaturationCurve, mark: Mark, last: int) -> l
     for alike in (False, True):
         if trials := [trial for trial in curve.trials if trial.alike == alike]:
             traces.append(_trial_trace(view, curve, trials).update(common))
-            traces[-1].marker = _point(mark, alike=alike)
+            traces[-1].marker = trial_marker(mark, alike=alike)
     return traces
 
 
@@ -282,22 +284,6 @@ def _shown(curve: SaturationCurve, last: int) -> list[int]:
     return shown
 
 
-def _bar(color: str, size: int = 22) -> dict[str, Any]:
-    """Return the marker of the number of samples at which a curve saturates."""
-    return {"symbol": "line-ns", "size": size, "line": {"color": color, "width": 3}}
-
-
-def _point(mark: Mark, *, alike: bool) -> dict[str, Any]:
-    """Return the marker of a trial."""
-    symbol = mark.symbol if alike else f"{mark.symbol}-open"
-    return {
-        "symbol": symbol,
-        "color": mark.color,
-        "size": 8 if alike else 6,
-        "opacity": 0.9 if alike else 0.35,
-    }
-
-
 def _add_legend(
     figure: Figure, view: StudyView, models: Mapping[str, Mark], *, others: bool
 ) -> None:
@@ -305,9 +291,9 @@ def _add_legend(
     gray = Mark(GRAY, "circle", "solid")
     for name, marker in (
         ("recommended", {**RECOMMENDED, "size": 12}),
-        ("saturates", _bar(GRAY, 10)),
-        ("trial, rest as recommended", _point(gray, alike=True)),
-        ("other trial", _point(gray, alike=False)),
+        ("saturates", bar_marker(GRAY, 10)),
+        ("trial, rest as recommended", trial_marker(gray, alike=True)),
+        ("other trial", trial_marker(gray, alike=False)),
         ("90 % interval", {"symbol": "square", "size": 12, "color": gray.transparent(0.2)}),
     ):
         figure.add_trace(legend_entry(name, mode="markers", marker=marker))

@@ -342,6 +342,22 @@ def legend_entry(name: str, **look: Any) -> Any:
     return graph_objects().Scatter(x=[None], y=[None], name=name, hoverinfo="skip", **look)
 
 
+def bar_marker(color: str, size: int = 22) -> dict[str, Any]:
+    """Return the marker of where a curve saturates."""
+    return {"symbol": "line-ns", "size": size, "line": {"color": color, "width": 3}}
+
+
+def trial_marker(mark: Mark, *, alike: bool) -> dict[str, Any]:
+    """Return the marker of a trial."""
+    symbol = mark.symbol if alike else f"{mark.symbol}-open"
+    return {
+        "symbol": symbol,
+        "color": mark.color,
+        "size": 8 if alike else 6,
+        "opacity": 0.9 if alike else 0.35,
+    }
+
+
 def with_unit(name: str, unit: str) -> str:
     """Return the title of an axis with its unit in parentheses, as plain text."""
     return f"{name} ({unit})" if unit else name

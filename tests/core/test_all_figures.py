@@ -20,7 +20,7 @@ from optuna_agenttts import (
     visualization,
 )
 from optuna_agenttts.report.view import StudyView
-from optuna_agenttts.visualization.figures import FIGURES
+from optuna_agenttts.visualization.figures import ALL_FIGURES, FIGURES
 
 HOSTILE = (
     "<img src=x onerror=alert(1)>",
@@ -138,7 +138,7 @@ def test_a_study_without_trials_says_so(name):
 
 
 def test_each_figure_has_a_public_function(views):
-    names = {f"plot_{name.replace('-', '_')}" for name in FIGURES}
+    names = {f"plot_{name.replace('-', '_')}" for name in ALL_FIGURES}
     assert names == set(visualization.__all__)
     for name, make in FIGURES.items():
         plot = getattr(visualization, f"plot_{name.replace('-', '_')}")

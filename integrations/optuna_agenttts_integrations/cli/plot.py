@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from optuna_agenttts import AgentTTSError
 from optuna_agenttts.report.view import StudyView
 from optuna_agenttts.support.plain import one_line
-from optuna_agenttts.visualization.figures import FIGURES
+from optuna_agenttts.visualization.figures import ALL_FIGURES
 from optuna_agenttts_integrations.cli.parser import COMMANDS, Commands, add_command
 from optuna_agenttts_integrations.cli.storages import add_study_arguments, open_study
 
@@ -32,7 +32,7 @@ def add_plot(commands: Commands) -> None:
         "The study's storage is only read. Figures need Plotly, and pictures also kaleido and "
         "Chrome or Chromium: pip install 'optuna-agenttts[plot]'.",
     )
-    plot.add_argument("name", choices=FIGURES, metavar="NAME", help=", ".join(FIGURES))
+    plot.add_argument("name", choices=ALL_FIGURES, metavar="NAME", help=", ".join(ALL_FIGURES))
     add_study_arguments(plot)
     plot.add_argument(
         "-o",
@@ -63,7 +63,7 @@ def _plot(options: argparse.Namespace) -> int:
     for side in ("width", "height"):
         if getattr(options, side) < 1:
             raise AgentTTSError(f"`--{side}` must be positive, got {getattr(options, side)}.")
-    figure = FIGURES[options.name](StudyView(open_study(options.storage, options.study)))
+    figure = ALL_FIGURES[options.name](StudyView(open_study(options.storage, options.study)))
     if kind == "html":
         # Plotly is part of the page, so that it needs no network.
         figure.write_html(path, include_plotlyjs=True)

@@ -1,0 +1,318 @@
+"""Figure of thinking efforts: score over the tokens of a sample, for each stage and model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from optuna.study import Study
+
+from optuna_agenttts.exceptions import NoEvidenceError
+from optuna_agenttts.report.text import score_text, share_text
+from optuna_agenttts.report.thinking import EffortPoint, ThinkingCurve, ThinkingCurves, thinking_of
+from optuna_agenttts.report.tried import numbers_shown
+from optuna_agenttts.report.view import StudyView
+from optuna_agenttts.support.plain import amount_text
+from optuna_agenttts.task.task import Task
+from optuna_agenttts.visualization.style import (
+    GRAY,
+    RECOMMENDED,
+    ROW_TITLES,
+    Mark,
+    bar_marker,
+    brief,
+    escape,
+    graph_objects,
+    interval_text,
+    legend_entry,
+    lines,
+    log_axis,
+    mark,
+    metric_text,
+    new_figure,
+    panels,
+    place_legend,
+    setting_text,
+    short_names,
+    trial_marker,
+    value_limits,
+    value_title,
+)
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+_LINES = 3
+"""Findings below the title. Chosen by hand."""
+_LEAST = 3
+"""Trials from which on saturation is stated. Chosen by hand."""
+_TITLES = 36
+"""Characters of the stages' names below a row of panels, which must not overlap. Chosen by
+hand."""
+_MARGIN, _APART = 1.2, 0.12
+"""Space beside the least and the most tokens, as a ratio, and between ticks, as a share of the
+axis. Chosen by hand."""
+_ALIKE = "as many samples as recommended, also over the budget"
+
+
+def plot_thinking(study: Study, task: Task | None = None) -> Figure:
+    """Plot the expected score over the thinking effort, for each stage and model.
+
+    Each stage has a panel, in which the other stages are as recommended. A line is the expected
+    score of a model with the samples that are best beside each effort within the budget, with its
+    central 90 % interval as a band. A bar across it marks the effort beyond which more thinking
+    gains next to nothing. A thin line shows the recommended model with as many samples as
+    recommended, also over the budget. Points are trials: filled ones have the recommended settings
+    in all other stages. Efforts are placed by the mean length of a sample with its thoughts.
+
+    Args:
+        study: A study of one objective, of any sampler.
+        task: Task that it tunes. Default: the one registered on the study, else one recognized
+            from the names of its parameters.
+
+    Returns:
+        The figure.
+
+    Raises:
+        AgentTTSError: Plotly is not installed.
+        NoTaskError: The study has no task, or several objectives.
+        NoEvidenceError: No model has several thinking efforts, no trial is complete, or none meets
+            the constraints of the study.
+    """
+    return figure_of_thinking(StudyView(study, task))
+
+
+def figure_of_thinking(view: StudyView) -> Figure:
+    """Return the figure of a study; see `plot_thinking`."""
+    found = view.get(thinking_of)
+    if not found.curves:
+        raise NoEvidenceError(
+            f"No model of task {view.task.name!r} has several thinking efforts: see `efforts` and "
+            "`Stage.thinking`."
+        )
+    stages = list(dict.fromkeys(curve.stage for curve in found.curves))
+    names = dict.fromkeys(curve.model for curve in found.curves)
+    marks = {name: mark(position) for position, name in enumerate(names)}
+    rows, columns = panels(len(stages))
+    figure = new_figure(
+        f"Expected {metric_text(view.task)} by thinking effort",
+        *_findings(view, found),
+        rows=rows,
+        columns=columns,
+        row_gap=ROW_TITLES if rows > 1 else 0.0,
+    )
+    for position, stage in enumerate(stages):
+        place = {"row": position // columns + 1, "col": position % columns + 1}
+        curves = [curve for curve in found.curves if curve.stage == stage]
+        for curve in sorted(curves, key=lambda curve: curve.recommended):
+            for trace in _traces(view, curve, marks[curve.model]):
+                figure.add_trace(trace, **place)
+        star = _star(view, stage)
+        figure.add_trace(star, **place)
+        tokens = [*star.x, *(point.tokens for curve in curves for point in curve.points)]
+        figure.update_xaxes(
+            title_text=lines(
+                [f"thinking of {brief(stage, _TITLES // columns)}, tokens of a sample"]
+            ),
+            **_axis(tokens, next((c for c in curves if c.recommended), curves[0])),
+            **place,
+        )
+        if position:
+            figure.update_yaxes(matches="y", **place)
+    figure.update_yaxes(**value_limits(view))
+    # The titles of several rows would overlap.
+    figure.update_yaxes(title_text=value_title(view, expected=True), row=rows, col=1)
+    for column in range(2, columns + 1):
+        figure.update_yaxes(showticklabels=False, col=column)
+    _add_legend(figure, marks)
+    return figure
+
+
+def _axis(tokens: Sequence[float], curve: ThinkingCurve) -> dict[str, Any]:
+    """Return the axis of a stage, with ticks at the efforts of a model.
+
+    Args:
+        tokens: All lengths of samples in the panel.
+        curve: The curve of the model.
+    """
+    axis = log_axis(min(tokens) / _MARGIN, max(tokens) * _MARGIN)
+    width = axis["range"][1] - axis["range"][0]
+    ticks: dict[float, str] = {}
+    for point in curve.points:
+        place = math.log10(point.tokens)
+        if all(abs(place - math.log10(other)) > _APART * width for other in ticks):
+            ticks[point.tokens] = f"{escape(point.effort)}<br>{amount_text(point.tokens)}"
+    return {**axis, "tickvals": list(ticks), "ticktext": list(ticks.values()), "tickangle": 0}
+
+
+def _findings(view: StudyView, found: ThinkingCurves) -> list[str]:
+    """Describe where thinking of the recommended models saturates."""
+    if view.recommendation.trials < _LEAST:
+        return ["Too few trials to tell how much thinking pays"]
+    if not view.candidates.scale.informative:
+        return ["All scores are equal: they do not tell how much thinking pays"]
+    chosen = [curve for curve in found.curves if curve.recommended]
+    return [f"{brief(c.stage)}, {brief(c.model)}: {c.finding}" for c in chosen[:_LINES]]
+
+
+def _traces(view: StudyView, curve: ThinkingCurve, look: Mark) -> list[Any]:
+    """Return the band, lines, bar and trials of a curve."""
+    go, common = graph_objects(), {"legendgroup": curve.model, "showlegend": False}
+    within = [point for point in curve.points if point.samples]
+    traces = []
+    ends = [(point.tokens, *point.interval) for point in within if point.interval]
+    if ends:
+        area = [(x, high) for x, _, high in ends] + [(x, low) for x, low, _ in reversed(ends)]
+        traces.append(
+            go.Scatter(
+                x=[x for x, _ in area],
+                y=[end for _, end in area],
+                fill="toself",
+                fillcolor=look.transparent(0.18 if curve.recommended else 0.05),
+                mode="lines",
+                line={"width": 0},
+                hoverinfo="skip",
+                **common,
+            )
+        )
+    line = {"color": look.color, "dash": look.dash}
+    if curve.recommended:
+        thin = go.Scatter(
+            x=[point.tokens for point in curve.points],
+            y=[point.value_alike for point in curve.points],
+            mode="lines+markers",
+            line={"color": look.color, "width": 1},
+            marker={"color": look.color, "symbol": f"{look.symbol}-open", "size": 5},
+            opacity=0.6,
+            **_hover(view, curve, list(curve.points), alike=True),
+            **common,
+        )
+        traces.append(thin)
+    shown = within or list(curve.points)
+    traces.append(
+        go.Scatter(
+            x=[point.tokens for point in shown],
+            y=[point.value for point in shown],
+            mode="lines+markers" if within else "markers",
+            line={**line, "width": 3 if curve.recommended else 1.8},
+            marker={"color": look.color, "symbol": look.symbol, "size": 7},
+            opacity=1.0 if within else 0.4,
+            **_hover(view, curve, shown),
+            **common,
+        )
+    )
+    known = view.recommendation.trials >= _LEAST and view.candidates.scale.informative
+    if known and curve.saturates_at is not None and curve.points[curve.saturates_at] != within[-1]:
+        at = curve.points[curve.saturates_at]
+        bar = {"mode": "markers", "marker": bar_marker(look.color), "hoverinfo": "skip"}
+        traces.append(go.Scatter(x=[at.tokens], y=[at.value], **bar, **common))
+    for alike in (False, True):
+        if (trace := _trials(view, curve, alike=alike)) is not None:
+            traces.append(trace.update(common))
+            traces[-1].marker = trial_marker(look, alike=alike)
+    return traces
+
+
+def _hover(
+    view: StudyView, curve: ThinkingCurve, points: list[EffortPoint], *, alike: bool = False
+) -> dict[str, Any]:
+    """Return the hover texts of some points of a curve."""
+    margin, unit = view.recommendation.margin, view.task.cost_model.unit
+    recommended = view.recommendation.allocation[curve.stage].samples
+    texts = []
+    for point in points:
+        samples = recommended if alike else max(point.samples, 1)
+        value, cost = (point.value_alike, point.cost_alike) if alike else (point.value, point.cost)
+        over = cost > view.task.budget
+        texts.append(
+            lines(
+                [
+                    setting_text(curve.stage, point.choice),
+                    f"{amount_text(point.tokens, 'tokens')} a sample, samples: {samples}",
+                    f"expected {metric_text(view.task)}: {score_text(value, margin)}",
+                    "" if alike else interval_text(point.interval, margin),
+                    f"cost per instance: {amount_text(cost, unit)}{' (over the budget)' * over}",
+                    *ended_text(point),
+                ]
+            )
+        )
+    return {"hovertext": texts, "hoverinfo": "text"}
+
+
+def ended_text(point: EffortPoint) -> list[str]:
+    """Return the share of replies that ended inside their thoughts as a line, if it is known."""
+    if point.ended is None:
+        return []
+    return [f"{share_text(point.ended)} of replies ended inside their thoughts"]
+
+
+def _trials(view: StudyView, curve: ThinkingCurve, *, alike: bool) -> Any | None:
+    """Return the points of the trials of a curve; None if there are none."""
+    margin, shown = view.recommendation.margin, view.get(numbers_shown)
+    trials = [
+        (point, trial)
+        for point in curve.points
+        for trial in point.curve.trials
+        if trial.alike == alike and (alike or trial.number in shown)
+    ]
+    if not trials:
+        return None
+    metric = metric_text(view.task)
+    return graph_objects().Scatter(
+        x=[point.tokens for point, _ in trials],
+        y=[trial.value for _, trial in trials],
+        mode="markers",
+        hovertext=[
+            lines(
+                [
+                    f"trial {trial.number}: {metric} {score_text(trial.value, margin)}",
+                    f"{setting_text(curve.stage, point.choice)}, samples: {trial.samples}",
+                ]
+            )
+            for point, trial in trials
+        ],
+        hoverinfo="text",
+    )
+
+
+def _star(view: StudyView, stage: str) -> Any:
+    """Return the point of the recommended allocation in a stage."""
+    best = view.recommendation
+    setting = best.allocation[stage]
+    own = next(each for each in view.task.stages if each.name == stage)
+    model = next(model for model in own.models if model.name == setting.model)
+    return graph_objects().Scatter(
+        x=[own.sample_tokens(model)],
+        y=[best.value],
+        mode="markers",
+        marker=RECOMMENDED,
+        hovertext=lines(["recommended", f"{stage}: {setting.samples} × {setting.model}"]),
+        hoverinfo="text",
+        showlegend=False,
+    )
+
+
+def _add_legend(figure: Figure, marks: Mapping[str, Mark]) -> None:
+    """Add the legend: what symbols mean, and models."""
+    gray = Mark(GRAY, "circle", "solid")
+    for name, marker in (
+        ("recommended", {**RECOMMENDED, "size": 12}),
+        ("saturates", bar_marker(GRAY, 10)),
+        ("trial, rest as recommended", trial_marker(gray, alike=True)),
+        ("other trial", trial_marker(gray, alike=False)),
+        ("90 % interval", {"symbol": "square", "size": 12, "color": gray.transparent(0.2)}),
+    ):
+        figure.add_trace(legend_entry(name, mode="markers", marker=marker))
+    thin = {"color": GRAY, "width": 1}
+    figure.add_trace(legend_entry(_ALIKE, mode="lines", line=thin))
+    names = short_names(list(marks))
+    for model, look in marks.items():
+        line = {"color": look.color, "dash": look.dash, "width": 2}
+        marker = {"color": look.color, "symbol": look.symbol, "size": 8}
+        figure.add_trace(
+            legend_entry(
+                names[model], mode="lines+markers", line=line, marker=marker, legendgroup=model
+            )
+        )
+    place_legend(figure)

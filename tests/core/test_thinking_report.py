@@ -1,0 +1,271 @@
+"""Reports of tasks whose models have thinking efforts: curves, sections, figures."""
+
+import json
+import math
+import re
+
+import numpy as np
+import optuna
+import pytest
+from optuna.trial import TrialState
+from study_cases import draw_outcomes, trial_of
+
+from optuna_agenttts import (
+    Model,
+    NoEvidenceError,
+    Stage,
+    Task,
+    efforts,
+    recommend,
+    storage,
+    summarize,
+)
+from optuna_agenttts.explanation.graphs import figure_names
+from optuna_agenttts.explanation.note import note
+from optuna_agenttts.explanation.webpage import web_page
+from optuna_agenttts.report.saturation import saturation_of
+from optuna_agenttts.report.thinking import thinking_of
+from optuna_agenttts.report.view import StudyView
+from optuna_agenttts.visualization import plot_thinking
+from optuna_agenttts.visualization.figures import EFFORT_FIGURES, FIGURES
+
+SMALL, LARGE = "org/model-8B", "org/model-32B"
+HOSTILE = "<img src=x onerror=alert(1)> | %{hostile} `b`\n$x$"
+
+
+def make_task(small=SMALL, **options):
+    """Return a task of two stages: two models at three efforts, and one that cannot think."""
+    models = [
+        *efforts(Model(small, parameters=8e9), off={"a": 0}, low={"a": 1}, high={"a": 2}),
+        *efforts(Model(LARGE, parameters=32e9), off={"a": 0}, low={"a": 1}, high={"a": 2}),
+        Model("plain-3B", parameters=3e9),
+    ]
+    stages = [
+        Stage(name, models=models, prompt_tokens=500, generation_tokens=100, max_samples=16)
+        for name in ("retrieve", "answer")
+    ]
+    task = {"name": "thinking", "budget": 800, "metric": "F1", "metric_range": (0, 1)}
+    return Task(stages=stages, **{**task, **options})
+
+
+TASK = make_task()
+
+
+def rate(task, allocation):
+    """Return a rate that gains in the second stage from low thinking, but no more from high."""
+    logit = -0.9
+    for position, (stage, (name, samples)) in enumerate(zip(task.stages, allocation.values())):
+        model = next(model for model in stage.models if model.name == name)
+        thinks = model.thinking is not None and model.thinking.tokens > 0
+        logit += 0.2 * math.log(model.parameters / 8e9) + 0.2 * math.log(min(samples, 4))
+        logit += 1.3 * thinks * position
+    return 1 / (1 + math.exp(-logit))
+
+
+def study_of_efforts(task, *, ended=True, instances=60, direction="maximize"):
+    """Return a study with each choice of each stage, and the replies that ended in thoughts."""
+    rng = np.random.default_rng(0)
+    large = 4
+    chosen = [(m, 2, large, 3) for m in range(7)] + [(0, 4, m, 3) for m in range(7)]
+    chosen += [(0, 4, 4, 4), (1, 4, 4, 4), (4, 2, 1, 8), (4, 4, 1, 4)]
+    allocations = [
+        task.allocation(task.feasible.project([(a, n), (b, m)]))
+        for a, n, b, m in chosen
+        if task.feasible.fits([(a, 1), (b, 1)])
+    ]
+    rates = [rate(task, allocation) for allocation in allocations]
+    study = optuna.create_study(direction=direction)
+    for allocation, outcomes in zip(allocations, draw_outcomes(rng, rates, instances)):
+        facts = {
+            stage: [31 if ", high" in model else 0, 100]
+            for stage, (model, _) in allocation.items()
+            if ", " in model
+        }
+        trial = trial_of(
+            task,
+            allocation,
+            float(outcomes.mean()),
+            intermediate_values=dict(enumerate(outcomes.tolist())),
+            system_attrs={storage.ENDED: facts} if ended else {},
+        )
+        study.add_trial(trial)
+    return study
+
+
+@pytest.fixture(scope="module")
+def view():
+    return StudyView(study_of_efforts(TASK), TASK)
+
+
+def test_curves_contain_the_recommendation(view):
+    """At the recommended effort, value, interval and cost are those of `recommend`."""
+    found = recommend(view.study, TASK)
+    chosen = [c.chosen for c in thinking_of(view).curves if c.recommended]
+    assert len(chosen) == 2
+    for point, (model, samples) in zip(chosen, found.allocation.values()):
+        assert (point.choice, point.samples) == (model, samples)
+        assert point.value == point.value_alike == pytest.approx(found.value)
+        assert point.interval == pytest.approx(found.interval)
+        assert point.cost == point.cost_alike == pytest.approx(found.cost)
+
+
+def test_curves_have_all_efforts_in_order(view):
+    """Two stages of two models at three efforts; the model that cannot think has no curve."""
+    curves = thinking_of(view).curves
+    assert [(c.stage, c.model) for c in curves] == [
+        (stage, model) for stage in ("retrieve", "answer") for model in (SMALL, LARGE)
+    ]
+    for curve in curves:
+        assert [point.effort for point in curve.points] == ["off", "low", "high"]
+        assert [point.tokens for point in curve.points] == [100, 612, 8292]
+    trials = [point.curve.trials for curve in curves for point in curve.points]
+    plain = [c.trials for c in saturation_of(view).curves if c.model == "plain-3B"]
+    assert sum(map(len, trials)) + sum(map(len, plain)) == 2 * len(view.trials)
+
+
+def test_each_effort_has_its_best_samples_within_the_budget(view):
+    """None within the budget has a better expected value, and those over it have none."""
+    for curve in thinking_of(view).curves:
+        for point in curve.points:
+            own = point.curve
+            within = [v for n, v in zip(own.samples, own.values) if n <= own.affordable]
+            assert bool(point.samples) == bool(within)
+            if not own.recommended and within:
+                assert point.value == max(within)
+            assert (point.cost <= TASK.budget * (1 + 1e-9)) == bool(within)
+
+
+def test_saturation_follows_from_its_definition(view):
+    """It is the least effort beyond which more thinking gains at most the margin."""
+    found = thinking_of(view)
+    for curve in found.curves:
+        within = [i for i, point in enumerate(curve.points) if point.samples]
+        values = [curve.points[i].value for i in within]
+        gains = [max(values[i:]) - value for i, value in enumerate(values)]
+        first = next(i for i, gain in enumerate(gains) if gain <= found.margin)
+        assert curve.saturates_at == within[first]
+        assert curve.gain == pytest.approx(gains[first])
+        low, high = curve.saturates_between
+        assert low <= curve.saturates_at <= high
+        loss = values[first] - values[-1]
+        assert curve.loss == (pytest.approx(loss) if loss > found.margin else 0)
+
+
+def test_a_stage_that_gains_by_thinking_is_told_from_one_that_does_not(view):
+    """In words, as figures and sections say it."""
+    findings = {c.stage: c.finding for c in thinking_of(view).curves if c.recommended}
+    assert findings["retrieve"].startswith("gains nothing by thinking")
+    assert "low" in findings["answer"].partition("(")[0]
+
+
+def test_shares_of_replies_without_an_answer_add_up_over_trials(view):
+    points = [point for curve in thinking_of(view).curves for point in curve.points]
+    for point in points:
+        expected = 0.31 if point.effort == "high" else 0.0
+        assert point.ended == (expected if point.curve.trials else None)
+    text = str(summarize(view.study, TASK))
+    assert "ended in thoughts" in text
+    assert " 31 %" in text
+    silent = StudyView(study_of_efforts(TASK, ended=False), TASK)
+    assert all(p.ended is None for c in thinking_of(silent).curves for p in c.points)
+    assert "ended in thoughts" not in str(summarize(silent.study, TASK))
+
+
+def test_odd_reports_are_left_out():
+    """Attributes may be written by anyone."""
+    study = study_of_efforts(TASK, ended=False)
+    for trial, value in zip(study.trials, [3, [], {"answer": 1}, {"answer": ["a", 2]}, {"x": 1}]):
+        study._storage._get_trial(trial._trial_id).system_attrs[storage.ENDED] = value
+    curves = thinking_of(StudyView(study, TASK)).curves
+    assert all(point.ended is None for curve in curves for point in curve.points)
+
+
+def test_minimized_scores_have_the_same_curves():
+    """With values and their range reflected."""
+    study = study_of_efforts(TASK)
+    task = make_task(metric_range=(-1, 0))
+    mirrored = optuna.create_study(direction="minimize")
+    for trial in study.trials:
+        steps = {step: -value for step, value in trial.intermediate_values.items()}
+        mirrored.add_trial(
+            optuna.trial.create_trial(
+                params=trial.params,
+                distributions=trial.distributions,
+                value=-trial.value,
+                intermediate_values=steps,
+                state=TrialState.COMPLETE,
+            )
+        )
+    ours, theirs = (
+        thinking_of(StudyView(s, t)).curves for s, t in ((study, TASK), (mirrored, task))
+    )
+    for one, other in zip(ours, theirs):
+        assert (one.finding, one.recommended) == (other.finding, other.recommended)
+        assert [p.samples for p in one.points] == [p.samples for p in other.points]
+        assert [p.value for p in one.points] == pytest.approx([-p.value for p in other.points])
+
+
+def test_sections_name_each_model_once(view):
+    """The table of samples has the chosen effort, and the section on thinking the others."""
+    summary = summarize(view.study, TASK)
+    text = str(summary)
+    assert "Which model, at which thinking effort, and how many samples" in text
+    assert f"{SMALL} (off, low, high)" in text
+    section = text.partition("Which model, and how many")[2].partition("How much thinking")[0]
+    for stage in TASK.stages:
+        lines = [line for line in section.splitlines() if line.strip().startswith(stage.name)]
+        assert sum(LARGE in line for line in lines) == sum(SMALL in line for line in lines) == 1
+    shown = text.partition("How much thinking")[2].partition("Which instances")[0]
+    assert max(map(len, shown.splitlines())) < 99
+
+
+def test_other_tasks_have_nothing_of_it():
+    """No section, and no figure: the names of figures are those of all tasks."""
+    models = [Model("m-1B", parameters=1e9), Model("m-8B", parameters=8e9)]
+    stage = Stage("answer", models=models, prompt_tokens=100, generation_tokens=50, max_samples=8)
+    task = Task(name="plain", stages=[stage])
+    study = optuna.create_study(direction="maximize")
+    study.add_trials([trial_of(task, {"answer": ("m-1B", n)}, 0.1 * n) for n in (1, 2, 3)])
+    summary = summarize(study, task)
+    assert summary.thinking is None
+    assert "think" not in str(summary)
+    assert figure_names(task) == tuple(FIGURES)
+    assert set(figure_names(TASK)) == {*FIGURES, *EFFORT_FIGURES}
+    with pytest.raises(NoEvidenceError, match="several thinking efforts"):
+        plot_thinking(study, task)
+
+
+def test_figures_show_every_effort_and_trial(view):
+    """Lines have the points of the curves, and the filled points are the trials alike."""
+    figure, found = plot_thinking(view.study, TASK), thinking_of(view)
+    drawn = [list(zip(trace.x, trace.y)) for trace in figure.data if trace.mode == "lines+markers"]
+    for curve in found.curves:
+        within = [(point.tokens, point.value) for point in curve.points if point.samples]
+        assert within in drawn
+    words = " ".join(str(text) for trace in figure.data for text in np.ravel(trace.hovertext))
+    assert "31 % of replies ended inside their thoughts" in words
+    for curve in found.curves:
+        assert not curve.recommended or curve.finding in figure.layout.title.subtitle.text.replace(
+            "<br>", " "
+        )
+
+
+def test_names_are_shown_as_they_are():
+    """Figures, notes and pages of hostile names contain no markup of theirs."""
+    task = make_task(HOSTILE)
+    study = study_of_efforts(task)
+    figure = plot_thinking(study, task)
+    assert "<img" not in figure.to_html(include_plotlyjs=False)
+    assert "%{hostile}" not in json.dumps([t.hovertemplate for t in figure.data])
+    assert not re.search(r"(?<!\\)<img", note(summarize(study, task)))
+    page = web_page(StudyView(study, task), {})
+    assert "<img" not in page
+    assert "How much thinking" in page
+
+
+def test_too_few_trials_say_so():
+    study = optuna.create_study(direction="maximize")
+    study.add_trial(trial_of(TASK, TASK.allocation([(0, 1), (0, 1)]), 0.5))
+    assert "Too few trials" in plot_thinking(study, TASK).layout.title.subtitle.text
+    with pytest.raises(NoEvidenceError):
+        plot_thinking(optuna.create_study(direction="maximize"), TASK)
