@@ -9,6 +9,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial
 
 from optuna_agenttts import storage
+from optuna_agenttts.planner.evidence import Choices
 from optuna_agenttts.report.frames import to_frame
 from optuna_agenttts.report.trials import STATE_NAMES, value_of
 from optuna_agenttts.study.rounds import guidelines
@@ -16,6 +17,7 @@ from optuna_agenttts.study.spending import stated_spend
 from optuna_agenttts.study.stopped import outcomes_of
 from optuna_agenttts.study.tasks import find_task
 from optuna_agenttts.task.parameters import parameters_of, read_choices
+from optuna_agenttts.task.stage import Stage, has_efforts
 from optuna_agenttts.task.task import Task
 
 if TYPE_CHECKING:
@@ -35,6 +37,8 @@ def trials_dataframe(study: Study, task: Task | None = None) -> DataFrame:
     - ``number``, ``state`` and ``value``, that of a pruned trial being the mean of what it saw; or
       ``value 0``, ``value 1``, ... if the study has several objectives;
     - the parameters, those of the task first, by their names in Optuna;
+    - ``<stage>.base_model`` and ``<stage>.thinking``, the model and its thinking effort, such as
+      "off", "low" or "1024", of stages whose models have efforts;
     - ``cost`` of the allocation for one instance, and ``spend`` of the trial over all its
       instances, as far as it was reported: both exact, in units of the task's cost model;
     - ``instances``: number of outcomes that the trial reported;
@@ -62,6 +66,11 @@ def trial_rows(study: Study, task: Task | None = None) -> tuple[list[str], list[
     values = ["value"] if several == 1 else [f"value {i}" for i in range(several)]
     ours = list(parameters_of(task)) if task is not None else []
     params = dict.fromkeys([*ours, *(name for trial in trials for name in trial.params)])
+    params |= dict.fromkeys(
+        column
+        for stage in (task.stages if task is not None else ())
+        for column in _effort_columns(stage)
+    )
     facts = ("cost", "spend", "instances", "origin", "reason", "confirms", "start", "seconds")
     rows = [_row(trial, task, several=several > 1) for trial in trials]
     others = [name for row in rows for name in row]
@@ -87,6 +96,7 @@ def _row(trial: FrozenTrial, task: Task | None, *, several: bool) -> dict[str, A
         "state": STATE_NAMES[trial.state],
         **values,
         **trial.params,
+        **(_efforts(task, choices) if task is not None and choices else {}),
         "cost": task.feasible.cost(choices) if task is not None and choices else None,
         "spend": stated_spend(trial),
         "instances": len(outcomes_of(trial)),
@@ -96,6 +106,22 @@ def _row(trial: FrozenTrial, task: Task | None, *, several: bool) -> dict[str, A
         "start": trial.datetime_start,
         "seconds": trial.duration.total_seconds() if trial.duration is not None else None,
     }
+
+
+def _effort_columns(stage: Stage) -> tuple[str, ...]:
+    """Return the columns of a stage's model and effort; none if its models have no efforts."""
+    return (f"{stage.name}.base_model", f"{stage.name}.thinking") if has_efforts([stage]) else ()
+
+
+def _efforts(task: Task, choices: Choices) -> dict[str, Any]:
+    """Return model and effort of each stage whose models have efforts."""
+    values: dict[str, Any] = {}
+    for stage, (position, _) in zip(task.stages, choices):
+        model = stage.models[position]
+        thinking = model.thinking
+        pair = (model.name, "") if thinking is None else (thinking.model, thinking.brief_label)
+        values |= zip(_effort_columns(stage), pair)
+    return values
 
 
 def rounds_dataframe(study: Study) -> DataFrame:

@@ -32,6 +32,7 @@ from optuna_agenttts.study.tasks import find_task
 from optuna_agenttts.support.plain import one_line
 from optuna_agenttts.task.parameters import read_choices
 from optuna_agenttts.task.task import Task
+from optuna_agenttts.task.thinking import brief_choice
 
 _WIDTH = 8
 """Width of a column of numbers, in characters. Chosen by hand."""
@@ -176,7 +177,9 @@ class _Columns:
         assert self.task is not None
         full = [[one_line(model.name) for model in stage.models] for stage in self.task.stages]
         left = self.width - len("".join(self._start())) - 2 * len(self._start())
-        for names in (full, [_without_owners(n) for n in full], [_without_ends(n) for n in full]):
+        bare = [_without_owners(names) for names in full]
+        brief = [[brief_choice(name) for name in names] for names in bare]
+        for names in (full, bare, brief, [_without_ends(names) for names in brief]):
             if sum(self._widths(names)) + 2 * len(names) <= left:
                 break
         return names

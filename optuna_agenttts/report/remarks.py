@@ -10,7 +10,8 @@ from optuna.trial import TrialState
 from optuna_agenttts import storage
 from optuna_agenttts.report.recommendation import Recommendation
 from optuna_agenttts.report.saturation import Saturation
-from optuna_agenttts.report.text import count_text, numbers_text
+from optuna_agenttts.report.text import count_text, numbers_text, share_text
+from optuna_agenttts.report.thinking import ended_of
 from optuna_agenttts.report.view import StudyView
 from optuna_agenttts.study.claims import contradictions
 from optuna_agenttts.study.constraints import constraints_of, violations
@@ -48,8 +49,13 @@ def warnings_of(
     if spend.unpriced:
         yield f"{spend.unpriced:,} tokens of the agent are of unknown cost."
     lines = [line for trial in trials for line in _thoughts(trial.user_attrs.get("thoughts"))]
-    # The latest share of each model and stage.
-    for line in {line.partition("% of")[2]: line for line in lines}.values():
+    # The latest share of each model and stage, and of thinking efforts that over all trials.
+    latest = {line.partition("% of")[2]: line for line in lines}
+    for (stage, model), (ended, replies) in view.get(ended_of).items():
+        start = f" the replies of {model!r} in stage {stage!r} ended"
+        for text in [text for text in latest if text.startswith(start) and ended]:
+            latest[text] = f"{share_text(ended / max(replies, 1))} of{text}"
+    for line in latest.values():
         yield f"{line}."
     if rounds and rounds[-1].error:
         yield f"The agent's latest round proposed nothing: {one_line(rounds[-1].error)}."

@@ -154,9 +154,26 @@ def less_section(task: Task, found: Recommendation) -> Section:
     ]
     head = ("loss", metric_of(task), "cost", "of recommended", *map(_name, found.allocation))
     blocks = [Paragraph(text), *_table(head, rows)]
-    if remarks := found.remarks(_FEW):
+    if remarks := [*_less_thinking(task, found), *found.remarks(_FEW)]:
         blocks.append(Bullets(tuple(remarks)))
     return Section("As good for less", tuple(blocks))
+
+
+def _less_thinking(task: Task, found: Recommendation) -> list[str]:
+    """Return the first tie that thinks less than recommended in some stages, as a sentence."""
+    models = [{model.name: model.thinking for model in stage.models} for stage in task.stages]
+    for tie in found.ties:
+        pairs = zip(task.stages, models, found.allocation.values(), tie.allocation.values())
+        less = [
+            f"{_name(stage.name)} at {theirs.brief_label} in place of {ours.brief_label}"
+            for stage, known, (own, _), (other, _) in pairs
+            if (ours := known[own]) is not None and (theirs := known[other]) is not None
+            if theirs.model == ours.model and theirs.tokens < ours.tokens
+        ]
+        if less:
+            loss = score_text(max(tie.loss, 0), found.margin)
+            return [f"Less thinking is as good: {', '.join(less)} loses < {loss}."]
+    return []
 
 
 def matters_section(task: Task, importances: Sequence[Importance]) -> Section:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -96,6 +97,18 @@ class Thinking:
     def choice(self) -> str:
         """Name of the choice: the model and its effort, such as "Qwen/Qwen3-8B, low thinking"."""
         return f"{self.model}, {self.label}"
+
+
+_CHOICE = re.compile(r"(.+), (?:(\S+) thinking|(\d+) thinking tokens|thinking)")
+
+
+def brief_choice(name: str) -> str:
+    """Return the name of a choice with its effort in one word, such as "m, low"; else the name."""
+    found = _CHOICE.fullmatch(name)
+    if found is None:
+        return name
+    effort = found[2] or found[3] or "on"
+    return f"{found[1]}, {'off' if effort == 'no' else effort}"
 
 
 def checked_effort(owner: str, effort: object) -> Effort:

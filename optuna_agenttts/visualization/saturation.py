@@ -20,13 +20,13 @@ from optuna_agenttts.report.tried import numbers_shown
 from optuna_agenttts.report.view import StudyView
 from optuna_agenttts.support.plain import amount_text
 from optuna_agenttts.task.task import Task
+from optuna_agenttts.visualization.marks import bar_marker, model_marks, trial_marker
 from optuna_agenttts.visualization.style import (
     FAINT,
     GRAY,
     RECOMMENDED,
     ROW_TITLES,
     Mark,
-    bar_marker,
     beyond_limits,
     brief,
     escape,
@@ -36,13 +36,11 @@ from optuna_agenttts.visualization.style import (
     lines,
     log_axis,
     metric_text,
-    model_marks,
     new_figure,
     panels,
     place_legend,
     setting_text,
     short_names,
-    trial_marker,
     value_limits,
     value_title,
 )

@@ -12,6 +12,7 @@ from optuna_agenttts.report.text import count_text, share_text, spend_text
 from optuna_agenttts.report.view import StudyView
 from optuna_agenttts.task.task import Task
 from optuna_agenttts.visualization import style
+from optuna_agenttts.visualization.marks import model_marks
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -128,7 +129,7 @@ def _bars(task: Task, spent: Expenditure) -> list[_Bar]:
     """Return the bars: models in order of the task, then what is added up, then the agent."""
     stages = style.short_names([stage.name for stage in task.stages], 16)
     short = style.short_names([model.name for stage in task.stages for model in stage.models])
-    marks = style.model_marks(task)
+    marks = model_marks(task)
     largest = sorted(spent.expenses, key=lambda item: -item.spend - item.saved)
     shown = largest if len(largest) <= _BARS else largest[: _BARS - 1]
     bars = [

@@ -23,6 +23,7 @@ from optuna_agenttts.report.view import StudyView
 from optuna_agenttts.support.plain import amount_text, one_line, shortened
 from optuna_agenttts.task.allocation import Allocation
 from optuna_agenttts.task.task import Task
+from optuna_agenttts.task.thinking import brief_choice
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -49,8 +50,8 @@ RECOMMENDED = {
 _ENTITIES = str.maketrans(
     {"&": "&amp;", "<": "&lt;", ">": "&gt;", "$": "&#36;", "{": "&#123;", "}": "&#125;"}
 )
-_HUB_ID = re.compile(r"^[\w.-]+/([\w.-]+)$")
-"""Name of a model on the Hugging Face Hub, with its organization."""
+_HUB_ID = re.compile(r"^[\w.-]+/([\w.-]+(?:, .+)?)$")
+"""Name of a model on the Hugging Face Hub, with its organization, and perhaps its effort."""
 _TEXT = 1000
 """Characters of any text, to bound the size of figures. Chosen by hand."""
 _NAME, _LONG, _LINE, _NOTE = 24, 100, 70, 100
@@ -93,12 +94,6 @@ class Mark:
 def mark(position: int) -> Mark:
     """Return the look of the line at a position; 280 lines look different."""
     return Mark(*(looks[position % len(looks)] for looks in (COLORS, SYMBOLS, DASHES)))
-
-
-def model_marks(task: Task) -> dict[str, Mark]:
-    """Return the look of each model by name: a model looks the same in all stages."""
-    names = dict.fromkeys(model.name for stage in task.stages for model in stage.models)
-    return {name: mark(position) for position, name in enumerate(names)}
 
 
 def graph_objects() -> Any:
@@ -195,7 +190,16 @@ def lines(texts: Iterable[str], length: int = _LINE) -> str:
 
 def brief(name: str, length: int = _NAME) -> str:
     """Return a name as plain text, shortened in the middle."""
-    return shortened(one_line(name, _TEXT), length)
+    return _fitted(one_line(name, _TEXT), length)
+
+
+def _fitted(text: str, length: int) -> str:
+    """Shorten a name in the middle to a number of characters, but not its thinking effort."""
+    brief = brief_choice(text)
+    if len(text) <= length or brief == text:
+        return shortened(text, length)
+    name, _, effort = brief.rpartition(", ")
+    return f"{shortened(name, max(length - len(effort) - 2, 5))}, {effort}"
 
 
 def brief_allocation(allocation: Allocation) -> str:
@@ -235,12 +239,12 @@ def short_names(names: Sequence[str], length: int = _NAME) -> dict[str, str]:
     bare = {name: _HUB_ID.sub(r"\1", text) for name, text in full.items()}
     if len(set(bare.values())) == len(full):
         full = bare
-    found = {name: shortened(text, length) for name, text in full.items()}
+    found = {name: _fitted(text, length) for name, text in full.items()}
     for longer in range(length + 1, 2 * length + 1):
         counts = Counter(found.values())
         for name, text in found.items():
             if counts[text] > 1:
-                found[name] = shortened(full[name], longer)
+                found[name] = _fitted(full[name], longer)
     used = set(found.values())
     numbered: dict[str, str] = {}
     for name, text in found.items():
@@ -340,22 +344,6 @@ def legend_entry(name: str, **look: Any) -> Any:
         look: Arguments of `plotly.graph_objects.Scatter`.
     """
     return graph_objects().Scatter(x=[None], y=[None], name=name, hoverinfo="skip", **look)
-
-
-def bar_marker(color: str, size: int = 22) -> dict[str, Any]:
-    """Return the marker of where a curve saturates."""
-    return {"symbol": "line-ns", "size": size, "line": {"color": color, "width": 3}}
-
-
-def trial_marker(mark: Mark, *, alike: bool) -> dict[str, Any]:
-    """Return the marker of a trial."""
-    symbol = mark.symbol if alike else f"{mark.symbol}-open"
-    return {
-        "symbol": symbol,
-        "color": mark.color,
-        "size": 8 if alike else 6,
-        "opacity": 0.9 if alike else 0.35,
-    }
 
 
 def with_unit(name: str, unit: str) -> str:

@@ -15,12 +15,12 @@ from optuna_agenttts.report.tried import numbers_shown
 from optuna_agenttts.report.view import StudyView
 from optuna_agenttts.support.plain import amount_text
 from optuna_agenttts.task.task import Task
+from optuna_agenttts.visualization.marks import bar_marker, base_marks, trial_marker
 from optuna_agenttts.visualization.style import (
     GRAY,
     RECOMMENDED,
     ROW_TITLES,
     Mark,
-    bar_marker,
     brief,
     escape,
     graph_objects,
@@ -28,14 +28,12 @@ from optuna_agenttts.visualization.style import (
     legend_entry,
     lines,
     log_axis,
-    mark,
     metric_text,
     new_figure,
     panels,
     place_legend,
     setting_text,
     short_names,
-    trial_marker,
     value_limits,
     value_title,
 )
@@ -92,8 +90,8 @@ def figure_of_thinking(view: StudyView) -> Figure:
             "`Stage.thinking`."
         )
     stages = list(dict.fromkeys(curve.stage for curve in found.curves))
-    names = dict.fromkeys(curve.model for curve in found.curves)
-    marks = {name: mark(position) for position, name in enumerate(names)}
+    looks = base_marks(view.task)
+    marks = {curve.model: looks[curve.model] for curve in found.curves}
     rows, columns = panels(len(stages))
     figure = new_figure(
         f"Expected {metric_text(view.task)} by thinking effort",

@@ -8,7 +8,7 @@ import numpy as np
 import optuna
 import pytest
 from optuna.trial import TrialState
-from study_cases import draw_outcomes, trial_of
+from study_cases import draw_outcomes, study_with_outcomes, trial_of
 
 from optuna_agenttts import (
     Model,
@@ -19,15 +19,19 @@ from optuna_agenttts import (
     recommend,
     storage,
     summarize,
+    trials_dataframe,
 )
 from optuna_agenttts.explanation.graphs import figure_names
 from optuna_agenttts.explanation.note import note
 from optuna_agenttts.explanation.webpage import web_page
+from optuna_agenttts.report.printing import _Columns
 from optuna_agenttts.report.saturation import saturation_of
 from optuna_agenttts.report.thinking import thinking_of
 from optuna_agenttts.report.view import StudyView
 from optuna_agenttts.visualization import plot_thinking
 from optuna_agenttts.visualization.figures import EFFORT_FIGURES, FIGURES
+from optuna_agenttts.visualization.marks import base_marks, model_marks
+from optuna_agenttts.visualization.style import brief, short_names
 
 SMALL, LARGE = "org/model-8B", "org/model-32B"
 HOSTILE = "<img src=x onerror=alert(1)> | %{hostile} `b`\n$x$"
@@ -269,3 +273,80 @@ def test_too_few_trials_say_so():
     assert "Too few trials" in plot_thinking(study, TASK).layout.title.subtitle.text
     with pytest.raises(NoEvidenceError):
         plot_thinking(optuna.create_study(direction="maximize"), TASK)
+
+
+def test_ties_that_think_less_are_said_to():
+    """Where an effort less is shown to lose less than the margin, in words."""
+    models = efforts(Model(SMALL, parameters=8e9), off={"a": 0}, high={"a": 1})
+    stage = Stage("answer", models=models, prompt_tokens=100, generation_tokens=50, max_samples=8)
+    task = Task(name="ties", stages=[stage], budget=1e4, metric_range=(0, 1))
+    outcomes = np.tile([0.0, 1.0, 1.0, 1.0], 150)
+    better = outcomes.copy()
+    better[0] = 1.0
+    evidence = [(("no", 1), outcomes), (("high", 1), better), (("no", 2), outcomes)]
+    study = study_with_outcomes(
+        task, [({"answer": (f"{SMALL}, {e} thinking", n)}, o) for (e, n), o in evidence]
+    )
+    text = " ".join(str(summarize(study, task)).split())
+    assert recommend(study, task).ties
+    assert "Less thinking is as good: answer at off in place of high loses < 0.0" in text
+
+
+def test_dataframes_have_models_and_efforts_apart(view):
+    """Beside the parameters, of stages whose models have efforts."""
+    frame = trials_dataframe(view.study, TASK)
+    columns = list(frame.columns)
+    place = columns.index("retrieve.base_model")
+    assert columns[place : place + 4] == [
+        f"{stage}.{name}"
+        for stage in ("retrieve", "answer")
+        for name in ("base_model", "thinking")
+    ]
+    for _, row in frame.iterrows():
+        for stage in TASK.stages:
+            model = next(m for m in stage.models if m.name == row[stage.model_parameter])
+            thinking = model.thinking
+            base = model.name if thinking is None else thinking.model
+            assert row[f"{stage.name}.base_model"] == base
+            effort = "" if thinking is None else thinking.effort
+            assert row[f"{stage.name}.thinking"] == effort
+
+
+def test_lines_of_trials_fit_a_terminal(view):
+    """Names of choices become short, and stay different."""
+    columns = _Columns(TASK, True, True, 79)
+    lines = [*columns.head()[1:], *(columns.line(trial, False) for trial in view.trials)]
+    assert max(map(len, lines)) <= 79
+    shown = {line.rstrip().rpartition(" x ")[2] for line in lines[1:]}
+    assert {"model-8B, off", "model-8B, low", "model-32B, low", "plain-3B"} <= shown
+    full = _Columns(TASK, True, True, 10**6).line(view.trials[0], False)
+    assert f"{SMALL}, no thinking" in full
+
+
+def test_figures_keep_the_effort_of_a_long_name():
+    """It is what tells choices apart; a model has one color at all efforts."""
+    long = "organization/a-model-of-a-very-long-name-8B"
+    task = make_task(long)
+    names = [model.name for model in task.stages[0].models]
+    shown = short_names(names)
+    assert len(set(shown.values())) == len(names)
+    assert max(map(len, shown.values())) <= 28
+    for name, effort in zip(names, ("off", "low", "high")):
+        assert shown[name].endswith(f", {effort}")
+        assert brief(name).endswith(f", {effort}")
+    assert brief("an ordinary name of a model, which is long") == "an ordinary …ich is long"
+    marks, bases = model_marks(task), base_marks(task)
+    assert {marks[name].color for name in names[:3]} == {bases[long].color}
+    assert len({(m.color, m.symbol, m.dash) for m in marks.values()}) == len(names)
+
+
+def test_shares_of_warnings_are_over_all_trials():
+    """A warning of the latest trial gets the share of all of them."""
+    study = study_of_efforts(TASK)
+    name = TASK.stages[1].models[2].name
+    for trial in study.trials:
+        if trial.params["answer.model"] == name:
+            rest = f"the replies of {name!r} in stage 'answer' ended inside their thoughts: x"
+            study._storage._get_trial(trial._trial_id).user_attrs["thoughts"] = f"7 % of {rest}"
+    warnings = summarize(study, TASK).warnings
+    assert [text for text in warnings if "ended inside" in text] == [f"31 % of {rest}."]
