@@ -11,16 +11,18 @@ a search chose, it is about all allocations within the budget.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from optuna_agenttts.planner.evidence import Floats, Ints
+from optuna_agenttts.planner.evidence import Bools, Floats, Ints
 from optuna_agenttts.planner.pools import choices_of
 from optuna_agenttts.planner.posterior import Z90
 from optuna_agenttts.report.saturation import Saturation, SaturationCurve, saturation_of
 from optuna_agenttts.report.view import StudyView
 from optuna_agenttts.task.feasible import FeasibleSet
+from optuna_agenttts.task.model import Model
 from optuna_agenttts.task.ranges import Ranges
 
 _POINTS = 640
@@ -44,7 +46,8 @@ class Importance:
 
     Args:
         stage: Name of the stage.
-        setting: ``"model"`` or ``"samples"``.
+        setting: ``"model"`` or ``"samples"``; in stages whose models have thinking efforts also
+            ``"thinking"``, and ``"model"`` is then the model at the effort that is nearest.
         parameter: Name of the Optuna parameter.
         share: Variance of the expected score if this setting alone is drawn again, as a share of
             the sum over all settings; from 0 to 1. Shares add up to 1, or are all 0 if no setting
@@ -63,7 +66,7 @@ class Importance:
 
 
 def importances_of(view: StudyView) -> tuple[Importance, ...]:
-    """Return the importance of the model and the samples of each stage, in order of stage.
+    """Return the importance of the settings of each stage, in order of stage.
 
     Returns:
         The importances; none as long as fewer than three different allocations were tried, or
@@ -79,7 +82,13 @@ def importances_of(view: StudyView) -> tuple[Importance, ...]:
         return ()
     ranges = found.evidence.ranges or Ranges.all_of(view.task.feasible)
     rng = np.random.default_rng(0)
-    sets = _redrawn(ranges.table(view.task.feasible), rng, _POINTS // (1 + 2 * len(stages)))
+    masks = [
+        _masks([stage.models[model] for model in models])
+        for stage, models in zip(stages, ranges.models)
+    ]
+    settings = [(s, name) for s, own in enumerate(masks) for name in (*own, "samples")]
+    count = _POINTS // (1 + len(settings))
+    sets = _redrawn(ranges.table(view.task.feasible), rng, count, masks)
     models, samples = (
         np.concatenate(arrays) for arrays in zip(*itertools.starmap(ranges.decode, sets))
     )
@@ -95,17 +104,17 @@ def importances_of(view: StudyView) -> tuple[Importance, ...]:
     highs = np.sin(np.minimum(centers + errors, np.pi / 2)) ** 2
     saturation = view.get(saturation_of)
     importances = []
-    for position, share in enumerate(shares.tolist()):
-        stage, setting = stages[position // 2], ("model", "samples")[position % 2]
-        names = stage.model_parameter, stage.samples_parameter
+    for position, ((index, setting), share) in enumerate(zip(settings, shares.tolist())):
+        stage = stages[index]
+        samples_only = setting == "samples"
         importances.append(
             Importance(
                 stage=stage.name,
                 setting=setting,
-                parameter=names[position % 2],
+                parameter=stage.samples_parameter if samples_only else stage.model_parameter,
                 share=share,
                 interval=(float(lows[position]), float(highs[position])),
-                loss=_loss(view, saturation, stage.name, setting),
+                loss=_loss(view, saturation, index, setting),
             )
         )
     return tuple(importances)
@@ -126,17 +135,44 @@ def _shares(rates: Floats, sets: int) -> Floats:
     return np.clip(shares, 0.0, 1.0)
 
 
-def _redrawn(table: FeasibleSet, rng: np.random.Generator, count: int) -> list[tuple[Ints, Ints]]:
+def _masks(models: Sequence[Model]) -> dict[str, Bools]:
+    """Return the choices that replace each choice if a setting is drawn again.
+
+    Args:
+        models: The choices of a stage.
+
+    Returns:
+        By setting, whether the second choice can replace the first, shape (choices, choices).
+    """
+    count = len(models)
+    if all(model.thinking is None for model in models):
+        return {"model": np.ones((count, count), dtype=bool)}
+    bases = np.array([m.name if m.thinking is None else m.thinking.model for m in models])
+    tokens = np.log1p([0.0 if m.thinking is None else m.thinking.tokens for m in models])
+    same = bases[:, None] == bases
+    apart = np.abs(tokens[:, None] - tokens)
+    model = np.zeros((count, count), dtype=bool)
+    for base in np.unique(bases):
+        own = np.flatnonzero(bases == base)
+        model[np.arange(count), own[np.argmin(apart[:, own], axis=1)]] = True
+    return {"model": model, "thinking": same}
+
+
+def _redrawn(
+    table: FeasibleSet, rng: np.random.Generator, count: int, masks: Sequence[Mapping[str, Bools]]
+) -> list[tuple[Ints, Ints]]:
     """Draw allocations, and for each setting the same ones with this setting drawn again.
 
     Args:
         table: The allocations within the budget.
         rng: Random number generator.
         count: Number of allocations to draw.
+        masks: Result of `_masks` for each stage.
 
     Returns:
         Positions of models and numbers of samples, both of shape (allocations, stages): the
-        drawn ones, then for each stage those with another model and those with other samples.
+        drawn ones, then for each stage those with another model (and those with another effort),
+        and those with other samples.
     """
     tables = [np.stack(rows) for rows in table.costs]
     weights = np.cumsum(1.0 / np.arange(1, max(map(len, itertools.chain(*table.costs))) + 1))
@@ -149,8 +185,10 @@ def _redrawn(table: FeasibleSet, rng: np.random.Generator, count: int) -> list[t
         left: Floats = table.limit - (table.costs_of(models, samples) - own)
         return left
 
-    def draw_model(stage: int) -> Ints:
+    def draw_model(stage: int, mask: Bools | None = None) -> Ints:
         fits = room(stage)[:, None] >= tables[stage][:, samples[:, stage] - 1].T
+        if mask is not None:
+            fits &= mask[models[:, stage]]
         # The present one fits, up to rounding.
         fits[np.arange(count), models[:, stage]] = True
         return np.asarray(np.argmax(np.where(fits, rng.random(fits.shape), -1.0), axis=1))
@@ -169,25 +207,31 @@ def _redrawn(table: FeasibleSet, rng: np.random.Generator, count: int) -> list[t
             models[:, stage] = draw_model(stage)
             samples[:, stage] = draw_samples(stage)
     found = [(models, samples)]
-    for stage in range(len(tables)):
-        for values, draw in ((models, draw_model), (samples, draw_samples)):
-            redrawn = values.copy()
-            redrawn[:, stage] = draw(stage)
-            found.append((redrawn, samples) if values is models else (models, redrawn))
+    for stage, own in enumerate(masks):
+        for mask in own.values():
+            redrawn = models.copy()
+            redrawn[:, stage] = draw_model(stage, mask)
+            found.append((redrawn, samples))
+        redrawn = samples.copy()
+        redrawn[:, stage] = draw_samples(stage)
+        found.append((models, redrawn))
     return found
 
 
-def _loss(view: StudyView, saturation: Saturation, stage: str, setting: str) -> float:
+def _loss(view: StudyView, saturation: Saturation, position: int, setting: str) -> float:
     """Return the mean loss if a setting of the recommended allocation is drawn again."""
+    stage = view.task.stages[position].name
     curves = [curve for curve in saturation.curves if curve.stage == stage]
     own = next(curve for curve in curves if curve.recommended)
     samples = view.task.allocation(view.best)[stage].samples
     expected = own.values[own.samples.index(samples)]
-    if setting == "model":
+    if setting != "samples":
+        models = {model.name: model for model in view.task.stages[position].models}
+        mask = _masks([models[curve.model] for curve in curves])[setting][curves.index(own)]
         found = [
             curve.values[curve.samples.index(samples)]
-            for curve in curves
-            if samples <= curve.affordable
+            for curve, replaces in zip(curves, mask.tolist())
+            if replaces and samples <= curve.affordable
         ]
         mean = float(np.mean(found or [expected]))
     else:

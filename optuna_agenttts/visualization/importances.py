@@ -26,7 +26,7 @@ from optuna_agenttts.visualization.style import (
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-_LOOKS = {"model": (COLORS[5], ""), "samples": (COLORS[4], "/")}
+_LOOKS = {"model": (COLORS[5], ""), "thinking": (COLORS[2], "."), "samples": (COLORS[4], "/")}
 """Color and pattern of the bars of each setting."""
 _BARS = 8
 """Bars with two lines of text; of more of them, lines would overlap. Chosen by hand."""
@@ -73,6 +73,8 @@ def figure_of_importances(view: StudyView) -> Figure:
     names = short_names([importance.stage for importance in found])
     for setting, (color, pattern) in _LOOKS.items():
         rows = [i for i, importance in enumerate(found) if importance.setting == setting]
+        if not rows:
+            continue
         shares = [100 * found[i].share for i in rows]
         ends = [(100 * found[i].interval[0], 100 * found[i].interval[1]) for i in rows]
         figure.add_trace(

@@ -104,7 +104,8 @@ def test_allocations_are_drawn_evenly():
     every = list(table)
     expected = np.array([weight(choices) for choices in every])
     expected *= count / expected.sum()
-    for models, samples in _redrawn(table, np.random.default_rng(0), count):
+    masks = [{"model": np.ones((2, 2), dtype=bool)}] * 2
+    for models, samples in _redrawn(table, np.random.default_rng(0), count, masks):
         seen = Counter(tuple(zip(m, n)) for m, n in zip(models.tolist(), samples.tolist()))
         assert seen.keys() <= set(every)
         counts = np.array([seen[choices] for choices in every])

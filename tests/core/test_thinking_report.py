@@ -24,11 +24,12 @@ from optuna_agenttts import (
 from optuna_agenttts.explanation.graphs import figure_names
 from optuna_agenttts.explanation.note import note
 from optuna_agenttts.explanation.webpage import web_page
+from optuna_agenttts.report.importances import _masks, importances_of
 from optuna_agenttts.report.printing import _Columns
 from optuna_agenttts.report.saturation import saturation_of
 from optuna_agenttts.report.thinking import thinking_of
 from optuna_agenttts.report.view import StudyView
-from optuna_agenttts.visualization import plot_thinking
+from optuna_agenttts.visualization import plot_importances, plot_thinking
 from optuna_agenttts.visualization.figures import EFFORT_FIGURES, FIGURES
 from optuna_agenttts.visualization.marks import base_marks, model_marks
 from optuna_agenttts.visualization.style import brief, short_names
@@ -350,3 +351,40 @@ def test_shares_of_warnings_are_over_all_trials():
             study._storage._get_trial(trial._trial_id).user_attrs["thoughts"] = f"7 % of {rest}"
     warnings = summarize(study, TASK).warnings
     assert [text for text in warnings if "ended inside" in text] == [f"31 % of {rest}."]
+
+
+def test_importances_tell_the_effort_from_the_model(view):
+    """Thinking matters in the second stage alone, where it gains; shares add up to 1."""
+    found = importances_of(view)
+    assert [(i.stage, i.setting) for i in found] == [
+        (stage.name, setting)
+        for stage in TASK.stages
+        for setting in ("model", "thinking", "samples")
+    ]
+    assert sum(i.share for i in found) == pytest.approx(1)
+    shares = {(i.stage, i.setting): i for i in found}
+    assert shares["answer", "thinking"].share > 3 * shares["retrieve", "thinking"].share
+    assert shares["answer", "thinking"].loss > shares["retrieve", "thinking"].loss
+    assert shares["answer", "thinking"].parameter == "answer.model"
+    assert {trace.name for trace in plot_importances(view.study, TASK).data} == {
+        "model",
+        "thinking",
+        "samples",
+    }
+
+
+def test_settings_are_drawn_again_alone():
+    """A model changes to the nearest effort of another one, an effort to another of the model."""
+    models = list(TASK.stages[0].models)
+    masks = _masks(models)
+    assert masks["thinking"].sum(axis=1).tolist() == [3, 3, 3, 3, 3, 3, 1]
+    assert [np.flatnonzero(row).tolist() for row in masks["model"]] == [
+        [0, 3, 6],
+        [1, 4, 6],
+        [2, 5, 6],
+        [0, 3, 6],
+        [1, 4, 6],
+        [2, 5, 6],
+        [0, 3, 6],
+    ]
+    assert _masks([models[6]])["model"].all()
