@@ -208,7 +208,7 @@ def samples_section(
     """
     margin, order = saturation.margin, [stage.name for stage in task.stages]
     hidden = [
-        point.curve
+        (curve.stage, point.choice)
         for curve in (thinking.curves if thinking is not None else ())
         for point in curve.points
         if point is not curve.chosen
@@ -228,7 +228,7 @@ def samples_section(
             str(len(curve.trials)),
         )
 
-    shown = [curve for curve in saturation.curves if curve not in hidden]
+    shown = [curve for curve in saturation.curves if (curve.stage, curve.model) not in hidden]
     curves = sorted(shown, key=lambda c: (order.index(c.stage), not c.recommended))
     head = ("stage", "model", f"expected {metric_of(task)}", "90 % interval", "samples", "trials")
     about = (
@@ -274,12 +274,12 @@ def _efforts_table(
         value, ends = (point.value, point.interval) if point.samples else (math.nan, None)
         share = "-" if point.ended is None else share_text(point.ended)
         return (
-            (Strong(point.effort), " (recommended)") if point.curve.recommended else point.effort,
+            (Strong(point.effort), " (recommended)") if point.recommended else point.effort,
             str(point.samples or "-"),
             score_text(value, margin) if point.samples else "-",
             Interval(interval_text(ends, margin), value, ends, marked=marked),
             amount_text(point.cost),
-            str(len(point.curve.trials)),
+            str(len(point.trials)),
             *([share] if ended else []),
         )
 

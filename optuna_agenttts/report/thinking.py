@@ -10,7 +10,12 @@ from typing import Any
 import numpy as np
 
 from optuna_agenttts import storage
-from optuna_agenttts.report.saturation import SaturationCurve, saturated, saturation_of
+from optuna_agenttts.report.saturation import (
+    SaturationCurve,
+    SaturationTrial,
+    saturated,
+    saturation_of,
+)
 from optuna_agenttts.report.view import StudyView
 from optuna_agenttts.task.efforts import efforts_by_model
 from optuna_agenttts.task.parameters import read_choices
@@ -34,7 +39,8 @@ class EffortPoint:
         cost_alike: Cost of that allocation.
         ended: Share of all replies of the search that ended inside their thoughts; None if trials
             did not report them.
-        curve: Saturation of samples at this effort, with its trials.
+        recommended: Whether the recommended allocation has this choice.
+        trials: Complete trials of the search with this choice in this stage.
     """
 
     choice: str
@@ -47,7 +53,8 @@ class EffortPoint:
     value_alike: float
     cost_alike: float
     ended: float | None
-    curve: SaturationCurve
+    recommended: bool
+    trials: tuple[SaturationTrial, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +89,7 @@ class ThinkingCurve:
     @property
     def chosen(self) -> EffortPoint:
         """The recommended effort; of other models, the one at which thinking saturates."""
-        recommended = (point for point in self.points if point.curve.recommended)
+        recommended = (point for point in self.points if point.recommended)
         return next(recommended, self.points[self.saturates_at or 0])
 
     @property
@@ -176,7 +183,8 @@ def _curve(
                 value_alike=curve.values[alike],
                 cost_alike=curve.costs[alike],
                 ended=bad / all_replies if all_replies else None,
-                curve=curve,
+                recommended=curve.recommended,
+                trials=curve.trials,
             )
         )
     within = [i for i, point in enumerate(points) if point.samples]

@@ -251,7 +251,7 @@ def _trials(view: StudyView, curve: ThinkingCurve, *, alike: bool) -> Any | None
     trials = [
         (point, trial)
         for point in curve.points
-        for trial in point.curve.trials
+        for trial in point.trials
         if trial.alike == alike and (alike or trial.number in shown)
     ]
     if not trials:

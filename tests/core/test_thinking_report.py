@@ -123,16 +123,17 @@ def test_curves_have_all_efforts_in_order(view):
     for curve in curves:
         assert [point.effort for point in curve.points] == ["off", "low", "high"]
         assert [point.tokens for point in curve.points] == [100, 612, 8292]
-    trials = [point.curve.trials for curve in curves for point in curve.points]
+    trials = [point.trials for curve in curves for point in curve.points]
     plain = [c.trials for c in saturation_of(view).curves if c.model == "plain-3B"]
     assert sum(map(len, trials)) + sum(map(len, plain)) == 2 * len(view.trials)
 
 
 def test_each_effort_has_its_best_samples_within_the_budget(view):
     """None within the budget has a better expected value, and those over it have none."""
+    curves = {(curve.stage, curve.model): curve for curve in saturation_of(view).curves}
     for curve in thinking_of(view).curves:
         for point in curve.points:
-            own = point.curve
+            own = curves[curve.stage, point.choice]
             within = [v for n, v in zip(own.samples, own.values) if n <= own.affordable]
             assert bool(point.samples) == bool(within)
             if not own.recommended and within:
@@ -167,7 +168,7 @@ def test_shares_of_replies_without_an_answer_add_up_over_trials(view):
     points = [point for curve in thinking_of(view).curves for point in curve.points]
     for point in points:
         expected = 0.31 if point.effort == "high" else 0.0
-        assert point.ended == (expected if point.curve.trials else None)
+        assert point.ended == (expected if point.trials else None)
     text = str(summarize(view.study, TASK))
     assert "ended in thoughts" in text
     assert " 31 %" in text
