@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,15 @@ from optuna_agenttts.task.cost import (
 from optuna_agenttts.task.model import Model
 from optuna_agenttts.task.stage import Stage
 from optuna_agenttts.task.thinking import Thinking
+
+_FORMAT = 1
+"""Version of the values. A change that earlier versions would misread raises it, and writes it as
+``format`` into the values of the tasks that it concerns. A field that they do not know, of a stage
+or a model, needs no other format: they refuse it by its name."""
+
+
+class LaterVersionError(TaskError):
+    """Error about a task that a later version of this package has stored."""
 
 
 def encode_arguments(arguments: Mapping[str, Any], budget: float) -> dict[str, Any]:
@@ -66,7 +75,19 @@ def _encode_model(model: Model) -> dict[str, Any]:
 
 def _decode_model(values: Mapping[str, Any]) -> Model:
     thinking = values.get("thinking")
-    return Model(**{**values, "thinking": thinking and Thinking(**thinking)})
+    return Model(**{**_known(Model, values), "thinking": thinking and Thinking(**thinking)})
+
+
+def _known(kind: type[Model] | type[Stage], values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the values of a model or a stage if this version knows all of its fields."""
+    unknown = sorted(set(values) - {field.name for field in fields(kind)})
+    if unknown and "name" in values:
+        raise LaterVersionError(
+            f"The task was stored by a later version of optuna-agenttts: {kind.__name__} "
+            f"{values['name']!r} has {', '.join(map(repr, unknown))}, which this version does not "
+            "know. Upgrade it."
+        )
+    return values
 
 
 def _is_default(budget: float, stages: Sequence[Stage], cost: CostModel) -> bool:
@@ -82,11 +103,22 @@ def decode_arguments(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments of the task that `encode_arguments` turned into values.
 
     Raises:
+        LaterVersionError: A later version of this package has stored the values.
         TaskError: The values do not describe a task.
     """
+    if (found := values.get("format", _FORMAT)) != _FORMAT:
+        raise LaterVersionError(
+            f"The task was stored by a later version of optuna-agenttts, in format {found!r}, and "
+            f"this version reads format {_FORMAT}. Upgrade it."
+        )
     try:
         stages = [
-            Stage(**{**stage, "models": [_decode_model(model) for model in stage["models"]]})
+            Stage(
+                **{
+                    **_known(Stage, stage),
+                    "models": [_decode_model(model) for model in stage["models"]],
+                }
+            )
             for stage in values["stages"]
         ]
         cost, budget = cost_from_dict(values["cost"]), values["budget"]

@@ -11,6 +11,7 @@ from optuna.study import Study
 from optuna_agenttts import storage
 from optuna_agenttts.exceptions import TaskError
 from optuna_agenttts.task.differences import warn_of_changes
+from optuna_agenttts.task.encoding import LaterVersionError
 from optuna_agenttts.task.stage import Stage
 from optuna_agenttts.task.values import read_model
 
@@ -71,13 +72,16 @@ def register_task(study: Study, task: Any) -> None:
         task: The `Task`, whose module imports this one.
 
     Raises:
-        TaskError: The trials of the study chose among other models.
+        TaskError: The trials of the study chose among other models, or a later version of this
+            package has registered a task, which must not be replaced.
     """
     changes: list[str] = []
 
     def keep(values: Mapping[str, Any]) -> bool:
         try:
             earlier = task.from_dict(values)
+        except LaterVersionError as error:
+            raise LaterVersionError(f"Study {study.study_name!r}: {error}") from error
         except TaskError as error:
             changes.append(str(error))
             return False
