@@ -9,6 +9,7 @@ Takes: about a minute, mostly for Ray to start.
 
 import argparse
 import contextlib
+import os
 import sys
 import time
 from pathlib import Path
@@ -19,26 +20,23 @@ from worker import work
 
 from optuna_agenttts_integrations.playground import PlaygroundServer
 
-START = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
+START = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--num-cpus=1"]
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 FILES = {"working_dir": str(Path(__file__).parent)}
 """What Ray sends to the nodes: this folder, since they import `worker`."""
 
 
 @contextlib.contextmanager
 def cluster():
-    """Start a head without processors and two nodes with one each; yield the address."""
+    """Start a head and a node of one processor each; yield the address."""
     address = f"127.0.0.1:{free_port()}"
-    head = [*START, "--head", f"--port={address.split(':')[1]}", "--node-ip-address=127.0.0.1"]
-    nodes = [
-        on_host(
-            f"host-{n}", [*START, f"--address={address}", f"--node-ip-address=127.0.0.{n + 1}"]
-        )
-        for n in (1, 2)
-    ]
-    with (
-        running([*head, "--num-cpus=0", "--include-dashboard=false"]),
-        running(*([*node, "--num-cpus=1"] for node in nodes)),
-    ):
+    head = ["--head", f"--port={address.split(':')[1]}", "--include-dashboard=false"]
+    node = [f"--address={address}"]
+    with contextlib.ExitStack() as stack:
+        for number, options in enumerate([head, node], 1):
+            own = f"--node-ip-address=127.0.0.{number}"
+            command = on_host(f"host-{number}", [*START, *options, own])
+            stack.enter_context(running(command))
         yield address
 
 
