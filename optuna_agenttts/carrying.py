@@ -17,8 +17,10 @@ from optuna_agenttts import storage as attributes
 from optuna_agenttts.exceptions import TaskError
 from optuna_agenttts.sampler import AgentTTSSampler
 from optuna_agenttts.study.fresh import instances_of, read_fresh
+from optuna_agenttts.support.names import LONGEST_KEY
 from optuna_agenttts.task.parameters import parameters_of
 from optuna_agenttts.task.task import Task
+from optuna_agenttts.task.texts import check_texts
 
 _logger = logging.getLogger(__name__)
 
@@ -51,12 +53,14 @@ def carry_over(
         The new study.
 
     Raises:
-        TaskError: `study` is not a study, or `task` is not a task.
+        TaskError: `study` is not a study, `task` is not a task, or `study_name` cannot be stored.
     """
     if not isinstance(study, Study) or not isinstance(task, Task):
         raise TaskError(
             f"carry_over: `study` must be a study and `task` a `Task`, got {study!r} and {task!r}."
         )
+    if study_name is not None:
+        check_texts("carry_over", LONGEST_KEY, study_name=study_name)
     try:
         earlier = Task.registered(study)
     except TaskError:

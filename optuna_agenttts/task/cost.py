@@ -11,47 +11,16 @@ allocation is the sum over its stages. Costs are per instance. Three cost models
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from optuna_agenttts.exceptions import MissingFactError, TaskError
+from optuna_agenttts.task.cost_model import CostModel as CostModel
+from optuna_agenttts.task.cost_model import Floats, Ints, cost_row
 from optuna_agenttts.task.model import Model, is_finite
 from optuna_agenttts.task.stage import Stage
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-
-
-@runtime_checkable
-class CostModel(Protocol):
-    """Protocol of cost models: any object with `stage_cost` and `unit`.
-
-    Costs must be finite, 0 or more, and must not fall as samples are added: feasible allocations
-    are found by bisection. `Task` checks this when it is constructed.
-    """
-
-    @property
-    def unit(self) -> str:
-        """Unit shown to people, such as ``"USD"`` or ``"s"``."""
-
-    def stage_cost(self, stage: Stage, model: Model, samples: Ints) -> Floats:
-        """Return the cost of samples of a model in a stage, for one instance.
-
-        Args:
-            stage: The stage, with its prompt and generation lengths in tokens, the latter that of
-                samples of this model.
-            model: One of the stage's models.
-            samples: Numbers of samples, each 1 or more, any shape.
-
-        Returns:
-            Costs, in the shape of `samples`.
-
-        Raises:
-            MissingFactError: The model does not state a fact that this cost needs.
-        """
 
 
 def _tokens(
@@ -274,47 +243,6 @@ class TableCost:
         return np.asarray(row, dtype=np.float64)[samples - 1]
 
 
-def costs_of_samples(cost: CostModel, stage: Stage, model: Model, samples: Ints) -> Floats:
-    """Return the costs of samples; a user-defined cost model reads their length from the stage."""
-    length = stage.sample_tokens(model)
-    if type(cost) not in _KINDS.values() and length != stage.generation_tokens:
-        model = replace(model, generation_tokens=length)
-        stage = replace(stage, models=[model], generation_tokens=length)
-    return np.asarray(cost.stage_cost(stage, model, samples), dtype=np.float64)
-
-
-def cost_row(owner: str, cost: CostModel, stage: Stage, model: Model) -> Floats:
-    """Return the checked costs of 1, 2, ..., `max_samples` samples of a model in a stage.
-
-    Args:
-        owner: Prefix of error messages, such as the name of the task.
-        cost: The cost model.
-        stage: The stage.
-        model: One of its models.
-
-    Raises:
-        TaskError: The cost model returns another shape, or costs that are not finite, negative or
-            falling.
-    """
-    row = costs_of_samples(cost, stage, model, np.arange(1, stage.max_samples + 1))
-    where = f"{owner}: `cost` of model {model.name!r} in stage {stage.name!r}"
-    if row.shape != (stage.max_samples,):
-        raise TaskError(
-            f"{where} has shape {row.shape}: `stage_cost` must return the shape of `samples`, "
-            f"({stage.max_samples},)."
-        )
-    if not np.isfinite(row).all() or (row < 0).any():
-        raise TaskError(f"{where} must be finite and 0 or more, got {row.min()} to {row.max()}.")
-    if (np.diff(row) < 0).any():
-        fall = int(np.argmax(np.diff(row) < 0))
-        raise TaskError(
-            f"{where} must not fall as samples are added, got {row[fall]:g} for {fall + 1} and "
-            f"{row[fall + 1]:g} for {fall + 2} samples."
-        )
-    row.flags.writeable = False
-    return row
-
-
 _MAX_LISTED = 1000
 """Samples up to which a row of a table is stored as a list, as in earlier versions."""
 _ROUNDING = 1e-12
@@ -336,11 +264,9 @@ def cost_to_dict(cost: CostModel, stages: tuple[Stage, ...]) -> dict[str, Any]:
         return {"kind": cost.kind, **asdict(cost)}  # type: ignore[attr-defined, call-overload]
     table = {
         stage.name: {
-            model.name: _encoded(costs_of_samples(cost, stage, model, samples))
-            for model in stage.models
+            model.name: _encoded(cost_row("Task", cost, stage, model)) for model in stage.models
         }
         for stage in stages
-        for samples in [np.arange(1, stage.max_samples + 1)]
     }
     return {"kind": TableCost.kind, "table": table, "unit_name": cost.unit}
 

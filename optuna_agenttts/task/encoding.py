@@ -7,15 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from typing import Any
 
-import numpy as np
-
 from optuna_agenttts.exceptions import TaskError
-from optuna_agenttts.task.cost import (
-    CostModel,
-    cost_from_dict,
-    cost_to_dict,
-    costs_of_samples,
-)
+from optuna_agenttts.task.cost import CostModel, cost_from_dict, cost_to_dict
+from optuna_agenttts.task.cost_model import cost_row
 from optuna_agenttts.task.model import Model
 from optuna_agenttts.task.stage import Stage
 from optuna_agenttts.task.thinking import Thinking
@@ -92,10 +86,7 @@ def _known(kind: type[Model] | type[Stage], values: Mapping[str, Any]) -> Mappin
 
 def _is_default(budget: float, stages: Sequence[Stage], cost: CostModel) -> bool:
     """Return whether a budget is the cost of one sample of the most expensive models."""
-    one = np.array([1])
-    costs = [
-        [float(costs_of_samples(cost, s, model, one)[0]) for model in s.models] for s in stages
-    ]
+    costs = [[float(cost_row("Task", cost, s, model)[0]) for model in s.models] for s in stages]
     return math.isclose(budget, sum(map(max, costs)))
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from optuna_agenttts.exceptions import TaskError
 from optuna_agenttts.task.sizes import size_in_name
+from optuna_agenttts.task.texts import check_texts
 from optuna_agenttts.task.thinking import Thinking
 
 _logger = logging.getLogger(__name__)
@@ -29,11 +30,13 @@ def check_positive(owner: str, name: str, value: Any) -> None:
 
 def is_finite(value: object) -> bool:
     """Return whether a value is a finite Python or numpy number, and not a bool."""
-    return (
-        isinstance(value, (int, float, np.integer, np.floating))
-        and not isinstance(value, bool)
-        and math.isfinite(value)
-    )
+    if not isinstance(value, (int, float, np.integer, np.floating)) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        # An integer above all floats.
+        return False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -127,8 +130,7 @@ class Model:
 
     def __post_init__(self) -> None:
         """Check the values."""
-        if not isinstance(self.name, str) or not self.name:
-            raise TaskError(f"Model: `name` must be a non-empty string, got {self.name!r}.")
+        check_texts("Model", name=self.name)
         owner = f"Model {self.name!r}"
         if self.parameters is None and (size := size_in_name(self.name)) is not None:
             object.__setattr__(self, "parameters", size)

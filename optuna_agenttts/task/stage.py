@@ -8,8 +8,10 @@ from operator import index
 from typing import Any
 
 from optuna_agenttts.exceptions import TaskError
+from optuna_agenttts.support.names import LONGEST_KEY
 from optuna_agenttts.task.efforts import with_efforts
 from optuna_agenttts.task.model import Model, check_positive, is_finite
+from optuna_agenttts.task.texts import check_texts
 from optuna_agenttts.task.thinking import Effort
 
 
@@ -62,6 +64,7 @@ class Stage:
                 f"Stage: `name` must be a non-empty string without a dot, got {self.name!r}: "
                 "parameters are called '<stage>.model' and '<stage>.samples'."
             )
+        check_texts("Stage", LONGEST_KEY, name=self.name)
         owner = f"Stage {self.name!r}"
         models = tuple(self.models) if isinstance(self.models, Iterable) else ()
         if not models or not all(isinstance(model, Model) for model in models):
@@ -88,6 +91,9 @@ class Stage:
         object.__setattr__(
             self, "samples_parameter", self.samples_parameter or f"{self.name}.samples"
         )
+        check_texts(owner, LONGEST_KEY, model_parameter=self.model_parameter)
+        check_texts(owner, LONGEST_KEY, samples_parameter=self.samples_parameter)
+        check_texts(owner, description=self.description, chooses_among=self.chooses_among)
         object.__setattr__(self, "equal_samples", checked_groups(owner, self.equal_samples))
 
     def sample_tokens(self, model: Model) -> float:

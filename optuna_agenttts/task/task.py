@@ -20,7 +20,8 @@ from optuna_agenttts.task.allocation import (
     choices_by_name,
     settings_of,
 )
-from optuna_agenttts.task.cost import CostModel, FlopsCost, cost_row
+from optuna_agenttts.task.cost import CostModel, FlopsCost
+from optuna_agenttts.task.cost_model import check_cost, cost_row
 from optuna_agenttts.task.differences import differences
 from optuna_agenttts.task.direction import warn_of_direction
 from optuna_agenttts.task.encoding import decode_arguments, encode_arguments
@@ -31,6 +32,7 @@ from optuna_agenttts.task.overview import overview
 from optuna_agenttts.task.resuming import register_task
 from optuna_agenttts.task.stage import Stage, checked_range, checked_stages
 from optuna_agenttts.task.suggestion import suggest_choices
+from optuna_agenttts.task.texts import check_texts
 from optuna_agenttts.task.thinking import Effort
 from optuna_agenttts.task.values import read_stages
 
@@ -82,13 +84,11 @@ class Task:
         description: str = "",
     ) -> None:
         """See the class."""
-        if not isinstance(name, str) or not name:
-            raise TaskError(f"Task: `name` must be a non-empty string, got {name!r}.")
+        check_texts("Task", name=name, metric=metric, description=description)
         owner = f"Task {name!r}"
         stages = checked_stages(owner, stages)
         cost_model: CostModel = FlopsCost() if cost is None else cost
-        if not isinstance(cost_model, CostModel):
-            raise TaskError(f"{owner}: `cost` must be a `CostModel`, got {cost!r}.")
+        check_cost(owner, cost_model)
         table = [[cost_row(owner, cost_model, s, model) for model in s.models] for s in stages]
         given = budget is not None
         if budget is None:

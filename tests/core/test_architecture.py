@@ -38,7 +38,7 @@ ROOMS = {
             *("explanation", "agent", "study", "llm", "task"),
             *("storage", "support", "exceptions"),
         ),
-        "carrying": ("sampler", "study", "task", "storage", "exceptions"),
+        "carrying": ("sampler", "study", "task", "storage", "support", "exceptions"),
     },
     INTEGRATIONS: {
         "exceptions": (),

@@ -2,6 +2,8 @@
 
 import json
 import math
+from decimal import Decimal
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -32,7 +34,7 @@ def flops(billions, prompt, generation, samples=1, **options):
     return price(FlopsCost(**options), model, prompt, generation, samples)
 
 
-def task_of(*stages, **options):
+def task_of(*stages, max_samples=100, **options):
     return Task(
         name="task",
         stages=[
@@ -41,6 +43,7 @@ def task_of(*stages, **options):
                 models=[Model("tiny", parameters=3e9), Model("large", parameters=size * 1e9)],
                 prompt_tokens=prompt,
                 generation_tokens=generation,
+                max_samples=max_samples,
             )
             for index, (size, prompt, generation) in enumerate(stages)
         ],
@@ -402,6 +405,107 @@ def test_task_refuses_an_own_cost_that_breaks_the_protocol(charge, complaint):
 
     with pytest.raises(TaskError, match=complaint):
         task_of((70, 10, 10), cost=Broken(), budget=1000)
+
+
+class Odd:
+    def __array__(self, *arguments, **options):
+        raise RuntimeError("no array")
+
+    def __repr__(self):
+        raise RuntimeError("no repr")
+
+
+@pytest.mark.parametrize(
+    "returned",
+    [
+        None,
+        "1234",
+        b"1234",
+        True,
+        [1, 2, None, 4],
+        ["1", "2", "3", "4"],
+        [1, 2, 3, 4j],
+        [1 + 0j, 2, 3, 4],
+        [True, True, True, True],
+        [[1], [2], [3], [4, 5]],
+        [{}, {}, {}, {}],
+        [1, 2, 3, 10**400],
+        {1: 1, 2: 2, 3: 3, 4: 4},
+        {1, 2, 3, 4},
+        np.array([1, 2, 3, 4], dtype="datetime64[s]"),
+        Odd(),
+        [Odd()] * 4,
+        iter([1, 2, 3, 4]),
+        Steps,
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_task_refuses_costs_that_are_no_numbers(returned):
+    """The message names stage and model; numpy alone would read some of them as numbers."""
+
+    class Broken(Steps):
+        def stage_cost(self, stage, model, samples):
+            return returned
+
+    with pytest.raises(TaskError, match=r"model '\w+' in stage 'stage0'.* must return an array"):
+        task_of((70, 10, 10), cost=Broken(), max_samples=4)
+
+
+@pytest.mark.parametrize(
+    "returned", [[1, 2], [Fraction(1, 2), 1], [Decimal("0.5"), 1.0], np.array([1, 2], dtype="f2")]
+)
+def test_costs_may_be_numbers_of_any_type(returned):
+    class Own(Steps):
+        def stage_cost(self, stage, model, samples):
+            return returned
+
+    task = task_of((70, 10, 10), cost=Own(), max_samples=2)
+    assert Task.from_dict(json.loads(task.text)) == task
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("wrong\nprice"), KeyError("model"), RecursionError(), StopIteration()]
+)
+def test_errors_of_an_own_cost_name_stage_and_model(error):
+    """The original error is the cause."""
+
+    class Broken(Steps):
+        def stage_cost(self, stage, model, samples):
+            raise error
+
+    message = rf"model '\w+' in stage 'stage0': `stage_cost` raised {type(error).__name__}"
+    with pytest.raises(TaskError, match=message) as caught:
+        task_of((70, 10, 10), cost=Broken())
+    assert caught.value.__cause__ is error
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("unit", [None, 5, b"USD", "\ud800"])
+def test_the_unit_of_an_own_cost_is_a_text(unit):
+    class Broken(Steps):
+        pass
+
+    Broken.unit = unit
+    with pytest.raises(TaskError, match="`unit`"):
+        task_of((70, 10, 10), cost=Broken())
+
+
+def test_an_error_of_the_unit_is_named():
+    class Broken(Steps):
+        @property
+        def unit(self):
+            raise RuntimeError("no unit")
+
+    with pytest.raises(TaskError, match="`unit` of `cost` raised RuntimeError: no unit"):
+        task_of((70, 10, 10), cost=Broken())
+
+
+def test_integers_above_all_floats_are_refused():
+    """They would be an `OverflowError`."""
+    with pytest.raises(TaskError, match="`parameters` must be finite"):
+        Model("m", parameters=10**400)
+    with pytest.raises(TaskError, match="`budget` must be finite"):
+        task_of((70, 10, 10), budget=10**400)
 
 
 @pytest.mark.parametrize("wrong", [0, -1, math.inf, math.nan, "3e9", None])
