@@ -8,6 +8,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from optuna_agenttts.study.fresh import own_id
+from optuna_agenttts.support.names import name_problem
 from optuna_agenttts_integrations.exceptions import PipelineError
 
 InstanceId = Callable[[Any], Any]
@@ -28,16 +29,22 @@ def named_instances(
         Instances by ID, in the given order.
 
     Raises:
-        PipelineError: There are no instances, or two share an ID.
+        PipelineError: There are no instances, two share an ID, or an ID cannot be stored.
     """
     if len(instances) == 0:
         raise PipelineError("`instances` must not be empty.")
-    if isinstance(instances, Mapping):
-        return dict(instances)
     named: dict[str, Any] = {}
-    for position, instance in enumerate(instances):
-        found = (instance_id or own_id)(instance)
-        name = str(position if found is None else found)
+    if isinstance(instances, Mapping):
+        pairs = [(str(name), instance) for name, instance in instances.items()]
+    else:
+        ids = map(instance_id or own_id, instances)
+        pairs = [
+            (str(position if name is None else name), instance)
+            for position, (name, instance) in enumerate(zip(ids, instances))
+        ]
+    for name, instance in pairs:
+        if (problem := name_problem(name, longest=None)) is not None:
+            raise PipelineError(f"`instances`: the ID of instance {len(named)} {problem}.")
         if name in named:
             raise PipelineError(
                 f"`instances` must have unique IDs, got {name!r} twice: change the data, or pass "

@@ -159,6 +159,24 @@ def test_names_are_ids_or_positions():
         named_instances([{"id": 1}, 7])
 
 
+def test_ids_of_a_mapping_are_texts():
+    """And unique as such."""
+    assert named_instances({1: "a", "x": "b"}) == {"1": "a", "x": "b"}
+    with pytest.raises(PipelineError, match="got '1' twice"):
+        named_instances({1: "a", "1": "b"})
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"), [("a\ud800", "unpaired surrogate"), ("a\0", "character NUL")]
+)
+def test_ids_that_cannot_be_stored_are_refused(wrong, reason):
+    """With their position; an ID may have any length."""
+    for instances in ({"a": 1, wrong: 2}, [{"id": "a"}, {"id": wrong}]):
+        with pytest.raises(PipelineError, match=f"ID of instance 1 .*{reason}"):
+            named_instances(instances)
+    assert list(named_instances({"x" * 10_000: 1})) == ["x" * 10_000]
+
+
 def test_an_objective_rejects_instances_of_its_search():
     """`evaluate` raises before any request is sent."""
     objective, chats = make_objective()

@@ -402,6 +402,24 @@ def test_scores_and_metrics_may_be_coroutine_functions():
         run([asks("s")], metrics={"spend": _score})
 
 
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        ("a\ud800", "unpaired surrogate"),
+        ("a\0", "character NUL"),
+        ("x" * 10_000, "at most 512 characters, got 10000"),
+        (5, "string"),
+    ],
+)
+def test_names_that_cannot_be_stored_are_refused(wrong, reason):
+    """Metrics are attributes of trials."""
+    stages = [StageProgram(name="s", prompt=str)]
+    with pytest.raises(PipelineError, match=f"`metrics` .*{reason}"):
+        Pipeline(stages=stages, score=len, metrics={wrong: len})
+    with pytest.raises(PipelineError, match=f"`stages` .*{reason}"):
+        Pipeline(stages=[*stages, Step(name=wrong, run=len)], score=len)
+
+
 def test_a_pipeline_needs_a_model_and_unique_names():
     """Other pipelines are rejected at construction."""
     step = Step(name="s", run=str)

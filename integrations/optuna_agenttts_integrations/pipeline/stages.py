@@ -14,6 +14,7 @@ from typing import Any
 
 from optuna_agenttts import Task
 from optuna_agenttts.llm.untrusted import estimated_tokens
+from optuna_agenttts.support.names import name_problem
 from optuna_agenttts_integrations.calls.endpoints import Endpoints
 from optuna_agenttts_integrations.calls.store import CompletionStore
 from optuna_agenttts_integrations.exceptions import PipelineError
@@ -48,7 +49,8 @@ class Pipeline:
             Default: the result of the last stage or step that does not serve the score alone.
 
     Raises:
-        PipelineError: There is no `StageProgram`, or two stages share a name.
+        PipelineError: There is no `StageProgram`, two stages share a name, or a name of a stage or
+            metric cannot be stored.
     """
 
     stages: Sequence[StageProgram | Step]
@@ -65,6 +67,10 @@ class Pipeline:
                 "`stages` must have at least one `StageProgram`, and unique names, got the names "
                 f"{names!r}."
             )
+        for name in [*names, *self.metrics]:
+            if (problem := name_problem(name)) is not None:
+                what = "`stages`" if name in names else "`metrics`"
+                raise PipelineError(f"Pipeline: a name in {what} {problem}.")
 
     @property
     def programs(self) -> tuple[StageProgram, ...]:
