@@ -38,10 +38,12 @@ _RETRYABLE_STATUSES = {408, 409, 424, 425, 429, 499}
 """HTTP statuses below 500 of requests that may succeed later."""
 _GATEWAY_TIMEOUT = 504
 """HTTP status of a gateway whose server did not reply in time."""
+_MAX_TEXT = 20_000
+"""Characters of an error that are searched; chosen by hand, far above the length of any."""
 _MAX_NESTING = 5
 """Errors within errors that are read; chosen by hand."""
 _REQUEST_AT_FAULT = re.compile(
-    r"exceed\w* [^.]{0,40}context|context_(?:length|size|window)|model_not_found"
+    r"exceed\w{0,20} [^.]{0,40}context|context_(?:length|size|window)|model_not_found"
     r"|(?:prompt|input|request)s? (?:is |are )?too (?:long|large)",
     re.I,
 )
@@ -74,7 +76,7 @@ def retry_after(headers: Mapping[str, str], now: datetime | None = None) -> floa
     return next((wait for wait in waits if wait is not None), None)
 
 
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhd])")
+_DURATION = re.compile(r"(\d{1,12}(?:\.\d{1,12})?)(ms|[smhd])")
 _UNITS = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _EPOCH = 1e9
 """Seconds since 1970 of the year 2001: larger numbers are times, in seconds or milliseconds."""
@@ -108,7 +110,7 @@ def http_error(status: int, headers: Mapping[str, str], text: str, where: str) -
         text: Body of the reply, without secrets.
         where: Model and server, for the message.
     """
-    kind = f"HTTP {status}"
+    kind, text = f"HTTP {status}", text[:_MAX_TEXT]
     body = one_line(text).removesuffix(".")
     message = f"{where}: HTTP {status}" + (f": {body}" if body else "")
     if lacks_quota(status, headers, text):
@@ -160,7 +162,8 @@ def parse_refusal(
     Raises:
         ChatError: The reply is an error.
     """
-    reasons = (reason for reason, words in _ENDED_BY.items() if words.search(text))
+    start = text[:_MAX_TEXT]
+    reasons = (reason for reason, words in _ENDED_BY.items() if words.search(start))
     if status != 400 or (reason := next(reasons, None)) is None:
         raise http_error(status, headers, text, where)
     generated = request.max_tokens if reason == "length" else 0
@@ -248,7 +251,7 @@ def error_in_body(
     labels = [fields.get(name) for name in ("code", "type", "error_type", "status")]
     texts = (label for label in labels if isinstance(label, str) and not label.isdecimal())
     names = " ".join(text for text in texts if text not in words)
-    names = f"{words} ({names})" if names else words
+    names = (f"{words} ({names})" if names else words)[:_MAX_TEXT]
     codes = (counted(fields, n) for n in ("code", "status", "status_code", "statusCode"))
     code = next((code for code in codes if 400 <= code < 600), 0)
     if not code and lacks_quota(429, headers, names):

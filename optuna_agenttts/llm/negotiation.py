@@ -64,7 +64,7 @@ _REFUSALS = {400, 403, 404, 415, 422, 500, 501}
 text must name a parameter."""
 _UNNAMED_REFUSALS = {400, 415, 422, 501}
 """HTTP statuses with which servers refuse a `response_format` without naming it."""
-_MAX_TEXT = 200_000
+_MAX_TEXT = 20_000
 """Characters of an error that are searched; chosen by hand, far above the length of any."""
 
 _NAMES: Mapping[str, re.Pattern[str]] = MappingProxyType(

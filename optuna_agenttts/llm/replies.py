@@ -56,6 +56,11 @@ _EVENT_FIELDS = ("data:", "event:", "id:", "retry:", ":")
 """Beginnings of lines of server-sent events; the last one is that of comments."""
 
 
+_MAX_EVENTS = 60_000
+"""Events of a reply, one a token at most servers. Chosen by hand: 4 MB, the default of
+`max_reply_bytes`, hold fewer tokens in this form."""
+
+
 def _merged_events(text: str) -> Any:
     """Return server-sent events, or JSON after comments (OpenRouter), as one completion."""
     # Not `splitlines`: texts may have other separators, such as U+2028.
@@ -63,6 +68,8 @@ def _merged_events(text: str) -> Any:
     data = [line[5:].strip() for line in lines if line.startswith("data:")]
     if not data:
         return json.loads("\n".join(x for x in lines if not x.startswith(":")), strict=False)
+    if len(data) > _MAX_EVENTS:
+        raise ValueError(f"more than {_MAX_EVENTS} events")
     events = [as_mapping(json.loads(d, strict=False)) for d in data if d and d != "[DONE]"]
     merged = {key: value for event in events for key, value in event.items() if value}
     choices = [choice for event in events if (choice := first_mapping(event.get("choices")))]
