@@ -9,6 +9,8 @@ from optuna_agenttts.llm import outages
 sys.path.insert(0, str(Path(__file__).parent.parent))
 sys.path.insert(0, str(Path(__file__).parent))
 
+from store_support import new_target, postgresql_server, target  # noqa: F401
+
 
 @pytest.fixture(autouse=True)
 def no_server_has_answered(monkeypatch):

@@ -1,6 +1,5 @@
 """The completion store: versions, transport, pruning, disks that are full, and replay."""
 
-import itertools
 import json
 import logging
 import multiprocessing
@@ -18,58 +17,21 @@ import numpy as np
 import optuna
 import pytest
 from pipeline_support import Clock, allocation, calls, make_objective, side_by_side
-from postgresql_support import new_database, postgresql_server  # noqa: F401
+from store_support import contents, request_key, said
 
 from optuna_agenttts import AgentTTSSampler
 from optuna_agenttts.llm import Completion, Usage
 from optuna_agenttts_integrations import CompletionStore, StoreError
-from optuna_agenttts_integrations.calls.store import Holding, RequestKey, canonical_json
+from optuna_agenttts_integrations.calls.store import Holding, RequestKey
 
 FORK = pytest.mark.skipif(
     "fork" not in multiprocessing.get_all_start_methods(), reason="limits are set in a fork"
 )
 
 
-def request_key(number=0, model="m", endpoint="e", seed=0):
-    """Return the key of a request."""
-    return RequestKey(endpoint, seed, canonical_json({"model": model, "n": number}))
-
-
-def said(text="hi", prompt=2, generated=1):
-    """Return a completion."""
-    return Completion(text, Usage(prompt, generated), "stop")
-
-
-def contents(store):
-    """Return all rows of a store, by table."""
-    return [
-        sorted(store._database.rows(f"SELECT * FROM {table}"))
-        for table in ("completions", "requests")
-    ]
-
-
 def size(path):
     """Return the size of a store and its log in bytes."""
     return sum(f.stat().st_size for f in Path(path).parent.glob(f"{Path(path).name}*"))
-
-
-KINDS = ["sqlite", "postgresql"]
-
-
-@pytest.fixture(params=KINDS)
-def new_target(request, tmp_path):
-    """Return a function that returns the target of a new store, of each kind of database."""
-    numbers = itertools.count()
-    if request.param == "sqlite":
-        return lambda: tmp_path / f"new{next(numbers)}.db"
-    server = request.getfixturevalue("postgresql_server")
-    return lambda: new_database(server)
-
-
-@pytest.fixture
-def target(new_target):
-    """Return the target of a new store, of each kind of database."""
-    return new_target()
 
 
 @pytest.fixture

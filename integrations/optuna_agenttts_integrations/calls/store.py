@@ -89,8 +89,9 @@ class CompletionStore:
         self._database = open_database(self._target, name)
         self.path = self._database.name
         folder, file = os.path.split(self._target)
-        remote = self._database.remote
-        self._unwritten = Unwritten(os.getcwd() if remote else folder, "store" if remote else file)
+        if self._database.remote:
+            folder, file = os.getcwd(), "store"
+        self._unwritten = Unwritten(folder, file, self.path)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return name, target and clock; the database is opened again on unpickling."""

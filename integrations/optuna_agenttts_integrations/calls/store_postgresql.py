@@ -33,6 +33,8 @@ _T = TypeVar("_T")
 _PREFIX = "agenttts_"
 """Start of the names of tables: other applications may have tables in the same database."""
 
+_STORE = f"CREATE TABLE IF NOT EXISTS {_PREFIX}store (version INTEGER NOT NULL, id TEXT NOT NULL)"
+
 _TABLE = re.compile(rf"\b({'|'.join(TABLES)})\b")
 
 _CONNECTIONS = 4
@@ -66,6 +68,7 @@ class PostgreSQLDatabase(Database):
 
     Args:
         url: URL of SQLAlchemy, with the driver psycopg.
+        create: Whether to create the tables if there are none.
 
     Raises:
         StoreError: The database cannot be reached, the tables cannot be created or have a later
@@ -76,13 +79,16 @@ class PostgreSQLDatabase(Database):
     now: ClassVar[str | None] = "extract(epoch FROM clock_timestamp())::double precision"
     stamp_sql: ClassVar[str] = f" UNION ALL SELECT -1, id FROM {_PREFIX}store"
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, create: bool = True) -> None:
         self._url = _parsed(url)
         super().__init__(shown_url(url, self._url))
         self._closed = False
         self._engine = self._new_engine()
         try:
-            self.stamp = self._prepare()
+            self.stamp = self._prepare(create)
+        except StoreError:
+            self._engine.dispose()
+            raise
         except SQLAlchemyError as error:
             self._engine.dispose()
             raise StoreError(
@@ -122,21 +128,22 @@ class PostgreSQLDatabase(Database):
         if not self._closed:
             self._engine = self._new_engine()
 
-    def _prepare(self) -> str:
-        """Create the tables if there are none, and return their identity."""
+    def _prepare(self, create: bool) -> str | None:
+        """Return the identity of the tables, which are created; None if there are none."""
         found = f"SELECT to_regclass('{_PREFIX}store')"
         with self._engine.connect() as connection:
             run = connection.exec_driver_sql
             if run(found).scalar() is None:
-                # Concurrent `CREATE TABLE IF NOT EXISTS` may fail. The lock ends with the
-                # transaction.
+                if not create:
+                    return None
+                # Concurrent statements of this kind would fail; the lock ends with the
+                # transaction. What another one created meanwhile may be cached as missing.
                 run(f"SELECT pg_advisory_xact_lock({_CREATION_LOCK})")
-            if run(found).scalar() is None:
-                for table in SCHEMA:
+                for table in (*SCHEMA, _STORE):
                     run(_translated(table))
-                run(f"CREATE TABLE {_PREFIX}store (version INTEGER NOT NULL, id TEXT NOT NULL)")
                 run(
-                    f"INSERT INTO {_PREFIX}store VALUES (%s, %s)",
+                    f"INSERT INTO {_PREFIX}store SELECT %s, %s "
+                    f"WHERE NOT EXISTS (SELECT 1 FROM {_PREFIX}store)",
                     (VERSION, uuid.uuid4().hex),
                 )
                 connection.commit()
@@ -197,6 +204,11 @@ class PostgreSQLDatabase(Database):
         """Close all connections."""
         self._closed = True
         self._engine.dispose()
+
+    def __del__(self) -> None:
+        """Close all connections."""
+        if getattr(self, "_engine", None) is not None and not self._closed:
+            self.close()
 
     def _reason(self, error: SQLAlchemyError) -> str:
         """Return the message of an error, without secrets."""
@@ -288,3 +300,14 @@ def without_password(given: str) -> str:
     """Return a URL without its password, for pickles."""
     url = _parsed(given).difference_update_query(["password"])
     return url._replace(password=None).render_as_string(hide_password=False)
+
+
+def has_tables(url: str) -> bool:
+    """Return whether a database has the tables of a completion store.
+
+    Raises:
+        StoreError: The database cannot be reached, or they have a later version.
+    """
+    database = PostgreSQLDatabase(url, create=False)
+    database.close()
+    return database.stamp is not None

@@ -47,3 +47,17 @@ def open_database(target: str, name: str) -> Database:
 
         return PostgreSQLDatabase(target)
     return SQLiteDatabase(target, name)
+
+
+def store_exists(target: str | Path) -> bool:
+    """Return whether a target names a store that exists, or at least a file.
+
+    Raises:
+        StoreError: The database cannot be reached.
+    """
+    text = target_text(target)
+    if not is_url(text):
+        return os.path.exists(text)
+    from optuna_agenttts_integrations.calls.store_postgresql import has_tables
+
+    return has_tables(text)

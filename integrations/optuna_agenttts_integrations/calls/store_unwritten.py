@@ -26,11 +26,11 @@ class Unwritten:
     Args:
         folder: Folder of the file that keeps them; the folder for temporary files is tried next.
         name: Start of the file's name.
+        store: Path or URL of the store for messages, without secrets.
     """
 
-    def __init__(self, folder: str, name: str) -> None:
-        """See the class."""
-        self._folders, self._name = (folder, tempfile.gettempdir()), name
+    def __init__(self, folder: str, name: str, store: str) -> None:
+        self._folders, self._name, self._store = (folder, tempfile.gettempdir()), name, store
         self._entries: dict[str, Entry] = {}
         self._file: Path | None = None
         self._lock = threading.Lock()
@@ -77,7 +77,7 @@ class Unwritten:
         return (
             f"{total} completions that were received since are kept in this process, and in "
             f"{str(self._file)!r}. They are stored with the next write of this process; if it has "
-            f"ended, by `agenttts store load {self._file} --path STORE`."
+            f"ended, by `agenttts store load {self._file} --path {self._store}`."
         )
 
     def remove(self, entries: list[Entry]) -> None:

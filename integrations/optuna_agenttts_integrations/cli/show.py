@@ -6,12 +6,12 @@ import argparse
 import json
 import shutil
 from contextlib import ExitStack, closing
-from pathlib import Path
 
 import optuna
 
 from optuna_agenttts import AgentTTSError, Task
 from optuna_agenttts_integrations.calls.store import CompletionStore
+from optuna_agenttts_integrations.calls.store_targets import store_exists
 from optuna_agenttts_integrations.cli.objectives import IMPORT_NOTE, open_objective
 from optuna_agenttts_integrations.cli.parser import COMMANDS, Commands, add_command
 from optuna_agenttts_integrations.cli.storages import add_study_arguments, open_study
@@ -57,7 +57,9 @@ def add_show(commands: Commands) -> None:
         "default: the playground's, for studies of its task",
     )
     show.add_argument(
-        "--store", type=Path, help="file of the completions; default: the objective's store"
+        "--store",
+        metavar="STORE",
+        help="file or PostgreSQL URL of the completions; default: the objective's store",
     )
     show.add_argument("--json", action="store_true", help="print JSON")
     show.add_argument(
@@ -72,8 +74,8 @@ def add_show(commands: Commands) -> None:
 def _show(options: argparse.Namespace) -> int:
     if options.limit is not None and options.limit < 1:
         raise AgentTTSError(f"`--limit` must be at least 1, got {options.limit}.")
-    if options.store is not None and not options.store.is_file():
-        raise AgentTTSError(f"`--store` {str(options.store)!r} does not exist.")
+    if options.store is not None and not store_exists(options.store):
+        raise AgentTTSError(f"`--store` {options.store.rpartition('@')[2]!r} does not exist.")
     study = open_study(options.storage, options.study)
     shown = _inspect(study, options)
     if options.json:

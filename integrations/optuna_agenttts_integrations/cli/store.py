@@ -11,6 +11,7 @@ from pathlib import Path
 from optuna_agenttts import AgentTTSError
 from optuna_agenttts.report.text import table
 from optuna_agenttts_integrations.calls.store import CompletionStore
+from optuna_agenttts_integrations.calls.store_targets import store_exists
 from optuna_agenttts_integrations.cli.parser import COMMANDS, Commands, add_command
 
 _DAY = 86_400.0  # seconds
@@ -22,7 +23,7 @@ def add_store(commands: Commands) -> None:
         commands,
         "store",
         COMMANDS["store"],
-        "A store is the file of a `CompletionStore`, which keeps the models' replies.",
+        "A `CompletionStore` keeps the models' replies, in a file or a PostgreSQL database.",
     )
     actions = store.add_subparsers(required=True, metavar="ACTION")
     show = add_command(actions, "show", "list the contents by endpoint and model")
@@ -58,13 +59,16 @@ def add_store(commands: Commands) -> None:
     for action in (show, export, load, prune):
         created = "; created if missing" if action is load else ""
         action.add_argument(
-            "--path", type=Path, required=True, metavar="STORE", help=f"file of the store{created}"
+            "--path",
+            required=True,
+            metavar="STORE",
+            help=f"file of the store, or postgresql://USER@HOST/DATABASE{created}",
         )
 
 
-def _open(path: Path, *, create: bool = False) -> closing[CompletionStore]:
-    if not create and not path.exists():
-        raise AgentTTSError(f"`--path` {str(path)!r} does not exist.")
+def _open(path: str, *, create: bool = False) -> closing[CompletionStore]:
+    if not create and not store_exists(path):
+        raise AgentTTSError(f"`--path` {path.rpartition('@')[2]!r} does not exist.")
     return closing(CompletionStore(path))
 
 
@@ -77,7 +81,13 @@ def _show(options: argparse.Namespace) -> int:
             numbers = (held.requests, held.samples, held.prompt_tokens, held.generated_tokens)
             counts = (f"{number:,}" for number in numbers)
             rows.append((held.endpoint, held.model, *counts, _date(held.oldest)))
+        unreadable = store.quarantined()
     print("\n".join(table(rows)))
+    if unreadable:
+        print(
+            f"{unreadable} rows could not be read, and are kept in the table `quarantine`: their "
+            "samples are generated again when needed"
+        )
     return 0
 
 
@@ -99,7 +109,7 @@ def _load(options: argparse.Namespace) -> int:
     if not options.file.exists():
         raise AgentTTSError(f"`file` {str(options.file)!r} does not exist.")
     with _open(options.path, create=True) as store:
-        print(f"{store.load(options.file)} requests loaded into {options.path}")
+        print(f"{store.load(options.file)} requests loaded into {store.path}")
     return 0
 
 
