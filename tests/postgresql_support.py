@@ -12,7 +12,7 @@ import pytest
 
 
 @contextmanager
-def postgresql():
+def postgresql(*, fsync=False):
     """Start a temporary PostgreSQL server on loopback; skip the test if none is installed."""
     found = shutil.which("initdb") or shutil.which(
         "initdb", path=os.pathsep.join(f"/usr/lib/postgresql/{v}/bin" for v in range(18, 12, -1))
@@ -28,7 +28,7 @@ def postgresql():
     shutil.chown(folder, "postgres", "postgres")
     as_user = ["runuser", "-u", "postgres", "--"]
     data = f"{folder}/data"
-    options = f"-p {port} -h 127.0.0.1 -k {folder} -c fsync=off"
+    options = f"-p {port} -h 127.0.0.1 -k {folder} -c fsync={'on' if fsync else 'off'}"
     quiet = {"check": True, "cwd": "/", "stdout": subprocess.DEVNULL}
     subprocess.run(
         [*as_user, f"{tools}/initdb", "-D", data, "-U", "postgres", "--auth=trust", "--no-sync"],

@@ -11,14 +11,19 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from optuna_agenttts.llm import Completion
-from optuna_agenttts_integrations.calls.store_database import IN_MEMORY, Transaction
+from optuna_agenttts_integrations.calls.store_database import IN_MEMORY, Transaction, insert
 from optuna_agenttts_integrations.calls.store_exports import export_lines, read_export
 from optuna_agenttts_integrations.calls.store_records import (
     RequestKey,
     canonical_json,
     read_completion,
 )
-from optuna_agenttts_integrations.calls.store_rows import insert, quarantine
+from optuna_agenttts_integrations.calls.store_rows import (
+    completion_rows,
+    held,
+    quarantine,
+    request_row,
+)
 from optuna_agenttts_integrations.calls.store_targets import is_url, open_database, target_text
 from optuna_agenttts_integrations.calls.store_unwritten import Entry, Unwritten
 from optuna_agenttts_integrations.exceptions import StoreError
@@ -181,24 +186,27 @@ class CompletionStore:
             return {}
         now = self._clock()
         waiting = self._unwritten.entries()
+        rows = completion_rows(request_key, completions)
         try:
-            held = self._write([*waiting, (request_key, completions, now)])
+            self._write(waiting)
+            inserted = self._database.insert(request_row(request_key, now), rows)
         except StoreError as error:
             kept = self._unwritten.add(request_key, completions, now)
             raise StoreError(f"{error} {kept}") from error
         self._unwritten.remove(waiting)
-        return held
+        if inserted == len(rows):
+            return dict(completions)
+        return held(self._database, request_key, completions)
 
-    def _write(self, entries: list[Entry]) -> dict[int, Completion]:
-        """Store completions of requests, and return those that are held for the last one."""
+    def _write(self, entries: list[Entry]) -> None:
+        """Store completions of requests, in one transaction."""
 
-        def work(transaction: Transaction) -> dict[int, Completion]:
-            held: dict[int, Completion] = {}
+        def work(transaction: Transaction) -> None:
             for key, completions, at in entries:
-                held = insert(transaction, key, completions, at)
-            return held
+                insert(transaction, request_row(key, at), completion_rows(key, completions))
 
-        return self._database.write(work)
+        if entries:
+            self._database.write(work)
 
     def check(self) -> None:
         """Check that the store can be written, by a write that leaves nothing.

@@ -8,7 +8,7 @@ and take longer to import than the rest of a small search.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from optuna_agenttts_integrations.exceptions import StoreError
@@ -64,20 +64,22 @@ TABLES = ("completions", "requests", "leases", "quarantine")
 
 _T = TypeVar("_T")
 
-Rows = list[tuple[Any, ...]]
+Row = tuple[Any, ...]
+
+Rows = list[Row]
 
 
 class Transaction(Protocol):
     """Statements of one transaction."""
 
-    def rows(self, sql: str, values: tuple[Any, ...] = ()) -> Rows:
+    def rows(self, sql: str, values: Row = ()) -> Rows:
         """Return the rows of a query."""
 
-    def change(self, sql: str, values: tuple[Any, ...] = ()) -> int:
+    def change(self, sql: str, values: Row = ()) -> int:
         """Run a statement, and return the number of rows that it changed."""
 
-    def change_many(self, sql: str, rows: Iterable[tuple[Any, ...]]) -> None:
-        """Run a statement once for each tuple of values."""
+    def change_many(self, sql: str, rows: Sequence[Row]) -> int:
+        """Run a statement once for each row of values, and return the number of changed rows."""
 
 
 class Database(ABC):
@@ -105,7 +107,7 @@ class Database(ABC):
         self.stamp: str | None = None
 
     @abstractmethod
-    def rows(self, sql: str, values: tuple[Any, ...] = ()) -> Rows:
+    def rows(self, sql: str, values: Row = ()) -> Rows:
         """Return the rows of a query.
 
         Raises:
@@ -124,6 +126,17 @@ class Database(ABC):
         Raises:
             StoreError: The database cannot be written, is closed, or is not the one opened first.
         """
+
+    def insert(self, request: Row, rows: Sequence[Row]) -> int:
+        """Insert a request and its completions in one transaction, except those that are stored.
+
+        Returns:
+            Number of completions that were inserted.
+
+        Raises:
+            StoreError: As `write`.
+        """
+        return self.write(lambda transaction: insert(transaction, request, rows))
 
     @abstractmethod
     def json_number(self, index: int) -> str:
@@ -159,3 +172,13 @@ class Database(ABC):
             "be paid for again: restore it, or construct a new `CompletionStore` to begin with "
             "what is there now."
         )
+
+
+def insert(transaction: Transaction, request: Row, rows: Sequence[Row]) -> int:
+    """Insert a request and its completions; see `Database.insert`."""
+    transaction.change(
+        "INSERT INTO requests VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING", request
+    )
+    return transaction.change_many(
+        "INSERT INTO completions VALUES (?, ?, ?) ON CONFLICT DO NOTHING", rows
+    )

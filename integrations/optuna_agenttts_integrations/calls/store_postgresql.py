@@ -6,9 +6,9 @@ import random
 import re
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any, ClassVar, TypeVar
+from typing import ClassVar, TypeVar
 
 from sqlalchemy import create_engine
 from sqlalchemy.engine import URL, Connection, Engine, make_url
@@ -23,6 +23,7 @@ from optuna_agenttts_integrations.calls.store_database import (
     TABLES,
     VERSION,
     Database,
+    Row,
     Rows,
     Transaction,
 )
@@ -57,6 +58,13 @@ _CREATION_LOCK = 0x6167656E74747473
 _PASSING = ("08", "40", "53300", "55P03", "57P")
 """Starts of the SQL states that time mends: connection lost, deadlock, too many connections, lock
 not available, server stopped or starting."""
+
+_INSERT = """
+WITH request AS (INSERT INTO requests VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING)
+INSERT INTO completions SELECT unnest(?::text[]), unnest(?::integer[]), unnest(?::text[])
+ON CONFLICT DO NOTHING
+"""
+"""`insert` of `store_database` as one statement."""
 
 _NO_TABLE = "42P01"
 
@@ -155,25 +163,41 @@ class PostgreSQLDatabase(Database):
             )
         return str(stamp)
 
-    def rows(self, sql: str, values: tuple[Any, ...] = ()) -> Rows:
+    def rows(self, sql: str, values: Row = ()) -> Rows:
         """Return the rows of a query; see `Database.rows`."""
-        return self._repeated(lambda transaction: transaction.rows(sql, values), "read")
+        return self._repeated(
+            lambda transaction: transaction.rows(sql, values), "read", single=True
+        )
 
     def write(self, work: Callable[[Transaction], _T], *, patience: float = PATIENCE) -> _T:
         """Return the result of a function in one transaction; see `Database.write`."""
         return self._repeated(work, "written", patience)
 
+    def insert(self, request: Row, rows: Sequence[Row]) -> int:
+        """Insert by one statement, which crosses the network once; see `Database.insert`."""
+        keys, samples, values = (list(column) for column in zip(*rows))
+        return self._repeated(
+            lambda transaction: transaction.change(_INSERT, (*request, keys, samples, values)),
+            "written",
+            single=True,
+        )
+
     def _repeated(
-        self, work: Callable[[Transaction], _T], verb: str, patience: float = PATIENCE
+        self,
+        work: Callable[[Transaction], _T],
+        verb: str,
+        patience: float = PATIENCE,
+        *,
+        single: bool = False,
     ) -> _T:
-        """Run a function in a transaction, again if the connection is lost."""
+        """Run a function in a transaction, or a single statement; again if it is interrupted."""
         start, wait = time.monotonic(), 0.05
         while True:
             if self._closed:
                 raise self.closed_error()
             try:
-                if verb == "read":
-                    # A query needs no transaction, which would cross the network three times.
+                if single:
+                    # Beginning and committing a transaction would cross the network twice more.
                     with self._engine.connect() as connection:
                         connection.execution_options(isolation_level="AUTOCOMMIT")
                         return work(_PostgreSQLTransaction(connection))
@@ -222,19 +246,18 @@ class _PostgreSQLTransaction:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    def rows(self, sql: str, values: tuple[Any, ...] = ()) -> Rows:
+    def rows(self, sql: str, values: Row = ()) -> Rows:
         """Return the rows of a query."""
         found = self._connection.exec_driver_sql(_translated(sql), values).fetchall()
         return [tuple(row) for row in found]
 
-    def change(self, sql: str, values: tuple[Any, ...] = ()) -> int:
+    def change(self, sql: str, values: Row = ()) -> int:
         """Run a statement, and return the number of rows that it changed."""
         return self._connection.exec_driver_sql(_translated(sql), values).rowcount
 
-    def change_many(self, sql: str, rows: Iterable[tuple[Any, ...]]) -> None:
-        """Run a statement once for each tuple of values."""
-        if rows := list(rows):
-            self._connection.exec_driver_sql(_translated(sql), rows)
+    def change_many(self, sql: str, rows: Sequence[Row]) -> int:
+        """Run a statement once for each row of values, and return the number of changed rows."""
+        return self._connection.exec_driver_sql(_translated(sql), list(rows)).rowcount
 
 
 @lru_cache(maxsize=256)

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 
 from optuna_agenttts.llm import Completion
-from optuna_agenttts_integrations.calls.store_database import Database, Transaction
+from optuna_agenttts_integrations.calls.store_database import Database, Row, Transaction
 from optuna_agenttts_integrations.calls.store_records import (
     RequestKey,
     completion_text,
@@ -17,43 +17,35 @@ from optuna_agenttts_integrations.exceptions import StoreError
 _logger = logging.getLogger(__name__)
 
 
-def insert(
-    transaction: Transaction, key: RequestKey, completions: Mapping[int, Completion], at: float
-) -> dict[int, Completion]:
-    """Insert completions of a request that are not stored yet, and return those that are held.
+def request_row(key: RequestKey, at: float) -> Row:
+    """Return the row of a request that was first made at a time."""
+    return (key.digest, key.endpoint, key.seed, key.model, key.request, at)
 
-    Their leases end in the same transaction.
-    """
-    digest = key.digest
-    transaction.change(
-        "INSERT INTO requests VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-        (digest, key.endpoint, key.seed, key.model, key.request, at),
-    )
-    statement = "INSERT INTO completions VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
-    # In order of index, since PostgreSQL locks row by row.
-    rows = [(digest, index, completion_text(completions[index])) for index in sorted(completions)]
-    leases = f"sample IN ({', '.join('?' * len(rows))})"
-    transaction.change(
-        f"DELETE FROM leases WHERE key = ? AND {leases}", (digest, *(row[1] for row in rows))
-    )
-    if len(rows) == 1:
-        if transaction.change(statement, rows[0]):
-            return dict(completions)
-    else:
-        transaction.change_many(statement, rows)
-    held = dict(completions)
-    stored = transaction.rows(
+
+def completion_rows(key: RequestKey, completions: Mapping[int, Completion]) -> list[Row]:
+    """Return the rows of completions, in order of index: PostgreSQL locks one after the other."""
+    return [
+        (key.digest, index, completion_text(completions[index])) for index in sorted(completions)
+    ]
+
+
+def held(
+    database: Database, key: RequestKey, completions: Mapping[int, Completion]
+) -> dict[int, Completion]:
+    """Return what is stored of the samples that completions were received for."""
+    found = dict(completions)
+    stored = database.rows(
         "SELECT sample, value FROM completions WHERE key = ? AND sample BETWEEN ? AND ?",
-        (digest, rows[0][1], rows[-1][1]),
+        (key.digest, min(completions), max(completions)),
     )
     for sample, value in stored:
-        if sample in held:
+        if sample in found:
             try:
-                held[sample] = read_completion(value)
+                found[sample] = read_completion(value)
             except ValueError:
                 # The next `get` moves it out of the way; until then, the new one serves.
                 continue
-    return held
+    return found
 
 
 def quarantine(database: Database, key: str, sample: int, error: ValueError, now: float) -> None:

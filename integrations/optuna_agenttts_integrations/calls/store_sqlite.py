@@ -6,9 +6,9 @@ import logging
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from optuna_agenttts.llm.port import FAILED_REASONS
 from optuna_agenttts.support.forking import on_fork
@@ -18,6 +18,7 @@ from optuna_agenttts_integrations.calls.store_database import (
     SCHEMA,
     VERSION,
     Database,
+    Row,
     Rows,
     Transaction,
 )
@@ -67,7 +68,7 @@ class SQLiteDatabase(Database):
             after=SQLiteDatabase._release,
         )
 
-    def rows(self, sql: str, values: tuple[Any, ...] = ()) -> Rows:
+    def rows(self, sql: str, values: Row = ()) -> Rows:
         """Return the rows of a query; see `Database.rows`."""
         with self._locked("read") as connection:
             return connection.execute(sql, values).fetchall()
@@ -247,17 +248,17 @@ class _SQLiteTransaction:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
 
-    def rows(self, sql: str, values: tuple[Any, ...] = ()) -> Rows:
+    def rows(self, sql: str, values: Row = ()) -> Rows:
         """Return the rows of a query."""
         return self._connection.execute(sql, values).fetchall()
 
-    def change(self, sql: str, values: tuple[Any, ...] = ()) -> int:
+    def change(self, sql: str, values: Row = ()) -> int:
         """Run a statement, and return the number of rows that it changed."""
         return self._connection.execute(sql, values).rowcount
 
-    def change_many(self, sql: str, rows: Iterable[tuple[Any, ...]]) -> None:
-        """Run a statement once for each tuple of values."""
-        self._connection.executemany(sql, rows)
+    def change_many(self, sql: str, rows: Sequence[Row]) -> int:
+        """Run a statement once for each row of values, and return the number of changed rows."""
+        return self._connection.executemany(sql, rows).rowcount
 
 
 def _text(stored: bytes) -> str | bytes:
