@@ -13,7 +13,7 @@ import hashlib
 import random
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from optuna_agenttts.llm import (
@@ -28,6 +28,7 @@ from optuna_agenttts.llm.retry import with_retries
 from optuna_agenttts_integrations.calls.endpoints import Endpoint, MultiSampleChatModel
 from optuna_agenttts_integrations.calls.metering import Meter, finish_all, is_lost
 from optuna_agenttts_integrations.calls.rates import RateLimit
+from optuna_agenttts_integrations.calls.sharing import Claim, Polls, obtain
 from optuna_agenttts_integrations.calls.store import CompletionStore, RequestKey, canonical_json
 from optuna_agenttts_integrations.exceptions import StoreError
 
@@ -153,9 +154,9 @@ class Completions:
         exclusive.callers += 1
         try:
             async with exclusive.lock:
-                known = self._store.get(digest, count)
-                missing = [index for index in range(count) if index not in known]
-                fresh: dict[int, Completion] = {}
+                found = await self._store.run(self._store.get, digest, count)
+                missing = [index for index in range(count) if index not in found]
+                generated = 0
                 if missing and self._replay:
                     raise StoreError(
                         f"The store {self._store.path!r} lacks {len(missing)} of {count} samples "
@@ -163,17 +164,22 @@ class Completions:
                         "instances, seed and endpoints of the study, or do not set `replay`."
                     )
                 if missing:
-                    seeds = {i: sample_seed(text, i, self._seed) for i in missing}
-                    fresh = await self._generate(request, endpoint, request_key, seeds, meter)
+                    obtained, generated = await obtain(
+                        self._store,
+                        digest,
+                        missing,
+                        lambda claim: self._generate(request, endpoint, request_key, claim, meter),
+                        Polls(self._rng, self._sleep),
+                    )
+                    found.update(obtained)
         finally:
             meter.close()
             exclusive.callers -= 1
             if not exclusive.callers:
                 del self._locks[digest]
-        found = {**known, **fresh}
         return Samples(
             completions=tuple(found[index] for index in sorted(found)),
-            generated=len(fresh),
+            generated=generated,
             generated_tokens=meter.generated_tokens,
             prompt_tokens=meter.prompt_tokens,
             spend=meter.spent,
@@ -187,34 +193,41 @@ class Completions:
         request: ChatRequest,
         endpoint: Endpoint,
         request_key: RequestKey,
-        seeds: dict[int, int],
+        claim: Claim,
         meter: Meter,
     ) -> dict[int, Completion]:
-        """Generate samples by index, and store each as soon as it is complete."""
+        """Generate the samples of a claim by index, and store each as soon as it is complete."""
         slots = self._slots.setdefault(
             endpoint.concurrency_group, asyncio.Semaphore(endpoint.concurrency)
         )
+
+        def seed(index: int, base: int = self._seed) -> int:
+            return sample_seed(request_key.request, index, base)
+
         if isinstance(endpoint.chat, MultiSampleChatModel):
             chat = endpoint.chat
             async with slots:
+                indices = sorted(await claim.granted())
+                if not indices:
+                    return {}
                 many = await self._attempt(
-                    lambda: chat.complete_many(request, list(seeds.values())),
+                    lambda: chat.complete_many(request, [seed(index) for index in indices]),
                     meter,
                     endpoint,
-                    len(seeds),
+                    len(indices),
                 )
-            if many is not None and len(many) != len(seeds):
+            if many is not None and len(many) != len(indices):
                 self.count_failure(
                     type(chat).__name__,
-                    f"`complete_many` returned {len(many)} completions for {len(seeds)} seeds",
+                    f"`complete_many` returned {len(many)} completions for {len(indices)} seeds",
                 )
-            fresh = dict(zip(seeds, many or ()))
-            self._store.put(request_key, fresh)
-            return fresh
+            return await self._put(request_key, dict(zip(indices, many or ())), claim)
 
-        async def one(index: int) -> tuple[int, Completion | None]:
+        async def one(index: int) -> dict[int, Completion]:
+            attempted = seed(index)
+
             async def call() -> Sequence[Completion]:
-                reply = await endpoint.chat.complete(request, seed=seeds[index])
+                reply = await endpoint.chat.complete(request, seed=attempted)
                 if reply.failed:
                     raise ChatUnavailableError(
                         f"the reply ended early (finish reason {reply.finish_reason!r})",
@@ -224,18 +237,31 @@ class Completions:
                 return [reply]
 
             async with slots:
+                if index not in await claim.granted():
+                    return {}
                 replies = await self._attempt(call, meter, endpoint)
                 if replies and replies[0].ended_in_thoughts and replies[0].finish_reason == "stop":
                     # Another seed may lead to an answer.
-                    seeds[index] = sample_seed(request_key.request, index, ~self._seed)
+                    attempted = seed(index, ~self._seed)
                     replies = await self._attempt(call, meter, endpoint) or replies
             if replies is None:
-                return index, None
-            self._store.put(request_key, {index: replies[0]})
-            return index, replies[0]
+                # Another worker need not wait for the other samples.
+                await claim.release([index])
+                return {}
+            return await self._put(request_key, {index: replies[0]}, claim)
 
-        replies = await finish_all([one(index) for index in seeds])
-        return {index: reply for index, reply in replies if reply is not None}
+        fresh: dict[int, Completion] = {}
+        for stored in await finish_all([one(index) for index in claim.possible]):
+            fresh.update(stored)
+        return fresh
+
+    async def _put(
+        self, request_key: RequestKey, replies: Mapping[int, Completion], claim: Claim
+    ) -> dict[int, Completion]:
+        """Store replies, and return them as the store holds them: the first writer's are kept."""
+        held = await self._store.run(self._store.put, request_key, replies)
+        claim.settle(held)
+        return {**replies, **held}
 
     async def _attempt(
         self,

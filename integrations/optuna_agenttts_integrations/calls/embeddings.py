@@ -11,7 +11,7 @@ import json
 import math
 import random
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 from optuna_agenttts import AgentTTSError
@@ -20,6 +20,7 @@ from optuna_agenttts.llm.retry import with_retries
 from optuna_agenttts.llm.untrusted import estimated_tokens
 from optuna_agenttts_integrations.calls.completions import DEFAULT_RETRY_POLICY
 from optuna_agenttts_integrations.calls.huggingface_embedder import HuggingFaceEmbedder
+from optuna_agenttts_integrations.calls.sharing import Claim, Polls
 from optuna_agenttts_integrations.calls.store import CompletionStore, RequestKey, canonical_json
 from optuna_agenttts_integrations.exceptions import PipelineError, StoreError
 
@@ -89,31 +90,62 @@ class StoredEmbedder:
             PipelineError: The wrapped embedder does not return one vector per text.
         """
         keys = {text: self._key(text) for text in texts}
-        missing = [text for text, key in keys.items() if not self._store.get(key.digest, 1)]
+        found = await self._stored(keys)
+        missing = [text for text in keys if text not in found]
         if missing and self._replay:
             raise StoreError(
                 f"The store {self._store.path!r} lacks the vectors of {len(missing)} texts by "
                 f"{self.identity}: replay with the texts of the study, or do not set `replay`."
             )
-        if missing:
-            vectors = await with_retries(
-                lambda: self._embedder.embed(missing),
-                policy=self._policy,
-                rng=self._rng,
-                sleep=self._sleep,
-            )
-            if len(vectors) != len(missing):
-                raise PipelineError(
-                    f"{type(self._embedder).__name__} ({self.identity}) must return one vector "
-                    f"for each of {len(missing)} texts, got {len(vectors)}: correct its `embed`."
-                )
-            for text, vector in zip(missing, vectors):
-                usage = Usage(round(estimated_tokens(text)), 0)
-                self._store.put(keys[text], {0: Completion(json.dumps(vector), usage)})
-        # Read all from the store: if two callers embedded a text concurrently, the first vector is
-        # the one that is kept.
-        found = {text: self._store.get(key.digest, 1)[0] for text, key in keys.items()}
+        polls = Polls(self._rng, self._sleep)
+        while missing:
+            claims = {text: Claim(self._store, keys[text].digest, [0]) for text in missing}
+            try:
+                granted = {text: claims[text] for text in missing if await claims[text].granted()}
+                found.update(await self._generate(granted, keys))
+            finally:
+                for claim in claims.values():
+                    await claim.release()
+            missing = [text for text in missing if text not in found]
+            if missing:
+                # Other workers are embedding these texts.
+                await polls.wait()
+                found.update(await self._stored({text: keys[text] for text in missing}))
+                missing = [text for text in missing if text not in found]
         return [json.loads(found[text].text) for text in texts]
+
+    async def _stored(self, keys: Mapping[str, RequestKey]) -> dict[str, Completion]:
+        """Return the stored vectors among those of texts, by text."""
+        found = {}
+        for text, key in keys.items():
+            for completion in (await self._store.run(self._store.get, key.digest, 1)).values():
+                found[text] = completion
+        return found
+
+    async def _generate(
+        self, claims: Mapping[str, Claim], keys: Mapping[str, RequestKey]
+    ) -> dict[str, Completion]:
+        """Embed claimed texts, and return their vectors as stored: the first writer's are kept."""
+        if not claims:
+            return {}
+        vectors = await with_retries(
+            lambda: self._embedder.embed(list(claims)),
+            policy=self._policy,
+            rng=self._rng,
+            sleep=self._sleep,
+        )
+        if len(vectors) != len(claims):
+            raise PipelineError(
+                f"{type(self._embedder).__name__} ({self.identity}) must return one vector "
+                f"for each of {len(claims)} texts, got {len(vectors)}: correct its `embed`."
+            )
+        found = {}
+        for (text, claim), vector in zip(claims.items(), vectors):
+            reply = Completion(json.dumps(vector), Usage(round(estimated_tokens(text)), 0))
+            held = await self._store.run(self._store.put, keys[text], {0: reply})
+            claim.settle(held)
+            found[text] = held.get(0, reply)
+        return found
 
     def _key(self, text: str) -> RequestKey:
         """Return the key of a text in the store."""

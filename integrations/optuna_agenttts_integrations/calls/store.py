@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from optuna_agenttts.llm import Completion
+from optuna_agenttts_integrations.calls.leases import Leases
 from optuna_agenttts_integrations.calls.store_database import IN_MEMORY, Transaction, insert
 from optuna_agenttts_integrations.calls.store_exports import export_lines, read_export
 from optuna_agenttts_integrations.calls.store_records import (
@@ -77,6 +78,7 @@ class CompletionStore:
 
     Attributes:
         path: The path, or the URL without its secrets.
+        leases: Leases of missing samples, which this process is generating.
 
     Raises:
         StoreError: The store cannot be opened, is not a completion store, or has a later version.
@@ -92,6 +94,7 @@ class CompletionStore:
     def _open(self, name: str) -> None:
         """Open the database."""
         self._database = open_database(self._target, name)
+        self.leases = Leases(self._database, self._clock)
         self.path = self._database.name
         folder, file = os.path.split(self._target)
         if self._database.remote:

@@ -1,0 +1,149 @@
+"""Samples that several workers want: one of them generates a sample, the others wait for it."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Collection, Sequence
+
+from optuna_agenttts.llm import Completion
+from optuna_agenttts_integrations.calls.store import CompletionStore
+
+_FIRST_POLL, _LONGEST_POLL, _POLL_GROWTH = 0.05, 1.0, 1.5
+"""Waits between looks at another worker's samples: the first and the longest, in seconds, and the
+factor from one to the next. Chosen by hand: short beside calls to a large model, and 64 waiting
+requests read the store about 64 times a second."""
+
+
+class Claim:
+    """Claim of missing samples of one request, made when the first of them can be generated.
+
+    Requests that wait for a slot of their endpoint are thus left to workers that have one.
+
+    Args:
+        store: Store of the samples.
+        digest: Digest of the request's key.
+        missing: Indices of the samples.
+        waited: Whether the samples were claimed before, in vain.
+    """
+
+    def __init__(
+        self,
+        store: CompletionStore,
+        digest: str,
+        missing: Collection[int],
+        *,
+        waited: bool = False,
+    ) -> None:
+        self._store, self._digest, self.missing = store, digest, missing
+        self._waited = waited
+        self._granted: frozenset[int] | None = None
+        self._lock = asyncio.Lock()
+
+    async def granted(self) -> frozenset[int]:
+        """Return the samples to generate here; others are stored, or those of other workers.
+
+        Raises:
+            StoreError: The store cannot be written.
+        """
+        async with self._lock:
+            if self._granted is None:
+                leases = self._store.leases
+                free = leases.hold(self._digest, self.missing)
+                granted: frozenset[int] = frozenset()
+                try:
+                    if free:
+                        granted = await self._store.run(
+                            leases.acquire, self._digest, free, self._waited
+                        )
+                finally:
+                    leases.settle(self._digest, set(free) - granted)
+                self._granted = granted
+            return self._granted
+
+    @property
+    def possible(self) -> Collection[int]:
+        """Samples that may be granted: all before the claim is made."""
+        return self.missing if self._granted is None else sorted(self._granted)
+
+    @property
+    def refused(self) -> list[int]:
+        """Samples that are not to be generated here."""
+        return [index for index in self.missing if index not in (self._granted or ())]
+
+    def settle(self, indices: Collection[int]) -> None:
+        """End the leases of stored samples."""
+        self._store.leases.settle(self._digest, indices)
+
+    async def release(self, indices: Collection[int] | None = None) -> None:
+        """Release samples that were not stored, for other workers. Default: all."""
+        left = (self._granted or ()) if indices is None else indices
+        if left:
+            await self._store.run(self._store.leases.release, self._digest, left)
+
+
+class Polls:
+    """Growing waits between looks at samples that other workers generate.
+
+    Args:
+        rng: Random number generator for the jitter of the waits.
+        sleep: Function that waits for a number of seconds.
+    """
+
+    def __init__(self, rng: random.Random, sleep: Callable[[float], Awaitable[None]]) -> None:
+        self._rng, self._sleep = rng, sleep
+        self._bound = _FIRST_POLL
+
+    async def wait(self) -> None:
+        """Wait before the next look."""
+        seconds = self._bound * self._rng.uniform(0.5, 1.0)
+        self._bound = min(self._bound * _POLL_GROWTH, _LONGEST_POLL)
+        await self._sleep(seconds)
+
+
+async def obtain(
+    store: CompletionStore,
+    digest: str,
+    missing: Sequence[int],
+    generate: Callable[[Claim], Awaitable[dict[int, Completion]]],
+    polls: Polls,
+) -> tuple[dict[int, Completion], int]:
+    """Generate missing samples of a request, or wait for the workers that are generating them.
+
+    Samples of a worker whose calls fail, or which was killed, are generated here. A worker that
+    waits for samples holds none of its own.
+
+    Args:
+        store: Store of the samples.
+        digest: Digest of the request's key.
+        missing: Indices of the samples.
+        generate: Function that generates and stores the samples of a claim, by index.
+        polls: Waits for other workers.
+
+    Returns:
+        The samples by index, without those that failed, and the number that were generated here.
+
+    Raises:
+        StoreError: The store cannot be read or written.
+    """
+    found: dict[int, Completion] = {}
+    generated = 0
+    claim = Claim(store, digest, missing)
+    while True:
+        try:
+            fresh = await generate(claim)
+        finally:
+            await claim.release()
+        found.update(fresh)
+        generated += len(fresh)
+        left = claim.refused
+        while True:
+            if not left:
+                return found, generated
+            await polls.wait()
+            stored = await store.run(store.get, digest, max(left) + 1)
+            found.update((index, stored[index]) for index in left if index in stored)
+            left = [index for index in left if index not in stored]
+            claim = Claim(store, digest, left, waited=True)
+            if await claim.granted():
+                break
