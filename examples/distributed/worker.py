@@ -39,7 +39,7 @@ def make_objective(store, server):
         make_problems("search", 10),
         task=task,
         # A key travels by name: api_key=functools.partial(os.environ.get, "MY_KEY")
-        endpoints=connect_endpoints(task, server),
+        endpoints=connect_endpoints(task, server, concurrency=8),
         store=CompletionStore(store),
         progress=False,
     )

@@ -4,6 +4,8 @@ The pipeline writes its own ranges, as a program that used TPE before does; the 
 """
 
 import logging
+import os
+import sys
 
 import optuna
 from optuna.distributions import CategoricalDistribution, IntDistribution
@@ -142,3 +144,10 @@ def compare(search, *, names=NAMES, n_trials=N_TRIALS):
     if within["task"] < within["TPE"] - SLACK:
         wrong.append("task: ends below TPE")
     assert not wrong, "\n".join([*wrong, *rows])
+
+
+def environment(**more):
+    """Return the environment of a program that imports what this process does."""
+    path = os.pathsep.join(filter(None, sys.path))
+    quiet = {"RAY_AUTH_MODE": "disabled", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
+    return {**os.environ, **quiet, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1", **more}

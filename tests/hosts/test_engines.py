@@ -12,6 +12,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+from hosts_support import environment
 from postgresql_support import postgresql
 
 from optuna_agenttts_integrations import CompletionStore
@@ -25,13 +26,6 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not FOLDER.exists(), reason="needs the examples"),
 ]
-
-
-def environment(**more):
-    """Return the environment of a program that imports what this process does."""
-    path = os.pathsep.join(filter(None, sys.path))
-    quiet = {"RAY_AUTH_MODE": "disabled", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
-    return {**os.environ, **quiet, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1", **more}
 
 
 def run(folder, name, *arguments):
