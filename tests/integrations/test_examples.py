@@ -106,6 +106,18 @@ def test_a_pipeline_of_ones_own_takes_few_lines(tmp_path):
     assert len((EXAMPLES / "own_pipeline.py").read_text().splitlines()) <= 66
 
 
+@pytest.mark.slow
+def test_thinking_is_tuned_on_servers_that_read_it_in_three_ways(tmp_path):
+    """In few lines; all efforts are taken, and count."""
+    said = run(tmp_path, "thinking.py", "--trials", "4")
+    assert "FAIL" not in said
+    assert "WARN" not in said
+    # One line for each model at each effort.
+    assert said.count("tokens of thoughts on a question") == said.count("of thoughts on a") == 9
+    assert "recommended" in said
+    assert len((EXAMPLES / "thinking.py").read_text().splitlines()) < 80
+
+
 @pytest.mark.parametrize(
     ("script", "library"),
     [("train.py", "torch"), ("measure_grid.py", "numpy"), ("plot_curves.py", "matplotlib")],
