@@ -209,19 +209,23 @@ def refused_thinking(
             return {}
         if _NOT_BOTH.search(complaint) and len(named) > 1:
             kept = next((name for name in _KEPT if name in named), named[0])
-            left = [name for name in sent if name == kept or name not in named]
-            return {"thinking": " ".join(left)}
+            return _without(sent, [name for name in named if name != kept])
         if _is_about_word(complaint) and "reasoning_effort" in fields:
             return _other_word(complaint, effort, parameters, fields)
-        if named and (_UNKNOWN.search(complaint) or _is_unsupported(complaint)):
-            strict = _UNKNOWN.search(complaint) and "reasoning_effort" not in named
-            left = [
-                name
-                for name in sent
-                if name not in named and (name == "reasoning_effort" or not strict)
-            ]
-            return {"thinking": " ".join(left)} if left else {}
-    return {}
+        if named and _is_unsupported(complaint) and not _UNKNOWN.search(complaint):
+            return _without(sent, named)
+    unknown = [c for c in complaints if _UNKNOWN.search(c)]
+    named = [name for name in fields if any(_names(name, complaint) for complaint in unknown)]
+    if len(named) == 1 and named != ["reasoning_effort"]:
+        # Servers that name the first unknown field only would refuse the others, one by one.
+        named = [name for name in sent if name != "reasoning_effort"]
+    return _without(sent, named) if named else {}
+
+
+def _without(sent: Sequence[str], refused: Sequence[str]) -> dict[str, str | None]:
+    """Return the form without some fields; empty if none is left."""
+    left = [name for name in sent if name not in refused]
+    return {"thinking": " ".join(left)} if left else {}
 
 
 def _is_unsupported(complaint: str) -> bool:

@@ -211,6 +211,12 @@ def anthropic(body: dict[str, Any]) -> tuple[int, Any] | None:
     return None
 
 
+def transformers_serve(body: dict[str, Any]) -> tuple[int, Any] | None:
+    """Know one field, and ignore another; huggingface/transformers: cli/serving/utils.py."""
+    unknown = set(_unknown(body, "reasoning_effort", "chat_template_kwargs"))
+    return (422, {"detail": f"Unexpected fields in the request: {unknown}"}) if unknown else None
+
+
 def lenient(body: dict[str, Any]) -> tuple[int, Any] | None:
     """Ignore what it does not know: vLLM, SGLang, llama.cpp, Ollama, TGI, Together, DeepSeek."""
     return None
@@ -221,7 +227,7 @@ SERVERS: dict[str, Rule] = {
     for rule in (
         *(gpt_5_1, gpt_5_mini, gpt_4o, vllm_gpt_oss, vllm_gpt_oss_newer, sglang, groq_qwen3),
         *(groq_gpt_oss, cerebras, mistral, gemini, openrouter, openrouter_r1, glm_5_3),
-        *(ollama_without_levels, ollama_llama, dashscope, anthropic, lenient),
+        *(ollama_without_levels, ollama_llama, dashscope, anthropic, lenient, transformers_serve),
     )
 }
 
@@ -280,6 +286,8 @@ OUTCOMES: dict[tuple[str, str | int], tuple[str | None, tuple[str, ...]] | None]
     ("glm 5 3", "off"): None,
     ("glm 5 3", "low"): ("low", FIELDS),
     ("anthropic", "low"): ("low", FIELDS),
+    ("transformers serve", "off"): ("none", (_WORD, "chat_template_kwargs")),
+    ("transformers serve", "low"): ("low", (_WORD, "chat_template_kwargs")),
     ("anthropic", 100): None,
 }
 """What an effort becomes at a server."""

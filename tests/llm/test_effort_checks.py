@@ -72,8 +72,8 @@ def test_efforts_that_the_server_reads_are_fine():
     found = examined(server, "off", "low", "high")
     assert [level for each in found.values() for level, _ in each] == ["ok"] * 3
     assert found["high"][0][1] == "1638 tokens of thoughts on a question at effort 'high'"
-    # One more for the fields that were refused.
-    assert len(calls) == 4
+    # One more for the fields that were refused, and one for those of numbers of tokens.
+    assert len(calls) == 5
     assert set(FIELDS) & set(calls[-1]) == {"reasoning_effort"}
 
 

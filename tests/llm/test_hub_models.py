@@ -8,7 +8,8 @@ import huggingface_hub.constants
 import pytest
 from huggingface_hub.inference import _providers as providers
 from huggingface_hub.inference._providers import _common
-from llm_support import BEHAVIOURS, AdversarialServer, ask, body
+from llm_support import BEHAVIOURS, AdversarialServer, ask, body, chat_reply
+from recorded_thinking import groq_gpt_oss
 
 from optuna_agenttts.llm import (
     ChatError,
@@ -17,6 +18,7 @@ from optuna_agenttts.llm import (
     HuggingFaceChat,
     inference_providers,
 )
+from optuna_agenttts.llm.thinking import FIELDS, thinking_fields
 
 TOKEN = "hf_TheTokenOfTheUser123456"
 KEY = "a-key.of-my_own/server+77"
@@ -262,6 +264,23 @@ def test_extra_fields_reach_a_provider_in_each_form_of_a_request(hub):
     call(chat, schema=SCHEMA, extra=json.dumps(extra))
     assert len(hub.chats) == 2
     assert all(sent.body["reasoning_effort"] == "low" for sent in hub.chats)
+
+
+def test_efforts_reach_a_provider_in_the_fields_that_it_reads(hub):
+    """As at a URL: a provider that refuses unknown fields gets one of them."""
+
+    def behave(exchange):
+        if refusal := groq_gpt_oss(exchange.request.body):
+            exchange.reply(*refusal)
+        else:
+            exchange.reply(200, chat_reply("hi there"))
+
+    hub.behave(behave)
+    chat = HuggingFaceChat("o/m", provider="groq", api_key=TOKEN)
+    assert call(chat, thinking="low").text == "hi there"
+    assert set(FIELDS) & set(hub.chats[0].body) == set(thinking_fields("low", {}))
+    assert set(FIELDS) & set(hub.chats[-1].body) == {"reasoning_effort"}
+    assert chat.negotiated() == {"thinking": "reasoning_effort"}
 
 
 def test_a_lookup_that_breaks_off_costs_no_prompt(hub):

@@ -38,6 +38,7 @@ def write_model(folder):
     )
     fast.chat_template = (
         "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}assistant:"
+        "{% if enable_thinking is defined and not enable_thinking %}<think></think>{% endif %}"
     )
     fast.save_pretrained(folder)
     torch.manual_seed(0)
@@ -81,6 +82,27 @@ def test_completion_from_a_real_server(server):
     assert completion.text
     assert 0 < completion.usage.completion_tokens <= 12
     assert completion.usage.prompt_tokens > 10
+
+
+def test_efforts_reach_the_chat_template_of_a_real_server(server):
+    """It refuses what it does not know, all fields by name, and ignores `reasoning_effort`."""
+    url, model = server
+    chat = HuggingFaceChat(model, base_url=url, timeout=60)
+    loop = LoopThread(chat.aclose)
+    prompts = {}
+    for effort in (None, "low", "off", 1024):
+        request = ChatRequest(
+            model="",
+            messages=(Message("user", "Say something."),),
+            max_tokens=2,
+            temperature=0.7,
+            thinking=effort,
+        )
+        prompts[effort] = loop.run(chat.complete(request, seed=1)).usage.prompt_tokens
+    loop.close()
+    assert prompts["low"] == prompts[1024] == prompts[None]
+    assert prompts["off"] == prompts[None] + len("<think></think>")
+    assert chat.negotiated()["thinking"] == "reasoning_effort chat_template_kwargs"
 
 
 def test_search_with_a_real_server(server, monkeypatch):
