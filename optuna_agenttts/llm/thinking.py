@@ -40,6 +40,9 @@ FIELDS = (
     "thinking_budget",
 )
 """Fields of requests, that of most servers first."""
+_NUMBER_ONLY = "reasoning.max_tokens"
+"""Form of `reasoning` that has a number of tokens without a word, which OpenRouter wants. Ollama
+reads nothing but the word of it."""
 _NUMBERS = ("custom_params", *(name for name in FIELDS if "budget" in name))
 """Fields that are a number of tokens, or hold one only."""
 _OFF = ("off", "none", 0)
@@ -105,7 +108,7 @@ _ABOUT_WORD = re.compile(
     re.I,
 )
 """Words of a refusal of a value."""
-_NAMED_EFFORT = re.compile(r"reasoning.?effort|\beffort\b|think value|\blevel\b", re.I)
+_NAMED_EFFORT = re.compile(r"reasoning.?(effort|value)|\beffort\b|think value|\blevel\b", re.I)
 _WORD = re.compile(r"[a-z_]+")
 
 
@@ -122,6 +125,7 @@ def thinking_fields(effort: Effort, parameters: Mapping[str, str | None]) -> dic
         parameters: Forms in which parameters are sent; see `negotiation`.
     """
     on, sent = not is_off(effort), sent_fields(parameters)
+    alone = _NUMBER_ONLY in sent
     word = parameters.get(_own_name(effort), _word(effort))
     budget = _budget(effort)
     if not on and set(sent) - set(_NUMBERS):
@@ -132,9 +136,10 @@ def thinking_fields(effort: Effort, parameters: Mapping[str, str | None]) -> dic
     reasoning: dict[str, Any] = {"enabled": on}
     if on and isinstance(effort, int):
         template["thinking_budget"] = reasoning["max_tokens"] = effort
-    elif word is not None and effort != "on":
+    elif on and effort != "on":
+        template["reasoning_effort"] = effort
+    if word is not None and effort != "on" and not ("max_tokens" in reasoning and alone):
         reasoning["effort"] = word
-        template |= {"reasoning_effort": word} if on else {}
     values = {
         "reasoning_effort": word,
         "chat_template_kwargs": template,
@@ -147,7 +152,8 @@ def thinking_fields(effort: Effort, parameters: Mapping[str, str | None]) -> dic
         "enable_thinking": on,
         "thinking_budget": budget,
     }
-    return {name: value for name, value in values.items() if name in sent and value is not None}
+    names = {name.partition(".")[0] for name in sent}
+    return {name: value for name, value in values.items() if name in names and value is not None}
 
 
 def with_extra(fields: Mapping[str, Any], extra: str | None) -> dict[str, Any]:
@@ -169,7 +175,7 @@ def sent_fields(parameters: Mapping[str, str | None]) -> tuple[str, ...]:
 def is_form(form: object) -> bool:
     """Return whether a form of the parameter `thinking` is names of fields."""
     names = form.replace(",", " ").split() if isinstance(form, str) else []
-    return bool(names) and set(names) <= set(FIELDS)
+    return bool(names) and set(names) <= {*FIELDS, _NUMBER_ONLY}
 
 
 def describe_thinking(name: str, form: str | None) -> str:
@@ -207,6 +213,9 @@ def refused_thinking(
         named = [name for name in fields if _names(name, complaint)]
         if _MANDATORY.search(complaint):
             return {}
+        if _NOT_BOTH.search(complaint) and _NUMBER_ONLY in complaint and "reasoning" in sent:
+            form = [_NUMBER_ONLY if name == "reasoning" else name for name in sent]
+            return {"thinking": " ".join(form)}
         if _NOT_BOTH.search(complaint) and len(named) > 1:
             kept = next((name for name in _KEPT if name in named), named[0])
             return _without(sent, [name for name in named if name != kept])
@@ -224,8 +233,8 @@ def refused_thinking(
 
 def _without(sent: Sequence[str], refused: Sequence[str]) -> dict[str, str | None]:
     """Return the form without some fields; empty if none is left."""
-    left = [name for name in sent if name not in refused]
-    return {"thinking": " ".join(left)} if left else {}
+    left = [name for name in sent if name.partition(".")[0] not in refused]
+    return {"thinking": " ".join(left)} if 0 < len(left) < len(sent) else {}
 
 
 def _is_unsupported(complaint: str) -> bool:

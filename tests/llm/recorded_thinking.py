@@ -149,9 +149,12 @@ def gemini(body: dict[str, Any]) -> tuple[int, Any] | None:
 
 
 def openrouter(body: dict[str, Any]) -> tuple[int, Any] | None:
-    """Take one of two fields; danny-avila/LibreChat issue 6076."""
+    """Take one of two fields; danny-avila/LibreChat issue 6076, omeryasirkucuk/amx pull 66."""
     if "reasoning" in body and "reasoning_effort" in body:
         text = 'Only one of "reasoning" and "reasoning_effort" may be provided'
+        return 400, {"error": {"code": 400, "message": text}}
+    if {"effort", "max_tokens"} <= set(body.get("reasoning", {})):
+        text = 'Only one of "reasoning.effort" and "reasoning.max_tokens" can be specified'
         return 400, {"error": {"code": 400, "message": text}}
     return None
 
@@ -163,6 +166,15 @@ def openrouter_r1(body: dict[str, Any]) -> tuple[int, Any] | None:
         text = "Reasoning is mandatory for this endpoint and cannot be disabled"
         return 400, {"error": {"code": 400, "message": text}}
     return openrouter(body)
+
+
+def ollama(body: dict[str, Any]) -> tuple[int, Any] | None:
+    """Read the word of one of two fields; ollama/ollama: openai/openai.go."""
+    word = body.get("reasoning", {}).get("effort") or body.get("reasoning_effort", "none")
+    if word in ("high", "medium", "low", "none"):
+        return None
+    text = f'invalid reasoning value: \'{word}\' (must be "high", "medium", "low", or "none")'
+    return 400, openai(text)
 
 
 def ollama_without_levels(body: dict[str, Any]) -> tuple[int, Any] | None:
@@ -227,7 +239,15 @@ SERVERS: dict[str, Rule] = {
     for rule in (
         *(gpt_5_1, gpt_5_mini, gpt_4o, vllm_gpt_oss, vllm_gpt_oss_newer, sglang, groq_qwen3),
         *(groq_gpt_oss, cerebras, mistral, gemini, openrouter, openrouter_r1, glm_5_3),
-        *(ollama_without_levels, ollama_llama, dashscope, anthropic, lenient, transformers_serve),
+        *(
+            ollama,
+            ollama_without_levels,
+            ollama_llama,
+            dashscope,
+            anthropic,
+            lenient,
+            transformers_serve,
+        ),
     )
 }
 
@@ -278,6 +298,10 @@ OUTCOMES: dict[tuple[str, str | int], tuple[str | None, tuple[str, ...]] | None]
     ("ollama without levels", "off"): ("none", FIELDS),
     ("ollama without levels", "on"): (None, _ALL_BUT_WORD),
     ("ollama without levels", "low"): None,
+    ("ollama", "off"): ("none", FIELDS),
+    ("ollama", "low"): ("low", FIELDS),
+    ("ollama", "minimal"): None,
+    ("ollama", 100): ("low", FIELDS),
     ("ollama llama", "off"): ("none", FIELDS),
     ("ollama llama", "low"): None,
     ("dashscope", "off"): ("none", FIELDS),

@@ -137,6 +137,19 @@ def test_words_and_numbers_that_stand_for_each_other_have_the_same_expected_leng
     assert thinking_fields(word, {})["thinking_token_budget"] == BUDGETS[word]
 
 
+def test_a_number_of_tokens_is_a_word_too_unless_the_server_takes_one_of_them():
+    # Ollama reads the word in the object, also if there is another beside it.
+    assert thinking_fields(1024, {})["reasoning"] == {
+        **{"enabled": True, "effort": "low"},
+        "max_tokens": 1024,
+    }
+    with AdversarialServer(served(SERVERS["openrouter"])) as server:
+        chat = complete(server, ask(thinking=1024))
+        assert server.chats[-1].body["reasoning"] == {"enabled": True, "max_tokens": 1024}
+    assert "reasoning.max_tokens" in chat.negotiated()["thinking"].split()
+    assert thinking_fields("low", chat.negotiated())["reasoning"]["effort"] == "low"
+
+
 def test_thoughts_that_were_switched_off_are_logged_once(caplog):
     counts = {"completion_tokens_details": {"reasoning_tokens": 60}}
     usage = {"prompt_tokens": 5, "completion_tokens": 64, "total_tokens": 69, **counts}
@@ -171,3 +184,20 @@ def test_fields_are_kept_when_a_chat_model_is_pickled():
     with AdversarialServer(served(SERVERS["groq qwen3"])) as server:
         chat = complete(server, replace(ask(), thinking="on"))
         assert pickle.loads(pickle.dumps(chat)).negotiated() == chat.negotiated()
+
+
+@pytest.mark.parametrize("effort", ["off", "on", "low", "max", 0, 1, 1024, 10**6])
+@pytest.mark.parametrize("text", ["{names}: not supported", "only one of {names}", "{names}: no"])
+def test_negotiation_ends(effort, text):
+    """Also at a server that refuses all it gets, in any of the words."""
+
+    def refuse(exchange):
+        names = [name for name in FIELDS if name in exchange.request.body]
+        names += ["reasoning.max_tokens", "effort must be one of low, high, none, default"]
+        message = text.format(names=", ".join(names))
+        exchange.reply(400, {"error": {"message": message}})
+
+    with AdversarialServer(refuse) as server:
+        with pytest.raises(ChatError, match="HTTP 400"):
+            complete(server, ask(thinking=effort))
+        assert len(server.chats) <= len(FIELDS) + 4
