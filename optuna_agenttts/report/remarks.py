@@ -11,7 +11,7 @@ from optuna_agenttts import storage
 from optuna_agenttts.report.recommendation import Recommendation
 from optuna_agenttts.report.saturation import Saturation
 from optuna_agenttts.report.text import count_text, numbers_text, share_text
-from optuna_agenttts.report.thinking import ended_of
+from optuna_agenttts.report.thinking import ended_of, thinking_of
 from optuna_agenttts.report.view import StudyView
 from optuna_agenttts.study.claims import contradictions
 from optuna_agenttts.study.constraints import constraints_of, violations
@@ -103,6 +103,7 @@ def next_steps_of(
         yield "Use the cheapest of those that are as good: `recommend(study).cheapest`."
     if saturation is not None:
         yield from _larger_budgets(view, saturation)
+        yield from _more_thinking(view)
     yield "Save it for production: `recommend(study).save('allocation.json')`."
 
 
@@ -118,3 +119,20 @@ def _larger_budgets(view: StudyView, saturation: Saturation) -> Iterator[str]:
                 f"Try a larger budget: more samples of {one_line(curve.model)} in stage "
                 f"{one_line(curve.stage)} are expected to gain {gain:.2g}."
             )
+
+
+def _more_thinking(view: StudyView) -> Iterator[str]:
+    """Yield the stages whose recommended models gain by thinking beyond the budget."""
+    found, sign = view.get(thinking_of), view.candidates.evidence.sign
+    for curve in found.curves:
+        if curve.recommended:
+            own = curve.chosen
+            over = [p for p in curve.points if p.tokens > own.tokens and not p.samples]
+            best = max(over, key=lambda point: sign * point.value_alike, default=own)
+            gain = sign * (best.value_alike - own.value)
+            if gain > found.margin:
+                yield (
+                    f"Try a larger budget: thinking at {best.effort} in place of {own.effort} by "
+                    f"{one_line(curve.model)} in stage {one_line(curve.stage)} is expected to "
+                    f"gain {gain:.2g}."
+                )

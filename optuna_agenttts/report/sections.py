@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from optuna_agenttts.report.document import (
     Block,
@@ -242,7 +242,7 @@ def samples_section(
 
 def thinking_section(task: Task, thinking: ThinkingCurves, marked: float | None) -> Section:
     """Return the expected score of each thinking effort, and where thinking saturates."""
-    order = [stage.name for stage in task.stages]
+    margin, order = thinking.margin, [stage.name for stage in task.stages]
     curves = sorted(thinking.curves, key=lambda c: (order.index(c.stage), not c.recommended))
     ended = any(point.ended is not None for curve in curves for point in curve.points)
     about = (
@@ -252,11 +252,18 @@ def thinking_section(task: Task, thinking: ThinkingCurves, marked: float | None)
     if ended:
         about += " Replies that ended inside their thoughts have no answer."
     blocks: list[Block] = [Paragraph(about)]
+    ends = [end for c in curves for p in c.points if p.samples for end in p.interval or ()]
+    scale = (min(ends), max(ends)) if ends else None
+
+    def drawn(point: EffortPoint) -> Interval:
+        value, ends = (point.value, point.interval) if point.samples else (math.nan, None)
+        return Interval(interval_text(ends, margin), value, ends, scale, marked)
+
     for curve in curves[:LISTED]:
         recommended = " (recommended)" * curve.recommended
         name = Strong(f"{_name(curve.stage)}, {_name(curve.model)}")
         blocks.append(Paragraph((name, f"{recommended}: {curve.finding}.")))
-        blocks.append(_efforts_table(task, curve, thinking.margin, marked, ended=ended))
+        blocks.append(_efforts_table(task, curve, margin, drawn, ended=ended))
     if (more := len(curves) - LISTED) > 0:
         text = (
             f"And {count_text(more, 'model')} more: `summarize(study).thinking` has all of them."
@@ -266,18 +273,22 @@ def thinking_section(task: Task, thinking: ThinkingCurves, marked: float | None)
 
 
 def _efforts_table(
-    task: Task, curve: ThinkingCurve, margin: float, marked: float | None, *, ended: bool
+    task: Task,
+    curve: ThinkingCurve,
+    margin: float,
+    drawn: Callable[[EffortPoint], Interval],
+    *,
+    ended: bool,
 ) -> Table:
     """Return the table of a model's efforts, with the share of replies without an answer."""
 
     def row(point: EffortPoint) -> tuple[Line, ...]:
-        value, ends = (point.value, point.interval) if point.samples else (math.nan, None)
         share = "-" if point.ended is None else share_text(point.ended)
         return (
             (Strong(point.effort), " (recommended)") if point.recommended else point.effort,
             str(point.samples or "-"),
-            score_text(value, margin) if point.samples else "-",
-            Interval(interval_text(ends, margin), value, ends, marked=marked),
+            score_text(point.value, margin) if point.samples else "-",
+            drawn(point),
             amount_text(point.cost),
             str(len(point.trials)),
             *([share] if ended else []),

@@ -389,3 +389,21 @@ def test_settings_are_drawn_again_alone():
         [0, 3, 6],
     ]
     assert _masks([models[6]])["model"].all()
+
+
+def test_more_thinking_over_the_budget_is_advised_where_it_gains():
+    """With as many samples as recommended, at an effort that does not fit beside the rest."""
+    models = efforts(Model(SMALL, parameters=8e9), off={"a": 0}, low={"a": 1}, high={"a": 2})
+    stage = Stage("answer", models=models, prompt_tokens=100, generation_tokens=50, max_samples=4)
+    task = Task(name="more", stages=[stage], budget=40, metric_range=(0, 1))
+    assert not task.fits({"answer": (models[2].name, 1)})
+    rng = np.random.default_rng(0)
+    evidence = [
+        ({"answer": (model.name, n)}, draw_outcomes(rng, [rate], 100)[0])
+        for model, rate in zip(models, (0.3, 0.6, 0.9))
+        for n in (1, 2)
+    ]
+    study = study_with_outcomes(task, evidence)
+    advice = [text for text in summarize(study, task).next_steps if "thinking" in text]
+    assert len(advice) == 1
+    assert advice[0].startswith("Try a larger budget: thinking at high in place of low by")
