@@ -260,7 +260,7 @@ def thinking_section(task: Task, thinking: ThinkingCurves, marked: float | None)
         return Interval(interval_text(ends, margin), value, ends, scale, marked)
 
     for curve in curves[:LISTED]:
-        recommended = " (recommended)" * curve.recommended
+        recommended = f" (recommended at {curve.chosen.effort})" * curve.recommended
         name = Strong(f"{_name(curve.stage)}, {_name(curve.model)}")
         blocks.append(Paragraph((name, f"{recommended}: {curve.finding}.")))
         blocks.append(_efforts_table(task, curve, margin, drawn, ended=ended))
@@ -285,7 +285,7 @@ def _efforts_table(
     def row(point: EffortPoint) -> tuple[Line, ...]:
         share = "-" if point.ended is None else share_text(point.ended)
         return (
-            (Strong(point.effort), " (recommended)") if point.recommended else point.effort,
+            Strong(point.effort) if point.recommended else point.effort,
             str(point.samples or "-"),
             score_text(point.value, margin) if point.samples else "-",
             drawn(point),

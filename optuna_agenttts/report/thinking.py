@@ -104,7 +104,7 @@ class ThinkingCurve:
         low, high = (self.points[i].effort for i in self.saturates_between)
         interval = f"90 % interval {low} to {high}"
         if self.saturates_at == within[-1]:
-            return f"still gains at the most within the budget, {most} ({interval})"
+            return f"still gains at {most}, the most within the budget ({interval})"
         least = self.points[self.saturates_at].effort
         loss = f", which loses {self.loss:.2g}" if self.loss else ""
         if least == "off":

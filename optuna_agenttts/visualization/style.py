@@ -195,8 +195,7 @@ def brief(name: str, length: int = _NAME) -> str:
 
 def _fitted(text: str, length: int) -> str:
     """Shorten a name in the middle to a number of characters, but not its thinking effort."""
-    brief = brief_choice(text)
-    if len(text) <= length or brief == text:
+    if len(text) <= length or (brief := brief_choice(text)) == text:
         return shortened(text, length)
     name, _, effort = brief.rpartition(", ")
     return f"{shortened(name, max(length - len(effort) - 2, 5))}, {effort}"
@@ -239,6 +238,8 @@ def short_names(names: Sequence[str], length: int = _NAME) -> dict[str, str]:
     bare = {name: _HUB_ID.sub(r"\1", text) for name, text in full.items()}
     if len(set(bare.values())) == len(full):
         full = bare
+    if any(len(text) > length for text in full.values()):
+        full = {name: brief_choice(text) for name, text in full.items()}
     found = {name: _fitted(text, length) for name, text in full.items()}
     for longer in range(length + 1, 2 * length + 1):
         counts = Counter(found.values())
