@@ -26,6 +26,7 @@ from optuna_agenttts import (
     explain,
     search,
 )
+from optuna_agenttts.storage import ENDED, write_trial_facts
 from optuna_agenttts_integrations import CompletionStore
 from optuna_agenttts_integrations.playground import make_objective, make_problems, make_task
 
@@ -160,6 +161,31 @@ def four_stages(storage, trials=24):
     return _optimize(study, lambda trial: rate(task.suggest(trial)), trials)
 
 
+def efforts_of_models(storage, trials=24):
+    """Search a task whose models think at three efforts, one of which leaves replies empty."""
+    models = [Model("org/m-8B", parameters=8e9), Model(f"org/m-{IMAGE}", parameters=32e9)]
+    lengths = {"prompt_tokens": 300, "generation_tokens": 60, "max_samples": 12}
+    stages = [
+        Stage(name, models=models, thinking=("off", "low", 8192), **lengths)
+        for name in ("plan", "answer")
+    ]
+    task = Task(name="efforts", stages=stages, budget=800, metric="F1", metric_range=(0, 1))
+    rng = random.Random(0)
+
+    def objective(trial):
+        allocation = task.suggest(trial)
+        thinks = "no thinking" not in allocation["answer"].model
+        outcomes = [float(rng.random() < 0.3 + 0.4 * thinks) for _ in range(30)]
+        for step, outcome in enumerate(outcomes):
+            trial.report(outcome, step)
+        ended = {name: [8 * ("8192" in m), 30] for name, (m, _) in allocation.items()}
+        write_trial_facts(trial, {ENDED: ended})
+        return sum(outcomes) / 30
+
+    study = _study(storage, "efforts", AgentTTSSampler(task, seed=0))
+    return _optimize(study, objective, trials)
+
+
 def hostile_task():
     """Return a task whose names are markup, quotes, emoji, and long."""
     models = [
@@ -288,6 +314,7 @@ STUDIES = {
         minimization,
         two_objectives,
         four_stages,
+        efforts_of_models,
         hostile,
         thousand,
         one_trial,
