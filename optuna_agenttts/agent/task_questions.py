@@ -29,7 +29,7 @@ from optuna_agenttts.planner.numerical import NumericalPlanner
 from optuna_agenttts.planner.pools import choices_of
 from optuna_agenttts.study.claims import Claim, Verdict, contradictions
 from optuna_agenttts.support.forking import unlocked_cached_property
-from optuna_agenttts.task.efforts import brief_name, efforts_by_model
+from optuna_agenttts.task.efforts import efforts_by_model
 from optuna_agenttts.task.stage import Stage
 
 _BEST, _RECENT = 10, 8
@@ -215,7 +215,11 @@ def _effort_rows(evidence: Evidence, facts: Facts) -> tuple[EffortRow, ...]:
         EffortRow(
             stage=stages[fact.stage].name,
             model=fact.name,
-            efforts=tuple(brief_name(stages[fact.stage].models[m]) for m in fact.models),
+            efforts=tuple(
+                thinking.brief_label
+                for model in fact.models
+                if (thinking := stages[fact.stage].models[model].thinking) is not None
+            ),
             expected=fact.expected,
             behind=fact.behind,
             behind_sd=fact.behind_sd,

@@ -38,7 +38,7 @@ def trials_dataframe(study: Study, task: Task | None = None) -> DataFrame:
       ``value 0``, ``value 1``, ... if the study has several objectives;
     - the parameters, those of the task first, by their names in Optuna;
     - ``<stage>.base_model`` and ``<stage>.thinking``, the model and its thinking effort, such as
-      "off", "low" or "1024", of stages whose models have efforts;
+      "off", "low" or "1024 tokens", of stages whose models have efforts;
     - ``cost`` of the allocation for one instance, and ``spend`` of the trial over all its
       instances, as far as it was reported: both exact, in units of the task's cost model;
     - ``instances``: number of outcomes that the trial reported;

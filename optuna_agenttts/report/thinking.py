@@ -27,7 +27,7 @@ class EffortPoint:
 
     Args:
         choice: Name of the choice, such as "Qwen/Qwen3-8B, low thinking".
-        effort: The effort in one word, such as "low".
+        effort: The effort, such as "off", "low" or "1024 tokens".
         tokens: Mean length of a sample, thoughts included, measured or expected.
         samples: Its number of samples: as recommended at the recommended effort, else the best
             number within the budget; 0 if not even one sample is allowed.

@@ -115,8 +115,3 @@ def efforts_by_model(models: Sequence[Model]) -> dict[str, list[int]]:
         if model.thinking is not None:
             found.setdefault(model.thinking.model, []).append((model.thinking.tokens, position))
     return {name: [position for _, position in sorted(pairs)] for name, pairs in found.items()}
-
-
-def brief_name(model: Model) -> str:
-    """Return the effort of a choice in one word, such as "low", or the name without one."""
-    return model.name if model.thinking is None else model.thinking.brief_label

@@ -90,8 +90,10 @@ class Thinking:
 
     @property
     def brief_label(self) -> str:
-        """Effort in one word where models have a column of their own, such as "low"."""
-        return "off" if self.label == "no thinking" else str(self.effort)
+        """Effort without the word "thinking", such as "off", "low" or "1024 tokens"."""
+        if self.label == "no thinking":
+            return "off"
+        return f"{self.effort} tokens" if isinstance(self.effort, int) else self.effort
 
     @property
     def choice(self) -> str:

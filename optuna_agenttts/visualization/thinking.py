@@ -51,7 +51,7 @@ hand."""
 _MARGIN, _APART = 1.2, 0.12
 """Space beside the least and the most tokens, as a ratio, and between ticks, as a share of the
 axis. Chosen by hand."""
-_ALIKE = "as many samples as recommended, also over the budget"
+_ALIKE = "samples as recommended"
 
 
 def plot_thinking(study: Study, task: Task | None = None) -> Figure:
