@@ -62,7 +62,9 @@ def score_text(score: float, margin: float = 0.0) -> str:
         margin: The margin, in the same unit, which fixes the number of decimals, so that scores
             of a study are aligned; 0 if there is none.
     """
-    decimals = 1 - math.floor(math.log10(margin)) if margin > 0 else None
+    if not math.isfinite(score):
+        return f"{score:g}"
+    decimals = 1 - math.floor(math.log10(margin)) if 0 < margin < math.inf else None
     size = abs(score)
     # Large scores have decimals only if their differences take some.
     if (

@@ -1,0 +1,180 @@
+"""Workers that are killed, interrupted, out of disk, or many."""
+
+import contextlib
+import multiprocessing
+import os
+import resource
+import signal
+import socket
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+from postgresql_support import postgresql
+from storages_support import _serve
+from stress_support import (
+    Place,
+    audit,
+    create_study,
+    finish,
+    fork,
+    in_fork,
+    objective_of,
+    read_audit,
+    run_trials,
+    wait_for_calls,
+)
+
+from optuna_agenttts_integrations import CompletionStore, StoreError
+from optuna_agenttts_integrations.playground import make_task
+
+WORKERS = 4
+
+
+class NotAvailable(Exception):
+    """A part cannot run on this machine."""
+
+
+@contextlib.contextmanager
+def place_of(kind):
+    """Yield a place of a kind: sqlite, postgresql or grpc."""
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        place = Place(folder, f"sqlite:///{folder}/study.db", f"{folder}/store.db")
+        if kind == "postgresql":
+            try:
+                url = stack.enter_context(postgresql())
+            except pytest.skip.Exception as error:
+                raise NotAvailable(str(error)) from None
+            place = Place(folder, url, url)
+        if kind == "grpc":
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", 0))
+                port = free.getsockname()[1]
+            context = multiprocessing.get_context("spawn")
+            server = context.Process(target=_serve, args=(place.storage, port), daemon=True)
+            server.start()
+            stack.callback(server.terminate)
+            place = Place(folder, place.storage, place.store, port)
+        in_fork(place, create_study, place)
+        yield place
+
+
+def kills(kind, count, rng):
+    """Kill random workers of a search, and start others in their place."""
+    with place_of(kind) as place:
+        running, killed = [], 0
+        try:
+            while killed < count:
+                while len(running) < WORKERS:
+                    running.append(fork(place, run_trials, place, killed // 20))
+                pid = rng.choice(wait_for_calls(place, running))
+                time.sleep(rng.uniform(0.0, 0.5))
+                running.remove(pid)
+                if os.waitpid(pid, os.WNOHANG)[0]:
+                    continue
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+                killed += 1
+        finally:
+            for pid in running:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+        return _results(place, killed + len(running), "kills")
+
+
+def signals(number, count, rng):
+    """Interrupt or terminate one worker after the other."""
+    with place_of("sqlite") as place:
+        slowest, hanging = 0.0, 0
+        for done in range(count):
+            pid = fork(place, run_trials, place, done // 5)
+            wait_for_calls(place, [pid])
+            time.sleep(rng.uniform(0.0, 0.5))
+            os.kill(pid, number)
+            started = time.monotonic()
+            hanging += finish(pid, 60) is None
+            slowest = max(slowest, time.monotonic() - started)
+        found, failed = _results(place, count, "signals")
+        return f"{found}; the slowest ended after {slowest:.1f} s", failed or bool(hanging)
+
+
+def _results(place, events, name):
+    """Continue the search, audit it, and return a text and whether something was lost."""
+    errors = place.lines("errors")
+    in_fork(place, run_trials, place, 10_000, 2)
+    in_fork(place, audit, place)
+    found = read_audit(place)
+    text = (
+        f"{events} {name}; {found['PAID']:,} completions paid, {found['LOST']} of those stored "
+        f"lost, "
+        f"{found['AGAIN']} in flight paid again; {found.get('COMPLETE', 0)} trials complete, "
+        f"{found['NO_VALUE']} without a value, {found.get('RUNNING', 0)} left running by killed "
+        f"workers; {found.get('DAMAGED', 0)} files damaged; {len(errors)} errors of workers"
+    )
+    if errors:
+        text += f" ({errors[0][:120]})"
+    failed = found["LOST"] or found["NO_VALUE"] or found.get("DAMAGED", 0) or errors
+    return text, bool(failed)
+
+
+def workers(kind, count, rng):
+    """Run many workers on one study and one store."""
+    with place_of(kind) as place:
+        pids = [fork(place, run_trials, place, 0, 4) for _ in range(count)]
+        codes = [finish(pid, 900) for pid in pids]
+        in_fork(place, audit, place)
+        found = read_audit(place)
+        text = (
+            f"{count} workers, {found.get('COMPLETE', 0)} of {4 * count} trials complete; "
+            f"{found['PAID']:,} completions paid, {found['AGAIN']} twice, {found['LOST']} lost"
+        )
+        failed = any(codes) or found["LOST"] or found.get("COMPLETE", 0) != 4 * count
+        return text, bool(failed or found["AGAIN"])
+
+
+def full_disk(count, rng):
+    """Let the store run out of disk space, and count what was received and is neither kept."""
+    received = lost = refused = 0
+    for _ in range(count):
+        with place_of("sqlite") as place:
+            limit = rng.randrange(20_000, 400_000)
+            finish(fork(place, _until_full, place, limit), 120)
+            refused += bool(place.lines("full"))
+            in_fork(place, _reload, place)
+            found = read_audit(place)
+            received += found["PAID"]
+            lost += found["PAID"] - found["HELD"]
+    text = (
+        f"{count} disks, {refused} with an error that names the remedy; {received:,} "
+        f"completions received, {lost} neither in the store nor in the file of the error"
+    )
+    return text, bool(lost or refused < count)
+
+
+def _until_full(place, limit):
+    """Evaluate allocations until no file may grow; the study is in memory."""
+    objective = objective_of(place)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    task = make_task()
+    try:
+        for samples in range(1, 1000):
+            allocation = {
+                stage.name: (stage.models[-1].name, min(samples, stage.max_samples))
+                for stage in task.stages
+            }
+            objective.evaluate(allocation)
+            objective = objective_of(place, samples)
+    except StoreError as error:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+        place.log("full", " ".join(str(error).split()))
+
+
+def _reload(place):
+    """Load what was kept in files, and log how many completions the store holds."""
+    store = CompletionStore(place.store)
+    for path in place.folder.glob("*.jsonl"):
+        store.load(path)
+    place.log("audit", f"HELD {len(store)}")
+    store.close()
