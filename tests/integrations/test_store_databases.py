@@ -105,11 +105,11 @@ def _put_own(target, number, barrier, results):
 def test_processes_that_write_the_same_samples_agree(new_target):
     """They open a new store at the same time, and each receives the reply that is kept."""
     context = multiprocessing.get_context("fork")
-    barrier, results = context.Barrier(4), context.Queue()
+    barrier, results = context.Barrier(8), context.Queue()
     place = new_target()
     workers = [
         context.Process(target=_put_own, args=(place, number, barrier, results))
-        for number in range(4)
+        for number in range(8)
     ]
     for worker in workers:
         worker.start()
