@@ -11,7 +11,7 @@ import time
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pipeline_support import side_by_side
+from pipeline_support import make_task, side_by_side
 from postgresql_support import new_database, postgresql_server  # noqa: F401
 
 from optuna_agenttts.llm import (
@@ -26,8 +26,13 @@ from optuna_agenttts.llm import (
 from optuna_agenttts_integrations import (
     CompletionStore,
     Endpoint,
+    LLMFusion,
+    MultiStageObjective,
+    Pipeline,
     SpendLimitError,
+    StageProgram,
     StoreError,
+    connect_endpoints,
 )
 from optuna_agenttts_integrations.calls import leases, sharing
 from optuna_agenttts_integrations.calls.completions import Completions, request_text
@@ -96,12 +101,14 @@ class RandomChat:
     """
 
     def __init__(self, seconds=0.05, errors=()):
-        self.seconds, self.errors, self.seeds = seconds, list(errors), []
+        self.seconds, self.errors = seconds, list(errors)
+        self.seeds, self.calls = [], []
         self.started = threading.Event()
 
     async def complete(self, request, *, seed):
         """Reply at random, or fail."""
         self.seeds.append(seed)
+        self.calls.append((request_text(request), seed))
         self.started.set()
         await asyncio.sleep(self.seconds)
         if self.errors:
@@ -315,17 +322,14 @@ def test_a_stuck_worker_is_not_waited_for(target, quick, monkeypatch):
 
 def test_stores_that_cannot_be_written_are_an_error_before_a_call(tmp_path):
     """Nothing is paid for that could not be kept; what is stored can be read."""
-    if os.getuid() == 0:
-        pytest.skip("root may write to files of which nobody may")
-    path = tmp_path / "store.db"
-    opened(path).put(KEY, {0: reply("kept")})
-    path.chmod(0o400)
     chat = RandomChat()
-    source = worker(path)
-    assert texts(drawn(sample(source, chat))[0]) == ["kept"]
+    source = worker(tmp_path / "store.db")
+    stored = drawn(sample(source, chat))[0]
+    source._store._database.connection.execute("PRAGMA query_only = ON")
+    assert texts(drawn(sample(source, chat))[0]) == texts(stored)
     with pytest.raises(StoreError, match="written"):
         asyncio.run(sample(source, chat, 2))
-    assert not chat.seeds
+    assert len(chat.seeds) == 1
 
 
 def test_replays_do_not_wait(target):
@@ -390,6 +394,53 @@ def test_texts_whose_call_fails_are_embedded_by_a_waiting_worker(target):
 
     assert len(drawn(fails(), waits())[1]) == 1
     assert working.texts == ["a"]
+
+
+def test_repairs_and_fusions_are_paid_for_once(target):
+    """Requests that depend on replies are the same for workers that score with the same ones."""
+    chat, task = RandomChat(0.02), make_task()
+
+    def score(state):
+        return int(state["find"], 16) % 2 + int(state["say"], 16) % 2
+
+    def program(name, **options):
+        return StageProgram(
+            name=name,
+            prompt=lambda state: f"{name} {state.instance['id']} {state.results}",
+            # Half of the replies are malformed.
+            parse=lambda text, state: text if int(text, 16) % 2 else None,
+            repair=lambda state, text: f"repair {text}",
+            required=False,
+            **options,
+        )
+
+    stages = [program("find", aggregate=LLMFusion(fallback=max)), program("say", aggregate=max)]
+
+    def objective():
+        return MultiStageObjective(
+            Pipeline(
+                stages=stages,
+                score=lambda state: (
+                    score(state) if all(state[stage.name] for stage in stages) else 0.0
+                ),
+            ),
+            [{"id": number} for number in range(5)],
+            task=task,
+            endpoints=connect_endpoints(task, chat),
+            store=opened(target),
+            progress=False,
+        )
+
+    results = []
+
+    def evaluate():
+        with objective() as one:
+            allocation = {"find": ("small", 4), "say": ("small", 3)}
+            results.append(one.evaluate(allocation).outcomes)
+
+    side_by_side([threading.Thread(target=evaluate) for _ in range(3)])
+    assert results[0] == results[1] == results[2]
+    assert len(chat.calls) == len(set(chat.calls)) == len(opened(target)) > 5 * 7
 
 
 OPERATIONS = st.lists(
