@@ -75,7 +75,9 @@ def work(kind, place, ours, options, start, found):
 def measure(kind, place, ours, workers, options):
     """Print the line of one configuration."""
     optuna.create_study(study_name="s", storage=open_storage(kind, place), direction="maximize")
-    context = multiprocessing.get_context("spawn")
+    # Its processes begin with the modules imported, and without connections.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["optuna_agenttts", "optuna.storages", "grpc", "psycopg"])
     start, found = context.Barrier(workers + 1), context.Queue()
     arguments = (kind, place, ours, options, start, found)
     processes = [context.Process(target=work, args=arguments) for _ in range(workers)]
