@@ -32,11 +32,11 @@ class DiagnosableObjective(PipelineRunner):
     def check(self) -> Report:
         """Check data, functions, store and servers before a search, and run one instance.
 
-        Each server receives about eight small requests. Then one instance runs through every
-        stage, parse, aggregation, fusion, score and metrics, with the cheapest models that work
-        and two samples, which the search reuses. Functions with a wrong signature are found
-        before any request is sent. With `replay`, servers are not contacted, and the instance
-        runs on stored samples.
+        Each server receives about eight small requests for a model, and a question for each of its
+        thinking efforts. Then one instance runs through every stage, parse, aggregation, fusion,
+        score and metrics, with the cheapest models that work and two samples, which the search
+        reuses. Functions with a wrong signature are found before any request is sent. With
+        `replay`, servers are not contacted, and the instance runs on stored samples.
 
         Returns:
             A report that prints as a table; `Report.raise_for_errors` turns errors into an

@@ -40,6 +40,8 @@ FIELDS = (
     "thinking_budget",
 )
 """Fields of requests, that of most servers first."""
+_WORDS = ("reasoning_effort", "chat_template_kwargs", "reasoning")
+"""Fields that hold a word."""
 _NUMBER_ONLY = "reasoning.max_tokens"
 """Form of `reasoning` that has a number of tokens without a word, which OpenRouter wants. Ollama
 reads nothing but the word of it."""
@@ -95,6 +97,7 @@ _MANDATORY = re.compile(
     r"mandatory|(cannot|can't|can not|not) be (disabled|turned off|switched off)", re.I
 )
 """Words of servers of models that always think."""
+_NO_BUDGET = re.compile(r"budget_tokens\W.{0,40}(required|missing)", re.I)
 _VALUES = re.compile(
     r"(?<!un)(supported|valid|allowed|accepted|available) (values|levels|options|efforts)"
     r"|(must|should|has to|needs to) be( one of)?\b|input should be|expected( one of)?|one of"
@@ -131,7 +134,9 @@ def thinking_fields(effort: Effort, parameters: Mapping[str, str | None]) -> dic
     if not on and set(sent) - set(_NUMBERS):
         # Another field switches thinking off, and some servers refuse a number of 0.
         budget = None
-    number = {} if budget is None else {"budget_tokens": budget}
+    # DeepSeek, GLM and Kimi know no number, and read the word in another field.
+    needs = isinstance(effort, int) or not {*_WORDS} & set(sent)
+    number = {"budget_tokens": budget} if budget is not None and needs else {}
     template: dict[str, Any] = {"enable_thinking": on, "thinking": on}
     reasoning: dict[str, Any] = {"enabled": on}
     if on and isinstance(effort, int):
@@ -192,7 +197,7 @@ def describe_thinking(name: str, form: str | None) -> str:
     text = f"it is sent {how} {' and '.join(f'`{field}`' for field in fewer)}"
     if sent == ("reasoning_effort",):
         text += ", so a number of tokens is sent as the nearest word"
-    elif not {"reasoning_effort", "chat_template_kwargs", "reasoning"} & set(sent):
+    elif not {*_WORDS} & set(sent):
         text += ", so a word is sent as a number of tokens"
     return text
 
@@ -213,6 +218,9 @@ def refused_thinking(
         named = [name for name in fields if _names(name, complaint)]
         if _MANDATORY.search(complaint):
             return {}
+        if _NO_BUDGET.search(complaint) and "thinking" in named:
+            # Anthropic's models take no word here: it becomes a number.
+            return _without(sent, [name for name in sent if name != "thinking"])
         if _NOT_BOTH.search(complaint) and _NUMBER_ONLY in complaint and "reasoning" in sent:
             form = [_NUMBER_ONLY if name == "reasoning" else name for name in sent]
             return {"thinking": " ".join(form)}

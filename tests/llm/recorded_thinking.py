@@ -213,11 +213,14 @@ def glm_5_3(body: dict[str, Any]) -> tuple[int, Any] | None:
 
 def anthropic(body: dict[str, Any]) -> tuple[int, Any] | None:
     """Take budgets from 1,024 tokens on, below `max_tokens`."""
-    budget = body.get("thinking", {}).get("budget_tokens", 1024)
-    if budget < 1024:
+    thinking = body.get("thinking", {})
+    if thinking.get("type") == "enabled" and "budget_tokens" not in thinking:
+        text = "thinking.enabled.budget_tokens: Field required"
+        return 400, {"type": "error", "error": {"type": "invalid_request_error", "message": text}}
+    if thinking.get("budget_tokens", 1024) < 1024:
         text = "thinking.enabled.budget_tokens: Input should be greater than or equal to 1024"
         return 400, {"type": "error", "error": {"type": "invalid_request_error", "message": text}}
-    if body.get("thinking", {}).get("type") == "enabled" and body.get("temperature", 1) != 1:
+    if thinking.get("type") == "enabled" and body.get("temperature", 1) != 1:
         text = "`temperature` may only be set to 1 when thinking is enabled."
         return 400, {"type": "error", "error": {"type": "invalid_request_error", "message": text}}
     return None
@@ -309,7 +312,9 @@ OUTCOMES: dict[tuple[str, str | int], tuple[str | None, tuple[str, ...]] | None]
     ("dashscope", 100000): None,
     ("glm 5 3", "off"): None,
     ("glm 5 3", "low"): ("low", FIELDS),
-    ("anthropic", "low"): ("low", FIELDS),
+    ("anthropic", "low"): (None, ("thinking",)),
+    ("anthropic", "off"): ("none", FIELDS),
+    ("anthropic", 2048): ("low", FIELDS),
     ("transformers serve", "off"): ("none", (_WORD, "chat_template_kwargs")),
     ("transformers serve", "low"): ("low", (_WORD, "chat_template_kwargs")),
     ("anthropic", 100): None,

@@ -164,9 +164,9 @@ def test_servers_that_want_more_tokens_than_the_budget_get_them():
         return 400, {"type": "error", "error": {"message": text}}
 
     server, _ = thinker(rule, lambda body: body.get("thinking", {}).get("budget_tokens", 0) // 2)
-    found = examined(server, "off", "low", "high")
+    found = examined(server, "off", 1024, 16384)
     assert [level for each in found.values() for level, _ in each] == ["ok"] * 3
-    assert found["high"][0][1].startswith("8192 tokens")
+    assert found["16384"][0][1].startswith("8192 tokens")
 
 
 def test_fields_of_the_user_are_sent_as_they_are():
