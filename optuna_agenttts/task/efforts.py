@@ -8,7 +8,13 @@ from typing import Any
 
 from optuna_agenttts.exceptions import TaskError
 from optuna_agenttts.task.model import Model
-from optuna_agenttts.task.thinking import Effort, Thinking, checked_effort, expected_tokens
+from optuna_agenttts.task.thinking import (
+    NO_THINKING,
+    Effort,
+    Thinking,
+    checked_effort,
+    expected_tokens,
+)
 
 
 def efforts(
@@ -23,7 +29,8 @@ def efforts(
     "Qwen/Qwen3-8B, no thinking" and "Qwen/Qwen3-8B, low thinking". See also `Stage.thinking`.
 
     Args:
-        model: The model.
+        model: The model. Its `generation_tokens`, if given, is the length of an answer without
+            thoughts.
         tokens: Expected tokens of the thoughts of one sample, by effort. Default: 0 for ``off``
             and ``none``, 128 for ``minimal``, 512 for ``low``, 2,048 for ``medium`` and ``on``,
             8,192 for ``high``, 16,384 for ``xhigh`` and ``max``; another word expects four times
@@ -31,21 +38,27 @@ def efforts(
         fields: By effort, from the least to the most, the fields of requests that ask for it,
             such as ``{"chat_template_kwargs": {"enable_thinking": False}}``: they are added to
             `Model.extra`. None sends the effort in the form that the server reads, as
-            `Stage.thinking` does.
+            `Stage.thinking` does. A number of tokens is written as ``**{"1024": {...}}``.
 
     Returns:
         The choices, in the order given.
 
     Raises:
-        TaskError: No effort is given, fields are not a dict of values that JSON can hold, or
-            `tokens` has an effort that is not given or a value that is not 0 or more.
+        TaskError: No effort is given, two are the same, fields are not a dict of values that JSON
+            can hold, or `tokens` has an effort that is not given or a value that is not 0 or more.
     """
+    if not isinstance(model, Model):
+        raise TaskError(f"efforts: `model` must be a `Model`, got {model!r}.")
     owner = f"efforts of model {model.name!r}"
+    if not isinstance(tokens or {}, Mapping):
+        raise TaskError(f"{owner}: `tokens` must be a dict by effort, got {tokens!r}.")
     if not fields:
         raise TaskError(f"{owner}: give at least one effort, such as `low={{...}}`.")
-    if unknown := sorted(set(tokens or {}) - set(fields)):
+    listed = _checked(owner, fields)
+    given = {checked_effort(owner, effort): value for effort, value in (tokens or {}).items()}
+    if unknown := [effort for effort in given if effort not in listed]:
         raise TaskError(f"{owner}: `tokens` has {unknown[0]!r}, which is not among the efforts.")
-    return _choices(model, list(fields), dict(tokens or {}), fields)
+    return _choices(model, listed, given, dict(zip(listed, fields.values())))
 
 
 def with_efforts(models: Sequence[Model], given: Any, owner: str) -> tuple[Model, ...]:
@@ -58,21 +71,34 @@ def with_efforts(models: Sequence[Model], given: Any, owner: str) -> tuple[Model
         owner: Prefix of error messages.
 
     Raises:
-        TaskError: The efforts are invalid or not unique.
+        TaskError: The efforts are invalid or not unique, or all models are at an effort already.
     """
     if isinstance(given, str) or not isinstance(given, Iterable):
         raise TaskError(
             f"{owner}: `thinking` must be a sequence of efforts, such as ('off', 'low', 'high') "
             f"or (0, 1024, 8192), got {given!r}."
         )
-    listed = [checked_effort(f"{owner}: `thinking`", effort) for effort in given]
-    if len(set(listed)) < len(listed):
-        raise TaskError(f"{owner}: efforts of `thinking` must be unique, got {listed!r}.")
+    listed = _checked(f"{owner}: `thinking`", given)
+    if listed and all(model.thinking is not None for model in models):
+        raise TaskError(
+            f"{owner}: `thinking` has no effect, as each of the models is at an effort already: "
+            "give `models` without efforts."
+        )
     choices: list[Model] = []
     for model in models:
         fixed = not listed or model.thinks is False or model.thinking is not None
         choices += [model] if fixed else _choices(model, listed, {}, {})
     return tuple(choices)
+
+
+def _checked(owner: str, given: Iterable[Any]) -> list[Effort]:
+    """Return efforts, each of which is another one."""
+    listed = [checked_effort(owner, effort) for effort in given]
+    if len({"off" if effort in NO_THINKING else effort for effort in listed}) < len(listed):
+        raise TaskError(
+            f"{owner}: efforts must be unique ('off', 'none' and 0 are one), got {listed!r}."
+        )
+    return listed
 
 
 def _choices(
@@ -94,9 +120,21 @@ def _choices(
         )
         if more is not None and not isinstance(more, Mapping):
             raise TaskError(f"{thinking.choice}: fields of requests must be a dict, got {more!r}.")
-        extra = {**(model.extra or {}), **(more or {})}
+        extra = dict(model.extra or {})
+        for name, value in (more or {}).items():
+            own = extra.get(name)
+            if isinstance(own, Mapping) and isinstance(value, Mapping):
+                value = {**own, **value}
+            extra[name] = value
+        length = model.generation_tokens
         choices.append(
-            replace(model, name=thinking.choice, thinking=thinking, extra=extra or None)
+            replace(
+                model,
+                name=thinking.choice,
+                thinking=thinking,
+                extra=extra or None,
+                generation_tokens=None if length is None else length + thinking.tokens,
+            )
         )
     return choices
 

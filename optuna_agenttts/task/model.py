@@ -112,8 +112,8 @@ class Model:
 
     Raises:
         TaskError: The name is empty, a number is not finite and above zero (prices may be 0),
-            `cached_price` is above `input_price`, `thinking` is no `Thinking`, or `extra` is no
-            JSON object or sets a field that each request has.
+            `cached_price` is above `input_price`, `thinks` is no bool, `thinking` is no
+            `Thinking`, or `extra` is no JSON object or sets a field that each request has.
     """
 
     name: str
@@ -161,6 +161,8 @@ class Model:
                 f"{owner}: `cached_price` must not be above `input_price`, got {cached:g} and "
                 f"{full:g} USD per million tokens."
             )
+        if self.thinks not in (None, False, True):
+            raise TaskError(f"{owner}: `thinks` must be True, False or None, got {self.thinks!r}.")
         if self.thinking is not None and not isinstance(self.thinking, Thinking):
             raise TaskError(
                 f"{owner}: `thinking` must be a `Thinking`, got {self.thinking!r}: call "

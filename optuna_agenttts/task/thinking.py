@@ -7,6 +7,8 @@ import re
 from dataclasses import dataclass
 from types import MappingProxyType
 
+import numpy as np
+
 from optuna_agenttts.exceptions import TaskError
 
 Effort = str | int
@@ -28,6 +30,8 @@ EXPECTED_TOKENS = MappingProxyType(
 """Expected tokens of the thoughts of one sample, by effort, until they are measured. Chosen by
 hand, from the lengths that open models write on questions of mathematics and code."""
 
+NO_THINKING = ("off", "none", 0)
+"""Efforts that mean no thoughts."""
 _BUDGET_SHARE = 0.5
 """Expected share of a thinking budget that is used. Chosen by hand."""
 _ROOM = 2
@@ -61,9 +65,12 @@ class Thinking:
         """Check the values."""
         if not isinstance(self.model, str) or not self.model:
             raise TaskError(f"Thinking: `model` must be a non-empty string, got {self.model!r}.")
-        checked_effort(f"Thinking of model {self.model!r}", self.effort)
+        effort = checked_effort(f"Thinking of model {self.model!r}", self.effort)
+        object.__setattr__(self, "effort", effort)
         tokens = self.tokens
-        if isinstance(tokens, bool) or not isinstance(tokens, (int, float)):
+        if isinstance(tokens, bool) or not isinstance(
+            tokens, (int, float, np.integer, np.floating)
+        ):
             tokens = math.nan
         if not (math.isfinite(tokens) and tokens >= 0):
             raise TaskError(
@@ -82,7 +89,7 @@ class Thinking:
     @property
     def label(self) -> str:
         """Effort in words, such as "low thinking"."""
-        if self.effort in ("off", "none", 0):
+        if self.effort in NO_THINKING:
             return "no thinking"
         if isinstance(self.effort, int):
             return f"{self.effort} thinking tokens"
@@ -114,15 +121,17 @@ def brief_choice(name: str) -> str:
 
 
 def checked_effort(owner: str, effort: object) -> Effort:
-    """Return an effort.
+    """Return an effort: known words in lower case, and digits as a number of tokens.
 
     Raises:
         TaskError: It is neither a non-empty word nor a whole number of tokens, 0 or more.
     """
-    if isinstance(effort, int) and not isinstance(effort, bool) and effort >= 0:
-        return effort
-    if isinstance(effort, str) and effort.strip():
-        return effort
+    if isinstance(effort, (int, np.integer)) and not isinstance(effort, bool) and effort >= 0:
+        return int(effort)
+    if isinstance(effort, str) and (word := effort.strip()):
+        if word.isdecimal():
+            return int(word)
+        return word.lower() if word.lower() in EXPECTED_TOKENS else word
     raise TaskError(
         f"{owner}: a thinking effort must be a word such as 'low' or a number of tokens, 0 or "
         f"more, got {effort!r}."

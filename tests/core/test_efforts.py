@@ -6,6 +6,7 @@ import math
 import pickle
 from dataclasses import replace
 
+import numpy as np
 import optuna
 import pytest
 from hypothesis import given, settings
@@ -97,11 +98,43 @@ class TestEfforts:
             ({"low": None, "tokens": {"high": 3}}, "'high', which is not among the efforts"),
             ({"low": None, "tokens": {"low": -1}}, "`tokens` must be finite and 0 or more"),
             ({"low": None, "tokens": {"low": math.nan}}, "`tokens` must be finite"),
+            ({"low": None, "tokens": [300]}, "`tokens` must be a dict by effort"),
+            ({"off": None, "none": None}, "'off', 'none' and 0 are one"),
+            ({"low": None, "LOW": None}, "must be unique"),
         ],
     )
     def test_nonsense_is_named(self, arguments, message):
         with pytest.raises(TaskError, match=message):
             efforts(QWEN, **arguments)
+
+    @pytest.mark.parametrize(
+        ("written", "effort"),
+        [
+            ("Off", "off"),
+            (" HIGH ", "high"),
+            ("2048", 2048),
+            (np.int64(2048), 2048),
+            ("Deep", "Deep"),
+        ],
+    )
+    def test_an_effort_is_the_same_however_it_is_written(self, written, effort):
+        """Numbers of a key of `efforts` are numbers, too, and those of `tokens`."""
+        (choice,) = stage_of(QWEN, thinking=(written,)).models
+        assert [choice] == list(stage_of(QWEN, thinking=(effort,)).models)
+        key = str(written)
+        (own,) = efforts(QWEN, **{key: {"a": 1}}, tokens={key: np.float32(300)})
+        assert (own.name, own.thinking.effort, own.thinking.tokens) == (choice.name, effort, 300.0)
+
+    def test_fields_within_an_object_are_added_to_those_of_the_model(self):
+        model = replace(QWEN, extra={"chat_template_kwargs": {"style": "brief"}})
+        (off,) = efforts(model, off=NO_THOUGHTS)
+        both = {"style": "brief", **NO_THOUGHTS["chat_template_kwargs"]}
+        assert off.extra == {"chat_template_kwargs": both}
+
+    def test_thoughts_come_on_top_of_a_length_of_the_models_own(self):
+        """Otherwise all efforts of the model would cost the same."""
+        stage = stage_of(replace(QWEN, generation_tokens=100), thinking=("off", "low"))
+        assert [stage.sample_tokens(model) for model in stage.models] == [100, 612]
 
     def test_a_model_has_one_effort(self):
         with pytest.raises(TaskError, match="at a thinking effort already"):
@@ -153,11 +186,21 @@ class TestStage:
             (("",), "got ''"),
             ((None,), "got None"),
             ((0, "off"), "must be unique"),
+            (("1024", 1024), "must be unique"),
         ],
     )
     def test_nonsense_is_named(self, thinking, message):
         with pytest.raises(TaskError, match=message):
             stage_of(thinking=thinking)
+
+    def test_efforts_that_no_model_takes_are_an_error(self):
+        """As in `replace(stage, thinking=...)`, whose models are at other efforts."""
+        with pytest.raises(TaskError, match="no effect, as each of the models is at an effort"):
+            replace(stage_of(QWEN, thinking=("off", "low")), thinking=("off", "high"))
+        with pytest.raises(TaskError, match="must be a `Model`, got 'm'"):
+            efforts("m", low=None)
+        with pytest.raises(TaskError, match="`thinks` must be True, False or None, got 'no'"):
+            Model("m", thinks="no")
 
     def test_samples_are_as_long_as_answer_and_thoughts(self):
         """A length that is given or measured includes both."""
