@@ -129,7 +129,7 @@ def completion_from_json(
     counts = as_mapping(reply.get("usage") or choice.get("usage") or groq.get("usage"))
     error = choice.get("error") or message.get("error") or error_of(reply)
     if error and not (text and reason and reason not in FAILED_REASONS):
-        usage = read_usage(counts, request, text or "") if counts else None
+        usage = read_usage(counts, request, text or "", where=where) if counts else None
         raise error_in_body(error, where, headers or {}, usage)
     parts = content if isinstance(content, list) else []
     refused = message.get("refusal") or any(as_mapping(p).get("type") == "refusal" for p in parts)
@@ -142,12 +142,12 @@ def completion_from_json(
         raise ChatUnavailableError(
             f"{where}: the reply has no text",
             kind="no text in reply",
-            usage=read_usage(counts, request, "") if counts else None,
+            usage=read_usage(counts, request, "", where=where) if counts else None,
             # A message is there, so a model ran.
             lost=bool(message) and not counts,
         )
     reason = "refusal" if refused and not text else reason or "stop"
-    usage = read_usage(counts, request, thoughts + text, reason)
+    usage = read_usage(counts, request, thoughts + text, reason, where)
     model = reply.get("model")
     found = Completion(text, usage, reason, thoughts, model if isinstance(model, str) else "")
     if found.failed:

@@ -7,6 +7,7 @@ from typing import Any
 
 from optuna_agenttts.llm.port import ChatRequest, Usage, prompt_usage
 from optuna_agenttts.llm.untrusted import as_count, as_mapping, estimated_tokens
+from optuna_agenttts.llm.usage_bounds import bounded_usage, warn_of_counts
 
 _MAX_DIGITS = 12
 """Digits of counts in texts that are read: more than those of any count."""
@@ -23,7 +24,7 @@ def generated_tokens(counts: Mapping[str, Any]) -> int:
 
 
 def read_usage(
-    counts: Mapping[str, Any], request: ChatRequest, text: str, reason: str = ""
+    counts: Mapping[str, Any], request: ChatRequest, text: str, reason: str = "", where: str = ""
 ) -> Usage:
     """Return the tokens that a server counted, thoughts included; estimates of those missing.
 
@@ -32,7 +33,11 @@ def read_usage(
         request: The request.
         text: Thoughts and text of the reply.
         reason: Finish reason of the reply.
+        where: Model and server, for the warning about counts that cannot be true.
     """
+    odd = {name: counts[name] for name in _COUNTS if _is_odd(counts.get(name))}
+    if odd:
+        warn_of_counts(where, odd, "it is estimated from the texts")
     details = [
         as_mapping(counts.get(f"{kind}_tokens_details"))
         for kind in ("prompt", "input", "completion", "output")
@@ -51,13 +56,26 @@ def read_usage(
     names = ("cached_tokens", "prompt_cache_hit_tokens", "cache_read_input_tokens")
     cached = counted({**counts, **details[1], **details[0]}, *names)
     missing = {"prompt_tokens": not prompt, "completion_tokens": bool(text) and not generated}
-    return Usage(
+    usage = Usage(
         prompt or prompt_usage(request).prompt_tokens,
         generated or guess,
         thoughts,
         cached_tokens=min(prompt, cached),
         estimated=tuple(name for name, is_missing in missing.items() if is_missing),
     )
+    return bounded_usage(usage, request, text, where)
+
+
+_COUNTS = (
+    *("prompt_tokens", "input_tokens", "completion_tokens", "output_tokens", "total_tokens"),
+)
+"""Fields that must be numbers of tokens, if they are there."""
+
+
+def _is_odd(value: Any) -> bool:
+    """Return whether a field is there, and neither 0 nor a number of tokens."""
+    zero = not isinstance(value, bool) and value in (None, 0, "0", "")
+    return not zero and not counted({"": value}, "")
 
 
 def counted(values: Mapping[str, Any], *names: str) -> int:

@@ -14,7 +14,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from optuna_agenttts.llm import (
     ChatError,
@@ -25,6 +25,7 @@ from optuna_agenttts.llm import (
 )
 from optuna_agenttts.llm.port import repeated_call
 from optuna_agenttts.llm.retry import with_retries
+from optuna_agenttts.llm.usage_bounds import bounded_usage
 from optuna_agenttts_integrations.calls.endpoints import Endpoint, MultiSampleChatModel
 from optuna_agenttts_integrations.calls.metering import Meter, finish_all, is_lost
 from optuna_agenttts_integrations.calls.rates import RateLimit
@@ -271,7 +272,7 @@ class Completions:
         calls: int = 1,
     ) -> Sequence[Completion] | None:
         """Return the result of calls, retried if they fail; None if all attempts fail."""
-        rate = self._rate_of(endpoint)
+        rate, name = self._rate_of(endpoint), endpoint.identity
 
         async def metered() -> Sequence[Completion]:
             await meter.reserve(calls)
@@ -284,7 +285,12 @@ class Completions:
             outcomes: Sequence[Completion | ChatError | None] = []
             token = repeated_call.set(meter.repeat)
             try:
-                outcomes = completions = await call()
+                outcomes = completions = [
+                    replace(
+                        c, usage=bounded_usage(c.usage, meter.request, c.thoughts + c.text, name)
+                    )
+                    for c in await call()
+                ]
                 return completions
             except ChatError as error:
                 outcomes = [error] * (calls if error.lost else 1)
