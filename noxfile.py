@@ -75,9 +75,10 @@ def slow(session: nox.Session) -> None:
 
 @nox.session
 def stress(session: nox.Session) -> None:
-    """Run the stress tests, which load all cores for minutes."""
+    """Kill workers, fill disks and fuzz for an hour; `-- --scale 0.05` takes minutes."""
     session.install("-e", ".[test]")
-    _pytest(session, "-m", "stress")
+    session.run("python", "tests/stress/reliability.py", *session.posargs, env=ENVIRONMENT)
+    session.run("python", "-m", "pytest", "-m", "stress", env=ENVIRONMENT)
 
 
 @nox.session(python=VERSIONS[:2], venv_backend="uv")
