@@ -288,12 +288,12 @@ def table(options):
         SEARCHES[:2], itertools.product(("first", "stays"), UNITS)
     ):
         own, others = (
-            {(r["index"], r["seed"]): _used(r, *what) for r in records if r["search"] == search}
+            {(r["index"], r["seed"]): r for r in records if r["search"] == search}
             for search in ("AgentTTS", other)
         )
         keys = sorted(set(own) & set(others))
         if keys:
-            logs = np.array([np.log(own[key] / others[key]) for key in keys])
+            logs = np.array([_log_ratio(own[key], others[key], *what) for key in keys])
             found = clustered(logs, [key[0] for key in keys], rng, np.mean)
             shares = [f"{np.mean(np.sign(logs) == sign):.0%}" for sign in (-1, 0, 1)]
             cells = [other, " ".join(what), *shares]
@@ -302,10 +302,14 @@ def table(options):
             )
 
 
-def _used(record, what, unit):
-    """Return what was used; where the target was never reached, all, and a trial more."""
-    most = record["trials"] + 1 if unit == "trials" else record["spend"]
-    return min(record[f"{what}_{unit}"], most)
+def _log_ratio(record, other, what, unit):
+    """Return the logarithm of how much more was used than by another search of the landscape.
+
+    A search that never reached the target counts as if it had used all that either of them did.
+    """
+    most = max(record[unit], other[unit])
+    used = [min(found[f"{what}_{unit}"], most) for found in (record, other)]
+    return float(np.log(used[0] / used[1]))
 
 
 def _cells(rows, rng):
