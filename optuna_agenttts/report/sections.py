@@ -32,7 +32,12 @@ from optuna_agenttts.report.text import (
     share_text,
     spend_text,
 )
-from optuna_agenttts.report.thinking import EffortPoint, ThinkingCurve, ThinkingCurves
+from optuna_agenttts.report.thinking import (
+    EffortPoint,
+    ThinkingCurve,
+    ThinkingCurves,
+    without_other_efforts,
+)
 from optuna_agenttts.study.claims import contradictions
 from optuna_agenttts.study.claims import summary as verdicts_text
 from optuna_agenttts.study.rounds import Round
@@ -207,12 +212,6 @@ def samples_section(
         thinking: Saturation of thinking: each model has one row then, of its chosen effort.
     """
     margin, order = saturation.margin, [stage.name for stage in task.stages]
-    hidden = [
-        (curve.stage, point.choice)
-        for curve in (thinking.curves if thinking is not None else ())
-        for point in curve.points
-        if point is not curve.chosen
-    ]
 
     def row(curve: SaturationCurve) -> tuple[Line, ...]:
         name, value, ends = _name(curve.model), math.nan, None
@@ -228,7 +227,7 @@ def samples_section(
             str(len(curve.trials)),
         )
 
-    shown = [curve for curve in saturation.curves if (curve.stage, curve.model) not in hidden]
+    shown = without_other_efforts(saturation.curves, thinking)
     curves = sorted(shown, key=lambda c: (order.index(c.stage), not c.recommended))
     head = ("stage", "model", f"expected {metric_of(task)}", "90 % interval", "samples", "trials")
     about = (

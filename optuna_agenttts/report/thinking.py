@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -217,6 +217,24 @@ def _best_samples(curve: SaturationCurve, sign: float) -> int:
     pairs = zip(curve.samples, curve.values)
     within = [(sign * value, n) for n, value in pairs if n <= curve.affordable]
     return max(within, key=lambda pair: pair[0], default=(0.0, 0))[1]
+
+
+def without_other_efforts(
+    curves: Iterable[SaturationCurve], thinking: ThinkingCurves | None
+) -> list[SaturationCurve]:
+    """Return saturation curves of samples, of each model only that of its chosen effort.
+
+    Args:
+        curves: The curves.
+        thinking: Scores by thinking effort; None if no model has efforts.
+    """
+    hidden = {
+        (curve.stage, point.choice)
+        for curve in (thinking.curves if thinking is not None else ())
+        for point in curve.points
+        if point is not curve.chosen
+    }
+    return [curve for curve in curves if (curve.stage, curve.model) not in hidden]
 
 
 def ended_of(view: StudyView) -> dict[tuple[str, str], tuple[int, int]]:

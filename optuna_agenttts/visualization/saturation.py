@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from optuna_agenttts.report.saturation import (
     saturation_of,
 )
 from optuna_agenttts.report.text import score_text
+from optuna_agenttts.report.thinking import thinking_of, without_other_efforts
 from optuna_agenttts.report.tried import numbers_shown
 from optuna_agenttts.report.view import StudyView
 from optuna_agenttts.support.plain import amount_text
@@ -97,6 +99,9 @@ def plot_saturation(study: Study, task: Task | None = None) -> Figure:
 def figure_of_saturation(view: StudyView) -> Figure:
     """Return the figure of a study; see `plot_saturation`."""
     found, best = view.get(saturation_of), view.recommendation
+    # Efforts have a figure of their own.
+    shown = without_other_efforts(found.curves, view.get(thinking_of))
+    found = replace(found, curves=tuple(shown))
     stages = [stage.name for stage in view.task.stages]
     metric = metric_text(view.task)
     rows, columns = panels(len(stages))

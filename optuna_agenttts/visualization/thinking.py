@@ -19,7 +19,6 @@ from optuna_agenttts.visualization.marks import bar_marker, base_marks, trial_ma
 from optuna_agenttts.visualization.style import (
     GRAY,
     RECOMMENDED,
-    ROW_TITLES,
     Mark,
     brief,
     escape,
@@ -41,8 +40,11 @@ from optuna_agenttts.visualization.style import (
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-_LINES = 3
-"""Findings below the title. Chosen by hand."""
+_LINES, _STAGE = 3, 14
+"""Stages with a line of their own below the title, and characters of the names of more of them.
+Chosen by hand."""
+_ROWS = 0.65
+"""Space between rows, whose ticks have two lines, as a share of the height. Chosen by hand."""
 _LEAST = 3
 """Trials from which on saturation is stated. Chosen by hand."""
 _TITLES = 36
@@ -98,7 +100,7 @@ def figure_of_thinking(view: StudyView) -> Figure:
         *_findings(view, found),
         rows=rows,
         columns=columns,
-        row_gap=ROW_TITLES if rows > 1 else 0.0,
+        row_gap=_ROWS if rows > 1 else 0.0,
     )
     for position, stage in enumerate(stages):
         place = {"row": position // columns + 1, "col": position % columns + 1}
@@ -151,7 +153,15 @@ def _findings(view: StudyView, found: ThinkingCurves) -> list[str]:
     if not view.candidates.scale.informative:
         return ["All scores are equal: they do not tell how much thinking pays"]
     chosen = [curve for curve in found.curves if curve.recommended]
-    return [f"{brief(c.stage)}, {brief(c.model)}: {c.finding}" for c in chosen[:_LINES]]
+    if len(chosen) <= _LINES:
+        return [f"{brief(c.stage)}, {brief(c.model)}: {c.finding}" for c in chosen]
+    parts = [
+        f"{brief(c.stage, _STAGE)}: {c.points[c.saturates_at].effort} ({low} to {high})"
+        for c in chosen
+        if c.saturates_at is not None and c.saturates_between is not None
+        for low, high in [(c.points[i].effort for i in c.saturates_between)]
+    ]
+    return [f"Efforts that saturate (90 % interval): {'; '.join(parts)}"]
 
 
 def _traces(view: StudyView, curve: ThinkingCurve, look: Mark) -> list[Any]:

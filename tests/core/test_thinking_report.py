@@ -29,7 +29,7 @@ from optuna_agenttts.report.printing import _Columns
 from optuna_agenttts.report.saturation import saturation_of
 from optuna_agenttts.report.thinking import thinking_of
 from optuna_agenttts.report.view import StudyView
-from optuna_agenttts.visualization import plot_importances, plot_thinking
+from optuna_agenttts.visualization import plot_importances, plot_saturation, plot_thinking
 from optuna_agenttts.visualization.figures import EFFORT_FIGURES, FIGURES
 from optuna_agenttts.visualization.marks import base_marks, model_marks
 from optuna_agenttts.visualization.style import brief, short_names
@@ -407,3 +407,15 @@ def test_more_thinking_over_the_budget_is_advised_where_it_gains():
     advice = [text for text in summarize(study, task).next_steps if "thinking" in text]
     assert len(advice) == 1
     assert advice[0].startswith("Try a larger budget: thinking at high in place of low by")
+
+
+def test_saturation_of_samples_is_shown_at_one_effort_of_each_model(view):
+    """The other efforts would hide it, and make figures too large for the dashboard."""
+    chosen = {c.chosen.choice for c in thinking_of(view).curves if c.stage == "answer"}
+    words = " ".join(
+        str(trace.hovertemplate)
+        for trace in plot_saturation(view.study, TASK).data
+        if "expected" in str(trace.hovertemplate) and "answer" in trace.hovertemplate
+    )
+    shown = {model.name for model in TASK.stages[1].models if f": {model.name}," in words}
+    assert shown == {*chosen, "plain-3B"}
