@@ -26,12 +26,15 @@ HOSTS = {
         "test",
         [
             f"tests/hosts/test_{name}.py"
-            for name in ("ask_and_tell", "command_line", "storages", "joblib")
+            for name in (
+                *("ask_and_tell", "command_line", "storages", "joblib"),
+                *("engines", "namespaces"),
+            )
         ],
     ),
-    "ray": ("ray", ["tests/hosts/test_ray.py"]),
+    "ray": ("ray", ["tests/hosts/test_ray.py", "tests/hosts/test_engines.py"]),
     "sklearn": ("sklearn", ["tests/hosts/test_sklearn.py"]),
-    "dask": ("dask", ["tests/hosts/test_dask.py"]),
+    "dask": ("dask", ["tests/hosts/test_dask.py", "tests/hosts/test_engines.py"]),
     "mlflow": ("mlflow", ["tests/hosts/test_mlflow.py"]),
     "hydra": ("hydra", ["tests/hosts/test_hydra.py"]),
     "trainer": ("transformers", ["tests/hosts/test_transformers.py"]),
