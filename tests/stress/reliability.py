@@ -122,7 +122,16 @@ def main() -> int:
     for name in options.only:
         print(f"{PARTS[name][0]} ...", flush=True)
         started = time.monotonic()
-        command = [sys.executable, __file__, "--part", name, "--scale", str(options.scale)]
+        command = [
+            sys.executable,
+            "-W",
+            "ignore",
+            __file__,
+            "--part",
+            name,
+            "--scale",
+            str(options.scale),
+        ]
         lines = subprocess.run(command, stdout=subprocess.PIPE, text=True).stdout.split("\n")
         text, failed = (lines[-3], lines[-2] == "1") if len(lines) > 2 else ("crashed", True)
         rows.append((name, text, failed, time.monotonic() - started))

@@ -165,12 +165,15 @@ def _common_subsequence(left: Sequence[str], right: Sequence[str]) -> int:
 
     Bit i of `row` is 0 if the length for `left[:i + 1]` exceeds that for `left[:i]`.
     """
+    if len(left) > len(right):
+        # Masks have as many bits as the left text has tokens.
+        left, right = right, left
     masks: dict[str, int] = {}
     for index, token in enumerate(left):
         masks[token] = masks.get(token, 0) | 1 << index
     full = row = (1 << len(left)) - 1
-    for token in right:
-        matched = row & masks.get(token, 0)
+    for token in filter(masks.__contains__, right):
+        matched = row & masks[token]
         row = (row + matched | row - matched) & full
     return len(left) - row.bit_count()
 

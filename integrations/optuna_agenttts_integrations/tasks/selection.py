@@ -12,6 +12,8 @@ from optuna_agenttts.llm.thoughts import split_thoughts
 from optuna_agenttts_integrations.pipeline.aggregation import Aggregation, id_vote
 from optuna_agenttts_integrations.tasks.answering import ANSWER_HEADER
 
+_MAX_ANSWER = 60_000
+"""Characters at the end of a reply that are searched: about ten times a normal reply."""
 _WORD = r"(?:candidate|fact|id|number|paragraph|passage|triple)s?\b"
 _LEAD = re.compile(rf"(?:[^\w\[]|_)*(?:{_WORD}(?:[^\w\[\n]|_)*)?", re.IGNORECASE)
 _NONE = re.compile(r"none\b", re.IGNORECASE)
@@ -59,7 +61,7 @@ def parse_selection(text: str, count: int) -> Selection | None:
         The selection; None if there is no answer list or the list has no number.
     """
     # Replace full-width digits, brackets and commas by ASCII; gpt-oss writes \u30103\u3011.
-    text = unicodedata.normalize("NFKC", split_thoughts(text)[0])
+    text = unicodedata.normalize("NFKC", split_thoughts(text)[0][-_MAX_ANSWER:])
     text = text.translate({0x3010: "[", 0x3011: "]"})
     for head in reversed(list(ANSWER_HEADER.finditer(text))):
         entries = _entries(text, head.end())
