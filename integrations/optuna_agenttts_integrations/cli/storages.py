@@ -94,16 +94,9 @@ def name_without_secrets(given: str) -> str:
         return given
     from sqlalchemy.engine import make_url
 
-    url = make_url(given)
-    if _unescaped(url):
-        return f"{url.drivername}://***@{given.rpartition('@')[2].partition('?')[0]}"
-    return url.set(query={}).render_as_string()
+    from optuna_agenttts_integrations.calls.store_postgresql import shown_url
 
-
-def _unescaped(url: URL) -> str:
-    """Return the rest of a password with an "@" that is not written as "%40"."""
-    rest = f"{url.host or ''}/{url.database or ''}"
-    return rest.rpartition("@")[0] if url.password is not None else ""
+    return shown_url(given, make_url(given))
 
 
 def storage_code(given: str) -> str:
@@ -139,7 +132,9 @@ def _open_storage(given: str) -> tuple[BaseStorage | None, str]:
     # SQLAlchemy takes longer to import than Optuna.
     from sqlalchemy.engine import make_url
 
-    shown, secrets = given.rpartition("@")[2].partition("?")[0], []
+    from optuna_agenttts_integrations.calls.store_postgresql import without_secrets
+
+    shown, url = given.rpartition("@")[2].partition("?")[0], None
     try:
         if "://" not in given and os.path.isfile(given):
             if not _is_sqlite(given):
@@ -147,15 +142,13 @@ def _open_storage(given: str) -> tuple[BaseStorage | None, str]:
             given = f"sqlite:///{given}"
         url = make_url(given)
         shown = name_without_secrets(given)
-        values = (*_unescaped(url).split("/"), url.password, *url.query.values())
-        secrets = [str(secret) for secret in values if secret]
         # `RDBStorage` would write Optuna's tables into a database without them.
         return (RDBStorage(given) if _has_studies(url) else None), shown
     # Every kind of storage and every database driver has its own exceptions.
     except Exception as error:
         reason = str(error).split("(Background on")[0]
-        for secret in secrets:
-            reason = reason.replace(secret, "***")
+        if url is not None:
+            reason = without_secrets(reason, url)
         raise AgentTTSError(
             f"`storage` {shown!r} cannot be read: {one_line(reason, _MAX_REASON)}. Pass the URL "
             "of an Optuna storage, for example 'sqlite:///study.db'."
