@@ -27,6 +27,12 @@ FORK = pytest.mark.skipif(
 )
 
 
+@pytest.fixture(autouse=True)
+def _in_own_folder(tmp_path, monkeypatch):
+    """Keep files of completions that cannot be written out of the working directory."""
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.fixture
 def store(target):
     """Yield a new store of each kind of database."""
@@ -340,8 +346,6 @@ def test_coroutines_use_a_store_through_run(store):
 
 def test_completions_that_cannot_be_written_are_kept(store, target, new_target, tmp_path):
     """In the process, which writes them later, and in a file that another process can load."""
-    if not is_file(target):
-        os.chdir(tmp_path)
     store.put(request_key(), {0: said("stored")})
     allow_writes(store, target, False)
     for number in (1, 2):
@@ -407,6 +411,15 @@ def test_without_space_for_a_file_completions_stay_in_the_process(tmp_path, monk
     store.put(request_key(1), {0: said()})
     assert len(store) == 2
     store.close()
+
+
+def test_a_store_in_memory_writes_no_file(tmp_path):
+    """It ends with the process, and so does what was received after it was closed."""
+    store = CompletionStore()
+    store.close()
+    with pytest.raises(StoreError, match="is closed"):
+        store.put(request_key(), {0: said()})
+    assert list(tmp_path.iterdir()) == []
 
 
 # Versions and names.

@@ -194,6 +194,8 @@ class CompletionStore:
             self._write(waiting)
             inserted = self._database.insert(request_row(request_key, now), rows)
         except StoreError as error:
+            if self._target == IN_MEMORY:
+                raise
             kept = self._unwritten.add(request_key, completions, now)
             raise StoreError(f"{error} {kept}") from error
         self._unwritten.remove(waiting)
