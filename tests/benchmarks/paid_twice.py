@@ -48,6 +48,9 @@ from optuna_agenttts_integrations import (
 from optuna_agenttts_integrations.playground import make_task
 
 INSTANCES = 20
+CONCURRENCY = 32
+"""Calls of one model that a worker makes at a time, as is the default of models in process."""
+
 STUDY = "workers"
 
 
@@ -161,7 +164,9 @@ class Search:
         ended = Counter(call for event, _, call in lines if event == "end")
         twice = sum(begun.values()) - len(begun)
         cut = {call for event, process, call in lines if event == "begin" and process == killed}
-        cut -= {call for event, process, call in lines if event == "end" and process == killed}
+        # Replies of the last moment were received, but not stored.
+        finished = [call for event, process, call in lines if event == "end" and process == killed]
+        cut -= set(finished[:-CONCURRENCY])
         trials = optuna.load_study(study_name=STUDY, storage=self.storage).trials
         states = Counter(trial.state for trial in trials)
         complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]

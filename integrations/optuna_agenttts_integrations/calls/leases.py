@@ -43,6 +43,10 @@ _LONGEST_SECONDS = 3600.0
 with all its retries takes less, so its worker must be stuck."""
 
 
+_NOTE_SECONDS = 60.0
+"""Minimum seconds between two lines of the log about waiting. Chosen by hand."""
+
+
 class Leases:
     """Leases that this process holds in a store, which a thread renews.
 
@@ -64,6 +68,7 @@ class Leases:
         self._lock = threading.Lock()
         self._held: dict[tuple[str, int], float] = {}
         self._renewing = False
+        self._next_note = 0.0
 
     def hold(self, digest: str, indices: Collection[int]) -> list[int]:
         """Return the samples of a request that no other caller in this process has claimed.
@@ -91,12 +96,12 @@ class Leases:
         Raises:
             StoreError: The store cannot be written.
         """
-        owner, (now, values) = self._owner, self._now()
+        owner, now, ended, values = self._owner, *self._time()
         # In order: databases that lock rows would else block each other.
         free = sorted(indices)
         if look:
             others = self._database.rows(
-                f"SELECT sample FROM leases WHERE key = ? AND owner <> ? AND expires > {now}",
+                f"SELECT sample FROM leases WHERE key = ? AND owner <> ? AND NOT {ended}",
                 (digest, owner, *values),
             )
             free = sorted(set(free) - {int(sample) for (sample,) in others})
@@ -105,11 +110,11 @@ class Leases:
 
         def work(transaction: Transaction) -> frozenset[int]:
             transaction.change_many(
-                f"INSERT INTO leases (key, sample, owner, expires) VALUES (?, ?, ?, {now} + ?) "
+                f"INSERT INTO leases VALUES (?, ?, ?, {now} + {LEASE_SECONDS}) "
                 "ON CONFLICT (key, sample) DO UPDATE SET owner = excluded.owner, "
                 "expires = excluded.expires "
-                f"WHERE leases.owner = excluded.owner OR leases.expires <= {now}",
-                [(digest, index, owner, *values, LEASE_SECONDS, *values) for index in free],
+                f"WHERE leases.owner = excluded.owner OR {ended}",
+                [(digest, index, owner, *values[:1], *values) for index in free],
             )
             # After the insertion: another worker may have stored a sample just before it.
             transaction.change(
@@ -147,21 +152,27 @@ class Leases:
         except StoreError as error:
             _logger.debug("Leases that could not be released will expire: %s", error)
 
+    def close(self) -> None:
+        """Hold and renew no leases any more; those of calls in progress expire."""
+        with self._lock:
+            self._held.clear()
+
     def renew(self) -> bool:
         """Renew the leases; return False if there are none, so that the thread ends."""
-        now, values = self._now()
+        now, ended, values = self._time()
         with self._lock:
             oldest = time.monotonic() - _LONGEST_SECONDS
             held = sorted(lease for lease, since in self._held.items() if since >= oldest)
             self._renewing = bool(held)
-        rows = [(*values, LEASE_SECONDS, self._owner, *lease) for lease in held]
+        rows = [(*values[:1], self._owner, *lease) for lease in held]
         update = (
-            f"UPDATE leases SET expires = {now} + ? WHERE owner = ? AND key = ? AND sample = ?"
+            f"UPDATE leases SET expires = {now} + {LEASE_SECONDS} "
+            "WHERE owner = ? AND key = ? AND sample = ?"
         )
 
         def work(transaction: Transaction) -> None:
             transaction.change_many(update, rows)
-            transaction.change(f"DELETE FROM leases WHERE expires <= {now}", values)
+            transaction.change(f"DELETE FROM leases WHERE {ended}", values)
 
         try:
             self._database.write(work, patience=_PATIENCE)
@@ -173,10 +184,30 @@ class Leases:
             )
         return bool(held)
 
-    def _now(self) -> tuple[str, tuple[float, ...]]:
-        """Return SQL of the current time, and its values."""
-        now = self._database.now
-        return ("?", (self._clock(),)) if now is None else (now, ())
+    def _time(self) -> tuple[str, str, tuple[float, ...]]:
+        """Return SQL of the current time, of the condition of leases that have ended, and values.
+
+        The first value is that of the time, and all of them are those of the condition.
+        """
+        now = self._database.now or "?"
+        values = () if self._database.now else (self._clock(),) * 2
+        # Leases end, too, when the clock is set back. Twice the time, since another worker may
+        # have read its clock later than this one, and locked the database first.
+        ended = f"(leases.expires <= {now} OR leases.expires > {now} + {2 * LEASE_SECONDS})"
+        return now, ended, values
+
+    def note_wait(self, count: int) -> None:
+        """Log that a request waits for samples of other workers, at most once a minute."""
+        now = time.monotonic()
+        if now < self._next_note:
+            return
+        self._next_note = now + _NOTE_SECONDS
+        _logger.info(
+            "Waiting for %d samples of a request that other workers are generating. If one of "
+            "them was killed, its samples are generated here, at most %g s later.",
+            count,
+            LEASE_SECONDS,
+        )
 
 
 def _renew(reference: weakref.ref[Leases]) -> None:

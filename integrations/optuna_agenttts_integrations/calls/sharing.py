@@ -15,6 +15,10 @@ factor from one to the next. Chosen by hand: short beside calls to a large model
 requests read the store about 64 times a second."""
 
 
+_NOTED_WAIT = 10.0
+"""Seconds of waiting after which a line is logged. Chosen by hand: longer than most calls."""
+
+
 class Claim:
     """Claim of missing samples of one request, made when the first of them can be generated.
 
@@ -88,17 +92,22 @@ class Polls:
     Args:
         rng: Random number generator for the jitter of the waits.
         sleep: Function that waits for a number of seconds.
+
+    Attributes:
+        waited: Seconds waited so far.
     """
 
     def __init__(self, rng: random.Random, sleep: Callable[[float], Awaitable[None]]) -> None:
         self._rng, self._sleep = rng, sleep
         self._bound = _FIRST_POLL
+        self.waited = 0.0
 
     async def wait(self) -> None:
         """Wait before the next look."""
         seconds = self._bound * self._rng.uniform(0.5, 1.0)
         self._bound = min(self._bound * _POLL_GROWTH, _LONGEST_POLL)
         await self._sleep(seconds)
+        self.waited += seconds
 
 
 async def obtain(
@@ -141,6 +150,8 @@ async def obtain(
             if not left:
                 return found, generated
             await polls.wait()
+            if polls.waited > _NOTED_WAIT:
+                store.leases.note_wait(len(left))
             stored = await store.run(store.get, digest, max(left) + 1)
             found.update((index, stored[index]) for index in left if index in stored)
             left = [index for index in left if index not in stored]

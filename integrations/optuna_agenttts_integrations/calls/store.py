@@ -382,4 +382,5 @@ class CompletionStore:
 
     def close(self) -> None:
         """Close the store. It cannot be used afterwards."""
+        self.leases.close()
         self._database.close()
