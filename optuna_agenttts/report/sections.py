@@ -58,8 +58,8 @@ _HISTORY = 5
 """Rounds whose guidelines are shown: more would push the rest out of sight."""
 
 
-def _name(text: str) -> str:
-    return shortened(one_line(text, _PROSE), _NAME)
+def _name(text: str, length: int = _NAME) -> str:
+    return shortened(one_line(text, _PROSE), length)
 
 
 def _table(
@@ -92,7 +92,9 @@ def tuned_section(task: Task, maximize: bool | None, trials: str, pruned: str) -
         items.append(f"Pruned, with the mean of what each saw: {one_line(pruned, _TEXT)}")
     rows = []
     for stage in task.stages:
-        models = shortened(", ".join(map(_name, models_of(stage))), 4 * _NAME)
+        length = _NAME * (1 + has_efforts([stage]))
+        models = ", ".join(_name(each, length) for each in models_of(stage))
+        models = shortened(models, 4 * length)
         rows.append((_name(stage.name), models, f"1 to {stage.max_samples}"))
     blocks: list[Block] = [Paragraph(tuple(question))]
     blocks += [Paragraph(one_line(task.description, _TEXT))] * bool(task.description)
@@ -242,11 +244,14 @@ def samples_section(
 def thinking_section(task: Task, thinking: ThinkingCurves, marked: float | None) -> Section:
     """Return the expected score of each thinking effort, and where thinking saturates."""
     margin, order = thinking.margin, [stage.name for stage in task.stages]
-    curves = sorted(thinking.curves, key=lambda c: (order.index(c.stage), not c.recommended))
+    # Those of the recommended models are among the first ones, in all stages.
+    first = sorted(thinking.curves, key=lambda c: not c.recommended)[:LISTED]
+    curves = sorted(first, key=lambda c: (order.index(c.stage), not c.recommended))
     ended = any(point.ended is not None for curve in curves for point in curve.points)
     about = (
         "Expected with as many samples as are best beside each effort within the budget, the "
-        "other stages being as recommended; an effort with - does not fit with one sample."
+        "other stages being as recommended; an effort with - does not fit with one sample. A gain "
+        f"of at most {margin:.2g} counts as none."
     )
     if ended:
         about += " Replies that ended inside their thoughts have no answer."
@@ -258,12 +263,12 @@ def thinking_section(task: Task, thinking: ThinkingCurves, marked: float | None)
         value, ends = (point.value, point.interval) if point.samples else (math.nan, None)
         return Interval(interval_text(ends, margin), value, ends, scale, marked)
 
-    for curve in curves[:LISTED]:
+    for curve in curves:
         recommended = f" (recommended at {curve.chosen.effort})" * curve.recommended
         name = Strong(f"{_name(curve.stage)}, {_name(curve.model)}")
         blocks.append(Paragraph((name, f"{recommended}: {curve.finding}.")))
         blocks.append(_efforts_table(task, curve, margin, drawn, ended=ended))
-    if (more := len(curves) - LISTED) > 0:
+    if (more := len(thinking.curves) - LISTED) > 0:
         text = (
             f"And {count_text(more, 'model')} more: `summarize(study).thinking` has all of them."
         )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import textwrap
 from collections.abc import Sequence
+from functools import partial
 
 from optuna_agenttts.report.document import Bullets, Line, Section, Table, words
 from optuna_agenttts.support.plain import amount_text, one_line
@@ -33,7 +35,9 @@ NO_INTERVAL = "no interval: trials reported no or too few outcomes of single ins
 
 def sentence(allocation: Allocation) -> str:
     """Describe an allocation in one line."""
-    return ", ".join(f"{stage}: {setting}" for stage, setting in settings(allocation))
+    parts = [f"{stage}: {setting}" for stage, setting in settings(allocation)]
+    # Names of thinking efforts have a comma.
+    return ("; " if any(", " in part for part in parts) else ", ").join(parts)
 
 
 def settings(allocation: Allocation) -> list[tuple[str, str]]:
@@ -136,8 +140,17 @@ def fitting_table(rows: Sequence[Sequence[str]], width: int) -> list[str]:
         kept.remove(longest)
         lines = table([[row[i] for i in kept] for row in rows])
     below = [i for i in range(len(head)) if i not in kept]
+    wrap = partial(
+        textwrap.wrap,
+        width=width,
+        initial_indent="  ",
+        subsequent_indent="    ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
     for position, row in zip(range(len(rest), 0, -1), reversed(rest)):
-        lines[position + 1 : position + 1] = [f"  {head[i]}: {row[i]}" for i in below]
+        under = [wrap(f"{head[i]}: {row[i]}") for i in below]
+        lines[position + 1 : position + 1] = itertools.chain(*under)
     return lines
 
 

@@ -203,7 +203,9 @@ def _fitted(text: str, length: int) -> str:
 
 def brief_allocation(allocation: Allocation) -> str:
     """Describe an allocation in plain text, with short names."""
-    return ", ".join(allocation_lines(allocation, _NAME))
+    parts = allocation_lines(allocation, _NAME)
+    # Names of thinking efforts have a comma.
+    return ("; " if any(", " in part for part in parts) else ", ").join(parts)
 
 
 def setting_text(stage: str, model: str) -> str:

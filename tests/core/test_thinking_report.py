@@ -27,6 +27,7 @@ from optuna_agenttts.explanation.webpage import web_page
 from optuna_agenttts.report.importances import _masks, importances_of
 from optuna_agenttts.report.printing import _Columns
 from optuna_agenttts.report.saturation import saturation_of
+from optuna_agenttts.report.text import section_text, sentence
 from optuna_agenttts.report.thinking import thinking_of
 from optuna_agenttts.report.view import StudyView
 from optuna_agenttts.visualization import plot_importances, plot_saturation, plot_thinking
@@ -223,6 +224,32 @@ def test_sections_name_each_model_once(view):
         assert sum(LARGE in line for line in lines) == sum(SMALL in line for line in lines) == 1
     shown = text.partition("How much thinking")[2].partition("Which instances")[0]
     assert max(map(len, shown.splitlines())) < 99
+
+
+def test_text_of_many_stages_and_efforts_is_complete():
+    """Recommended models have their table in each stage, names are whole, and lines fit a page."""
+    words = ("off", "minimal", "low", "medium", "high")
+    name = "meta-llama/Llama-3.3-70B-Instruct"
+    models = [Model(name), Model("Qwen/Qwen3-8B"), Model("Qwen/Qwen3-1.7B")]
+    stages = [
+        Stage(f"s{i}", models=models, thinking=words, prompt_tokens=200, generation_tokens=100)
+        for i in range(5)
+    ]
+    task = Task(name="t", stages=stages, budget=1e5)
+    study = optuna.create_study(direction="maximize")
+    for model in (*range(5), 0):
+        allocation = task.allocation([(model, 2)] * 5)
+        study.add_trial(trial_of(task, allocation, 0.5 + model / 10))
+    summary = summarize(study, task)
+    text = section_text(summary.sections["tuned"])
+    assert text.count(name) == 5
+    assert " ".join(text.split()).count("(off, minimal, low, medium, high)") == 15
+    assert max(map(len, text.splitlines())) <= 98
+    thinking = section_text(summary.sections["thinking"])
+    assert all(f"s{i}, {name} (recommended at" in thinking.replace("\n  ", " ") for i in range(5))
+    assert "counts as none" in thinking
+    # Stages are apart, though names of efforts have a comma.
+    assert len(sentence(recommend(study, task).allocation).split("; ")) == 5
 
 
 def test_other_tasks_have_nothing_of_it():
