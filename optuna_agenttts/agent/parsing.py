@@ -61,7 +61,14 @@ def match_model(name: Any, names: Sequence[str]) -> int | None:
     return alike[0] if len(alike) == 1 else None
 
 
-_EFFORT_FIELDS = ("thinking", "effort", "thinking_effort", "reasoning_effort")
+_EFFORT_FIELDS = (
+    "thinking",
+    "effort",
+    "thinking_effort",
+    "reasoning_effort",
+    "thinking_tokens",
+    "thinking_budget",
+)
 """Fields in which a reply may name a thinking effort beside the model."""
 _FILLERS = frozenset(("thinking", "reasoning", "effort", "tokens", "budget", "with"))
 """Words of a thinking effort that do not tell it from others."""
@@ -91,11 +98,11 @@ def match_choices(setting: Mapping[str, Any], models: Sequence[Model]) -> list[i
     """
     name, effort = setting.get("model"), given_effort(setting)
     exact = match_model(name, [model.name for model in models])
-    if exact is not None:
-        plain = models[exact].thinking is None
-        return [exact] if plain else _with_effort([exact], effort, models)
     kin = efforts_by_model(models)
     base = match_model(name, list(kin))
+    if exact is not None and (effort is None or base is None):
+        plain = models[exact].thinking is None
+        return [exact] if plain else _with_effort([exact], effort, models)
     if base is not None:
         return _with_effort(list(kin.values())[base], effort, models)
     if effort is None and isinstance(name, str):
@@ -118,6 +125,8 @@ def _key(effort: Any) -> str:
     """Return a thinking effort so that different ways to write it are equal."""
     if isinstance(effort, bool):
         return "on" if effort else "off"
+    if isinstance(effort, float) and effort.is_integer():
+        effort = int(effort)
     words = re.findall(r"[a-z]+|\d+", str(effort).replace(",", "").casefold())
     if words and all(word in _FILLERS for word in words):
         return "on"
