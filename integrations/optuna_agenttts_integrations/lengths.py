@@ -65,10 +65,10 @@ def thinking_stages(task: Task, allocation: Allocation) -> list[str]:
     return [stage for stage, (model, _) in allocation.items() if (stage, model) in names]
 
 
-def ended_in_thoughts(evaluation: Evaluation, stage: str) -> tuple[int, int]:
+def ended_in_thoughts(evaluation: Evaluation, stage: str) -> list[int]:
     """Return how many replies of a stage ended inside their thoughts, and how many it has."""
     usage = [result.stages.get(stage, StageUsage()) for result in evaluation.results.values()]
-    return sum(used.ended_in_thoughts for used in usage), sum(used.calls for used in usage)
+    return [sum(used.ended_in_thoughts for used in usage), sum(used.calls for used in usage)]
 
 
 def thought_attributes(

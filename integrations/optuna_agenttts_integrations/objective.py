@@ -20,6 +20,7 @@ from optuna_agenttts.study.spending import rounded
 from optuna_agenttts.study.stopped import report_stopped
 from optuna_agenttts.support.logs import is_first
 from optuna_agenttts.task.allocation import Allocation, AllocationLike
+from optuna_agenttts.task.stage import has_efforts
 from optuna_agenttts_integrations.arguments import check_names, check_numbers
 from optuna_agenttts_integrations.calls.endpoints import Endpoints, with_choices
 from optuna_agenttts_integrations.calls.metering import Account, Ledger, check_max_spend
@@ -371,7 +372,9 @@ class MultiStageObjective(DiagnosableObjective, SplittableObjective):
                 **thought_attributes(trial, evaluation, allocation, thinking),
                 **{name: rounded(value) for name, value in evaluation.metrics.items()},
             }
-            facts[storage.LENGTHS] = mean_lengths(evaluation.results, self.pipeline, thinking)
+            # Models without an effort may think, too: their answers are those of the stage.
+            measured = [stage.name for stage in task.stages if has_efforts([stage])]
+            facts[storage.LENGTHS] = mean_lengths(evaluation.results, self.pipeline, measured)
             facts[storage.STAGES] = evaluation.stage_spends
             if thinking:
                 facts[storage.ENDED] = {s: ended_in_thoughts(evaluation, s) for s in thinking}

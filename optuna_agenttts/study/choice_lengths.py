@@ -56,17 +56,19 @@ def choice_lengths(stage: Stage, reports: Sequence[Report]) -> tuple[float, dict
         without an effort that no trial has used are left out.
     """
     measured: dict[int, list[float]] = {}
-    answers = []
+    answers, others = [], []
     for report in reports:
         position = read_model(stage, report.model)
         if position is None or not report.sample > 0:
             continue
         measured.setdefault(position, []).append(report.sample)
         thinking = stage.models[position].thinking
-        # Some servers do not count thoughts.
-        if report.thoughts > 0 or thinking is None or not thinking.tokens:
+        # Some servers do not count thoughts, and some models without an effort always think.
+        if report.thoughts > 0 or (thinking is not None and not thinking.tokens):
             answers.append(max(0.0, report.sample - report.thoughts))
-    answer = median(answers) if answers else stage.generation_tokens
+        elif thinking is None:
+            others.append(report.sample)
+    answer = median(answers or others or [stage.generation_tokens])
     samples = {position: median(found) for position, found in measured.items()}
     ratios = _ratios(stage, {i: max(0.0, length - answer) for i, length in samples.items()})
     for position, ratio in ratios.items():

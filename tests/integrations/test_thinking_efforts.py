@@ -26,6 +26,8 @@ from optuna_agenttts import (
 )
 from optuna_agenttts.llm import Completion, Usage
 from optuna_agenttts.llm.port import servers_behind
+from optuna_agenttts.report.thinking import ended_of
+from optuna_agenttts.report.view import StudyView
 from optuna_agenttts.study.choice_lengths import Report, choice_lengths
 from optuna_agenttts.study.measured import effective_task, set_effective_task, with_lengths
 from optuna_agenttts_integrations import (
@@ -346,7 +348,7 @@ class TestLengths:
         study = tried(task, chat, *({"say": (name, 2)} for name in choices))
         found = [storage.read_trial_fact(trial, storage.LENGTHS) for trial in study.trials]
         most = 64 + 2 * 8192
-        assert found == [{"say": [10, 340, 300]}, {"say": [10, most, most]}, {"say": [10, 40]}]
+        assert found == [{"say": [10, 340, 300]}, {"say": [10, most, most]}, {"say": [10, 40, 0]}]
         ended = [storage.read_trial_fact(trial, storage.ENDED) for trial in study.trials]
         assert [each and list(each["say"]) for each in ended] == [[0, 8], [8, 8], None]
         assert study.trials[1].user_attrs["thoughts"] == (
@@ -462,6 +464,29 @@ def test_lengths_of_choices_lie_between_those_that_were_measured(data):
         if isinstance(model.thinking.effort, int):
             thoughts = min(thoughts, model.thinking.effort)
         assert found[model.name] == pytest.approx(40 + thoughts)
+
+
+def test_a_model_that_always_thinks_says_nothing_about_answers():
+    """Neither where its thoughts are counted nor where not: no effort becomes as long as it."""
+    always = replace(PLAIN, name="always-8b")
+    task = task_of(QWEN, always, thinking=("off", "low"))
+    for counted in (3000, 0):
+        reports = [Report("always-8b", 10, 3000 + ANSWER, counted)] * 3
+        reports.append(Report(choice("low thinking"), 10, 300 + ANSWER, 300))
+        answer, lengths = choice_lengths(task.stages[0], reports)
+        assert answer == ANSWER
+        assert lengths[choice("no thinking")] == ANSWER
+        assert lengths["always-8b"] == 3000 + ANSWER
+    study = tried(task, Thinker({**THOUGHTS, None: 30}), {"say": ("always-8b", 1)})
+    assert storage.read_trial_fact(study.trials[0], storage.LENGTHS)["say"] == [10, 70, 30]
+
+
+def test_shares_of_replies_without_an_answer_are_read_from_memory():
+    """Storages in memory keep what was written, others what JSON keeps of it."""
+    study = tried(
+        task_of(thinking=("off",)), Thinker({"off": 500}), {"say": (choice("no thinking"), 2)}
+    )
+    assert set(ended_of(StudyView(study)).values()) == {(8, 8)}
 
 
 def test_thoughts_that_servers_do_not_count_are_what_exceeds_an_answer():
