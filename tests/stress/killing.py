@@ -167,7 +167,6 @@ def _until_full(place, limit):
             objective.evaluate(allocation)
             objective = objective_of(place, samples)
     except StoreError as error:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
         place.log("full", " ".join(str(error).split()))
 
 
