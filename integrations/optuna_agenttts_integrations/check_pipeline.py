@@ -254,12 +254,17 @@ def _spend(task: Task, trace: Trace, stages: Sequence[InspectedStage]) -> str:
 
 def _coverage(tracer: Tracer, name: str, trace: Trace) -> str:
     """Return what was examined and what was not, as text."""
-    chosen = ", ".join(f"{stage} {m} x {n}" for stage, (m, n) in trace.allocation.items())
+
+    def shown(model: str) -> str:
+        return repr(model) if ", " in model else model  # As names of thinking efforts are.
+
+    pairs = trace.allocation.items()
+    chosen = ", ".join(f"{stage} {shown(m)} x {n}" for stage, (m, n) in pairs)
     left = [f"{len(tracer.instances) - 1} other instances", f"more than {_SAMPLES} samples"]
     models = {model.name for stage in tracer.task.stages for model in stage.models}
     others = sorted(models - {model for model, _ in trace.allocation.values()})
     if others:
         more = f" and {len(others) - _MAX_NAMES} more" if len(others) > _MAX_NAMES else ""
-        left.append(f"replies of {', '.join(others[:_MAX_NAMES])}{more}")
+        left.append(f"replies of {', '.join(map(shown, others[:_MAX_NAMES]))}{more}")
     unused = [f"`{f.title}` of {f.stage}" for f in trace.unused()]
     return f"ran instance {short(name)} with {chosen}; not examined: {', '.join(left + unused)}"

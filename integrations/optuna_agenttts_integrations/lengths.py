@@ -17,6 +17,7 @@ from optuna_agenttts.study.choice_lengths import Report, choice_lengths, has_cho
 from optuna_agenttts.study.measured import log_lengths, set_effective_task, with_lengths
 from optuna_agenttts.support.logs import is_first
 from optuna_agenttts.task.allocation import Allocation
+from optuna_agenttts.task.thinking import brief_choice
 from optuna_agenttts_integrations.pipeline.evaluation import Evaluation, InstanceResult, StageUsage
 from optuna_agenttts_integrations.pipeline.stages import Pipeline
 
@@ -92,9 +93,11 @@ def thought_attributes(
         if ended:
             share = max(1, round(100 * ended / replies))
             whose = f"the replies of {model!r}" if name in thinking else f"{model}'s replies"
+            remedy = "raise `max_tokens` or lower thinking"
+            if name in thinking and brief_choice(model).endswith(", off"):
+                remedy = "the server did not switch thinking off, see `objective.check()`"
             lines.append(
-                f"{share} % of {whose} in stage {name!r} ended inside their thoughts: "
-                "raise `max_tokens` or lower thinking"
+                f"{share} % of {whose} in stage {name!r} ended inside their thoughts: {remedy}"
             )
             study = getattr(trial, "study", None)
             if not isinstance(study, Study) or is_first(study, f"thoughts:{name}:{model}"):

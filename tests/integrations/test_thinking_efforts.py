@@ -487,6 +487,7 @@ def test_shares_of_replies_without_an_answer_are_read_from_memory():
         task_of(thinking=("off",)), Thinker({"off": 500}), {"say": (choice("no thinking"), 2)}
     )
     assert set(ended_of(StudyView(study)).values()) == {(8, 8)}
+    assert "did not switch thinking off" in study.trials[0].user_attrs["thoughts"]
 
 
 def test_thoughts_that_servers_do_not_count_are_what_exceeds_an_answer():
