@@ -50,12 +50,13 @@ def settings(allocation: Allocation) -> list[tuple[str, str]]:
 
 def models_of(stage: Stage) -> list[str]:
     """Return the names of a stage's models, with their efforts, such as "m (off, low, high)"."""
-    names: dict[str, list[str]] = {}
+    names: dict[tuple[str, bool], list[str]] = {}
     for model in stage.models:
         thinking = model.thinking
-        efforts = names.setdefault(model.name if thinking is None else thinking.model, [])
+        # A model may be a choice as it is, beside its efforts.
+        efforts = names.setdefault((model.served_name, thinking is not None), [])
         efforts += [] if thinking is None else [thinking.brief_label]
-    return [f"{name} ({', '.join(each)})" if each else name for name, each in names.items()]
+    return [f"{name} ({', '.join(each)})" if each else name for (name, _), each in names.items()]
 
 
 def score_text(score: float, margin: float = 0.0) -> str:

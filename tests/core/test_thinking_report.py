@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from dataclasses import replace
 
 import numpy as np
 import optuna
@@ -27,7 +28,7 @@ from optuna_agenttts.explanation.webpage import web_page
 from optuna_agenttts.report.importances import _masks, importances_of
 from optuna_agenttts.report.printing import _Columns
 from optuna_agenttts.report.saturation import saturation_of
-from optuna_agenttts.report.text import section_text, sentence
+from optuna_agenttts.report.text import models_of, section_text, sentence
 from optuna_agenttts.report.thinking import thinking_of
 from optuna_agenttts.report.view import StudyView
 from optuna_agenttts.visualization import plot_importances, plot_saturation, plot_thinking
@@ -250,6 +251,13 @@ def test_text_of_many_stages_and_efforts_is_complete():
     assert "counts as none" in thinking
     # Stages are apart, though names of efforts have a comma.
     assert len(sentence(recommend(study, task).allocation).split("; ")) == 5
+
+
+def test_a_model_as_it_is_is_listed_beside_its_efforts():
+    plain = Model(SMALL)
+    stage = make_task().stages[0]
+    models = [plain, *efforts(plain, off=None, low=None)]
+    assert models_of(replace(stage, models=models)) == [SMALL, f"{SMALL} (off, low)"]
 
 
 def test_other_tasks_have_nothing_of_it():
