@@ -236,6 +236,14 @@ def test_leases_outlast_a_blocked_event_loop(target, quick):
     assert not chat.seeds
 
 
+def test_the_last_renewal_has_no_leases_and_is_not_logged(target, caplog):
+    """The thread finds out in it that it may end."""
+    store = CompletionStore(target)
+    assert not leases.Leases(store._database, time.time).renew()
+    assert not caplog.records
+    store.close()
+
+
 def test_cancelled_workers_release_their_samples(target):
     """At once: leases last 30 seconds."""
     chat = RandomChat(TIMEOUT)

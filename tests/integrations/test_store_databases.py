@@ -8,6 +8,8 @@ import pickle
 import random
 import re
 import sqlite3
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -269,6 +271,16 @@ def test_a_server_that_is_away_is_waited_for(postgresql_server):
         timer.join()
     assert found == {0: said()}
     store.close()
+
+
+def test_a_program_need_not_close_its_store(postgresql_server):
+    """Nothing is printed at the end of the interpreter, when modules are gone."""
+    program = (
+        "from optuna_agenttts_integrations import CompletionStore\n"
+        f"store = CompletionStore({new_database(postgresql_server)!r})\n"
+    )
+    command = [sys.executable, "-c", program]
+    assert subprocess.run(command, capture_output=True, check=True).stderr == b""
 
 
 @FORK

@@ -232,7 +232,11 @@ class PostgreSQLDatabase(Database):
     def __del__(self) -> None:
         """Close all connections."""
         if getattr(self, "_engine", None) is not None and not self._closed:
-            self.close()
+            try:
+                self.close()
+            except TypeError:
+                # At the end of the interpreter, classes that SQLAlchemy catches are gone.
+                return
 
     def _reason(self, error: SQLAlchemyError) -> str:
         """Return the message of an error, without secrets."""
@@ -257,6 +261,9 @@ class _PostgreSQLTransaction:
 
     def change_many(self, sql: str, rows: Sequence[Row]) -> int:
         """Run a statement once for each row of values, and return the number of changed rows."""
+        if not rows:
+            # SQLAlchemy would run it once, without values.
+            return 0
         return self._connection.exec_driver_sql(_translated(sql), list(rows)).rowcount
 
 
