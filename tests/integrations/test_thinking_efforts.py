@@ -242,6 +242,13 @@ class TestEndpoints:
         with pytest.raises(PipelineError, match="`places` lacks Qwen/Qwen3-8B: give a place"):
             connect_endpoints(task_of(thinking=("off", "low")), places)
 
+    def test_a_mistyped_choice_is_named(self):
+        """It would be served elsewhere without a word; other models' places may be there."""
+        task, typo = task_of(thinking=("off", "low")), choice("lwo thinking")
+        with pytest.raises(PipelineError, match=f"has '{typo}', which is no choice.*{QWEN.name}"):
+            connect_endpoints(task, {QWEN.name: "http://a:1", typo: "http://b:2"})
+        assert connect_endpoints(task, {QWEN.name: "http://a:1", "other": "http://b:2"})
+
     def test_endpoints_by_name_of_the_model_are_those_of_its_efforts(self):
         """In searches and in predictions."""
         task, chat = task_of(QWEN, PLAIN, thinking=("off", "low")), Thinker()

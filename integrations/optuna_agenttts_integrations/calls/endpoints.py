@@ -169,6 +169,16 @@ def _places(served: Mapping[str, str], places: Place | Mapping[str, Place]) -> d
             f"`places` lacks {', '.join(sorted(missing))}: give a place for each model, 'hf' or a "
             "URL."
         )
+    mistyped = [
+        name
+        for name in given
+        if name not in served and any(name.startswith(f"{model}, ") for model in served.values())
+    ]
+    if mistyped:
+        raise PipelineError(
+            f"`places` has {mistyped[0]!r}, which is no choice of the task: give places by names "
+            f"of models, or of {', '.join(map(repr, served))}."
+        )
     return {choice: given[choice if choice in given else n] for choice, n in served.items()}
 
 
