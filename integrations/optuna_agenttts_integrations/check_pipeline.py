@@ -205,7 +205,8 @@ def _stage_finding(stage: InspectedStage, trace: Trace) -> Finding:
             "warning",
             f"{message}; {lost} of them ended inside the model's thoughts, without an answer, "
             "which a search scores as wrong",
-            "Raise `max_tokens`, or lower thinking, for example by `Model(extra=...)`.",
+            "Raise `max_tokens`, or lower thinking, for example by `Model(extra=...)`. If the "
+            "model has thinking efforts, raise `tokens=` of `efforts`, or leave this effort out.",
         )
     if not samples:
         return finding(

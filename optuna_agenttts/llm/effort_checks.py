@@ -48,6 +48,11 @@ _FIELDS = (
     "`efforts(model, low={'reasoning_effort': 'low'})`, or leave the effort out."
 )
 
+_SWITCH = (
+    "Name fields that switch it off, for example `efforts(model, off={'chat_template_kwargs': "
+    "{'enable_thinking': False}})`, or leave `off` out for this model."
+)
+
 _ABOUT_EFFORTS = re.compile(r"think|reason|effort|1210", re.I)
 """Words of refusals of efforts; the last one is the code of an unnamed parameter of GLM."""
 
@@ -149,13 +154,14 @@ def _check_effort(findings: FindingCollector, case: EffortCase, outcome: Outcome
     tokens = outcome.thought_tokens
     message = f"{tokens} tokens of thoughts on a question at effort {case.name}"
     level: Level = "ok"
+    remedy = _FIELDS
     if is_off(case.effort) and tokens:
-        level = "warning"
-        message += ": the server ignores that thinking is switched off"
+        level, remedy = "warning", _SWITCH
+        message += ": the model always thinks, or the server ignores that this is switched off"
     elif isinstance(case.effort, int) and tokens > _BUDGET_RATIO * case.effort + _BUDGET_SLACK:
         level = "warning"
         message += ": the server ignores the budget, or takes it for a word such as 'high'"
-    findings.add("thinking", level, message, "" if level == "ok" else _FIELDS)
+    findings.add("thinking", level, message, "" if level == "ok" else remedy)
 
 
 def _report_none(findings: FindingCollector) -> None:
@@ -195,5 +201,9 @@ async def _compare(
     if min(few, many) >= _CUT * len(added) * question.max_tokens:
         collectors[most.subject].add("thinking", "ok", f"not compared: {message}, all of the room")
         return
-    message += ": the server seems to ignore efforts, so a search would compare equal choices"
-    collectors[most.subject].add("thinking", "warning", message, _FIELDS)
+    message += (
+        ": the server ignores efforts, or both allow more thoughts than the questions need, so a "
+        "search may compare equal choices"
+    )
+    remedy = f"{_FIELDS} As a budget, give fewer tokens than the model uses."
+    collectors[most.subject].add("thinking", "warning", message, remedy)
