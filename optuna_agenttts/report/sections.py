@@ -250,11 +250,11 @@ def thinking_section(task: Task, thinking: ThinkingCurves, marked: float | None)
     ended = any(point.ended is not None for curve in curves for point in curve.points)
     about = (
         "Expected with as many samples as are best beside each effort within the budget, the "
-        "other stages being as recommended; an effort with - does not fit with one sample. A gain "
-        f"of at most {margin:.2g} counts as none."
+        "other stages being as recommended. An effort without a score does not fit with one "
+        f"sample. A gain of at most {margin:.2g} counts as none."
     )
     if ended:
-        about += " Replies that ended inside their thoughts have no answer."
+        about += " Replies that ended in thoughts have no answer; - is an effort without replies."
     blocks: list[Block] = [Paragraph(about)]
     ends = [end for c in curves for p in c.points if p.samples for end in p.interval or ()]
     scale = (min(ends), max(ends)) if ends else None

@@ -106,10 +106,10 @@ class ThinkingCurve:
         if self.saturates_at == within[-1]:
             return f"still gains at {most}, the most within the budget ({interval})"
         least = self.points[self.saturates_at].effort
-        loss = f", which loses {self.loss:.2g}" if self.loss else ""
+        loss = f"; {most} loses {self.loss:.2g}" if self.loss else ""
         if least == "off":
-            return f"gains nothing by thinking up to {most} ({interval}){loss}"
-        return f"saturates at {least} ({interval}) of at most {most}{loss}"
+            return f"gains little by thinking up to {most} ({interval}){loss}"
+        return f"saturates at {least}, of efforts up to {most} ({interval}){loss}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -162,7 +162,7 @@ def test_saturation_follows_from_its_definition(view):
 def test_a_stage_that_gains_by_thinking_is_told_from_one_that_does_not(view):
     """In words, as figures and sections say it."""
     findings = {c.stage: c.finding for c in thinking_of(view).curves if c.recommended}
-    assert findings["retrieve"].startswith("gains nothing by thinking")
+    assert findings["retrieve"].startswith("gains little by thinking")
     assert "low" in findings["answer"].partition("(")[0]
 
 
