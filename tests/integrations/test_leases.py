@@ -327,6 +327,82 @@ def test_a_stuck_worker_is_not_waited_for(target, quick, monkeypatch):
     assert drawn(first(), second())[1].generated == 1
 
 
+@pytest.mark.parametrize("kind", [RandomChat, RandomBatches])
+def test_a_worker_that_stood_still_pays_again_only_for_calls_in_progress(target, quick, kind):
+    """Its leases have ended: it asks for those of samples whose calls have not begun."""
+    slow, chat = kind(1.5), RandomChat(0.01)
+
+    async def second():
+        while not slow.started.is_set():
+            await asyncio.sleep(0.01)
+        store = opened(target)
+        # As if the first worker had been suspended until its leases ended.
+        store._database.write(lambda transaction: transaction.change("DELETE FROM leases"))
+        return await sample(worker(target), chat, 6)
+
+    endpoints = {"concurrency": 2}
+    first, other = drawn(sample(worker(target), slow, 6, **endpoints), second())
+    assert texts(first) == texts(other)
+    in_progress = 6 if kind is RandomBatches else 2
+    assert len(slow.seeds) == in_progress
+    assert len(chat.seeds) == 6
+
+
+def test_a_process_that_slept_leases_samples_again_before_their_calls(target, monkeypatch):
+    """Also before the renewing thread has noticed."""
+    monkeypatch.setattr(leases, "LEASE_SECONDS", 0.5)
+    slow, chat = RandomChat(1.0), RandomChat(0.01)
+
+    async def second():
+        await asyncio.sleep(0.7)
+        return await sample(worker(target), chat, 4)
+
+    first, other = drawn(sample(worker(target), slow, 4, concurrency=1), second())
+    assert texts(first) == texts(other)
+    assert (len(slow.seeds), len(chat.seeds)) == (1, 4)
+
+
+def test_a_failed_renewal_does_not_end_the_thread(target, quick, monkeypatch):
+    """Whatever the error: the next renewal comes in time."""
+    slow, chat = RandomChat(3.0), RandomChat()
+    source = worker(target)
+    database, errors = source._store._database, [MemoryError(), OSError()]
+    write = database.write
+
+    def failing(work, **options):
+        if errors and options:
+            raise errors.pop()
+        return write(work, **options)
+
+    monkeypatch.setattr(database, "write", failing)
+
+    async def second():
+        while not slow.started.is_set():
+            await asyncio.sleep(0.01)
+        return await sample(worker(target), chat)
+
+    first, other = drawn(sample(source, slow), second())
+    assert texts(first) == texts(other)
+    assert not errors
+    assert not chat.seeds
+
+
+def test_a_claim_releases_only_its_own_samples(target):
+    """Two objectives of one process have one owner of leases."""
+    store = opened(target)
+
+    async def claims():
+        failed = sharing.Claim(store, KEY.digest, [0, 1])
+        assert await failed.granted() == {0, 1}
+        await failed.fail(0)
+        other = sharing.Claim(store, KEY.digest, [0])
+        assert await other.granted() == {0}
+        await sharing.release(store, {KEY.digest: failed.end()})
+
+    asyncio.run(claims())
+    assert opened(target).leases.acquire(KEY.digest, [0, 1]) == {1}
+
+
 def test_stores_that_cannot_be_written_are_an_error_before_a_call(tmp_path):
     """Nothing is paid for that could not be kept; what is stored can be read."""
     chat = RandomChat()
@@ -487,7 +563,7 @@ def test_a_sample_has_one_living_owner_and_none_once_it_is_stored(tmp_path_facto
             mine.settle(KEY.digest, samples & held)
             stored |= samples & held
         elif operation == "release":
-            mine.release(KEY.digest, samples)
+            mine.release({KEY.digest: samples})
             owners = {i: found for i, found in owners.items() if i not in samples & held}
         elif operation == "renew":
             mine.renew()
@@ -555,7 +631,7 @@ def test_forked_processes_hold_no_leases(tmp_path):
     here, there = context.Pipe()
 
     def child():
-        store.leases.release("k", [0])
+        store.leases.release({"k": [0]})
         free = store.leases.hold("k", [0, 1])
         there.send((free, store.leases.acquire("k", free)))
 

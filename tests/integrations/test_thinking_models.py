@@ -1,21 +1,28 @@
 """Thoughts and missing texts in searches: counted, reported, and never scored as an answer."""
 
+import asyncio
 import json
 import logging
+import random
 
 import optuna
 import pytest
 from pipeline_support import Replies
 
 from optuna_agenttts import AgentTTSSampler, Model, Stage, Task, TaskError
-from optuna_agenttts.llm import Completion, Usage
+from optuna_agenttts.llm import ChatRequest, Completion, Message, Usage
 from optuna_agenttts_integrations import (
+    CompletionStore,
+    Endpoint,
     LLMFusion,
     MultiStageObjective,
     Pipeline,
+    SpendLimitError,
     StageProgram,
     connect_endpoints,
 )
+from optuna_agenttts_integrations.calls.completions import Completions
+from optuna_agenttts_integrations.calls.metering import Account, Ledger, Meter
 
 
 def search(chat, *, samples=2, model=None, questions=4, **options):
@@ -114,6 +121,20 @@ def test_a_model_that_stops_after_its_thoughts_is_asked_again_with_another_seed(
     assert trial.value == 1
     assert len(set(chat.seeds)) == 2
     assert trial.user_attrs["tokens"] == 80
+
+
+def test_a_paid_reply_is_stored_if_the_limit_does_not_cover_another(tmp_path):
+    """The reply ended in its thoughts, but was received."""
+    store = CompletionStore(tmp_path / "store.db")
+    chat = Server(thinking("<think>hm</think>"), thinking("Paris"))
+    request = ChatRequest(
+        model="m", messages=(Message("user", "?"),), max_tokens=5, temperature=0.7
+    )
+    meter = Meter(request, lambda calls, *tokens: 1.0 * calls, Account(Ledger(limit=1.5)))
+    source = Completions(store=store, seed=0, rng=random.Random(0))
+    with pytest.raises(SpendLimitError):
+        asyncio.run(source.sample(request, Endpoint(chat=chat, identity="x"), 1, meter))
+    assert (len(chat.seeds), len(store)) == (1, 1)
 
 
 def test_candidates_of_a_fusion_have_no_thoughts():

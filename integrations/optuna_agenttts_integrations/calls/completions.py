@@ -13,7 +13,7 @@ import hashlib
 import random
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from optuna_agenttts.llm import (
@@ -31,7 +31,7 @@ from optuna_agenttts_integrations.calls.metering import Meter, finish_all, is_lo
 from optuna_agenttts_integrations.calls.rates import RateLimit
 from optuna_agenttts_integrations.calls.sharing import Claim, Polls, obtain
 from optuna_agenttts_integrations.calls.store import CompletionStore, RequestKey, canonical_json
-from optuna_agenttts_integrations.exceptions import StoreError
+from optuna_agenttts_integrations.exceptions import SpendLimitError, StoreError
 
 DEFAULT_RETRY_POLICY = RetryPolicy(attempts=8, base=0.5, longest=15.0, patience=600.0)
 """Retries of a call. At a failure rate of 0.2, eight attempts fail once in 390,000 calls. 600
@@ -208,7 +208,7 @@ class Completions:
         if isinstance(endpoint.chat, MultiSampleChatModel):
             chat = endpoint.chat
             async with slots:
-                indices = sorted(await claim.granted())
+                indices = [i for i in sorted(await claim.granted()) if await claim.begin(i)]
                 if not indices:
                     return {}
                 many = await self._attempt(
@@ -222,7 +222,7 @@ class Completions:
                     type(chat).__name__,
                     f"`complete_many` returned {len(many)} completions for {len(indices)} seeds",
                 )
-            return await self._put(request_key, dict(zip(indices, many or ())), claim)
+            return await claim.put(request_key, dict(zip(indices, many or ())))
 
         async def one(index: int) -> dict[int, Completion]:
             attempted = seed(index)
@@ -238,31 +238,28 @@ class Completions:
                 return [reply]
 
             async with slots:
-                if index not in await claim.granted():
+                if not await claim.begin(index):
                     return {}
                 replies = await self._attempt(call, meter, endpoint)
                 if replies and replies[0].ended_in_thoughts and replies[0].finish_reason == "stop":
                     # Another seed may lead to an answer.
                     attempted = seed(index, ~self._seed)
-                    replies = await self._attempt(call, meter, endpoint) or replies
+                    first = replies
+                    try:
+                        replies = await self._attempt(call, meter, endpoint) or first
+                    except (SpendLimitError, asyncio.CancelledError):
+                        # It is paid for.
+                        await claim.put(request_key, {index: first[0]})
+                        raise
             if replies is None:
-                # Another worker need not wait for the other samples.
-                await claim.release([index])
+                await claim.fail(index)
                 return {}
-            return await self._put(request_key, {index: replies[0]}, claim)
+            return await claim.put(request_key, {index: replies[0]})
 
         fresh: dict[int, Completion] = {}
         for stored in await finish_all([one(index) for index in claim.possible]):
             fresh.update(stored)
         return fresh
-
-    async def _put(
-        self, request_key: RequestKey, replies: Mapping[int, Completion], claim: Claim
-    ) -> dict[int, Completion]:
-        """Store replies, and return them as the store holds them: the first writer's are kept."""
-        held = await self._store.run(self._store.put, request_key, replies)
-        claim.settle(held)
-        return {**replies, **held}
 
     async def _attempt(
         self,

@@ -20,7 +20,7 @@ from optuna_agenttts.llm.retry import with_retries
 from optuna_agenttts.llm.untrusted import estimated_tokens
 from optuna_agenttts_integrations.calls.completions import DEFAULT_RETRY_POLICY
 from optuna_agenttts_integrations.calls.huggingface_embedder import HuggingFaceEmbedder
-from optuna_agenttts_integrations.calls.sharing import Claim, Polls
+from optuna_agenttts_integrations.calls.sharing import Claim, Polls, release
 from optuna_agenttts_integrations.calls.store import CompletionStore, RequestKey, canonical_json
 from optuna_agenttts_integrations.exceptions import PipelineError, StoreError
 
@@ -104,8 +104,9 @@ class StoredEmbedder:
                 granted = {text: claims[text] for text in missing if await claims[text].granted()}
                 found.update(await self._generate(granted, keys))
             finally:
-                for claim in claims.values():
-                    await claim.release()
+                await release(
+                    self._store, {keys[text].digest: claims[text].end() for text in claims}
+                )
             missing = [text for text in missing if text not in found]
             if missing:
                 # Other workers are embedding these texts.
@@ -142,9 +143,7 @@ class StoredEmbedder:
         found = {}
         for (text, claim), vector in zip(claims.items(), vectors):
             reply = Completion(json.dumps(vector), Usage(round(estimated_tokens(text)), 0))
-            held = await self._store.run(self._store.put, keys[text], {0: reply})
-            claim.settle(held)
-            found[text] = held.get(0, reply)
+            found[text] = (await claim.put(keys[text], {0: reply}))[0]
         return found
 
     def _key(self, text: str) -> RequestKey:

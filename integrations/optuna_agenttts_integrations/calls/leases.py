@@ -15,7 +15,7 @@ import threading
 import time
 import uuid
 import weakref
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from optuna_agenttts.support.forking import on_fork
@@ -38,13 +38,26 @@ _PATIENCE = 5.0
 """Seconds to wait for a database that is locked or away, where the lease may expire instead.
 Chosen by hand: far below `LEASE_SECONDS`."""
 
-_LONGEST_SECONDS = 3600.0
-"""Seconds after which a lease is not renewed although its worker is alive. Chosen by hand: a call
-with all its retries takes less, so its worker must be stuck."""
-
+_LONGEST_SECONDS = 4 * 3600.0
+"""Seconds after which leases are not renewed although their worker is alive, if no call of their
+request has begun since. Chosen by hand: two calls with all their retries take less than two hours,
+so the worker must be stuck."""
 
 _NOTE_SECONDS = 60.0
 """Minimum seconds between two lines of the log about waiting. Chosen by hand."""
+
+
+class _Held:
+    """Samples of a request that a caller in this process holds.
+
+    Attributes:
+        since: Time at which a call of the request began last, by the monotonic clock.
+        until: By sample, the time until which it is known to be leased, by the monotonic clock.
+    """
+
+    def __init__(self) -> None:
+        self.since = time.monotonic()
+        self.until: dict[int, float] = {}
 
 
 class Leases:
@@ -66,7 +79,7 @@ class Leases:
         """Hold no leases: those of a forked process's parent are not its own."""
         self._owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex}"
         self._lock = threading.Lock()
-        self._held: dict[tuple[str, int], float] = {}
+        self._held: dict[str, _Held] = {}
         self._renewing = False
         self._next_note = 0.0
 
@@ -77,9 +90,24 @@ class Leases:
         `acquire` has returned them.
         """
         with self._lock:
-            free = [index for index in indices if (digest, index) not in self._held]
-            self._held.update(((digest, index), time.monotonic()) for index in free)
+            held = self._held.get(digest, _Held())
+            free = [index for index in indices if index not in held.until]
+            if free:
+                held.until.update(dict.fromkeys(free, 0.0))
+                self._held[digest] = held
             return free
+
+    def is_current(self, digest: str, index: int) -> bool:
+        """Return whether a sample, whose call begins now, is certainly still leased.
+
+        It is not if the process stood still, or if the store was away, for longer than a lease.
+        """
+        with self._lock:
+            held = self._held.get(digest)
+            if held is None:
+                return False
+            held.since = time.monotonic()
+            return held.since < held.until.get(index, 0.0)
 
     def acquire(self, digest: str, indices: Collection[int], look: bool = False) -> frozenset[int]:
         """Lease the samples that are neither stored nor leased to another worker.
@@ -97,6 +125,7 @@ class Leases:
             StoreError: The store cannot be written.
         """
         owner, now, ended, values = self._owner, *self._time()
+        begun = time.monotonic()
         # In order: databases that lock rows would else block each other.
         free = sorted(indices)
         if look:
@@ -129,19 +158,45 @@ class Leases:
 
         granted = self._database.write(work)
         with self._lock:
+            self._extend(((digest, index) for index in granted), begun + LEASE_SECONDS)
             start, self._renewing = not self._renewing, True
         if start:
-            threading.Thread(target=_renew, args=(weakref.ref(self),), daemon=True).start()
+            try:
+                threading.Thread(target=_renew, args=(weakref.ref(self),), daemon=True).start()
+            except RuntimeError:
+                # No more threads: calls lease their samples again, and the next one tries again.
+                self._renewing = False
         return granted
+
+    def _extend(self, leases: Iterable[tuple[str, int]], until: float) -> None:
+        """Note until when samples are leased, of those that are still held."""
+        for digest, index in leases:
+            if digest in self._held and index in self._held[digest].until:
+                self._held[digest].until[index] = until
 
     def settle(self, digest: str, indices: Collection[int]) -> list[int]:
         """Hold samples no longer, as they are stored; return those that were held."""
         with self._lock:
-            return [i for i in indices if self._held.pop((digest, i), None) is not None]
+            held = self._held.get(digest)
+            if held is None:
+                return []
+            settled = [index for index in indices if held.until.pop(index, None) is not None]
+            if not held.until:
+                del self._held[digest]
+            return settled
 
-    def release(self, digest: str, indices: Collection[int]) -> None:
-        """Delete the leases of samples that are held and not stored, for other workers."""
-        rows = [(digest, index, self._owner) for index in sorted(self.settle(digest, indices))]
+    def release(self, samples: Mapping[str, Collection[int]]) -> None:
+        """Delete the leases of samples that are held and not stored, for other workers.
+
+        Args:
+            samples: Indices of samples by the digest of their request's key.
+        """
+        with self._lock:
+            rows = sorted(
+                (digest, index, self._owner)
+                for digest, indices in samples.items()
+                for index in self._held.get(digest, _Held()).until.keys() & set(indices)
+            )
         if not rows:
             return
         sql = "DELETE FROM leases WHERE key = ? AND sample = ? AND owner = ?"
@@ -151,6 +206,10 @@ class Leases:
             )
         except StoreError as error:
             _logger.debug("Leases that could not be released will expire: %s", error)
+        finally:
+            # Not before: another caller in this process would lease what is deleted here.
+            for digest, index, _ in rows:
+                self.settle(digest, [index])
 
     def close(self) -> None:
         """Hold and renew no leases any more; those of calls in progress expire."""
@@ -160,9 +219,14 @@ class Leases:
     def renew(self) -> bool:
         """Renew the leases; return False if there are none, so that the thread ends."""
         now, ended, values = self._time()
+        begun = time.monotonic()
         with self._lock:
-            oldest = time.monotonic() - _LONGEST_SECONDS
-            held = sorted(lease for lease, since in self._held.items() if since >= oldest)
+            held = sorted(
+                (digest, index)
+                for digest, samples in self._held.items()
+                if begun - samples.since <= _LONGEST_SECONDS
+                for index in samples.until
+            )
             self._renewing = bool(held)
         rows = [(*values[:1], self._owner, *lease) for lease in held]
         update = (
@@ -170,18 +234,27 @@ class Leases:
             "WHERE owner = ? AND key = ? AND sample = ?"
         )
 
-        def work(transaction: Transaction) -> None:
-            transaction.change_many(update, rows)
+        def work(transaction: Transaction) -> set[tuple[str, int]]:
+            if rows:
+                transaction.change_many(update, rows)
             transaction.change(f"DELETE FROM leases WHERE {ended}", values)
+            owned = "SELECT key, sample FROM leases WHERE owner = ?"
+            return {(key, int(index)) for key, index in transaction.rows(owned, (self._owner,))}
 
         try:
-            self._database.write(work, patience=_PATIENCE)
-        except StoreError as error:
+            owned = self._database.write(work, patience=_PATIENCE)
+        except Exception as error:
+            # Of any kind: the thread must try again.
             _logger.warning(
                 "The leases of samples in progress could not be renewed, so that other workers "
                 "may generate the same samples: %s",
                 error,
             )
+        else:
+            with self._lock:
+                self._extend(owned.intersection(held), begun + LEASE_SECONDS)
+                # Other workers have leased them since.
+                self._extend(set(held) - owned, 0.0)
         return bool(held)
 
     def _time(self) -> tuple[str, str, tuple[float, ...]]:

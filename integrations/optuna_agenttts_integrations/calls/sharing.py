@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
 from optuna_agenttts.llm import Completion
-from optuna_agenttts_integrations.calls.store import CompletionStore
+from optuna_agenttts_integrations.calls.store import CompletionStore, RequestKey
 
 _FIRST_POLL, _LONGEST_POLL, _POLL_GROWTH = 0.05, 1.0, 1.5
 """Waits between looks at another worker's samples: the first and the longest, in seconds, and the
@@ -42,6 +42,8 @@ class Claim:
         self._store, self._digest, self.missing = store, digest, missing
         self._waited = waited
         self._granted: frozenset[int] | None = None
+        self._done: set[int] = set()
+        self._ended = False
         self._lock = asyncio.Lock()
 
     async def granted(self) -> frozenset[int]:
@@ -52,18 +54,66 @@ class Claim:
         """
         async with self._lock:
             if self._granted is None:
-                leases = self._store.leases
-                free = leases.hold(self._digest, self.missing)
-                granted: frozenset[int] = frozenset()
-                try:
-                    if free:
-                        granted = await self._store.run(
-                            leases.acquire, self._digest, free, self._waited
-                        )
-                finally:
-                    leases.settle(self._digest, set(free) - granted)
-                self._granted = granted
-            return self._granted
+                free = self._store.leases.hold(self._digest, self.missing)
+                if free:
+                    await self._store.run(self._acquire, free)
+                else:
+                    self._granted = frozenset()
+            return self._granted or frozenset()
+
+    def _acquire(self, free: list[int]) -> None:
+        """Lease samples; in a thread, which ends after the caller if that is cancelled."""
+        leases = self._store.leases
+        try:
+            self._granted = leases.acquire(self._digest, free, self._waited)
+        finally:
+            leases.settle(self._digest, set(free) - (self._granted or frozenset()))
+        if self._ended:
+            leases.release({self._digest: self._granted})
+
+    async def begin(self, index: int) -> bool:
+        """Return whether to generate a sample here, just before its call.
+
+        Raises:
+            StoreError: The store cannot be written.
+        """
+        granted = await self.granted()
+        leases = self._store.leases
+        if index not in granted or leases.is_current(self._digest, index):
+            return index in granted
+        if await self._store.run(leases.acquire, self._digest, [index]):
+            return True
+        self._granted = (self._granted or frozenset()) - {index}
+        self.settle([index])
+        return False
+
+    async def fail(self, index: int) -> None:
+        """Release a sample whose call failed: other workers need not wait for the others."""
+        self._done.add(index)
+        await release(self._store, {self._digest: [index]})
+
+    async def put(
+        self, request_key: RequestKey, replies: Mapping[int, Completion]
+    ) -> dict[int, Completion]:
+        """Store replies, and return them as the store holds them: the first writer's are kept.
+
+        Raises:
+            StoreError: The store cannot be written.
+        """
+        self._done.update(replies)
+        return {**replies, **await self._store.run(self._put, request_key, replies)}
+
+    def _put(
+        self, request_key: RequestKey, replies: Mapping[int, Completion]
+    ) -> dict[int, Completion]:
+        """Store replies, and end their leases; in a thread, as `_acquire`."""
+        try:
+            held = self._store.put(request_key, replies)
+            self.settle(held)
+            return held
+        finally:
+            # Those that were not stored.
+            self._store.leases.release({self._digest: replies.keys()})
 
     @property
     def possible(self) -> Collection[int]:
@@ -79,11 +129,21 @@ class Claim:
         """End the leases of stored samples."""
         self._store.leases.settle(self._digest, indices)
 
-    async def release(self, indices: Collection[int] | None = None) -> None:
-        """Release samples that were not stored, for other workers. Default: all."""
-        left = (self._granted or ()) if indices is None else indices
-        if left:
-            await self._store.run(self._store.leases.release, self._digest, left)
+    def end(self) -> Collection[int]:
+        """Return the samples whose leases are to be released, at the end of the claim."""
+        self._ended = True
+        return (self._granted or frozenset()) - self._done
+
+
+async def release(store: CompletionStore, samples: Mapping[str, Collection[int]]) -> None:
+    """Release samples that were not stored, for other workers.
+
+    Args:
+        store: The store.
+        samples: Indices of samples by the digest of their request's key.
+    """
+    if any(samples.values()):
+        await store.run(store.leases.release, samples)
 
 
 class Polls:
@@ -142,7 +202,7 @@ async def obtain(
         try:
             fresh = await generate(claim)
         finally:
-            await claim.release()
+            await release(store, {digest: claim.end()})
         found.update(fresh)
         generated += len(fresh)
         left = claim.refused
