@@ -78,7 +78,7 @@ def slow(session: nox.Session) -> None:
 
 @nox.session
 def stress(session: nox.Session) -> None:
-    """Kill workers, fill disks and fuzz for an hour; `-- --scale 0.05` takes minutes."""
+    """Kill workers, fill disks and fuzz for half an hour; `-- --scale 0.05` takes minutes."""
     session.install("-e", ".[test]")
     session.run("python", "tests/stress/reliability.py", *session.posargs, env=ENVIRONMENT)
     session.run("python", "-m", "pytest", "-m", "stress", env=ENVIRONMENT)

@@ -6,6 +6,7 @@ import math
 import random
 import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
@@ -151,30 +152,37 @@ def replies(count, rng):
 def servers(scale):
     """Run a search whose agent is each bad server; the server decides nothing but the plan."""
     names = sorted(BEHAVIOURS)[:: max(1, round(1 / scale))]
-    failed = []
-    slowest = 0.0
-    task = odd_task(random.Random(0), plain=True)
-    for name in names:
-        with AdversarialServer(BEHAVIOURS[name]) as server:
-            chat = HuggingFaceChat("m", base_url=server.url, timeout=1.0)
-            started = time.monotonic()
-            try:
-                asyncio.run(_complete(chat))
-            except ChatError:
-                pass
-            except Exception as error:
-                failed.append(f"{name}: {type(error).__name__}")
-            slowest = max(slowest, time.monotonic() - started)
-            sampler = AgentTTSSampler(task, llm=chat, llm_timeout=2.0, explain=False)
-            study = optuna.create_study(direction="maximize", sampler=sampler)
-            study.optimize(partial(_suggest, task), n_trials=4)
-            if [trial.state for trial in study.trials] != [TrialState.COMPLETE] * 4:
-                failed.append(f"{name}: a trial failed")
+    # Most of them keep a client waiting.
+    with ThreadPoolExecutor(8) as pool:
+        results = list(pool.map(_search_with, names))
+    failed = [f"{name}: {problem}" for name, (_, problem) in zip(names, results) if problem]
     text = (
         f"{len(names)} bad servers: 1 call and a search of 4 trials each, {len(failed)} failures; "
-        f"the slowest call ended after {slowest:.1f} s"
+        f"the slowest call ended after {max(seconds for seconds, _ in results):.1f} s"
     )
     return text + (f" ({failed[0]})" if failed else ""), bool(failed)
+
+
+def _search_with(name):
+    """Call a bad server, and let it plan a search; return the call's seconds, and an error."""
+    task = odd_task(random.Random(0), plain=True)
+    problem = ""
+    with AdversarialServer(BEHAVIOURS[name]) as server:
+        chat = HuggingFaceChat("m", base_url=server.url, timeout=1.0)
+        started = time.monotonic()
+        try:
+            asyncio.run(_complete(chat))
+        except ChatError:
+            pass
+        except Exception as error:
+            problem = type(error).__name__
+        seconds = time.monotonic() - started
+        sampler = AgentTTSSampler(task, llm=chat, llm_timeout=2.0, explain=False)
+        study = optuna.create_study(direction="maximize", sampler=sampler)
+        study.optimize(partial(_suggest, task), n_trials=4)
+        if [trial.state for trial in study.trials] != [TrialState.COMPLETE] * 4:
+            problem = "a trial failed"
+    return seconds, problem
 
 
 async def _complete(chat):

@@ -6,7 +6,6 @@ import os
 import resource
 import signal
 import socket
-import tempfile
 import time
 from pathlib import Path
 
@@ -17,19 +16,23 @@ from stress_support import (
     Place,
     audit,
     create_study,
+    end,
     finish,
     fork,
     in_fork,
     objective_of,
     read_audit,
     run_trials,
+    temporary_folder,
     wait_for_calls,
+    warm_up,
 )
 
 from optuna_agenttts_integrations import CompletionStore, StoreError
 from optuna_agenttts_integrations.playground import make_task
 
 WORKERS = 4
+KILLS_PER_EPOCH = 10
 
 
 class NotAvailable(Exception):
@@ -40,7 +43,7 @@ class NotAvailable(Exception):
 def place_of(kind):
     """Yield a place of a kind: sqlite, postgresql or grpc."""
     with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        folder = Path(stack.enter_context(temporary_folder()))
         place = Place(folder, f"sqlite:///{folder}/study.db", f"{folder}/store.db")
         if kind == "postgresql":
             try:
@@ -58,6 +61,7 @@ def place_of(kind):
             stack.callback(server.terminate)
             place = Place(folder, place.storage, place.store, port)
         in_fork(place, create_study, place)
+        warm_up()
         yield place
 
 
@@ -68,18 +72,19 @@ def kills(kind, count, rng):
         try:
             while killed < count:
                 while len(running) < WORKERS:
-                    running.append(fork(place, run_trials, place, killed // 20))
+                    running.append(fork(place, run_trials, place, killed // KILLS_PER_EPOCH))
                 pid = rng.choice(wait_for_calls(place, running))
-                time.sleep(rng.uniform(0.0, 0.5))
+                # Each worker lives about as long as a few trials take.
+                time.sleep(rng.uniform(0.0, 1.2))
                 running.remove(pid)
                 if os.waitpid(pid, os.WNOHANG)[0]:
                     continue
-                os.kill(pid, signal.SIGKILL)
+                end(place, pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
                 killed += 1
         finally:
             for pid in running:
-                os.kill(pid, signal.SIGKILL)
+                end(place, pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
         return _results(place, killed + len(running), "kills")
 
@@ -91,8 +96,8 @@ def signals(number, count, rng):
         for done in range(count):
             pid = fork(place, run_trials, place, done // 5)
             wait_for_calls(place, [pid])
-            time.sleep(rng.uniform(0.0, 0.5))
-            os.kill(pid, number)
+            time.sleep(rng.uniform(0.0, 3.0))
+            end(place, pid, number)
             started = time.monotonic()
             hanging += finish(pid, 60) is None
             slowest = max(slowest, time.monotonic() - started)
@@ -106,17 +111,24 @@ def _results(place, events, name):
     in_fork(place, run_trials, place, 10_000, 2)
     in_fork(place, audit, place)
     found = read_audit(place)
+    complete, running = found.get("COMPLETE", 0), found.get("RUNNING", 0)
     text = (
         f"{events} {name}; {found['PAID']:,} completions paid, {found['LOST']} of those stored "
-        f"lost, "
-        f"{found['AGAIN']} in flight paid again; {found.get('COMPLETE', 0)} trials complete, "
-        f"{found['NO_VALUE']} without a value, {found.get('RUNNING', 0)} left running by killed "
-        f"workers; {found.get('DAMAGED', 0)} files damaged; {len(errors)} errors of workers"
+        f"lost, {found['TWICE']} paid twice, {found['AGAIN']} in flight paid again"
+        f"{_age(found)}; {complete:,} trials complete, {found['NO_VALUE']} without a value, "
+        f"{found.get('FAIL', 0)} failed, {running} left running; {found.get('DAMAGED', 0)} files "
+        f"damaged; {len(errors)} errors of workers"
     )
     if errors:
         text += f" ({errors[0][:120]})"
-    failed = found["LOST"] or found["NO_VALUE"] or found.get("DAMAGED", 0) or errors
-    return text, bool(failed)
+    failed = any(found.get(key) for key in ("LOST", "TWICE", "NO_VALUE", "DAMAGED")) or errors
+    # Workers that are ended before they complete trials would prove nothing.
+    return text, bool(failed or complete < events / 2)
+
+
+def _age(found):
+    """Return how long before the end of their workers replies came that are paid again."""
+    return f" (received at most {found['AGE']:.2f} s before)" if found["AGAIN"] else ""
 
 
 def workers(kind, count, rng):
@@ -128,10 +140,10 @@ def workers(kind, count, rng):
         found = read_audit(place)
         text = (
             f"{count} workers, {found.get('COMPLETE', 0)} of {4 * count} trials complete; "
-            f"{found['PAID']:,} completions paid, {found['AGAIN']} twice, {found['LOST']} lost"
+            f"{found['PAID']:,} completions paid, {found['TWICE']} twice, {found['LOST']} lost"
         )
         failed = any(codes) or found["LOST"] or found.get("COMPLETE", 0) != 4 * count
-        return text, bool(failed or found["AGAIN"])
+        return text, bool(failed or found["TWICE"])
 
 
 def full_disk(count, rng):
@@ -139,7 +151,7 @@ def full_disk(count, rng):
     received = lost = refused = 0
     for _ in range(count):
         with place_of("sqlite") as place:
-            limit = rng.randrange(20_000, 400_000)
+            limit = rng.randrange(50_000, 1_000_000)
             finish(fork(place, _until_full, place, limit), 120)
             refused += bool(place.lines("full"))
             in_fork(place, _reload, place)

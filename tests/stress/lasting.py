@@ -1,11 +1,11 @@
 """One process that runs for long: its memory, and the time of an ask."""
 
 import statistics
-import tempfile
 import time
 from pathlib import Path
 
 import optuna
+from stress_support import temporary_folder
 
 from optuna_agenttts import AgentTTSSampler
 from optuna_agenttts.llm import Completion, Usage
@@ -47,7 +47,7 @@ def long_search(trials):
         ],
         score=lambda q: float(q["answer"].startswith("Answer 1")),
     )
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         store = CompletionStore(f"{folder}/store.db")
         objective = MultiStageObjective(
             pipeline,

@@ -2,13 +2,15 @@
 
     python tests/stress/reliability.py [--scale 1] [--only kills-sqlite ...] [--write]
 
-`--scale 0.05` runs a twentieth of each part, in a few minutes; `--write` replaces the table in
-docs/reliability.md. Exits with 1 if a part found what must not happen.
+`--scale 0.05` runs a twentieth of each part, in a few minutes; `--write` replaces the rows of the
+parts that were run in the table of docs/reliability.md, each as soon as it is done. Each row names
+its scale, revision and machine. Exits with 1 if a part found what must not happen.
 """
 
 from __future__ import annotations
 
 import argparse
+import fcntl
 import importlib.metadata
 import os
 import platform
@@ -79,27 +81,49 @@ def run_part(name: str, scale: float) -> tuple[str, bool]:
         return f"not run: {error}", False
 
 
-def table(rows: list[tuple[str, str, bool, float]], scale: float) -> str:
-    """Return the results as a Markdown table, with what they were measured on."""
-    version = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True
-    ).stdout.strip()
-    lines = [
-        START,
-        "",
-        f"Made by `python tests/stress/reliability.py --scale {scale:g} --write` of revision "
-        f"{version}, Python {platform.python_version()}, Optuna "
-        f"{importlib.metadata.version('optuna')}, {os.cpu_count()} processors, "
-        f"{time.strftime('%Y-%m-%d')}.",
-        "",
-        "| what | result | minutes |",
-        "|---|---|---|",
-    ]
-    for name, text, failed, seconds in rows:
-        mark = "**" if failed else ""
-        cell = " ".join(text.replace("|", "\\|").split())
-        lines.append(f"| {PARTS[name][0]} | {mark}{cell}{mark} | {seconds / 60:.1f} |")
-    return "\n".join([*lines, "", END])
+def environment(scale: float) -> str:
+    """Return what the parts are run at and on."""
+    found = {
+        name: subprocess.run(["git", *command], cwd=ROOT, capture_output=True, text=True).stdout
+        for name, command in {
+            "revision": ["rev-parse", "--short", "HEAD"],
+            "changes": ["status", "--porcelain", "--untracked-files=no", "--", ".", ":!docs"],
+        }.items()
+    }
+    return (
+        f"scale {scale:g}, revision {found['revision'].strip()}"
+        f"{' with changes' if found['changes'] else ''}, {time.strftime('%Y-%m-%d')}, Python "
+        f"{platform.python_version()}, Optuna {importlib.metadata.version('optuna')}, "
+        f"{os.cpu_count()} processors"
+    )
+
+
+def row(name: str, text: str, failed: bool, run: str, seconds: float) -> str:
+    """Return a result as a row of a Markdown table."""
+    mark = "**" if failed else ""
+    cell = " ".join(text.replace("|", "\\|").split())
+    return f"| {PARTS[name][0]} | {mark}{cell}{mark} | {run} | {seconds / 60:.1f} |"
+
+
+def table(rows: dict[str, str]) -> str:
+    """Return rows, by their first cells, as a table in the order of the parts."""
+    lines = ["| what | result | run | minutes |", "|---|---|---|---|"]
+    lines += [rows[title] for title, _ in PARTS.values() if title in rows]
+    return "\n".join(lines)
+
+
+def write(rows: dict[str, str]) -> None:
+    """Replace rows of the page's table, and leave the others as they are."""
+    with PAGE.open("r+", encoding="utf-8") as file:
+        # Two commands may run parts at the same time.
+        fcntl.flock(file, fcntl.LOCK_EX)
+        before, _, rest = file.read().partition(START)
+        old, _, after = rest.partition(END)
+        kept = {line.split(" | ")[0][2:]: line for line in old.split("\n") if line[:2] == "| "}
+        made = f"{before}{START}\n\n{table({**kept, **rows})}\n\n{END}{after}"
+        file.seek(0)
+        file.truncate()
+        file.write(made)
 
 
 def main() -> int:
@@ -118,31 +142,22 @@ def main() -> int:
             text, failed = f"broke off: {type(error).__name__}: {str(error)[:200]}", True
         print(f"{text}\n{int(failed)}", flush=True)
         return 0
-    rows = []
+    run, rows, problems = environment(options.scale), {}, 0
     for name in options.only:
         print(f"{PARTS[name][0]} ...", flush=True)
         started = time.monotonic()
-        command = [
-            sys.executable,
-            "-W",
-            "ignore",
-            __file__,
-            "--part",
-            name,
-            "--scale",
-            str(options.scale),
-        ]
+        part = ["--part", name, "--scale", str(options.scale)]
+        command = [sys.executable, "-W", "ignore", __file__, *part]
         lines = subprocess.run(command, stdout=subprocess.PIPE, text=True).stdout.split("\n")
         text, failed = (lines[-3], lines[-2] == "1") if len(lines) > 2 else ("crashed", True)
-        rows.append((name, text, failed, time.monotonic() - started))
         print(f"    {text}", flush=True)
-    made = table(rows, options.scale)
-    print(made)
-    if options.write:
-        page = PAGE.read_text(encoding="utf-8")
-        before, after = page.split(START)[0], page.split(END)[1]
-        PAGE.write_text(before + made + after, encoding="utf-8")
-    return int(any(failed for _, _, failed, _ in rows))
+        problems += failed
+        made = {PARTS[name][0]: row(name, text, failed, run, time.monotonic() - started)}
+        rows.update(made)
+        if options.write:
+            write(made)
+    print(table(rows))
+    return int(problems > 0)
 
 
 if __name__ == "__main__":

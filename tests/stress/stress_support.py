@@ -7,7 +7,9 @@ import os
 import random
 import signal
 import sqlite3
+import tempfile
 import time
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,11 +24,20 @@ from optuna_agenttts_integrations import (
     StageProgram,
     connect_endpoints,
 )
+from optuna_agenttts_integrations.calls import leases
 from optuna_agenttts_integrations.playground import make_task
 
+# Workers wait seconds, not half a minute, for the samples of a worker that was killed.
+leases.LEASE_SECONDS, leases._RENEWAL_SECONDS = 1.5, 0.5
 INSTANCES = 5
 SECONDS_PER_CALL = 0.01
 STUDY = "stress"
+
+
+def temporary_folder():
+    """Return a temporary folder in memory if possible: a kill loses nothing that was written."""
+    memory = "/dev/shm"
+    return tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None)
 
 
 @dataclass(frozen=True)
@@ -74,8 +85,8 @@ class LoggedChat:
             self.place.log("calling", os.getpid())
         await asyncio.sleep(random.uniform(0.5, 1.5) * SECONDS_PER_CALL)
         digest = hashlib.sha256(f"{request}{seed}".encode()).hexdigest()
-        self.place.log("paid", digest)
-        return Completion(str(seed % 3), Usage(10, 10))
+        self.place.log("paid", f"{digest} {os.getpid()} {time.monotonic()}")
+        return Completion(f"{seed % 3} {digest}", Usage(10, 10))
 
 
 def objective_of(place, epoch=0):
@@ -83,9 +94,11 @@ def objective_of(place, epoch=0):
     pipeline = Pipeline(
         stages=[
             StageProgram(name="retrieval", prompt=lambda q: f"{epoch} {q.instance}"),
-            StageProgram(name="answer", prompt=lambda q: f"{epoch} {q['retrieval']} {q.instance}"),
+            StageProgram(
+                name="answer", prompt=lambda q: f"{epoch} {q['retrieval'][0]} {q.instance}"
+            ),
         ],
-        score=lambda q: float(q["answer"] == "1"),
+        score=lambda q: float(q["answer"].startswith("1")),
     )
     task = make_task()
     store = CompletionStore(place.store)
@@ -93,8 +106,8 @@ def objective_of(place, epoch=0):
 
     def logged_put(key, completions, *arguments, **options):
         found = put(key, completions, *arguments, **options)
-        for index in completions:
-            place.log("stored", f"{key.digest} {index}")
+        for index, completion in completions.items():
+            place.log("stored", f"{key.digest} {index} {completion.text[2:]} {os.getpid()}")
         return found
 
     store.put = logged_put
@@ -116,6 +129,28 @@ def run_trials(place, epoch, n_trials=None):
     sampler = AgentTTSSampler(make_task(), explain=False)
     study = optuna.load_study(study_name=STUDY, storage=place.open_storage(), sampler=sampler)
     study.optimize(objective_of(place, epoch), n_trials=n_trials)
+
+
+def warm_up():
+    """Import what a search imports, so that forked workers start at once."""
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.CRITICAL)
+    with temporary_folder() as folder:
+        place = Place(Path(folder), "sqlite://", ":memory:")
+        sampler = AgentTTSSampler(make_task(), explain=False)
+        storage = place.open_storage()
+        study = optuna.create_study(storage=storage, direction="maximize", sampler=sampler)
+        objective = objective_of(place)
+        study.optimize(objective, n_trials=12)
+        objective.close()
+        storage.engine.dispose()
+    optuna.logging.set_verbosity(verbosity)
+
+
+def end(place, pid, number):
+    """Send a signal to a worker, and log when."""
+    place.log("ended", f"{pid} {time.monotonic()}")
+    os.kill(pid, number)
 
 
 def fork(place, function, *arguments):
@@ -187,7 +222,7 @@ def audit(place):
     store = CompletionStore(place.store)
     indices: dict[str, set[int]] = {}
     for line in stored:
-        digest, index = line.split()
+        digest, index, *_ = line.split()
         indices.setdefault(digest, set()).add(int(index))
     lost = 0
     for digest, wanted in indices.items():
@@ -202,7 +237,28 @@ def audit(place):
 
 
 def read_audit(place):
-    """Return what `audit` logged, and the calls that were paid and paid again."""
+    """Return what `audit` logged, and the replies that were paid, and paid again.
+
+    A reply may be paid again only if each earlier worker that received it was ended before its
+    write of it had returned: AGAIN. All others are TWICE. AGE is the longest time from such a
+    reply to the end of its worker, in seconds.
+    """
     found = {name: int(count) for name, count in (x.split() for x in place.lines("audit"))}
-    paid = place.lines("paid")
-    return {**found, "PAID": len(paid), "AGAIN": len(paid) - len(set(paid))}
+    stored = {tuple(line.split()[2:]) for line in place.lines("stored")}
+    ends = {int(pid): float(at) for pid, at in (x.split() for x in place.lines("ended"))}
+    paid = defaultdict(list)
+    for digest, pid, at in (line.split() for line in place.lines("paid")):
+        paid[digest].append((float(at), int(pid)))
+    again = twice = 0
+    age = 0.0
+    for digest, payments in paid.items():
+        *earlier, (_, last) = sorted(payments)
+        for at, pid in earlier:
+            if pid in ends and pid != last and (digest, str(pid)) not in stored:
+                again += 1
+                age = max(age, ends[pid] - at)
+            else:
+                twice += 1
+    total = sum(map(len, paid.values()))
+    counts = {"PAID": total, "AGAIN": again, "TWICE": twice, "AGE": age}
+    return {**found, **counts}
