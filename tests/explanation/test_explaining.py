@@ -339,9 +339,11 @@ def test_several_objectives_and_constraints_are_described():
 
 
 def test_hostile_names_are_text():
-    name = "<script>alert(1)</script> | `x` [a](http://b) 😀\n# " + 300 * "long"
+    start = "<script>alert(1)</script> | `x` [a](http://b) 😀\n# "
+    # Names of stages are keys of storages, which hold 512 characters.
+    key, name = start + 100 * "long", start + 300 * "long"
     models = [Model(f"{name}-{size}B", parameters=size * 1e9) for size in (7, 72)]
-    task = task_of(names=(name, "answer"), models=models, name=name, metric=name, description=name)
+    task = task_of(names=(key, "answer"), models=models, name=name, metric=name, description=name)
     study = run(task, 4, AgentTTSSampler(task, explain=patient()))
     explain(study)
     for text in (optuna_dashboard.get_note(study), *trial_notes(study)):
