@@ -123,10 +123,14 @@ def brief_choice(name: str) -> str:
 def checked_effort(owner: str, effort: object) -> Effort:
     """Return an effort: known words in lower case, and digits as a number of tokens.
 
+    False and True, as YAML reads the words off and on, are these words.
+
     Raises:
         TaskError: It is neither a non-empty word nor a whole number of tokens, 0 or more.
     """
-    if isinstance(effort, (int, np.integer)) and not isinstance(effort, bool) and effort >= 0:
+    if isinstance(effort, bool):
+        return "on" if effort else "off"
+    if isinstance(effort, (int, np.integer)) and effort >= 0:
         return int(effort)
     if isinstance(effort, str) and (word := effort.strip()):
         if word.isdecimal():

@@ -182,7 +182,7 @@ class TestStage:
             (3, r"must be a sequence of efforts"),
             (("low", "low"), "must be unique"),
             (("low", -1), "a number of tokens, 0 or more, got -1"),
-            (("low", True), "got True"),
+            ((0, False), "must be unique"),
             (("",), "got ''"),
             ((None,), "got None"),
             ((0, "off"), "must be unique"),
@@ -192,6 +192,11 @@ class TestStage:
     def test_nonsense_is_named(self, thinking, message):
         with pytest.raises(TaskError, match=message):
             stage_of(thinking=thinking)
+
+    def test_words_that_yaml_reads_as_truth_values_are_efforts(self):
+        """``thinking: [off, on]`` in a file of YAML 1.1 is [False, True]."""
+        read, said = (stage_of(thinking=t) for t in ([False, 512, True], ("off", 512, "on")))
+        assert read == said
 
     def test_efforts_that_no_model_takes_are_an_error(self):
         """As in `replace(stage, thinking=...)`, whose models are at other efforts."""
