@@ -38,6 +38,9 @@ from optuna_agenttts_integrations.pipeline.stages import Pipeline, StageProgram,
 _REACHABLE = "reachable"
 """Name of the check of `examine` that contacts the server."""
 
+_LENGTHS = ("context", "full length")
+"""Names of the checks of `examine` that the longest reply has room."""
+
 _LENGTH_FACTOR = 2.0
 """Factor between declared and estimated prompt length from which a warning is given. Chosen by
 hand: estimates (four characters per token) are off by less for most texts."""
@@ -158,14 +161,14 @@ async def check_servers(
                 extra=canonical_json(dict(model.extra)) if model.extra else None,
             )
             findings.append(_cost_finding(task, model, subject))
-            findings += [finding for finding in found if finding.check != "size"]
+            findings += [f for f in name_room(found, model) if f.check != "size"]
             if url and is_unreachable(found):
                 unreachable[url] = subject
                 findings += [skipped_finding(each, subject) for each in subjects[:-1]]
                 continue
             if model.thinking is not None:
                 findings += await examine_efforts(
-                    chat, model=name, cases=_cases(models, subjects), longest=longest
+                    chat, model=name, cases=effort_cases(models, subjects), longest=longest
                 )
             if any(isinstance(program.aggregate, LLMFusion) for program in programs):
                 context = await _context_length(chat, name)
@@ -175,7 +178,7 @@ async def check_servers(
     return Report(tuple(findings))
 
 
-def _cases(models: Sequence[Model], subjects: Sequence[str]) -> list[EffortCase]:
+def effort_cases(models: Sequence[Model], subjects: Sequence[str]) -> list[EffortCase]:
     """Return a model's thinking efforts as `examine_efforts` checks them."""
     blank = ChatRequest(model="", messages=(), max_tokens=1, temperature=0.0)
     return [
@@ -188,6 +191,23 @@ def _cases(models: Sequence[Model], subjects: Sequence[str]) -> list[EffortCase]
         for model, subject in zip(models, subjects)
         if model.thinking is not None
     ]
+
+
+def name_room(findings: Sequence[Finding], model: Model) -> tuple[Finding, ...]:
+    """Return findings about a model, with a remedy if its room for thoughts is too large."""
+    thinking = model.thinking
+    if thinking is None or not thinking.room:
+        return tuple(findings)
+    remedy = (
+        f"{thinking.room} of these tokens are room for thoughts at effort {thinking.effort!r}: "
+        "leave this effort out, or give a smaller one, such as a number of tokens. Otherwise: "
+    )
+    return tuple(
+        replace(found, remedy=remedy + found.remedy.rpartition("Otherwise: ")[2])
+        if found.check in _LENGTHS and found.level != "ok"
+        else found
+        for found in findings
+    )
 
 
 def is_unreachable(findings: Sequence[Finding]) -> bool:

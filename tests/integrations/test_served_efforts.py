@@ -16,6 +16,7 @@ from optuna_agenttts_integrations.calls.completions import request_text
 from optuna_agenttts_integrations.cli import main
 from optuna_agenttts_integrations.exceptions import PipelineError
 from optuna_agenttts_integrations.tasks import sample_path, two_wiki
+from optuna_agenttts_integrations.testing.serving import ServerLimits
 from optuna_agenttts_integrations.testing.simulated_thinking import SimulatedThinking
 from optuna_agenttts_integrations.testing.simulation import simulated_models
 
@@ -322,6 +323,28 @@ class Anything:
             return Completion("", Usage(count, request.max_tokens), "length", "so " * tokens)
         text = f"Answer {seed}"
         return Completion(text, Usage(count, tokens + 3, tokens), thoughts="so " * tokens)
+
+
+@pytest.mark.parametrize("kind", ["tgi", "openai"])
+def test_room_for_thoughts_beyond_the_context_is_found_before_a_search(capsys, kind):
+    """`max_tokens` is that of the answer, and cannot be lowered by 16,384 tokens."""
+    limits = ServerLimits(max_input_tokens=4096, max_total_tokens=8192)
+    models = {"any-8B": Anything()}
+    options = ["any-8B", "--prompt", "Is it?", "--max-tokens", "50", "--thinking"]
+    with LoopbackServer(models, dialect=kind, thinking="vllm", limits=limits) as server:
+        assert main(["doctor", server.url, *options, "high,off"]) == 1
+        shown = " ".join(capsys.readouterr().out.split())
+        assert "16384 of these tokens are room for thoughts at effort 'high'" in shown
+        assert "lower `max_tokens` to" not in shown.lower()
+        main(["doctor", server.url, *options, "off,4096"])
+        assert "are room for thoughts" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("order", ["off,low,high", "HIGH, off,low"])
+def test_doctor_compares_the_least_and_the_most_effort(capsys, order):
+    with LoopbackServer({"any-8B": Anything()}, thinking="openai") as server:
+        assert main(["doctor", server.url, "any-8B", "--thinking", order]) == 0
+    assert "ignore" not in capsys.readouterr().out
 
 
 def test_doctor_shows_efforts(capsys):

@@ -8,14 +8,22 @@ import os
 import shutil
 from contextlib import closing
 
-from optuna_agenttts import AgentTTSError, Model
+from optuna_agenttts import AgentTTSError, Model, TaskError
 from optuna_agenttts.llm import ChatRequest, Finding, Message, Report, examine
-from optuna_agenttts.llm.effort_checks import EffortCase, examine_efforts
+from optuna_agenttts.llm.effort_checks import examine_efforts
 from optuna_agenttts.llm.loop import LoopThread
+from optuna_agenttts.task.efforts import efforts_by_model, with_efforts
 from optuna_agenttts_integrations.calls.endpoints import close_chats, connect_endpoints
-from optuna_agenttts_integrations.check import is_unreachable, server_chats, skipped_finding
+from optuna_agenttts_integrations.check import (
+    effort_cases,
+    is_unreachable,
+    name_room,
+    server_chats,
+    skipped_finding,
+)
 from optuna_agenttts_integrations.cli.objectives import IMPORT_NOTE, open_objective
 from optuna_agenttts_integrations.cli.parser import COMMANDS, Commands, add_command
+from optuna_agenttts_integrations.pipeline.stage_calls import for_choice
 
 _SERVER_OPTIONS = (
     *("concurrency", "prompt", "max_tokens", "extra", "thinking", "timeout", "api_key_env"),
@@ -140,7 +148,9 @@ def _check_servers(options: argparse.Namespace) -> Report:
         longest = ChatRequest(
             model="", messages=messages, max_tokens=options.max_tokens or 1, temperature=0.0
         )
-    efforts = _efforts(options.thinking)
+    choices = _choices(options.thinking, extra)
+    if longest is not None and choices:
+        longest = for_choice(longest, choices[-1])
     findings: list[Finding] = []
     unreachable: str | None = None
     with closing(LoopThread(lambda: close_chats(endpoints))) as loop:
@@ -150,6 +160,7 @@ def _check_servers(options: argparse.Namespace) -> Report:
                     # All models are on one server.
                     findings.append(skipped_finding(subject, unreachable))
                     continue
+                cases = effort_cases(choices, [subject] * len(choices))
                 found = loop.run(
                     examine(
                         chat,
@@ -158,17 +169,14 @@ def _check_servers(options: argparse.Namespace) -> Report:
                         longest=longest,
                         concurrency=endpoint.concurrency,
                         extra=extra,
-                        thinking=efforts[-1] if efforts else None,
+                        thinking=cases[-1].thinking if cases else None,
                         prompt_only=options.max_tokens is None,
                     )
                 )
                 if is_unreachable(found):
                     unreachable = subject
-                elif efforts:
-                    cases = [
-                        EffortCase(subject=subject, effort=each, thinking=each, extra=extra)
-                        for each in efforts
-                    ]
+                elif cases:
+                    found = name_room(found, choices[-1])
                     asked = examine_efforts(chat, model=served_name, cases=cases, longest=longest)
                     found += loop.run(asked)
                 # Without a task there is no declared size to compare with.
@@ -176,17 +184,19 @@ def _check_servers(options: argparse.Namespace) -> Report:
     return Report(tuple(findings))
 
 
-def _efforts(text: str | None) -> list[str | int]:
-    """Return the thinking efforts of an option."""
-    if text is None:
-        return []
-    found = [int(each) if each.isdecimal() else each for each in map(str.strip, text.split(","))]
-    if not all(each or each == 0 for each in found) or len(set(found)) < len(found):
+def _choices(efforts: str | None, extra: str | None) -> tuple[Model, ...]:
+    """Return a model at each thinking effort of an option, from the least to the most."""
+    if efforts is None:
+        return ()
+    try:
+        model = Model("m", extra=json.loads(extra or "{}"))
+        choices = with_efforts([model], efforts.split(","), "`--thinking`")
+    except TaskError:
         raise AgentTTSError(
             "`--thinking` must be different words or numbers of tokens, separated by commas, such "
-            f"as off,low,high: got {text!r}."
-        )
-    return found
+            f"as off,low,high: got {efforts!r}."
+        ) from None
+    return tuple(choices[position] for position in efforts_by_model(choices)["m"])
 
 
 def _extra(text: str | None) -> str | None:
