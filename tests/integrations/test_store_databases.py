@@ -11,6 +11,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import optuna
@@ -22,6 +23,7 @@ from store_support import contents, request_key, said
 
 from optuna_agenttts.llm import Completion, Usage
 from optuna_agenttts_integrations import CompletionStore, StoreError
+from optuna_agenttts_integrations.calls import store_postgresql
 from optuna_agenttts_integrations.cli import main
 
 FORK = pytest.mark.skipif(
@@ -211,6 +213,55 @@ def test_a_file_that_vanishes_is_an_error(tmp_path, how):
     other.close()
 
 
+@pytest.mark.parametrize("size", [0, 5_000])
+def test_a_truncated_file_is_an_error(tmp_path, size):
+    """SQLite itself would go on with the pages that it has read, and write after them."""
+    store = CompletionStore(tmp_path / "store.db")
+    for number in range(100):
+        store.put(request_key(number), {0: said()})
+    store._database.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    assert len(store) == 100
+    os.truncate(tmp_path / "store.db", size)
+    for _ in range(2):
+        with pytest.raises(StoreError, match="was truncated while it was in use"):
+            store.get(request_key().digest, 1)
+    store.close()
+
+
+def test_a_file_that_others_prune_is_intact(tmp_path):
+    """It becomes smaller, too."""
+    first, second = (CompletionStore(tmp_path / "store.db") for _ in range(2))
+    for number in range(200):
+        first.put(request_key(number), {0: said("x" * 1000)})
+    first._database.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    assert len(second) == 200
+    size = (tmp_path / "store.db").stat().st_size
+    assert first.prune() == 200
+    assert (tmp_path / "store.db").stat().st_size < size
+    assert len(second) == 0
+    second.put(request_key(), {0: said()})
+    assert len(first) == 1
+    first.close()
+    second.close()
+
+
+def test_names_of_one_file(tmp_path, monkeypatch):
+    """Symbolic links and relative paths are the same store; hard links are refused."""
+    path = tmp_path / "store.db"
+    store = CompletionStore(path)
+    (tmp_path / "link.db").symlink_to(path)
+    monkeypatch.chdir(tmp_path)
+    for name in ("link.db", "store.db", "sqlite:///store.db"):
+        other = CompletionStore(name)
+        other.put(request_key(name), {0: said()})
+        assert store.get(request_key(name).digest, 1)
+        other.close()
+    os.link(path, tmp_path / "hard.db")
+    with pytest.raises(StoreError, match=r"has several names.*give a copy"):
+        CompletionStore(tmp_path / "hard.db")
+    store.close()
+
+
 def test_tables_that_vanish_are_an_error(postgresql_server):
     """Dropped, and made again by another process."""
     place = new_database(postgresql_server)
@@ -231,6 +282,21 @@ def test_tables_that_vanish_are_an_error(postgresql_server):
 
 
 # Connections.
+
+
+def test_a_lock_that_is_never_released_is_an_error(postgresql_server, monkeypatch):
+    """As that of a transaction which someone has left open."""
+    import psycopg
+
+    monkeypatch.setattr(store_postgresql, "PATIENCE", 0.5)
+    place = new_database(postgresql_server)
+    store = CompletionStore(place)
+    with psycopg.connect(place.replace("+psycopg", "")) as connection:
+        connection.execute("LOCK TABLE agenttts_completions")
+        with pytest.raises(StoreError, match=r"cannot be read.*lock timeout"):
+            store._database._repeated(lambda t: t.rows("SELECT 1 FROM completions"), "read", 0.4)
+    assert store.get(request_key().digest, 1) == {}
+    store.close()
 
 
 def test_lost_connections_are_opened_again(postgresql_server):
@@ -437,6 +503,35 @@ def test_a_store_in_memory_writes_no_file(tmp_path):
 # Versions and names.
 
 
+@pytest.mark.parametrize("version", [1, 2, 3])
+def test_a_read_only_file_of_any_version_can_be_read(tmp_path, monkeypatch, version):
+    """And is not changed; writing fails before anything is paid for."""
+    path = tmp_path / "old.db"
+    store = CompletionStore(path)
+    store.put(request_key(), {0: said()})
+    store.close()
+    with closing(sqlite3.connect(path)) as connection:
+        for table in ("leases", "quarantine", "requests")[: 4 - version if version < 3 else 0]:
+            connection.execute(f"DROP TABLE {table}")
+        connection.execute(f"PRAGMA user_version={version}")
+    before = path.read_bytes()
+    # Permissions do not bind root.
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    store = CompletionStore(path)
+    assert store.get(request_key().digest, 1) == {0: said()}
+    assert [held.samples for held in store.holdings()] == [1]
+    assert store.quarantined() == 0
+    for write in (
+        store.check,
+        lambda: store.put(request_key(1), {0: said()}),
+        lambda: store.leases.acquire(request_key().digest, [1]),
+    ):
+        with pytest.raises(StoreError, match="its file is read-only"):
+            write()
+    store.close()
+    assert path.read_bytes() == before
+
+
 def test_a_store_of_version_2_is_upgraded(tmp_path):
     """Its completions are found, and the tables of version 3 are added."""
     path = tmp_path / "old.db"
@@ -489,7 +584,8 @@ def test_urls_of_sqlite_are_paths(tmp_path):
 def test_passwords_are_neither_shown_nor_pickled(postgresql_server):
     place = new_database(postgresql_server)
     secret = "hidden-word"
-    store = CompletionStore(place.replace("postgres@", f"postgres:{secret}@"))
+    url = place.replace("postgres@", f"postgres:{secret}@")
+    store = CompletionStore(f"{url}?sslpassword={secret}")
     assert secret.encode() not in pickle.dumps(store)
     other = pickle.loads(pickle.dumps(store))
     change(store, "DROP TABLE completions")

@@ -160,7 +160,10 @@ class CompletionStore:
                     raise database.replaced_error("was replaced by another one")
                 continue
             try:
-                found[int(sample)] = read_completion(value)
+                completion = read_completion(value)
+                # Those that earlier versions stored are still in files that are read-only.
+                if not completion.failed:
+                    found[int(sample)] = completion
             except ValueError as error:
                 quarantine(database, key, int(sample), error, self._clock())
         return found

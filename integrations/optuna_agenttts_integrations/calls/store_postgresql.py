@@ -8,9 +8,9 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, event
 from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -116,7 +116,7 @@ class PostgreSQLDatabase(Database):
             "application_name": "optuna-agenttts",
         }
         try:
-            return create_engine(
+            engine = create_engine(
                 self._url,
                 pool_size=_CONNECTIONS,
                 max_overflow=0,
@@ -124,6 +124,8 @@ class PostgreSQLDatabase(Database):
                 # Options in the URL have precedence.
                 connect_args={k: v for k, v in options.items() if k not in self._url.query},
             )
+            event.listen(engine, "connect", _limit_waits)
+            return engine
         except ModuleNotFoundError as error:
             raise StoreError(
                 f"`target` {self.name!r} needs psycopg ({error}): "
@@ -244,6 +246,14 @@ class PostgreSQLDatabase(Database):
         return one_line(without_secrets(str(original), self._url), 300)
 
 
+def _limit_waits(connection: Any, record: object) -> None:
+    """Let statements fail that wait for locks of others for too long."""
+    # Not as an option of the connection, which poolers of connections refuse.
+    with connection.cursor() as cursor:
+        cursor.execute(f"SET lock_timeout = {round(1000 * PATIENCE)}")
+    connection.commit()
+
+
 class _PostgreSQLTransaction:
     """Statements of a transaction of PostgreSQL; see `Transaction`."""
 
@@ -327,8 +337,8 @@ def without_secrets(text: str, url: URL) -> str:
 
 
 def without_password(given: str) -> str:
-    """Return a URL without its password, for pickles."""
-    url = _parsed(given).difference_update_query(["password"])
+    """Return a URL without its passwords, for pickles."""
+    url = _parsed(given).difference_update_query(["password", "sslpassword"])
     return url._replace(password=None).render_as_string(hide_password=False)
 
 

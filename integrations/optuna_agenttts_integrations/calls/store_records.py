@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from optuna_agenttts.llm import Completion, Usage
 from optuna_agenttts.support.forking import unlocked_cached_property
+
+_MAX_TOKENS = 2**53
+"""Most tokens of a completion, whose sums all databases can hold."""
+
+_MAX_SAMPLE, _MAX_SEED = 2**31 - 1, 2**63 - 1
+"""Greatest integers of the columns ``sample`` and ``seed`` in PostgreSQL."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +95,7 @@ def _checked(fields: Any) -> Completion:
     if (
         not isinstance(fields, list)
         or [type(field) for field in fields] != types[: max(4, len(fields))]
-        or min(*fields[1:3], *fields[5:]) < 0
+        or not all(0 <= tokens <= _MAX_TOKENS for tokens in (*fields[1:3], *fields[5:]))
     ):
         raise ValueError("not text, tokens of prompt and reply, and finish reason")
     return _completion(*fields)
@@ -131,9 +138,16 @@ def read_line(line: bytes) -> tuple[RequestKey, dict[int, Completion], float | N
     request_key = RequestKey(
         str(values["endpoint"]), int(values["seed"]), canonical_json(dict(values["request"]))
     )
+    if "\0" in request_key.endpoint + request_key.model:
+        raise ValueError("the name of an endpoint or model has a NUL")
+    # Names with unpaired surrogates cannot be encoded.
+    for text in (request_key.endpoint, request_key.model):
+        text.encode()
+    if abs(request_key.seed) > _MAX_SEED or not math.isfinite(at or 0.0):
+        raise ValueError(f"seed {request_key.seed} or time {at} is out of range")
     samples = {}
     for name, value in values["samples"].items():
-        if int(name) < 0:
-            raise ValueError(f"the index of sample {name!r} is negative")
+        if not 0 <= int(name) <= _MAX_SAMPLE:
+            raise ValueError(f"the index of sample {name!r} is out of range")
         samples[int(name)] = _checked(value)
     return request_key, samples, None if at is None else float(at)

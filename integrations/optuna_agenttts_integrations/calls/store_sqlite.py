@@ -7,7 +7,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import TypeVar
 
 from optuna_agenttts.llm.port import FAILED_REASONS
@@ -16,6 +16,7 @@ from optuna_agenttts_integrations.calls.store_database import (
     IN_MEMORY,
     PATIENCE,
     SCHEMA,
+    TABLES,
     VERSION,
     Database,
     Row,
@@ -31,9 +32,6 @@ _T = TypeVar("_T")
 _WAL_ATTEMPTS = 100
 """Attempts to enable write-ahead logging. Chosen by hand: more than the processes that may open
 one file at the same time."""
-
-_READABLE_VERSION = 2
-"""Earliest version whose completions are read as they are, if the file cannot be upgraded."""
 
 _FAILED = (
     "CASE WHEN json_valid(value) THEN lower(json_extract(value, '$[3]')) END IN "
@@ -59,6 +57,8 @@ class SQLiteDatabase(Database):
         self._lock = threading.Lock()
         self._closed = False
         self._identity: tuple[int, int] | None = None
+        self._size = 0
+        self._read_only = False
         self.connection: sqlite3.Connection | None = None
         self.connection = self._open()
         on_fork(
@@ -153,6 +153,8 @@ class SQLiteDatabase(Database):
                 self._check_identity()
                 if self.connection is None:
                     self.connection = self._open()
+                if self._read_only and verb == "written":
+                    raise self.failure(verb, "its file is read-only")
                 yield self.connection
         except sqlite3.Error as error:
             raise self.failure(verb, error) from error
@@ -172,10 +174,32 @@ class SQLiteDatabase(Database):
             raise self.failure("reached", error) from error
         if (now.st_dev, now.st_ino) != self._identity:
             raise self.replaced_error("was replaced by another file")
+        if now.st_size < self._size and not self._is_intact(now.st_size):
+            raise self.replaced_error("was truncated")
+        self._size = now.st_size
+
+    def _is_intact(self, size: int) -> bool:
+        """Return whether a file that became smaller is whole, as after pruning by another process.
+
+        The open connection would go on with the pages that it has read.
+        """
+        if not size:
+            return False
+        try:
+            with closing(sqlite3.connect(self._path, timeout=PATIENCE)) as connection:
+                return bool(connection.execute("PRAGMA quick_check(1)").fetchone() == ("ok",))
+        except sqlite3.DatabaseError:
+            return False
 
     def _open(self) -> sqlite3.Connection:
         """Open the file for any thread; create or upgrade its tables."""
         connection = None
+        if os.path.isfile(self._path) and os.stat(self._path).st_nlink > 1:
+            raise StoreError(
+                f"The file of the store {self.name!r} has several names (hard links), and SQLite "
+                "would lose what is written by the one or the other: give a copy of the file, or "
+                "make symbolic links."
+            )
         try:
             connection = sqlite3.connect(
                 self._path, timeout=PATIENCE, check_same_thread=False, isolation_level=None
@@ -184,7 +208,7 @@ class SQLiteDatabase(Database):
             self._prepare(connection)
             if self._path != IN_MEMORY:
                 found = os.stat(self._path)
-                self._identity = (found.st_dev, found.st_ino)
+                self._identity, self._size = (found.st_dev, found.st_ino), found.st_size
             return connection
         except (sqlite3.Error, OSError, StoreError) as error:
             if connection is not None:
@@ -210,18 +234,21 @@ class SQLiteDatabase(Database):
                 f"`target` {self.name!r} is a database of another application: give the path of "
                 "a completion store, or of a new file."
             )
+        self._read_only = self._path != IN_MEMORY and not os.access(self._path, os.W_OK)
+        if self._read_only:
+            # What an earlier version lacks is empty.
+            for name, table in zip(TABLES, SCHEMA):
+                if name not in tables:
+                    connection.execute(table.replace("CREATE TABLE", "CREATE TEMP TABLE"))
+            return
         _enable_wal(connection)
         connection.execute("PRAGMA synchronous=NORMAL")
         if version < VERSION:
-            try:
-                for table in SCHEMA:
-                    # Rows are found by their key alone, so SQLite keeps them in its index.
-                    keyed = " WITHOUT ROWID" if "PRIMARY KEY" in table else ""
-                    connection.execute(table + keyed)
-                connection.execute(f"PRAGMA user_version={VERSION}")
-            except sqlite3.OperationalError:
-                if version < _READABLE_VERSION:
-                    raise
+            for table in SCHEMA:
+                # Rows are found by their key alone, so SQLite keeps them in its index.
+                keyed = " WITHOUT ROWID" if "PRIMARY KEY" in table else ""
+                connection.execute(table + keyed)
+            connection.execute(f"PRAGMA user_version={VERSION}")
         if "completions" in tables:
             self._delete_failed(connection, tables)
 
