@@ -23,6 +23,7 @@ from stress_support import (
     objective_of,
     read_audit,
     run_trials,
+    shorten_leases,
     temporary_folder,
     wait_for_calls,
     warm_up,
@@ -67,6 +68,7 @@ def place_of(kind):
 
 def kills(kind, count, rng):
     """Kill random workers of a search, and start others in their place."""
+    shorten_leases()
     with place_of(kind) as place:
         running, killed = [], 0
         try:
@@ -91,6 +93,7 @@ def kills(kind, count, rng):
 
 def signals(number, count, rng):
     """Interrupt or terminate one worker after the other."""
+    shorten_leases()
     with place_of("sqlite") as place:
         slowest, hanging = 0.0, 0
         for done in range(count):

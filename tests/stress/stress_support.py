@@ -27,8 +27,6 @@ from optuna_agenttts_integrations import (
 from optuna_agenttts_integrations.calls import leases
 from optuna_agenttts_integrations.playground import make_task
 
-# Workers wait seconds, not half a minute, for the samples of a worker that was killed.
-leases.LEASE_SECONDS, leases._RENEWAL_SECONDS = 1.5, 0.5
 INSTANCES = 5
 SECONDS_PER_CALL = 0.01
 STUDY = "stress"
@@ -147,6 +145,14 @@ def warm_up():
     optuna.logging.set_verbosity(verbosity)
 
 
+def shorten_leases():
+    """Let workers wait seconds, not half a minute, for the samples of a worker that was killed.
+
+    A loaded machine may stop a process for longer than a second, which ends shorter leases.
+    """
+    leases.LEASE_SECONDS, leases._RENEWAL_SECONDS = 5.0, 0.5
+
+
 def end(place, pid, number):
     """Send a signal to a worker, and log when."""
     place.log("ended", f"{pid} {time.monotonic()}")
@@ -167,6 +173,9 @@ def fork(place, function, *arguments):
     except KeyboardInterrupt:
         os._exit(130)
     except BaseException as error:
+        # Optuna: KeyboardInterrupt during `tell` leaves a variable of a `finally` unset.
+        if isinstance(error.__context__, KeyboardInterrupt):
+            os._exit(130)
         place.log("errors", f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
         os._exit(1)
 
