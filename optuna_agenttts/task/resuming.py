@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,9 @@ from optuna_agenttts.task.differences import warn_of_changes
 from optuna_agenttts.task.encoding import LaterVersionError
 from optuna_agenttts.task.stage import Stage
 from optuna_agenttts.task.values import read_model
+
+_LENGTH = re.compile(r"\.(prompt|generation)_tokens: ")
+"""Differences of tasks that are lengths of prompts or samples."""
 
 
 def choices_of_models(study: Study | None, stage: Stage) -> dict[Any, int]:
@@ -86,11 +90,14 @@ def register_task(study: Study, task: Any) -> None:
             changes.append(str(error))
             return False
         check_models(study, earlier.stages, task.stages)
-        # Lengths were measured again while a trial with earlier ones was about to begin.
-        if not (
-            storage.is_measured(study, task.text) and storage.is_measured(study, earlier.text)
-        ):
-            changes.extend(earlier.differences(task))
+        changes.extend(earlier.differences(task))
+        if storage.is_measured(study, earlier.text):
+            if storage.is_measured(study, task.text):
+                # They were measured again while a trial with earlier lengths was about to begin.
+                return True
+            # Declared lengths take the place of measured ones until these are measured again.
+            others = [line for line in changes if not _LENGTH.search(line)]
+            changes[:] = others or changes
         return not changes
 
     if storage.register(study, task.text, keep) is not None:

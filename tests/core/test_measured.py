@@ -204,6 +204,19 @@ class TestTaskInForce:
         now.register(other)
         assert "was registered with another task before" in caplog.text
 
+    @pytest.mark.parametrize("thinking", [(), ("off", "low")])
+    def test_measured_lengths_are_no_change_beside_what_was_changed(self, caplog, thinking):
+        """They give way to declared ones until they are measured again."""
+        lengths = {"prompt_tokens": 20, "generation_tokens": 5}
+        stage = Stage("a", models=[Model("m-8B")], thinking=thinking, **lengths)
+        before, now = (Task(name="t", stages=[stage], budget=b) for b in (3000, 2500))
+        study = study_of()
+        low = {"m-8B, low thinking": 93.2} if thinking else {}
+        set_effective_task(study, with_lengths(before, {"a": (321.0, 12.3)}, {"a": low}))
+        now.register(study)
+        assert Task.registered(study) == now
+        assert caplog.text.rstrip().endswith("instance): budget: 3000.0 -> 2500.0")
+
     def test_what_differs_in_more_than_lengths_is_another_task(self):
         """A budget, models or stages of its own."""
         study, task = study_of(), wiki_task(budget=900)
