@@ -13,7 +13,7 @@ from optuna.study import Study
 from optuna.trial import TrialState
 
 from optuna_agenttts import BudgetError, Task, storage
-from optuna_agenttts.study.choice_lengths import Report, choice_lengths, has_choices
+from optuna_agenttts.study.choice_lengths import Report, choice_lengths, has_own_lengths
 from optuna_agenttts.study.measured import log_lengths, set_effective_task, with_lengths
 from optuna_agenttts.support.logs import is_first
 from optuna_agenttts.task.allocation import Allocation
@@ -134,7 +134,7 @@ def apply_measured_lengths(
     trials.sort(key=lambda t: (t.datetime_complete or datetime.max, t.number))
     found = ((t.params, storage.read_trial_fact(t, storage.LENGTHS)) for t in trials)
     reported = [(params, lengths) for params, lengths in found if isinstance(lengths, dict)]
-    looks = _LOOKS if any(map(has_choices, declared.stages)) else 1
+    looks = _LOOKS if any(map(has_own_lengths, declared.stages)) else 1
     measured, used = declared, 0
     # Each look depends on the trials before it alone, so that all workers measure the same.
     for count in (after * 2**look for look in range(looks)):
@@ -175,7 +175,7 @@ def _lengths(
         # The median, because the first trials include models that a search soon drops.
         prompt = median(report.prompt for report in reports)
         sample = median(report.sample for report in reports)
-        if has_choices(stage):
+        if has_own_lengths(stage):
             sample, own = choice_lengths(stage, reports)
             choices[stage.name] = {name: _three_digits(value) for name, value in own.items()}
         lengths[stage.name] = (_three_digits(prompt), _three_digits(sample))

@@ -13,7 +13,7 @@ import optuna
 from optuna.study import Study
 
 from optuna_agenttts import Task, storage
-from optuna_agenttts.study.choice_lengths import has_choices
+from optuna_agenttts.study.choice_lengths import has_own_lengths
 from optuna_agenttts.study.fresh import note_instances
 from optuna_agenttts.study.measured import effective_task
 from optuna_agenttts.study.spending import rounded
@@ -289,7 +289,7 @@ class MultiStageObjective(DiagnosableObjective, SplittableObjective):
         if self._measure_after is None or not isinstance(study, Study):
             return self.task
         task = effective_task(study, self.task, fresh=True)
-        if task is not self.task and not any(map(has_choices, self.task.stages)):
+        if task is not self.task and not any(map(has_own_lengths, self.task.stages)):
             return task
         measured = apply_measured_lengths(study, self.task, self._measure_after, task)
         return task if measured is self.task else measured

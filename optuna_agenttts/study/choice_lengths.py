@@ -39,8 +39,8 @@ class Report:
     thoughts: float = 0.0
 
 
-def has_choices(stage: Stage) -> bool:
-    """Return whether samples of a stage's models differ in length."""
+def has_own_lengths(stage: Stage) -> bool:
+    """Return whether a model of a stage, such as one at an effort, has a length of its own."""
     return any(model.thinking or model.generation_tokens for model in stage.models)
 
 

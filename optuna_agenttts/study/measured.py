@@ -19,7 +19,7 @@ from optuna.study import Study
 
 from optuna_agenttts import storage
 from optuna_agenttts.exceptions import TaskError
-from optuna_agenttts.study.choice_lengths import has_choices
+from optuna_agenttts.study.choice_lengths import has_own_lengths
 from optuna_agenttts.support.logs import is_first
 from optuna_agenttts.task.resuming import check_models
 from optuna_agenttts.task.stage import Stage
@@ -146,7 +146,7 @@ def log_lengths(study: Study, declared: Task, measured: Task, when: str) -> None
 
 def _sample(old: Stage, new: Stage) -> str:
     """Return what a stage's generated tokens are those of, and the lengths of its choices."""
-    if not has_choices(new):
+    if not has_own_lengths(new):
         return "a sample"
     changed = [
         f"{old.sample_tokens(before):g} -> {new.sample_tokens(model):g} of {model.name!r}"
