@@ -163,6 +163,12 @@ class AgentTTSSampler(BaseSampler):
             raise TaskError(
                 f"AgentTTSSampler: `llm_facts` must be a `Model` or None, got {llm_facts!r}."
             )
+        if llm_facts and llm_facts.thinking and llm_facts.thinking.negotiated:
+            raise TaskError(
+                f"AgentTTSSampler: `llm_facts` is at a thinking effort ({llm_facts.name!r}) without "
+                "fields, which the agent's requests do not carry: give them, for example "
+                "`Model(..., extra={'reasoning_effort': 'low'})`."
+            )
         if experience:
             warn_experimental_argument("experience")
         if not isinstance(explain, (bool, Explain)):

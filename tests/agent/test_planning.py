@@ -15,7 +15,9 @@ from optuna_agenttts import (
     Claim,
     Model,
     ScriptedChatModel,
+    TaskError,
     confirm,
+    efforts,
     guidelines,
 )
 from optuna_agenttts.agent.advice import required_share
@@ -85,6 +87,14 @@ def test_the_sampler_passes_on_how_its_model_is_to_think():
     facts = Model("m", parameters=7e9, extra={"reasoning_effort": "low"})
     run(AgentTTSSampler(TASK, llm=chat, llm_facts=facts, seed=1))
     assert {request.extra for request in chat.requests} == {'{"reasoning_effort": "low"}'}
+
+
+def test_an_effort_that_the_agent_would_not_send_is_refused():
+    """Its fields are sent; an effort without fields would be ignored without a word."""
+    low, high = efforts(Model("m"), low={"reasoning_effort": "low"}, high=None)
+    AgentTTSSampler(TASK, llm_facts=low)
+    with pytest.raises(TaskError, match=r"thinking effort \('m, high thinking'\) without fields"):
+        AgentTTSSampler(TASK, llm_facts=high)
 
 
 def test_repair_requests_contain_problems_and_proposals_add_up():
