@@ -241,15 +241,15 @@ class Candidates:
 
 
 def _log_equal(study: Study, task: Task, evidence: Evidence) -> None:
-    """Log once that allocations are not tried, since their outcomes are known."""
+    """Log once that allocations are not tried, since they are equal to tried ones."""
     tried, event = evidence.tried, "equal outcomes"
     if not isinstance(tried, EquivalentAllocations):
         return
     if next(tried.others(task.feasible), None) is not None and is_first(study, event):
         count = tried.count_others(task.feasible)
         _logger.info(
-            "Study %r: allocations whose outcomes must equal those of trials so far are not tried "
-            "(%s now): %s. `recommend(study).known` has the latest number.",
+            "Study %r: allocations that are equal to tried ones are not tried (%s now): %s. "
+            "`recommend(study).known` has the latest number.",
             study.study_name,
             known_text(count),
             "; ".join(tried.reasons([stage.name for stage in task.stages])),

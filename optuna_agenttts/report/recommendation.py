@@ -214,7 +214,7 @@ class Recommendation(Saved):
             )
         if self.known:
             count = known_text(self.known)
-            lines.append(f"Allocations not tried, since their outcomes are known: {count}.")
+            lines.append(f"Allocations not tried, since they are equal to tried ones: {count}.")
         return lines
 
     @property

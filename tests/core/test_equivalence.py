@@ -191,7 +191,7 @@ def test_trials_report_what_had_no_effect():
     assert found.params == task.params(found.allocation)
     assert found.cost == task.cost(found.allocation)
     assert found.known == 2 * 6 - 1
-    assert "outcomes are known: 11" in str(found)
+    assert "equal to tried ones: 11" in str(found)
     run(study, task, trials=1)
     rest = run(study, task)
     equal = {
@@ -271,7 +271,7 @@ def test_equal_allocations_beyond_counting_are_counted_to_a_limit():
     assert time.perf_counter() - start < 5
     assert len(seen) == 40
     assert found.known == 100_000
-    assert str(found).endswith("outcomes are known: 100000 or more.")
+    assert str(found).endswith("equal to tried ones: 100000 or more.")
 
 
 def test_equal_allocations_beyond_the_budget_are_not_counted():
