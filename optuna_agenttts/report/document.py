@@ -62,10 +62,17 @@ class Bullets:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Table, whose rows have as many cells as its head."""
+    """Table, whose rows have as many cells as its head.
+
+    Args:
+        head: Heads of the columns.
+        rows: The rows.
+        together: Number of last columns that plain text has below a row if one does not fit.
+    """
 
     head: tuple[str, ...]
     rows: tuple[tuple[Line, ...], ...]
+    together: int = 0
 
 
 Block: TypeAlias = Paragraph | Bullets | Table

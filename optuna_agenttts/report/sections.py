@@ -63,10 +63,10 @@ def _name(text: str, length: int = _NAME) -> str:
 
 
 def _table(
-    head: Sequence[str], rows: Sequence[tuple[Line, ...]], most: int = LISTED
+    head: Sequence[str], rows: Sequence[tuple[Line, ...]], most: int = LISTED, together: int = 0
 ) -> list[Block]:
     """Return a table of the first rows, and how many there are more."""
-    blocks: list[Block] = [Table(tuple(head), tuple(rows[:most]))] if rows else []
+    blocks: list[Block] = [Table(tuple(head), tuple(rows[:most]), together)] if rows else []
     if len(rows) > most:
         text = f"And {len(rows) - most} more: `summarize(study)` has all of them."
         blocks.append(Paragraph(with_code(text)))
@@ -160,7 +160,7 @@ def less_section(task: Task, found: Recommendation) -> Section:
         for _, other, loss in found.cheaper(_FEW)
     ]
     head = ("loss", metric_of(task), "cost", "of recommended", *map(_name, found.allocation))
-    blocks = [Paragraph(text), *_table(head, rows)]
+    blocks = [Paragraph(text), *_table(head, rows, together=len(found.allocation))]
     if remarks := [*_less_thinking(task, found), *found.remarks(_FEW)]:
         blocks.append(Bullets(tuple(remarks)))
     return Section("As good for less", tuple(blocks))

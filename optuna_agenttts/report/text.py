@@ -127,18 +127,27 @@ def table(rows: Sequence[Sequence[str]]) -> list[str]:
     return ["  ".join(row).rstrip() for row in zip(*columns)]
 
 
-def fitting_table(rows: Sequence[Sequence[str]], width: int) -> list[str]:
+def fitting_table(rows: Sequence[Sequence[str]], width: int, together: int = 0) -> list[str]:
     """Align the cells of rows as `table`; if they are too wide, the longest are below their rows.
 
     The first column and numbers are never below.
+
+    Args:
+        rows: The head, and the rows.
+        width: Maximum width.
+        together: Number of last columns that are below, in their order, if one of them is.
     """
     head, *rest = rows
     kept = list(range(len(head)))
-    texts = [i for i in kept[1:] if not all(is_number(row[i]) for row in rest)]
+    apart, last = kept[: len(head) - together], kept[len(head) - together :]
+    texts = [[i] for i in apart[1:] if not all(is_number(row[i]) for row in rest)]
+    texts += [last] * bool(together)
     lines = table(rows)
     while texts and max(map(len, lines)) > width:
-        texts.remove(longest := max(texts, key=lambda i: max(len(row[i]) for row in rows)))
-        kept.remove(longest)
+        texts.remove(
+            longest := max(texts, key=lambda each: max(len(row[i]) for row in rows for i in each))
+        )
+        kept = [i for i in kept if i not in longest]
         lines = table([[row[i] for i in kept] for row in rows])
     below = [i for i in range(len(head)) if i not in kept]
     wrap = partial(
@@ -174,7 +183,9 @@ def section_text(section: Section) -> str:
             rows = [
                 [one_line(words(cell), 1000) for cell in row] for row in (block.head, *block.rows)
             ]
-            lines += [f"  {line}".rstrip() for line in fitting_table(rows, _PAGE - 2)]
+            lines += [
+                f"  {line}".rstrip() for line in fitting_table(rows, _PAGE - 2, block.together)
+            ]
         elif isinstance(block, Bullets):
             lines += [text for item in block.items for text in wrapped(item, "- ", "  ")]
         else:
@@ -187,8 +198,8 @@ def allocation_table(
 ) -> list[str]:
     """Align rows that end with an allocation of the same stages.
 
-    Stages are columns if that fits a terminal of 80 columns. Otherwise the longest settings of a
-    row are below it, each on its own line.
+    Stages are columns if that fits a terminal of 80 columns. Otherwise all settings of a row are
+    below it, each on its own line.
 
     Args:
         head: Heads of the columns before the allocation.
@@ -197,7 +208,7 @@ def allocation_table(
     chosen = [settings(allocation) for _, allocation in rows]
     lines = [(*head, *(stage for stage, _ in chosen[0]))]
     lines += [(*cells, *(s for _, s in pairs)) for (cells, _), pairs in zip(rows, chosen)]
-    return fitting_table(lines, _WIDTH)
+    return fitting_table(lines, _WIDTH, together=len(chosen[0]))
 
 
 def spend_text(spend: float, unit: str) -> str:

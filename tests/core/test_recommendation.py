@@ -6,6 +6,8 @@ import numpy as np
 import optuna
 import pytest
 from core_support import LARGE, SMALL, allocation_of, run, score, wiki_task
+from hypothesis import given
+from hypothesis import strategies as st
 from optuna.samplers import RandomSampler, TPESampler
 from optuna.trial import TrialState
 from study_cases import (
@@ -22,10 +24,12 @@ from optuna_agenttts import (
     NoEvidenceError,
     NoTaskError,
     Stage,
+    StageAllocation,
     Task,
     TaskError,
     recommend,
 )
+from optuna_agenttts.report.text import allocation_table
 
 TASK = wiki_task()
 
@@ -354,3 +358,27 @@ def test_values_are_not_shrunk_to_the_prior():
         covered.append(low <= truth <= high)
     assert abs(np.mean(errors)) < 0.06
     assert sum(covered) >= 4
+
+
+@given(
+    st.lists(
+        st.lists(st.sampled_from(["m", "m-8B, low", "a" * 30, "b" * 60]), min_size=3, max_size=3),
+        min_size=1,
+        max_size=4,
+    )
+)
+def test_all_settings_of_a_table_are_columns_or_lines_in_order_of_stages(models):
+    """Also if one of them alone is too long."""
+    stages = ["plan", "find", "answer"]
+    rows = [
+        ((f"row {n}", "0.5"), {s: StageAllocation(m, 2) for s, m in zip(stages, row)})
+        for n, row in enumerate(models)
+    ]
+    lines = allocation_table(("", "score"), rows)
+    if all(stage in lines[0] for stage in stages):
+        assert max(map(len, lines)) <= 80
+        assert len(lines) == 1 + len(rows)
+    else:
+        assert lines[0].split() == ["score"]
+        heads = [line.split(":")[0].strip() for line in lines[1:]]
+        assert heads == [head for line in lines[1 :: 1 + len(stages)] for head in [line, *stages]]
