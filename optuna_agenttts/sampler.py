@@ -165,9 +165,8 @@ class AgentTTSSampler(BaseSampler):
             )
         if llm_facts and llm_facts.thinking and llm_facts.thinking.negotiated:
             raise TaskError(
-                f"AgentTTSSampler: `llm_facts` is at a thinking effort ({llm_facts.name!r}) without "
-                "fields, which the agent's requests do not carry: give them, for example "
-                "`Model(..., extra={'reasoning_effort': 'low'})`."
+                f"AgentTTSSampler: give `llm_facts` the fields of its effort, got "
+                f"{llm_facts.name!r} without: `Model(..., extra={{'reasoning_effort': 'low'}})`."
             )
         if experience:
             warn_experimental_argument("experience")
