@@ -23,7 +23,6 @@ from optuna_agenttts_integrations.check import (
 )
 from optuna_agenttts_integrations.cli.objectives import IMPORT_NOTE, open_objective
 from optuna_agenttts_integrations.cli.parser import COMMANDS, Commands, add_command
-from optuna_agenttts_integrations.pipeline.stage_calls import for_choice
 
 _SERVER_OPTIONS = (
     *("concurrency", "prompt", "max_tokens", "extra", "thinking", "timeout", "api_key_env"),
@@ -142,15 +141,17 @@ def _check_servers(options: argparse.Namespace) -> Report:
         bill_to=options.bill_to,
         **timeout,
     )
+    choices = _choices(options.thinking, extra)
+    room = max((m.thinking.room for m in choices if m.thinking), default=0)
     longest = None
     if options.prompt is not None:
         messages = (Message("user", options.prompt),)
         longest = ChatRequest(
-            model="", messages=messages, max_tokens=options.max_tokens or 1, temperature=0.0
+            model="",
+            messages=messages,
+            max_tokens=(options.max_tokens or 1) + room,
+            temperature=0.0,
         )
-    choices = _choices(options.thinking, extra)
-    if longest is not None and choices:
-        longest = for_choice(longest, choices[-1])
     findings: list[Finding] = []
     unreachable: str | None = None
     with closing(LoopThread(lambda: close_chats(endpoints))) as loop:
