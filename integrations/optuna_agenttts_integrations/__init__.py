@@ -2,8 +2,8 @@
 
 from optuna_agenttts import __version__
 from optuna_agenttts.support.logs import show_logs
+from optuna_agenttts_integrations.calls.batching import BatchingChatModel
 from optuna_agenttts_integrations.calls.endpoints import (
-    BatchingChatModel,
     Endpoint,
     connect_endpoints,
 )

@@ -22,7 +22,8 @@ from recorded_replies import DIALECTS, GENERATED, Dialect, chunk, events
 from optuna_agenttts import AgentTTSSampler, HuggingFaceChat, spend, storage
 from optuna_agenttts.llm import ChatRequest, Completion, Message, RetryPolicy
 from optuna_agenttts_integrations import CompletionStore, MultiStageObjective
-from optuna_agenttts_integrations.calls.endpoints import BatchingChatModel, Endpoint
+from optuna_agenttts_integrations.calls.batching import BatchingChatModel
+from optuna_agenttts_integrations.calls.endpoints import Endpoint
 from optuna_agenttts_integrations.playground import (
     make_objective,
     make_pipeline,

@@ -26,7 +26,8 @@ from optuna_agenttts.llm import (
 from optuna_agenttts.llm.port import repeated_call
 from optuna_agenttts.llm.retry import with_retries
 from optuna_agenttts.llm.usage_bounds import bounded_usage
-from optuna_agenttts_integrations.calls.endpoints import Endpoint, MultiSampleChatModel
+from optuna_agenttts_integrations.calls.batching import MultiSampleChatModel
+from optuna_agenttts_integrations.calls.endpoints import Endpoint
 from optuna_agenttts_integrations.calls.metering import Meter, finish_all, is_lost
 from optuna_agenttts_integrations.calls.rates import RateLimit
 from optuna_agenttts_integrations.calls.sharing import Claim, Polls, obtain

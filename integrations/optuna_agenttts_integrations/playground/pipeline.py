@@ -10,7 +10,8 @@ from pathlib import Path
 
 from optuna_agenttts import FlopsCost, Model, Stage, Task
 from optuna_agenttts.llm import ChatRefusedError, ChatRequest, Completion, Usage
-from optuna_agenttts_integrations.calls.endpoints import BatchingChatModel, Endpoint
+from optuna_agenttts_integrations.calls.batching import BatchingChatModel
+from optuna_agenttts_integrations.calls.endpoints import Endpoint
 from optuna_agenttts_integrations.calls.store import CompletionStore
 from optuna_agenttts_integrations.objective import MultiStageObjective
 from optuna_agenttts_integrations.pipeline.aggregation import majority_vote, union

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from optuna_agenttts.llm import ChatRefusedError, ChatRequest, Completion
-from optuna_agenttts_integrations.calls.endpoints import BatchingChatModel
+from optuna_agenttts_integrations.calls.batching import BatchingChatModel
 from optuna_agenttts_integrations.exceptions import PipelineError
 from optuna_agenttts_integrations.playground.pipeline import MODELS, PlaygroundModel
 from optuna_agenttts_integrations.testing.serving import (
