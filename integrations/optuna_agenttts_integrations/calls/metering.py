@@ -182,7 +182,8 @@ class Meter:
         what = f"the next {calls} calls" if calls > 1 else "the next call"
         error = SpendLimitError(
             f"`max_spend` of {ledger.limit:.5g} {ledger.unit} does not cover {what} of "
-            f"{self.request.model}, which may cost up to {amount:.3g} {ledger.unit}: "
+            f"{self.request.model} (of up to {self.longest_call[1]} tokens), which may cost up to "
+            f"{amount:.3g} {ledger.unit}: "
             f"{ledger.total:.5g} {ledger.unit} are spent"
         )
         self.account.refused = error
