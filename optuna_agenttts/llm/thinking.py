@@ -80,6 +80,7 @@ _NOT_BOTH = re.compile(
     r"|same time|simultaneous|conflict",
     re.I,
 )
+"""Words of servers that take only one of several fields."""
 _UNSUPPORTED = re.compile(
     r"unsupported|(not|n't|cannot|no longer) (be )?(\w+ )?(support|permit|allow|accept|enabl"
     r"|implement|recogni|used|available|valid|configured|initialized)|deprecated|disabled"
@@ -98,6 +99,7 @@ _MANDATORY = re.compile(
 )
 """Words of servers of models that always think."""
 _NO_BUDGET = re.compile(r"budget_tokens\W.{0,40}(required|missing)", re.I)
+"""Words of servers that want a number beside the switch."""
 _VALUES = re.compile(
     r"(?<!un)(supported|valid|allowed|accepted|available) (values|levels|options|efforts)"
     r"|(must|should|has to|needs to) be( one of)?\b|input should be|expected( one of)?|one of"
@@ -112,6 +114,7 @@ _ABOUT_WORD = re.compile(
 )
 """Words of a refusal of a value."""
 _NAMED_EFFORT = re.compile(r"reasoning.?(effort|value)|\beffort\b|think value|\blevel\b", re.I)
+"""Names of `reasoning_effort` in errors."""
 _WORD = re.compile(r"[a-z_]+")
 
 
