@@ -92,6 +92,15 @@ class SaturationCurve:
         at = count_text(self.saturates_at, "sample")
         return f"saturates at {at} ({interval}) of at most {self.affordable}"
 
+    @property
+    def brief_finding(self) -> str:
+        """Number of samples at which the curve saturates, with its interval, for tables."""
+        if self.saturates_between is None or self.affordable == 1:
+            return "-"
+        low, high = self.saturates_between
+        at = "not yet" if self.saturates_at == self.affordable else str(self.saturates_at)
+        return f"{at} ({low} to {high})"
+
 
 @dataclass(frozen=True, slots=True)
 class Saturation:

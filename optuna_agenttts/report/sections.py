@@ -225,17 +225,19 @@ def samples_section(
             (Strong(name), " (recommended)") if curve.recommended else name,
             "-" if math.isnan(value) else score_text(value, margin),
             Interval(interval_text(ends, margin), value, ends, marked=marked),
-            curve.finding,
+            curve.brief_finding,
+            str(curve.affordable),
             str(len(curve.trials)),
         )
 
     shown = without_other_efforts(saturation.curves, thinking)
     curves = sorted(shown, key=lambda c: (order.index(c.stage), not c.recommended))
-    head = ("stage", "model", f"expected {metric_of(task)}", "90 % interval", "samples", "trials")
+    head = ["stage", "model", f"expected {metric_of(task)}", "90 % interval", "saturates at"]
+    head += ["most allowed", "trials"]
     about = (
-        "Expected with as many samples as the model saturates at, or as the budget allows, the "
-        "other stages being as recommended. Further samples within the budget are expected to "
-        f"gain at most {margin:.2g}."
+        "Expected with as many samples as the model saturates at (90 % interval), the other "
+        "stages being as recommended. Further ones, up to the most allowed, are expected to gain "
+        f"at most {margin:.2g}; a model that still gains there has not saturated yet."
     )
     table = _table(head, list(map(row, curves)), LISTED * len(order))
     return Section("Which model, and how many samples", (*table, Paragraph(about)))

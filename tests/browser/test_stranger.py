@@ -41,7 +41,7 @@ def answers(summary):
             share_text(most.share),
             f"{most.loss:.2g}",
         ],
-        "Where do samples saturate?": [curve.finding for curve in curves],
+        "Where do samples saturate?": [curve.brief_finding for curve in curves],
         "What did the search cost?": [amount_text(summary.expenditure.total, unit)],
         "Which questions fail?": [summary.outcomes.instances[0].name],
     }

@@ -209,20 +209,30 @@ def test_many_samples_are_thinned():
 
 
 @pytest.mark.parametrize(
-    ("affordable", "at", "between", "text"),
+    ("affordable", "at", "between", "cell", "text"),
     [
-        (0, None, None, "not even 1 sample is allowed"),
-        (1, 1, (1, 1), "no more than 1 sample is allowed"),
-        (12, 12, (4, 12), "still gains at the most samples allowed, 12 (90 % interval 4 to 12)"),
-        (12, 1, (1, 5), "saturates at 1 sample (90 % interval 1 to 5) of at most 12"),
-        (12, 4, (2, 9), "saturates at 4 samples (90 % interval 2 to 9) of at most 12"),
+        (0, None, None, "-", "not even 1 sample is allowed"),
+        (1, 1, (1, 1), "-", "no more than 1 sample is allowed"),
+        (
+            *(12, 12, (4, 12), "not yet (4 to 12)"),
+            "still gains at the most samples allowed, 12 (90 % interval 4 to 12)",
+        ),
+        (
+            *(12, 1, (1, 5), "1 (1 to 5)"),
+            "saturates at 1 sample (90 % interval 1 to 5) of at most 12",
+        ),
+        (
+            *(12, 4, (2, 9), "4 (2 to 9)"),
+            "saturates at 4 samples (90 % interval 2 to 9) of at most 12",
+        ),
     ],
 )
-def test_findings_in_words(view, affordable, at, between, text):
+def test_findings_in_words(view, affordable, at, between, cell, text):
     """Texts and figures describe a curve in the same words."""
     curve = saturation_of(view).curves[0]
     found = replace(curve, affordable=affordable, saturates_at=at, saturates_between=between)
     assert found.finding == text
+    assert found.brief_finding == cell
 
 
 def test_equal_scores_tell_nothing():
