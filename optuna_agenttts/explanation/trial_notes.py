@@ -13,6 +13,7 @@ from optuna.trial import FrozenTrial
 from optuna_agenttts import storage
 from optuna_agenttts.explanation.markdown import code, plain, table
 from optuna_agenttts.explanation.note import write_below
+from optuna_agenttts.report.outcomes import outcomes_of_study
 from optuna_agenttts.report.text import count_text, metric_of, score_text, sentence, share_text
 from optuna_agenttts.report.trials import value_of
 from optuna_agenttts.report.view import StudyView
@@ -116,7 +117,11 @@ def trial_note(view: StudyView, trial: FrozenTrial, objective: Inspector | None 
         ]
         parts.append(table(("Constraint", "Value", "0 or less"), rows))
     worst = sorted(outcomes, key=lambda step: (sign * outcomes[step], step))[:_WORST]
-    if worst:
+    best = view.get(outcomes_of_study).best
+    if worst and outcomes[worst[0]] == best:
+        count = count_text(len(outcomes), "instance")
+        parts.append(f"No instance fails: {count} with {best:.3g}.")
+    elif worst:
         name = instance_names(view.study)
         names = {step: name(step) or f"step {step}" for step in worst}
         parts.append(f"Worst of {count_text(len(outcomes), 'instance')}:")

@@ -231,7 +231,7 @@ def _instances(summary: Summary, page: _Page) -> list[object]:
     parts: list[object] = [blocks_html(sections["instances"]), page.figure("outcomes")]
     if count > LISTED:
         margin = summary.recommendation.margin if summary.recommendation else 0.0
-        every = instances_section(summary.task, summary.outcomes, margin, count)
+        every = instances_section(summary.task, summary.outcomes, margin, every=True)
         parts.append(html.details(f"All {count} instances", blocks_html(every)))
     return parts
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from optuna_agenttts.report.frames import to_frame
 from optuna_agenttts.report.view import StudyView
 from optuna_agenttts.study.archive import explaining_outcomes, is_maximized
 from optuna_agenttts.study.fresh import instance_names
+from optuna_agenttts.task.task import Task
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -51,11 +53,19 @@ class OutcomeTable:
         instances: The instances, those that fail most often first.
         trials: Numbers of the trials, the best one first.
         values: Outcomes, shape (instances, trials); NaN where a trial did not run an instance.
+        best: Best possible outcome: the limit of the metric's range if it is known, else the best
+            observed one; NaN without outcomes.
     """
 
     instances: tuple[InstanceOutcomes, ...]
     trials: tuple[int, ...]
     values: Floats = field(compare=False)
+    best: float = field(default=math.nan, compare=False)
+
+    @property
+    def failing(self) -> tuple[InstanceOutcomes, ...]:
+        """Instances that do not have the best outcome in all trials."""
+        return tuple(each for each in self.instances if not math.isclose(each.mean, self.best))
 
     def to_dataframe(self) -> DataFrame:
         """Return the outcomes as a pandas DataFrame, one row for each instance.
@@ -119,7 +129,14 @@ def outcomes_of_study(view: StudyView) -> OutcomeTable:
         ),
         trials=tuple(numbers[column] for column in columns.tolist()),
         values=values[np.ix_(rows, columns)],
+        best=_best(view.task, sign, values),
     )
+
+
+def _best(task: Task, sign: float, values: Floats) -> float:
+    """Return the best outcome that is possible, or else the best observed one."""
+    ends = values[np.isfinite(values)] if task.metric_range is None else task.metric_range
+    return sign * max((sign * float(end) for end in ends), default=math.nan)
 
 
 def _discrimination(values: Floats, seen: Floats) -> Floats:

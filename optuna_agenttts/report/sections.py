@@ -126,12 +126,14 @@ def use_section(
     if found.interval is None:
         unknown = "How sure that is, is not known: `trial.report(outcome, step=number)` for each "
         blocks.append(Paragraph(with_code(f"{unknown}instance gives an interval.")))
-    if luckiest is not None and (luckiest[1] - found.value) * (1 if found.maximize else -1) > 0:
-        luck = (
-            f"The best score, {score_text(luckiest[1], found.margin)} of trial {luckiest[0]}, is "
-            "partly luck: the expected score weighs it with those of similar allocations."
+    if luckiest is not None:
+        number, (best, expected) = (
+            luckiest[0],
+            (score_text(score, found.margin) for score in (luckiest[1], found.value)),
         )
-        blocks.append(Paragraph(luck))
+        if best != expected and (luckiest[1] > found.value) == found.maximize:
+            luck = f"The best score, {best} of trial {number}, is partly luck: the expected score "
+            blocks.append(Paragraph(f"{luck}weighs it with those of similar allocations."))
     return Section("What to use", tuple(blocks))
 
 
@@ -306,23 +308,36 @@ def _efforts_table(
 
 
 def instances_section(
-    task: Task, outcomes: OutcomeTable, margin: float, most: int = LISTED
+    task: Task, outcomes: OutcomeTable, margin: float, *, every: bool = False
 ) -> Section:
-    """Return the instances that fail most often, and those that tell allocations apart."""
+    """Return the instances that fail most often, and those that tell allocations apart.
+
+    Args:
+        task: The task.
+        outcomes: Outcomes of the instances; at least one.
+        margin: Difference of scores to show.
+        every: Whether to list all instances. Default: the first ones that fail.
+    """
 
     def mean(each: InstanceOutcomes) -> str:
         return score_text(each.mean, margin)
 
-    found = outcomes.instances
+    found, best = outcomes.instances, outcomes.best
+    failing = found if every else outcomes.failing
+    if not failing:
+        text = f"None: all {len(found)} have {score_text(best, margin)} in all trials."
+        return Section("Which instances fail", (Paragraph(text),))
+    most = len(failing) if every else LISTED
     rows = [
         (_name(each.name), mean(each), f"{each.decides:.2f}", str(each.trials))
-        for each in found[:most]
+        for each in failing[:most]
     ]
     head = ("instance", f"mean {metric_of(task)}", "agrees with other instances", "trials")
-    about = (
-        f"The worst {len(rows)} of {len(found)}. The correlation of an instance with the others "
-        "is high where it tells good allocations from bad ones."
-    )
+    about = f"The worst {len(rows)} of {len(found)}"
+    if len(rows) == len(failing) < len(found):
+        about += f"; the others have {score_text(best, margin)} in all trials"
+    about += ". The correlation of an instance with the others is high where it tells good "
+    about += "allocations from bad ones."
     deciding = sorted((each for each in found if each.decides > 0), key=lambda e: -e.decides)
     if deciding:
         named = ", ".join(f"{_name(each.name)} ({mean(each)})" for each in deciding[:_FEW])

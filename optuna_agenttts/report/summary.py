@@ -62,7 +62,8 @@ class Summary:
             None without finished trials.
         recommendation: What to use; None if there is nothing to recommend.
         without: Why there is nothing to recommend; empty if there is.
-        luckiest: Number and value of the complete trial of the search with the best value.
+        luckiest: Number and value of the complete trial of the search with the best value; None
+            if all values are equal.
         frontier: What to use for smaller budgets.
         saturation: How scores saturate with samples.
         thinking: How they saturate with thinking; None if no model has thinking efforts.
@@ -210,7 +211,8 @@ def summary_of(view: StudyView, *, brief: bool = False) -> Summary:
     }
     seen = (len(explaining_outcomes(trial)) for trial in searching)
     best = min if maximize is False else max
-    luckiest = best(complete.items(), key=lambda pair: pair[1]) if complete else None
+    differ = len(set(complete.values())) > 1
+    luckiest = best(complete.items(), key=lambda pair: pair[1]) if differ else None
     confirming = [trial for trial in trials if storage.confirmation_block(trial)]
     fresh = {step for trial in confirming for step in trial.intermediate_values}
     spend = spend_of(task, trials, rounds, read_limit(attributes))

@@ -536,3 +536,26 @@ def test_a_study_without_rounds_has_none(study, monkeypatch):
     for function in (trials_dataframe, rounds_dataframe):
         with pytest.raises(AgentTTSError, match=r"pip install optuna-agenttts\[pandas\]"):
             function(study)
+
+
+@pytest.mark.parametrize("metric_range", [None, (0, 1)])
+@pytest.mark.parametrize("failing", [0, 1, 3])
+def test_instances_that_never_fail_are_not_listed(metric_range, failing):
+    """And a best score that all trials have is not called luck."""
+    task = one_stage(metric_range=metric_range)
+    outcomes = [float(n >= failing) for n in range(20)]
+    found = study_with_outcomes(task, [(small(samples), outcomes) for samples in (1, 2, 4, 8)])
+    summary = summarize(found, task)
+    text = str(summary)
+    assert len(summary.outcomes.failing) == failing
+    assert ("None: all 20 have 1.000 in all trials." in text) == (not failing)
+    assert (f"The worst {failing} of 20; the others have 1.000" in text) == bool(failing)
+    assert "luck" not in text
+
+
+@pytest.mark.parametrize(("metric_range", "failing"), [((0, 1), 20), (None, 0)])
+def test_instances_that_always_fail_are_listed_where_that_is_known(metric_range, failing):
+    """Scores of 0 are the worst ones if the metric's range is known."""
+    task = one_stage(metric_range=metric_range)
+    found = study_with_outcomes(task, [(small(1), [0.0] * 20)])
+    assert len(summarize(found, task).outcomes.failing) == failing
