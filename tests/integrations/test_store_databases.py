@@ -7,6 +7,7 @@ import os
 import pickle
 import random
 import re
+import shlex
 import sqlite3
 import subprocess
 import sys
@@ -432,6 +433,9 @@ def test_completions_that_cannot_be_written_are_kept(store, target, new_target, 
         assert f"{2 * number} completions that were received" in str(caught.value)
     file = Path(re.search(r"in '([^']*\.jsonl)'", str(caught.value)).group(1))
     assert file.stat().st_mode & 0o077 == 0
+    # The command of the message is one of a shell, also where names have spaces.
+    command = shlex.split(re.search(r"by `(.*)`", str(caught.value)).group(1))
+    assert command == ["agenttts", "store", "load", str(file), "--path", store.path]
     for number in (1, 2):
         assert store.get(request_key(number).digest, 1) == {0: said(f"kept {number}")}
     other = CompletionStore(new_target())

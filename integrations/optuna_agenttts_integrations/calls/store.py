@@ -208,10 +208,15 @@ class CompletionStore:
 
     def _write(self, entries: list[Entry]) -> None:
         """Store completions of requests, in one transaction."""
+        # In order: databases that lock rows would else block each other.
+        ordered = sorted(entries, key=lambda entry: entry[0].digest)
 
         def work(transaction: Transaction) -> None:
-            for key, completions, at in entries:
-                insert(transaction, request_row(key, at), completion_rows(key, completions))
+            insert(
+                transaction,
+                [request_row(key, at) for key, _, at in ordered],
+                [row for key, samples, _ in ordered for row in completion_rows(key, samples)],
+            )
 
         if entries:
             self._database.write(work)

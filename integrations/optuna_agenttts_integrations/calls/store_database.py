@@ -136,7 +136,7 @@ class Database(ABC):
         Raises:
             StoreError: As `write`.
         """
-        return self.write(lambda transaction: insert(transaction, request, rows))
+        return self.write(lambda transaction: insert(transaction, [request], rows))
 
     @abstractmethod
     def json_number(self, index: int) -> str:
@@ -174,10 +174,10 @@ class Database(ABC):
         )
 
 
-def insert(transaction: Transaction, request: Row, rows: Sequence[Row]) -> int:
-    """Insert a request and its completions; see `Database.insert`."""
-    transaction.change(
-        "INSERT INTO requests VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING", request
+def insert(transaction: Transaction, requests: Sequence[Row], rows: Sequence[Row]) -> int:
+    """Insert requests and their completions; see `Database.insert`."""
+    transaction.change_many(
+        "INSERT INTO requests VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING", requests
     )
     return transaction.change_many(
         "INSERT INTO completions VALUES (?, ?, ?) ON CONFLICT DO NOTHING", rows

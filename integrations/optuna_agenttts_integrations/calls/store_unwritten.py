@@ -7,6 +7,7 @@ import tempfile
 import threading
 from collections.abc import Mapping
 from pathlib import Path
+from shlex import quote
 
 from optuna_agenttts.llm import Completion
 from optuna_agenttts.support.forking import on_fork
@@ -74,10 +75,11 @@ class Unwritten:
                 f"{total} completions that were received since are kept in this process only: no "
                 "file could be written, either. They are stored with its next write."
             )
+        load = f"agenttts store load {quote(str(self._file))} --path {quote(self._store)}"
         return (
             f"{total} completions that were received since are kept in this process, and in "
             f"{str(self._file)!r}. They are stored with the next write of this process; if it has "
-            f"ended, by `agenttts store load {self._file} --path {self._store}`."
+            f"ended, by `{load}`."
         )
 
     def remove(self, entries: list[Entry]) -> None:
