@@ -126,7 +126,11 @@ def run_trials(place, epoch, n_trials=None):
     random.seed(os.getpid())
     sampler = AgentTTSSampler(make_task(), explain=False)
     study = optuna.load_study(study_name=STUDY, storage=place.open_storage(), sampler=sampler)
-    study.optimize(objective_of(place, epoch), n_trials=n_trials)
+
+    def note(study, trial):
+        place.log("finished", trial.number)
+
+    study.optimize(objective_of(place, epoch), n_trials=n_trials, callbacks=[note])
 
 
 def warm_up():
