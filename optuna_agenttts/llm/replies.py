@@ -64,13 +64,19 @@ _MAX_EVENTS = 60_000
 def _merged_events(text: str) -> Any:
     """Return server-sent events, or JSON after comments (OpenRouter), as one completion."""
     # Not `splitlines`: texts may have other separators, such as U+2028.
-    lines = text.replace("\r", "\n").split("\n")
+    text = text.replace("\r", "\n")
+    if text.count("\ndata:") >= _MAX_EVENTS:
+        raise ValueError(f"more than {_MAX_EVENTS} events")
+    lines = text.split("\n")
     data = [line[5:].strip() for line in lines if line.startswith("data:")]
     if not data:
         return json.loads("\n".join(x for x in lines if not x.startswith(":")), strict=False)
-    if len(data) > _MAX_EVENTS:
-        raise ValueError(f"more than {_MAX_EVENTS} events")
-    events = [as_mapping(json.loads(d, strict=False)) for d in data if d and d != "[DONE]"]
+    parts = [part for part in data if part and part != "[DONE]"]
+    # Decoded as one list, which takes a third of the time.
+    decoded = json.loads(f"[{','.join(parts)}]", strict=False)
+    if len(decoded) != len(parts):
+        raise ValueError("an event is not a JSON value")
+    events = [event for event in decoded if isinstance(event, dict)]
     merged = {key: value for event in events for key, value in event.items() if value}
     choices = [choice for event in events if (choice := first_mapping(event.get("choices")))]
     if not choices:
@@ -86,7 +92,7 @@ def _merged_events(text: str) -> Any:
     ]
     contents = [delta.get("content") for delta in deltas]
     message: dict[str, Any] = {
-        name: "".join(filter(None, (_text(delta.get(name)) for delta in deltas)))
+        name: "".join(filter(None, (_text(delta[name]) for delta in deltas if delta.get(name))))
         for name in ("refusal", *_THOUGHT_FIELDS)
     }
     message["content"] = [p for c in contents for p in (c if isinstance(c, list) else [c])]

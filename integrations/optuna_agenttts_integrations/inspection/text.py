@@ -28,6 +28,10 @@ _GAP, _MIN_CELL = "  ", 8
 _MAX_VALUE = 2000
 """Maximum length of a parsed value or result, in characters. Chosen by hand."""
 
+_MAX_SHOWN = 20_000
+"""Maximum number of characters of a prompt or reply that are shown. Chosen by hand: about ten
+times a normal reply, and wrapped in less than .1 s."""
+
 SEPARATOR = " | "
 
 
@@ -130,7 +134,9 @@ def wrapped(text: str, width: int, indent: str = "") -> list[str]:
 
 def _block(text: str, width: int, indent: str) -> Iterator[str]:
     """Yield the lines of a text, wrapped, with characters escaped that are not printable."""
-    for line in text.split("\n") or [""]:
+    if (cut := len(text) - _MAX_SHOWN) > 0:
+        text = f"{text[:_MAX_SHOWN]}\n[{cut} more characters]"
+    for line in text.split("\n"):
         shown = escaped(line.replace("\t", "    "))
         yield from textwrap.wrap(
             shown,

@@ -9,6 +9,7 @@ import re
 import tokenize
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -160,12 +161,11 @@ def program_code(program: Program) -> str:
 def strip_comments(source: str) -> str:
     """Remove comments, string statements (docstrings) and blank lines from Python source.
 
-    Source that cannot be tokenized is returned unchanged.
+    Source that cannot be tokenized, or has more than 16,000 tokens, is returned unchanged.
     """
     lines = list(io.StringIO(source))
-    try:
-        tokens = list(tokenize.generate_tokens(iter(lines).__next__))
-    except (SyntaxError, tokenize.TokenError):
+    tokens = code_metrics.python_tokens(lines)
+    if tokens is None:
         return source.strip()
     cuts = []
     strings: list[tokenize.TokenInfo] | None = []
@@ -180,9 +180,12 @@ def strip_comments(source: str) -> str:
             strings = []
         elif token.type not in (tokenize.NL, tokenize.INDENT, tokenize.DEDENT):
             strings = None
-    for (first, left), (last, right) in sorted(cuts, reverse=True):
-        kept = lines[first - 1][:left] + lines[last - 1][right:]
-        lines[first - 1 : last] = [kept]
+    starts = [0, *accumulate(map(len, lines))]
+    kept, end = [], 0
+    for (first, left), (last, right) in sorted(cuts):
+        kept.append(source[end : starts[first - 1] + left])
+        end = starts[last - 1] + right
+    lines = "".join([*kept, source[end:]]).split("\n")
     return "\n".join(line.rstrip() for line in lines if line.strip())
 
 
