@@ -92,7 +92,8 @@ class AgentTTSSampler(BaseSampler):
             the first trial on. Default: inferred from the trials.
         seed: Seed of the default `independent_sampler`. Allocations are a function of the task and
             the trials alone.
-        insights: Insights of the paper that prior and agent use, some of 1, 2, 3, for ablations.
+        insights: Insights of the paper that the agent is given, some of 1, 2, 3, for ablations.
+        prior_insights: Insights that the numerical planner's prior and opening use, for ablations.
         independent_sampler: Sampler of parameters outside the task. Default: a `TPESampler`; it
             must not sample more than one study.
         guidelines: Whether the agent writes guidelines and sees its earlier ones, for ablations.
@@ -131,6 +132,7 @@ class AgentTTSSampler(BaseSampler):
         search_space: Mapping[str, BaseDistribution] | None = None,
         seed: int | None = None,
         insights: Collection[int] = (1, 2, 3),
+        prior_insights: Collection[int] = (1, 2, 3),
         independent_sampler: BaseSampler | None = None,
         guidelines: bool = True,
         tables: Collection[str] = TABLES,
@@ -145,10 +147,11 @@ class AgentTTSSampler(BaseSampler):
         """See the class."""
         if task is not None and not isinstance(task, Task):
             raise TaskError(f"AgentTTSSampler: `task` must be a `Task` or None, got {task!r}.")
-        if not set(insights) <= {1, 2, 3}:
-            raise TaskError(
-                f"AgentTTSSampler: `insights` must be some of 1, 2, 3, got {insights!r}."
-            )
+        for name, given in (("insights", insights), ("prior_insights", prior_insights)):
+            if not set(given) <= {1, 2, 3}:
+                raise TaskError(
+                    f"AgentTTSSampler: `{name}` must be some of 1, 2, 3, got {given!r}."
+                )
         # A string is a collection too, of letters.
         if isinstance(tables, str) or not set(tables) <= set(TABLES):
             raise TaskError(
@@ -183,6 +186,7 @@ class AgentTTSSampler(BaseSampler):
         self._task = task
         self._search_space = dict(search_space or {})
         self._insights = tuple(sorted(set(insights)))
+        self._prior_insights = tuple(sorted(set(prior_insights)))
         self._tables = tuple(name for name in TABLES if name in tables)
         self._independent = make_independent(independent_sampler, seed, tpe_options, type(self))
         self._reset()
@@ -203,7 +207,7 @@ class AgentTTSSampler(BaseSampler):
             )
         )
         self._candidates = Candidates(
-            self._scheduler, insights=self._insights, experience=self._experience
+            self._scheduler, insights=self._prior_insights, experience=self._experience
         )
         # A forked process must not wait for locks or rounds of its parent's threads.
         on_fork(self, AgentTTSSampler._reset)

@@ -181,7 +181,7 @@ class TestStopping:
         """Its insights and experience count, also inside another sampler."""
         task = small_task()
         with pytest.warns(optuna.exceptions.ExperimentalWarning):
-            sampler = AgentTTSSampler(task, insights=(2,), experience=[search(task, 3)])
+            sampler = AgentTTSSampler(task, prior_insights=(2,), experience=[search(task, 3)])
         wrapped = PartialFixedSampler({"a.samples": 1}, sampler)
         for each in (sampler, wrapped, pickle.loads(pickle.dumps(sampler))):
             planner = planners_of(each).get(task)

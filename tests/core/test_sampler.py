@@ -179,7 +179,7 @@ def test_minimising_an_error_rate_finds_what_maximising_the_rate_does():
 @pytest.mark.parametrize("insights", [(), (1,), (2, 3), (3, 2, 1)])
 def test_insights_can_be_narrowed(insights):
     """Every subset of the insights searches within the budget."""
-    assert all_fit(run(AgentTTSSampler(TASK, insights=insights), n_trials=8))
+    assert all_fit(run(AgentTTSSampler(TASK, prior_insights=insights), n_trials=8))
 
 
 @pytest.mark.parametrize(
@@ -187,6 +187,7 @@ def test_insights_can_be_narrowed(insights):
     [
         ({"task": "wiki"}, "`task` must be .*got 'wiki'"),
         ({"insights": (1, 4)}, r"`insights` must be .*got \(1, 4\)"),
+        ({"prior_insights": (0,)}, r"`prior_insights` must be .*got \(0,\)"),
     ],
 )
 def test_senseless_arguments_are_named(options, message):
