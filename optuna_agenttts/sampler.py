@@ -4,38 +4,37 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
-from weakref import WeakKeyDictionary
+from typing import TYPE_CHECKING, Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import BaseSampler
-from optuna.storages import BaseStorage
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from optuna_agenttts import storage
 from optuna_agenttts.agent.advice import (
+    STRIDE,
     contains,
-    generic_candidate_index,
     generic_job,
     task_job,
 )
+from optuna_agenttts.agent.any_space_candidates import Advice
 from optuna_agenttts.agent.ask import Job
 from optuna_agenttts.agent.candidates import Candidates
 from optuna_agenttts.agent.prompts import TABLES, describe_experience
-from optuna_agenttts.agent.scheduler import ROUND_SIZE, RoundScheduler
+from optuna_agenttts.agent.scheduler import RoundScheduler
 from optuna_agenttts.exceptions import TaskError
 from optuna_agenttts.explanation.explaining import Explain
 from optuna_agenttts.explanation.note import save_guidelines
 from optuna_agenttts.llm import ChatModel, connect
 from optuna_agenttts.study.archive import is_maximized
 from optuna_agenttts.study.experience import read_experience
+from optuna_agenttts.study.fates import fates
 from optuna_agenttts.study.independent import TPEOptions, make_independent, sample_jointly
 from optuna_agenttts.study.planners import Planners
-from optuna_agenttts.study.rounds import Proposed
+from optuna_agenttts.study.rounds import guidelines
 from optuna_agenttts.study.spending import read_limit
 from optuna_agenttts.study.tasks import StudyTasks
 from optuna_agenttts.support.experimental import warn_experimental_argument
@@ -54,14 +53,8 @@ _logger = logging.getLogger(__name__)
 
 _warn_once = partial(log_once, _logger, logging.WARNING)
 
-_V = TypeVar("_V")
-
-_ByTrial = WeakKeyDictionary[BaseStorage, OrderedDict[int, _V]]
 _CACHES = {"_lock", "_tasks", "_candidates", "_advice", "_scheduler"}
 """Attributes that are not pickled; see `AgentTTSSampler._reset`."""
-
-_REMEMBERED = 64
-"""Trials whose advice is cached. Chosen by hand: more than run at a time."""
 
 
 class AgentTTSSampler(BaseSampler):
@@ -195,7 +188,6 @@ class AgentTTSSampler(BaseSampler):
         """Create empty caches; everything in them can be computed again."""
         self._lock = threading.RLock()
         self._tasks = StudyTasks(self._task, self._recognise)
-        self._advice: _ByTrial[Proposed | None] = WeakKeyDictionary()
         self._scheduler = (
             None
             if self._chat is None
@@ -206,6 +198,7 @@ class AgentTTSSampler(BaseSampler):
                 on_round_written=save_guidelines if self._explain else None,
             )
         )
+        self._advice = Advice(self._scheduler, self._tasks)
         self._candidates = Candidates(
             self._scheduler, insights=self._prior_insights, experience=self._experience
         )
@@ -295,7 +288,7 @@ class AgentTTSSampler(BaseSampler):
             return self._independent.sample_relative(study, trial, search_space)
         if not search_space:
             return {}
-        advice = self._advised_params(study, trial)
+        advice = self._advice.params(study, trial)
         if advice is not None and all(
             name in advice and contains(distribution, advice[name])
             for name, distribution in search_space.items()
@@ -323,7 +316,7 @@ class AgentTTSSampler(BaseSampler):
             value = self._candidates.value(study, trial, task, param_name, param_distribution)
             if value is not None:
                 return value
-        advice = self._advised_params(study, trial)
+        advice = self._advice.params(study, trial)
         if (
             advice is not None
             and param_name in advice
@@ -336,7 +329,7 @@ class AgentTTSSampler(BaseSampler):
         """Return the inputs of the agent's next round, or None before the first score."""
         assert self._scheduler is not None
         task = self._tasks.get(study, trial.number)
-        trials = storage.read_trials(study)
+        trials, earlier = storage.read_trials(study), guidelines(study)
         if task is None:
             return generic_job(
                 trials,
@@ -344,6 +337,7 @@ class AgentTTSSampler(BaseSampler):
                 maximize=is_maximized(study.directions),
                 description=self._description,
                 guidelines=self._guidelines,
+                fates=fates(trials, earlier, stride=STRIDE),
             )
         evidence, planner = self._candidates.planned_from(study, task, trial.number)
         return task_job(
@@ -356,49 +350,5 @@ class AgentTTSSampler(BaseSampler):
             tables=self._tables,
             experience=describe_experience(self._experience),
             limit=read_limit(study._storage.get_study_system_attrs(study._study_id)),
+            fates=fates(trials, earlier),
         )
-
-    def _advised_params(self, study: Study, trial: FrozenTrial) -> Mapping[str, Any] | None:
-        """Return the agent's parameters for a trial of a study without stages, or None."""
-        if self._scheduler is None or len(study.directions) > 1:
-            return None
-        with self._lock:
-            cache = self._advice.setdefault(study._storage, OrderedDict())
-            if trial._trial_id in cache:
-                proposed = cache[trial._trial_id]
-                return None if proposed is None else proposed.params
-        try:
-            proposed = self._advised(study, trial)
-        # For example, a round written by another version. Advice must never fail a trial.
-        except Exception as error:
-            _warn_once(
-                study,
-                f"unusable round: {error!r}",
-                "Study %r: round %d of the agent cannot be used (%r). The independent sampler "
-                "samples its trials.",
-                *(study.study_name, trial.number // ROUND_SIZE, error),
-            )
-            proposed = None
-        with self._lock:
-            cache[trial._trial_id] = proposed
-            while len(cache) > _REMEMBERED:
-                cache.popitem(last=False)
-        if proposed is None:
-            return None
-        storage.write_origin(study, trial._trial_id, "agent", proposed.reason)
-        return proposed.params
-
-    def _advised(self, study: Study, trial: FrozenTrial) -> Proposed | None:
-        assert self._scheduler is not None
-        if self._tasks.get(study, trial.number) is not None:
-            return None
-        planned = self._scheduler.get_round(study, trial.number)
-        if planned is None or not planned.candidates:
-            return None
-        trials = storage.read_trials(study)
-        slot = generic_candidate_index(
-            trials, trial.number, maximize=is_maximized(study.directions)
-        )
-        if slot is None or slot >= len(planned.candidates):
-            return None
-        return planned.candidates[slot]

@@ -41,6 +41,8 @@ _METRIC_NAMES = ("study:metric_names", "dashboard:objective_names")
 CANDIDATE = PREFIX + "candidate"
 ORIGIN = PREFIX + "origin"
 REASON = PREFIX + "reason"
+PROPOSED = PREFIX + "proposed"
+"""System attribute of a trial: which candidate of the agent was for it, and what became of it."""
 CONFIRMATION = PREFIX + "confirmation"
 """System attribute of a trial that confirms an allocation on fresh instances: `block`, the number
 of the block of instances, from 1."""
@@ -266,11 +268,11 @@ def write_round_claim(study: Study, number: int, trial: int, time: float) -> Non
 
 
 def write_candidate(
-    study: Study, trial_id: int, allocation: Mapping[str, Any], origin: str, reason: str
+    study: Study, trial_id: int, facts: Mapping[str, Any], origin: str, reason: str
 ) -> None:
-    """Write the allocation of a trial, its origin, and the reason for it."""
-    values = {name: list(setting) for name, setting in allocation.items()}
-    study._storage.set_trial_system_attr(trial_id, CANDIDATE, values)
+    """Write the facts about a trial's allocation, its origin, and the reason for it."""
+    for name, value in facts.items():
+        study._storage.set_trial_system_attr(trial_id, name, value)
     write_origin(study, trial_id, origin, reason)
 
 

@@ -24,16 +24,17 @@ from optuna_agenttts.agent.ask import Job
 from optuna_agenttts.agent.prompts import TABLES
 from optuna_agenttts.agent.scheduler import ROUND_SIZE
 from optuna_agenttts.agent.task_questions import TaskQuestions
-from optuna_agenttts.agent.validation import Proposal
 from optuna_agenttts.planner.evidence import Candidate, Choices, Constraint, Evidence
 from optuna_agenttts.planner.feasibility import known_feasibility
 from optuna_agenttts.planner.numerical import NumericalPlanner
 from optuna_agenttts.planner.pools import choices_of
+from optuna_agenttts.study.fates import Fate, promise_text
 from optuna_agenttts.study.rounds import Round
 from optuna_agenttts.study.spending import price_of, spend_of
 from optuna_agenttts.task.equivalence import Equivalence
 from optuna_agenttts.task.model import Model
 from optuna_agenttts.task.parameters import read_choices
+from optuna_agenttts.task.task import Task
 
 # Chosen by hand.
 _WANTED = ROUND_SIZE + 2
@@ -42,6 +43,8 @@ _BASE_SHARE = 0.1
 """Required share of the largest expected improvement, in [0, 1], before the agent has results."""
 _MAX_SHARE = 0.9
 """Upper bound of the required share."""
+STRIDE = 2
+"""Trials from one candidate of a round to the next in search spaces without stages."""
 
 
 def required_share(evidence: Evidence) -> float:
@@ -100,38 +103,44 @@ def advised_candidate(
         default = planner.propose(evidence, constraint)
         why = "the agent's round did not come in time" if planned is None else planned.error
         return replace(default, origin="fallback", reason=f"{default.reason} (fallback: {why})")
-    choices = _agent_choices(planner, evidence, planned, number)
-    ranges = constraint.ranges or evidence.ranges
-    if choices is not None and ranges is not None and not ranges.allow(choices):
-        choices = None
-    if choices is None or planner.in_opening(evidence):
+    position = number - planned.first
+    if position >= len(planned.candidates):
         return planner.propose(evidence, constraint)
+    proposed: dict[str, Any] = {"round": planned.number, "position": position}
+    choices = _agent_choices(planner.task, evidence, planned.candidates[position].params)
+    ranges = constraint.ranges or evidence.ranges
+    if choices is None or (ranges is not None and not ranges.allow(choices)):
+        proposed["outcome"] = "range"
+    elif choices in evidence.visited:
+        proposed["outcome"] = "taken"
+    elif planner.in_opening(evidence):
+        proposed["outcome"] = "opening"
+    if choices is None or "outcome" in proposed:
+        return replace(planner.propose(evidence, constraint), proposed=proposed)
     default, worth, _ = planner.compare(evidence, [choices], constraint)
     if worth[0] >= required_share(evidence):
-        reason = planned.candidates[number % ROUND_SIZE].reason
-        return Candidate(choices, "agent", reason or "proposed without a reason")
+        reason = planned.candidates[position].reason or "proposed without a reason"
+        return Candidate(choices, "agent", reason, {**proposed, "outcome": "tried"})
     if evidence.concurrent:
         default = planner.propose(evidence, constraint)
-    weak = "nothing" if worth[0] < 0.005 else f"{100 * worth[0]:.0f} % as much"
-    return replace(default, reason=f"{default.reason}; what the agent proposed promises {weak}")
+    weak = promise_text(worth[0])
+    return replace(
+        default,
+        reason=f"{default.reason}; what the agent proposed promises {weak}",
+        proposed={**proposed, "outcome": "refused", "worth": round(float(worth[0]), 4)},
+    )
 
 
-def _agent_choices(
-    planner: NumericalPlanner, evidence: Evidence, planned: Round, number: int
-) -> Choices | None:
-    """Return the agent's proposal for a trial; None if there is none that can still be tried."""
-    position, task = number % ROUND_SIZE, planner.task
-    if position >= len(planned.candidates):
-        return None
-    choices = read_choices(task, planned.candidates[position].params)
+def _agent_choices(task: Task, evidence: Evidence, params: Mapping[str, Any]) -> Choices | None:
+    """Return the agent's candidate, or what must equal it and is cheaper; None if none fits."""
+    choices = read_choices(task, params)
     if choices is None:
         return None
     declared = Equivalence.of(task.stages)
     cheapest = declared.cheapest(choices, declared.pattern(choices), task.feasible)
     if evidence.ranges is None or evidence.ranges.allow(cheapest):
         choices = cheapest
-    usable = task.feasible.fits(choices) and choices not in evidence.visited
-    return choices if usable else None
+    return choices if task.feasible.fits(choices) else None
 
 
 def task_job(
@@ -145,6 +154,7 @@ def task_job(
     tables: tuple[str, ...] = TABLES,
     experience: tuple[str, ...] = (),
     limit: float | None = None,
+    fates: tuple[Fate, ...] = (),
 ) -> Job | None:
     """Build the job that plans a round of a task.
 
@@ -158,6 +168,7 @@ def task_job(
         tables: Names of the tables of computed evidence to show.
         experience: Prompt lines that describe earlier studies.
         limit: Spending limit of the search in the task's cost unit; None without one.
+        fates: What became of earlier proposals.
 
     Returns:
         The job, or None before the first score.
@@ -165,17 +176,6 @@ def task_job(
     task = planner.task
     if len(evidence.scores) == 0:
         return None
-
-    def choose(proposals: Sequence[Proposal]) -> Sequence[Proposal]:
-        if len(proposals) <= ROUND_SIZE:
-            return proposals
-        worth = planner.compare(evidence, [proposal.choices for proposal in proposals]).worth
-        # The posterior selects, but the agent's order stays. On the playground, an agent with
-        # access to the full grid took 7.2 trials to its best allocation in its own order and 12.2
-        # in the posterior's (means of 20 seeds), which tries the allocations it doubts last.
-        kept = sorted(np.argsort(-worth, kind="stable")[:ROUND_SIZE].tolist())
-        return [proposals[i] for i in kept]
-
     return Job(
         questions=TaskQuestions(
             planner,
@@ -184,11 +184,10 @@ def task_job(
             tables=tables,
             guidelines=guidelines,
             wanted=_WANTED,
+            fates=fates,
         ),
         trials=len(evidence.scores),
         wanted=ROUND_SIZE,
-        choose=choose,
-        params=lambda proposal: task.params(task.allocation(proposal.choices)),
         price=partial(price_of, task, agent),
         spent=lambda rounds: str(spend_of(task, trials, rounds, limit)),
         experience=experience,
@@ -202,6 +201,7 @@ def generic_job(
     maximize: bool,
     description: str,
     guidelines: bool,
+    fates: tuple[Fate, ...] = (),
 ) -> Job | None:
     """Build the job that plans a round over an arbitrary search space.
 
@@ -213,6 +213,7 @@ def generic_job(
         maximize: Whether higher values are better.
         description: What is optimized, in the user's words; may be empty.
         guidelines: Whether to ask for guidelines.
+        fates: What became of earlier proposals.
 
     Returns:
         The job, or None before the first value or without parameters.
@@ -222,12 +223,14 @@ def generic_job(
         return None
     return Job(
         questions=GenericQuestions(
-            evidence, description=description, guidelines=guidelines, wanted=ROUND_SIZE // 2 + 1
+            evidence,
+            description=description,
+            guidelines=guidelines,
+            wanted=ROUND_SIZE // STRIDE + 1,
+            fates=fates,
         ),
         trials=len(evidence.values),
-        wanted=ROUND_SIZE // 2,
-        choose=lambda proposals: proposals[: ROUND_SIZE // 2],
-        params=lambda proposal: proposal.params,
+        wanted=ROUND_SIZE // STRIDE,
         price=lambda prompt, generated, cached: None,
         spent=lambda rounds: "",
     )
@@ -264,11 +267,12 @@ def generic_evidence(
         params=tuple(trial.params for trial in finished),
         values=tuple(float(trial.values[0]) for trial in finished if trial.values),
         running=tuple(t.params for t in trials if t.state == TrialState.RUNNING and t.params),
+        origins=tuple(str(t.user_attrs.get(storage.ORIGIN, "")) for t in finished),
     )
 
 
 def generic_candidate_index(
-    trials: Sequence[FrozenTrial], number: int, *, maximize: bool
+    trials: Sequence[FrozenTrial], position: int, *, maximize: bool
 ) -> int | None:
     """Return the index of a trial's candidate in its round.
 
@@ -279,14 +283,13 @@ def generic_candidate_index(
 
     Args:
         trials: The study's trials.
-        number: The trial's number.
+        position: The trial's number, counted from the first trial of the round.
         maximize: Whether higher values are better.
 
     Returns:
         The index, or None if the trial is the independent sampler's.
     """
-    position = number % ROUND_SIZE
-    if position % 2:
+    if position % STRIDE:
         return None
     values: dict[bool, list[float]] = {True: [], False: []}
     for trial in trials:
@@ -297,7 +300,7 @@ def generic_candidate_index(
     worse = min(len(values[True]), len(values[False])) >= 4 and (
         np.median(values[True]) < np.median(values[False])
     )
-    return None if worse and position > 0 else position // 2
+    return None if worse and position > 0 else position // STRIDE
 
 
 def contains(distribution: BaseDistribution, value: Any) -> bool:

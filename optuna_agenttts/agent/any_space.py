@@ -10,10 +10,17 @@ from typing import Any
 from optuna.distributions import BaseDistribution
 
 from optuna_agenttts.agent.ask import RoundContext
-from optuna_agenttts.agent.prompts import GenericBrief, GenericRow, generic_schema, render_generic
+from optuna_agenttts.agent.prompts import (
+    GenericBrief,
+    GenericRow,
+    generic_schema,
+    render_generic,
+    shown_fates,
+)
 from optuna_agenttts.agent.validation import Proposal, Reply, read_params
 from optuna_agenttts.llm.port import Message
 from optuna_agenttts.study.claims import Claim, Verdict
+from optuna_agenttts.study.fates import Fate
 
 _BEST, _RECENT = 12, 8
 """Trials in the history of a prompt: so many of the best and of the latest. Chosen by hand."""
@@ -31,6 +38,7 @@ class GenericEvidence:
         params: Parameters of these trials.
         values: Values of these trials.
         running: Parameters of the running trials.
+        origins: Which part of the sampler proposed these trials; empty strings if not recorded.
     """
 
     space: Mapping[str, BaseDistribution] = field(default_factory=dict)
@@ -40,6 +48,7 @@ class GenericEvidence:
     params: tuple[Mapping[str, Any], ...] = ()
     values: tuple[float, ...] = ()
     running: tuple[Mapping[str, Any], ...] = ()
+    origins: tuple[str, ...] = ()
 
 
 class GenericQuestions:
@@ -50,14 +59,21 @@ class GenericQuestions:
         description: What is optimized, in the user's words; may be empty.
         guidelines: Whether to ask for guidelines.
         wanted: Number of candidates to ask for.
+        fates: What became of earlier proposals.
     """
 
     def __init__(
-        self, evidence: GenericEvidence, *, description: str, guidelines: bool, wanted: int
+        self,
+        evidence: GenericEvidence,
+        *,
+        description: str,
+        guidelines: bool,
+        wanted: int,
+        fates: Sequence[Fate] = (),
     ) -> None:
         """See the class."""
         self._evidence, self._description = evidence, description
-        self._guidelines, self._wanted = guidelines, wanted
+        self._guidelines, self._wanted, self._fates = guidelines, wanted, fates
 
     def messages(self, context: RoundContext) -> tuple[Message, ...]:
         """Render the prompt."""
@@ -74,6 +90,7 @@ class GenericQuestions:
                 trials=len(evidence.values),
                 running=evidence.running,
                 earlier=context.shown_guidelines(),
+                fates=shown_fates(self._fates),
             )
         )
 
@@ -86,7 +103,9 @@ class GenericQuestions:
     def read(self, text: str, found: Sequence[Proposal]) -> Reply:
         """Read a reply; `found` are the proposals of earlier replies to the same prompt."""
         evidence = self._evidence
-        taken = [*evidence.params, *evidence.running, *(proposal.params for proposal in found)]
+        queue = [fate.params for fate in self._fates if fate.outcome == "queued" and fate.params]
+        found_before = [proposal.params for proposal in found]
+        taken = [*evidence.params, *evidence.running, *queue, *found_before]
         return read_params(text, evidence.space, evidence.conditional, taken)
 
     def check(self, claims: Sequence[Claim]) -> tuple[Verdict, ...]:
@@ -102,7 +121,13 @@ def _history(evidence: GenericEvidence) -> tuple[GenericRow, ...]:
     for row in range(len(order))[-_RECENT:]:
         why.setdefault(row, "recent")
     return tuple(
-        GenericRow(evidence.numbers[row], evidence.params[row], evidence.values[row], why[row])
+        GenericRow(
+            evidence.numbers[row],
+            evidence.params[row],
+            evidence.values[row],
+            why[row],
+            evidence.origins[row] if evidence.origins else "",
+        )
         for row in sorted(why)
         if math.isfinite(evidence.values[row])
     )

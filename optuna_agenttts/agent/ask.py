@@ -28,7 +28,7 @@ from optuna_agenttts.llm.port import (
     repeated_call,
 )
 from optuna_agenttts.study.claims import Claim, Verdict
-from optuna_agenttts.study.rounds import Round
+from optuna_agenttts.study.rounds import Dropped, Round
 from optuna_agenttts.support.plain import one_line
 
 # Chosen by hand.
@@ -78,6 +78,7 @@ class Plan:
     Args:
         guidelines: Guidelines of the latest reply that has some.
         proposals: Usable proposals of all replies, in order.
+        dropped: The other proposals of all replies.
         requests: Number of requests sent.
         prompt_tokens: Prompt tokens of all requests.
         completion_tokens: Generated tokens of all replies.
@@ -91,6 +92,7 @@ class Plan:
 
     guidelines: tuple[str, ...] = ()
     proposals: tuple[Proposal, ...] = ()
+    dropped: tuple[Dropped, ...] = ()
     requests: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -149,9 +151,7 @@ class Job:
     Args:
         questions: Prompt, schema and reader of the replies.
         trials: Number of finished trials that the prompt is based on.
-        wanted: Number of proposals that fill a round.
-        choose: Selects and orders the proposals to keep, best first.
-        params: Converts a proposal to parameters of a trial.
+        wanted: Number of proposals that fill a round; the first ones are kept.
         price: Cost of prompt, completion and cached tokens in the task's cost unit; None if
             unknown.
         spent: Describes the spending of the search, given the earlier rounds, for the prompt.
@@ -161,8 +161,6 @@ class Job:
     questions: Questions
     trials: int
     wanted: int
-    choose: Callable[[Sequence[Proposal]], Sequence[Proposal]]
-    params: Callable[[Proposal], Mapping[str, Any]]
     price: Callable[[int, int, int], float | None]
     spent: Callable[[Sequence[Round]], str]
     experience: tuple[str, ...] = ()
@@ -203,6 +201,7 @@ async def plan_round(
     guidelines: tuple[str, ...] = ()
     claims: tuple[Claim, ...] = ()
     proposals: list[Proposal] = []
+    dropped: list[Dropped] = []
     problems: Counter[str] = Counter()
     failures: Counter[str] = Counter()
     requests, error = 0, ""
@@ -219,6 +218,7 @@ async def plan_round(
         guidelines = reply.guidelines or guidelines
         claims = reply.claims or claims
         proposals += reply.proposals
+        dropped += reply.dropped
         problems.update(problem.kind for problem in reply.problems)
         if reply.unusable_claims:
             problems["unusable claim"] += reply.unusable_claims
@@ -236,7 +236,8 @@ async def plan_round(
         )
     return Plan(
         guidelines=guidelines,
-        proposals=tuple(proposals),
+        proposals=tuple(proposals[:wanted]),
+        dropped=(*dropped, *map(_spare, proposals[wanted:])),
         requests=requests,
         prompt_tokens=tokens.prompt,
         completion_tokens=tokens.completion,
@@ -247,6 +248,11 @@ async def plan_round(
         claims=claims,
         verdicts=questions.check(claims),
     )
+
+
+def _spare(proposal: Proposal) -> Dropped:
+    """Return the record of a usable proposal of which there are too many."""
+    return Dropped("spare", "more than were needed", proposal.params)
 
 
 async def _ask(

@@ -11,6 +11,7 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -181,7 +182,10 @@ class Candidates:
             constraint = self._constraint(
                 study, trial, archive, name, distribution, fixed, evidence
             )
-            candidate = self.planners.get(task).propose(evidence, constraint)
+            proposed = candidate.proposed and {**candidate.proposed, "outcome": "taken"}
+            candidate = replace(
+                self.planners.get(task).propose(evidence, constraint), proposed=proposed
+            )
             announce(study, trial._trial_id, task, candidate)
         return candidate
 
@@ -233,9 +237,9 @@ class Candidates:
             _warn_once(
                 study,
                 f"unusable round: {error!r}",
-                "Study %r: round %d of the agent cannot be used (%r). The numerical planner "
-                "proposes its trials.",
-                *(study.study_name, number // ROUND_SIZE, error),
+                "Study %r: the agent's round for trial %d cannot be used (%r). The numerical "
+                "planner proposes its trials.",
+                *(study.study_name, number, error),
             )
             return None
 

@@ -285,18 +285,18 @@ class RoundScheduler:
                 ),
                 self._timeout,
             )
-            chosen = job.choose(plan.proposals) if plan.proposals else ()
         except asyncio.TimeoutError:
-            plan, chosen = _failed_plan("timeout", f"no plan within {self._timeout:g} s"), ()
+            plan = _failed_plan("timeout", f"no plan within {self._timeout:g} s")
         # No failure in planning may end the search.
         except Exception as error:
             name = study.study_name
             _logger.debug("Study %r: failed to plan round %d", name, target, exc_info=True)
-            plan, chosen = _failed_plan(type(error).__name__, one_line(str(error))), ()
+            plan = _failed_plan(type(error).__name__, one_line(str(error)))
         planned = Round(
             number=target,
             guidelines=plan.guidelines,
-            candidates=tuple(Proposed(dict(job.params(p)), p.reason) for p in chosen),
+            candidates=tuple(Proposed(p.params, p.reason, p.asked) for p in plan.proposals),
+            dropped=plan.dropped,
             model=self.name,
             # Includes retries. Studies that share the model at the same time count each
             # other's calls too.

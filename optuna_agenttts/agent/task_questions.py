@@ -18,6 +18,7 @@ from optuna_agenttts.agent.prompts import (
     claim_fields,
     plan_schema,
     render_plan,
+    shown_fates,
     shown_tables,
 )
 from optuna_agenttts.agent.validation import Proposal, Reply, read_plan
@@ -28,8 +29,10 @@ from optuna_agenttts.planner.feasibility import worst_violations
 from optuna_agenttts.planner.numerical import NumericalPlanner
 from optuna_agenttts.planner.pools import choices_of
 from optuna_agenttts.study.claims import Claim, Verdict, contradictions
+from optuna_agenttts.study.fates import Fate
 from optuna_agenttts.support.forking import unlocked_cached_property
 from optuna_agenttts.task.efforts import efforts_by_model
+from optuna_agenttts.task.parameters import read_choices
 from optuna_agenttts.task.stage import Stage
 
 _BEST, _RECENT = 10, 8
@@ -48,6 +51,7 @@ class TaskQuestions:
         guidelines: Whether to ask for guidelines.
         wanted: Number of candidates to ask for.
         tables: Names of the tables of computed evidence to show.
+        fates: What became of earlier proposals.
     """
 
     def __init__(
@@ -59,11 +63,12 @@ class TaskQuestions:
         guidelines: bool,
         wanted: int,
         tables: tuple[str, ...] = TABLES,
+        fates: Sequence[Fate] = (),
     ) -> None:
         """See the class."""
         self._planner, self._evidence = planner, evidence
         self._insights, self._guidelines, self._wanted = insights, guidelines, wanted
-        self._tables = tables
+        self._tables, self._fates = tables, fates
         self._claim_fields = claim_fields(insights, guidelines=guidelines)
 
     @unlocked_cached_property
@@ -86,8 +91,11 @@ class TaskQuestions:
 
     def read(self, text: str, found: Sequence[Proposal]) -> Reply:
         """Read a reply; `found` are the proposals of earlier replies to the same prompt."""
-        taken = self._evidence.visited | {proposal.choices for proposal in found}
-        return read_plan(text, self._evidence.task, taken, self._claim_fields)
+        task = self._evidence.task
+        queue = (f.params for f in self._fates if f.outcome == "queued" and f.params)
+        queued = {choices for params in queue if (choices := read_choices(task, params))}
+        taken = self._evidence.visited | queued | {proposal.choices for proposal in found}
+        return read_plan(text, task, taken, self._claim_fields)
 
     def check(self, claims: Sequence[Claim]) -> tuple[Verdict, ...]:
         """Compare claims with the facts."""
@@ -121,6 +129,7 @@ class TaskQuestions:
             ),
             spent=context.spent,
             experience=context.experience,
+            fates=shown_fates(self._fates),
         )
 
 
@@ -157,6 +166,7 @@ def _history(evidence: Evidence) -> tuple[TrialRow, ...]:
                 cost=task.feasible.cost(choices),
                 why=why[row],
                 constraints=violated.get(choices, {}) if evidence.constraints else None,
+                origin=evidence.origins[row] if evidence.origins else "",
             )
         )
     return tuple(rows)

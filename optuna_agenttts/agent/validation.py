@@ -30,6 +30,7 @@ from optuna_agenttts.agent.parsing import (
 )
 from optuna_agenttts.planner.evidence import Choices
 from optuna_agenttts.study.claims import Claim
+from optuna_agenttts.study.rounds import Dropped
 from optuna_agenttts.support.plain import one_line
 from optuna_agenttts.task.task import Task
 
@@ -47,12 +48,14 @@ class Proposal:
     Args:
         reason: The agent's reason; may be empty.
         choices: The allocation, for a task.
-        params: The parameters, for an arbitrary search space.
+        params: The parameters of a trial.
+        asked: Parameters in the reply, if samples were reduced to fit the budget; else None.
     """
 
     reason: str
     choices: Choices = ()
     params: Mapping[str, Any] = field(default_factory=dict)
+    asked: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +65,8 @@ class Reply:
     Args:
         guidelines: The agent's guidelines, one sentence each.
         proposals: Usable candidates, in the reply's order.
-        problems: Problems with the other candidates, for the repair request.
+        problems: Problems with the reply and the other candidates, for the repair request.
+        dropped: The other candidates.
         claims: Usable claims.
         unusable_claims: Number of unusable claims, or parts of them; not sent back.
     """
@@ -70,6 +74,7 @@ class Reply:
     guidelines: tuple[str, ...] = ()
     proposals: tuple[Proposal, ...] = ()
     problems: tuple[Problem, ...] = ()
+    dropped: tuple[Dropped, ...] = ()
     claims: tuple[Claim, ...] = ()
     unusable_claims: int = 0
 
@@ -90,30 +95,39 @@ def read_plan(
         return Reply(problems=(problem,))
     proposals: list[Proposal] = []
     problems: list[Problem] = []
+    dropped: list[Dropped] = []
     seen: set[Choices] = set()
     for position, item in enumerate(_candidates(values, "allocation", problems), start=1):
         label = f"candidate {position}"
         found = _parse_choices(item.get("allocation"), task, label)
-        if isinstance(found, Problem):
-            problems.append(found)
-            continue
-        fitted = _fit_budget(found, task, label)
+        fitted = found if isinstance(found, Problem) else _fit_budget(found, task, label)
         if isinstance(fitted, Problem):
             problems.append(fitted)
-        elif fitted in taken or fitted in seen:
-            reduced = (
-                " after its samples were reduced to fit the budget" if fitted != found else ""
-            )
-            problems.append(
-                Problem("duplicate", f"{label} was tried or proposed already{reduced}")
-            )
+            known = None if isinstance(found, Problem) else task.params(task.allocation(found))
+            dropped.append(Dropped(fitted.kind, fitted.text, known))
+            continue
+        assert not isinstance(found, Problem)
+        asked = None if fitted == found else task.params(task.allocation(found))
+        params = task.params(task.allocation(fitted))
+        if fitted in taken or fitted in seen:
+            reduced = "" if asked is None else " after its samples were reduced to fit the budget"
+            text = f"{label} was tried or proposed already{reduced}"
+            problems.append(Problem("duplicate", text))
+            dropped.append(Dropped("duplicate", text, params))
         else:
             seen.add(fitted)
-            proposals.append(Proposal(_reason(item), choices=fitted))
+            proposals.append(Proposal(_reason(item), fitted, params, asked))
     claimed, unusable = read_claims(
         values.get("claims") if claims else None, task, samples="samples" in claims
     )
-    return Reply(_guidelines(values), tuple(proposals), tuple(problems), claimed, unusable)
+    return Reply(
+        _guidelines(values),
+        tuple(proposals),
+        tuple(problems),
+        tuple(dropped),
+        claimed,
+        unusable,
+    )
 
 
 def read_params(
@@ -135,19 +149,19 @@ def read_params(
         return Reply(problems=(problem,))
     proposals: list[Proposal] = []
     problems: list[Problem] = []
+    dropped: list[Dropped] = []
     known = [dict(params) for params in taken]
     for position, item in enumerate(_candidates(values, "params", problems), start=1):
         label = f"candidate {position}"
         raw = item.get("params")
-        if not isinstance(raw, Mapping):
-            problems.append(Problem("wrong type", f"{label}: `params` is no object"))
-            continue
         params: dict[str, Any] = {}
         wrong = None
+        if not isinstance(raw, Mapping):
+            wrong, raw = Problem("wrong type", f"{label}: `params` is no object"), {}
         for name in raw:
             if name not in space:
                 wrong = Problem("unknown parameter", f"{label}: no parameter {abbreviate(name)}")
-        for name, distribution in space.items():
+        for name, distribution in space.items() if wrong is None else ():
             if name not in raw:
                 if name not in optional:
                     wrong = Problem("missing parameter", f"{label} lacks {abbreviate(name)}")
@@ -157,14 +171,16 @@ def read_params(
                 wrong = value
             else:
                 params[name] = value
+        if wrong is None and params in known:
+            wrong = Problem("duplicate", f"{label} was tried or proposed already")
         if wrong is not None:
             problems.append(wrong)
-        elif params in known:
-            problems.append(Problem("duplicate", f"{label} was tried or proposed already"))
+            repeated = params if wrong.kind == "duplicate" else None
+            dropped.append(Dropped(wrong.kind, wrong.text, repeated))
         else:
             known.append(params)
             proposals.append(Proposal(_reason(item), params=params))
-    return Reply(_guidelines(values), tuple(proposals), tuple(problems))
+    return Reply(_guidelines(values), tuple(proposals), tuple(problems), tuple(dropped))
 
 
 def _candidates(

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -143,8 +143,11 @@ class Candidate:
         choices: The allocation.
         origin: The part of the sampler that proposed it.
         reason: One sentence that explains the proposal.
+        proposed: What became of the agent's candidate for the trial, as `study.fates` reads it;
+            None without one.
     """
 
     choices: Choices
     origin: Origin
     reason: str
+    proposed: Mapping[str, Any] | None = field(default=None, compare=False)

@@ -345,7 +345,12 @@ def log_unreadable(study: Study, archive: Archive, trials: Sequence[FrozenTrial]
 def announce(study: Study, trial_id: int, task: Task, candidate: Candidate) -> None:
     """Write the allocation given to a trial, its origin and its reason, to the storage."""
     allocation = task.allocation(candidate.choices)
-    storage.write_candidate(study, trial_id, allocation, candidate.origin, candidate.reason)
+    facts: dict[str, Any] = {
+        storage.CANDIDATE: {name: list(setting) for name, setting in allocation.items()}
+    }
+    if candidate.proposed:
+        facts[storage.PROPOSED] = dict(candidate.proposed)
+    storage.write_candidate(study, trial_id, facts, candidate.origin, candidate.reason)
 
 
 def is_maximized(directions: Sequence[StudyDirection]) -> bool:

@@ -23,6 +23,9 @@ from optuna_agenttts.support.plain import amount_text
 
 _T = TypeVar("_T")
 
+_EARLIER_SIZE = 6
+"""Trials of each round in earlier versions, which did not store its first one."""
+
 
 @dataclass(frozen=True, slots=True)
 class Proposed:
@@ -31,10 +34,27 @@ class Proposed:
     Args:
         params: Parameters for one trial, by name.
         reason: The agent's reason for it.
+        asked: Parameters in the reply, if samples were reduced to fit the budget; else None.
     """
 
     params: Mapping[str, Any]
     reason: str
+    asked: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """Proposal of a round that was not kept.
+
+    Args:
+        kind: Label of the problem, such as ``"duplicate"``, ``"over budget"`` or ``"spare"``.
+        text: Description of the problem.
+        params: Its parameters; None if they could not be read.
+    """
+
+    kind: str
+    text: str
+    params: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,9 +62,12 @@ class Round:
     """Result of planning one round, as stored with the study.
 
     Args:
-        number: Number of the round. Round r covers the trials 6 r to 6 r + 5.
+        number: Number of the round.
+        first: Number of the trial that the first candidate is for. Default: six times the number
+            of the round, as in rounds of earlier versions.
         guidelines: Conclusions of the agent, one sentence each.
-        candidates: Usable candidates, best first.
+        candidates: Usable candidates, in the agent's order.
+        dropped: Proposals that were not kept.
         model: Model and server that planned, without secrets.
         requests: Number of requests, including failed ones.
         prompt_tokens: Tokens of the prompts of all requests, also of those without a reply.
@@ -60,8 +83,10 @@ class Round:
     """
 
     number: int
+    first: int = -1
     guidelines: tuple[str, ...] = ()
     candidates: tuple[Proposed, ...] = ()
+    dropped: tuple[Dropped, ...] = ()
     model: str = ""
     requests: int = 0
     prompt_tokens: int = 0
@@ -74,6 +99,11 @@ class Round:
     error: str = ""
     claims: tuple[Claim, ...] = ()
     verdicts: tuple[Verdict, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Fill in the first trial."""
+        if self.first < 0:
+            object.__setattr__(self, "first", _EARLIER_SIZE * self.number)
 
     @property
     def problems_text(self) -> str:
@@ -122,6 +152,7 @@ class Round:
             **{
                 **{name: value for name, value in values.items() if name in known},
                 "candidates": tuple(Proposed(**item) for item in values.get("candidates", ())),
+                "dropped": tuple(Dropped(**item) for item in values.get("dropped", ())),
                 "guidelines": tuple(values.get("guidelines", ())),
                 "claims": _readable(Claim.from_dict, values.get("claims")),
                 "verdicts": _readable(Verdict.from_dict, values.get("verdicts")),

@@ -2,6 +2,7 @@
 
 from optuna_agenttts.agent.prompts.claims import claim_fields
 from optuna_agenttts.agent.prompts.experience import describe_experience
+from optuna_agenttts.agent.prompts.fates import shown_fates
 from optuna_agenttts.agent.prompts.generic import (
     GenericBrief,
     GenericRow,
@@ -34,5 +35,6 @@ __all__ = [
     "render_generic",
     "render_plan",
     "render_repair",
+    "shown_fates",
     "shown_tables",
 ]

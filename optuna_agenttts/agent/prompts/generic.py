@@ -15,8 +15,10 @@ from optuna.distributions import (
 )
 
 from optuna_agenttts.agent.prompts.data import block, quote, sections, table
+from optuna_agenttts.agent.prompts.fates import fate_blocks
 from optuna_agenttts.agent.prompts.schema import reply_schema
 from optuna_agenttts.llm.port import Message
+from optuna_agenttts.study.fates import Fate
 
 SYSTEM = (
     "You plan experiments. A black-box function of named parameters is optimized; each trial is "
@@ -31,12 +33,13 @@ SYSTEM = (
 
 @dataclass(frozen=True, slots=True)
 class GenericRow:
-    """Trial in the history: number, parameters, value, and the reason why it is listed."""
+    """Trial in the history: number, parameters, value, why it is listed, and its origin."""
 
     number: int
     params: Mapping[str, Any]
     value: float
     why: str
+    origin: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +57,7 @@ class GenericBrief:
         trials: Total number of finished trials.
         running: Parameters of the running trials.
         earlier: Guidelines of earlier rounds, as pairs of round number and lines.
+        fates: What became of the agent's recent proposals.
     """
 
     space: Mapping[str, BaseDistribution]
@@ -66,16 +70,24 @@ class GenericBrief:
     trials: int = 0
     running: tuple[Mapping[str, Any], ...] = ()
     earlier: tuple[tuple[int, tuple[str, ...]], ...] = ()
+    fates: tuple[Fate, ...] = ()
 
 
 def render_generic(brief: GenericBrief) -> tuple[Message, ...]:
     """Render the prompt for a round over an arbitrary search space."""
     goal = "Maximize" if brief.maximize else "Minimize"
     rows = [
-        (str(row.number), _line(row.params), f"{row.value:.6g}", row.why) for row in brief.history
+        (
+            str(row.number),
+            _line(row.params),
+            f"{row.value:.6g}",
+            "you" if row.origin == "agent" else "sampler",
+            row.why,
+        )
+        for row in brief.history
     ]
     shown = [f"{len(rows)} of {brief.trials} trials"] if rows else []
-    history = shown + table(("trial", "parameters", "value", "shown because"), rows)
+    history = shown + table(("trial", "parameters", "value", "proposed by", "shown because"), rows)
     steps = []
     if brief.guidelines:
         steps.append(
@@ -85,7 +97,8 @@ def render_generic(brief: GenericBrief) -> tuple[Message, ...]:
     steps.append(
         f"Propose {brief.wanted} candidates, best first. Give each a value for every parameter; "
         "for one that exists only in some trials, where it applies. Stay within the ranges, do "
-        "not repeat trials, and let one or two explore what has been tried least."
+        "not repeat trials or candidates above, and let one or two explore what has been tried "
+        "least."
     )
     example = ", ".join(
         f"{quote(name)}: {quote(_example(distribution))}"
@@ -104,6 +117,7 @@ def render_generic(brief: GenericBrief) -> tuple[Message, ...]:
             block("space", _space(brief)),
             block("history", history if rows else []),
             block("running", [_line(params) for params in brief.running]),
+            *fate_blocks(brief.fates, _line, [row.number for row in brief.history]),
             block(
                 "guidelines",
                 [f"round {n}: {quote(line)}" for n, lines in brief.earlier for line in lines],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from optuna_agenttts.agent.prompts.claims import (
     claim_fields,
@@ -13,6 +14,7 @@ from optuna_agenttts.agent.prompts.claims import (
     contradicted_block,
 )
 from optuna_agenttts.agent.prompts.data import block, quote, sections, table
+from optuna_agenttts.agent.prompts.fates import fate_blocks, origin_text, params_line
 from optuna_agenttts.agent.prompts.insights import insights_text
 from optuna_agenttts.agent.prompts.schema import reply_schema
 from optuna_agenttts.agent.prompts.tables import (
@@ -25,6 +27,7 @@ from optuna_agenttts.agent.prompts.tables import (
     table_blocks,
 )
 from optuna_agenttts.llm.port import Message
+from optuna_agenttts.study.fates import Fate
 from optuna_agenttts.task.allocation import Allocation
 from optuna_agenttts.task.cost import FlopsCost, LatencyCost, PriceCost
 from optuna_agenttts.task.stage import has_efforts
@@ -71,6 +74,7 @@ class TrialRow:
             best trial with a model of a stage.
         constraints: Names and excesses of the constraints that the allocation violates; None if
             no trial of the study has constraints.
+        origin: The part of the sampler that proposed the trial; empty if not recorded.
     """
 
     number: int
@@ -80,6 +84,7 @@ class TrialRow:
     cost: float
     why: str
     constraints: Mapping[str, float] | None = None
+    origin: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +108,7 @@ class Brief:
         contradicted: Sentences about the latest claims that the fit contradicts.
         spent: Description of the spending so far; may be empty.
         experience: Lines that describe earlier studies; may be empty.
+        fates: What became of the agent's recent proposals.
     """
 
     task: Task
@@ -121,6 +127,7 @@ class Brief:
     contradicted: tuple[str, ...] = ()
     spent: str = ""
     experience: tuple[str, ...] = ()
+    fates: tuple[Fate, ...] = ()
 
 
 def render_plan(brief: Brief) -> tuple[Message, ...]:
@@ -135,6 +142,11 @@ def render_plan(brief: Brief) -> tuple[Message, ...]:
             block("experience", brief.experience),
             block("history", _history(brief)),
             block("running", [allocation_line(allocation) for allocation in brief.running]),
+            *fate_blocks(
+                brief.fates,
+                partial(params_line, brief.task),
+                [row.number for row in brief.history],
+            ),
             *table_blocks(
                 shown_tables(brief.tables, brief.insights),
                 brief.facts,
@@ -299,13 +311,14 @@ def _history(brief: Brief) -> list[str]:
             f"{row.value:.4g}" + (f" ± {row.error:.2g}" if row.error is not None else ""),
             f"{row.cost:.4g}",
             *([] if row.constraints is None else [_constraints(row.constraints)]),
+            origin_text(row.origin),
             row.why,
         )
         for row in brief.history
     ]
-    columns = ["trial", "allocation", "value", "cost", "shown because"]
+    columns = ["trial", "allocation", "value", "cost", "proposed by", "shown because"]
     if _constrained(brief):
-        columns.insert(-1, "constraints")
+        columns.insert(-2, "constraints")
     shown = f"{len(rows)} of {brief.trials} trials; ± is the standard error over instances"
     return [shown, *table(tuple(columns), rows)]
 
@@ -363,7 +376,7 @@ def _instruction(brief: Brief, *, later: bool) -> str:
         f"Propose {brief.wanted} candidates, best first"
         + (", that follow the guidelines" if brief.guidelines else "")
         + (_FEASIBLE if _constrained(brief) else "")
-        + ". Each must fit the budget, and none may repeat a trial that is listed or running. "
+        + ". Each must fit the budget, and none may repeat a trial or a candidate above. "
         "Aim most of them at what may beat the best so far, one or two at what would change your "
         "mind."
     )

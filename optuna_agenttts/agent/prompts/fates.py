@@ -1,0 +1,98 @@
+"""Blocks of a prompt about the agent's earlier proposals: its queue, and what became of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+from optuna_agenttts.agent.prompts.data import block, quote
+from optuna_agenttts.agent.prompts.tables import allocation_line
+from optuna_agenttts.study.fates import Fate
+from optuna_agenttts.task.parameters import read_choices
+from optuna_agenttts.task.task import Task
+
+_ROUNDS = 2
+"""Rounds whose proposals a prompt shows; chosen by hand."""
+_DROPPED = 4
+"""Proposals of a round that were not kept and that a prompt shows; chosen by hand."""
+_ORIGINS = {
+    "agent": "you",
+    "numerical": "fit",
+    "fallback": "fit",
+    "opening": "opening",
+    "confirmation": "confirmation",
+}
+
+
+def origin_text(origin: str) -> str:
+    """Return who proposed a trial, as the prompt's tables have it."""
+    return _ORIGINS.get(origin, "-")
+
+
+def shown_fates(fates: Sequence[Fate]) -> tuple[Fate, ...]:
+    """Return the whole queue, and the other proposals of the latest two rounds.
+
+    Spare ones, which were not needed, are left out.
+    """
+    latest = sorted({fate.round for fate in fates})[-_ROUNDS:]
+    dropped = dict.fromkeys(latest, 0)
+    shown = []
+    for fate in fates:
+        if fate.outcome == "dropped" and fate.round in latest:
+            dropped[fate.round] += fate.kind != "spare"
+            if fate.kind == "spare" or dropped[fate.round] > _DROPPED:
+                continue
+        if fate.outcome == "queued" or fate.round in latest:
+            shown.append(fate)
+    return tuple(shown)
+
+
+def fate_blocks(
+    fates: Sequence[Fate], line: Callable[[Mapping[str, Any]], str], listed: Collection[int] = ()
+) -> list[str]:
+    """Return the blocks about the queue and about earlier proposals; empty without any.
+
+    Args:
+        fates: What became of the proposals.
+        line: Formats parameters on one line.
+        listed: Numbers of the trials in the prompt's history, which need no second description.
+    """
+    queue = [
+        f"trial {fate.trial}: {_what(fate, line)}" for fate in fates if fate.outcome == "queued"
+    ]
+    in_history: dict[int, list[str]] = {}
+    others = []
+    for fate in fates:
+        if fate.outcome == "tried" and fate.trial in listed and fate.asked is None:
+            in_history.setdefault(fate.round, []).append(str(fate.trial))
+        elif fate.outcome != "queued":
+            others.append(f"round {fate.round}: {_what(fate, line)}: {_became(fate)}")
+    others += [
+        f"round {number}: in the history as {', '.join(trials)}"
+        for number, trials in in_history.items()
+    ]
+    note = "Your candidates that are still to be tried, with the trial that each is for:"
+    about = "What became of your other recent candidates:"
+    return [
+        block("queue", [note, *queue] if queue else []),
+        block("proposals", [about, *others] if others else []),
+    ]
+
+
+def params_line(task: Task, params: Mapping[str, Any]) -> str:
+    """Format a trial's parameters as an allocation on one line."""
+    choices = read_choices(task, params)
+    return quote(dict(params)) if choices is None else allocation_line(task.allocation(choices))
+
+
+def _what(fate: Fate, line: Callable[[Mapping[str, Any]], str]) -> str:
+    """Return a proposal on one line, with what it was reduced from."""
+    if fate.params is None:
+        return "unreadable"
+    reduced = "" if fate.asked is None else f" (reduced to the budget from {line(fate.asked)})"
+    return line(fate.params) + reduced
+
+
+def _became(fate: Fate) -> str:
+    """Return what became of a proposal; texts with parts of replies are quoted."""
+    return fate.text if fate.outcome != "dropped" or fate.text == "repeated" else quote(fate.text)

@@ -1,0 +1,94 @@
+"""What became of the agent's proposals: tried, queued, refused, reduced, or not kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from optuna.trial import FrozenTrial, TrialState
+
+from optuna_agenttts import storage
+from optuna_agenttts.study.rounds import Round
+
+Outcome = Literal["tried", "queued", "refused", "opening", "taken", "range", "missed", "dropped"]
+
+_TEXTS: Mapping[Outcome, str] = {
+    "opening": "not tried: the opening was still trying other models",
+    "taken": "not tried: another trial was there before",
+    "range": "not tried: outside of what the trial allowed",
+    "missed": "not tried",
+}
+_STATES = {TrialState.PRUNED: "stopped early", TrialState.FAIL: "failed"}
+
+
+@dataclass(frozen=True, slots=True)
+class Fate:
+    """What became of one proposal of the agent.
+
+    Args:
+        round: Number of the round that proposed it.
+        outcome: ``"tried"``, ``"queued"`` for a trial to come, ``"refused"`` by the weighing,
+            ``"opening"``, ``"taken"``, ``"range"`` or ``"missed"`` for trials that took another
+            allocation, or ``"dropped"`` when the reply was read.
+        text: Description, with the trial, its value, or the reason.
+        params: Its parameters; None if they could not be read.
+        asked: Parameters in the reply, if samples were reduced to fit the budget; else None.
+        trial: Number of the trial that it was for; None if it was not kept.
+        kind: Label of the problem for which it was not kept; see `Dropped`.
+    """
+
+    round: int
+    outcome: Outcome
+    text: str
+    params: Mapping[str, Any] | None
+    asked: Mapping[str, Any] | None = None
+    trial: int | None = None
+    kind: str = ""
+
+
+def fates(
+    trials: Sequence[FrozenTrial], rounds: Sequence[Round], *, stride: int = 1
+) -> tuple[Fate, ...]:
+    """Return what became of each proposal of the agent, in the order of the replies.
+
+    Args:
+        trials: The study's trials.
+        rounds: Its rounds.
+        stride: Trials from one candidate of a round to the next.
+    """
+    by_number = {trial.number: trial for trial in trials}
+    found = []
+    for planned in rounds:
+        for position, candidate in enumerate(planned.candidates):
+            number = planned.first + position * stride
+            outcome, text = _outcome(by_number.get(number), number)
+            params, asked = candidate.params, candidate.asked
+            found.append(Fate(planned.number, outcome, text, params, asked, number))
+        for each in planned.dropped:
+            text = "repeated" if each.kind == "duplicate" else each.text
+            found.append(Fate(planned.number, "dropped", text, each.params, kind=each.kind))
+    return tuple(found)
+
+
+def _outcome(trial: FrozenTrial | None, number: int) -> tuple[Outcome, str]:
+    """Return what became of the candidate for a trial, and its description."""
+    origin = None if trial is None else trial.user_attrs.get(storage.ORIGIN)
+    if trial is None or not (trial.state.is_finished() or origin or trial.params):
+        return "queued", f"queued for trial {number}"
+    if origin == "agent":
+        if trial.state == TrialState.COMPLETE and trial.values:
+            return "tried", f"tried as trial {number}: {trial.values[0]:.4g}"
+        return "tried", f"tried as trial {number}, {_STATES.get(trial.state, 'running')}"
+    record = trial.system_attrs.get(storage.PROPOSED) or {}
+    outcome, worth = record.get("outcome"), record.get("worth")
+    if outcome == "refused" and isinstance(worth, (int, float)):
+        return "refused", f"refused for trial {number}: it promised {promise_text(worth)}"
+    missed: Outcome = "missed"
+    known = next((each for each in _TEXTS if each == outcome), missed)
+    return known, _TEXTS[known]
+
+
+def promise_text(worth: float) -> str:
+    """Return a share of the largest expected improvement as text."""
+    return "nothing" if worth < 0.005 else f"{100 * worth:.0f} % as much as the best"
