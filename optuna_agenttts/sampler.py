@@ -15,7 +15,6 @@ from optuna.trial import FrozenTrial, TrialState
 
 from optuna_agenttts import storage
 from optuna_agenttts.agent.advice import (
-    STRIDE,
     contains,
     generic_job,
     task_job,
@@ -31,10 +30,9 @@ from optuna_agenttts.explanation.note import save_guidelines
 from optuna_agenttts.llm import ChatModel, connect
 from optuna_agenttts.study.archive import is_maximized
 from optuna_agenttts.study.experience import read_experience
-from optuna_agenttts.study.fates import fates
 from optuna_agenttts.study.independent import TPEOptions, make_independent, sample_jointly
 from optuna_agenttts.study.planners import Planners
-from optuna_agenttts.study.rounds import guidelines
+from optuna_agenttts.study.rounds import Round
 from optuna_agenttts.study.spending import read_limit
 from optuna_agenttts.study.tasks import StudyTasks
 from optuna_agenttts.support.experimental import warn_experimental_argument
@@ -95,8 +93,11 @@ class AgentTTSSampler(BaseSampler):
         experience: Earlier studies of similar tasks, as evidence for agent and planner. They are
             read once, by this constructor. Experimental.
         description: Description of the objective, for the agent in studies without a task.
-        llm_timeout: Timeout for planning a round, in seconds; only the first round blocks that
-            long.
+        llm_timeout: Timeout for planning a round, in seconds; at most one trial, the seventh or a
+            later one, waits that long for the first round.
+        n_trials: Number of trials that the study will have in the end, for the agent: no round
+            is planned that the search does not reach, and the last one has as many candidates as
+            trials are left. `StopAtSpend` limits rounds without it.
         llm_facts: Size and prices of the planning model, for its spend, and `extra` fields of its
             requests. Default: size and prices of the task's model of the same name, else the
             size in its name.
@@ -132,6 +133,7 @@ class AgentTTSSampler(BaseSampler):
         experience: Sequence[Study] = (),
         description: str = "",
         llm_timeout: float = 120.0,
+        n_trials: int | None = None,
         llm_facts: Model | None = None,
         recognise: Recognise = True,
         explain: bool | Explain = True,
@@ -155,6 +157,11 @@ class AgentTTSSampler(BaseSampler):
             raise TaskError(
                 f"AgentTTSSampler: `llm_timeout` must be positive, got {llm_timeout!r}."
             )
+        if not (n_trials is None or (isinstance(n_trials, int) and n_trials > 0)):
+            raise TaskError(
+                "AgentTTSSampler: `n_trials` must be a positive integer or None, got "
+                f"{n_trials!r}."
+            )
         if not (llm_facts is None or isinstance(llm_facts, Model)):
             raise TaskError(
                 f"AgentTTSSampler: `llm_facts` must be a `Model` or None, got {llm_facts!r}."
@@ -175,6 +182,7 @@ class AgentTTSSampler(BaseSampler):
         self._chat = connect(llm)
         self._guidelines, self._description = guidelines, description
         self._llm_timeout, self._llm_facts = llm_timeout, llm_facts
+        self._n_trials = n_trials
         self._experience = read_experience(experience)
         self._task = task
         self._search_space = dict(search_space or {})
@@ -240,7 +248,7 @@ class AgentTTSSampler(BaseSampler):
             _warn_once(study, "agent of several objectives", message, *arguments)
             return
         try:
-            self._scheduler.plan_ahead(study, trial.number, lambda: self._job(study, trial))
+            self._scheduler.plan_ahead(study, trial.number, partial(self._job, study, trial))
         # An error here would leave the trial running forever, since Optuna calls this in `ask`.
         except Exception as error:
             _warn_once(
@@ -325,11 +333,13 @@ class AgentTTSSampler(BaseSampler):
             return advice[param_name]
         return self._independent.sample_independent(study, trial, param_name, param_distribution)
 
-    def _job(self, study: Study, trial: FrozenTrial) -> Job | None:
-        """Return the inputs of the agent's next round, or None before the first score."""
+    def _job(
+        self, study: Study, trial: FrozenTrial, start: int, rounds: Sequence[Round]
+    ) -> Job | None:
+        """Return the inputs of the agent's next round; None if it is too early or too late."""
         assert self._scheduler is not None
         task = self._tasks.get(study, trial.number)
-        trials, earlier = storage.read_trials(study), guidelines(study)
+        trials = storage.read_trials(study)
         if task is None:
             return generic_job(
                 trials,
@@ -337,7 +347,9 @@ class AgentTTSSampler(BaseSampler):
                 maximize=is_maximized(study.directions),
                 description=self._description,
                 guidelines=self._guidelines,
-                fates=fates(trials, earlier, stride=STRIDE),
+                rounds=rounds,
+                start=start,
+                n_trials=self._n_trials,
             )
         evidence, planner = self._candidates.planned_from(study, task, trial.number)
         return task_job(
@@ -350,5 +362,7 @@ class AgentTTSSampler(BaseSampler):
             tables=self._tables,
             experience=describe_experience(self._experience),
             limit=read_limit(study._storage.get_study_system_attrs(study._study_id)),
-            fates=fates(trials, earlier),
+            rounds=rounds,
+            start=start,
+            n_trials=self._n_trials,
         )

@@ -21,14 +21,14 @@ from optuna.trial import FrozenTrial, TrialState
 from optuna_agenttts import storage
 from optuna_agenttts.agent.any_space import GenericEvidence, GenericQuestions
 from optuna_agenttts.agent.ask import Job
+from optuna_agenttts.agent.pace import FIRST_SPAN, ROUND_SIZE, SPARE
 from optuna_agenttts.agent.prompts import TABLES
-from optuna_agenttts.agent.scheduler import ROUND_SIZE
 from optuna_agenttts.agent.task_questions import TaskQuestions
 from optuna_agenttts.planner.evidence import Candidate, Choices, Constraint, Evidence
 from optuna_agenttts.planner.feasibility import known_feasibility
 from optuna_agenttts.planner.numerical import NumericalPlanner
 from optuna_agenttts.planner.pools import choices_of
-from optuna_agenttts.study.fates import Fate, promise_text
+from optuna_agenttts.study.fates import fates, promise_text
 from optuna_agenttts.study.rounds import Round
 from optuna_agenttts.study.spending import price_of, spend_of
 from optuna_agenttts.task.equivalence import Equivalence
@@ -37,8 +37,6 @@ from optuna_agenttts.task.parameters import read_choices
 from optuna_agenttts.task.task import Task
 
 # Chosen by hand.
-_WANTED = ROUND_SIZE + 2
-"""Candidates to ask for in a round of a task; two spare ones replace unusable proposals."""
 _BASE_SHARE = 0.1
 """Required share of the largest expected improvement, in [0, 1], before the agent has results."""
 _MAX_SHARE = 0.9
@@ -60,6 +58,30 @@ def required_share(evidence: Evidence) -> float:
     Returns:
         The share, in (0, 0.9].
     """
+    record = _record(evidence)
+    if record is None:
+        return _BASE_SHARE
+    good, trials = record
+    # Add one good and one bad pseudo-observation (Laplace smoothing).
+    odds = (good + 1) / (trials - good + 1)
+    return float(min(_MAX_SHARE, _BASE_SHARE / odds))
+
+
+def _may_open(evidence: Evidence) -> bool:
+    """Return whether the agent may have a trial of the opening.
+
+    Before any trial of both, it may have one; then one more than twice those that did well, so
+    that a bad agent delays the opening by a single trial.
+    """
+    record, mine = _record(evidence), evidence.origins.count("agent")
+    return mine < 1 + 2 * (record[0] if record else 0)
+
+
+def _record(evidence: Evidence) -> tuple[int, int] | None:
+    """Return how many of the agent's trials did well, and their number; None without any.
+
+    None also without trials to compare them with.
+    """
     known = known_feasibility(evidence)
     scores = [
         s if not known or known.get(choices, True) else -math.inf
@@ -72,12 +94,10 @@ def required_share(evidence: Evidence) -> float:
         s for s, origin in zip(scores, evidence.origins) if origin not in ("agent", "confirmation")
     ]
     if not agent_scores or not other_scores:
-        return _BASE_SHARE
+        return None
     median = float(np.median(other_scores))
     good = sum(score >= median and score > -math.inf for score in agent_scores)
-    # Add one good and one bad pseudo-observation (Laplace smoothing).
-    odds = (good + 1) / (len(agent_scores) - good + 1)
-    return float(min(_MAX_SHARE, _BASE_SHARE / odds))
+    return good, len(agent_scores)
 
 
 def advised_candidate(
@@ -85,7 +105,7 @@ def advised_candidate(
     evidence: Evidence,
     constraint: Constraint,
     planned: Round | None,
-    number: int,
+    position: int,
 ) -> Candidate:
     """Return the agent's candidate for a trial if it is worth trying, else the planner's.
 
@@ -94,7 +114,7 @@ def advised_candidate(
         evidence: The trials so far.
         constraint: Allocations that the trial can take.
         planned: The trial's round; None if it was not ready in time.
-        number: The trial's number.
+        position: Position of the trial's candidate in the round.
 
     Returns:
         The candidate. Its origin is ``"fallback"`` if the round is missing or failed.
@@ -103,7 +123,6 @@ def advised_candidate(
         default = planner.propose(evidence, constraint)
         why = "the agent's round did not come in time" if planned is None else planned.error
         return replace(default, origin="fallback", reason=f"{default.reason} (fallback: {why})")
-    position = number - planned.first
     if position >= len(planned.candidates):
         return planner.propose(evidence, constraint)
     proposed: dict[str, Any] = {"round": planned.number, "position": position}
@@ -113,7 +132,7 @@ def advised_candidate(
         proposed["outcome"] = "range"
     elif choices in evidence.visited:
         proposed["outcome"] = "taken"
-    elif planner.in_opening(evidence):
+    elif planner.in_opening(evidence) and not _may_open(evidence):
         proposed["outcome"] = "opening"
     if choices is None or "outcome" in proposed:
         return replace(planner.propose(evidence, constraint), proposed=proposed)
@@ -154,7 +173,9 @@ def task_job(
     tables: tuple[str, ...] = TABLES,
     experience: tuple[str, ...] = (),
     limit: float | None = None,
-    fates: tuple[Fate, ...] = (),
+    rounds: Sequence[Round] = (),
+    start: int = 0,
+    n_trials: int | None = None,
 ) -> Job | None:
     """Build the job that plans a round of a task.
 
@@ -168,14 +189,22 @@ def task_job(
         tables: Names of the tables of computed evidence to show.
         experience: Prompt lines that describe earlier studies.
         limit: Spending limit of the search in the task's cost unit; None without one.
-        fates: What became of earlier proposals.
+        rounds: The earlier rounds.
+        start: Number of the first trial that the round can be for.
+        n_trials: Number of trials that the study will have; None if it is not known.
 
     Returns:
-        The job, or None before the first score.
+        The job, or None if the search ends before the round, or later rounds lack scores.
     """
     task = planner.task
-    if len(evidence.scores) == 0:
+    if rounds and len(evidence.scores) == 0:
         return None
+    left = _trials_left(task, trials, rounds, start, n_trials, limit)
+    if left <= 0:
+        return None
+    asked = int(min(ROUND_SIZE + SPARE, left))
+    # The last round has a candidate for each trial that is left.
+    wanted = asked if not rounds or left <= ROUND_SIZE + SPARE else ROUND_SIZE
     return Job(
         questions=TaskQuestions(
             planner,
@@ -183,15 +212,37 @@ def task_job(
             insights=insights,
             tables=tables,
             guidelines=guidelines,
-            wanted=_WANTED,
-            fates=fates,
+            wanted=asked,
+            fates=fates(trials, rounds),
         ),
         trials=len(evidence.scores),
-        wanted=ROUND_SIZE,
+        wanted=wanted,
+        start=start,
+        span=wanted if rounds else FIRST_SPAN,
         price=partial(price_of, task, agent),
         spent=lambda rounds: str(spend_of(task, trials, rounds, limit)),
         experience=experience,
     )
+
+
+def _trials_left(
+    task: Task,
+    trials: Sequence[FrozenTrial],
+    rounds: Sequence[Round],
+    start: int,
+    n_trials: int | None,
+    limit: float | None,
+) -> float:
+    """Return how many trials the search has from one on; infinity if no end is known."""
+    left = math.inf if n_trials is None else n_trials - start
+    finished = [t for t in trials if t.state.is_finished() and not storage.confirmation_block(t)]
+    if limit is not None and finished:
+        spent = spend_of(task, trials, rounds, limit)
+        mean = (spent.trials - spent.confirmation) / len(finished)
+        if mean > 0:
+            running = start - len(finished)
+            left = min(left, math.ceil((limit - spent.total) / mean) - running)
+    return left
 
 
 def generic_job(
@@ -201,7 +252,9 @@ def generic_job(
     maximize: bool,
     description: str,
     guidelines: bool,
-    fates: tuple[Fate, ...] = (),
+    rounds: Sequence[Round] = (),
+    start: int = 0,
+    n_trials: int | None = None,
 ) -> Job | None:
     """Build the job that plans a round over an arbitrary search space.
 
@@ -213,11 +266,19 @@ def generic_job(
         maximize: Whether higher values are better.
         description: What is optimized, in the user's words; may be empty.
         guidelines: Whether to ask for guidelines.
-        fates: What became of earlier proposals.
+        rounds: The earlier rounds.
+        start: Number of the first trial that the round can be for.
+        n_trials: Number of trials that the study will have; None if it is not known.
 
     Returns:
-        The job, or None before the first value or without parameters.
+        The job; None without parameters, in the first three trials, or if the search ends before.
     """
+    # The first six trials are the independent sampler's.
+    if start < ROUND_SIZE // 2:
+        return None
+    start = max(start, ROUND_SIZE)
+    if n_trials is not None and start >= n_trials:
+        return None
     evidence = generic_evidence(trials, stated, maximize=maximize)
     if not evidence.values or not evidence.space:
         return None
@@ -227,10 +288,12 @@ def generic_job(
             description=description,
             guidelines=guidelines,
             wanted=ROUND_SIZE // STRIDE + 1,
-            fates=fates,
+            fates=fates(trials, rounds, stride=STRIDE),
         ),
         trials=len(evidence.values),
         wanted=ROUND_SIZE // STRIDE,
+        start=start,
+        span=ROUND_SIZE,
         price=lambda prompt, generated, cached: None,
         spent=lambda rounds: "",
     )

@@ -56,6 +56,7 @@ class RoundContext:
         experience: Prompt lines that describe earlier studies.
         claims: Claims of the latest round that has some.
         extra: Further fields of each request.
+        opening: Whether there is no score yet.
     """
 
     guidelines: tuple[tuple[int, tuple[str, ...]], ...] = ()
@@ -64,6 +65,7 @@ class RoundContext:
     experience: tuple[str, ...] = ()
     claims: tuple[Claim, ...] = ()
     extra: Mapping[str, Any] | None = None
+    opening: bool = False
 
     def shown_guidelines(self) -> tuple[tuple[int, tuple[str, ...]], ...]:
         """Return the first guidelines and the latest two, as the paper does."""
@@ -152,6 +154,8 @@ class Job:
         questions: Prompt, schema and reader of the replies.
         trials: Number of finished trials that the prompt is based on.
         wanted: Number of proposals that fill a round; the first ones are kept.
+        start: Number of the first trial that the round can be for.
+        span: Number of trials that the round covers.
         price: Cost of prompt, completion and cached tokens in the task's cost unit; None if
             unknown.
         spent: Describes the spending of the search, given the earlier rounds, for the prompt.
@@ -161,13 +165,16 @@ class Job:
     questions: Questions
     trials: int
     wanted: int
+    start: int
+    span: int
     price: Callable[[int, int, int], float | None]
     spent: Callable[[Sequence[Round]], str]
     experience: tuple[str, ...] = ()
 
 
-MakeJob = Callable[[], "Job | None"]
-"""Builds a job from the current trials; returns None while there are too few of them."""
+MakeJob = Callable[[int, Sequence[Round]], "Job | None"]
+"""Builds a job from the current trials, given the first trial that the round can be for and the
+earlier rounds; returns None while there are too few trials, or if too few are left."""
 
 
 async def plan_round(
@@ -223,7 +230,9 @@ async def plan_round(
         if reply.unusable_claims:
             problems["unusable claim"] += reply.unusable_claims
         error = ""
-        if 2 * len(proposals) >= wanted:
+        # Before there is a score, an agent may have nothing to propose.
+        silent = context.opening and set(problems) == {"no candidates"}
+        if 2 * len(proposals) >= wanted or silent:
             break
         texts = [problem.text for problem in reply.problems]
         if not texts:

@@ -21,12 +21,15 @@ from optuna.storages import BaseStorage
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
+from optuna_agenttts import storage
 from optuna_agenttts.agent.advice import advised_candidate
-from optuna_agenttts.agent.scheduler import ROUND_SIZE, RoundScheduler
+from optuna_agenttts.agent.pace import ROUND_SIZE
+from optuna_agenttts.agent.scheduler import RoundScheduler
 from optuna_agenttts.planner.evidence import Candidate, Constraint, Evidence
 from optuna_agenttts.planner.numerical import NumericalPlanner
 from optuna_agenttts.study.archive import Archive, StudyArchives, announce
 from optuna_agenttts.study.experience import Experience
+from optuna_agenttts.study.fates import position_of
 from optuna_agenttts.study.planners import Planners
 from optuna_agenttts.study.rounds import Round
 from optuna_agenttts.support.logs import is_first, log_once
@@ -226,12 +229,15 @@ class Candidates:
         planned: Round | None,
         number: int,
     ) -> Candidate | None:
-        if number < ROUND_SIZE:
+        # In the opening, no round is expected.
+        if planned is None and number < ROUND_SIZE:
             return None
         try:
-            return advised_candidate(
-                self.planners.get(task), evidence, constraint, planned, number
-            )
+            position = 0
+            if planned is not None:
+                position = position_of(planned, number, storage.read_trials(study))
+            planner = self.planners.get(task)
+            return advised_candidate(planner, evidence, constraint, planned, position)
         # For example, a round written by another version. Advice must never fail a trial.
         except Exception as error:
             _warn_once(

@@ -1,10 +1,12 @@
 """Scheduling of planning rounds across trials, threads and processes.
 
-Round r covers the trials r * ROUND_SIZE to (r + 1) * ROUND_SIZE - 1. Round 0 is the opening and
-needs no agent. Trial numbers are the only thing that every Optuna storage keeps unique, so they
-decide which worker plans: the worker of trial r * ROUND_SIZE - ROUND_LEAD claims round r and plans
-it in the background while trials run. Other workers read the round from the study's storage. If
-the planning worker dies, its claim expires and another worker plans the round.
+A round has candidates for the trials from its `first` one on. The first round is planned with the
+first trial, and its candidates count from the trial at which they arrive. A later one begins after
+the last trial of the round before it. Trial numbers are the only thing that every Optuna storage
+keeps unique, so they decide which worker plans: each round states the trial whose worker claims
+the next one (`Round.next_at`) and plans it in the background while trials run. Other workers read
+the round from the study's storage. If the planning worker dies, its claim expires and another
+worker plans the round.
 """
 
 from __future__ import annotations
@@ -16,17 +18,25 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import numpy as np
 from optuna.storages import BaseStorage
 from optuna.study import Study
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial
 
 from optuna_agenttts import storage
 from optuna_agenttts.agent.ask import Job, MakeJob, Plan, RoundContext, Tokens, plan_round
+from optuna_agenttts.agent.pace import (
+    MIN_WAIT,
+    ROUND_SIZE,
+    first_open,
+    lead,
+    typical_seconds,
+)
+from optuna_agenttts.agent.study_rounds import StudyRounds
 from optuna_agenttts.llm.loop import LoopThread
 from optuna_agenttts.llm.port import ChatModel
 from optuna_agenttts.llm.retry import RetryingChatModel
@@ -44,43 +54,13 @@ from optuna_agenttts.support.plain import one_line
 
 _logger = logging.getLogger(__name__)
 
-ROUND_SIZE = 6
-"""Trials per round; chosen by hand."""
-ROUND_LEAD = 3
-"""Trials between the start of planning and the round's first trial: late enough to see most
-results of the round before, early enough for a slow model. Chosen by hand."""
-
 # All in seconds, chosen by hand.
 _CLAIM_GRACE = 2.0
 """Time that the designated worker has to claim its round, and slack before a claim expires."""
 _POLL_INTERVAL = 0.05
 """Time between two reads of the storage while another process plans a round."""
-_MIN_WAIT = 0.5
-"""Lower bound of the wait for a round after the first."""
 _SILENT_WAIT = 2.0
 """Wait for a round after which the log has a line about it."""
-
-
-@dataclass(slots=True)
-class _StudyRounds:
-    """Rounds of one study, as cached in this process.
-
-    Args:
-        lock: Guards the other fields.
-        written: Rounds that are in the storage.
-        planning: Rounds that this process is planning or has planned.
-        unsaved: Planned rounds that are not yet in the storage.
-        timed_out: Rounds that a trial waited for until the timeout; later trials do not wait
-            again.
-        problems: Number of problems by kind, for the log.
-    """
-
-    lock: threading.RLock = field(default_factory=threading.RLock)
-    written: dict[int, Round] = field(default_factory=dict)
-    planning: dict[int, concurrent.futures.Future[Round]] = field(default_factory=dict)
-    unsaved: list[Round] = field(default_factory=list)
-    timed_out: set[int] = field(default_factory=set)
-    problems: Counter[str] = field(default_factory=Counter)
 
 
 class RoundScheduler:
@@ -113,9 +93,7 @@ class RoundScheduler:
         self._timeout, self._extra, self._clock = timeout, extra, clock
         self._on_round_written = on_round_written
         self._loop = LoopThread(self._chat.aclose)
-        self._studies: WeakKeyDictionary[BaseStorage, dict[int, _StudyRounds]] = (
-            WeakKeyDictionary()
-        )
+        self._studies: WeakKeyDictionary[BaseStorage, dict[int, StudyRounds]] = WeakKeyDictionary()
         self._guard = threading.Lock()
 
     @property
@@ -131,37 +109,42 @@ class RoundScheduler:
             number: Number of a trial that is about to start.
             make: Builds the job; called only if planning starts.
         """
-        target = (number + ROUND_LEAD) // ROUND_SIZE
         rounds = self._rounds_of(study)
         with rounds.lock:
             self._save(study, rounds)
-            if target < 1 or target in rounds.written or target in rounds.planning:
+            last = rounds.written.get(rounds.next_number() - 1)
+            if last is not None and number < last.next_at:
+                return
+            if rounds.next_number() in rounds.planning:
                 return
             attributes = study._storage.get_study_system_attrs(study._study_id)
-            found = read_round(attributes, target)
-            if found is not None:
-                rounds.written[target] = found
+            rounds.refresh(attributes)
+            target = rounds.next_number()
+            last = rounds.written.get(target - 1)
+            planning_trial, end = (0, 0) if last is None else (last.next_at, last.end)
+            if number < planning_trial or target in rounds.planning:
                 return
-            now, planning_trial = self._clock(), target * ROUND_SIZE - ROUND_LEAD
-            claimed = claimed_at(attributes, target)
+            now, claimed = self._clock(), claimed_at(attributes, target)
             if self._is_fresh(claimed):
                 return
             if claimed is None and self._awaits_claim_by(study, planning_trial, number, now):
                 return
-            job = make()
+            earlier = read_rounds(attributes)
+            job = make(max(end, number), earlier)
             if job is None:
                 if number == planning_trial:
-                    # No results yet. An expired claim lets the next trial's worker try at once.
+                    # Too few results. An expired claim lets the next trial's worker try at once.
                     storage.write_round_claim(study, target, number, 0.0)
                 return
             storage.write_round_claim(study, target, number, now)
-            self._start(study, rounds, target, job, read_rounds(attributes))
+            self._start(study, rounds, target, job, earlier)
 
     def get_round(self, study: Study, number: int) -> Round | None:
         """Return the round of a trial, waiting for it if it is being planned.
 
-        The first round blocks up to the planning timeout. Later ones block no longer than a
-        typical trial, so that waiting costs no more time than a better candidate can save.
+        Trials wait no longer than a typical trial takes, so that waiting costs no more time than
+        a better candidate can save; once, from the seventh trial on, one waits up to the planning
+        timeout for the first round.
 
         Args:
             study: The study.
@@ -170,38 +153,57 @@ class RoundScheduler:
         Returns:
             The round, or None if it is not ready in time.
         """
-        index = number // ROUND_SIZE
-        if index < 1:
-            return None
         rounds = self._rounds_of(study)
         with rounds.lock:
-            if index in rounds.written:
-                return rounds.written[index]
-            future = rounds.planning.get(index)
-        attributes = study._storage.get_study_system_attrs(study._study_id)
-        found = read_round(attributes, index)
-        in_progress = future is not None or self._is_fresh(claimed_at(attributes, index))
-        if found is None and in_progress and index not in rounds.timed_out:
-            first = not read_rounds(attributes)
-            timeout = self._timeout if first else self._later_round_timeout(study)
-            found = self._wait(study, index, future, min(timeout, _SILENT_WAIT))
-            if found is None and timeout > _SILENT_WAIT:
-                message = "Study %r: trial %d waits up to %.0f s for round %d of the agent, %s."
-                values = study.study_name, number, timeout, index, self.name
-                log_once(_logger, logging.INFO, study, "wait for a round", message, *values)
-                found = self._wait(study, index, future, timeout - _SILENT_WAIT)
+            found = rounds.round_of(number)
             if found is None:
-                rounds.timed_out.add(index)
-                message = (
-                    "Study %r: trial %d waited %.2g s for round %d of the agent, %s, and starts "
-                    "without it, as later trials of late rounds do."
-                )
-                values = study.study_name, number, timeout, index, self.name
-                log_once(_logger, logging.INFO, study, "late round", message, *values)
+                attributes = study._storage.get_study_system_attrs(study._study_id)
+                rounds.refresh(attributes)
+                found = rounds.round_of(number)
+            if found is not None:
+                return found
+            index = rounds.next_number()
+            future = rounds.planning.get(index)
+        in_progress = future is not None or self._is_fresh(claimed_at(attributes, index))
+        patient = not rounds.written and number >= ROUND_SIZE
+        if in_progress and (index, patient) not in rounds.timed_out:
+            self._wait_for(study, rounds, number, future, patient=patient)
+        with rounds.lock:
+            found = rounds.round_of(number)
+            if found is None:
+                rounds.without = max(rounds.without, number)
+        return found
+
+    def _wait_for(
+        self,
+        study: Study,
+        rounds: StudyRounds,
+        number: int,
+        future: concurrent.futures.Future[Round] | None,
+        *,
+        patient: bool,
+    ) -> None:
+        """Wait for the next round on behalf of a trial; log long and vain waits."""
+        index, found = rounds.next_number(), None
+        timeout = self._timeout if patient else self._short_timeout(study)
+        found = self._wait(study, index, future, min(timeout, _SILENT_WAIT))
+        if found is None and timeout > _SILENT_WAIT:
+            message = "Study %r: trial %d waits up to %.0f s for round %d of the agent, %s."
+            values = study.study_name, number, timeout, index, self.name
+            log_once(_logger, logging.INFO, study, "wait for a round", message, *values)
+            found = self._wait(study, index, future, timeout - _SILENT_WAIT)
         if found is not None:
             with rounds.lock:
                 rounds.written[index] = found
-        return found
+            return
+        rounds.timed_out.add((index, patient))
+        if rounds.written or patient:
+            message = (
+                "Study %r: trial %d waited %.2g s for round %d of the agent, %s, and starts "
+                "without it, as later trials of late rounds do."
+            )
+            values = study.study_name, number, timeout, index, self.name
+            log_once(_logger, logging.INFO, study, "late round", message, *values)
 
     def wait(self, study: Study) -> None:
         """Block until every round that this process is planning for a study is done."""
@@ -212,12 +214,10 @@ class RoundScheduler:
         """Return whether a claim made at this time has not expired."""
         return claimed is not None and self._clock() - claimed < self._timeout + _CLAIM_GRACE
 
-    def _later_round_timeout(self, study: Study) -> float:
-        """Return the median duration of the last 20 trials, within bounds, in seconds."""
-        trials = [t for t in storage.read_trials(study) if t.state == TrialState.COMPLETE]
-        seconds = [t.duration.total_seconds() for t in trials[-20:] if t.duration is not None]
-        typical = float(np.median(seconds)) if seconds else 0.0
-        return max(_MIN_WAIT, min(typical, self._timeout))
+    def _short_timeout(self, study: Study) -> float:
+        """Return the median duration of the last trials, within bounds, in seconds."""
+        typical = typical_seconds(storage.read_trials(study))
+        return max(MIN_WAIT, min(typical, self._timeout))
 
     def _wait(
         self,
@@ -250,7 +250,7 @@ class RoundScheduler:
         return other < len(trials) and seconds_running(trials[other], now) < _CLAIM_GRACE
 
     def _start(
-        self, study: Study, rounds: _StudyRounds, target: int, job: Job, earlier: Sequence[Round]
+        self, study: Study, rounds: StudyRounds, target: int, job: Job, earlier: Sequence[Round]
     ) -> None:
         """Submit the planning of a round to the background loop."""
         context = RoundContext(
@@ -260,15 +260,22 @@ class RoundScheduler:
             experience=job.experience,
             claims=next((planned.claims for planned in reversed(earlier) if planned.claims), ()),
             extra=self._extra,
+            opening=job.trials == 0,
         )
-        future = self._loop.submit(self._plan(study, rounds, target, job, context))
+        future = self._loop.submit(self._plan(study, rounds, target, job, context, earlier))
         rounds.planning[target] = future
         # Keep the last few futures only; older rounds are in the storage.
         for old in [number for number in rounds.planning if number < target - 4]:
             del rounds.planning[old]
 
     async def _plan(
-        self, study: Study, rounds: _StudyRounds, target: int, job: Job, context: RoundContext
+        self,
+        study: Study,
+        rounds: StudyRounds,
+        target: int,
+        job: Job,
+        context: RoundContext,
+        earlier: Sequence[Round],
     ) -> Round:
         """Plan one round and write it; record failures in the round instead of raising."""
         calls, failures, tokens = self._chat.calls, Counter(self._chat.failures), Tokens()
@@ -292,8 +299,16 @@ class RoundScheduler:
             name = study.study_name
             _logger.debug("Study %r: failed to plan round %d", name, target, exc_info=True)
             plan = _failed_plan(type(error).__name__, one_line(str(error)))
+        first, trials = max(job.start, rounds.without + 1), list[FrozenTrial]()
+        # Some storages, such as in-memory SQLite, are bound to one thread.
+        with suppress(Exception):
+            trials = storage.read_trials(study)
+            first = max(first, first_open(trials))
+        end = first + job.span
         planned = Round(
             number=target,
+            first=first,
+            end=end,
             guidelines=plan.guidelines,
             candidates=tuple(Proposed(p.params, p.reason, p.asked) for p in plan.proposals),
             dropped=plan.dropped,
@@ -312,7 +327,8 @@ class RoundScheduler:
             claims=plan.claims,
             verdicts=plan.verdicts,
         )
-        self._log_problems(study, planned)
+        planned = replace(planned, next_at=max(first, end - lead([*earlier, planned], trials)))
+        rounds.log_problems(study, planned)
         rounds.unsaved.append(planned)
         try:
             self._save(study, rounds)
@@ -322,7 +338,7 @@ class RoundScheduler:
             _logger.debug(message, study.study_name, target, exc_info=True)
         return planned
 
-    def _save(self, study: Study, rounds: _StudyRounds) -> None:
+    def _save(self, study: Study, rounds: StudyRounds) -> None:
         """Write the planned rounds that are not yet in the storage."""
         with rounds.lock:
             waiting, rounds.unsaved[:] = list(rounds.unsaved), []
@@ -342,34 +358,11 @@ class RoundScheduler:
                 message = "Study %r: the callback after round %d failed"
                 _logger.debug(message, study.study_name, planned.number, exc_info=True)
 
-    def _log_problems(self, study: Study, planned: Round) -> None:
-        """Log each kind of problem when it first occurs and at each power of ten.
-
-        The level is WARNING if the round has no usable candidate, else INFO.
-        """
-        level = logging.WARNING if planned.error else logging.INFO
-        counts = Counter(planned.failures) + Counter(planned.problems)
-        problems = self._rounds_of(study).problems
-        if planned.error and not counts:
-            counts["nothing proposed"] = 1
-        for kind, count in counts.items():
-            before, now = problems[kind], problems[kind] + count
-            problems[kind] = now
-            if before == 0 or len(str(before)) < len(str(now)):
-                detail = f" ({planned.error})" if planned.error else ""
-                _logger.log(
-                    level,
-                    "Study %r, agent %s, round %d: %s, %d so far%s. The numerical planner "
-                    "proposes the trials without a usable candidate; see "
-                    "`optuna_agenttts.guidelines(study)` for each round's problems and failures.",
-                    *(study.study_name, planned.model, planned.number, kind, now, detail),
-                )
-
-    def _rounds_of(self, study: Study) -> _StudyRounds:
+    def _rounds_of(self, study: Study) -> StudyRounds:
         """Return the cached rounds of a study."""
         with self._guard:
             studies = self._studies.setdefault(study._storage, {})
-            return studies.setdefault(study._study_id, _StudyRounds())
+            return studies.setdefault(study._study_id, StudyRounds())
 
 
 def model_label(chat: ChatModel) -> str:

@@ -68,7 +68,7 @@ class TaskQuestions:
         """See the class."""
         self._planner, self._evidence = planner, evidence
         self._insights, self._guidelines, self._wanted = insights, guidelines, wanted
-        self._tables, self._fates = tables, fates
+        self._tables, self._fates = tables, shown_fates(fates)
         self._claim_fields = claim_fields(insights, guidelines=guidelines)
 
     @unlocked_cached_property
@@ -92,9 +92,10 @@ class TaskQuestions:
     def read(self, text: str, found: Sequence[Proposal]) -> Reply:
         """Read a reply; `found` are the proposals of earlier replies to the same prompt."""
         task = self._evidence.task
-        queue = (f.params for f in self._fates if f.outcome == "queued" and f.params)
-        queued = {choices for params in queue if (choices := read_choices(task, params))}
-        taken = self._evidence.visited | queued | {proposal.choices for proposal in found}
+        # Those that the weighing refused lately would cost a trial's candidate once more.
+        lost = [f.params for f in self._fates if f.outcome in ("queued", "refused") and f.params]
+        known = {choices for params in lost if (choices := read_choices(task, params))}
+        taken = self._evidence.visited | known | {proposal.choices for proposal in found}
         return read_plan(text, task, taken, self._claim_fields)
 
     def check(self, claims: Sequence[Claim]) -> tuple[Verdict, ...]:
@@ -129,7 +130,7 @@ class TaskQuestions:
             ),
             spent=context.spent,
             experience=context.experience,
-            fates=shown_fates(self._fates),
+            fates=self._fates,
         )
 
 

@@ -11,10 +11,9 @@ from optuna.trial import FrozenTrial, TrialState
 from optuna_agenttts import storage
 from optuna_agenttts.study.rounds import Round
 
-Outcome = Literal["tried", "queued", "refused", "opening", "taken", "range", "missed", "dropped"]
+Outcome = Literal["tried", "queued", "refused", "taken", "range", "missed", "dropped"]
 
 _TEXTS: Mapping[Outcome, str] = {
-    "opening": "not tried: the opening was still trying other models",
     "taken": "not tried: another trial was there before",
     "range": "not tried: outside of what the trial allowed",
     "missed": "not tried",
@@ -29,8 +28,8 @@ class Fate:
     Args:
         round: Number of the round that proposed it.
         outcome: ``"tried"``, ``"queued"`` for a trial to come, ``"refused"`` by the weighing,
-            ``"opening"``, ``"taken"``, ``"range"`` or ``"missed"`` for trials that took another
-            allocation, or ``"dropped"`` when the reply was read.
+            ``"taken"``, ``"range"`` or ``"missed"`` for trials that took another allocation, or
+            ``"dropped"`` when the reply was read.
         text: Description, with the trial, its value, or the reason.
         params: Its parameters; None if they could not be read.
         asked: Parameters in the reply, if samples were reduced to fit the budget; else None.
@@ -60,9 +59,14 @@ def fates(
     by_number = {trial.number: trial for trial in trials}
     found = []
     for planned in rounds:
+        numbers = [
+            number
+            for number in range(planned.first, planned.end, stride)
+            if not _postponed(planned, by_number.get(number))
+        ]
         for position, candidate in enumerate(planned.candidates):
-            number = planned.first + position * stride
-            outcome, text = _outcome(by_number.get(number), number)
+            number = numbers[position] if position < len(numbers) else None
+            outcome, text = _outcome(None if number is None else by_number.get(number), number)
             params, asked = candidate.params, candidate.asked
             found.append(Fate(planned.number, outcome, text, params, asked, number))
         for each in planned.dropped:
@@ -71,8 +75,32 @@ def fates(
     return tuple(found)
 
 
-def _outcome(trial: FrozenTrial | None, number: int) -> tuple[Outcome, str]:
+def position_of(planned: Round, number: int, trials: Sequence[FrozenTrial]) -> int:
+    """Return the position of a trial's candidate in its round.
+
+    Candidates that the opening did not leave a trial for are postponed to the next one.
+
+    Args:
+        planned: The round.
+        number: The trial's number.
+        trials: The study's trials.
+    """
+    earlier = (trial for trial in trials if planned.first <= trial.number < number)
+    return number - planned.first - sum(_postponed(planned, trial) for trial in earlier)
+
+
+def _postponed(planned: Round, trial: FrozenTrial | None) -> bool:
+    """Return whether a round's candidate for a trial was postponed to the next trial."""
+    record = None if trial is None else trial.system_attrs.get(storage.PROPOSED)
+    if not isinstance(record, Mapping) or record.get("round") != planned.number:
+        return False
+    return record.get("outcome") == "opening"
+
+
+def _outcome(trial: FrozenTrial | None, number: int | None) -> tuple[Outcome, str]:
     """Return what became of the candidate for a trial, and its description."""
+    if number is None:
+        return "missed", "not tried: the next round began"
     origin = None if trial is None else trial.user_attrs.get(storage.ORIGIN)
     if trial is None or not (trial.state.is_finished() or origin or trial.params):
         return "queued", f"queued for trial {number}"

@@ -23,8 +23,9 @@ from optuna_agenttts.support.plain import amount_text
 
 _T = TypeVar("_T")
 
-_EARLIER_SIZE = 6
-"""Trials of each round in earlier versions, which did not store its first one."""
+_EARLIER_SIZE, _EARLIER_LEAD = 6, 3
+"""Trials of each round in earlier versions, which did not store them, and how many trials before
+its first one it was planned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,8 @@ class Round:
         number: Number of the round.
         first: Number of the trial that the first candidate is for. Default: six times the number
             of the round, as in rounds of earlier versions.
+        end: Number of the first trial after the round. Default: `first` plus six.
+        next_at: Number of the trial whose worker plans the next round. Default: `end` minus three.
         guidelines: Conclusions of the agent, one sentence each.
         candidates: Usable candidates, in the agent's order.
         dropped: Proposals that were not kept.
@@ -84,6 +87,8 @@ class Round:
 
     number: int
     first: int = -1
+    end: int = -1
+    next_at: int = -1
     guidelines: tuple[str, ...] = ()
     candidates: tuple[Proposed, ...] = ()
     dropped: tuple[Dropped, ...] = ()
@@ -101,9 +106,13 @@ class Round:
     verdicts: tuple[Verdict, ...] = ()
 
     def __post_init__(self) -> None:
-        """Fill in the first trial."""
-        if self.first < 0:
-            object.__setattr__(self, "first", _EARLIER_SIZE * self.number)
+        """Fill in the trials."""
+        first = self.first if self.first >= 0 else _EARLIER_SIZE * self.number
+        end = self.end if self.end >= 0 else first + _EARLIER_SIZE
+        object.__setattr__(self, "first", first)
+        object.__setattr__(self, "end", end)
+        if self.next_at < 0:
+            object.__setattr__(self, "next_at", end - _EARLIER_LEAD)
 
     @property
     def problems_text(self) -> str:

@@ -1,18 +1,22 @@
 """What becomes of the agent's proposals: queue, weighing, and what the next prompt has of it."""
 
+import itertools
 import json
+import time
+from datetime import datetime, timedelta
 
 import optuna
 import pytest
 from agent_support import TASK, evidence_of, planner_of
 from core_support import objective, run
 
-from optuna_agenttts import AgentTTSSampler, ScriptedChatModel, guidelines
+from optuna_agenttts import AgentTTSSampler, ScriptedChatModel, StopAtSpend, guidelines
 from optuna_agenttts import storage as keys
 from optuna_agenttts.agent.ask import RoundContext
+from optuna_agenttts.agent.pace import lead
 from optuna_agenttts.agent.prompts import shown_fates
 from optuna_agenttts.agent.task_questions import TaskQuestions
-from optuna_agenttts.study.fates import Fate, fates
+from optuna_agenttts.study.fates import Fate, fates, position_of
 from optuna_agenttts.study.rounds import Proposed, Round, write_round
 
 
@@ -73,13 +77,16 @@ def test_each_proposal_has_one_fate():
     assert len(found) == len(items)
     assert [fate.asked is not None for fate in found].count(True) == 1
     kinds = [fate.kind for fate in found if fate.outcome == "dropped"]
-    assert sorted(kinds) == ["duplicate", "over budget", *["spare"] * 3, "unknown model"]
+    assert sorted(kinds) == ["duplicate", "over budget", "spare", "unknown model"]
     kept = [fate for fate in found if fate.outcome != "dropped"]
-    assert [fate.trial for fate in kept] == list(range(planned.first, planned.first + 6))
+    assert len(kept) == 8
+    numbers = [fate.trial for fate in kept if fate.trial is not None]
+    assert numbers == sorted(set(numbers))
     # The agent's own order is kept, and the first ones where there are too many.
     assert [fate.params["retrieval.samples"] for fate in kept[:5]] == [11, 12, 13, 14, 15]
     for fate in kept:
-        assert (fate.outcome == "queued") == (fate.trial >= len(study.trials))
+        queued = fate.trial is not None and fate.trial >= len(study.trials)
+        assert (fate.outcome == "queued") == queued
         if fate.outcome == "tried":
             assert study.trials[fate.trial].params == fate.params
             assert f"{study.trials[fate.trial].value:.4g}" in fate.text
@@ -177,3 +184,123 @@ def test_rounds_are_written_with_what_was_not_kept():
     (copy,) = guidelines(study)
     assert copy == planned
     assert copy.dropped
+
+
+# When rounds are planned, and for which trials.
+
+
+def script():
+    """Return a script that proposes eight new allocations in each reply."""
+    replies = itertools.count(1)
+
+    def next_reply(request):
+        n = next(replies)
+        return reply(*(item("qwen-7B", 8 * n + i, "small-3B", 40 + n) for i in range(8)))
+
+    return next_reply
+
+
+@pytest.mark.parametrize(("seconds", "first"), [(0.0, 0), (1.2, 1)])
+def test_proposals_count_from_the_trial_at_which_they_arrive(seconds, first):
+    """With a fast model from the first trial on, with a slow one from a later one on."""
+    chat = ScriptedChatModel(script(), delay=seconds)
+    sampler = AgentTTSSampler(TASK, llm=chat, seed=0)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+
+    def slow(trial):
+        value = objective(trial)
+        time.sleep(0.2)
+        return value
+
+    study.optimize(slow, n_trials=12)
+    planned = guidelines(study)[0]
+    # A trial waits for half a second, and the reply arrives while a later one runs.
+    assert planned.first >= first
+    assert first or planned.first == 0
+    assert planned.trials == 0
+    proposed = [t.number for t in study.trials if keys.PROPOSED in t.system_attrs]
+    assert proposed[0] == planned.first
+    assert all(t.user_attrs[keys.ORIGIN] != "fallback" for t in study.trials[: planned.first])
+
+
+def times(gap, number):
+    """Return finished trials whose starts are some seconds apart."""
+    start = datetime(2026, 1, 1)
+    return [
+        optuna.trial.FrozenTrial(
+            number=n,
+            state=optuna.trial.TrialState.COMPLETE,
+            value=0.0,
+            datetime_start=start + timedelta(seconds=gap * n),
+            datetime_complete=start + timedelta(seconds=gap * n + gap),
+            params={},
+            distributions={},
+            user_attrs={},
+            system_attrs={},
+            intermediate_values={},
+            trial_id=n,
+        )
+        for n in range(number)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("latency", "gap", "expected"),
+    [(0.1, 0.01, 1), (5, 10, 1), (5, 4, 2), (30, 10, 4), (600, 10, 6), (5, 0, 6)],
+)
+def test_planning_starts_when_a_reply_can_arrive_in_time(latency, gap, expected):
+    """The lead is the latency in trials, plus one, within a round."""
+    rounds = [Round(number=n, seconds=latency) for n in range(3)]
+    assert lead(rounds, times(gap, 12)) == expected
+    assert lead(rounds, times(gap, 1)) == (1 if latency < 0.5 else 3)
+
+
+@pytest.mark.parametrize(("n_trials", "wanted"), [(50, [8, 8]), (12, [8, 3]), (9, [8]), (4, [4])])
+def test_no_round_is_requested_that_the_search_does_not_reach(n_trials, wanted):
+    """The last one has as many candidates as trials are left."""
+    chat = ScriptedChatModel(script())
+    sampler = AgentTTSSampler(TASK, llm=chat, seed=0, n_trials=n_trials)
+    run(sampler, n_trials)
+    asked = [
+        json.loads(request.schema)["properties"]["candidates"]["maxItems"]
+        for request in chat.requests
+    ]
+    assert asked[: len(wanted)] == wanted
+    assert len(asked) == max(len(wanted), 1 + (n_trials - 9 + 3) // 6)
+    assert all(
+        f"Propose {n} candidate" in r.messages[1].content for n, r in zip(asked, chat.requests)
+    )
+
+
+def test_a_limit_on_spend_ends_the_requests():
+    """No round begins after the trials that the limit leaves."""
+    chat = ScriptedChatModel(script())
+    study = optuna.create_study(
+        direction="maximize", sampler=AgentTTSSampler(TASK, llm=chat, seed=0)
+    )
+    study.optimize(objective, n_trials=60, callbacks=[StopAtSpend(15_000)])
+    (*_, last) = guidelines(study)
+    assert last.first < len(study.trials)
+    wanted = [
+        json.loads(request.schema)["properties"]["candidates"]["maxItems"]
+        for request in chat.requests
+    ]
+    assert wanted[0] == 8
+    assert sum(p.requests for p in guidelines(study)) == len(chat.requests)
+
+
+def test_the_opening_leaves_the_agents_candidates_in_the_queue():
+    """A bad agent delays it by one trial; what it is not tried for comes later."""
+    poor = [item("qwen-7B", 1, "small-3B", 1 + n) for n in range(8)]
+    study, _ = search(poor, 9)
+    origins = [trial.user_attrs[keys.ORIGIN] for trial in study.trials]
+    assert origins[:2] == ["agent", "opening"]
+    assert origins.count("agent") == 1
+    (planned, *_) = guidelines(study)
+    records = [trial.system_attrs[keys.PROPOSED] for trial in study.trials]
+    postponed = [record["outcome"] == "opening" for record in records]
+    assert any(postponed)
+    positions = [record["position"] for record in records]
+    for (position, waits), later in zip(zip(positions, postponed), positions[1:]):
+        assert later == position + (not waits)
+    assert positions == [position_of(planned, n, study.trials) for n in range(9)]

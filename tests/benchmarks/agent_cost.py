@@ -15,7 +15,7 @@ import optuna
 from agent_search import landscape
 
 from optuna_agenttts import AgentTTSSampler, ScriptedChatModel, guidelines
-from optuna_agenttts.agent.scheduler import ROUND_SIZE
+from optuna_agenttts.agent.pace import ROUND_SIZE
 
 
 def main():

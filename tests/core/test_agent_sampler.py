@@ -30,7 +30,7 @@ from optuna_agenttts import (
     spend,
 )
 from optuna_agenttts import storage as keys
-from optuna_agenttts.agent.scheduler import ROUND_LEAD, ROUND_SIZE
+from optuna_agenttts.agent.pace import ROUND_SIZE
 from optuna_agenttts.llm import (
     ChatUnavailableError,
     Completion,
@@ -90,11 +90,11 @@ def quick(chat):
     return RetryingChatModel(chat, policy=RetryPolicy(attempts=2, base=0.001), timeout=5)
 
 
-def test_agent_plans_from_the_first_round_on():
-    """After the numerical planner's opening, trials follow the agent, with its reasons."""
+def test_agent_plans_from_the_first_trial_on():
+    """Trials follow the agent, with its reasons, and the opening tries what it left out."""
     study = run(AgentTTSSampler(TASK, llm=ScriptedChatModel(sensible)), n_trials=30)
-    assert "agent" not in origins(study)[:ROUND_SIZE]
-    assert origins(study)[0] == "opening"
+    assert origins(study)[0] == "agent"
+    assert "opening" in origins(study)
     tried = [trial for trial in study.trials if trial.user_attrs[ORIGIN] == "agent"]
     assert len(tried) >= 4
     assert all(trial.user_attrs[REASON].startswith("reason ") for trial in tried)
@@ -106,8 +106,8 @@ def test_each_round_is_requested_once():
     """With usable replies, there is one request per round."""
     chat = ScriptedChatModel(sensible)
     study = run(AgentTTSSampler(TASK, llm=chat), n_trials=50)
-    assert len(chat.requests) == len(guidelines(study)) == (49 + ROUND_LEAD) // ROUND_SIZE
-    assert [planned.number for planned in guidelines(study)] == list(range(1, 9))
+    assert len(chat.requests) == len(guidelines(study)) == 8
+    assert [planned.number for planned in guidelines(study)] == list(range(8))
     assert all(planned.requests == 1 for planned in guidelines(study))
 
 
@@ -119,7 +119,7 @@ def test_rounds_survive_the_process_and_are_not_requested_again(tmp_path):
     chat = ScriptedChatModel(sensible)
     study = optuna.load_study(study_name="s", storage=url, sampler=AgentTTSSampler(TASK, llm=chat))
     before = guidelines(study)
-    assert [planned.number for planned in before] == [1, 2]
+    assert [planned.number for planned in before] == [0, 1]
     study.optimize(objective, n_trials=10)
     assert guidelines(study)[:2] == before
     assert len(chat.requests) == len(guidelines(study)) - 2
@@ -244,7 +244,7 @@ def test_search_stops_at_a_limit_that_the_prompt_shows():
     assert len(study.trials) < 60
     assert found.agent > 0
     assert found.total >= 20_000 > found.total - TASK.budget
-    assert "of 20,000 are left" in chat.requests[0].messages[1].content
+    assert "of 20,000 are left" in chat.requests[1].messages[1].content
 
 
 def test_invalid_limits_are_rejected():
@@ -398,7 +398,9 @@ def test_prompts_contain_only_the_selected_tables(tables):
         return value
 
     run(AgentTTSSampler(TASK, llm=chat, tables=tables), n_trials=14, target=target)
-    for request in chat.requests:
+    assert len(chat.requests) > 1
+    # The first round has no scores to compute tables from.
+    for request in chat.requests[1:]:
         text = request.messages[1].content
         shown = [name for name in ("models", "saturation", "paired") if f"<{name}>" in text]
         assert sorted(shown) == sorted(tables)
@@ -575,9 +577,8 @@ def test_round_being_planned_is_not_requested_again():
     other = optuna.load_study(
         study_name="s", storage=storage, sampler=AgentTTSSampler(TASK, llm=second, llm_timeout=60)
     )
-    study.optimize(objective, n_trials=ROUND_LEAD)
     for worker in (study, other, study):
-        # Trials 3 to 5 belong to round 0, and to the planning of round 1.
+        # The first trial's worker plans; the next ones do not wait for long.
         trial = worker.ask()
         worker.tell(trial, objective(trial))
     deadline = time.monotonic() + 10
