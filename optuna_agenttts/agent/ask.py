@@ -230,8 +230,10 @@ async def plan_round(
         if reply.unusable_claims:
             problems["unusable claim"] += reply.unusable_claims
         error = ""
-        # Before there is a score, an agent may have nothing to propose.
-        silent = context.opening and set(problems) == {"no candidates"}
+        # Before there is a score, an agent may have nothing to propose; and one that insists on
+        # what was refused has been told so by the prompt.
+        silent = set(problems) <= ({"no candidates"} if context.opening else {"refused"})
+        silent = silent and bool(problems)
         if 2 * len(proposals) >= wanted or silent:
             break
         texts = [problem.text for problem in reply.problems]

@@ -24,12 +24,12 @@ from optuna_agenttts.agent.prompts import (
 from optuna_agenttts.agent.validation import Proposal, Reply, read_plan
 from optuna_agenttts.agent.verdicts import check_claims
 from optuna_agenttts.llm.port import Message
-from optuna_agenttts.planner.evidence import Evidence
+from optuna_agenttts.planner.evidence import Choices, Evidence
 from optuna_agenttts.planner.feasibility import worst_violations
 from optuna_agenttts.planner.numerical import NumericalPlanner
 from optuna_agenttts.planner.pools import choices_of
 from optuna_agenttts.study.claims import Claim, Verdict, contradictions
-from optuna_agenttts.study.fates import Fate
+from optuna_agenttts.study.fates import Fate, Outcome
 from optuna_agenttts.support.forking import unlocked_cached_property
 from optuna_agenttts.task.efforts import efforts_by_model
 from optuna_agenttts.task.parameters import read_choices
@@ -92,11 +92,15 @@ class TaskQuestions:
     def read(self, text: str, found: Sequence[Proposal]) -> Reply:
         """Read a reply; `found` are the proposals of earlier replies to the same prompt."""
         task = self._evidence.task
-        # Those that the weighing refused lately would cost a trial's candidate once more.
-        lost = [f.params for f in self._fates if f.outcome in ("queued", "refused") and f.params]
-        known = {choices for params in lost if (choices := read_choices(task, params))}
-        taken = self._evidence.visited | known | {proposal.choices for proposal in found}
-        return read_plan(text, task, taken, self._claim_fields)
+        queued, refused = self._choices("queued"), self._choices("refused")
+        taken = self._evidence.visited | queued | {proposal.choices for proposal in found}
+        return read_plan(text, task, taken, self._claim_fields, refused - taken)
+
+    def _choices(self, outcome: Outcome) -> set[Choices]:
+        """Return the allocations of the shown proposals with an outcome."""
+        every = (fate.params for fate in self._fates if fate.outcome == outcome and fate.params)
+        read = (read_choices(self._evidence.task, params) for params in every)
+        return {choices for choices in read if choices is not None}
 
     def check(self, claims: Sequence[Claim]) -> tuple[Verdict, ...]:
         """Compare claims with the facts."""

@@ -40,6 +40,8 @@ reply schema (`prompts/schema.py`)."""
 _MAX_CANDIDATES = 32
 """Maximum number of candidates to read from a reply; chosen by hand."""
 
+_REPEATED = {"duplicate": "tried or proposed already", "refused": "refused before"}
+
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
@@ -80,7 +82,11 @@ class Reply:
 
 
 def read_plan(
-    text: str, task: Task, taken: Collection[Choices], claims: Collection[str] = ()
+    text: str,
+    task: Task,
+    taken: Collection[Choices],
+    claims: Collection[str] = (),
+    refused: Collection[Choices] = (),
 ) -> Reply:
     """Read a reply about a task.
 
@@ -89,6 +95,7 @@ def read_plan(
         task: The task.
         taken: Allocations that were tried, are running, or were proposed before.
         claims: Requested fields of a claim; see `prompts.claim_fields`.
+        refused: Allocations that the weighing refused lately.
     """
     values, problem = read_object(text)
     if problem is not None:
@@ -109,11 +116,12 @@ def read_plan(
         assert not isinstance(found, Problem)
         asked = None if fitted == found else task.params(task.allocation(found))
         params = task.params(task.allocation(fitted))
-        if fitted in taken or fitted in seen:
+        if fitted in taken or fitted in seen or fitted in refused:
             reduced = "" if asked is None else " after its samples were reduced to fit the budget"
-            text = f"{label} was tried or proposed already{reduced}"
-            problems.append(Problem("duplicate", text))
-            dropped.append(Dropped("duplicate", text, params))
+            kind = "refused" if fitted in refused else "duplicate"
+            text = f"{label} was {_REPEATED[kind]}{reduced}"
+            problems.append(Problem(kind, text))
+            dropped.append(Dropped(kind, text, params))
         else:
             seen.add(fitted)
             proposals.append(Proposal(_reason(item), fitted, params, asked))

@@ -18,6 +18,7 @@ _TEXTS: Mapping[Outcome, str] = {
     "range": "not tried: outside of what the trial allowed",
     "missed": "not tried",
 }
+_REPEATED = {"duplicate": "repeated", "refused": "repeated, refused before"}
 _STATES = {TrialState.PRUNED: "stopped early", TrialState.FAIL: "failed"}
 
 
@@ -70,7 +71,7 @@ def fates(
             params, asked = candidate.params, candidate.asked
             found.append(Fate(planned.number, outcome, text, params, asked, number))
         for each in planned.dropped:
-            text = "repeated" if each.kind == "duplicate" else each.text
+            text = _REPEATED.get(each.kind, each.text)
             found.append(Fate(planned.number, "dropped", text, each.params, kind=each.kind))
     return tuple(found)
 

@@ -95,4 +95,8 @@ def _what(fate: Fate, line: Callable[[Mapping[str, Any]], str]) -> str:
 
 def _became(fate: Fate) -> str:
     """Return what became of a proposal; texts with parts of replies are quoted."""
-    return fate.text if fate.outcome != "dropped" or fate.text == "repeated" else quote(fate.text)
+    return (
+        fate.text
+        if fate.outcome != "dropped" or fate.text.startswith("repeated")
+        else quote(fate.text)
+    )
