@@ -230,11 +230,7 @@ async def plan_round(
         if reply.unusable_claims:
             problems["unusable claim"] += reply.unusable_claims
         error = ""
-        # Before there is a score, an agent may have nothing to propose; and one that insists on
-        # what was refused has been told so by the prompt.
-        silent = set(problems) <= ({"no candidates"} if context.opening else {"refused"})
-        silent = silent and bool(problems)
-        if 2 * len(proposals) >= wanted or silent:
+        if 2 * len(proposals) >= wanted or _is_silent(problems, opening=context.opening):
             break
         texts = [problem.text for problem in reply.problems]
         if not texts:
@@ -258,6 +254,18 @@ async def plan_round(
         seconds=clock() - started,
         claims=claims,
         verdicts=questions.check(claims),
+    )
+
+
+def _is_silent(problems: Mapping[str, int], *, opening: bool) -> bool:
+    """Return whether too few proposals need no repair request.
+
+    Before there is a score, an agent may have nothing to propose; and one that insists on what was
+    refused has been told so by the prompt.
+    """
+    kinds = set(problems)
+    return (opening and kinds == {"no candidates"}) or (
+        "refused" in kinds and kinds <= {"refused", "duplicate"}
     )
 
 
