@@ -91,15 +91,16 @@ def _ratios(stage: Stage, thoughts: Mapping[int, float]) -> dict[int, float]:
         stage: The stage.
         thoughts: Measured tokens of thoughts, by position of the model.
     """
-    known: dict[int, float] = {}
-    for position, tokens in thoughts.items():
-        thinking = stage.models[position].thinking
-        if thinking is not None and thinking.tokens > 0:
-            known[position] = np.log(max(tokens / thinking.tokens, _LEAST_RATIO))
+    declared = [0.0 if m.thinking is None else m.thinking.tokens for m in stage.models]
+    known = {
+        position: np.log(max(tokens / declared[position], _LEAST_RATIO))
+        for position, tokens in thoughts.items()
+        if declared[position] > 0
+    }
     others = float(np.mean(list(known.values()))) if known else 0.0
     ratios = {}
     for positions in efforts_by_model(stage.models).values():
-        at = {p: np.log(max(1.0, _tokens(stage, p))) for p in positions}
+        at = {p: np.log(max(1.0, declared[p])) for p in positions}
         fixed = [p for p in positions if p in known]
         for p in positions:
             logarithm = others
@@ -107,9 +108,3 @@ def _ratios(stage: Stage, thoughts: Mapping[int, float]) -> dict[int, float]:
                 logarithm = np.interp(at[p], [at[f] for f in fixed], [known[f] for f in fixed])
             ratios[p] = float(np.exp(logarithm))
     return ratios
-
-
-def _tokens(stage: Stage, position: int) -> float:
-    """Return the declared tokens of the thoughts of a choice."""
-    thinking = stage.models[position].thinking
-    return 0.0 if thinking is None else thinking.tokens
