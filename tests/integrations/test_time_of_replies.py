@@ -12,6 +12,7 @@ from optuna_agenttts.llm.replies import parse_completion
 from optuna_agenttts_integrations.inspection import text as inspection
 from optuna_agenttts_integrations.scoring.code_metrics import completeness
 from optuna_agenttts_integrations.scoring.metrics import rouge_l
+from optuna_agenttts_integrations.tasks.answering import parse_answer
 from optuna_agenttts_integrations.tasks.programs import parse_program, strip_comments
 from optuna_agenttts_integrations.tasks.selection import parse_selection
 
@@ -46,6 +47,8 @@ def show(text):
         (read_json, '"'),
         (lambda text: parse_selection(text, 9), "Answer: [1, "),
         (lambda text: parse_selection(text, 9), "Answer:\n"),
+        (lambda text: parse_answer(text, None), "- "),
+        (lambda text: parse_answer(text, None), "Answer:\n"),
         (read_events, 'data: {"choices":[{"delta":{"content":"a"}}]}\n'),
         (show, "word "),
         (show, "\n"),
