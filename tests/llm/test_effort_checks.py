@@ -94,8 +94,8 @@ def test_efforts_that_are_ignored_are_found_by_a_second_question():
     assert found["off"] == [
         (
             "warning",
-            "700 tokens of thoughts on a question at effort 'off': the model always thinks, or the "
-            "server ignores that this is switched off",
+            "700 tokens of thoughts on a question at effort 'off': the model always thinks, or "
+            "the server ignores that this is switched off",
         )
     ]
     assert found["low"][0][0] == "ok"
