@@ -161,7 +161,7 @@ def _findings(view: StudyView, found: ThinkingCurves) -> list[str]:
         if c.saturates_at is not None and c.saturates_between is not None
         for low, high in [(c.points[i].effort for i in c.saturates_between)]
     ]
-    return [f"Efforts that saturate (90 % interval): {'; '.join(parts)}"]
+    return [f"Efforts that are enough within the budget (90 % interval): {'; '.join(parts)}"]
 
 
 def _traces(view: StudyView, curve: ThinkingCurve, look: Mark) -> list[Any]:
