@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 
 from optuna_agenttts.llm.findings import Finding, Level
@@ -46,6 +47,12 @@ _REMEDIES: Mapping[str, str] = {
     "no ChatError": "Raise `ChatUnavailableError` or `ChatRefusedError` instead.",
 }
 """Remedy for each kind of failure, including those of huggingface_hub (``ValueError``)."""
+EFFORT_FIELDS = (
+    "Name fields that the server reads, for example "
+    "`efforts(model, low={'reasoning_effort': 'low'})`, or leave the effort out."
+)
+_ABOUT_EFFORTS = re.compile(r"think|reason|effort|1210", re.I)
+"""Words of refusals of efforts; the last one is the code of an unnamed parameter of GLM."""
 _REDIRECTED = "Pass the URL that the server redirects to."
 _INCONCLUSIVE = {"HTTP 400", "HTTP 413", "HTTP 422", "HTTP 429", "no text in reply"}
 """Kinds of failure that do not show whether schemas work: the adapter drops refused formats."""
@@ -68,8 +75,13 @@ class FindingCollector:
         self.findings.append(Finding(self.subject, check, level, message, remedy))
 
 
-def remedy_for(failure: Failure) -> str:
-    """Return advice for a failed call."""
+def remedy_for(failure: Failure, effort: str | int | None = None) -> str:
+    """Return advice for a failed call, which may have had a thinking effort."""
+    if effort is not None and failure.refused:
+        # Long messages are cut before the name of the parameter.
+        quoted = re.search(rf"""["'`]{re.escape(str(effort))}\\?["'`]""", failure.message)
+        if quoted or _ABOUT_EFFORTS.search(failure.message):
+            return EFFORT_FIELDS
     if failure.kind.startswith("HTTP 3"):
         return _REDIRECTED
     broken = failure.kind.startswith("HTTP ") or failure.kind.endswith("Error")
@@ -158,16 +170,24 @@ def check_call(
     longest: ChatRequest | None,
     outcome: Outcome,
     extra: str | None = None,
+    effort: str | int | None = None,
 ) -> None:
-    """Check the outcome of the one-token request, which has the further fields `extra`."""
+    """Check the outcome of the one-token request.
+
+    Args:
+        findings: Receives the finding.
+        longest: The longest request of the search; None if it is not known.
+        outcome: The outcome.
+        extra: Further fields of the request, as JSON text.
+        effort: Thinking effort of the request.
+    """
     if isinstance(outcome, Failure):
         level: Level = "warning" if outcome.kind == "HTTP 429" else "error"
         fields = [name for name in (decode_json(extra or "") or {}) if name in outcome.message]
         remedy = f"Remove {', '.join(map(repr, fields))} from `Model(extra=...)`: the server "
         remedy += "does not accept it."
-        findings.add(
-            "one token", level, outcome.message, remedy if fields else remedy_for(outcome)
-        )
+        remedy = remedy if fields else remedy_for(outcome, effort)
+        findings.add("one token", level, outcome.message, remedy)
     elif longest is None:
         findings.add("one token", "ok", "a short request is answered")
     else:

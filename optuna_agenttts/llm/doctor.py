@@ -141,7 +141,7 @@ async def examine(
         stops = max(stop_strings, 0 if longest is None else len(longest.stop))
         check_limits(findings, server, concurrency, stops)
     _check_name(findings, target, server, expected, outcome)
-    check_call(findings, longest, outcome, prober.extra)
+    check_call(findings, longest, outcome, prober.extra, prober.thinking)
     await _try_without_system(findings, prober, sent, outcome)
     generated = await _try_lengths(findings, prober, server, longest, sent, outcome, prompt_only)
     if longest is not None:

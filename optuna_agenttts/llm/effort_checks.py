@@ -5,11 +5,10 @@ Most servers ignore fields that they do not know. A search would compare a model
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from optuna_agenttts.llm.checks import FindingCollector, remedy_for
+from optuna_agenttts.llm.checks import EFFORT_FIELDS, FindingCollector, remedy_for
 from optuna_agenttts.llm.findings import Finding, Level
 from optuna_agenttts.llm.huggingface import HuggingFaceChat
 from optuna_agenttts.llm.port import (
@@ -43,18 +42,10 @@ _BUDGET_RATIO, _BUDGET_SLACK = 1.25, 32
 """Thoughts may exceed a budget by so much, as some are estimated from their letters, and some
 servers let a sentence end. Chosen by hand."""
 
-_FIELDS = (
-    "Name fields that the server reads, for example "
-    "`efforts(model, low={'reasoning_effort': 'low'})`, or leave the effort out."
-)
-
 _SWITCH = (
     "Name fields that switch it off, for example `efforts(model, off={'chat_template_kwargs': "
     "{'enable_thinking': False}})`, or leave `off` out for this model."
 )
-
-_ABOUT_EFFORTS = re.compile(r"think|reason|effort|1210", re.I)
-"""Words of refusals of efforts; the last one is the code of an unnamed parameter of GLM."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,18 +134,17 @@ async def _ask(
 def _check_effort(findings: FindingCollector, case: EffortCase, outcome: Outcome) -> None:
     """Check the outcome of a question at one effort."""
     if isinstance(outcome, Failure):
-        about = _ABOUT_EFFORTS.search(outcome.message)
         findings.add(
             "thinking",
             "error" if outcome.refused else "warning",
             f"a question at effort {case.name} fails: {outcome.message}",
-            _FIELDS if outcome.refused and about else remedy_for(outcome),
+            remedy_for(outcome, case.effort),
         )
         return
     tokens = outcome.thought_tokens
     message = f"{tokens} tokens of thoughts on a question at effort {case.name}"
     level: Level = "ok"
-    remedy = _FIELDS
+    remedy = EFFORT_FIELDS
     if is_off(case.effort) and tokens:
         level, remedy = "warning", _SWITCH
         message += ": the model always thinks, or the server ignores that this is switched off"
@@ -171,7 +161,7 @@ def _report_none(findings: FindingCollector) -> None:
         "warning",
         "there are no thoughts at any effort: the model does not think, the server ignores the "
         "efforts, or it neither sends nor counts thoughts",
-        _FIELDS,
+        EFFORT_FIELDS,
     )
 
 
@@ -205,5 +195,5 @@ async def _compare(
         ": the server ignores efforts, or both allow more thoughts than the questions need, so a "
         "search may compare equal choices"
     )
-    remedy = f"{_FIELDS} As a budget, give fewer tokens than the model uses."
+    remedy = f"{EFFORT_FIELDS} As a budget, give fewer tokens than the model uses."
     collectors[most.subject].add("thinking", "warning", message, remedy)

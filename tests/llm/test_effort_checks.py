@@ -8,6 +8,7 @@ from llm_support import AdversarialServer, chat_reply
 from recorded_thinking import SERVERS
 
 from optuna_agenttts.llm import HuggingFaceChat
+from optuna_agenttts.llm.doctor import examine
 from optuna_agenttts.llm.effort_checks import EffortCase, examine_efforts
 from optuna_agenttts.llm.thinking import BUDGETS, FIELDS
 
@@ -85,6 +86,26 @@ def test_a_word_that_is_refused_is_an_error_with_the_words_of_the_server():
     assert "a question at effort 'minimal' fails: HTTP 400" in message
     assert "'none', 'low', 'medium', and 'high'" in message
     assert found["low"][0][0] == found["high"][0][0] == "ok"
+
+
+@pytest.mark.parametrize("effort", ["minimal", None])
+def test_the_first_request_names_the_effort_that_is_refused(effort):
+    """Its remedy is not that of long prompts."""
+    refusals = {"minimal": SERVERS["gpt 5 1"], None: lambda body: (400, {"error": "too long"})}
+    server, _ = thinker(refusals[effort], by_word)
+    with server:
+        chat = HuggingFaceChat("m", base_url=server.url, timeout=5)
+
+        async def run():
+            try:
+                return await examine(chat, subject="m", model="m", thinking=effort)
+            finally:
+                await chat.aclose()
+
+        (found,) = [each for each in asyncio.run(run()) if each.check == "one token"]
+    assert found.level == "error"
+    assert ("leave the effort out" in found.remedy) == (effort is not None)
+    assert ("Shorten the prompt" in found.remedy) == (effort is None)
 
 
 def test_efforts_that_are_ignored_are_found_by_a_second_question():
