@@ -34,7 +34,9 @@ def cluster():
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--store", default="completions.db", help="on several hosts: PostgreSQL")
+    parser.add_argument(
+        "--store", default="dask_completions.db", help="on several hosts: PostgreSQL"
+    )
     parser.add_argument("--dask", help="address of a scheduler that runs")
     parser.add_argument("--trials", type=int, default=4, help="of each worker")
     given = parser.parse_args()

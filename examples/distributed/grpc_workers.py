@@ -21,7 +21,9 @@ WORKER = [sys.executable, str(Path(__file__).with_name("worker.py"))]
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--store", default="completions.db", help="on several hosts: PostgreSQL")
+    parser.add_argument(
+        "--store", default="grpc_completions.db", help="on several hosts: PostgreSQL"
+    )
     parser.add_argument("--trials", type=int, default=4, help="of each worker")
     given = parser.parse_args()
     with grpc_proxy("sqlite:///grpc_study.db") as storage, PlaygroundServer() as server:

@@ -5,6 +5,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 from contextlib import closing, contextmanager, suppress
 from functools import partial
@@ -35,11 +36,15 @@ def on_host(name, command):
 
 @contextmanager
 def running(*commands):
-    """Run programs until the block ends."""
-    with tempfile.TemporaryFile() as log:
+    """Run programs until the block ends; print what they wrote if it fails."""
+    with tempfile.TemporaryFile("w+", errors="replace") as log:
         programs = [subprocess.Popen(command, stdout=log, stderr=log) for command in commands]
         try:
             yield programs
+        except Exception:
+            log.seek(0)
+            print(log.read(), file=sys.stderr)
+            raise
         finally:
             for program in reversed(programs):
                 program.terminate()

@@ -24,6 +24,8 @@ START = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--num
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 FILES = {"working_dir": str(Path(__file__).parent)}
 """What Ray sends to the nodes: this folder, since they import `worker`."""
+WAIT = 120
+"""Seconds for both nodes to start. Chosen by hand: a busy machine takes a minute."""
 
 
 @contextlib.contextmanager
@@ -47,7 +49,10 @@ def connected(address):
     """Connect to a cluster, and wait for two processors."""
     ray.init(address, log_to_driver=False, runtime_env=FILES)
     try:
-        while ray.cluster_resources().get("CPU", 0) < 2:
+        end = time.monotonic() + WAIT
+        while (processors := ray.cluster_resources().get("CPU", 0)) < 2:
+            if time.monotonic() > end:
+                raise TimeoutError(f"{processors:g} of 2 processors came within {WAIT} s")
             time.sleep(0.1)
         yield
     finally:
