@@ -53,7 +53,11 @@ def main():
     rng = random.Random(0)
     sampler = AgentTTSSampler(task, llm=options.llm or ScriptedChatModel(script))
     study = optuna.create_study(
-        storage="sqlite:///llm_agent.db", direction="maximize", sampler=sampler
+        study_name="llm_agent",
+        storage="sqlite:///llm_agent.db",
+        load_if_exists=True,
+        direction="maximize",
+        sampler=sampler,
     )
     study.optimize(
         lambda trial: objective(trial, rng), n_trials=options.trials, callbacks=[PrintTrials()]

@@ -63,7 +63,11 @@ def main():
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     rng = random.Random(0)
     study = optuna.create_study(
-        storage="sqlite:///own_objective.db", direction="maximize", sampler=AgentTTSSampler(task)
+        study_name="own_objective",
+        storage="sqlite:///own_objective.db",
+        load_if_exists=True,
+        direction="maximize",
+        sampler=AgentTTSSampler(task),
     )
     study.optimize(lambda trial: objective(trial, rng), n_trials=30, callbacks=[PrintTrials()])
     print(recommend(study))

