@@ -137,15 +137,23 @@ def spend_of(
     )
 
 
+_MAX_SPEND = 1e300
+"""Maximum absolute spend of a trial, in any unit: sums of many of them stay finite."""
+
+
 def stated_spend(trial: FrozenTrial) -> float | None:
     """Return the spend that a trial reports, or None, also if it is not a finite number.
+
+    Numbers above 1e300, of which two may have no finite sum, are not read either.
 
     It is exact, unless other code has written the user attribute since.
     """
     stated, exact = trial.user_attrs.get("spend"), trial.system_attrs.get(storage.SPEND)
     if isinstance(exact, float) and stated == rounded(exact):
         return exact
-    return float(stated) if isinstance(stated, (int, float)) and is_finite(stated) else None
+    if not isinstance(stated, (int, float)) or not is_finite(stated):
+        return None
+    return float(stated) if abs(stated) <= _MAX_SPEND else None
 
 
 def rounded(value: float) -> float:

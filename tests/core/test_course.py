@@ -57,6 +57,24 @@ def study():
 # Spend.
 
 
+def test_spend_without_a_finite_sum_is_not_read():
+    """Other programs may write anything into the user attribute."""
+    study = searched(task=TASK, n_trials=3)
+    study.add_trials(
+        [
+            create_trial(
+                value=0.5,
+                params=trial.params,
+                distributions=trial.distributions,
+                user_attrs={"spend": 1e308},
+            )
+            for trial in study.trials
+        ]
+    )
+    assert math.isfinite(expenditure_of(StudyView(study, TASK)).total)
+    assert str(summarize(study))
+
+
 def spending_study(drawn, *, stated, stages):
     """Return a study of trials with these spends, some of which are divided among stages."""
     study = optuna.create_study(direction="maximize")
