@@ -98,17 +98,22 @@ def signals(number, count, rng):
     """Interrupt or terminate one worker after the other."""
     shorten_leases()
     with place_of("sqlite") as place:
-        slowest, hanging = 0.0, 0
+        slowest, hanging, again = 0.0, 0, 0
         for done in range(count):
             pid = fork(place, run_trials, place, done // 5)
             wait_for_calls(place, [pid])
             time.sleep(rng.uniform(0.0, 3.0))
             end(place, pid, number)
             started = time.monotonic()
-            hanging += finish(pid, 60) is None
+            if finish(pid, 10, kill=False) is None:
+                # Python ignores a KeyboardInterrupt in a callback of a weak reference.
+                again += 1
+                end(place, pid, number)
+                hanging += finish(pid, 60) is None
             slowest = max(slowest, time.monotonic() - started)
         found, failed = _results(place, count, "signals")
-        return f"{found}; the slowest ended after {slowest:.1f} s", failed or bool(hanging)
+        text = f"{found}; {again} signals sent again; the slowest ended after {slowest:.1f} s"
+        return text, failed or bool(hanging)
 
 
 def _results(place, events, name):

@@ -195,16 +195,17 @@ def wait_for_calls(place, pids, timeout=120):
     raise RuntimeError(f"no worker calls a model: {place.lines('errors')[-1:]}")
 
 
-def finish(pid, timeout):
-    """Wait for a process; return its exit code, or None if it was still running and was killed."""
+def finish(pid, timeout, kill=True):
+    """Wait for a process; return its exit code, or None if it is still running, and kill it."""
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
         found, status = os.waitpid(pid, os.WNOHANG)
         if found:
             return os.waitstatus_to_exitcode(status)
         time.sleep(0.01)
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
+    if kill:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
     return None
 
 
