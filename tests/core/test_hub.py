@@ -811,7 +811,6 @@ class TestDescribeModel:
             ("gpt", None),
             ("none-0B", None),
             ("x-" + "9" * 400 + "B", None),
-            ("nul\0-3B", 3e9),
         ],
     )
     def test_without_a_hub_nothing_is_looked_up(self, name, parameters, monkeypatch):
