@@ -22,6 +22,11 @@ _BARS = 14
 up. Chosen by hand."""
 
 
+_LETTER = 0.019
+"""Width of a letter beside a bar, as a share of the axis, beside long names in a figure of 600
+pixels."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Bar:
     tick: str
@@ -85,12 +90,13 @@ def figure_of_spend(view: StudyView) -> Figure:
             figure.add_trace(go.Bar(x=[None], y=[None], name=name, marker=look))
     # Beside savings, the length of the whole bar is no share.
     what = " of spend" if saves else ""
+    shares = [f"{share_text(bar.spend / total)}{what}" if total else "" for bar in bars]
     figure.add_trace(
         go.Scatter(
             x=[bar.spend + bar.saved for bar in bars],
             y=rows,
             mode="text",
-            text=[f" {_share(bar.spend, total)}{what}" for bar in bars],
+            text=[f" {style.escape(share)}" for share in shares],
             textposition="middle right",
             hoverinfo="skip",
             showlegend=False,
@@ -99,7 +105,7 @@ def figure_of_spend(view: StudyView) -> Figure:
     longest = max((bar.spend + bar.saved for bar in bars), default=0.0)
     figure.update_xaxes(
         title_text=style.escape(f"spend over all trials ({unit})"),
-        range=[0, (1.25 if saves else 1.12) * longest or 1],
+        range=[0, longest / (1 - _LETTER * (1 + max(map(len, shares), default=0))) or 1],
     )
     figure.update_yaxes(
         tickvals=rows,
@@ -118,11 +124,6 @@ def _hatched(colors: str | list[str]) -> dict[str, Any]:
         "pattern": {"shape": "/", "fgcolor": colors, "size": 6},
         "line": {"color": colors, "width": 1},
     }
-
-
-def _share(part: float, total: float) -> str:
-    """Return a share of the spend in percent, escaped; empty without any."""
-    return style.escape(share_text(part / total)) if total else ""
 
 
 def _bars(task: Task, spent: Expenditure) -> list[_Bar]:

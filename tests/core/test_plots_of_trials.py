@@ -87,6 +87,9 @@ def test_saved_samples_are_hatched_beside_what_was_spent():
     assert saved.marker.pattern.shape == "/"
     assert [entry.name for entry in legend] == ["spent", "saved by reuse"]
     assert "reuse saved 10 TFLOPs" in subtitle(figure)
+    # The text beside the longest bar ends within 350 pixels, of letters of 12 points.
+    end = 350 * max(texts.x) / figure.layout.xaxis.range[1]
+    assert end + 6.2 * max(map(len, texts.text)) <= 350
     assert "999 tokens" in spent.hovertext[2]
 
 
