@@ -41,8 +41,10 @@ if TYPE_CHECKING:
 
 _ROWS, _COLUMNS = 3, 4
 """Models of the later and the earlier stage that are shown. Chosen by hand."""
-_HEIGHT, _WIDTH = 42, 64
+_HEIGHT, _WIDTH = 36, 64
 """Characters of all models' names along the axes, which must not overlap. Chosen by hand."""
+_EFFORT = 8
+"""Characters of the name of a thinking effort. Chosen by hand."""
 _STAGE = 12
 """Characters of a stage's name at an axis of a pair of stages. Chosen by hand."""
 _TICKS = 4
@@ -107,9 +109,13 @@ def figure_of_allocation_map(
     names = short_names(across, _WIDTH // len(across))
     for column, model in enumerate(across, 1):
         figure.update_xaxes(title_text=names[model], row=len(up), col=column)
-    names = short_names(up, _HEIGHT // len(up))
+    length = _HEIGHT // len(up)
+    thinking = [model for model in up if ", " in model]
+    names = short_names([model for model in up if model not in thinking], length)
+    # Efforts have a line of their own.
+    names |= short_names(thinking, length + _EFFORT)
     for row, model in enumerate(up, 1):
-        figure.update_yaxes(title_text=names[model], row=row, col=1)
+        figure.update_yaxes(title_text=names[model].replace(", ", ",<br>"), row=row, col=1)
     figure.update_xaxes(showticklabels=False)
     figure.update_yaxes(showticklabels=False)
     figure.update_xaxes(showticklabels=True, row=len(up))

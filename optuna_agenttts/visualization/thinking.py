@@ -64,7 +64,8 @@ def plot_thinking(study: Study, task: Task | None = None) -> Figure:
     central 90 % interval as a band. A bar across it marks the effort beyond which more thinking
     gains next to nothing. A thin line shows the recommended model with as many samples as
     recommended, also over the budget. Points are trials: filled ones have the recommended settings
-    in all other stages. Efforts are placed by the mean length of a sample with its thoughts.
+    in all other stages. Efforts are placed by the mean length of a sample with its thoughts, on a
+    logarithmic axis, whose ticks are the efforts of one model; those of others are beside points.
 
     Args:
         study: A study of one objective, of any sampler.
@@ -105,19 +106,21 @@ def figure_of_thinking(view: StudyView) -> Figure:
     for position, stage in enumerate(stages):
         place = {"row": position // columns + 1, "col": position % columns + 1}
         curves = [curve for curve in found.curves if curve.stage == stage]
+        ticked = next((curve for curve in curves if curve.recommended), curves[0])
         for curve in sorted(curves, key=lambda curve: curve.recommended):
             for trace in _traces(view, curve, marks[curve.model]):
                 figure.add_trace(trace, **place)
         star = _star(view, stage)
         figure.add_trace(star, **place)
         tokens = [*star.x, *(point.tokens for curve in curves for point in curve.points)]
-        figure.update_xaxes(
-            title_text=lines(
-                [f"thinking of {brief(stage, _TITLES // columns)}, tokens of a sample"]
-            ),
-            **_axis(tokens, next((c for c in curves if c.recommended), curves[0])),
-            **place,
-        )
+        axis, width = _axis(tokens, ticked), _TITLES // columns
+        names = [
+            f"thinking of {brief(stage, width)}, tokens of a sample",
+            f"(logarithmic; ticks: {brief(ticked.model, width)})",
+        ]
+        figure.update_xaxes(title_text=lines(names), **axis, **place)
+        for curve in curves:
+            figure.add_trace(_labels(curve, axis, marks[curve.model]), **place)
         if position:
             figure.update_yaxes(matches="y", **place)
     figure.update_yaxes(**value_limits(view))
@@ -144,6 +147,24 @@ def _axis(tokens: Sequence[float], curve: ThinkingCurve) -> dict[str, Any]:
         if all(abs(place - math.log10(other)) > _APART * width for other in ticks):
             ticks[point.tokens] = f"{escape(point.effort)}<br>{amount_text(point.tokens)}"
     return {**axis, "tickvals": list(ticks), "ticktext": list(ticks.values()), "tickangle": 0}
+
+
+def _labels(curve: ThinkingCurve, axis: Mapping[str, Any], look: Mark) -> Any:
+    """Return the efforts of a curve's points as texts, but of those that are ticks of the axis."""
+    ticks = {(x, text.split("<br>")[0]) for x, text in zip(axis["tickvals"], axis["ticktext"])}
+    shown = [point for point in curve.points if point.samples] or list(curve.points)
+    points = [point for point in shown if (point.tokens, escape(point.effort)) not in ticks]
+    return graph_objects().Scatter(
+        x=[point.tokens for point in points],
+        y=[point.value for point in points],
+        mode="text",
+        text=[escape(point.effort) for point in points],
+        textposition="top center",
+        textfont={"color": look.color, "size": 9},
+        hoverinfo="skip",
+        legendgroup=curve.model,
+        showlegend=False,
+    )
 
 
 def _findings(view: StudyView, found: ThinkingCurves) -> list[str]:

@@ -31,7 +31,12 @@ from optuna_agenttts.report.saturation import saturation_of
 from optuna_agenttts.report.text import models_of, section_text, sentence
 from optuna_agenttts.report.thinking import thinking_of
 from optuna_agenttts.report.view import StudyView
-from optuna_agenttts.visualization import plot_importances, plot_saturation, plot_thinking
+from optuna_agenttts.visualization import (
+    plot_allocation_map,
+    plot_importances,
+    plot_saturation,
+    plot_thinking,
+)
 from optuna_agenttts.visualization.figures import EFFORT_FIGURES, FIGURES
 from optuna_agenttts.visualization.marks import base_marks, model_marks
 from optuna_agenttts.visualization.style import brief, short_names
@@ -285,6 +290,17 @@ def test_figures_show_every_effort_and_trial(view):
     for curve in found.curves:
         within = [(point.tokens, point.value) for point in curve.points if point.samples]
         assert within in drawn
+    # Every point has its effort, as a tick or as a text.
+    for axis, stage in ((figure.layout.xaxis, "retrieve"), (figure.layout.xaxis2, "answer")):
+        assert "logarithmic" in axis.title.text
+        own = "x" if stage == "retrieve" else "x2"
+        texts = [t for t in figure.data if t.mode == "text" and t.xaxis == own]
+        named = {(x, s) for t in texts for x, s in zip(t.x, t.text)}
+        named |= {(x, s.split("<br>")[0]) for x, s in zip(axis.tickvals, axis.ticktext)}
+        curves = [curve for curve in found.curves if curve.stage == stage]
+        assert named >= {(p.tokens, p.effort) for c in curves for p in c.points if p.samples}
+        (ticked,) = [curve.model for curve in curves if curve.recommended] or [curves[0].model]
+        assert brief(ticked.split("/")[-1]) in axis.title.text
     words = " ".join(str(text) for trace in figure.data for text in np.ravel(trace.hovertext))
     assert "31 % of replies ended inside their thoughts" in words
     for curve in found.curves:
@@ -456,3 +472,14 @@ def test_saturation_of_samples_is_shown_at_one_effort_of_each_model(view):
     )
     shown = {model.name for model in TASK.stages[1].models if f": {model.name}," in words}
     assert shown == {*chosen, "plain-3B"}
+
+
+def test_names_of_rows_of_the_map_do_not_overlap(view):
+    """They are turned: each line fits a third of the height."""
+    figure = plot_allocation_map(view.study, TASK)
+    titles = [axis.title.text for axis in figure.select_yaxes() if axis.title.text]
+    assert len(titles) == 3
+    assert all(len(line) <= 14 for title in titles for line in title.split("<br>"))
+    assert all(
+        title.endswith((",<br>off", ",<br>low", ",<br>high", "plain-3B")) for title in titles
+    )
