@@ -87,6 +87,8 @@ nitpick_ignore = [
     # An argument that only this package passes, and a value that only it renders.
     ("py:class", "optuna_agenttts.report.document.Section"),
     ("py:class", "optuna_agenttts.llm.client.Session"),
+    # A type variable.
+    ("py:class", "optuna_agenttts_integrations.calls.store._T"),
 ]
 
 # Look.
