@@ -116,7 +116,7 @@ def test_search_with_a_real_server(server, monkeypatch):
     assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 14
     assert all(TASK.fits(allocation_of(trial)) for trial in study.trials)
     planned = guidelines(study)
-    # The second round may still be under way when the search ends.
-    assert [p.number for p in planned][:1] == [1]
+    # Later rounds may still be under way when the search ends.
+    assert [p.number for p in planned][:1] == [0]
     assert planned[0].completion_tokens > 0
     assert planned[0].candidates or planned[0].problems
