@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 PROGRAM = Path(__file__).parent / "reliability.py"
+PAGE = PROGRAM.parent.parent.parent / "docs" / "reliability.md"
 
 
 @pytest.mark.slow
@@ -19,7 +20,8 @@ def test_a_small_share_of_the_stress_program_succeeds():
     assert "0 of those stored lost" in found.stdout
 
 
+@pytest.mark.skipif(not PAGE.exists(), reason="needs the source tree")
 def test_the_page_has_a_place_for_the_table():
-    page = (PROGRAM.parent.parent.parent / "docs" / "reliability.md").read_text(encoding="utf-8")
+    page = PAGE.read_text(encoding="utf-8")
     start, end = "<!-- table of tests/stress/reliability.py -->", "<!-- end of the table -->"
     assert page.index(start) < page.index(end)
