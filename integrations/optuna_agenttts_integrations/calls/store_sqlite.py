@@ -60,13 +60,15 @@ class SQLiteDatabase(Database):
         self._size = 0
         self._read_only = False
         self.connection: sqlite3.Connection | None = None
-        self.connection = self._open()
+        # Before the file is opened: forks wait for it, since they would inherit locks of SQLite.
         on_fork(
             self,
             SQLiteDatabase._reset_lock,
             before=SQLiteDatabase._disconnect,
             after=SQLiteDatabase._release,
         )
+        with self._lock:
+            self.connection = self._open()
 
     def rows(self, sql: str, values: Row = ()) -> Rows:
         """Return the rows of a query; see `Database.rows`."""
