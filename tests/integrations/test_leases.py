@@ -244,6 +244,15 @@ def test_the_last_renewal_has_no_leases_and_is_not_logged(target, caplog):
     store.close()
 
 
+def test_a_store_that_is_closed_before_the_last_renewal_is_not_logged(target, caplog):
+    """The thread may find out long after a search has ended."""
+    completions = worker(target)
+    drawn(sample(completions, RandomChat(), count=2))
+    completions._store.close()
+    assert not completions._store.leases.renew()
+    assert not caplog.records
+
+
 def test_cancelled_workers_release_their_samples(target):
     """At once: leases last 30 seconds."""
     chat = RandomChat(TIMEOUT)

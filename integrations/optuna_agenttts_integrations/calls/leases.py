@@ -244,8 +244,10 @@ class Leases:
         try:
             owned = self._database.write(work, patience=_PATIENCE)
         except Exception as error:
-            # Of any kind: the thread must try again.
-            _logger.warning(
+            # Of any kind: the thread must try again. Without leases, as of a store that was closed
+            # since, nothing is lost.
+            _logger.log(
+                logging.WARNING if held else logging.DEBUG,
                 "The leases of samples in progress could not be renewed, so that other workers "
                 "may generate the same samples: %s",
                 error,
