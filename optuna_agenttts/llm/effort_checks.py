@@ -20,7 +20,7 @@ from optuna_agenttts.llm.port import (
 )
 from optuna_agenttts.llm.probes import SEED, Failure, Outcome, Prober, short_request
 from optuna_agenttts.llm.secrets import key_for
-from optuna_agenttts.llm.thinking import Effort, is_off
+from optuna_agenttts.support.efforts import Effort, is_off
 
 _QUESTIONS = (
     "How many whole numbers from 1 to 400 are divisible by neither 3 nor 7 and have digits whose "

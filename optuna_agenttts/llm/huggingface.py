@@ -42,7 +42,7 @@ from optuna_agenttts.llm.port import (
 )
 from optuna_agenttts.llm.replies import parse_completion
 from optuna_agenttts.llm.secrets import ApiKey, Headers, hide_keys, secret_values
-from optuna_agenttts.llm.thinking import is_off, with_extra
+from optuna_agenttts.llm.thinking import with_extra
 from optuna_agenttts.llm.untrusted import as_mapping, decode_json
 from optuna_agenttts.llm.wire import (
     chat_url,
@@ -51,6 +51,7 @@ from optuna_agenttts.llm.wire import (
     redact_url,
     server_root,
 )
+from optuna_agenttts.support.efforts import is_off
 from optuna_agenttts.support.plain import one_line
 
 _logger = logging.getLogger(__name__)

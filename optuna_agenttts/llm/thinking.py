@@ -15,8 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-Effort = str | int
-"""Thinking effort: a word such as ``"low"``, or the largest number of tokens of the thoughts."""
+from optuna_agenttts.support.efforts import BUDGET_RATIO, EXPECTED_TOKENS, Effort, is_off
 
 FIELDS = (
     # OpenAI, vLLM, SGLang, llama.cpp, Ollama, Groq, Mistral, Gemini, xAI, DeepSeek, Hugging Face's
@@ -47,19 +46,14 @@ _NUMBER_ONLY = "reasoning.max_tokens"
 reads nothing but the word of it."""
 _NUMBERS = ("custom_params", *(name for name in FIELDS if "budget" in name))
 """Fields that are a number of tokens, or hold one only."""
-_OFF = ("off", "none", 0)
 BUDGETS = MappingProxyType(
     {
-        "minimal": 256,
-        "low": 1024,
-        "medium": 4096,
-        "high": 16384,
-        "xhigh": 32768,
-        "max": 32768,
+        word: BUDGET_RATIO * tokens
+        for word, tokens in EXPECTED_TOKENS.items()
+        if tokens and word != "on"
     }
 )
-"""Numbers of tokens for servers that read no words, and the reverse. Twice the thoughts that are
-expected of each word, as half of a budget is expected to be used; see `task.thinking`."""
+"""Numbers of tokens for servers that read no words, and the reverse."""
 _USUAL = "medium"
 """Word for thinking as much as the model usually does."""
 _OFF_WORDS = ("none", "off", "disabled", "disable")
@@ -116,11 +110,6 @@ _ABOUT_WORD = re.compile(
 _NAMED_EFFORT = re.compile(r"reasoning.?(effort|value)|\beffort\b|think value|\blevel\b", re.I)
 """Names of `reasoning_effort` in errors."""
 _WORD = re.compile(r"[a-z_]+")
-
-
-def is_off(effort: Effort | None) -> bool:
-    """Return whether an effort means no thoughts."""
-    return effort is not None and effort in _OFF
 
 
 def thinking_fields(effort: Effort, parameters: Mapping[str, str | None]) -> dict[str, Any]:

@@ -7,10 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from optuna_agenttts.exceptions import TaskError
+from optuna_agenttts.support.efforts import Effort, is_off
 from optuna_agenttts.task.model import Model
 from optuna_agenttts.task.thinking import (
-    NO_THINKING,
-    Effort,
     Thinking,
     checked_effort,
     expected_tokens,
@@ -94,7 +93,7 @@ def with_efforts(models: Sequence[Model], given: Any, owner: str) -> tuple[Model
 def _checked(owner: str, given: Iterable[Any]) -> list[Effort]:
     """Return efforts, each of which is another one."""
     listed = [checked_effort(owner, effort) for effort in given]
-    if len({"off" if effort in NO_THINKING else effort for effort in listed}) < len(listed):
+    if len({"off" if is_off(effort) else effort for effort in listed}) < len(listed):
         raise TaskError(
             f"{owner}: efforts must be unique ('off', 'none' and 0 are one), got {listed!r}."
         )

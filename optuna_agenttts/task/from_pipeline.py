@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from optuna_agenttts.exceptions import TaskError
+from optuna_agenttts.support.efforts import Effort
 from optuna_agenttts.task.model import Model
 from optuna_agenttts.task.stage import Stage
-from optuna_agenttts.task.thinking import Effort
 
 
 class DataPipeline(Protocol):

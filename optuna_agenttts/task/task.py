@@ -13,6 +13,7 @@ from optuna.trial import BaseTrial
 
 from optuna_agenttts import storage
 from optuna_agenttts.exceptions import BudgetError, TaskError
+from optuna_agenttts.support.efforts import Effort
 from optuna_agenttts.task.allocation import (
     Allocation,
     AllocationLike,
@@ -33,7 +34,6 @@ from optuna_agenttts.task.resuming import register_task
 from optuna_agenttts.task.stage import Stage, checked_range, checked_stages
 from optuna_agenttts.task.suggestion import suggest_choices
 from optuna_agenttts.task.texts import check_texts
-from optuna_agenttts.task.thinking import Effort
 from optuna_agenttts.task.values import read_stages
 
 

@@ -5,39 +5,11 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from types import MappingProxyType
 
 import numpy as np
 
 from optuna_agenttts.exceptions import TaskError
-
-Effort = str | int
-"""Thinking effort: a word such as ``"low"``, or the largest number of tokens of the thoughts."""
-
-EXPECTED_TOKENS = MappingProxyType(
-    {
-        "off": 0,
-        "none": 0,
-        "minimal": 128,
-        "low": 512,
-        "medium": 2048,
-        "on": 2048,
-        "high": 8192,
-        "xhigh": 16384,
-        "max": 16384,
-    }
-)
-"""Expected tokens of the thoughts of one sample, by effort, until they are measured. Chosen by
-hand, from the lengths that open models write on questions of mathematics and code."""
-
-NO_THINKING = ("off", "none", 0)
-"""Efforts that mean no thoughts."""
-_BUDGET_SHARE = 0.5
-"""Expected share of a thinking budget that is used. Chosen by hand."""
-_ROOM = 2
-"""Thoughts may be this many times as long as expected before `max_tokens` ends them, as with the
-budget that stands for a word where servers read budgets. Chosen by hand: more would exceed the
-context of many models at high effort."""
+from optuna_agenttts.support.efforts import BUDGET_RATIO, EXPECTED_TOKENS, Effort, is_off
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,12 +56,12 @@ class Thinking:
         """Tokens that thoughts may take, in addition to `max_tokens` of an answer."""
         if isinstance(self.effort, int):
             return self.effort
-        return round(_ROOM * max(self.tokens, EXPECTED_TOKENS.get(self.effort, 0)))
+        return round(BUDGET_RATIO * max(self.tokens, EXPECTED_TOKENS.get(self.effort, 0)))
 
     @property
     def label(self) -> str:
         """Effort in words, such as "low thinking"."""
-        if self.effort in NO_THINKING:
+        if is_off(self.effort):
             return "no thinking"
         if isinstance(self.effort, int):
             return f"{self.effort} thinking tokens"
@@ -98,7 +70,7 @@ class Thinking:
     @property
     def brief_label(self) -> str:
         """Effort without the word "thinking", such as "off", "low" or "1024 tokens"."""
-        if self.label == "no thinking":
+        if is_off(self.effort):
             return "off"
         return f"{self.effort} tokens" if isinstance(self.effort, int) else self.effort
 
@@ -150,7 +122,7 @@ def expected_tokens(effort: Effort, before: float) -> float:
         before: Expected tokens of the effort that is listed before it; 0 if it is the first.
     """
     if isinstance(effort, int):
-        return _BUDGET_SHARE * effort
+        return effort / BUDGET_RATIO
     known = EXPECTED_TOKENS.get(effort)
     # An unknown word: as much more as "medium" is than "low".
     return float(known) if known is not None else max(EXPECTED_TOKENS["low"], 4 * before)

@@ -13,7 +13,8 @@ from recorded_thinking import OUTCOMES, SERVERS
 from optuna_agenttts.exceptions import AgentTTSError
 from optuna_agenttts.llm import ChatError, HuggingFaceChat
 from optuna_agenttts.llm.thinking import BUDGETS, FIELDS, thinking_fields, with_extra
-from optuna_agenttts.task.thinking import EXPECTED_TOKENS, expected_tokens
+from optuna_agenttts.support.efforts import EXPECTED_TOKENS
+from optuna_agenttts.task.thinking import expected_tokens
 
 
 def served(rule):

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from optuna_agenttts.llm import Completion, Usage
-from optuna_agenttts.llm.thinking import FIELDS, Effort
+from optuna_agenttts.llm.thinking import FIELDS
 from optuna_agenttts.llm.untrusted import as_mapping
+from optuna_agenttts.support.efforts import Effort
 from optuna_agenttts_integrations.testing.serving_http import RefusedError
 
 ThinkingDialect = Literal["openai", "vllm", "provider"]

@@ -7,9 +7,8 @@ import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from optuna_agenttts.llm.thinking import Effort, is_off
 from optuna_agenttts.llm.untrusted import CHARACTERS_PER_TOKEN
-from optuna_agenttts.task.thinking import EXPECTED_TOKENS
+from optuna_agenttts.support.efforts import EXPECTED_TOKENS, Effort, is_off
 from optuna_agenttts_integrations.exceptions import PipelineError
 
 _SENTENCE = "Let me check this step again. "
