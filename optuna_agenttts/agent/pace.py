@@ -1,4 +1,4 @@
-"""How many trials a round covers, and when the next one is planned."""
+"""Pace of the agent: the trials that a round covers, and the time to plan the next one."""
 
 from __future__ import annotations
 

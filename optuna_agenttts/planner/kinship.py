@@ -16,7 +16,7 @@ Chosen by hand, below the expected tokens of the least effort of `EXPECTED_TOKEN
 
 @dataclass(frozen=True, slots=True)
 class Kinship:
-    """Which choices of a stage are one model, and how long each thinks.
+    """Choices of a stage that are one model, and the length of the thoughts of each.
 
     Args:
         bases: For each choice, the number of its model, which all efforts of the model share,
@@ -43,5 +43,5 @@ class Kinship:
 
     @property
     def thinks(self) -> bool:
-        """Whether any choice thinks."""
+        """True if any choice thinks."""
         return bool(self.thoughts.any())

@@ -1,4 +1,4 @@
-"""What became of the agent's proposals: tried, queued, refused, reduced, or not kept."""
+"""Fates of the agent's proposals: tried, queued, refused, reduced, or not kept."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _STATES = {TrialState.PRUNED: "stopped early", TrialState.FAIL: "failed"}
 
 @dataclass(frozen=True, slots=True)
 class Fate:
-    """What became of one proposal of the agent.
+    """Fate of one proposal of the agent.
 
     Args:
         round: Number of the round that proposed it.
