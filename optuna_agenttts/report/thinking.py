@@ -19,6 +19,7 @@ from optuna_agenttts.report.saturation import (
 from optuna_agenttts.report.view import StudyView
 from optuna_agenttts.task.efforts import efforts_by_model
 from optuna_agenttts.task.parameters import read_choices
+from optuna_agenttts.task.stage import has_efforts
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +133,10 @@ def thinking_of(view: StudyView) -> ThinkingCurves:
         NoTaskError: The study has several objectives.
         NoEvidenceError: No trial is complete, or none meets the constraints of the study.
     """
-    saturation, ended = view.get(saturation_of), view.get(ended_of)
+    saturation = view.get(saturation_of)
+    if not has_efforts(view.task.stages):
+        return ThinkingCurves((), saturation.margin)
+    ended = view.get(ended_of)
     by_choice = {(curve.stage, curve.model): curve for curve in saturation.curves}
     curves = []
     for position, stage in enumerate(view.task.stages):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from optuna_agenttts.task.model import Model
 from optuna_agenttts.task.stage import has_efforts
 from optuna_agenttts.task.task import Task
 from optuna_agenttts.visualization.style import COLORS, Mark, mark
@@ -20,7 +19,7 @@ def model_marks(task: Task) -> dict[str, Mark]:
         return {name: mark(position) for position, name in enumerate(models)}
     efforts: dict[str, list[str]] = {}
     for name, model in models.items():
-        efforts.setdefault(_base(model), []).append(name)
+        efforts.setdefault(model.served_name, []).append(name)
     return {
         name: Mark(mark(i).color, mark(i // len(COLORS) + j).symbol, mark(j).dash)
         for i, names in enumerate(efforts.values())
@@ -30,13 +29,8 @@ def model_marks(task: Task) -> dict[str, Mark]:
 
 def base_marks(task: Task) -> dict[str, Mark]:
     """Return the look of each model by name, without its efforts; colors as `model_marks`."""
-    names = dict.fromkeys(_base(model) for stage in task.stages for model in stage.models)
+    names = dict.fromkeys(model.served_name for stage in task.stages for model in stage.models)
     return {name: mark(position) for position, name in enumerate(names)}
-
-
-def _base(model: Model) -> str:
-    """Return the name of a model without its thinking effort."""
-    return model.name if model.thinking is None else model.thinking.model
 
 
 def bar_marker(color: str, size: int = 22) -> dict[str, Any]:
