@@ -15,9 +15,10 @@ from optuna.trial import TrialState
 from optuna_agenttts import BudgetError, Task, storage
 from optuna_agenttts.study.choice_lengths import Report, choice_lengths, has_own_lengths
 from optuna_agenttts.study.measured import log_lengths, set_effective_task, with_lengths
+from optuna_agenttts.support.efforts import is_off
 from optuna_agenttts.support.logs import is_first
 from optuna_agenttts.task.allocation import Allocation
-from optuna_agenttts.task.thinking import brief_choice
+from optuna_agenttts.task.thinking import Thinking
 from optuna_agenttts_integrations.pipeline.evaluation import Evaluation, InstanceResult, StageUsage
 from optuna_agenttts_integrations.pipeline.stages import Pipeline
 
@@ -60,10 +61,11 @@ def mean_lengths(
     return lengths
 
 
-def thinking_stages(task: Task, allocation: Allocation) -> list[str]:
-    """Return the names of the stages whose model is at a thinking effort."""
-    names = {(s.name, m.name) for s in task.stages for m in s.models if m.thinking is not None}
-    return [stage for stage, (model, _) in allocation.items() if (stage, model) in names]
+def thinking_of_stages(task: Task, allocation: Allocation) -> dict[str, Thinking]:
+    """Return the thinking efforts of an allocation by stage, of stages whose model has one."""
+    efforts = {(s.name, m.name): m.thinking for s in task.stages for m in s.models}
+    chosen = {stage: efforts.get((stage, model)) for stage, (model, _) in allocation.items()}
+    return {stage: thinking for stage, thinking in chosen.items() if thinking is not None}
 
 
 def ended_in_thoughts(evaluation: Evaluation, stage: str) -> list[int]:
@@ -73,7 +75,10 @@ def ended_in_thoughts(evaluation: Evaluation, stage: str) -> list[int]:
 
 
 def thought_attributes(
-    trial: optuna.Trial, evaluation: Evaluation, allocation: Allocation, thinking: Collection[str]
+    trial: optuna.Trial,
+    evaluation: Evaluation,
+    allocation: Allocation,
+    thinking: Mapping[str, Thinking],
 ) -> dict[str, Any]:
     """Return a trial's attributes about thoughts, and log replies that have nothing else.
 
@@ -81,7 +86,7 @@ def thought_attributes(
         trial: The trial.
         evaluation: Its evaluation.
         allocation: Model and number of samples of each stage.
-        thinking: Names of stages whose model is at a thinking effort.
+        thinking: Thinking efforts by stage, of stages whose model has one.
 
     Returns:
         ``thought_tokens``, and as ``thoughts`` a line for each stage with replies that ended
@@ -94,7 +99,7 @@ def thought_attributes(
             share = max(1, round(100 * ended / replies))
             whose = f"the replies of {model!r}" if name in thinking else f"{model}'s replies"
             remedy = "raise `max_tokens` or lower thinking"
-            if name in thinking and brief_choice(model).endswith(", off"):
+            if name in thinking and is_off(thinking[name].effort):
                 remedy = "the server did not switch thinking off, see `objective.check()`"
             lines.append(
                 f"{share} % of {whose} in stage {name!r} ended inside their thoughts: {remedy}"
@@ -138,8 +143,10 @@ def apply_measured_lengths(
     measured, used = declared, 0
     # Each look depends on the trials before it alone, so that all workers measure the same.
     for count in (after * 2**look for look in range(looks)):
+        if len(reported) < count:
+            break
         lengths, choices = _lengths(declared, reported[:count])
-        if len(reported) < count or _are_close(measured, lengths, choices):
+        if _are_close(measured, lengths, choices):
             continue
         try:
             measured, used = with_lengths(declared, lengths, choices), count

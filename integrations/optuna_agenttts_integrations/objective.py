@@ -32,7 +32,7 @@ from optuna_agenttts_integrations.lengths import (
     apply_measured_lengths,
     ended_in_thoughts,
     mean_lengths,
-    thinking_stages,
+    thinking_of_stages,
     thought_attributes,
 )
 from optuna_agenttts_integrations.limit import SpendLimit
@@ -362,7 +362,7 @@ class MultiStageObjective(DiagnosableObjective, SplittableObjective):
         }
         facts: dict[str, Any] = {storage.SPEND: spent}
         if evaluation.results:
-            thinking = thinking_stages(task, allocation)
+            thinking = thinking_of_stages(task, allocation)
             values |= {
                 "naive_tokens": evaluation.naive_tokens,
                 "reused": round(evaluation.reused, 4),
