@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from optuna.study import Study
@@ -22,11 +21,20 @@ from optuna_agenttts.report.tried import numbers_shown
 from optuna_agenttts.report.view import StudyView
 from optuna_agenttts.support.plain import amount_text
 from optuna_agenttts.task.task import Task
+from optuna_agenttts.visualization.curves import (
+    STAGE,
+    TITLES,
+    add_models,
+    add_symbols,
+    band,
+    findings,
+    recommended_point,
+    share_value_axes,
+    tells_saturation,
+)
 from optuna_agenttts.visualization.marks import bar_marker, model_marks, trial_marker
 from optuna_agenttts.visualization.style import (
     FAINT,
-    GRAY,
-    RECOMMENDED,
     ROW_TITLES,
     Mark,
     beyond_limits,
@@ -42,9 +50,6 @@ from optuna_agenttts.visualization.style import (
     panels,
     place_legend,
     setting_text,
-    short_names,
-    value_limits,
-    value_title,
 )
 
 if TYPE_CHECKING:
@@ -59,14 +64,6 @@ _GROUP = "other models"
 _BEYOND = 2
 """Numbers of samples that are shown, as a multiple of those within the budget: they show what a
 larger budget would gain. Chosen by hand."""
-_TITLES = 36
-"""Characters of the stages' names below a row of panels, which must not overlap. Chosen by
-hand."""
-_LEAST = 3
-"""Trials from which on saturation is stated. Chosen by hand."""
-_LINES, _STAGE = 3, 14
-"""Stages with a line of their own below the title, and characters of the names of more of them.
-Chosen by hand."""
 _STEP = 1.1
 """Ratio of neighboring points of a line, which bounds the size of figures. Chosen by hand."""
 
@@ -112,7 +109,7 @@ def figure_of_saturation(view: StudyView) -> Figure:
         columns=columns,
         row_gap=ROW_TITLES if rows > 1 else 0.0,
     )
-    marks, go = model_marks(view.task), graph_objects()
+    marks = model_marks(view.task)
     main = {stage: _main_models(view, found, stage) for stage in stages}
     for position, stage in enumerate(stages):
         place = {"row": position // columns + 1, "col": position % columns + 1}
@@ -124,33 +121,21 @@ def figure_of_saturation(view: StudyView) -> Figure:
             mark = marks[curve.model] if curve.model in main[stage] else _OTHERS
             for trace in _traces(view, curve, mark, last):
                 figure.add_trace(trace, **place)
-        star = go.Scatter(
-            x=[samples],
-            y=[best.value],
-            mode="markers",
-            marker=RECOMMENDED,
-            hovertext=lines(
-                ["recommended", f"{stage}: {samples} × {best.allocation[stage].model}"]
-            ),
-            hoverinfo="text",
-            showlegend=False,
-        )
-        figure.add_trace(star, **place)
+        figure.add_trace(recommended_point(view, stage, samples), **place)
         figure.update_xaxes(
-            title_text=lines([f"samples of {brief(stage, _TITLES // columns)}"]),
+            title_text=lines([f"samples of {brief(stage, TITLES // columns)}"]),
             **log_axis(1, last),
             **place,
         )
-    for row, column in list(product(range(1, rows + 1), range(1, columns + 1)))[1:]:
-        figure.update_yaxes(matches="y", row=row, col=column)
-    figure.update_yaxes(**value_limits(view))
-    # The titles of several rows would overlap.
-    figure.update_yaxes(title_text=value_title(view, expected=True), row=rows, col=1)
-    for column in range(2, columns + 1):
-        figure.update_yaxes(showticklabels=False, col=column)
+    share_value_axes(figure, view, rows, columns)
     models = dict.fromkeys(c.model for c in found.curves if c.model in main[c.stage])
     others = any(c.model not in main[c.stage] for c in found.curves)
-    _add_legend(figure, view, {model: marks[model] for model in models}, others=others)
+    add_symbols(figure, beyond_limits(view))
+    add_models(figure, {model: marks[model] for model in models})
+    if others:
+        line = {"color": _OTHERS.color, "width": 2}
+        figure.add_trace(legend_entry(_GROUP, mode="lines", line=line, legendgroup=_GROUP))
+    place_legend(figure)
     return figure
 
 
@@ -169,15 +154,12 @@ def _main_models(view: StudyView, found: Saturation, stage: str) -> set[str]:
 
 def _findings(view: StudyView, found: Saturation) -> list[str]:
     """Describe where the recommended models saturate."""
-    if view.recommendation.trials < _LEAST:
-        return ["Too few trials to tell where samples saturate"]
-    if not view.candidates.scale.informative:
-        return ["All scores are equal: they do not tell where samples saturate"]
     chosen = [curve for curve in found.curves if curve.recommended]
-    if len(chosen) <= _LINES:
-        return [f"{brief(c.stage)}, {brief(c.model)}: {c.finding}" for c in chosen]
+    shown = findings(view, chosen, "where samples saturate")
+    if shown is not None:
+        return shown
     parts = [
-        f"{brief(c.stage, _STAGE)}: {c.saturates_at} ({low} to {high}) of {c.affordable}"
+        f"{brief(c.stage, STAGE)}: {c.saturates_at} ({low} to {high}) of {c.affordable}"
         for c in chosen
         if c.saturates_between is not None
         for low, high in [c.saturates_between]
@@ -196,22 +178,10 @@ def _traces(view: StudyView, curve: SaturationCurve, mark: Mark, last: int) -> l
     traces = []
     ends = [(curve.samples[i], *ends) for i in within if (ends := curve.intervals[i])]
     if main and ends:
-        area = [(n, high) for n, _, high in ends] + [(n, low) for n, low, _ in reversed(ends)]
-        traces.append(
-            go.Scatter(
-                x=[n for n, _ in area],
-                y=[end for _, end in area],
-                fill="toself",
-                fillcolor=mark.transparent(0.18 if curve.recommended else 0.05),
-                mode="lines",
-                line={"width": 0},
-                hoverinfo="skip",
-                **common,
-            )
-        )
+        traces.append(go.Scatter(**band(ends, mark, recommended=curve.recommended), **common))
     bar = []
-    known = view.recommendation.trials >= _LEAST and view.candidates.scale.informative
-    if main and known and curve.saturates_at is not None and curve.saturates_at < curve.affordable:
+    known = main and tells_saturation(view)
+    if known and curve.saturates_at is not None and curve.saturates_at < curve.affordable:
         bar.append(curve.samples.index(curve.saturates_at))
     width = 3 if curve.recommended else 1.8 if main else 1
     for part, note, look in (
@@ -285,35 +255,3 @@ def _shown(curve: SaturationCurve, last: int) -> list[int]:
         ):
             shown.append(i)
     return shown
-
-
-def _add_legend(
-    figure: Figure, view: StudyView, models: Mapping[str, Mark], *, others: bool
-) -> None:
-    """Add the legend: what symbols mean, and models."""
-    gray = Mark(GRAY, "circle", "solid")
-    for name, marker in (
-        ("recommended", {**RECOMMENDED, "size": 12}),
-        ("saturates", bar_marker(GRAY, 10)),
-        ("trial, rest as recommended", trial_marker(gray, alike=True)),
-        ("other trial", trial_marker(gray, alike=False)),
-        ("90 % interval", {"symbol": "square", "size": 12, "color": gray.transparent(0.2)}),
-    ):
-        figure.add_trace(legend_entry(name, mode="markers", marker=marker))
-    thin = {"color": GRAY, "width": 1}
-    figure.add_trace(legend_entry(beyond_limits(view), mode="lines", line=thin))
-    names = short_names(list(models))
-    for model, mark in models.items():
-        figure.add_trace(
-            legend_entry(
-                names[model],
-                mode="lines+markers",
-                line={"color": mark.color, "dash": mark.dash, "width": 2},
-                marker={"color": mark.color, "symbol": mark.symbol, "size": 8},
-                legendgroup=model,
-            )
-        )
-    if others:
-        line = {"color": _OTHERS.color, "width": 2}
-        figure.add_trace(legend_entry(_GROUP, mode="lines", line=line, legendgroup=_GROUP))
-    place_legend(figure)

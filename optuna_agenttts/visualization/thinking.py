@@ -15,16 +15,24 @@ from optuna_agenttts.report.tried import numbers_shown
 from optuna_agenttts.report.view import StudyView
 from optuna_agenttts.support.plain import amount_text
 from optuna_agenttts.task.task import Task
+from optuna_agenttts.visualization.curves import (
+    STAGE,
+    TITLES,
+    add_models,
+    add_symbols,
+    band,
+    findings,
+    recommended_point,
+    share_value_axes,
+    tells_saturation,
+)
 from optuna_agenttts.visualization.marks import bar_marker, base_marks, trial_marker
 from optuna_agenttts.visualization.style import (
-    GRAY,
-    RECOMMENDED,
     Mark,
     brief,
     escape,
     graph_objects,
     interval_text,
-    legend_entry,
     lines,
     log_axis,
     metric_text,
@@ -32,24 +40,13 @@ from optuna_agenttts.visualization.style import (
     panels,
     place_legend,
     setting_text,
-    short_names,
-    value_limits,
-    value_title,
 )
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-_LINES, _STAGE = 3, 14
-"""Stages with a line of their own below the title, and characters of the names of more of them.
-Chosen by hand."""
 _ROWS = 0.65
 """Space between rows, whose ticks have two lines, as a share of the height. Chosen by hand."""
-_LEAST = 3
-"""Trials from which on saturation is stated. Chosen by hand."""
-_TITLES = 36
-"""Characters of the stages' names below a row of panels, which must not overlap. Chosen by
-hand."""
 _MARGIN, _APART = 1.2, 0.12
 """Space beside the least and the most tokens, as a ratio, and between ticks, as a share of the
 axis. Chosen by hand."""
@@ -110,10 +107,10 @@ def figure_of_thinking(view: StudyView) -> Figure:
         for curve in sorted(curves, key=lambda curve: curve.recommended):
             for trace in _traces(view, curve, marks[curve.model]):
                 figure.add_trace(trace, **place)
-        star = _star(view, stage)
-        figure.add_trace(star, **place)
-        tokens = [*star.x, *(point.tokens for curve in curves for point in curve.points)]
-        axis, width = _axis(tokens, ticked), _TITLES // columns
+        at = _recommended_tokens(view, stage)
+        figure.add_trace(recommended_point(view, stage, at), **place)
+        tokens = [at, *(point.tokens for curve in curves for point in curve.points)]
+        axis, width = _axis(tokens, ticked), TITLES // columns
         names = [
             f"thinking of {brief(stage, width)}, tokens of a sample",
             f"(logarithmic; ticks: {brief(ticked.model, width)})",
@@ -121,14 +118,10 @@ def figure_of_thinking(view: StudyView) -> Figure:
         figure.update_xaxes(title_text=lines(names), **axis, **place)
         for curve in curves:
             figure.add_trace(_labels(curve, axis, marks[curve.model]), **place)
-        if position:
-            figure.update_yaxes(matches="y", **place)
-    figure.update_yaxes(**value_limits(view))
-    # The titles of several rows would overlap.
-    figure.update_yaxes(title_text=value_title(view, expected=True), row=rows, col=1)
-    for column in range(2, columns + 1):
-        figure.update_yaxes(showticklabels=False, col=column)
-    _add_legend(figure, marks)
+    share_value_axes(figure, view, rows, columns)
+    add_symbols(figure, _ALIKE)
+    add_models(figure, marks)
+    place_legend(figure)
     return figure
 
 
@@ -169,15 +162,12 @@ def _labels(curve: ThinkingCurve, axis: Mapping[str, Any], look: Mark) -> Any:
 
 def _findings(view: StudyView, found: ThinkingCurves) -> list[str]:
     """Describe where thinking of the recommended models saturates."""
-    if view.recommendation.trials < _LEAST:
-        return ["Too few trials to tell how much thinking pays"]
-    if not view.candidates.scale.informative:
-        return ["All scores are equal: they do not tell how much thinking pays"]
     chosen = [curve for curve in found.curves if curve.recommended]
-    if len(chosen) <= _LINES:
-        return [f"{brief(c.stage)}, {brief(c.model)}: {c.finding}" for c in chosen]
+    shown = findings(view, chosen, "how much thinking pays")
+    if shown is not None:
+        return shown
     parts = [
-        f"{brief(c.stage, _STAGE)}: {c.points[c.saturates_at].effort} ({low} to {high})"
+        f"{brief(c.stage, STAGE)}: {c.points[c.saturates_at].effort} ({low} to {high})"
         for c in chosen
         if c.saturates_at is not None and c.saturates_between is not None
         for low, high in [(c.points[i].effort for i in c.saturates_between)]
@@ -192,19 +182,7 @@ def _traces(view: StudyView, curve: ThinkingCurve, look: Mark) -> list[Any]:
     traces = []
     ends = [(point.tokens, *point.interval) for point in within if point.interval]
     if ends:
-        area = [(x, high) for x, _, high in ends] + [(x, low) for x, low, _ in reversed(ends)]
-        traces.append(
-            go.Scatter(
-                x=[x for x, _ in area],
-                y=[end for _, end in area],
-                fill="toself",
-                fillcolor=look.transparent(0.18 if curve.recommended else 0.05),
-                mode="lines",
-                line={"width": 0},
-                hoverinfo="skip",
-                **common,
-            )
-        )
+        traces.append(go.Scatter(**band(ends, look, recommended=curve.recommended), **common))
     line = {"color": look.color, "dash": look.dash}
     if curve.recommended:
         thin = go.Scatter(
@@ -231,8 +209,11 @@ def _traces(view: StudyView, curve: ThinkingCurve, look: Mark) -> list[Any]:
             **common,
         )
     )
-    known = view.recommendation.trials >= _LEAST and view.candidates.scale.informative
-    if known and curve.saturates_at is not None and curve.points[curve.saturates_at] != within[-1]:
+    if (
+        tells_saturation(view)
+        and curve.saturates_at is not None
+        and curve.points[curve.saturates_at] != within[-1]
+    ):
         at = curve.points[curve.saturates_at]
         bar = {"mode": "markers", "marker": bar_marker(look.color), "hoverinfo": "skip"}
         traces.append(go.Scatter(x=[at.tokens], y=[at.value], **bar, **common))
@@ -305,43 +286,8 @@ def _trials(view: StudyView, curve: ThinkingCurve, *, alike: bool) -> Any | None
     )
 
 
-def _star(view: StudyView, stage: str) -> Any:
-    """Return the point of the recommended allocation in a stage."""
-    best = view.recommendation
-    setting = best.allocation[stage]
+def _recommended_tokens(view: StudyView, stage: str) -> float:
+    """Return the mean length of a sample of a stage's recommended model."""
     own = next(each for each in view.task.stages if each.name == stage)
-    model = next(model for model in own.models if model.name == setting.model)
-    return graph_objects().Scatter(
-        x=[own.sample_tokens(model)],
-        y=[best.value],
-        mode="markers",
-        marker=RECOMMENDED,
-        hovertext=lines(["recommended", f"{stage}: {setting.samples} × {setting.model}"]),
-        hoverinfo="text",
-        showlegend=False,
-    )
-
-
-def _add_legend(figure: Figure, marks: Mapping[str, Mark]) -> None:
-    """Add the legend: what symbols mean, and models."""
-    gray = Mark(GRAY, "circle", "solid")
-    for name, marker in (
-        ("recommended", {**RECOMMENDED, "size": 12}),
-        ("saturates", bar_marker(GRAY, 10)),
-        ("trial, rest as recommended", trial_marker(gray, alike=True)),
-        ("other trial", trial_marker(gray, alike=False)),
-        ("90 % interval", {"symbol": "square", "size": 12, "color": gray.transparent(0.2)}),
-    ):
-        figure.add_trace(legend_entry(name, mode="markers", marker=marker))
-    thin = {"color": GRAY, "width": 1}
-    figure.add_trace(legend_entry(_ALIKE, mode="lines", line=thin))
-    names = short_names(list(marks))
-    for model, look in marks.items():
-        line = {"color": look.color, "dash": look.dash, "width": 2}
-        marker = {"color": look.color, "symbol": look.symbol, "size": 8}
-        figure.add_trace(
-            legend_entry(
-                names[model], mode="lines+markers", line=line, marker=marker, legendgroup=model
-            )
-        )
-    place_legend(figure)
+    name = view.recommendation.allocation[stage].model
+    return own.sample_tokens(next(model for model in own.models if model.name == name))
