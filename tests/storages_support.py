@@ -68,3 +68,13 @@ def open_postgresql(folder):
         storage = RDBStorage(url)
         yield storage
         storage.engine.dispose()
+
+
+EVERY_STORAGE = [
+    open_memory,
+    open_sqlite,
+    open_journal,
+    pytest.param(open_grpc, marks=pytest.mark.slow),
+    pytest.param(open_postgresql, marks=pytest.mark.slow),
+]
+"""Parameters of a test on every storage."""

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from optuna.distributions import IntDistribution
-from storages_support import open_grpc, open_journal, open_memory, open_postgresql, open_sqlite
+from storages_support import EVERY_STORAGE
 
 from optuna_agenttts import AgentTTSSampler, Model, Stage, Task, TaskError, carry_over
 from optuna_agenttts.support.names import LONGEST_KEY, name_problem
@@ -67,16 +67,7 @@ def test_a_parameter_may_be_longer_than_its_stage():
         stage(longest + "x")
 
 
-@pytest.mark.parametrize(
-    "opened",
-    [
-        open_memory,
-        open_sqlite,
-        open_journal,
-        pytest.param(open_grpc, marks=pytest.mark.slow),
-        pytest.param(open_postgresql, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.parametrize("opened", EVERY_STORAGE)
 def test_allowed_names_work_in_searches(opened, tmp_path):
     """The longest ones, control characters, and models of any length."""
     odd = task(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from optuna.storages import RDBStorage
 from optuna.trial import FixedTrial, TrialState, create_trial
 from pipeline_support import MODELS, allocation, make_objective
-from storages_support import open_grpc, open_journal, open_memory, open_postgresql, open_sqlite
+from storages_support import EVERY_STORAGE
 
 from optuna_agenttts import (
     AgentTTSSampler,
@@ -44,16 +44,7 @@ def digits(value):
     return len(f"{abs(value):.15g}".split("e")[0].replace(".", "").strip("0"))
 
 
-@pytest.mark.parametrize(
-    "opened",
-    [
-        open_memory,
-        open_sqlite,
-        open_journal,
-        pytest.param(open_grpc, marks=pytest.mark.slow),
-        pytest.param(open_postgresql, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.parametrize("opened", EVERY_STORAGE)
 def test_user_attributes_are_for_people(opened, tmp_path):
     """They hold texts and short numbers, and exact spend is beside them, on every storage."""
     objective, _ = make_objective(count=7)
