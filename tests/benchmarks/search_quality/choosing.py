@@ -185,18 +185,30 @@ def jobs(options):
         )
 
 
+def append_results(path, search, jobs, workers):
+    """Append the record of each search to a file as it ends.
+
+    Args:
+        path: Path of the file.
+        search: Function that returns the record of a job.
+        jobs: Arguments of each call.
+        workers: Number of processes.
+    """
+    with ProcessPoolExecutor(workers) as pool, path.open("a") as file:
+        running = {pool.submit(search, *job) for job in jobs}
+        for number, future in enumerate(as_completed(running), 1):
+            file.write(json.dumps(future.result()) + "\n")
+            file.flush()
+            if number % 20 == 0:
+                print(f"{number} of {len(jobs)}", file=sys.stderr)
+
+
 def run(options):
     """Run the searches that the file does not have."""
     (path,) = options.paths
     done = {tuple(record.get(key) for key in KEY) for record in read(path)}
     left = [job for job in jobs(options) if (VERSION, *job[:5]) not in done]
-    with ProcessPoolExecutor(options.workers) as pool, path.open("a") as file:
-        running = {pool.submit(one_search, *job) for job in left}
-        for number, future in enumerate(as_completed(running), 1):
-            file.write(json.dumps(future.result()) + "\n")
-            file.flush()
-            if number % 20 == 0:
-                print(f"{number} of {len(left)}", file=sys.stderr)
+    append_results(path, one_search, left, options.workers)
     table(options)
 
 

@@ -10,11 +10,8 @@ names, sizes and costs, but are not known to be efforts of three models.
 
 import argparse
 import itertools
-import json
 import os
-import sys
 import warnings
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -23,7 +20,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import optuna
-from choosing import Watch, World, _reached
+from choosing import Watch, World, _reached, append_results
 from families import _SIZES
 from landscapes import DEVELOPMENT, REPORT, Landscape
 from mechanism import Mechanism, draw_mechanism, with_curves
@@ -258,13 +255,7 @@ def run(options):
     (path,) = options.paths
     done = {tuple(record[key] for key in KEY[1:]) for record in read(path)}
     left = [job for job in jobs(options) if job not in done]
-    with ProcessPoolExecutor(options.workers) as pool, path.open("a") as file:
-        running = {pool.submit(one_search, *job, options.trials) for job in left}
-        for number, future in enumerate(as_completed(running), 1):
-            file.write(json.dumps(future.result()) + "\n")
-            file.flush()
-            if number % 20 == 0:
-                print(f"{number} of {len(left)}", file=sys.stderr)
+    append_results(path, one_search, [(*job, options.trials) for job in left], options.workers)
     table(options)
 
 
