@@ -14,7 +14,7 @@ from optuna.study import Study
 
 from optuna_agenttts.study.rounds import Round, read_round, read_rounds
 
-_logger = logging.getLogger("optuna_agenttts.agent.scheduler")
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
