@@ -17,7 +17,8 @@ _UNSEEN = 131_072
 """Tokens of a call that are in no text: thoughts that a server withholds and leaves out of
 `max_tokens`, or its own part of the prompt. The longest output that providers allow."""
 _TEMPLATE_TOKENS = 32
-"""Tokens that a chat template adds to a prompt; see `calls/metering.py` of the integrations."""
+"""Tokens that a chat template adds to a prompt; Llama 3.1's, with its dates, is the longest of the
+common ones."""
 _MAX_NAMED = 1000
 """Counts to remember as named; chosen by hand, far above the number of servers of a search."""
 _named: set[tuple[str, str]] = set()
@@ -45,11 +46,19 @@ def warn_of_counts(where: str, odd: Mapping[str, Any], used: str) -> None:
     )
 
 
+def longest_prompt(request: ChatRequest) -> int:
+    """Return the most tokens that a request's prompt can have.
+
+    A token of any tokenizer has at least one byte.
+    """
+    return sum(_bytes(message.content) for message in request.messages) + _TEMPLATE_TOKENS
+
+
 def bounded_usage(usage: Usage, request: ChatRequest, text: str, where: str) -> Usage:
     """Return the usage of a call with counts that can be true; warn of the others.
 
-    A token of any tokenizer has at least one byte. A count that exceeds this bound by more than
-    what a server may add or withhold is replaced by the bound.
+    A count that exceeds what the texts allow by more than a server may add or withhold is replaced
+    by that bound.
 
     Args:
         usage: Tokens that a chat model reports; users' own models may report anything.
@@ -57,7 +66,7 @@ def bounded_usage(usage: Usage, request: ChatRequest, text: str, where: str) -> 
         text: Thoughts and text of the reply.
         where: Model and server, for the warning.
     """
-    prompt = sum(_bytes(message.content) for message in request.messages) + _TEMPLATE_TOKENS
+    prompt = longest_prompt(request)
     reply = max(request.max_tokens, _bytes(text))
     bounds = {
         "prompt_tokens": prompt,

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from optuna_agenttts.llm import ChatError, ChatRequest, Completion
 from optuna_agenttts.llm.loop import gather
 from optuna_agenttts.llm.port import prompt_usage
+from optuna_agenttts.llm.usage_bounds import longest_prompt
 from optuna_agenttts.task.model import is_finite
 from optuna_agenttts_integrations.exceptions import PipelineError, SpendLimitError
 
@@ -35,11 +36,6 @@ def check_max_spend(max_spend: float | None) -> None:
     valid = is_finite(max_spend) or max_spend == math.inf
     if max_spend is not None and not (valid and max_spend > 0):
         raise PipelineError(f"`max_spend` must be above 0, or None, got {max_spend!r}.")
-
-
-_TEMPLATE_TOKENS = 32
-"""Tokens that a chat template adds to a prompt; Llama 3.1's, with its dates, is the longest of the
-common ones."""
 
 
 @dataclass(slots=True)
@@ -275,9 +271,7 @@ class Meter:
     def longest_call(self) -> tuple[int, int]:
         """Most tokens of the prompt and of the reply of a call."""
         if not self._longest_prompt:
-            # A token of any tokenizer has at least one byte.
-            texts = [message.content for message in self.request.messages]
-            self._longest_prompt = sum(len(text.encode()) for text in texts) + _TEMPLATE_TOKENS
+            self._longest_prompt = longest_prompt(self.request)
         return self._longest_prompt, self._longest_reply
 
 
