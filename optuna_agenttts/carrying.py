@@ -104,9 +104,9 @@ def _carried(trial: FrozenTrial, task: Task, names: Collection[str]) -> FrozenTr
         task: The task.
         names: Parameters of this and the earlier task.
     """
-    choices = task.choices_from_params(trial.params)
+    choices = task.read(trial.params)
     others = {name: value for name, value in trial.params.items() if name not in names}
-    if len(choices) < len(task.stages) or len(others) + 2 * len(choices) < len(trial.params):
+    if choices is None or len(others) + 2 * len(choices) < len(trial.params):
         return None
     distributions: dict[str, BaseDistribution] = {n: trial.distributions[n] for n in others}
     for stage in task.stages:

@@ -33,7 +33,6 @@ from optuna_agenttts.study.rounds import Round
 from optuna_agenttts.study.spending import price_of, spend_of
 from optuna_agenttts.task.equivalence import Equivalence
 from optuna_agenttts.task.model import Model
-from optuna_agenttts.task.parameters import read_choices
 from optuna_agenttts.task.task import Task
 
 # Chosen by hand.
@@ -152,7 +151,7 @@ def advised_candidate(
 
 def _agent_choices(task: Task, evidence: Evidence, params: Mapping[str, Any]) -> Choices | None:
     """Return the agent's candidate, or what must equal it and is cheaper; None if none fits."""
-    choices = read_choices(task, params)
+    choices = task.read(params)
     if choices is None:
         return None
     declared = Equivalence.of(task.stages)

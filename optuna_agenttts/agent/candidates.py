@@ -38,10 +38,10 @@ from optuna_agenttts.task.parameters import (
     allowed_values,
     misfits,
     parameters_of,
-    read_tokens,
     token_of,
 )
 from optuna_agenttts.task.task import Task
+from optuna_agenttts.task.values import read_tokens
 
 _logger = logging.getLogger(__name__)
 _warn_once = partial(log_once, _logger, logging.WARNING)
@@ -109,7 +109,7 @@ class Candidates:
             )
             return None
         params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
-        fixed = read_tokens(task, params)
+        fixed = read_tokens(task.stages, params)
         planned = None
         if self._scheduler is not None and not _leaves_out(task, fixed):
             # Outside the lock, so that other threads do not wait for this round.

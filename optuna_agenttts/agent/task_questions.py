@@ -32,7 +32,6 @@ from optuna_agenttts.study.claims import Claim, Verdict, contradictions
 from optuna_agenttts.study.fates import Fate, Outcome
 from optuna_agenttts.support.forking import unlocked_cached_property
 from optuna_agenttts.task.efforts import efforts_by_model
-from optuna_agenttts.task.parameters import read_choices
 from optuna_agenttts.task.stage import Stage
 
 _BEST, _RECENT = 10, 8
@@ -99,7 +98,7 @@ class TaskQuestions:
     def _choices(self, outcome: Outcome) -> set[Choices]:
         """Return the allocations of the shown proposals with an outcome."""
         every = (fate.params for fate in self._fates if fate.outcome == outcome and fate.params)
-        read = (read_choices(self._evidence.task, params) for params in every)
+        read = (self._evidence.task.read(params) for params in every)
         return {choices for choices in read if choices is not None}
 
     def check(self, claims: Sequence[Claim]) -> tuple[Verdict, ...]:

@@ -39,7 +39,6 @@ from optuna_agenttts.report.text import count_text
 from optuna_agenttts.study.fresh import FreshInstances, prepare_fresh, read_fresh
 from optuna_agenttts.study.spending import INSTANCES, rounded
 from optuna_agenttts.support.experimental import experimental_function
-from optuna_agenttts.task.parameters import read_choices
 from optuna_agenttts.task.task import Task
 
 _logger = logging.getLogger(__name__)
@@ -313,9 +312,7 @@ class Run:
         params = {**example.params, **self._task.params(allocation)}
         trial = create_trial(
             state=TrialState.FAIL,
-            params=example.params
-            if read_choices(self._task, example.params) == choices
-            else params,
+            params=example.params if self._task.read(example.params) == choices else params,
             distributions=example.distributions,
         )
         facts = storage.confirmation_marks(look.number)
@@ -360,7 +357,7 @@ class Run:
         """
 
         def rank(trial: FrozenTrial) -> tuple[bool, bool, int]:
-            own = read_choices(self._task, trial.params) == choices
+            own = self._task.read(trial.params) == choices
             return own, trial.state == TrialState.COMPLETE, trial.number
 
         return max(state.search, key=rank)

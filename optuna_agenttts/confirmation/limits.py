@@ -15,7 +15,6 @@ from optuna_agenttts.report.text import count_text, spend_text
 from optuna_agenttts.study.spending import INSTANCES, evaluations_of, spend_of_trial, stated_spend
 from optuna_agenttts.study.stopped import outcomes_of
 from optuna_agenttts.task.model import is_finite
-from optuna_agenttts.task.parameters import read_choices
 from optuna_agenttts.task.task import Task
 
 _SLACK = 1e-9
@@ -152,7 +151,7 @@ class Prices:
         declared = [0.0]
         for trial in trials:
             spend, count = stated_spend(trial), len(outcomes_of(trial))
-            choices = read_choices(task, trial.params)
+            choices = task.read(trial.params)
             if spend is not None and count and choices is not None:
                 total, runs = self._paid.get(choices, (0.0, 0))
                 self._paid[choices] = total + spend, runs + count

@@ -19,7 +19,6 @@ from optuna_agenttts.confirmation.limits import Limits
 from optuna_agenttts.exceptions import TaskError
 from optuna_agenttts.planner.evidence import Choices
 from optuna_agenttts.study.stopped import outcomes_of
-from optuna_agenttts.task.parameters import read_choices
 from optuna_agenttts.task.task import Task
 
 
@@ -78,7 +77,7 @@ def read_state(study: Study, task: Task) -> State:
     search = [trial for trial in trials if not storage.confirmation_block(trial)]
     seen: dict[Choices, dict[int, float]] = {}
     for trial in confirmations:
-        choices = read_choices(task, trial.params)
+        choices = task.read(trial.params)
         if trial.state == TrialState.COMPLETE and choices is not None:
             seen.setdefault(choices, {}).update(outcomes_of(trial))
     found = _read_looks(study, task)

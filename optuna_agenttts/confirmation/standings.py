@@ -14,7 +14,6 @@ from optuna_agenttts.confirmation.result import Standing
 from optuna_agenttts.planner.evidence import Choices
 from optuna_agenttts.report.recommendation import Recommendation
 from optuna_agenttts.report.ties import Paired
-from optuna_agenttts.task.parameters import read_choices
 from optuna_agenttts.task.task import Task
 
 
@@ -40,7 +39,7 @@ def standings(
     reference = best if state.seen.get(best) else next(iter(keys), best)
     last = state.looks[-1].number if state.looks else 0
     ended = {
-        (read_choices(task, trial.params), storage.confirmation_block(trial), trial.state)
+        (task.read(trial.params), storage.confirmation_block(trial), trial.state)
         for trial in state.confirmations
     }
     return tuple(

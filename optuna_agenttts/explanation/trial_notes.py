@@ -23,7 +23,6 @@ from optuna_agenttts.study.fresh import instance_names
 from optuna_agenttts.study.spending import stated_spend
 from optuna_agenttts.study.stopped import outcomes_of
 from optuna_agenttts.support.plain import amount_text
-from optuna_agenttts.task.parameters import read_choices
 
 HEADING = "### Trial"
 """Start of our part of the note. Text before it belongs to the user and is kept."""
@@ -100,7 +99,7 @@ def trial_note(view: StudyView, trial: FrozenTrial, objective: Inspector | None 
     sign = 1 if is_maximized(view.study.directions) else -1
     outcomes, unit = outcomes_of(trial), view.task.cost_model.unit
     parts = []
-    choices = read_choices(view.task, trial.params)
+    choices = view.task.read(trial.params)
     if choices is not None:
         cost = plain(amount_text(view.task.feasible.cost(choices), unit))
         text = plain(sentence(view.task.allocation(choices)), 300)

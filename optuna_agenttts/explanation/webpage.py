@@ -24,7 +24,6 @@ from optuna_agenttts.study.spending import stated_spend
 from optuna_agenttts.support import html
 from optuna_agenttts.support.html import Html
 from optuna_agenttts.support.plain import amount_text
-from optuna_agenttts.task.parameters import read_choices
 from optuna_agenttts.visualization.figures import ALL_FIGURES
 
 if TYPE_CHECKING:
@@ -244,7 +243,7 @@ def _trials(view: StudyView, summary: Summary, page: _Page) -> list[object]:
 
 
 def _row(view: StudyView, trial: FrozenTrial) -> tuple[object, ...]:
-    choices = read_choices(view.task, trial.params)
+    choices = view.task.read(trial.params)
     scores = ", ".join(map(score_text, trial.values or ()))
     spent = stated_spend(trial)
     allocation = ", ".join(f"{name}: {value}" for name, value in trial.params.items())

@@ -16,7 +16,7 @@ from optuna_agenttts.study.rounds import guidelines
 from optuna_agenttts.study.spending import stated_spend
 from optuna_agenttts.study.stopped import outcomes_of
 from optuna_agenttts.study.tasks import find_task
-from optuna_agenttts.task.parameters import parameters_of, read_choices
+from optuna_agenttts.task.parameters import parameters_of
 from optuna_agenttts.task.stage import Stage, has_efforts
 from optuna_agenttts.task.task import Task
 
@@ -80,7 +80,7 @@ def trial_rows(study: Study, task: Task | None = None) -> tuple[list[str], list[
 
 def _row(trial: FrozenTrial, task: Task | None, *, several: bool) -> dict[str, Any]:
     """Return the row of a trial."""
-    choices = read_choices(task, trial.params) if task is not None else None
+    choices = task.read(trial.params) if task is not None else None
     if several:
         values = {f"value {i}": value for i, value in enumerate(trial.values or ())}
     else:

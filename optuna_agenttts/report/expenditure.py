@@ -20,7 +20,6 @@ from optuna_agenttts.study.spending import (
     stated_spend,
 )
 from optuna_agenttts.task.feasible import Choice
-from optuna_agenttts.task.parameters import read_choices
 from optuna_agenttts.task.task import Task
 
 
@@ -81,7 +80,7 @@ def expenditure_of(view: StudyView) -> Expenditure:
     for trial in trials:
         spent = _spend_of(task, trial, whole=total.whole)
         by_trial.append((trial.number, spent))
-        choices = read_choices(task, trial.params)
+        choices = task.read(trial.params)
         if choices is None:
             continue
         reported = stage_spends(trial)

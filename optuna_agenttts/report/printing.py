@@ -30,7 +30,6 @@ from optuna_agenttts.study.archive import is_maximized
 from optuna_agenttts.study.stopped import mean_outcome, outcomes_of
 from optuna_agenttts.study.tasks import find_task
 from optuna_agenttts.support.plain import one_line
-from optuna_agenttts.task.parameters import read_choices
 from optuna_agenttts.task.task import Task
 from optuna_agenttts.task.thinking import brief_choice
 
@@ -157,7 +156,7 @@ class _Columns:
     def line(self, trial: FrozenTrial, best: bool) -> str:
         """Return the line of a trial."""
         cells = [f"{trial.number:>4}{'*' if best else ' '}", f"{self._score(trial):>{_WIDTH}}"]
-        choices = None if self.task is None else read_choices(self.task, trial.params)
+        choices = None if self.task is None else self.task.read(trial.params)
         if self.task is None or choices is None:
             cells += ["-".rjust(_WIDTH)] * (len(self._start()) - 2 if self.task is not None else 0)
             listed = ", ".join(f"{name}={value}" for name, value in trial.params.items())

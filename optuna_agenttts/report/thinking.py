@@ -18,7 +18,6 @@ from optuna_agenttts.report.saturation import (
 )
 from optuna_agenttts.report.view import StudyView
 from optuna_agenttts.task.efforts import efforts_by_model
-from optuna_agenttts.task.parameters import read_choices
 from optuna_agenttts.task.stage import has_efforts
 
 
@@ -250,7 +249,7 @@ def ended_of(view: StudyView) -> dict[tuple[str, str], tuple[int, int]]:
     counts: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0])
     for trial in view.trials:
         reported: Any = storage.read_trial_fact(trial, storage.ENDED)
-        choices = read_choices(view.task, trial.params)
+        choices = view.task.read(trial.params)
         if not isinstance(reported, dict) or choices is None:
             continue
         for stage, (model, _) in zip(view.task.stages, choices):

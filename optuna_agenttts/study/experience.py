@@ -22,7 +22,6 @@ from optuna_agenttts.planner.evidence import EarlierTrials
 from optuna_agenttts.planner.scale import find_outliers
 from optuna_agenttts.study.archive import is_maximized
 from optuna_agenttts.study.rounds import guidelines
-from optuna_agenttts.task.parameters import read_choices
 from optuna_agenttts.task.task import Task
 
 
@@ -95,7 +94,7 @@ def recall(experience: Sequence[Experience], task: Task) -> EarlierTrials | None
     for index, earlier in enumerate(experience):
         sign = 1.0 if earlier.maximize else -1.0
         for params, value in zip(earlier.params, earlier.values):
-            choices = read_choices(task, params)
+            choices = task.read(params)
             if choices is not None:
                 models.append([model for model, _ in choices])
                 samples.append([count for _, count in choices])

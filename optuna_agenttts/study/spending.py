@@ -17,7 +17,6 @@ from optuna_agenttts.support.plain import amount_text
 from optuna_agenttts.task.allocation import choices_by_name
 from optuna_agenttts.task.cost import TableCost
 from optuna_agenttts.task.model import Model, is_finite
-from optuna_agenttts.task.parameters import read_choices
 from optuna_agenttts.task.sizes import size_in_name
 from optuna_agenttts.task.stage import Stage
 from optuna_agenttts.task.task import Task
@@ -180,7 +179,7 @@ def spend_of_trial(task: Task, trial: FrozenTrial, evaluations: int) -> float:
     stated = stated_spend(trial)
     if stated is not None:
         return stated
-    choices = read_choices(task, trial.params)
+    choices = task.read(trial.params)
     return 0.0 if choices is None else evaluations * task.feasible.cost(choices)
 
 

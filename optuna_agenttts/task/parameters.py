@@ -15,7 +15,7 @@ from optuna.study import Study
 from optuna_agenttts import storage
 from optuna_agenttts.task.feasible import Choice
 from optuna_agenttts.task.task import Task
-from optuna_agenttts.task.values import allowed_models, allowed_samples, read_model, read_samples
+from optuna_agenttts.task.values import allowed_models, allowed_samples, read_samples, read_tokens
 
 
 def parameters_of(task: Task) -> dict[str, tuple[int, bool]]:
@@ -45,28 +45,9 @@ def allowed_values(task: Task, name: str, distribution: BaseDistribution) -> dic
     return {number: number for number in numbers}
 
 
-def read_tokens(task: Task, params: Mapping[str, Any]) -> dict[str, int]:
-    """Read the task's parameters among some values, as tokens; unreadable ones are left out."""
-    tokens: dict[str, int] = {}
-    for name, (stage, is_model) in parameters_of(task).items():
-        read = read_model if is_model else read_samples
-        token = read(task.stages[stage], params.get(name))
-        if token is not None:
-            tokens[name] = token
-    return tokens
-
-
-def read_choices(task: Task, params: Mapping[str, Any]) -> tuple[Choice, ...] | None:
-    """Read the allocation in a trial's parameters, or None if a stage has none."""
-    known = task.choices_from_params(params)
-    if len(known) < len(task.stages):
-        return None
-    return tuple(known[stage] for stage in range(len(task.stages)))
-
-
 def misfits(task: Task, params: Mapping[str, Any]) -> bool:
     """Check whether a parameter of the task has a value that the task does not have."""
-    readable = read_tokens(task, params)
+    readable = read_tokens(task.stages, params)
     return any(name in params and name not in readable for name in parameters_of(task))
 
 

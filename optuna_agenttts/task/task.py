@@ -141,15 +141,10 @@ class Task:
 
     def _arguments(self) -> dict[str, Any]:
         """Return the arguments that make an equal task."""
-        return {
-            "name": self.name,
-            "stages": self.stages,
-            "budget": self.budget if self.budget_given else None,
-            "cost": self.cost_model,
-            "metric": self.metric,
-            "metric_range": self.metric_range,
-            "description": self.description,
-        }
+        names = ("name", "stages", "metric", "metric_range", "description")
+        own = {name: getattr(self, name) for name in names}
+        budget = self.budget if self.budget_given else None
+        return {**own, "budget": budget, "cost": self.cost_model}
 
     def to_dict(self) -> dict[str, Any]:
         """Return the task as JSON-ready values, for `from_dict`."""
@@ -267,10 +262,10 @@ class Task:
         Samples are reduced first. Models are replaced only if one sample each is over the budget.
 
         Args:
-            allocation: ``{"stage": (model, samples)}`` for every stage.
+            allocation: See `cost`.
 
         Raises:
-            TaskError: A stage, model or number of samples is unknown, or a stage is missing.
+            TaskError: See `cost`.
         """
         return self.allocation(self.feasible.project(self.choices(allocation)))
 
@@ -335,27 +330,32 @@ class Task:
             params[stage.samples_parameter] = samples
         return params
 
-    def choices_from_params(self, params: Mapping[str, Any]) -> dict[int, Choice]:
-        """Read the stages whose model and samples are both among a trial's parameters.
-
-        Models that the stage does not have, and samples out of its range, are left out: a study
-        may hold trials of an earlier version of the task.
+    def read(self, params: Mapping[str, Any]) -> tuple[Choice, ...] | None:
+        """Return the allocation in a trial's parameters, as from `choices`.
 
         Args:
             params: Parameters by name.
 
         Returns:
-            (position of the model, number of samples) by position of the stage.
+            The allocation, or None if the task does not have a stage's model or samples.
+        """
+        known = read_stages(self.stages, params)
+        return tuple(known.values()) if len(known) == len(self.stages) else None
+
+    def choices_from_params(self, params: Mapping[str, Any]) -> dict[int, Choice]:
+        """Return the part of an allocation that `read` finds in parameters, by stage.
+
+        Args:
+            params: Parameters by name.
         """
         return read_stages(self.stages, params)
 
     def suggest(self, trial: BaseTrial) -> Allocation:
         """Suggest an allocation within the budget, with any sampler.
 
-        Models are suggested first. Then the samples of each stage are suggested in order, from 1
-        to the most that the budget allows after the earlier stages and one sample in each later
-        stage, so no sampler wastes a trial on samples that do not fit. The task is also registered
-        on the study, so that `AgentTTSSampler()` and `recommend` find it there.
+        Models are suggested first, then the samples of each stage in order, from 1 to the most
+        that the budget allows beside the earlier stages and one sample in each later one, so that
+        all samples fit. The task is also registered, for `AgentTTSSampler()` and `recommend`.
 
         Args:
             trial: A running trial, or an `optuna.trial.FixedTrial`.

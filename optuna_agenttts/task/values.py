@@ -89,20 +89,23 @@ def allowed_samples(stage: Stage, distribution: BaseDistribution) -> Samples:
     return ()
 
 
-def read_stages(stages: Sequence[Stage], params: Mapping[str, Any]) -> dict[int, Choice]:
-    """Read the stages whose model and samples are both among a trial's parameters.
+def read_tokens(stages: Sequence[Stage], params: Mapping[str, Any]) -> dict[str, int]:
+    """Read parameters of stages as positions of models and numbers of samples, by name.
 
-    Args:
-        stages: The stages.
-        params: Parameters by name.
-
-    Returns:
-        (position of the model, number of samples) by position of the stage.
+    Values that a stage does not have are left out.
     """
-    known: dict[int, Choice] = {}
-    for index, stage in enumerate(stages):
-        model = read_model(stage, params.get(stage.model_parameter))
-        samples = read_samples(stage, params.get(stage.samples_parameter))
-        if model is not None and samples is not None:
-            known[index] = (model, samples)
-    return known
+    tokens: dict[str, int | None] = {}
+    for stage in stages:
+        tokens[stage.model_parameter] = read_model(stage, params.get(stage.model_parameter))
+        tokens[stage.samples_parameter] = read_samples(stage, params.get(stage.samples_parameter))
+    return {name: token for name, token in tokens.items() if token is not None}
+
+
+def read_stages(stages: Sequence[Stage], params: Mapping[str, Any]) -> dict[int, Choice]:
+    """Read the stages whose model and samples are both readable, by position."""
+    tokens = read_tokens(stages, params)
+    return {
+        index: (tokens[stage.model_parameter], tokens[stage.samples_parameter])
+        for index, stage in enumerate(stages)
+        if {stage.model_parameter, stage.samples_parameter} <= tokens.keys()
+    }

@@ -11,7 +11,6 @@ from optuna.study import Study
 from optuna_agenttts.report.progress import Progress, ProgressPoint, SearchTrial, progress_of
 from optuna_agenttts.report.text import count_text, score_text
 from optuna_agenttts.report.view import StudyView
-from optuna_agenttts.task.parameters import read_choices
 from optuna_agenttts.task.task import Task
 from optuna_agenttts.visualization import style
 
@@ -166,7 +165,7 @@ def _trials(view: StudyView, trials: Sequence[SearchTrial]) -> Iterator[Any]:
         mark = style.mark(position)
         texts = []
         for trial in shown:
-            choices = read_choices(view.task, params.get(trial.number, {}))
+            choices = view.task.read(params.get(trial.number, {}))
             allocation = None if choices is None else view.task.allocation(choices)
             stopped = " of what it saw: stopped early" if trial.state == "pruned" else ""
             texts.append(

@@ -14,8 +14,8 @@ from optuna_agenttts import (
     StopWhenSettled,
     Task,
 )
-from optuna_agenttts.task.parameters import read_model
 from optuna_agenttts.task.recognition import recognise_task
+from optuna_agenttts.task.values import read_model
 
 NAMES = ["small-7B", "large-72B"]
 MODELS = [Model("small-7B", parameters=7e9), Model("large-72B", parameters=72e9)]

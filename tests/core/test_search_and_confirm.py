@@ -35,7 +35,6 @@ from optuna_agenttts.confirmation.limits import Limits
 from optuna_agenttts.confirmation.looks import Look, write_look
 from optuna_agenttts.confirmation.splitting import instances_per_trial
 from optuna_agenttts.study.fresh import read_fresh
-from optuna_agenttts.task.parameters import read_choices
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 
@@ -319,7 +318,7 @@ def test_a_worker_stops_trials_once_another_confirms():
     def plan(study, trial):
         if storage.confirmation_block(trial):
             return
-        choices = read_choices(TASK, trial.params)
+        choices = TASK.read(trial.params)
         limits = Limits(None, 500)
         write_look(study, TASK, Look(1, (choices,), (1000, 1001), trial.number + 1, limits))
 

@@ -232,6 +232,17 @@ def test_params_are_ready_to_enqueue():
     }
 
 
+def test_an_allocation_is_read_from_its_parameters():
+    """All of it, or nothing; single stages with `choices_from_params`."""
+    task = wiki_task()
+    for allocation in task.allocations():
+        params = task.params(allocation)
+        assert task.read({**params, "other": 1}) == tuple(task.choices(allocation))
+    params["answer.samples"] = 0
+    assert task.read(params) is None
+    assert set(task.choices_from_params(params)) == {0}
+
+
 def test_parameters_can_have_own_names():
     """A pipeline keeps its own names."""
     own = task(stage(model_parameter="generator", samples_parameter="n"))

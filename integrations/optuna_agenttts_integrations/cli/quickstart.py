@@ -28,7 +28,6 @@ from optuna_agenttts import (
 )
 from optuna_agenttts.report.text import allocation_table, share_text
 from optuna_agenttts.report.view import StudyView
-from optuna_agenttts.task.parameters import read_choices
 from optuna_agenttts_integrations.calls.store import CompletionStore
 from optuna_agenttts_integrations.cli.parser import COMMANDS, Commands, add_command
 from optuna_agenttts_integrations.cli.report import write_page
@@ -142,7 +141,7 @@ def _tune_with_tpe(task: Task, limit: float, n_trials: int) -> tuple[Allocation,
     # A store of its own, so that it does not reuse the completions of the other search.
     with closing(CompletionStore()) as store, make_objective(task=task, store=store) as objective:
         study.optimize(objective, n_trials=n_trials, callbacks=[StopAtSpend(limit)])
-    choices = read_choices(task, study.best_params)
+    choices = task.read(study.best_params)
     assert choices is not None
     return task.allocation(choices), len(study.trials)
 

@@ -18,7 +18,6 @@ from optuna_agenttts import Task
 from optuna_agenttts.study.fresh import instance_names, read_fresh
 from optuna_agenttts.study.stopped import outcomes_of
 from optuna_agenttts.task.allocation import Allocation, AllocationLike
-from optuna_agenttts.task.parameters import read_choices
 from optuna_agenttts_integrations.exceptions import PipelineError, StoreError
 from optuna_agenttts_integrations.inspection.functions import FunctionError
 from optuna_agenttts_integrations.inspection.text import describe, number
@@ -81,7 +80,7 @@ def read_subject(given: Inspectable, task: Task | None, study: Study | None = No
     label = f"trial {trial.number} ({trial.state.name.lower()})"
     allocation: Allocation | None = None
     if task is not None:
-        choices = read_choices(task, trial.params)
+        choices = task.read(trial.params)
         if choices is None:
             raise PipelineError(
                 f"Trial {trial.number} has no allocation of task {task.name!r}, but the "

@@ -8,7 +8,6 @@ from typing import Any
 from optuna_agenttts.agent.prompts.data import block, quote
 from optuna_agenttts.agent.prompts.tables import allocation_line
 from optuna_agenttts.study.fates import Fate
-from optuna_agenttts.task.parameters import read_choices
 from optuna_agenttts.task.task import Task
 
 _ROUNDS = 2
@@ -81,7 +80,7 @@ def fate_blocks(
 
 def params_line(task: Task, params: Mapping[str, Any]) -> str:
     """Format a trial's parameters as an allocation on one line."""
-    choices = read_choices(task, params)
+    choices = task.read(params)
     return quote(dict(params)) if choices is None else allocation_line(task.allocation(choices))
 
 
