@@ -125,7 +125,7 @@ def advised_candidate(
     if position >= len(planned.candidates):
         return planner.propose(evidence, constraint)
     proposed: dict[str, Any] = {"round": planned.number, "position": position}
-    choices = _agent_choices(planner.task, evidence, planned.candidates[position].params)
+    choices = _agent_choices(planner.task, evidence, planned.candidates[position].params or {})
     ranges = constraint.ranges or evidence.ranges
     if choices is None or (ranges is not None and not ranges.allow(choices)):
         proposed["outcome"] = "range"

@@ -17,10 +17,10 @@ from optuna_agenttts.agent.prompts import (
     render_generic,
     shown_fates,
 )
-from optuna_agenttts.agent.validation import Proposal, Reply, read_params
+from optuna_agenttts.agent.validation import Reply, read_params
 from optuna_agenttts.llm.port import Message
 from optuna_agenttts.study.claims import Claim, Verdict
-from optuna_agenttts.study.fates import Fate
+from optuna_agenttts.study.proposals import Proposal
 
 _BEST, _RECENT = 12, 8
 """Trials in the history of a prompt: so many of the best and of the latest. Chosen by hand."""
@@ -69,7 +69,7 @@ class GenericQuestions:
         description: str,
         guidelines: bool,
         wanted: int,
-        fates: Sequence[Fate] = (),
+        fates: Sequence[Proposal] = (),
     ) -> None:
         """See the class."""
         self._evidence, self._description = evidence, description
@@ -104,7 +104,7 @@ class GenericQuestions:
         """Read a reply; `found` are the proposals of earlier replies to the same prompt."""
         evidence = self._evidence
         queue = [fate.params for fate in self._fates if fate.outcome == "queued" and fate.params]
-        found_before = [proposal.params for proposal in found]
+        found_before = [proposal.params for proposal in found if proposal.params]
         taken = [*evidence.params, *evidence.running, *queue, *found_before]
         return read_params(text, evidence.space, evidence.conditional, taken)
 

@@ -17,7 +17,7 @@ from optuna_agenttts import storage
 from optuna_agenttts.agent.advice import generic_candidate_index
 from optuna_agenttts.agent.scheduler import RoundScheduler
 from optuna_agenttts.study.archive import is_maximized
-from optuna_agenttts.study.rounds import Proposed
+from optuna_agenttts.study.proposals import Proposal
 from optuna_agenttts.study.tasks import StudyTasks
 from optuna_agenttts.support.logs import log_once
 
@@ -39,7 +39,7 @@ class Advice:
         """See the class."""
         self._scheduler, self._tasks = scheduler, tasks
         self._lock = threading.RLock()
-        self._advice: WeakKeyDictionary[BaseStorage, OrderedDict[int, Proposed | None]] = (
+        self._advice: WeakKeyDictionary[BaseStorage, OrderedDict[int, Proposal | None]] = (
             WeakKeyDictionary()
         )
 
@@ -77,7 +77,7 @@ class Advice:
 
     def _advised(
         self, scheduler: RoundScheduler, study: Study, trial: FrozenTrial
-    ) -> Proposed | None:
+    ) -> Proposal | None:
         if self._tasks.get(study, trial.number) is not None:
             return None
         planned = scheduler.get_round(study, trial.number)

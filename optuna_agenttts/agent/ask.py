@@ -11,12 +11,12 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from optuna_agenttts.agent.parsing import Problem
 from optuna_agenttts.agent.prompts import render_repair
-from optuna_agenttts.agent.validation import Proposal, Reply
+from optuna_agenttts.agent.validation import Reply
 from optuna_agenttts.llm.port import (
     ChatError,
     ChatModel,
@@ -28,7 +28,8 @@ from optuna_agenttts.llm.port import (
     repeated_call,
 )
 from optuna_agenttts.study.claims import Claim, Verdict
-from optuna_agenttts.study.rounds import Dropped, Round
+from optuna_agenttts.study.proposals import Proposal
+from optuna_agenttts.study.rounds import Round
 from optuna_agenttts.support.plain import one_line
 
 # Chosen by hand.
@@ -94,7 +95,7 @@ class Plan:
 
     guidelines: tuple[str, ...] = ()
     proposals: tuple[Proposal, ...] = ()
-    dropped: tuple[Dropped, ...] = ()
+    dropped: tuple[Proposal, ...] = ()
     requests: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -208,7 +209,7 @@ async def plan_round(
     guidelines: tuple[str, ...] = ()
     claims: tuple[Claim, ...] = ()
     proposals: list[Proposal] = []
-    dropped: list[Dropped] = []
+    dropped: list[Proposal] = []
     problems: Counter[str] = Counter()
     failures: Counter[str] = Counter()
     requests, error = 0, ""
@@ -269,9 +270,9 @@ def _is_silent(problems: Mapping[str, int], *, opening: bool) -> bool:
     )
 
 
-def _spare(proposal: Proposal) -> Dropped:
-    """Return the record of a usable proposal of which there are too many."""
-    return Dropped("spare", "more than were needed", proposal.params)
+def _spare(proposal: Proposal) -> Proposal:
+    """Return a usable proposal of which there are too many, as not kept."""
+    return replace(proposal, kind="spare", text="more than were needed")
 
 
 async def _ask(

@@ -41,7 +41,6 @@ from optuna_agenttts.llm.loop import LoopThread
 from optuna_agenttts.llm.port import ChatModel
 from optuna_agenttts.llm.retry import RetryingChatModel
 from optuna_agenttts.study.rounds import (
-    Proposed,
     Round,
     claimed_at,
     read_round,
@@ -310,7 +309,7 @@ class RoundScheduler:
             first=first,
             end=end,
             guidelines=plan.guidelines,
-            candidates=tuple(Proposed(p.params, p.reason, p.asked) for p in plan.proposals),
+            candidates=plan.proposals,
             dropped=plan.dropped,
             model=self.name,
             # Includes retries. Studies that share the model at the same time count each

@@ -21,7 +21,7 @@ from optuna_agenttts.agent.prompts import (
     shown_fates,
     shown_tables,
 )
-from optuna_agenttts.agent.validation import Proposal, Reply, read_plan
+from optuna_agenttts.agent.validation import Reply, read_plan
 from optuna_agenttts.agent.verdicts import check_claims
 from optuna_agenttts.llm.port import Message
 from optuna_agenttts.planner.evidence import Choices, Evidence
@@ -29,7 +29,7 @@ from optuna_agenttts.planner.feasibility import worst_violations
 from optuna_agenttts.planner.numerical import NumericalPlanner
 from optuna_agenttts.planner.pools import choices_of
 from optuna_agenttts.study.claims import Claim, Verdict, contradictions
-from optuna_agenttts.study.fates import Fate, Outcome
+from optuna_agenttts.study.proposals import Proposal
 from optuna_agenttts.support.forking import unlocked_cached_property
 from optuna_agenttts.task.efforts import efforts_by_model
 from optuna_agenttts.task.stage import Stage
@@ -62,7 +62,7 @@ class TaskQuestions:
         guidelines: bool,
         wanted: int,
         tables: tuple[str, ...] = TABLES,
-        fates: Sequence[Fate] = (),
+        fates: Sequence[Proposal] = (),
     ) -> None:
         """See the class."""
         self._planner, self._evidence = planner, evidence
@@ -91,14 +91,14 @@ class TaskQuestions:
     def read(self, text: str, found: Sequence[Proposal]) -> Reply:
         """Read a reply; `found` are the proposals of earlier replies to the same prompt."""
         task = self._evidence.task
-        queued, refused = self._choices("queued"), self._choices("refused")
-        taken = self._evidence.visited | queued | {proposal.choices for proposal in found}
-        return read_plan(text, task, taken, self._claim_fields, refused - taken)
+        queued = [fate for fate in self._fates if fate.outcome == "queued"]
+        refused = [fate for fate in self._fates if fate.outcome == "refused"]
+        taken = self._evidence.visited | self._choices([*queued, *found])
+        return read_plan(text, task, taken, self._claim_fields, self._choices(refused) - taken)
 
-    def _choices(self, outcome: Outcome) -> set[Choices]:
-        """Return the allocations of the shown proposals with an outcome."""
-        every = (fate.params for fate in self._fates if fate.outcome == outcome and fate.params)
-        read = (self._evidence.task.read(params) for params in every)
+    def _choices(self, proposals: Sequence[Proposal]) -> set[Choices]:
+        """Return the allocations of proposals."""
+        read = (self._evidence.task.read(each.params or {}) for each in proposals)
         return {choices for choices in read if choices is not None}
 
     def check(self, claims: Sequence[Claim]) -> tuple[Verdict, ...]:

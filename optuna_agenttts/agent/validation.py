@@ -8,7 +8,7 @@ numbers of samples over the budget.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from optuna.distributions import (
@@ -30,7 +30,7 @@ from optuna_agenttts.agent.parsing import (
 )
 from optuna_agenttts.planner.evidence import Choices
 from optuna_agenttts.study.claims import Claim
-from optuna_agenttts.study.rounds import Dropped
+from optuna_agenttts.study.proposals import Proposal
 from optuna_agenttts.support.plain import one_line
 from optuna_agenttts.task.task import Task
 
@@ -41,23 +41,6 @@ _MAX_CANDIDATES = 32
 """Maximum number of candidates to read from a reply; chosen by hand."""
 
 _REPEATED = {"duplicate": "tried or proposed already", "refused": "refused before"}
-
-
-@dataclass(frozen=True, slots=True)
-class Proposal:
-    """Usable candidate.
-
-    Args:
-        reason: The agent's reason; may be empty.
-        choices: The allocation, for a task.
-        params: The parameters of a trial.
-        asked: Parameters in the reply, if samples were reduced to fit the budget; else None.
-    """
-
-    reason: str
-    choices: Choices = ()
-    params: Mapping[str, Any] = field(default_factory=dict)
-    asked: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +59,7 @@ class Reply:
     guidelines: tuple[str, ...] = ()
     proposals: tuple[Proposal, ...] = ()
     problems: tuple[Problem, ...] = ()
-    dropped: tuple[Dropped, ...] = ()
+    dropped: tuple[Proposal, ...] = ()
     claims: tuple[Claim, ...] = ()
     unusable_claims: int = 0
 
@@ -102,7 +85,7 @@ def read_plan(
         return Reply(problems=(problem,))
     proposals: list[Proposal] = []
     problems: list[Problem] = []
-    dropped: list[Dropped] = []
+    dropped: list[Proposal] = []
     seen: set[Choices] = set()
     for position, item in enumerate(_candidates(values, "allocation", problems), start=1):
         label = f"candidate {position}"
@@ -111,7 +94,7 @@ def read_plan(
         if isinstance(fitted, Problem):
             problems.append(fitted)
             known = None if isinstance(found, Problem) else task.params(task.allocation(found))
-            dropped.append(Dropped(fitted.kind, fitted.text, known))
+            dropped.append(Proposal(known, kind=fitted.kind, text=fitted.text))
             continue
         assert not isinstance(found, Problem)
         asked = None if fitted == found else task.params(task.allocation(found))
@@ -121,10 +104,10 @@ def read_plan(
             kind = "refused" if fitted in refused else "duplicate"
             text = f"{label} was {_REPEATED[kind]}{reduced}"
             problems.append(Problem(kind, text))
-            dropped.append(Dropped(kind, text, params))
+            dropped.append(Proposal(params, kind=kind, text=text))
         else:
             seen.add(fitted)
-            proposals.append(Proposal(_reason(item), fitted, params, asked))
+            proposals.append(Proposal(params, _reason(item), asked))
     claimed, unusable = read_claims(
         values.get("claims") if claims else None, task, samples="samples" in claims
     )
@@ -157,7 +140,7 @@ def read_params(
         return Reply(problems=(problem,))
     proposals: list[Proposal] = []
     problems: list[Problem] = []
-    dropped: list[Dropped] = []
+    dropped: list[Proposal] = []
     known = [dict(params) for params in taken]
     for position, item in enumerate(_candidates(values, "params", problems), start=1):
         label = f"candidate {position}"
@@ -184,10 +167,10 @@ def read_params(
         if wrong is not None:
             problems.append(wrong)
             repeated = params if wrong.kind == "duplicate" else None
-            dropped.append(Dropped(wrong.kind, wrong.text, repeated))
+            dropped.append(Proposal(repeated, kind=wrong.kind, text=wrong.text))
         else:
             known.append(params)
-            proposals.append(Proposal(_reason(item), params=params))
+            proposals.append(Proposal(params, _reason(item)))
     return Reply(_guidelines(values), tuple(proposals), tuple(problems), tuple(dropped))
 
 

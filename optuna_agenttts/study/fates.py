@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import replace
 
 from optuna.trial import FrozenTrial, TrialState
 
 from optuna_agenttts import storage
+from optuna_agenttts.study.proposals import Outcome, Proposal
 from optuna_agenttts.study.rounds import Round
-
-Outcome = Literal["tried", "queued", "refused", "taken", "range", "missed", "dropped"]
 
 _TEXTS: Mapping[Outcome, str] = {
     "taken": "not tried: another trial was there before",
@@ -22,35 +20,10 @@ _REPEATED = {"duplicate": "repeated", "refused": "repeated, refused before"}
 _STATES = {TrialState.PRUNED: "stopped early", TrialState.FAIL: "failed"}
 
 
-@dataclass(frozen=True, slots=True)
-class Fate:
-    """Fate of one proposal of the agent.
-
-    Args:
-        round: Number of the round that proposed it.
-        outcome: ``"tried"``, ``"queued"`` for a trial to come, ``"refused"`` by the weighing,
-            ``"taken"``, ``"range"`` or ``"missed"`` for trials that took another allocation, or
-            ``"dropped"`` when the reply was read.
-        text: Description, with the trial, its value, or the reason.
-        params: Its parameters; None if they could not be read.
-        asked: Parameters in the reply, if samples were reduced to fit the budget; else None.
-        trial: Number of the trial that it was for; None if it was not kept.
-        kind: Label of the problem for which it was not kept; see `Dropped`.
-    """
-
-    round: int
-    outcome: Outcome
-    text: str
-    params: Mapping[str, Any] | None
-    asked: Mapping[str, Any] | None = None
-    trial: int | None = None
-    kind: str = ""
-
-
 def fates(
     trials: Sequence[FrozenTrial], rounds: Sequence[Round], *, stride: int = 1
-) -> tuple[Fate, ...]:
-    """Return what became of each proposal of the agent, in the order of the replies.
+) -> tuple[Proposal, ...]:
+    """Return the agent's proposals with what became of each, in the order of the replies.
 
     Args:
         trials: The study's trials.
@@ -68,11 +41,12 @@ def fates(
         for position, candidate in enumerate(planned.candidates):
             number = numbers[position] if position < len(numbers) else None
             outcome, text = _outcome(None if number is None else by_number.get(number), number)
-            params, asked = candidate.params, candidate.asked
-            found.append(Fate(planned.number, outcome, text, params, asked, number))
+            found.append(
+                replace(candidate, round=planned.number, outcome=outcome, text=text, trial=number)
+            )
         for each in planned.dropped:
             text = _REPEATED.get(each.kind, each.text)
-            found.append(Fate(planned.number, "dropped", text, each.params, kind=each.kind))
+            found.append(replace(each, round=planned.number, outcome="dropped", text=text))
     return tuple(found)
 
 

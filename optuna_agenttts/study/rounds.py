@@ -18,6 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from optuna_agenttts import storage
 from optuna_agenttts.study.claims import Claim, Verdict
+from optuna_agenttts.study.proposals import Proposal
 from optuna_agenttts.support import html
 from optuna_agenttts.support.plain import amount_text
 
@@ -26,36 +27,6 @@ _T = TypeVar("_T")
 _EARLIER_SIZE, _EARLIER_LEAD = 6, 3
 """Trials of each round in earlier versions, which did not store them, and how many trials before
 its first one it was planned."""
-
-
-@dataclass(frozen=True, slots=True)
-class Proposed:
-    """Candidate of a round.
-
-    Args:
-        params: Parameters for one trial, by name.
-        reason: The agent's reason for it.
-        asked: Parameters in the reply, if samples were reduced to fit the budget; else None.
-    """
-
-    params: Mapping[str, Any]
-    reason: str
-    asked: Mapping[str, Any] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Dropped:
-    """Proposal of a round that was not kept.
-
-    Args:
-        kind: Label of the problem, such as ``"duplicate"``, ``"over budget"`` or ``"spare"``.
-        text: Description of the problem.
-        params: Its parameters; None if they could not be read.
-    """
-
-    kind: str
-    text: str
-    params: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,8 +61,8 @@ class Round:
     end: int = -1
     next_at: int = -1
     guidelines: tuple[str, ...] = ()
-    candidates: tuple[Proposed, ...] = ()
-    dropped: tuple[Dropped, ...] = ()
+    candidates: tuple[Proposal, ...] = ()
+    dropped: tuple[Proposal, ...] = ()
     model: str = ""
     requests: int = 0
     prompt_tokens: int = 0
@@ -134,10 +105,9 @@ class Round:
             "failed requests": _counts(self.failures),
             "no candidates": self.error,
         }
-        names = list(dict.fromkeys(name for each in self.candidates for name in each.params))
-        rows = [
-            [*(each.params.get(name) for name in names), each.reason] for each in self.candidates
-        ]
+        params = [each.params or {} for each in self.candidates]
+        names = list(dict.fromkeys(name for each in params for name in each))
+        rows = [[*map(own.get, names), each.reason] for own, each in zip(params, self.candidates)]
         parts = [html.heading(f"Round {self.number}"), html.bullets(self.guidelines)]
         if rows:
             parts.append(html.table([*names, "reason"], rows, caption="Candidates, best first"))
@@ -146,9 +116,17 @@ class Round:
             parts += [html.paragraph("Claims, compared with the fit:"), html.bullets(verdicts)]
         return html.join([*parts, html.facts(about)])
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the round as JSON-ready values, for `from_dict`."""
+        return {
+            **asdict(self),
+            "candidates": [each.to_dict() for each in self.candidates],
+            "dropped": [each.to_dict() for each in self.dropped],
+        }
+
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Round:
-        """Build a round from the values of `dataclasses.asdict`; unknown fields are ignored.
+        """Build a round from the values of `to_dict`; unknown fields are ignored.
 
         Args:
             values: The values by field.
@@ -160,8 +138,8 @@ class Round:
         return cls(
             **{
                 **{name: value for name, value in values.items() if name in known},
-                "candidates": tuple(Proposed(**item) for item in values.get("candidates", ())),
-                "dropped": tuple(Dropped(**item) for item in values.get("dropped", ())),
+                "candidates": tuple(map(Proposal.from_dict, values.get("candidates", ()))),
+                "dropped": tuple(map(Proposal.from_dict, values.get("dropped", ()))),
                 "guidelines": tuple(values.get("guidelines", ())),
                 "claims": _readable(Claim.from_dict, values.get("claims")),
                 "verdicts": _readable(Verdict.from_dict, values.get("verdicts")),
@@ -221,7 +199,7 @@ def read_round(attributes: Mapping[str, Any], number: int) -> Round | None:
 def write_round(study: Study, planned: Round) -> None:
     """Write a round to its study."""
     key = f"{storage.ROUND}{planned.number}"
-    storage.write_study_value(study._storage, study._study_id, key, asdict(planned))
+    storage.write_study_value(study._storage, study._study_id, key, planned.to_dict())
 
 
 def claimed_at(attributes: Mapping[str, Any], number: int) -> float | None:

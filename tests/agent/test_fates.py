@@ -16,8 +16,9 @@ from optuna_agenttts.agent.ask import RoundContext
 from optuna_agenttts.agent.pace import lead
 from optuna_agenttts.agent.prompts import shown_fates
 from optuna_agenttts.agent.task_questions import TaskQuestions
-from optuna_agenttts.study.fates import Fate, fates, position_of
-from optuna_agenttts.study.rounds import Proposed, Round, write_round
+from optuna_agenttts.study.fates import fates, position_of
+from optuna_agenttts.study.proposals import Proposal
+from optuna_agenttts.study.rounds import Round, write_round
 
 
 def item(model, samples, answer, answers):
@@ -118,7 +119,7 @@ def test_trials_of_the_agent_are_described_by_their_state(state, text):
     study = optuna.create_study()
     trial = study.ask()
     trial.set_user_attr(keys.ORIGIN, "agent")
-    planned = Round(number=0, candidates=(Proposed({"x": 1}, ""), Proposed({"x": 2}, "")))
+    planned = Round(number=0, candidates=(Proposal({"x": 1}, ""), Proposal({"x": 2}, "")))
     tried, queued = fates(study.trials, [planned])
     assert (tried.text, queued.text) == ("tried as trial 0, running", "queued for trial 1")
     values = 0.5 if state == "COMPLETE" else None
@@ -141,7 +142,7 @@ def test_what_is_queued_is_in_the_prompt_and_may_not_be_proposed():
     """The reader of replies treats it as it treats tried allocations."""
     evidence = evidence_of(TASK, lambda allocation: 0.5, 4)
     params = TASK.params(TASK.allocation([(0, 11), (0, 21)]))
-    queue = (Fate(1, "queued", "queued for trial 9", params, trial=9),)
+    queue = (Proposal(params, text="queued for trial 9", round=1, outcome="queued", trial=9),)
     questions = TaskQuestions(
         planner_of(TASK), evidence, insights=(), guidelines=True, wanted=8, fates=queue
     )
@@ -149,14 +150,17 @@ def test_what_is_queued_is_in_the_prompt_and_may_not_be_proposed():
     assert 'trial 9: "retrieval": "qwen-7B" x 11, "answer": "small-3B" x 21' in text
     read = questions.read(reply(*LISTED[:2]), ())
     assert [each.kind for each in read.dropped] == ["duplicate"]
-    assert [proposal.choices for proposal in read.proposals] == [((0, 12), (0, 22))]
+    assert [TASK.read(proposal.params) for proposal in read.proposals] == [((0, 12), (0, 22))]
 
 
 def test_prompts_show_the_whole_queue_and_two_rounds():
     """Spare proposals are left out, and so are more than four that were not kept."""
-    found = [Fate(n, "tried", "t", {}, trial=n) for n in range(6)]
-    found += [Fate(1, "queued", "q", {}, trial=20)]
-    found += [Fate(5, "dropped", "d", {}, kind=kind) for kind in ["spare"] + ["duplicate"] * 9]
+    found = [Proposal({}, text="t", round=n, outcome="tried", trial=n) for n in range(6)]
+    found += [Proposal({}, text="q", round=1, outcome="queued", trial=20)]
+    found += [
+        Proposal({}, kind=kind, text="d", round=5, outcome="dropped")
+        for kind in ["spare"] + ["duplicate"] * 9
+    ]
     shown = shown_fates(found)
     assert [fate.round for fate in shown if fate.outcome == "tried"] == [4, 5]
     assert [fate.outcome for fate in shown].count("queued") == 1

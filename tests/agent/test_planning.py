@@ -31,7 +31,8 @@ from optuna_agenttts.llm import ChatRefusedError, Completion, Usage
 from optuna_agenttts.planner.numerical import NumericalPlanner
 from optuna_agenttts.planner.posterior import Posterior
 from optuna_agenttts.study.experience import read_experience, recall
-from optuna_agenttts.study.rounds import Proposed, Round, write_round
+from optuna_agenttts.study.proposals import Proposal
+from optuna_agenttts.study.rounds import Round, write_round
 from optuna_agenttts.study.spending import price_of
 from optuna_agenttts.support.plain import amount_text
 
@@ -103,7 +104,7 @@ def test_repair_requests_contain_problems_and_proposals_add_up():
     second = chat.requests[1].messages
     assert [m.role for m in second] == ["system", "user", "assistant", "user"]
     assert "is 0" in second[-1].content
-    assert [p.choices[1][1] for p in made.proposals] == [1, 2, 3]
+    assert [p.params["answer.samples"] for p in made.proposals] == [1, 2, 3]
     assert made.problems == {"out of range": 1, "duplicate": 1}
     assert made.guidelines == ("kept",)
 
@@ -303,7 +304,7 @@ def test_rounds_come_back_as_they_were(tmp_path):
         Round(
             number=number,
             guidelines=("é漢字 " * 3000,),
-            candidates=(Proposed({"retrieval.model": "qwen-7B"}, "r"),),
+            candidates=(Proposal({"retrieval.model": "qwen-7B"}, "r"),),
             model="m",
             problems={"duplicate": 2},
             cost=1.5,

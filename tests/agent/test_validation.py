@@ -50,7 +50,7 @@ GOOD = reply_of(item())
 def test_unambiguous_errors_are_repaired(text):
     """Fences, chatter, thoughts, commas, quotes, truncation, case, and types are repaired."""
     reply = read_plan(text, TASK, ())
-    assert [proposal.choices for proposal in reply.proposals] == [((1, 1), (0, 3))]
+    assert [TASK.read(proposal.params) for proposal in reply.proposals] == [((1, 1), (0, 3))]
     assert reply.proposals[0].reason == "why"
 
 
@@ -148,7 +148,7 @@ def test_efforts_are_read_in_any_form(fields, choice):
     """As part of the name, in a field of its own, in words or in tokens."""
     item = {"allocation": {"answer": {**fields, "samples": 2}}}
     (proposal,) = read_plan(reply_of(item), THINKING, ()).proposals
-    assert proposal.choices == ((choice, 2),)
+    assert THINKING.read(proposal.params) == ((choice, 2),)
 
 
 @pytest.mark.parametrize(
@@ -186,8 +186,9 @@ def test_samples_are_reduced_to_fit_and_models_are_kept():
     """Samples over the budget are reduced; the models stay."""
     reply = read_plan(reply_of(item(("qwen-72B", 90), ("small-3B", 500))), TASK, ())
     (proposal,) = reply.proposals
-    assert [model for model, _ in proposal.choices] == [1, 0]
-    assert TASK.feasible.fits(proposal.choices)
+    choices = TASK.read(proposal.params)
+    assert [model for model, _ in choices] == [1, 0]
+    assert TASK.feasible.fits(choices)
 
 
 def test_duplicates_are_reported():
@@ -198,7 +199,7 @@ def test_duplicates_are_reported():
         TASK,
         {taken},
     )
-    assert [proposal.choices for proposal in reply.proposals] == [((1, 1), (0, 4))]
+    assert [TASK.read(proposal.params) for proposal in reply.proposals] == [((1, 1), (0, 4))]
     assert [problem.kind for problem in reply.problems] == ["duplicate", "duplicate"]
 
 
@@ -256,7 +257,7 @@ JSON = st.recursive(
 def test_no_text_raises(text):
     """For any text, proposals are feasible and have exact types."""
     for proposal in read_plan(text, TASK, ()).proposals:
-        assert TASK.feasible.fits(proposal.choices)
+        assert TASK.feasible.fits(TASK.read(proposal.params))
     for proposal in read_params(text, SPACE, tuple(SPACE), ()).proposals:
         check(proposal.params)
 
@@ -294,5 +295,5 @@ def test_any_numbers_of_samples_end_within_the_budget(first, second, n, m):
     reply = read_plan(reply_of(item((first, n), (second, m))), TASK, ())
     assert len(reply.proposals) + len(reply.problems) == 1
     for proposal in reply.proposals:
-        assert TASK.feasible.fits(proposal.choices)
-        assert all(type(samples) is int for _, samples in proposal.choices)
+        assert TASK.feasible.fits(TASK.read(proposal.params))
+        assert all(type(proposal.params[f"{s.name}.samples"]) is int for s in TASK.stages)

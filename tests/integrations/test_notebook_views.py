@@ -11,6 +11,7 @@ import optuna_agenttts as core
 import optuna_agenttts_integrations as integrations
 from optuna_agenttts import llm
 from optuna_agenttts.report.summary import Summary, summarize
+from optuna_agenttts.study.proposals import Proposal
 from optuna_agenttts_integrations.inspection.records import (
     InspectedReply,
     InspectedRequest,
@@ -71,7 +72,7 @@ POINT = core.FrontierPoint({}, ALLOCATION, 0.5, (0.4, 0.6), 1.25, {UNIT: 7.5}, T
 ROUND = core.Round(
     number=2,
     guidelines=(NAME,),
-    candidates=(core.study.rounds.Proposed({NAME: NAME}, NAME),),
+    candidates=(Proposal({NAME: NAME}, NAME),),
     model=NAME,
     cost=0.25,
     problems={NAME: 2},

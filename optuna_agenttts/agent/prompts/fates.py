@@ -7,7 +7,7 @@ from typing import Any
 
 from optuna_agenttts.agent.prompts.data import block, quote
 from optuna_agenttts.agent.prompts.tables import allocation_line
-from optuna_agenttts.study.fates import Fate
+from optuna_agenttts.study.proposals import Proposal
 from optuna_agenttts.task.task import Task
 
 _ROUNDS = 2
@@ -28,7 +28,7 @@ def origin_text(origin: str) -> str:
     return _ORIGINS.get(origin, "-")
 
 
-def shown_fates(fates: Sequence[Fate]) -> tuple[Fate, ...]:
+def shown_fates(fates: Sequence[Proposal]) -> tuple[Proposal, ...]:
     """Return the whole queue, and the other proposals of the latest two rounds.
 
     Spare ones, which were not needed, are left out.
@@ -47,7 +47,9 @@ def shown_fates(fates: Sequence[Fate]) -> tuple[Fate, ...]:
 
 
 def fate_blocks(
-    fates: Sequence[Fate], line: Callable[[Mapping[str, Any]], str], listed: Collection[int] = ()
+    fates: Sequence[Proposal],
+    line: Callable[[Mapping[str, Any]], str],
+    listed: Collection[int] = (),
 ) -> list[str]:
     """Return the blocks about the queue and about earlier proposals; empty without any.
 
@@ -84,7 +86,7 @@ def params_line(task: Task, params: Mapping[str, Any]) -> str:
     return quote(dict(params)) if choices is None else allocation_line(task.allocation(choices))
 
 
-def _what(fate: Fate, line: Callable[[Mapping[str, Any]], str]) -> str:
+def _what(fate: Proposal, line: Callable[[Mapping[str, Any]], str]) -> str:
     """Return a proposal on one line, with what it was reduced from."""
     if fate.params is None:
         return "unreadable"
@@ -92,7 +94,7 @@ def _what(fate: Fate, line: Callable[[Mapping[str, Any]], str]) -> str:
     return line(fate.params) + reduced
 
 
-def _became(fate: Fate) -> str:
+def _became(fate: Proposal) -> str:
     """Return what became of a proposal; texts with parts of replies are quoted."""
     return (
         fate.text

@@ -18,7 +18,7 @@ from optuna_agenttts.agent.prompts.data import block, quote, sections, table
 from optuna_agenttts.agent.prompts.fates import fate_blocks
 from optuna_agenttts.agent.prompts.schema import reply_schema
 from optuna_agenttts.llm.port import Message
-from optuna_agenttts.study.fates import Fate
+from optuna_agenttts.study.proposals import Proposal
 
 SYSTEM = (
     "You plan experiments. A black-box function of named parameters is optimized; each trial is "
@@ -70,7 +70,7 @@ class GenericBrief:
     trials: int = 0
     running: tuple[Mapping[str, Any], ...] = ()
     earlier: tuple[tuple[int, tuple[str, ...]], ...] = ()
-    fates: tuple[Fate, ...] = ()
+    fates: tuple[Proposal, ...] = ()
 
 
 def render_generic(brief: GenericBrief) -> tuple[Message, ...]:

@@ -27,7 +27,7 @@ from optuna_agenttts.agent.prompts.tables import (
     table_blocks,
 )
 from optuna_agenttts.llm.port import Message
-from optuna_agenttts.study.fates import Fate
+from optuna_agenttts.study.proposals import Proposal
 from optuna_agenttts.task.allocation import Allocation
 from optuna_agenttts.task.cost import FlopsCost, LatencyCost, PriceCost
 from optuna_agenttts.task.stage import has_efforts
@@ -127,7 +127,7 @@ class Brief:
     contradicted: tuple[str, ...] = ()
     spent: str = ""
     experience: tuple[str, ...] = ()
-    fates: tuple[Fate, ...] = ()
+    fates: tuple[Proposal, ...] = ()
 
 
 def render_plan(brief: Brief) -> tuple[Message, ...]:

@@ -112,7 +112,8 @@ class AgentLoop(ChoicesSampler):
     def candidates(self, tried, messages):
         """Yield the candidates of a round."""
         text = self.ask(messages, plan_schema(self.task, wanted=BATCH, guidelines=False))
-        found = [proposal.choices for proposal in read_plan(text, self.task, tried).proposals]
+        read = read_plan(text, self.task, tried).proposals
+        found = [self.task.read(proposal.params) for proposal in read]
         for _ in range(100):
             if found:
                 break
