@@ -14,16 +14,13 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from optuna_agenttts import storage
-from optuna_agenttts.agent.advice import (
-    contains,
-    generic_job,
-    task_job,
-)
+from optuna_agenttts.agent.advice import contains
 from optuna_agenttts.agent.any_space_candidates import Advice
-from optuna_agenttts.agent.ask import Job
+from optuna_agenttts.agent.ask import Subject
 from optuna_agenttts.agent.candidates import Candidates
 from optuna_agenttts.agent.prompts import TABLES, describe_experience
 from optuna_agenttts.agent.scheduler import RoundScheduler
+from optuna_agenttts.agent.subjects import space_subject, task_subject
 from optuna_agenttts.exceptions import TaskError
 from optuna_agenttts.explanation.explaining import Explain
 from optuna_agenttts.explanation.note import save_guidelines
@@ -202,7 +199,7 @@ class AgentTTSSampler(BaseSampler):
             else RoundScheduler(
                 self._chat,
                 timeout=self._llm_timeout,
-                extra=None if self._llm_facts is None else self._llm_facts.extra,
+                facts=self._llm_facts,
                 on_round_written=save_guidelines if self._explain else None,
             )
         )
@@ -248,7 +245,7 @@ class AgentTTSSampler(BaseSampler):
             _warn_once(study, "agent of several objectives", message, *arguments)
             return
         try:
-            self._scheduler.plan_ahead(study, trial.number, partial(self._job, study, trial))
+            self._scheduler.plan_ahead(study, trial.number, partial(self._subject, study, trial))
         # An error here would leave the trial running forever, since Optuna calls this in `ask`.
         except Exception as error:
             _warn_once(
@@ -333,15 +330,14 @@ class AgentTTSSampler(BaseSampler):
             return advice[param_name]
         return self._independent.sample_independent(study, trial, param_name, param_distribution)
 
-    def _job(
+    def _subject(
         self, study: Study, trial: FrozenTrial, start: int, rounds: Sequence[Round]
-    ) -> Job | None:
-        """Return the inputs of the agent's next round; None if it is too early or too late."""
-        assert self._scheduler is not None
+    ) -> Subject | None:
+        """Return the subject of the agent's next round; None if it is too early or too late."""
         task = self._tasks.get(study, trial.number)
         trials = storage.read_trials(study)
         if task is None:
-            return generic_job(
+            return space_subject(
                 trials,
                 self._search_space,
                 maximize=is_maximized(study.directions),
@@ -352,11 +348,10 @@ class AgentTTSSampler(BaseSampler):
                 n_trials=self._n_trials,
             )
         evidence, planner = self._candidates.planned_from(study, task, trial.number)
-        return task_job(
+        return task_subject(
             planner,
             evidence,
             trials,
-            agent=self._llm_facts or self._scheduler.name,
             insights=self._insights,
             guidelines=self._guidelines,
             tables=self._tables,

@@ -1,97 +1,64 @@
-"""Questions to the agent about search spaces without pipeline stages."""
+"""Rounds of the agent over search spaces without pipeline stages."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Sequence
 
-from optuna.distributions import BaseDistribution
-
-from optuna_agenttts.agent.ask import RoundContext
-from optuna_agenttts.agent.prompts import (
-    GenericBrief,
-    GenericRow,
-    generic_schema,
-    render_generic,
-    shown_fates,
-)
+from optuna_agenttts.agent.ask import shown_guidelines
+from optuna_agenttts.agent.pace import ROUND_SIZE
+from optuna_agenttts.agent.prompts import generic_schema, render_generic, shown_fates
+from optuna_agenttts.agent.space_evidence import SpaceEvidence
 from optuna_agenttts.agent.validation import Reply, read_params
 from optuna_agenttts.llm.port import Message
 from optuna_agenttts.study.claims import Claim, Verdict
 from optuna_agenttts.study.proposals import Proposal
-
-_BEST, _RECENT = 12, 8
-"""Trials in the history of a prompt: so many of the best and of the latest. Chosen by hand."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GenericEvidence:
-    """Trials of a study over an arbitrary search space.
-
-    Args:
-        space: Distributions by parameter; the latest one if it changed between trials.
-        conditional: Parameters that some trials do not have.
-        maximize: Whether higher values are better.
-        numbers: Numbers of the finished trials with a finite value.
-        params: Parameters of these trials.
-        values: Values of these trials.
-        running: Parameters of the running trials.
-        origins: Which part of the sampler proposed these trials; empty strings if not recorded.
-    """
-
-    space: Mapping[str, BaseDistribution] = field(default_factory=dict)
-    conditional: tuple[str, ...] = ()
-    maximize: bool = False
-    numbers: tuple[int, ...] = ()
-    params: tuple[Mapping[str, Any], ...] = ()
-    values: tuple[float, ...] = ()
-    running: tuple[Mapping[str, Any], ...] = ()
-    origins: tuple[str, ...] = ()
+from optuna_agenttts.study.rounds import Round
+from optuna_agenttts.task.task import Task
 
 
-class GenericQuestions:
-    """Questions about an arbitrary search space; see `ask.Questions`.
+class SpaceSubject:
+    """Subject of a round over an arbitrary search space; see `ask.Subject`.
 
     Args:
         evidence: The trials so far.
         description: What is optimized, in the user's words; may be empty.
         guidelines: Whether to ask for guidelines.
         wanted: Number of candidates to ask for.
-        fates: What became of earlier proposals.
+        fates: The earlier proposals, with what became of them.
+        rounds: The earlier rounds.
+        kept: Number of proposals that fill the round.
+        start: Number of the first trial that the round can be for.
     """
 
     def __init__(
         self,
-        evidence: GenericEvidence,
+        evidence: SpaceEvidence,
         *,
         description: str,
         guidelines: bool,
         wanted: int,
         fates: Sequence[Proposal] = (),
+        rounds: Sequence[Round] = (),
+        kept: int = ROUND_SIZE,
+        start: int = 0,
     ) -> None:
         """See the class."""
         self._evidence, self._description = evidence, description
-        self._guidelines, self._wanted, self._fates = guidelines, wanted, fates
+        self._guidelines, self._wanted = guidelines, wanted
+        self._fates, self._rounds = fates, rounds
+        self.task: Task | None = None
+        self.trials = len(evidence.values)
+        self.kept, self.start, self.span = kept, start, ROUND_SIZE
 
-    def messages(self, context: RoundContext) -> tuple[Message, ...]:
+    def messages(self) -> tuple[Message, ...]:
         """Render the prompt."""
-        evidence = self._evidence
         return render_generic(
-            GenericBrief(
-                space=evidence.space,
-                conditional=evidence.conditional,
-                maximize=evidence.maximize,
-                description=self._description,
-                guidelines=self._guidelines,
-                wanted=self._wanted,
-                history=_history(evidence),
-                trials=len(evidence.values),
-                running=evidence.running,
-                earlier=context.shown_guidelines(),
-                fates=shown_fates(self._fates),
-            )
+            self._evidence,
+            description=self._description,
+            guidelines=self._guidelines,
+            wanted=self._wanted,
+            earlier=shown_guidelines(self._rounds),
+            fates=shown_fates(self._fates),
         )
 
     def schema(self) -> str:
@@ -103,31 +70,11 @@ class GenericQuestions:
     def read(self, text: str, found: Sequence[Proposal]) -> Reply:
         """Read a reply; `found` are the proposals of earlier replies to the same prompt."""
         evidence = self._evidence
-        queue = [fate.params for fate in self._fates if fate.outcome == "queued" and fate.params]
-        found_before = [proposal.params for proposal in found if proposal.params]
-        taken = [*evidence.params, *evidence.running, *queue, *found_before]
+        queue = [fate for fate in self._fates if fate.outcome == "queued"]
+        proposed = [each.params for each in (*queue, *found) if each.params]
+        taken = [*evidence.params, *evidence.running, *proposed]
         return read_params(text, evidence.space, evidence.conditional, taken)
 
     def check(self, claims: Sequence[Claim]) -> tuple[Verdict, ...]:
         """Return no verdicts: no claims are requested and no model is fitted to check them."""
         return ()
-
-
-def _history(evidence: GenericEvidence) -> tuple[GenericRow, ...]:
-    """Select the best trials and the latest."""
-    sign = -1.0 if evidence.maximize else 1.0
-    order = sorted(range(len(evidence.values)), key=lambda i: sign * evidence.values[i])
-    why = dict.fromkeys(order[:_BEST], "best")
-    for row in range(len(order))[-_RECENT:]:
-        why.setdefault(row, "recent")
-    return tuple(
-        GenericRow(
-            evidence.numbers[row],
-            evidence.params[row],
-            evidence.values[row],
-            why[row],
-            evidence.origins[row] if evidence.origins else "",
-        )
-        for row in sorted(why)
-        if math.isfinite(evidence.values[row])
-    )

@@ -1,7 +1,7 @@
 """Planning of one round: prompt, reply, and repair requests that name the problems.
 
-This module does not depend on Optuna studies. Errors of the chat model and unusable replies never
-raise out of `plan_round`; they are recorded in its result.
+Errors of the chat model and unusable replies never raise out of `plan_round`; they are recorded in
+the round.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from optuna_agenttts.agent.parsing import Problem
@@ -31,6 +31,7 @@ from optuna_agenttts.study.claims import Claim, Verdict
 from optuna_agenttts.study.proposals import Proposal
 from optuna_agenttts.study.rounds import Round
 from optuna_agenttts.support.plain import one_line
+from optuna_agenttts.task.task import Task
 
 # Chosen by hand.
 _MAX_REPAIRS = 2
@@ -44,67 +45,6 @@ _NO_ANSWER = Problem(
     "the reply ended in its thoughts: lower thinking, for example by "
     "`llm_facts=Model(..., extra={'reasoning_effort': 'low'})`",
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RoundContext:
-    """Context of a round besides its trials.
-
-    Args:
-        guidelines: Guidelines of earlier rounds, as pairs of round number and lines.
-        max_repairs: Maximum number of repair requests, capped at 2.
-        spent: Description of the spending so far, for the prompt; may be empty.
-        experience: Prompt lines that describe earlier studies.
-        claims: Claims of the latest round that has some.
-        extra: Further fields of each request.
-        opening: Whether there is no score yet.
-    """
-
-    guidelines: tuple[tuple[int, tuple[str, ...]], ...] = ()
-    max_repairs: int = _MAX_REPAIRS
-    spent: str = ""
-    experience: tuple[str, ...] = ()
-    claims: tuple[Claim, ...] = ()
-    extra: Mapping[str, Any] | None = None
-    opening: bool = False
-
-    def shown_guidelines(self) -> tuple[tuple[int, tuple[str, ...]], ...]:
-        """Return the first guidelines and the latest two, as the paper does."""
-        known = [entry for entry in self.guidelines if entry[1]]
-        return tuple(known[:1] + known[1:][-2:])
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """Result of planning a round.
-
-    Args:
-        guidelines: Guidelines of the latest reply that has some.
-        proposals: Usable proposals of all replies, in order.
-        dropped: The other proposals of all replies.
-        requests: Number of requests sent.
-        prompt_tokens: Prompt tokens of all requests.
-        completion_tokens: Generated tokens of all replies.
-        problems: Number of problems in the replies, by kind.
-        failures: Number of failed requests, by kind.
-        error: Reason why there are no proposals; empty if there are some.
-        seconds: Duration.
-        claims: Claims of the latest reply that has some.
-        verdicts: Comparison of these claims with the evidence.
-    """
-
-    guidelines: tuple[str, ...] = ()
-    proposals: tuple[Proposal, ...] = ()
-    dropped: tuple[Proposal, ...] = ()
-    requests: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    problems: Mapping[str, int] = field(default_factory=dict)
-    failures: Mapping[str, int] = field(default_factory=dict)
-    error: str = ""
-    seconds: float = 0.0
-    claims: tuple[Claim, ...] = ()
-    verdicts: tuple[Verdict, ...] = ()
 
 
 @dataclass(slots=True)
@@ -131,10 +71,24 @@ class Tokens:
             self.cached += usage.cached_tokens
 
 
-class Questions(Protocol):
-    """Prompt of a round and reader of the replies to it."""
+class Subject(Protocol):
+    """Subject of a round: a task or another search space, and the trials so far.
 
-    def messages(self, context: RoundContext) -> tuple[Message, ...]:
+    Args:
+        task: The task; None for other search spaces.
+        trials: Number of finished trials that the prompt is based on.
+        kept: Number of proposals that fill the round; the first ones are kept.
+        start: Number of the first trial that the round can be for.
+        span: Number of trials that the round covers.
+    """
+
+    task: Task | None
+    trials: int
+    kept: int
+    start: int
+    span: int
+
+    def messages(self) -> tuple[Message, ...]:
         """Render the prompt."""
 
     def schema(self) -> str:
@@ -147,65 +101,43 @@ class Questions(Protocol):
         """Compare claims with the evidence behind the prompt."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    """Everything needed to plan one round.
-
-    Args:
-        questions: Prompt, schema and reader of the replies.
-        trials: Number of finished trials that the prompt is based on.
-        wanted: Number of proposals that fill a round; the first ones are kept.
-        start: Number of the first trial that the round can be for.
-        span: Number of trials that the round covers.
-        price: Cost of prompt, completion and cached tokens in the task's cost unit; None if
-            unknown.
-        spent: Describes the spending of the search, given the earlier rounds, for the prompt.
-        experience: Prompt lines that describe earlier studies.
-    """
-
-    questions: Questions
-    trials: int
-    wanted: int
-    start: int
-    span: int
-    price: Callable[[int, int, int], float | None]
-    spent: Callable[[Sequence[Round]], str]
-    experience: tuple[str, ...] = ()
+MakeSubject = Callable[[int, Sequence[Round]], "Subject | None"]
+"""Builds a subject from the current trials, given the first trial that the round can be for and
+the earlier rounds; returns None while there are too few trials, or if too few are left."""
 
 
-MakeJob = Callable[[int, Sequence[Round]], "Job | None"]
-"""Builds a job from the current trials, given the first trial that the round can be for and the
-earlier rounds; returns None while there are too few trials, or if too few are left."""
+def shown_guidelines(rounds: Sequence[Round]) -> tuple[tuple[int, tuple[str, ...]], ...]:
+    """Return number and guidelines of the first round and the latest two, as the paper does."""
+    known = [(planned.number, planned.guidelines) for planned in rounds if planned.guidelines]
+    return tuple(known[:1] + known[1:][-2:])
 
 
 async def plan_round(
     chat: ChatModel,
-    questions: Questions,
-    context: RoundContext,
+    subject: Subject,
+    number: int,
     *,
-    wanted: int,
-    seed: int,
+    max_repairs: int = _MAX_REPAIRS,
+    extra: Mapping[str, Any] | None = None,
     tokens: Tokens | None = None,
-    clock: Callable[[], float] = time.monotonic,
-) -> Plan:
+) -> Round:
     """Request a round, and repair it at most twice while fewer than half of it is usable.
 
     Args:
         chat: The chat model.
-        questions: The prompt and the reader of the replies.
-        context: Context of the round.
-        wanted: Number of proposals that fill the round.
-        seed: Seed of the first request; each further one adds 1.
+        subject: Prompt and reader of the replies.
+        number: Number of the round.
+        max_repairs: Maximum number of repair requests, capped at 2.
+        extra: Further fields of each request.
         tokens: Receives the tokens of all requests, also if the round is cancelled.
-        clock: Returns monotonic time in seconds.
 
     Returns:
-        The plan; failures are recorded in it.
+        The round, with the failures, but without its trials, model and cost.
     """
-    started = clock()
+    started = time.monotonic()
     tokens = Tokens() if tokens is None else tokens
-    prompt = messages = questions.messages(context)
-    schema = questions.schema()
+    prompt = messages = subject.messages()
+    schema = subject.schema()
     guidelines: tuple[str, ...] = ()
     claims: tuple[Claim, ...] = ()
     proposals: list[Proposal] = []
@@ -213,11 +145,13 @@ async def plan_round(
     problems: Counter[str] = Counter()
     failures: Counter[str] = Counter()
     requests, error = 0, ""
-    for attempt in range(1 + min(context.max_repairs, _MAX_REPAIRS)):
+    for attempt in range(1 + min(max_repairs, _MAX_REPAIRS)):
         requests += 1
+        # Seeds of successive rounds differ by 100, so their requests never share one.
+        seed = 1 + 100 * number + attempt
         try:
             completion, reply = await _ask(
-                chat, questions, messages, schema, proposals, seed + attempt, tokens, context.extra
+                chat, subject, messages, schema, proposals, seed, tokens, extra
             )
         except ChatError as caught:
             failures[caught.kind] += 1
@@ -231,30 +165,32 @@ async def plan_round(
         if reply.unusable_claims:
             problems["unusable claim"] += reply.unusable_claims
         error = ""
-        if 2 * len(proposals) >= wanted or _is_silent(problems, opening=context.opening):
+        enough = 2 * len(proposals) >= subject.kept
+        if enough or _is_silent(problems, opening=subject.trials == 0):
             break
         texts = [problem.text for problem in reply.problems]
         if not texts:
             problems["too few"] += 1
-            texts = [f"{len(proposals)} candidates are too few; {wanted} are wanted"]
+            texts = [f"{len(proposals)} candidates are too few; {subject.kept} are wanted"]
         if not proposals:
             error = one_line(texts[0])
-        messages = render_repair(
-            prompt, completion.text, texts, missing=max(1, wanted - len(proposals))
-        )
-    return Plan(
+        missing = max(1, subject.kept - len(proposals))
+        messages = render_repair(prompt, completion.text, texts, missing=missing)
+    return Round(
+        number=number,
         guidelines=guidelines,
-        proposals=tuple(proposals[:wanted]),
-        dropped=(*dropped, *map(_spare, proposals[wanted:])),
+        candidates=tuple(proposals[: subject.kept]),
+        dropped=(*dropped, *map(_spare, proposals[subject.kept :])),
         requests=requests,
         prompt_tokens=tokens.prompt,
         completion_tokens=tokens.completion,
         problems=dict(problems),
         failures=dict(failures),
         error="" if proposals else error or "the reply proposes nothing",
-        seconds=clock() - started,
+        seconds=time.monotonic() - started,
+        trials=subject.trials,
         claims=claims,
-        verdicts=questions.check(claims),
+        verdicts=subject.check(claims),
     )
 
 
@@ -277,7 +213,7 @@ def _spare(proposal: Proposal) -> Proposal:
 
 async def _ask(
     chat: ChatModel,
-    questions: Questions,
+    subject: Subject,
     messages: tuple[Message, ...],
     schema: str,
     found: Sequence[Proposal],
@@ -300,7 +236,7 @@ async def _ask(
         tokens.add(completion.usage)
         if completion.ended_in_thoughts:
             return completion, Reply(problems=(_NO_ANSWER,))
-        return completion, questions.read(completion.text, found)
+        return completion, subject.read(completion.text, found)
     except ChatError as error:
         tokens.add(error.usage)
         raise

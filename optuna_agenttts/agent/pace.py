@@ -20,6 +20,8 @@ FIRST_SPAN = 9
 has no more requests than if the first round began after six trials."""
 SPARE = 2
 """Further candidates to ask for, which replace unusable ones."""
+STRIDE = 2
+"""Trials from one candidate of a round to the next in search spaces without stages."""
 MIN_WAIT = 0.5
 """Time that a trial always waits for a round, in seconds."""
 _UNKNOWN_LEAD = 3

@@ -17,10 +17,9 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
 from weakref import WeakKeyDictionary
 
 from optuna.storages import BaseStorage
@@ -28,7 +27,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial
 
 from optuna_agenttts import storage
-from optuna_agenttts.agent.ask import Job, MakeJob, Plan, RoundContext, Tokens, plan_round
+from optuna_agenttts.agent.ask import MakeSubject, Subject, Tokens, plan_round
 from optuna_agenttts.agent.pace import (
     MIN_WAIT,
     ROUND_SIZE,
@@ -48,8 +47,10 @@ from optuna_agenttts.study.rounds import (
     seconds_running,
     write_round,
 )
+from optuna_agenttts.study.spending import price_of
 from optuna_agenttts.support.logs import log_once
 from optuna_agenttts.support.plain import one_line
+from optuna_agenttts.task.model import Model
 
 _logger = logging.getLogger(__name__)
 
@@ -68,7 +69,7 @@ class RoundScheduler:
     Args:
         chat: The chat model; wrapped for retries unless it is already.
         timeout: Timeout for planning one round, in seconds, including repeated requests.
-        extra: Further fields of each request.
+        facts: The chat model's prices and size, and further fields of each request.
         clock: Returns Unix time in seconds, comparable between workers.
         on_round_written: Called with the study after a round is written, on the thread that
             wrote it.
@@ -79,7 +80,7 @@ class RoundScheduler:
         chat: ChatModel,
         *,
         timeout: float = 120.0,
-        extra: Mapping[str, Any] | None = None,
+        facts: Model | None = None,
         clock: Callable[[], float] = time.time,
         on_round_written: Callable[[Study], object] | None = None,
     ) -> None:
@@ -89,7 +90,7 @@ class RoundScheduler:
             if isinstance(chat, RetryingChatModel)
             else RetryingChatModel(chat, timeout=timeout)
         )
-        self._timeout, self._extra, self._clock = timeout, extra, clock
+        self._timeout, self._facts, self._clock = timeout, facts, clock
         self._on_round_written = on_round_written
         self._loop = LoopThread(self._chat.aclose)
         self._studies: WeakKeyDictionary[BaseStorage, dict[int, StudyRounds]] = WeakKeyDictionary()
@@ -100,13 +101,13 @@ class RoundScheduler:
         """Label of the planning model and its server."""
         return model_label(self._chat)
 
-    def plan_ahead(self, study: Study, number: int, make: MakeJob) -> None:
+    def plan_ahead(self, study: Study, number: int, make: MakeSubject) -> None:
         """Start planning the next round in the background, if this trial's worker should.
 
         Args:
             study: The study.
             number: Number of a trial that is about to start.
-            make: Builds the job; called only if planning starts.
+            make: Builds the subject; called only if planning starts.
         """
         rounds = self._rounds_of(study)
         with rounds.lock:
@@ -129,14 +130,14 @@ class RoundScheduler:
             if claimed is None and self._awaits_claim_by(study, planning_trial, number, now):
                 return
             earlier = read_rounds(attributes)
-            job = make(max(end, number), earlier)
-            if job is None:
+            subject = make(max(end, number), earlier)
+            if subject is None:
                 if number == planning_trial:
                     # Too few results. An expired claim lets the next trial's worker try at once.
                     storage.write_round_claim(study, target, number, 0.0)
                 return
             storage.write_round_claim(study, target, number, now)
-            self._start(study, rounds, target, job, earlier)
+            self._start(study, rounds, target, subject, earlier)
 
     def get_round(self, study: Study, number: int) -> Round | None:
         """Return the round of a trial, waiting for it if it is being planned.
@@ -249,19 +250,15 @@ class RoundScheduler:
         return other < len(trials) and seconds_running(trials[other], now) < _CLAIM_GRACE
 
     def _start(
-        self, study: Study, rounds: StudyRounds, target: int, job: Job, earlier: Sequence[Round]
+        self,
+        study: Study,
+        rounds: StudyRounds,
+        target: int,
+        subject: Subject,
+        earlier: Sequence[Round],
     ) -> None:
         """Submit the planning of a round to the background loop."""
-        context = RoundContext(
-            guidelines=tuple((planned.number, planned.guidelines) for planned in earlier),
-            max_repairs=_allowed_repairs(earlier),
-            spent=job.spent(earlier),
-            experience=job.experience,
-            claims=next((planned.claims for planned in reversed(earlier) if planned.claims), ()),
-            extra=self._extra,
-            opening=job.trials == 0,
-        )
-        future = self._loop.submit(self._plan(study, rounds, target, job, context, earlier))
+        future = self._loop.submit(self._plan(study, rounds, target, subject, earlier))
         rounds.planning[target] = future
         # Keep the last few futures only; older rounds are in the storage.
         for old in [number for number in rounds.planning if number < target - 4]:
@@ -272,61 +269,52 @@ class RoundScheduler:
         study: Study,
         rounds: StudyRounds,
         target: int,
-        job: Job,
-        context: RoundContext,
+        subject: Subject,
         earlier: Sequence[Round],
     ) -> Round:
         """Plan one round and write it; record failures in the round instead of raising."""
         calls, failures, tokens = self._chat.calls, Counter(self._chat.failures), Tokens()
         try:
-            plan = await asyncio.wait_for(
-                # Seeds of successive rounds differ by 100, so their requests never share one.
+            planned = await asyncio.wait_for(
                 plan_round(
                     self._chat,
-                    job.questions,
-                    context,
-                    wanted=job.wanted,
-                    seed=1 + 100 * target,
+                    subject,
+                    target,
+                    max_repairs=_allowed_repairs(earlier),
+                    extra=None if self._facts is None else self._facts.extra,
                     tokens=tokens,
                 ),
                 self._timeout,
             )
         except asyncio.TimeoutError:
-            plan = _failed_plan("timeout", f"no plan within {self._timeout:g} s")
+            planned = _failed(target, "timeout", f"no plan within {self._timeout:g} s")
         # No failure in planning may end the search.
         except Exception as error:
             name = study.study_name
             _logger.debug("Study %r: failed to plan round %d", name, target, exc_info=True)
-            plan = _failed_plan(type(error).__name__, one_line(str(error)))
-        first, trials = max(job.start, rounds.without + 1), list[FrozenTrial]()
+            planned = _failed(target, type(error).__name__, one_line(str(error)))
+        first, trials = max(subject.start, rounds.without + 1), list[FrozenTrial]()
         # Some storages, such as in-memory SQLite, are bound to one thread.
         with suppress(Exception):
             trials = storage.read_trials(study)
             first = max(first, first_open(trials))
-        end = first + job.span
-        planned = Round(
-            number=target,
+        task, used = subject.task, (tokens.prompt, tokens.completion, tokens.cached)
+        planned = replace(
+            planned,
             first=first,
-            end=end,
-            guidelines=plan.guidelines,
-            candidates=plan.proposals,
-            dropped=plan.dropped,
+            end=first + subject.span,
             model=self.name,
             # Includes retries. Studies that share the model at the same time count each
             # other's calls too.
-            requests=max(plan.requests, self._chat.calls - calls),
+            requests=max(planned.requests, self._chat.calls - calls),
             prompt_tokens=tokens.prompt,
             completion_tokens=tokens.completion,
-            cost=job.price(tokens.prompt, tokens.completion, tokens.cached),
-            seconds=plan.seconds,
-            trials=job.trials,
-            problems=plan.problems,
-            failures=dict(Counter(plan.failures) | (self._chat.failures - failures)),
-            error=plan.error,
-            claims=plan.claims,
-            verdicts=plan.verdicts,
+            cost=None if task is None else price_of(task, self._facts or self.name, *used),
+            trials=subject.trials,
+            failures=dict(Counter(planned.failures) | (self._chat.failures - failures)),
         )
-        planned = replace(planned, next_at=max(first, end - lead([*earlier, planned], trials)))
+        due = planned.end - lead([*earlier, planned], trials)
+        planned = replace(planned, next_at=max(first, due))
         rounds.log_problems(study, planned)
         rounds.unsaved.append(planned)
         try:
@@ -385,6 +373,6 @@ def _allowed_repairs(earlier: Sequence[Round]) -> int:
     return max(0, 2 + len(earlier) // 3 - sent)
 
 
-def _failed_plan(kind: str, error: str) -> Plan:
-    """Build the plan of a round that failed as a whole."""
-    return Plan(failures={kind: 1}, error=error, requests=1)
+def _failed(number: int, kind: str, error: str) -> Round:
+    """Build a round that failed as a whole."""
+    return Round(number=number, failures={kind: 1}, error=error, requests=1)

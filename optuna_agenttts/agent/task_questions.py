@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from optuna_agenttts.agent.ask import RoundContext
+from optuna_agenttts.agent.ask import shown_guidelines
 from optuna_agenttts.agent.facts import Facts, fit_facts
+from optuna_agenttts.agent.pace import ROUND_SIZE
 from optuna_agenttts.agent.prompts import (
     TABLES,
     Brief,
@@ -30,9 +31,11 @@ from optuna_agenttts.planner.numerical import NumericalPlanner
 from optuna_agenttts.planner.pools import choices_of
 from optuna_agenttts.study.claims import Claim, Verdict, contradictions
 from optuna_agenttts.study.proposals import Proposal
+from optuna_agenttts.study.rounds import Round
 from optuna_agenttts.support.forking import unlocked_cached_property
 from optuna_agenttts.task.efforts import efforts_by_model
 from optuna_agenttts.task.stage import Stage
+from optuna_agenttts.task.task import Task
 
 _BEST, _RECENT = 10, 8
 """Trials in the history of a prompt: so many of the best and of the latest. Chosen by hand."""
@@ -41,7 +44,7 @@ _TABLE_OF_ASPECT = {"models": "models", "samples": "saturation"}
 
 
 class TaskQuestions:
-    """Questions about a pipeline task; see `ask.Questions`.
+    """Subject of a round of a pipeline task; see `ask.Subject`.
 
     Args:
         planner: Numerical planner that fits the computed evidence.
@@ -50,7 +53,13 @@ class TaskQuestions:
         guidelines: Whether to ask for guidelines.
         wanted: Number of candidates to ask for.
         tables: Names of the tables of computed evidence to show.
-        fates: What became of earlier proposals.
+        fates: The earlier proposals, with what became of them.
+        rounds: The earlier rounds.
+        spent: Description of the spending so far; may be empty.
+        experience: Prompt lines that describe earlier studies.
+        kept: Number of proposals that fill the round.
+        start: Number of the first trial that the round can be for.
+        span: Number of trials that the round covers.
     """
 
     def __init__(
@@ -63,8 +72,18 @@ class TaskQuestions:
         wanted: int,
         tables: tuple[str, ...] = TABLES,
         fates: Sequence[Proposal] = (),
+        rounds: Sequence[Round] = (),
+        spent: str = "",
+        experience: tuple[str, ...] = (),
+        kept: int = ROUND_SIZE,
+        start: int = 0,
+        span: int = ROUND_SIZE,
     ) -> None:
         """See the class."""
+        self.task: Task | None = evidence.task
+        self.trials = len(evidence.scores)
+        self.kept, self.start, self.span = kept, start, span
+        self._rounds, self._spent, self._experience = rounds, spent, experience
         self._planner, self._evidence = planner, evidence
         self._insights, self._guidelines, self._wanted = insights, guidelines, wanted
         self._tables, self._fates = tables, shown_fates(fates)
@@ -75,9 +94,9 @@ class TaskQuestions:
         """Facts shown in the prompt and compared with claims; fitted once."""
         return fit_facts(self._planner, self._evidence)
 
-    def messages(self, context: RoundContext) -> tuple[Message, ...]:
+    def messages(self) -> tuple[Message, ...]:
         """Render the prompt."""
-        return render_plan(self.brief(context))
+        return render_plan(self.brief())
 
     def schema(self) -> str:
         """Return the JSON schema of the reply, as JSON text."""
@@ -105,10 +124,11 @@ class TaskQuestions:
         """Compare claims with the facts."""
         return check_claims(claims, self._facts, self._evidence.task) if claims else ()
 
-    def brief(self, context: RoundContext) -> Brief:
+    def brief(self) -> Brief:
         """Collect the data of the prompt."""
         evidence, task, facts = self._evidence, self._evidence.task, self._facts
-        claims = context.claims if self._claim_fields else ()
+        claims = next((each.claims for each in reversed(self._rounds) if each.claims), ())
+        claims = claims if self._claim_fields else ()
         shown = shown_tables(self._tables, self._insights)
         return Brief(
             task=task,
@@ -123,7 +143,7 @@ class TaskQuestions:
             facts=_model_rows(evidence, facts),
             paired=_paired_rows(evidence, facts),
             efforts=_effort_rows(evidence, facts),
-            earlier=context.shown_guidelines(),
+            earlier=shown_guidelines(self._rounds),
             # Checked against the current facts: later trials may have refuted an open claim.
             # Sentences must not reveal the figures of a table that is not shown.
             contradicted=tuple(
@@ -131,8 +151,8 @@ class TaskQuestions:
                 for verdict in contradictions(self.check(claims))
                 if _TABLE_OF_ASPECT[verdict.aspect] in shown
             ),
-            spent=context.spent,
-            experience=context.experience,
+            spent=self._spent,
+            experience=self._experience,
             fates=self._fates,
         )
 

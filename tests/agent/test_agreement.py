@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from optuna_agenttts import AgentTTSSampler, Claim, ScriptedChatModel, Verdict, guidelines
 from optuna_agenttts import storage as keys
-from optuna_agenttts.agent.ask import RoundContext, plan_round
+from optuna_agenttts.agent.ask import plan_round
 from optuna_agenttts.agent.facts import Facts, ModelFact, fit_facts
 from optuna_agenttts.agent.task_questions import TaskQuestions
 from optuna_agenttts.agent.validation import read_plan
@@ -263,13 +263,13 @@ def test_garbage_in_claims_never_raises_nor_costs_a_proposal(claims):
     assert Round.from_dict(json.loads(json.dumps(asdict(planned)))) == planned
 
 
-def ask(script, context=None, **options):
-    """Plan a round; return the plan and the model."""
+def ask(script, claims=(), **options):
+    """Plan a round after one with claims; return it and the model."""
     chat = ScriptedChatModel(script)
     options = {"insights": (1, 2, 3), "guidelines": True, "wanted": 8, **options}
-    questions = TaskQuestions(PLANNER, EVIDENCE, **options)
-    made = asyncio.run(plan_round(chat, questions, context or RoundContext(), wanted=6, seed=1))
-    return made, chat
+    earlier = [Round(number=0, claims=tuple(claims))]
+    questions = TaskQuestions(PLANNER, EVIDENCE, rounds=earlier, **options)
+    return asyncio.run(plan_round(chat, questions, 1)), chat
 
 
 def test_unusable_claims_cause_no_repair_request():
@@ -293,7 +293,7 @@ def test_facts_are_fitted_once_a_round(monkeypatch):
         return fit_facts(planner, evidence)
 
     monkeypatch.setattr("optuna_agenttts.agent.task_questions.fit_facts", counted)
-    made, _ = ask([reply_with([GOOD], 1, 2, 3)], RoundContext(claims=(Claim("answer", (SMALL,)),)))
+    made, _ = ask([reply_with([GOOD], 1, 2, 3)], [Claim("answer", (SMALL,))])
     assert made.verdicts
     assert len(fits) == 1
 
@@ -302,7 +302,7 @@ def test_contradicted_claims_come_back_in_the_next_prompt():
     """The prompt repeats the verdicts of the current fit on contradicted claims only."""
     claims = (WRONG, Claim("answer", (BIG, SMALL)))
     (verdict,) = contradictions(check_claims(claims, FACTS, TASK))
-    _, chat = ask([reply_with([], 1, 2, 3)], RoundContext(claims=claims))
+    _, chat = ask([reply_with([], 1, 2, 3)], claims)
     text = chat.requests[0].messages[1].content
     block = text.partition("<contradicted>")[2].partition("</contradicted>")[0]
     assert block.splitlines()[2:] == [json.dumps(verdict.text, ensure_ascii=False)]
@@ -320,7 +320,7 @@ def test_contradicted_claims_come_back_in_the_next_prompt():
 )
 def test_contradictions_do_not_reveal_ablated_figures(options):
     """They are omitted without guidelines, insights, or the table with the same figures."""
-    _, chat = ask([reply_with([], 1, 2, 3)], RoundContext(claims=(WRONG,)), **options)
+    _, chat = ask([reply_with([], 1, 2, 3)], [WRONG], **options)
     assert "contradicted" not in chat.requests[0].messages[1].content
 
 

@@ -12,7 +12,6 @@ from core_support import objective, run
 
 from optuna_agenttts import AgentTTSSampler, ScriptedChatModel, StopAtSpend, guidelines
 from optuna_agenttts import storage as keys
-from optuna_agenttts.agent.ask import RoundContext
 from optuna_agenttts.agent.pace import lead
 from optuna_agenttts.agent.prompts import shown_fates
 from optuna_agenttts.agent.task_questions import TaskQuestions
@@ -146,7 +145,7 @@ def test_what_is_queued_is_in_the_prompt_and_may_not_be_proposed():
     questions = TaskQuestions(
         planner_of(TASK), evidence, insights=(), guidelines=True, wanted=8, fates=queue
     )
-    text = questions.messages(RoundContext())[1].content
+    text = questions.messages()[1].content
     assert 'trial 9: "retrieval": "qwen-7B" x 11, "answer": "small-3B" x 21' in text
     read = questions.read(reply(*LISTED[:2]), ())
     assert [each.kind for each in read.dropped] == ["duplicate"]

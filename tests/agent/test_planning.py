@@ -21,7 +21,7 @@ from optuna_agenttts import (
     guidelines,
 )
 from optuna_agenttts.agent.advice import required_share
-from optuna_agenttts.agent.ask import RoundContext, plan_round
+from optuna_agenttts.agent.ask import plan_round, shown_guidelines
 from optuna_agenttts.agent.facts import Facts, fit_facts
 from optuna_agenttts.agent.task_questions import TaskQuestions
 from optuna_agenttts.agent.verdicts import check_claims
@@ -57,11 +57,10 @@ def reply(*samples, lines=("a guideline",)):
     return json.dumps({"guidelines": list(lines), "candidates": candidates})
 
 
-def ask(script, context=None):
-    """Plan a round of six; return the plan and the model."""
+def ask(script, **options):
+    """Plan a round of six; return it and the model."""
     chat = ScriptedChatModel(script)
-    made = asyncio.run(plan_round(chat, QUESTIONS, context or RoundContext(), wanted=6, seed=1))
-    return made, chat
+    return asyncio.run(plan_round(chat, QUESTIONS, 0, **options)), chat
 
 
 def test_one_request_is_enough_if_half_the_round_is_usable():
@@ -69,14 +68,14 @@ def test_one_request_is_enough_if_half_the_round_is_usable():
     made, chat = ask([Completion(reply(1, 2, 3), Usage(100, 20))])
     assert len(chat.requests) == made.requests == 1
     assert (made.prompt_tokens, made.completion_tokens) == (100, 20)
-    assert len(made.proposals) == 3
+    assert len(made.candidates) == 3
     assert made.error == ""
 
 
 def test_a_reply_that_ends_in_its_thoughts_names_the_remedy():
     """It is counted as what it is, and thinking is lowered in each request."""
     silent = Completion("", Usage(100, 4096), "length", "Let me think")
-    made, chat = ask([silent] * 3, RoundContext(extra={"reasoning_effort": "low"}))
+    made, chat = ask([silent] * 3, extra={"reasoning_effort": "low"})
     assert made.problems == {"ended in thoughts": 3}
     assert "`llm_facts=Model(" in made.error
     assert {request.extra for request in chat.requests} == {'{"reasoning_effort": "low"}'}
@@ -104,7 +103,7 @@ def test_repair_requests_contain_problems_and_proposals_add_up():
     second = chat.requests[1].messages
     assert [m.role for m in second] == ["system", "user", "assistant", "user"]
     assert "is 0" in second[-1].content
-    assert [p.params["answer.samples"] for p in made.proposals] == [1, 2, 3]
+    assert [p.params["answer.samples"] for p in made.candidates] == [1, 2, 3]
     assert made.problems == {"out of range": 1, "duplicate": 1}
     assert made.guidelines == ("kept",)
 
@@ -114,8 +113,8 @@ def test_at_most_two_requests_follow_the_first():
     made, chat = ask(["nothing"] * 9)
     assert len(chat.requests) == 3
     assert made.error
-    assert made.proposals == ()
-    _, chat = ask(["nothing"] * 9, RoundContext(max_repairs=0))
+    assert made.candidates == ()
+    _, chat = ask(["nothing"] * 9, max_repairs=0)
     assert len(chat.requests) == 1
 
 
@@ -130,7 +129,7 @@ def test_failures_are_recorded_not_raised(failure, kind):
     """Proposals from before the failure are kept."""
     made, _ = ask([reply(1), failure])
     assert made.failures == {kind: 1}
-    assert len(made.proposals) == 1
+    assert len(made.candidates) == 1
     assert made.error == ""
     made, _ = ask([failure])
     assert made.error
@@ -138,12 +137,9 @@ def test_failures_are_recorded_not_raised(failure, kind):
 
 def test_first_and_latest_guidelines_are_shown():
     """As in the paper, prompts show the first guidelines and the latest two."""
-    context = RoundContext(
-        guidelines=tuple((n, (f"g{n}",) if n != 3 else ()) for n in range(1, 7))
-    )
-    assert [number for number, _ in context.shown_guidelines()] == [1, 5, 6]
-    context = RoundContext(guidelines=context.guidelines[:1])
-    assert [number for number, _ in context.shown_guidelines()] == [1]
+    rounds = [Round(number=n, guidelines=(f"g{n}",) if n != 3 else ()) for n in range(1, 7)]
+    assert [number for number, _ in shown_guidelines(rounds)] == [1, 5, 6]
+    assert shown_guidelines(rounds[:1]) == ((1, ("g1",)),)
 
 
 # Computed evidence.

@@ -16,7 +16,6 @@ from optuna.trial import TrialState, create_trial
 
 from optuna_agenttts import AgentTTSSampler, Claim, NoEvidenceError, StopWhenSettled, recommend
 from optuna_agenttts.agent.advice import required_share
-from optuna_agenttts.agent.ask import RoundContext
 from optuna_agenttts.agent.facts import fit_facts
 from optuna_agenttts.agent.task_questions import TaskQuestions
 from optuna_agenttts.agent.verdicts import check_claims
@@ -433,7 +432,7 @@ def test_facts_and_prompt_are_of_feasible_allocations():
     # Of the only model that is left in each stage nothing can be claimed.
     assert check_claims([Claim("answer", (LARGE,))], facts, TASK) == ()
     questions = TaskQuestions(PLANNER, evidence, insights=(1, 2, 3), guidelines=True, wanted=8)
-    text = questions.messages(RoundContext())[1].content
+    text = questions.messages()[1].content
     assert 'violates "0" by 46' in text
     assert "likely to meet all constraints" in text
 

@@ -3,12 +3,7 @@
 from optuna_agenttts.agent.prompts.claims import claim_fields
 from optuna_agenttts.agent.prompts.experience import describe_experience
 from optuna_agenttts.agent.prompts.fates import shown_fates
-from optuna_agenttts.agent.prompts.generic import (
-    GenericBrief,
-    GenericRow,
-    generic_schema,
-    render_generic,
-)
+from optuna_agenttts.agent.prompts.generic import generic_schema, render_generic
 from optuna_agenttts.agent.prompts.plan import Brief, TrialRow, plan_schema, render_plan
 from optuna_agenttts.agent.prompts.repair import render_repair
 from optuna_agenttts.agent.prompts.tables import (
@@ -23,8 +18,6 @@ __all__ = [
     "TABLES",
     "Brief",
     "EffortRow",
-    "GenericBrief",
-    "GenericRow",
     "ModelRow",
     "PairedRow",
     "TrialRow",

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from optuna.distributions import (
@@ -17,6 +16,7 @@ from optuna.distributions import (
 from optuna_agenttts.agent.prompts.data import block, quote, sections, table
 from optuna_agenttts.agent.prompts.fates import fate_blocks
 from optuna_agenttts.agent.prompts.schema import reply_schema
+from optuna_agenttts.agent.space_evidence import SpaceEvidence
 from optuna_agenttts.llm.port import Message
 from optuna_agenttts.study.proposals import Proposal
 
@@ -31,98 +31,78 @@ SYSTEM = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class GenericRow:
-    """Trial in the history: number, parameters, value, why it is listed, and its origin."""
-
-    number: int
-    params: Mapping[str, Any]
-    value: float
-    why: str
-    origin: str = ""
+_BEST, _RECENT = 12, 8
+"""Trials in the history: so many of the best and of the latest. Chosen by hand."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GenericBrief:
-    """Data of the prompt.
+def render_generic(
+    evidence: SpaceEvidence,
+    *,
+    description: str = "",
+    guidelines: bool = True,
+    wanted: int = 8,
+    earlier: Sequence[tuple[int, Sequence[str]]] = (),
+    fates: Sequence[Proposal] = (),
+) -> tuple[Message, ...]:
+    """Render the prompt for a round over an arbitrary search space.
 
     Args:
-        space: Distributions by parameter.
-        conditional: Parameters that some trials do not have.
-        maximize: Whether higher values are better.
+        evidence: The trials so far.
         description: What is optimized, in the user's words; may be empty.
         guidelines: Whether to ask for guidelines and show earlier ones.
         wanted: Number of candidates to ask for.
-        history: Trials to show.
-        trials: Total number of finished trials.
-        running: Parameters of the running trials.
         earlier: Guidelines of earlier rounds, as pairs of round number and lines.
         fates: What became of the agent's recent proposals.
     """
-
-    space: Mapping[str, BaseDistribution]
-    conditional: tuple[str, ...] = ()
-    maximize: bool = False
-    description: str = ""
-    guidelines: bool = True
-    wanted: int = 8
-    history: tuple[GenericRow, ...] = ()
-    trials: int = 0
-    running: tuple[Mapping[str, Any], ...] = ()
-    earlier: tuple[tuple[int, tuple[str, ...]], ...] = ()
-    fates: tuple[Proposal, ...] = ()
-
-
-def render_generic(brief: GenericBrief) -> tuple[Message, ...]:
-    """Render the prompt for a round over an arbitrary search space."""
-    goal = "Maximize" if brief.maximize else "Minimize"
+    goal = "Maximize" if evidence.maximize else "Minimize"
+    shown = _shown(evidence)
     rows = [
         (
-            str(row.number),
-            _line(row.params),
-            f"{row.value:.6g}",
-            "you" if row.origin == "agent" else "sampler",
-            row.why,
+            str(evidence.numbers[row]),
+            _line(evidence.params[row]),
+            f"{evidence.values[row]:.6g}",
+            "you" if evidence.origins and evidence.origins[row] == "agent" else "sampler",
+            why,
         )
-        for row in brief.history
+        for row, why in shown.items()
     ]
-    shown = [f"{len(rows)} of {brief.trials} trials"] if rows else []
-    history = shown + table(("trial", "parameters", "value", "proposed by", "shown because"), rows)
+    head = ("trial", "parameters", "value", "proposed by", "shown because")
+    history = [f"{len(rows)} of {len(evidence.values)} trials", *table(head, rows)]
     steps = []
-    if brief.guidelines:
+    if guidelines:
         steps.append(
             "Write guidelines, at most 8, each one sentence with figures: which parameters "
             "matter, which ranges are promising, what interacts, what is unknown."
         )
     steps.append(
-        f"Propose {brief.wanted} candidates, best first. Give each a value for every parameter; "
+        f"Propose {wanted} candidates, best first. Give each a value for every parameter; "
         "for one that exists only in some trials, where it applies. Stay within the ranges, do "
         "not repeat trials or candidates above, and let one or two explore what has been tried "
         "least."
     )
     example = ", ".join(
         f"{quote(name)}: {quote(_example(distribution))}"
-        for name, distribution in brief.space.items()
+        for name, distribution in evidence.space.items()
     )
-    guidelines = '"guidelines": ["..."], ' if brief.guidelines else ""
+    first = '"guidelines": ["..."], ' if guidelines else ""
     answer = (
         "Answer in this form:\n"
-        f'{{{guidelines}"candidates": [{{"params": {{{example}}}, "reason": "one sentence"}}]}}'
+        f'{{{first}"candidates": [{{"params": {{{example}}}, "reason": "one sentence"}}]}}'
     )
-    about = [f"description: {quote(brief.description)}"] if brief.description else []
+    about = [f"description: {quote(description)}"] if description else []
     text = sections(
         [
             f"{goal} the value of a trial.",
             block("about", about),
-            block("space", _space(brief)),
+            block("space", _space(evidence)),
             block("history", history if rows else []),
-            block("running", [_line(params) for params in brief.running]),
-            *fate_blocks(brief.fates, _line, [row.number for row in brief.history]),
+            block("running", [_line(params) for params in evidence.running]),
+            *fate_blocks(fates, _line, [evidence.numbers[row] for row in shown]),
             block(
                 "guidelines",
-                [f"round {n}: {quote(line)}" for n, lines in brief.earlier for line in lines],
+                [f"round {n}: {quote(line)}" for n, lines in earlier for line in lines],
             )
-            if brief.guidelines
+            if guidelines
             else "",
             "\n".join(steps),
             answer,
@@ -166,10 +146,20 @@ def _example(distribution: BaseDistribution) -> Any:
     return None
 
 
-def _space(brief: GenericBrief) -> list[str]:
+def _shown(evidence: SpaceEvidence) -> dict[int, str]:
+    """Return the rows of the best trials and of the latest, with why each is shown."""
+    sign = -1.0 if evidence.maximize else 1.0
+    order = sorted(range(len(evidence.values)), key=lambda row: sign * evidence.values[row])
+    why = dict.fromkeys(order[:_BEST], "best")
+    for row in range(len(order))[-_RECENT:]:
+        why.setdefault(row, "recent")
+    return dict(sorted(why.items()))
+
+
+def _space(evidence: SpaceEvidence) -> list[str]:
     """Describe each parameter on one line."""
     lines = []
-    for name, distribution in brief.space.items():
+    for name, distribution in evidence.space.items():
         if isinstance(distribution, CategoricalDistribution):
             what = f"one of {', '.join(quote(choice) for choice in distribution.choices)}"
         elif isinstance(distribution, (IntDistribution, FloatDistribution)):
@@ -183,7 +173,7 @@ def _space(brief: GenericBrief) -> list[str]:
                 what += f", in steps of {distribution.step:g}"
         else:
             what = "a value of unknown kind"
-        when = ", only in some trials" if name in brief.conditional else ""
+        when = ", only in some trials" if name in evidence.conditional else ""
         lines.append(f"{quote(name)}: {what}{when}")
     return lines
 

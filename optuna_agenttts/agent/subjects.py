@@ -1,0 +1,150 @@
+"""Subjects of the agent's rounds: what to plan next, if there is anything to plan."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from optuna.distributions import BaseDistribution
+from optuna.trial import FrozenTrial
+
+from optuna_agenttts import storage
+from optuna_agenttts.agent.any_space import SpaceSubject
+from optuna_agenttts.agent.pace import FIRST_SPAN, ROUND_SIZE, SPARE, STRIDE
+from optuna_agenttts.agent.prompts import TABLES
+from optuna_agenttts.agent.space_evidence import space_evidence
+from optuna_agenttts.agent.task_questions import TaskQuestions
+from optuna_agenttts.planner.evidence import Evidence
+from optuna_agenttts.planner.numerical import NumericalPlanner
+from optuna_agenttts.study.fates import fates
+from optuna_agenttts.study.rounds import Round
+from optuna_agenttts.study.spending import spend_of
+from optuna_agenttts.task.task import Task
+
+
+def task_subject(
+    planner: NumericalPlanner,
+    evidence: Evidence,
+    trials: Sequence[FrozenTrial],
+    *,
+    insights: tuple[int, ...],
+    guidelines: bool,
+    tables: tuple[str, ...] = TABLES,
+    experience: tuple[str, ...] = (),
+    limit: float | None = None,
+    rounds: Sequence[Round] = (),
+    start: int = 0,
+    n_trials: int | None = None,
+) -> TaskQuestions | None:
+    """Build the subject of a task's next round.
+
+    Args:
+        planner: The numerical planner of the task.
+        evidence: The trials so far.
+        trials: The same trials as Optuna holds them, for the spending.
+        insights: Numbers of the paper's insights to state.
+        guidelines: Whether to ask for guidelines.
+        tables: Names of the tables of computed evidence to show.
+        experience: Prompt lines that describe earlier studies.
+        limit: Spending limit of the search in the task's cost unit; None without one.
+        rounds: The earlier rounds.
+        start: Number of the first trial that the round can be for.
+        n_trials: Number of trials that the study will have; None if it is not known.
+
+    Returns:
+        The subject, or None if the search ends before the round, or later rounds lack scores.
+    """
+    task = planner.task
+    if rounds and len(evidence.scores) == 0:
+        return None
+    left = _trials_left(task, trials, rounds, start, n_trials, limit)
+    if left <= 0:
+        return None
+    asked = int(min(ROUND_SIZE + SPARE, left))
+    # The last round has a candidate for each trial that is left.
+    wanted = asked if not rounds or left <= ROUND_SIZE + SPARE else ROUND_SIZE
+    return TaskQuestions(
+        planner,
+        evidence,
+        insights=insights,
+        tables=tables,
+        guidelines=guidelines,
+        wanted=asked,
+        fates=fates(trials, rounds),
+        rounds=rounds,
+        spent=str(spend_of(task, trials, rounds, limit)),
+        experience=experience,
+        kept=wanted,
+        start=start,
+        span=wanted if rounds else FIRST_SPAN,
+    )
+
+
+def _trials_left(
+    task: Task,
+    trials: Sequence[FrozenTrial],
+    rounds: Sequence[Round],
+    start: int,
+    n_trials: int | None,
+    limit: float | None,
+) -> float:
+    """Return how many trials the search has from one on; infinity if no end is known."""
+    left = math.inf if n_trials is None else n_trials - start
+    finished = [t for t in trials if t.state.is_finished() and not storage.confirmation_block(t)]
+    if limit is not None and finished:
+        spent = spend_of(task, trials, rounds, limit)
+        mean = (spent.trials - spent.confirmation) / len(finished)
+        if mean > 0:
+            running = start - len(finished)
+            left = min(left, math.ceil((limit - spent.total) / mean) - running)
+    return left
+
+
+def space_subject(
+    trials: Sequence[FrozenTrial],
+    stated: Mapping[str, BaseDistribution],
+    *,
+    maximize: bool,
+    description: str,
+    guidelines: bool,
+    rounds: Sequence[Round] = (),
+    start: int = 0,
+    n_trials: int | None = None,
+) -> SpaceSubject | None:
+    """Build the subject of the next round over another search space.
+
+    Half of the round's trials are the agent's; see `generic_candidate_index`.
+
+    Args:
+        trials: The study's trials.
+        stated: Distributions by parameter, as given by the user; may be empty.
+        maximize: Whether higher values are better.
+        description: What is optimized, in the user's words; may be empty.
+        guidelines: Whether to ask for guidelines.
+        rounds: The earlier rounds.
+        start: Number of the first trial that the round can be for.
+        n_trials: Number of trials that the study will have; None if it is not known.
+
+    Returns:
+        The subject; None without parameters, in the first three trials, or if the search ends
+        before.
+    """
+    # The first six trials are the independent sampler's.
+    if start < ROUND_SIZE // 2:
+        return None
+    start = max(start, ROUND_SIZE)
+    if n_trials is not None and start >= n_trials:
+        return None
+    evidence = space_evidence(trials, stated, maximize=maximize)
+    if not evidence.values or not evidence.space:
+        return None
+    return SpaceSubject(
+        evidence,
+        description=description,
+        guidelines=guidelines,
+        wanted=ROUND_SIZE // STRIDE + 1,
+        fates=fates(trials, rounds, stride=STRIDE),
+        rounds=rounds,
+        kept=ROUND_SIZE // STRIDE,
+        start=start,
+    )
