@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from optuna_agenttts import Model, Task
+from optuna_agenttts.task.model import is_finite
 from optuna_agenttts_integrations.calls.endpoints import Place, connect_endpoints
 from optuna_agenttts_integrations.exceptions import DataError
 from optuna_agenttts_integrations.objective import MultiStageObjective
@@ -28,36 +29,55 @@ LLAMA = (
 
 MaxTokens = int | Mapping[str, int] | None
 """Maximum length of replies in tokens: of all stages, or by the name of a stage."""
+Temperature = float | Mapping[str, float] | None
+"""Sampling temperature: of all stages, or by the name of a stage."""
 
 
-def with_max_tokens(
-    stages: Sequence[StageProgram | Step], max_tokens: MaxTokens
+def with_sampling(
+    stages: Sequence[StageProgram | Step],
+    max_tokens: MaxTokens = None,
+    temperature: Temperature = None,
 ) -> list[StageProgram | Step]:
-    """Return the stages of a pipeline with other maximum lengths of replies.
+    """Return the stages of a pipeline with other maximum lengths of replies and temperatures.
+
+    Stages without a value keep theirs. Fusion and repair keep their own temperatures.
 
     Args:
         stages: The stages.
-        max_tokens: The lengths in tokens, thoughts included: positive integers. Stages without one
-            keep theirs, which are chosen for models that do not think.
+        max_tokens: The lengths in tokens, thoughts included: positive integers. Those of the
+            stages are chosen for models that do not think.
+        temperature: The temperatures, 0 or more.
 
     Raises:
-        DataError: A length is invalid, or a name is not that of a stage.
+        DataError: A value is invalid, or a name is not that of a stage.
     """
     names = [stage.name for stage in stages if isinstance(stage, StageProgram)]
-    given = max_tokens if isinstance(max_tokens, Mapping) else dict.fromkeys(names, max_tokens)
-    limits = {name: limit for name, limit in given.items() if limit is not None}
-    valid = all(type(limit) is int and limit > 0 for limit in limits.values())
-    if not valid or not set(limits) <= set(names):
-        raise DataError(
-            f"`max_tokens` must be positive integers by the stages {', '.join(names)}, or one "
-            f"for all, got {max_tokens!r}."
-        )
+    options: dict[str, dict[str, Any]] = {name: {} for name in names}
+    for option, given, kind, is_valid in (
+        ("max_tokens", max_tokens, "positive integers", _is_length),
+        ("temperature", temperature, "numbers of 0 or more", _is_temperature),
+    ):
+        by_stage = given if isinstance(given, Mapping) else dict.fromkeys(names, given)
+        values = {name: value for name, value in by_stage.items() if value is not None}
+        if not (set(by_stage) <= set(names) and all(map(is_valid, values.values()))):
+            raise DataError(
+                f"`{option}` must be {kind} by the stages {', '.join(names)}, or one for all, got "
+                f"{given!r}."
+            )
+        for name, value in values.items():
+            options[name][option] = value
     return [
-        replace(stage, max_tokens=limits[stage.name])
-        if isinstance(stage, StageProgram) and stage.name in limits
-        else stage
+        replace(stage, **options[stage.name]) if isinstance(stage, StageProgram) else stage
         for stage in stages
     ]
+
+
+def _is_length(value: object) -> bool:
+    return type(value) is int and value > 0
+
+
+def _is_temperature(value: Any) -> bool:
+    return is_finite(value) and value >= 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,7 +20,11 @@ from optuna_agenttts_integrations.pipeline.stages import (
 )
 from optuna_agenttts_integrations.scoring.metrics import set_f1
 from optuna_agenttts_integrations.tasks.answering import METRICS, answer_aggregation, parse_answer
-from optuna_agenttts_integrations.tasks.benchmark import MaxTokens, with_max_tokens
+from optuna_agenttts_integrations.tasks.benchmark import (
+    MaxTokens,
+    Temperature,
+    with_sampling,
+)
 from optuna_agenttts_integrations.tasks.selection import (
     Selection,
     parse_selection,
@@ -78,6 +82,7 @@ def candidate_pipeline(
     fusion: bool,
     threshold: float,
     max_tokens: MaxTokens = None,
+    temperature: Temperature = None,
 ) -> Pipeline:
     """Create a pipeline of the stages ``retrieval`` and ``answer``.
 
@@ -88,7 +93,8 @@ def candidate_pipeline(
         metric: The score, a key of `METRICS`; the other metrics are reported as well.
         fusion: Whether answers are fused by the model rather than voted on.
         threshold: Fraction of the samples that must select a candidate, in (0, 1].
-        max_tokens: Maximum length of replies; see `with_max_tokens`.
+        max_tokens: Maximum length of replies; see `with_sampling`.
+        temperature: Sampling temperatures; see `with_sampling`.
 
     Raises:
         DataError: The metric is unknown.
@@ -99,7 +105,7 @@ def candidate_pipeline(
     scores = {name: partial(_answer_score, name) for name in METRICS}
     return Pipeline(
         # Temperatures and maximum lengths are chosen by hand, with room for some reasoning.
-        stages=with_max_tokens(
+        stages=with_sampling(
             [
                 StageProgram(
                     name="retrieval",
@@ -119,6 +125,7 @@ def candidate_pipeline(
                 ),
             ],
             max_tokens,
+            temperature,
         ),
         score=scores[metric],
         metrics={

@@ -17,7 +17,13 @@ from optuna_agenttts.llm import Message
 from optuna_agenttts_integrations.exceptions import DataError
 from optuna_agenttts_integrations.pipeline.stages import State
 from optuna_agenttts_integrations.tasks.answering import prompt_messages
-from optuna_agenttts_integrations.tasks.benchmark import LLAMA, QWEN, Benchmark, MaxTokens
+from optuna_agenttts_integrations.tasks.benchmark import (
+    LLAMA,
+    QWEN,
+    Benchmark,
+    MaxTokens,
+    Temperature,
+)
 from optuna_agenttts_integrations.tasks.candidates import (
     candidate_pipeline,
     candidate_stages,
@@ -112,6 +118,7 @@ def triple_benchmark(
     answer_prompt_tokens: float = 256,
     budget: float | None = None,
     max_tokens: MaxTokens = None,
+    temperature: Temperature = None,
 ) -> Benchmark:
     """Create a benchmark from questions with triples of a knowledge graph.
 
@@ -135,7 +142,8 @@ def triple_benchmark(
         answerers: Models of the answering stage.
         answer_prompt_tokens: Declared prompt length of the answering stage, in tokens.
         budget: The task's budget. Default: one sample of the largest model per stage (520.67).
-        max_tokens: Maximum length of replies, of all stages or by stage; see `with_max_tokens`.
+        max_tokens: Maximum length of replies, of all stages or by stage; see `with_sampling`.
+        temperature: Sampling temperature, of all stages or by stage; see `with_sampling`.
 
     Raises:
         DataError: The records have another form, or an argument is out of range.
@@ -149,11 +157,9 @@ def triple_benchmark(
         fusion=fusion,
         threshold=threshold,
         max_tokens=max_tokens,
+        temperature=temperature,
     )
-    if candidates < 1:
-        raise DataError(f"`candidates` must be at least 1, got {candidates!r}.")
-    records = read_records(source, split=split, revision=revision)
-    questions = [_question(record, n, candidates, seed) for n, record in enumerate(records)]
+    questions = _questions(source, split, revision, candidates, seed)
     searched, held_out = split_instances(questions, search=search, seed=seed, content=_content)
     return Benchmark(
         task=Task(
@@ -175,6 +181,15 @@ def triple_benchmark(
         search=searched,
         held_out=held_out,
     )
+
+
+def _questions(
+    source: Source, split: str, revision: str | None, candidates: int, seed: int
+) -> list[TripleQuestion]:
+    if candidates < 1:
+        raise DataError(f"`candidates` must be at least 1, got {candidates!r}.")
+    records = read_records(source, split=split, revision=revision)
+    return [_question(record, n, candidates, seed) for n, record in enumerate(records)]
 
 
 def _content(question: TripleQuestion) -> str:

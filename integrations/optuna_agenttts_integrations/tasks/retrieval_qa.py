@@ -18,7 +18,13 @@ from optuna_agenttts.llm import Message
 from optuna_agenttts_integrations.exceptions import DataError
 from optuna_agenttts_integrations.pipeline.stages import State
 from optuna_agenttts_integrations.tasks.answering import prompt_messages
-from optuna_agenttts_integrations.tasks.benchmark import LLAMA, QWEN, Benchmark, MaxTokens
+from optuna_agenttts_integrations.tasks.benchmark import (
+    LLAMA,
+    QWEN,
+    Benchmark,
+    MaxTokens,
+    Temperature,
+)
 from optuna_agenttts_integrations.tasks.candidates import (
     candidate_pipeline,
     candidate_stages,
@@ -108,6 +114,7 @@ def passage_benchmark(
     answerers: Sequence[Model] = LLAMA,
     budget: float | None = None,
     max_tokens: MaxTokens = None,
+    temperature: Temperature = None,
 ) -> Benchmark:
     """Create a benchmark from questions with passages.
 
@@ -129,7 +136,8 @@ def passage_benchmark(
         retrievers: Models of the retrieval stage.
         answerers: Models of the answering stage.
         budget: The task's budget. Default: one sample of the largest model per stage (928.67).
-        max_tokens: Maximum length of replies, of all stages or by stage; see `with_max_tokens`.
+        max_tokens: Maximum length of replies, of all stages or by stage; see `with_sampling`.
+        temperature: Sampling temperature, of all stages or by stage; see `with_sampling`.
 
     Raises:
         DataError: The records have another form, or the metric is unknown.
@@ -143,6 +151,7 @@ def passage_benchmark(
         fusion=fusion,
         threshold=threshold,
         max_tokens=max_tokens,
+        temperature=temperature,
     )
     records = read_records(source, split=split, revision=revision)
     questions = _questions(records, candidates)

@@ -35,7 +35,8 @@ from optuna_agenttts_integrations.tasks.benchmark import (
     LLAMA,
     Benchmark,
     MaxTokens,
-    with_max_tokens,
+    Temperature,
+    with_sampling,
 )
 from optuna_agenttts_integrations.tasks.programs import (
     UNCHANGED,
@@ -110,6 +111,7 @@ def chat_dev(
     testers: Sequence[Model] = (LLAMA[0], LLAMA[2]),
     budget: float | None = None,
     max_tokens: MaxTokens = None,
+    temperature: Temperature = None,
 ) -> Benchmark:
     """Create a benchmark from SRDD (ChatDev, Qian et al., ACL 2024).
 
@@ -133,13 +135,13 @@ def chat_dev(
             model traces the program instead.
         metric: The maximized metric. Default: the consistency, as in the paper, or the
             completeness without an embedder.
-        fusion: Whether programs are fused by the model, as in the paper, or the first complete
-            one is taken.
+        fusion: Whether the model fuses programs, as in the paper, or the first complete one wins.
         coders: Models of the coding stage.
         reviewers: Models of the static review.
         testers: Models of the dynamic test.
         budget: The task's budget. Default: one sample of the largest model per stage (1767.33).
-        max_tokens: Maximum length of replies, of all stages or by stage; see `with_max_tokens`.
+        max_tokens: Maximum length of replies, of all stages or by stage; see `with_sampling`.
+        temperature: Sampling temperature, of all stages or by stage; see `with_sampling`.
 
     Raises:
         DataError: The records have another format, or the metric is unavailable.
@@ -167,7 +169,7 @@ def chat_dev(
             metric_range=(0, 1),
         ),
         pipeline=Pipeline(
-            stages=with_max_tokens(_programs(embedder, runner, fusion), max_tokens),
+            stages=with_sampling(_programs(embedder, runner, fusion), max_tokens, temperature),
             score=scores[metric],
             metrics=scores,
             answer=latest_program,

@@ -29,7 +29,8 @@ from optuna_agenttts_integrations.tasks.benchmark import (
     LLAMA,
     Benchmark,
     MaxTokens,
-    with_max_tokens,
+    Temperature,
+    with_sampling,
 )
 from optuna_agenttts_integrations.tasks.records import Source, read_records, split_instances
 from optuna_agenttts_integrations.tasks.tool_calls import (
@@ -87,6 +88,7 @@ def task_bench(
     predictors: Sequence[Model] = LLAMA[1:],
     budget: float | None = None,
     max_tokens: MaxTokens = None,
+    temperature: Temperature = None,
 ) -> Benchmark:
     """Create a benchmark from TaskBench (Shen et al., 2023).
 
@@ -107,7 +109,8 @@ def task_bench(
         selectors: Models of the second stage.
         predictors: Models of the third stage.
         budget: The task's budget. Default: one sample of the largest model per stage (1977.33).
-        max_tokens: Maximum length of replies, of all stages or by stage; see `with_max_tokens`.
+        max_tokens: Maximum length of replies, of all stages or by stage; see `with_sampling`.
+        temperature: Sampling temperature, of all stages or by stage; see `with_sampling`.
 
     Raises:
         DataError: Records or tools have another format, or an argument is not among its choices.
@@ -135,7 +138,7 @@ def task_bench(
             metric_range=(0, 1),
         ),
         pipeline=Pipeline(
-            stages=with_max_tokens(_programs(listed, named, fusion), max_tokens),
+            stages=with_sampling(_programs(listed, named, fusion), max_tokens, temperature),
             score=scores[metric],
             metrics={**scores, "unknown tools": _unknown_tools},
         ),
