@@ -28,7 +28,7 @@ from optuna_agenttts.llm import ChatModel, connect
 from optuna_agenttts.study.archive import is_maximized
 from optuna_agenttts.study.experience import read_experience
 from optuna_agenttts.study.independent import TPEOptions, make_independent, sample_jointly
-from optuna_agenttts.study.planners import Planners
+from optuna_agenttts.study.planners import Opening, Planners
 from optuna_agenttts.study.rounds import Round
 from optuna_agenttts.study.spending import read_limit
 from optuna_agenttts.study.tasks import StudyTasks
@@ -82,6 +82,8 @@ class AgentTTSSampler(BaseSampler):
             the trials alone.
         insights: Insights of the paper that the agent is given, some of 1, 2, 3, for ablations.
         prior_insights: Insights that the numerical planner's prior and opening use, for ablations.
+        opening: First trials: ``"joint"`` compares the models of all stages at once, ``"paper"``
+            of one stage at a time, at equal costs (Eq. 5 of the paper), which takes more trials.
         independent_sampler: Sampler of parameters outside the task. Default: a `TPESampler`; it
             must not sample more than one study.
         guidelines: Whether the agent writes guidelines and sees its earlier ones, for ablations.
@@ -124,6 +126,7 @@ class AgentTTSSampler(BaseSampler):
         seed: int | None = None,
         insights: Collection[int] = (1, 2, 3),
         prior_insights: Collection[int] = (1, 2, 3),
+        opening: Opening = "joint",
         independent_sampler: BaseSampler | None = None,
         guidelines: bool = True,
         tables: Collection[str] = TABLES,
@@ -168,6 +171,10 @@ class AgentTTSSampler(BaseSampler):
                 f"AgentTTSSampler: give `llm_facts` the fields of its effort, got "
                 f"{llm_facts.name!r} without: `Model(..., extra={{'reasoning_effort': 'low'}})`."
             )
+        if opening not in ("joint", "paper"):
+            raise TaskError(
+                f"AgentTTSSampler: `opening` must be 'joint' or 'paper', got {opening!r}."
+            )
         if experience:
             warn_experimental_argument("experience")
         if not isinstance(explain, (bool, Explain)):
@@ -184,7 +191,7 @@ class AgentTTSSampler(BaseSampler):
         self._task = task
         self._search_space = dict(search_space or {})
         self._insights = tuple(sorted(set(insights)))
-        self._prior_insights = tuple(sorted(set(prior_insights)))
+        self._prior_insights, self._opening = tuple(sorted(set(prior_insights))), opening
         self._tables = tuple(name for name in TABLES if name in tables)
         self._independent = make_independent(independent_sampler, seed, tpe_options, type(self))
         self._reset()
@@ -205,7 +212,10 @@ class AgentTTSSampler(BaseSampler):
         )
         self._advice = Advice(self._scheduler, self._tasks)
         self._candidates = Candidates(
-            self._scheduler, insights=self._prior_insights, experience=self._experience
+            self._scheduler,
+            insights=self._prior_insights,
+            experience=self._experience,
+            opening=self._opening,
         )
         # A forked process must not wait for locks or rounds of its parent's threads.
         on_fork(self, AgentTTSSampler._reset)

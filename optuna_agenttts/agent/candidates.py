@@ -27,6 +27,7 @@ from optuna_agenttts.agent.pace import ROUND_SIZE
 from optuna_agenttts.agent.scheduler import RoundScheduler
 from optuna_agenttts.planner.evidence import Candidate, Constraint, Evidence
 from optuna_agenttts.planner.numerical import NumericalPlanner
+from optuna_agenttts.planner.opening import Opening
 from optuna_agenttts.study.archive import Archive, StudyArchives, announce
 from optuna_agenttts.study.experience import Experience
 from optuna_agenttts.study.fates import position_of
@@ -59,6 +60,7 @@ class Candidates:
         scheduler: Planner of the agent's rounds; None without an agent.
         insights: The paper's insights to include in the prior.
         experience: Earlier studies.
+        opening: The numerical planner's opening.
     """
 
     def __init__(
@@ -67,11 +69,12 @@ class Candidates:
         *,
         insights: tuple[int, ...],
         experience: Sequence[Experience],
+        opening: Opening = "joint",
     ) -> None:
         """See the class."""
         self._scheduler = scheduler
         self._lock = threading.RLock()
-        self.planners = Planners(insights, experience)
+        self.planners = Planners(insights, experience, opening)
         self._archives = StudyArchives()
         self._candidates: WeakKeyDictionary[BaseStorage, OrderedDict[int, Candidate]] = (
             WeakKeyDictionary()

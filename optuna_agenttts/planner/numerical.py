@@ -30,7 +30,12 @@ from optuna_agenttts.planner.feasibility import Feasibility
 from optuna_agenttts.planner.kernels import Points, Surrogate
 from optuna_agenttts.planner.mixture import View
 from optuna_agenttts.planner.observations import first_and_spread
-from optuna_agenttts.planner.opening import untried_models, with_most_untried
+from optuna_agenttts.planner.opening import (
+    Opening,
+    left_of_unit_budgets,
+    untried_models,
+    with_most_untried,
+)
 from optuna_agenttts.planner.pools import SEED, Pool, Pools, choices_of
 from optuna_agenttts.planner.posterior import Posterior
 from optuna_agenttts.planner.scale import Scale
@@ -81,6 +86,7 @@ class NumericalPlanner:
         insights: The paper's insights to include in the prior; see `draw_curves`. Without
             Insight 1 the opening is a single trial.
         experience: Trials of earlier studies of similar tasks.
+        opening: The opening; see `opening.py`.
     """
 
     def __init__(
@@ -89,10 +95,11 @@ class NumericalPlanner:
         *,
         insights: Collection[int] = (1, 2, 3),
         experience: EarlierTrials | None = None,
+        opening: Opening = "joint",
     ) -> None:
         """See the class."""
         self.task, self.insights = task, tuple(insights)
-        self._experience = experience
+        self._experience, self._opening = experience, opening
         rng = np.random.default_rng(SEED)
         self.surrogate = Surrogate(task, rng, insights=self.insights)
         self._pools = Pools(self.surrogate, task, rng)
@@ -132,18 +139,31 @@ class NumericalPlanner:
         """Return the (stage, model) pairs that the opening has yet to try."""
         if 1 not in self.insights:
             return set()
-        tried = set(evidence.tried)
-        if self._experience is not None:
-            tried.update(choices_of(self._experience.models, self._experience.samples))
         ranges = evidence.ranges
-        untried = untried_models(self.task, tried)
+        untried = untried_models(self.task, self._tried(evidence))
         if ranges is not None:
             untried = {(s, m) for s, m in untried if m in ranges.models[s]}
         return untried
 
+    def _tried(self, evidence: Evidence) -> set[Choices]:
+        """Return the allocations of trials, those of earlier studies included."""
+        tried = set(evidence.tried)
+        if self._experience is not None:
+            tried.update(choices_of(self._experience.models, self._experience.samples))
+        return tried
+
+    def _unit_budgets(
+        self, evidence: Evidence, ranges: Ranges | None
+    ) -> list[tuple[int, Choices]]:
+        """Return what is left of the paper's opening; see `left_of_unit_budgets`."""
+        if self._opening != "paper" or 1 not in self.insights:
+            return []
+        left = left_of_unit_budgets(self.task, self._tried(evidence))
+        return [found for found in left if ranges is None or ranges.allow(found[1])]
+
     def in_opening(self, evidence: Evidence) -> bool:
         """Return whether the next trial belongs to the opening."""
-        if not evidence.tried:
+        if not evidence.tried or self._unit_budgets(evidence, evidence.ranges):
             return True
         models = self.pool(evidence).points.models
         return len(with_most_untried(models, self._untried(evidence))) > 0
@@ -193,6 +213,14 @@ class NumericalPlanner:
 
     def _propose(self, evidence: Evidence, constraint: Constraint) -> Candidate:
         """Propose the next allocation, regardless of concurrent trials."""
+        if not constraint.fixed:
+            for stage, choices in self._unit_budgets(
+                evidence, constraint.ranges or evidence.ranges
+            ):
+                name = self.task.stages[stage].name
+                model = self.task.stages[stage].models[choices[stage][0]].name
+                reason = f"{model} at the unit budget of {name}, single samples elsewhere"
+                return Candidate(choices, "opening", reason)
         if not constraint.fixed and not evidence.tried:
             pool, rows = self._pools.rows(evidence, constraint)
             points = pool.points.take(rows)

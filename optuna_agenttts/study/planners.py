@@ -8,6 +8,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from optuna_agenttts.planner.numerical import NumericalPlanner
+from optuna_agenttts.planner.opening import Opening as Opening
 from optuna_agenttts.study.experience import Experience, recall
 from optuna_agenttts.task.task import Task
 
@@ -26,18 +27,24 @@ class Planners:
     Args:
         insights: See `NumericalPlanner`.
         experience: Earlier studies, as evidence for planners of similar tasks.
+        opening: See `NumericalPlanner`.
     """
 
-    def __init__(self, insights: Collection[int], experience: Sequence[Experience]) -> None:
+    def __init__(
+        self,
+        insights: Collection[int],
+        experience: Sequence[Experience],
+        opening: Opening = "joint",
+    ) -> None:
         """See the class."""
-        self._insights, self._experience = insights, experience
+        self._insights, self._experience, self._opening = insights, experience, opening
         self._planners: OrderedDict[Task, NumericalPlanner] = OrderedDict()
         self._lock = threading.Lock()
         self._locks = [threading.RLock() for _ in range(_LOCKS)]
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the arguments, without planners and locks."""
-        return Planners, (self._insights, self._experience)
+        return Planners, (self._insights, self._experience, self._opening)
 
     def lock(self, task: Task) -> threading.RLock:
         """Return the lock to hold while a task's planner or archive is used."""
@@ -49,7 +56,10 @@ class Planners:
             planner = self._planners.get(task)
         if planner is None:
             planner = NumericalPlanner(
-                task, insights=self._insights, experience=recall(self._experience, task)
+                task,
+                insights=self._insights,
+                experience=recall(self._experience, task),
+                opening=self._opening,
             )
             with self._lock:
                 self._planners[task] = planner

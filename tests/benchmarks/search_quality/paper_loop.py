@@ -39,6 +39,7 @@ from optuna_agenttts.agent.prompts import plan_schema
 from optuna_agenttts.agent.validation import read_plan
 from optuna_agenttts.llm import ChatRequest, RetryingChatModel, connect
 from optuna_agenttts.llm.loop import LoopThread
+from optuna_agenttts.planner.opening import unit_budget_opening
 
 BATCH = 10
 """Candidates by round, as in the published code."""
@@ -49,28 +50,6 @@ _OTHERS, _TRIALS = 3, 10
 _EXPERIENCED = 9000
 """Where the landscapes of experience begin: a part of the development split that nothing else
 uses."""
-_MOST_SAMPLES = 60
-"""The most samples of a small model in the opening, as in the paper's published code."""
-
-
-def unit_budget_choices(feasible):
-    """For each stage and model, the samples that the stage's unit budget buys (Eq. 5).
-
-    The unit budget of a stage is what one sample of its dearest model costs, or what the budget
-    leaves beside the cheapest allocation of the other stages, if that is less. A model that it
-    does not buy once gets one sample.
-    """
-    settings = []
-    for rows in feasible.costs:
-        firsts = [float(row[0]) for row in rows]
-        unit = min(max(firsts), feasible.budget - (feasible.cheapest_cost - min(firsts)))
-        settings.append(
-            [
-                (model, int(np.clip(np.searchsorted(row, unit, side="right"), 1, _MOST_SAMPLES)))
-                for model, row in enumerate(rows)
-            ]
-        )
-    return settings
 
 
 class AgentLoop(ChoicesSampler):
@@ -127,7 +106,8 @@ class PaperLoop(AgentLoop):
 
     def propose(self, tried):
         """See the class."""
-        yield from self.opening()
+        for _, choices in unit_budget_opening(self.task):
+            yield choices
         written, recent = [], len(tried)
         while True:
             known = len(tried)
@@ -135,25 +115,6 @@ class PaperLoop(AgentLoop):
             written.append((len(written) + 1, lines))
             yield from self.candidates(tried, candidates_prompt(self.task, tried, written, BATCH))
             recent = len(tried) - known
-
-    def opening(self):
-        """Each stage's models at its unit budget (Eq. 5), one sample everywhere else.
-
-        Elsewhere that is the dearest model where it fits beside, else the cheapest: the paper's
-        code does so.
-        """
-        feasible = self.task.feasible
-        cheapest = feasible.complete({})
-        dearest = [
-            (max(range(len(rows)), key=lambda m: float(rows[m][0])), 1) for rows in feasible.costs
-        ]
-        for stage, settings in enumerate(unit_budget_choices(feasible)):
-            everywhere = dearest if feasible.fits(dearest) else cheapest
-            for setting in settings:
-                choices = list(everywhere)
-                choices[stage] = setting
-                if feasible.fits(choices):
-                    yield tuple(choices)
 
 
 class ZeroShot(AgentLoop):
