@@ -102,16 +102,25 @@ class AgentLoop(ChoicesSampler):
 
 
 class PaperLoop(AgentLoop):
-    """AgentTTS as published."""
+    """AgentTTS as published; `insights` without some of 1, 2, 3 are its ablations."""
+
+    insights = (1, 2, 3)
 
     def propose(self, tried):
         """See the class."""
-        for _, choices in unit_budget_opening(self.task):
-            yield choices
+        if 1 in self.insights:
+            for _, choices in unit_budget_opening(self.task):
+                yield choices
+        else:
+            yield self.random()
         written, recent = [], len(tried)
         while True:
             known = len(tried)
-            lines = self.write(guidelines_prompt(self.task, tried, recent, first=not written))
+            lines = self.write(
+                guidelines_prompt(
+                    self.task, tried, recent, first=not written, insights=self.insights
+                )
+            )
             written.append((len(written) + 1, lines))
             yield from self.candidates(tried, candidates_prompt(self.task, tried, written, BATCH))
             recent = len(tried) - known
@@ -142,9 +151,13 @@ class CreatorExecutor(AgentLoop):
 class Copilot(AgentLoop):
     """MLCopilot-like."""
 
+    def experience(self):
+        """Return lines about trials on other tasks; see `experience_lines`."""
+        return experience_of(self.place.family, self.place.index)
+
     def propose(self, tried):
         """See the class."""
-        experience = experience_of(self.place.family, self.place.index)
+        experience = self.experience()
         knowledge = self.write(knowledge_prompt(experience))
         while True:
             prompt = copilot_prompt(self.task, experience, knowledge, tried, BATCH)
@@ -170,21 +183,25 @@ def experience_of(family, index):
         for choices in dict.fromkeys(sampler.random() for _ in range(_TRIALS)):
             value = float(place.outcomes(*np.array(choices).T, other).mean())
             trials.append((value, choices))
-        trials.sort(reverse=True)
-        for rank, (value, choices) in enumerate(trials, 1):
-            settings = "; ".join(
-                f"stage {stage + 1} of {len(choices)}: "
-                f"{size_class(_rank(place.task, stage, model), len(rows))} model, "
-                f"{LEVELS[level_of(samples)]} samples ({samples})"
-                for stage, ((model, samples), rows) in enumerate(
-                    zip(choices, place.task.feasible.costs)
-                )
-            )
-            lines.append(
-                f"task {name}, {rank} of {len(trials)}: {settings}; value {value:.2f}, "
-                f"{place.task.feasible.cost(choices) / place.task.budget:.0%} of the budget"
-            )
+        lines += experience_lines(name, place.task, trials)
     return tuple(lines)
+
+
+def experience_lines(name, task, trials):
+    """Describe trials, pairs of value and choices, best first, in words that suit any task."""
+    lines = []
+    for rank, (value, choices) in enumerate(sorted(trials, reverse=True), 1):
+        settings = "; ".join(
+            f"stage {stage + 1} of {len(choices)}: "
+            f"{size_class(_rank(task, stage, model), len(rows))} model, "
+            f"{LEVELS[level_of(samples)]} samples ({samples})"
+            for stage, ((model, samples), rows) in enumerate(zip(choices, task.feasible.costs))
+        )
+        lines.append(
+            f"task {name}, {rank} of {len(trials)}: {settings}; value {value:.2f}, "
+            f"{task.feasible.cost(choices) / task.budget:.0%} of the budget"
+        )
+    return lines
 
 
 def _rank(task, stage, model):

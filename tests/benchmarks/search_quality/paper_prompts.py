@@ -108,9 +108,9 @@ def answer(task, wanted):
     )
 
 
-def guidelines_prompt(task, tried, recent, *, first):
+def guidelines_prompt(task, tried, recent, *, first, insights=(1, 2, 3)):
     """AgentTTS: the guidelines, first by all three insights, later by two and the spread."""
-    lines = [INSIGHTS[i] for i in ((1, 2, 3) if first else (2, 3))]
+    lines = [INSIGHTS[i] for i in ((1, 2, 3) if first else (2, 3)) if i in insights]
     head = (
         "Write guidelines for the search, drawn from the trials, in most concise wording, on:"
         if first
