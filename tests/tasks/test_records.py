@@ -13,6 +13,7 @@ from optuna_agenttts_integrations.exceptions import DataError
 from optuna_agenttts_integrations.tasks.records import (
     get_field,
     get_texts,
+    read_each,
     read_records,
     sample_path,
     split_instances,
@@ -63,6 +64,79 @@ def test_csv_keeps_quotes_and_line_breaks(tmp_path, mark):
         assert read_records(path) == expected
 
 
+def test_csv_of_spreadsheets_reads_the_same(tmp_path, caplog):
+    """Other delimiters and encodings, the latter with a warning if it is a guess; long fields."""
+    expected = [{"name": "M\u00e4rta", "text": "x" * 200_000}]
+    for delimiter, encoding, warned in (
+        (",", "utf-8", 0),
+        (";", "utf-16", 0),
+        ("\t", "utf-8-sig", 0),
+        (";", "cp1252", 1),
+    ):
+        lines = (delimiter.join(values) for values in (expected[0], expected[0].values()))
+        caplog.clear()
+        assert (
+            read_records(write(tmp_path, "a.csv", "\n".join(lines).encode(encoding))) == expected
+        )
+        assert len(caplog.records) == warned
+
+
+@pytest.mark.skipif(find_spec("pyarrow") is None, reason="pyarrow is not installed")
+def test_parquet_keeps_nested_values(tmp_path):
+    """As JSON does; without the library, the message says how to get it."""
+    import pyarrow
+    from pyarrow import parquet
+
+    records = [{"q": "a", "context": {"title": ["A"], "sentences": [["x", "y"]]}}, {"q": "b"}]
+    path = tmp_path / "a.parquet"
+    parquet.write_table(pyarrow.Table.from_pylist(records), path)
+    assert read_records(path) == [records[0], {"q": "b", "context": None}]
+
+
+def test_without_parquet_the_message_says_how_to_get_it(monkeypatch):
+    """And which files need no library."""
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(
+        DataError, match=r"pip install 'optuna-agenttts\[datasets\]', or give JSON"
+    ):
+        read_records("a.parquet")
+
+
+def odd(record, number):
+    """Return the number of a record; refuse even ones."""
+    if record["n"] % 2 == 0:
+        raise DataError(f"Record {number}: field 'n' must be odd, got {record['n']}. Correct it.")
+    return record["n"]
+
+
+def test_all_records_are_read_before_an_error_lists_the_first_five(tmp_path, caplog):
+    """With the count of all, and the remedy; those that cannot be read are among them."""
+    lines = [json.dumps({"n": n}) for n in range(13)]
+    path = write(tmp_path, "a.jsonl", "\n".join([*lines, "{", "3", '{"n": "\\ud83d"}']))
+    records = read_records(path, keep_unreadable=True)
+    with pytest.raises(DataError) as caught:
+        read_each(records, odd, source=path, skip_unusable=False)
+    first, *listed, more, remedy = str(caught.value).split("\n")
+    assert first == f"`source` {str(path)!r}: 10 of 16 records cannot be used:"
+    assert listed[1] == "Record 2: field 'n' must be odd, got 2. Correct it."
+    assert (len(listed), more) == (5, "... and 5 more.")
+    assert remedy == "Correct them, or leave them out with `skip_unusable=True`."
+    read, left_out = read_each(records, odd, source=path, skip_unusable=True)
+    assert read == [1, 3, 5, 7, 9, 11]
+    assert left_out == {
+        "field 'n' must be odd": 7,
+        "line N is invalid JSON": 1,
+        "must be an object with named fields": 1,
+        "a string has an unpaired surrogate and cannot be encoded as UTF-8": 1,
+    }
+    assert "10 of 16 records" in caplog.text
+    assert "7 x field 'n' must be odd; 1 x line N" in caplog.text
+    assert read_each([{"n": 1}], odd, source=[], skip_unusable=False) == ([1], {})
+    for skip in (True, False):
+        with pytest.raises(DataError, match=r"1 of 1 records cannot(?s:.*)Correct them.$"):
+            read_each([{"n": 2}], odd, source=[], skip_unusable=skip)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
@@ -78,14 +152,15 @@ def test_csv_keeps_quotes_and_line_breaks(tmp_path, mark):
         ("a.jsonl", '{"a": 1}\n\n{"a": ', "line 3 is invalid JSON"),
         ("a.jsonl", "[" * 100_000, "line 1 is invalid JSON"),
         ("a.jsonl", "\n\n", "has no records"),
-        ("a.json", b"\xff\xfe{}", "cannot be read"),
-        ("a.json", '[{"a": 1}, {"a": "\\ud83d"}]', "record 1 contains an unpaired surrogate"),
+        ("a.json", b"\xff{}", "cannot be read"),
+        ("a.json", '[{"a": 1}, {"a": "\\ud83d"}]', "record 1: a string has an unpaired surrogate"),
         ("a.csv", "", "has no records"),
         ("a.csv", "a,b\n", "has no records"),
         ("a.csv", "a,b\n1,2\n3\n", "line 3 and the header differ"),
         ("a.csv", "a,b\n1,2,3\n", "line 2 and the header differ"),
         ("a.csv", 'a,b\n"1,2\n', "unexpected end"),
-        ("a.csv", "a,b\n1," + "x" * 200_000 + "\n", "field larger"),
+        ("a.csv", b"a,b\n\x81,1\n", "cannot be read"),
+        ("a.parquet", b"PAR1", "cannot be read"),
     ],
 )
 def test_files_that_hold_no_records_are_refused(tmp_path, name, content, says):

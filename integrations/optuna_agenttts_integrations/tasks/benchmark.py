@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from optuna_agenttts import Model, Task
@@ -12,6 +12,7 @@ from optuna_agenttts_integrations.calls.endpoints import Place, connect_endpoint
 from optuna_agenttts_integrations.exceptions import DataError
 from optuna_agenttts_integrations.objective import MultiStageObjective
 from optuna_agenttts_integrations.pipeline.stages import Pipeline, StageProgram, Step
+from optuna_agenttts_integrations.tasks.records import LeftOut
 
 QWEN = (
     Model("Qwen/Qwen2.5-7B-Instruct", parameters=7e9),
@@ -89,12 +90,22 @@ class Benchmark:
         pipeline: The pipeline.
         search: Instances for the search.
         held_out: Instances for the final evaluation, disjoint from `search`.
+        left_out: Numbers of records that were left out, by reason; see `skip_unusable` of the
+            functions that create benchmarks.
     """
 
     task: Task
     pipeline: Pipeline
     search: tuple[Any, ...]
     held_out: tuple[Any, ...]
+    left_out: LeftOut = field(default_factory=dict, hash=False)
+
+    def __repr__(self) -> str:
+        left_out = "".join(f", {count} left out: {why}" for why, count in self.left_out.items())
+        return (
+            f"<Benchmark {self.task.name}: {len(self.search)} instances for the search, "
+            f"{len(self.held_out)} held out{left_out}>"
+        )
 
     def objective(
         self, places: Place | Mapping[str, Place] = "hf", **options: Any

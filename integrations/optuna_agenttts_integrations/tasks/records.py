@@ -2,34 +2,57 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
+import logging
 import random
+import re
 import reprlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from optuna_agenttts_integrations.exceptions import DataError
+from optuna_agenttts_integrations.tasks.files import Unreadable, read_file
+
+_logger = logging.getLogger(__name__)
 
 Record = Mapping[str, Any]
 Source = str | Path | Sequence[Record]
-"""A file (``.json``, ``.jsonl``, ``.csv``), a list of records, or
-``"hf:<data set>[:<configuration>]"``."""
+"""A file (``.json``, ``.jsonl``, ``.csv``, ``.parquet``), a list of records, or
+``"hf:<data set>[:<configuration>][@<revision>]"``."""
+
+LeftOut = Mapping[str, int]
+"""Numbers of records that were left out, by reason."""
 
 _T = TypeVar("_T")
 
+_LISTED = 5
+"""Records that an error lists with their problems. Chosen by hand: they fit on a screen."""
+_NUMBER = re.compile(r"^Record \d+:? *")
+# Messages go on with what was given, or with a remedy.
+_GIVEN = re.compile(r", (?:but|got|only)\b|[;(]|\. ")
+_INDEX = re.compile(r"(?<![\w-])\d+(?!\w)")
 
-def read_records(source: Source, *, split: str = "test", revision: str | None = None) -> list[Any]:
+
+def read_records(
+    source: Source,
+    *,
+    split: str = "test",
+    revision: str | None = None,
+    keep_unreadable: bool = False,
+) -> list[Any]:
     """Read the records of a data set.
 
     Args:
-        source: A file: JSON (a list of objects, or an object with one such list), JSON lines, or
-            CSV with a header. Or a list of records. Or a data set of the Hub,
-            ``"hf:<data set>"`` or ``"hf:<data set>:<configuration>"``.
+        source: A file: JSON (a list of objects, or an object with one such list), JSON lines, CSV
+            with a header, or Parquet. Or a list of records. Or a data set of the Hub,
+            ``"hf:<data set>"``, ``"hf:<data set>:<configuration>"``, or either with
+            ``"@<revision>"``.
         split: Split of a data set of the Hub.
         revision: Revision of a data set of the Hub, a tag or commit. Default: the newest.
+        keep_unreadable: Whether to return records that are not objects with named fields, and
+            `Unreadable` in place of lines that cannot be parsed, instead of raising.
+            `read_each` reports them with the other unusable ones.
 
     Raises:
         DataError: The source cannot be read or has no records.
@@ -37,7 +60,7 @@ def read_records(source: Source, *, split: str = "test", revision: str | None = 
     if isinstance(source, str) and source.startswith("hf:"):
         records: list[Any] = _from_hub(source.removeprefix("hf:"), split, revision)
     elif isinstance(source, (str, Path)):
-        records = _from_file(Path(source))
+        records = read_file(Path(source))
     elif isinstance(source, Iterable) and not isinstance(source, (Mapping, bytes)):
         records = list(source)
     else:
@@ -46,13 +69,79 @@ def read_records(source: Source, *, split: str = "test", revision: str | None = 
         )
     if not records:
         raise DataError(f"`source` {_describe(source)} has no records.")
-    for number, record in enumerate(records):
-        if not isinstance(record, Mapping):
-            raise DataError(
-                f"`source` {_describe(source)}: record {number} must be an object with named "
-                f"fields, got a {type(record).__name__}."
-            )
+    if not keep_unreadable:
+        for number, record in enumerate(records):
+            if problem := _unreadable(record):
+                raise DataError(f"`source` {_describe(source)}: record {number}{problem}.")
     return records
+
+
+def read_each(
+    records: Sequence[Any],
+    read: Callable[[Any, int], _T],
+    *,
+    source: Source,
+    skip_unusable: bool,
+) -> tuple[list[_T], LeftOut]:
+    """Read each record of a data set by a function, and report all that cannot be used at once.
+
+    Args:
+        records: The records; see `read_records`.
+        read: Function of a record and its number, from 0. It raises `DataError` for a record that
+            cannot be used: "Record <number>: <reason>, got <value>. <remedy>".
+        source: Where the records are from, for messages.
+        skip_unusable: Whether to leave out unusable records, with a warning, instead of raising.
+
+    Returns:
+        What was read, and the numbers of records that were left out by reason.
+
+    Raises:
+        DataError: Records cannot be used and `skip_unusable` is False, or no record can be used.
+            The message lists the first five.
+    """
+    used: list[_T] = []
+    problems: list[str] = []
+    for number, record in enumerate(records):
+        try:
+            if problem := _unreadable(record):
+                raise DataError(f"Record {number}{problem}.")
+            used.append(read(record, number))
+        except DataError as error:
+            problems.append(str(error))
+    if problems and not (skip_unusable and used):
+        listed = problems[:_LISTED]
+        if len(problems) > _LISTED:
+            listed.append(f"... and {len(problems) - _LISTED:,} more.")
+        remedy = ", or leave them out with `skip_unusable=True`" if used else ""
+        raise DataError(
+            f"`source` {_describe(source)}: {len(problems):,} of {len(records):,} records cannot "
+            "be used:\n" + "\n".join(listed) + f"\nCorrect them{remedy}."
+        )
+    left_out = dict(Counter(map(_reason, problems)).most_common())
+    if left_out:
+        _logger.warning(
+            "%d of %d records of `source` %s are left out: %s.",
+            len(problems),
+            len(records),
+            _describe(source),
+            "; ".join(f"{count} x {reason}" for reason, count in left_out.items()),
+        )
+    return used, left_out
+
+
+def _unreadable(record: Any) -> str | None:
+    """Return why a record is no object with named fields, to follow its number."""
+    if isinstance(record, Unreadable):
+        return f": {record.problem}"
+    if not isinstance(record, Mapping):
+        return f" must be an object with named fields, got a {type(record).__name__}"
+    return None
+
+
+def _reason(problem: str) -> str:
+    """Return the part of a message that it shares with those of other records."""
+    shared = _GIVEN.split(_NUMBER.sub("", problem), maxsplit=1)[0]
+    return _INDEX.sub("N", shared).strip().rstrip(".")
 
 
 def sample_path(name: str) -> Path:
@@ -71,83 +160,6 @@ def sample_path(name: str) -> Path:
     return folder / name
 
 
-def _from_file(path: Path) -> list[Any]:
-    try:
-        # Spreadsheets write a byte order mark; it must not become part of the first name.
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, ValueError) as error:
-        raise DataError(f"`source` {str(path)!r} cannot be read: {error}.") from error
-    suffix = path.suffix.lower()
-    try:
-        records = _from_csv(text) if suffix == ".csv" else _from_json(text, suffix == ".jsonl")
-    except (ValueError, csv.Error) as error:
-        raise DataError(
-            f"`source` {str(path)!r} must be JSON, JSON lines or CSV: {error}."
-        ) from error
-    if "\\ud" in text.lower():
-        _refuse_surrogates(path, records)
-    return records
-
-
-def _from_csv(text: str) -> list[Any]:
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-    records = []
-    for record in reader:
-        # `DictReader` files extra fields under None and fills missing ones with None.
-        if None in record or None in record.values():
-            raise ValueError(
-                f"line {reader.line_num} and the header differ in their number of fields"
-            )
-        records.append(record)
-    return records
-
-
-def _from_json(text: str, lines: bool) -> list[Any]:
-    try:
-        values = None if lines else json.loads(text)
-    except (ValueError, RecursionError) as error:
-        return _json_lines(text, f"invalid JSON ({error})")
-    if lines:
-        return _json_lines(text, None)
-    if isinstance(values, Mapping):
-        lists = [
-            value
-            for value in values.values()
-            if isinstance(value, list)
-            and all(isinstance(entry, Mapping) for entry in value)
-            and (value or len(values) == 1)
-        ]
-        # A single object may be a JSON lines file of one line.
-        return lists[0] if len(lists) == 1 else [values]
-    return values if isinstance(values, list) else [values]
-
-
-def _json_lines(text: str, json_error: str | None) -> list[Any]:
-    """Parse one record per line; `json_error` is why the whole text is no JSON document."""
-    records: list[Any] = []
-    # Not `splitlines`: strings in JSON can contain other line separators unescaped.
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            records.append(json.loads(line))
-        except (ValueError, RecursionError) as error:
-            whole = json_error if not records else None
-            raise ValueError(whole or f"line {number} is invalid JSON ({error})") from error
-    return records
-
-
-def _refuse_surrogates(path: Path, records: Iterable[Any]) -> None:
-    for number, record in enumerate(records):
-        try:
-            json.dumps(record, ensure_ascii=False).encode()
-        except UnicodeEncodeError as error:
-            raise DataError(
-                f"`source` {str(path)!r}: record {number} contains an unpaired surrogate and "
-                f"cannot be encoded as UTF-8 ({error.reason})."
-            ) from error
-
-
 def _from_hub(name: str, split: str, revision: str | None) -> list[Any]:
     try:
         import datasets
@@ -156,6 +168,12 @@ def _from_hub(name: str, split: str, revision: str | None) -> list[Any]:
             "`source` is a data set of the Hub, which needs the package `datasets`: "
             "pip install 'optuna-agenttts[datasets]', or give a file."
         ) from error
+    name, _, named = name.partition("@")
+    if named and revision not in (None, named):
+        raise DataError(
+            f"`revision` must be that of `source`, {named!r}, or omitted; got {revision!r}."
+        )
+    revision = named or revision
     path, _, configuration = name.partition(":")
     try:
         loaded = datasets.load_dataset(path, configuration or None, split=split, revision=revision)
