@@ -1,8 +1,10 @@
 """Metrics, against values computed by hand and identities."""
 
+import json
 import math
 import random
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -13,6 +15,7 @@ from optuna_agenttts_integrations.scoring.metrics import (
     contains_answer,
     cosine,
     exact_match,
+    hotpot_f1,
     normalize_answer,
     rouge_l,
     set_f1,
@@ -121,7 +124,38 @@ def test_an_exact_answer_is_the_best_by_every_measure(answer, accepted):
     assert token_f1(answer, accepted[:1]) == token_f1(accepted[0], [answer])
 
 
-@pytest.mark.parametrize("measure", [exact_match, token_f1, contains_answer])
+def test_answers_score_as_by_the_official_scripts():
+    """On answers with aliases, numbers, accents, and yes or no.
+
+    Columns: answer, accepted answers, exact match and F1 of 2wikimultihop_evaluate_v1.1.py, whose
+    F1 is that of hotpot_evaluate_v1.py, and F1 of SQuAD's evaluate-v1.1.py.
+    """
+    rows = json.loads(Path(__file__).with_name("official_answer_scores.json").read_text("utf-8"))
+    assert len(rows) > 300
+    for answer, accepted, exact, hotpot, squad in rows:
+        assert exact_match(answer, accepted) == exact
+        assert hotpot_f1(answer, accepted) == pytest.approx(hotpot, abs=1e-6), (answer, accepted)
+        # SQuAD 2.0 differs from v1.1 for texts without words.
+        if any(normalize_answer(text) for text in (answer, *accepted)):
+            assert token_f1(answer, accepted) == pytest.approx(squad, abs=1e-6), (answer, accepted)
+
+
+@settings(deadline=None)
+@given(texts, st.lists(texts, min_size=1, max_size=3))
+def test_yes_and_no_are_right_or_wrong_as_a_whole(answer, accepted):
+    """HotpotQA's F1 is SQuAD's, or less because of a yes, a no, or no words."""
+    assert hotpot_f1(answer, accepted) <= token_f1(answer, accepted)
+    closed = [text for text in accepted if text in ("yes", "no", "noanswer")]
+    if (
+        not closed
+        and answer not in ("yes", "no", "noanswer")
+        and all(map(normalize_answer, accepted))
+    ):
+        assert hotpot_f1(answer, accepted) == token_f1(answer, accepted)
+    assert hotpot_f1("no", ["no one"]) == hotpot_f1("yes it is", ["yes"]) == 0
+
+
+@pytest.mark.parametrize("measure", [exact_match, token_f1, hotpot_f1, contains_answer])
 @pytest.mark.parametrize("accepted", ["Paris", []])
 def test_accepted_answers_are_a_nonempty_list(measure, accepted):
     """A string would be split into letters, and an empty list matches nothing."""

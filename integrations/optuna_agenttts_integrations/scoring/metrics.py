@@ -17,6 +17,8 @@ import numpy as np
 
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLE = re.compile(r"\b(?:a|an|the)\b")
+_CLOSED = frozenset({"yes", "no", "noanswer"})
+"""Answers of HotpotQA that are right or wrong as a whole, after `normalize_answer`."""
 _ROUGE_TOKEN = re.compile(r"[a-z0-9]+")
 _MAX_ROUGE_TOKENS = 10_000
 """Tokens of a text that ROUGE-L compares. Chosen by hand: a few times those of a long summary; the
@@ -86,9 +88,11 @@ def exact_match(answer: str, accepted: Sequence[str]) -> float:
 
 
 def token_f1(answer: str, accepted: Sequence[str]) -> float:
-    """Compute the token F1 of SQuAD v1.1 with the best matching accepted answer.
+    """Compute the token F1 of SQuAD with the best matching accepted answer.
 
-    Words are those of `normalize_answer`, as multisets.
+    Source: SQuAD v1.1 (arXiv 1606.05250, section 6.1) and its script. Words are those of
+    `normalize_answer`, as multisets. Texts without words are compared as by the script of SQuAD
+    2.0; that of v1.1 gives 0 where both have none.
 
     Args:
         answer: The answer.
@@ -103,6 +107,34 @@ def token_f1(answer: str, accepted: Sequence[str]) -> float:
     words = Counter(normalize_answer(answer).split())
     golds = [Counter(text.split()) for text in _normalized(accepted)]
     return max(_f1((words & gold).total(), words.total(), gold.total()) for gold in golds)
+
+
+def hotpot_f1(answer: str, accepted: Sequence[str]) -> float:
+    """Compute the answer F1 of HotpotQA and 2WikiMultiHopQA with the best accepted answer.
+
+    Source: `hotpot_evaluate_v1.py` of hotpotqa/hotpot (arXiv 1809.09600, section 5.1), and
+    `2wikimultihop_evaluate_v1.1.py` of Alab-NII/2wikimultihop, which takes the best over an
+    answer's aliases. It is SQuAD's token F1, except that the answers yes, no and noanswer score
+    only if they are equal, and that two texts without words score 0.
+
+    Args:
+        answer: The answer.
+        accepted: The accepted answers, at least one.
+
+    Returns:
+        0 to 1.
+
+    Raises:
+        ValueError: `accepted` is empty or a string.
+    """
+    text = normalize_answer(answer)
+    words = Counter(text.split())
+    scores = [0.0]
+    for gold in _normalized(accepted):
+        if text == gold or not _CLOSED & {text, gold}:
+            common = words & Counter(gold.split())
+            scores.append(_f1(common.total(), words.total(), len(gold.split())) if common else 0.0)
+    return max(scores)
 
 
 def contains_answer(answer: str, accepted: Sequence[str]) -> float:
