@@ -57,7 +57,9 @@ def named_instances(
 def check_disjoint(search: Mapping[str, Any], held_out: Mapping[str, Any]) -> None:
     """Raise if held-out instances also occur in the search.
 
-    Two instances are the same if their contents are equal, regardless of their IDs.
+    Two instances are the same if their contents are equal, regardless of their IDs. The content is
+    the attribute ``overlap_key`` of an instance, if it has one, such as the normalized text of a
+    question, or else all its fields.
 
     Args:
         search: Instances of the search, by ID.
@@ -84,7 +86,10 @@ def shared_instances(search: Mapping[str, Any], held_out: Mapping[str, Any]) -> 
 
 
 def _content(instance: Any) -> str:
-    """Serialize an instance without its ID."""
+    """Serialize what identifies an instance apart from its ID."""
+    key = getattr(instance, "overlap_key", None)
+    if isinstance(key, str):
+        return f"overlap_key: {key}"
     values = _values(instance)
     if values is not None:
         # An instance that has only an ID is compared by it.

@@ -59,7 +59,7 @@ ROOMS = {
             *("diagnosis", "splitting", "lengths", "instances", "pruning", "arguments", "limit"),
             *("pipeline", "calls", "exceptions"),
         ),
-        "tasks": ("objective", "pipeline", "scoring", "calls", "exceptions"),
+        "tasks": ("objective", "instances", "pipeline", "scoring", "calls", "exceptions"),
         "testing": ("tasks", "pipeline", "exceptions"),
         "playground": ("testing", "objective", "pipeline", "calls", "exceptions"),
         "cli": ("playground", "objective", "check", "inspection", "calls"),

@@ -68,7 +68,15 @@ def overlap(search, held_out):
     return False
 
 
+class Keyed:
+    """Instance with a key of its content."""
+
+    def __init__(self, id, text, key):
+        self.id, self.text, self.overlap_key = id, text, key
+
+
 SAME = {
+    "own key": (Keyed(1, "x", "k"), Keyed(2, "y", "k")),
     "dict": ({"id": 1, "q": "x"}, {"id": 2, "q": "x"}),
     "dict without ids": ({"q": "x"}, {"q": "x"}),
     "order of keys": ({"q": "x", "a": {"b": 1, "c": 2}}, {"a": {"c": 2, "b": 1}, "q": "x"}),

@@ -1,5 +1,7 @@
 """What all of the paper's tasks have in common."""
 
+from dataclasses import replace
+
 import pytest
 from test_software_development import RECORDS
 
@@ -69,3 +71,14 @@ def test_invalid_temperatures_are_errors(given):
     """Names of other stages, and what is no number of 0 or more."""
     with pytest.raises(DataError, match="`temperature` must be numbers of 0 or more"):
         temperatures("two_wiki", given)
+
+
+def test_instances_of_both_parts_are_refused():
+    """By content, whatever their IDs; the short form names the records that were left out."""
+    benchmark = chat_dev(RECORDS, search=1)
+    (one,) = benchmark.search
+    twin = replace(one, id="another")
+    with pytest.raises(DataError, match=r"`held_out\[0\]`, which is `search\[0\]`"):
+        replace(benchmark, held_out=(twin,))
+    counted = replace(benchmark, left_out={"no answer": 3})
+    assert repr(counted).endswith("held out, 3 left out: no answer>")

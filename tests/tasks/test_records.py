@@ -7,12 +7,15 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from optuna_agenttts_integrations.exceptions import DataError
 from optuna_agenttts_integrations.tasks.records import (
     get_field,
     get_texts,
+    nested,
+    question_key,
     read_each,
     read_records,
     sample_path,
@@ -211,6 +214,24 @@ def test_texts_are_stripped_and_named_once():
     for value in ("", [], [""], [" ", "\n"], ["x", None], [1], 1, float("nan"), None, {"a": "b"}):
         with pytest.raises(DataError, match="field 'a' must be a non-empty string or a list"):
             get_texts({"a": value}, 0, "a")
+
+
+def test_nested_values_of_tables_are_read():
+    """JSON, what Python prints, and arrays; other texts stay."""
+    value = [["A", ["x", "y"]], ["B's", []]]
+    for text in (json.dumps(value), repr(value), value, np.array([["A", "x"]])):
+        expected = [["A", "x"]] if isinstance(text, np.ndarray) else value
+        assert nested(text) == expected
+    for other in ("text", "[x", "[1, 2", "{", "", None, 3):
+        assert nested(other) == other
+
+
+def test_the_key_of_a_question_is_its_words():
+    """Case, punctuation, white space and typography make no difference."""
+    assert question_key("Who's  \u201cthe\u201d 1st?") == question_key("who\u2019s THE 1st")
+    assert question_key("Caf\u00e9?") == question_key("Cafe\u0301") != question_key("Cafe")
+    assert question_key("1 or 2?") != question_key("1 or 3?")
+    assert question_key("?") == "?"
 
 
 def test_splits_are_seeded_disjoint_and_without_twins():

@@ -10,6 +10,7 @@ from optuna_agenttts import Model, Task
 from optuna_agenttts.task.model import is_finite
 from optuna_agenttts_integrations.calls.endpoints import Place, connect_endpoints
 from optuna_agenttts_integrations.exceptions import DataError
+from optuna_agenttts_integrations.instances import shared_instances
 from optuna_agenttts_integrations.objective import MultiStageObjective
 from optuna_agenttts_integrations.pipeline.stages import Pipeline, StageProgram, Step
 from optuna_agenttts_integrations.tasks.records import LeftOut
@@ -92,6 +93,9 @@ class Benchmark:
         held_out: Instances for the final evaluation, disjoint from `search`.
         left_out: Numbers of records that were left out, by reason; see `skip_unusable` of the
             functions that create benchmarks.
+
+    Raises:
+        DataError: An instance is in both parts.
     """
 
     task: Task
@@ -99,6 +103,19 @@ class Benchmark:
     search: tuple[Any, ...]
     held_out: tuple[Any, ...]
     left_out: LeftOut = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        search, held_out = (
+            {str(n): instance for n, instance in enumerate(part)}
+            for part in (self.search, self.held_out)
+        )
+        if shared := shared_instances(search, held_out):
+            held, searched = next(iter(shared.items()))
+            raise DataError(
+                f"`held_out` must not have instances of `search`, got {len(shared)} that are in "
+                f"both, for example `held_out[{held}]`, which is `search[{searched}]`: their "
+                "score would be biased."
+            )
 
     def __repr__(self) -> str:
         left_out = "".join(f", {count} left out: {why}" for why, count in self.left_out.items())

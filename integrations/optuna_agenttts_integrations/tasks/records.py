@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
+import json
 import logging
 import random
 import re
 import reprlib
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -31,6 +34,7 @@ _LISTED = 5
 _NUMBER = re.compile(r"^Record \d+:? *")
 # Messages go on with what was given, or with a remedy.
 _GIVEN = re.compile(r", (?:but|got|only)\b|[;(]|\. ")
+_NO_WORD = re.compile(r"[\W_]+")
 _INDEX = re.compile(r"(?<![\w-])\d+(?!\w)")
 
 
@@ -230,6 +234,34 @@ def get_texts(record: Record, number: int, names: str | Iterable[str]) -> tuple[
     raise _field_error(record, number, "a non-empty string or a list of such", names)
 
 
+def nested(value: Any) -> Any:
+    """Return a nested value of a record, which tables hold as text or as an array.
+
+    Args:
+        value: A value, the text of a list or an object in JSON or as Python prints it, or an
+            array. Other texts are returned as they are.
+    """
+    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
+        for parse in (json.loads, ast.literal_eval):
+            try:
+                return parse(value)
+            except (ValueError, SyntaxError, RecursionError, MemoryError):
+                continue
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def question_key(text: str) -> str:
+    """Return a key that is equal for the same question in different typography.
+
+    The key has the words only, without case, punctuation and white space.
+
+    Args:
+        text: The question.
+    """
+    text = unicodedata.normalize("NFKC", text).casefold()
+    return " ".join(_NO_WORD.sub(" ", text).split()) or text
+
+
 def single_line(text: str) -> str:
     """Replace white space by single blanks, so that a text is one entry of a list of lines."""
     return " ".join(text.split())
@@ -251,11 +283,15 @@ def split_instances(
 ) -> tuple[tuple[_T, ...], tuple[_T, ...]]:
     """Shuffle instances and split them into those for the search and those held out.
 
+    The order is that of `random.Random(seed).shuffle` on the distinct instances in the given
+    order, on all versions of Python that the package supports.
+
     Args:
         instances: The instances.
         search: Number of instances for the search.
         seed: Seed of the shuffle.
-        content: Key that identifies duplicates; the first of several is kept.
+        content: Key that identifies duplicates, such as `question_key`; the first of several is
+            kept.
 
     Returns:
         The instances for the search, and the others.
