@@ -84,7 +84,8 @@ def test_csv_of_spreadsheets_reads_the_same(tmp_path, caplog):
         assert len(caplog.records) == warned
 
 
-@pytest.mark.skipif(find_spec("pyarrow") is None, reason="pyarrow is not installed")
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("datasets") is None, reason="datasets is not installed")
 def test_parquet_keeps_nested_values(tmp_path):
     """As JSON does; without the library, the message says how to get it."""
     import pyarrow
@@ -98,7 +99,7 @@ def test_parquet_keeps_nested_values(tmp_path):
 
 def test_without_parquet_the_message_says_how_to_get_it(monkeypatch):
     """And which files need no library."""
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(
         DataError, match=r"pip install 'optuna-agenttts\[datasets\]', or give JSON"
     ):

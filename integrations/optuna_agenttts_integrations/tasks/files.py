@@ -7,7 +7,7 @@ import io
 import json
 import logging
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -159,17 +159,26 @@ def _without_surrogates(record: Any) -> Any:
 
 def _from_parquet(path: Path) -> list[Any]:
     try:
+        import datasets
         from pyarrow import parquet
     except ImportError as error:
         raise DataError(
-            "`source` is a Parquet file, which needs the package `pyarrow`: "
+            "`source` is a Parquet file, which needs the package `datasets`: "
             "pip install 'optuna-agenttts[datasets]', or give JSON, JSON lines or CSV."
         ) from error
     try:
-        records: list[Any] = parquet.read_table(path).to_pylist()
+        return from_dataset(datasets.Dataset(parquet.read_table(path)))
     # Errors come from pyarrow, some of them not derived from its own, or the file system.
     except Exception as error:
         raise DataError(
             f"`source` {str(path)!r} cannot be read: {type(error).__name__}: {error}."
         ) from error
-    return records
+
+
+def from_dataset(loaded: Iterable[Any]) -> list[Any]:
+    """Return the records of a `datasets.Dataset`, of the Hub or of a Parquet file.
+
+    Args:
+        loaded: The data set.
+    """
+    return list(loaded)

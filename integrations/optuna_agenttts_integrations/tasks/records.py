@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from optuna_agenttts_integrations.exceptions import DataError
-from optuna_agenttts_integrations.tasks.files import Unreadable, read_file
+from optuna_agenttts_integrations.tasks.files import Unreadable, from_dataset, read_file
 
 _logger = logging.getLogger(__name__)
 
@@ -187,7 +187,7 @@ def _from_hub(name: str, split: str, revision: str | None) -> list[Any]:
             f"`source` 'hf:{name}', split {split!r}, cannot be loaded: "
             f"{type(error).__name__}: {error}."
         ) from error
-    return list(loaded)
+    return from_dataset(loaded)
 
 
 def get_field(record: Record, number: int, names: str | Iterable[str], kind: type[_T]) -> _T:
