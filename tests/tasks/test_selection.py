@@ -1,4 +1,4 @@
-"""What a reply chooses: ids from its last answer list, and from nowhere else."""
+"""What a reply chooses: ids from its last list, and from nowhere else."""
 
 import random
 import time
@@ -69,13 +69,171 @@ def test_ids_are_those_of_the_last_answer_list(text, ids):
 
 
 @pytest.mark.parametrize(
+    ("text", "ids"),
+    [
+        ("Answer: 1, 3", (1, 3)),
+        ("Answer: 1 and 3", (1, 3)),
+        ("Answer: (1) and (3)", (1, 3)),
+        ("Answer: (1, 3)", (1, 3)),
+        ("Answer: {1, 3}", (1, 3)),
+        ("Answer: Passages 1 and 3", (1, 3)),
+        ("Answer: passages 1, 3, and 5.", (1, 3, 5)),
+        ("Answer: Passage 1, Passage 3", (1, 3)),
+        ("Answer: Passages 1 and 3 are relevant.", (1, 3)),
+        ("Answer: #1, #3", (1, 3)),
+        ("Answer: No. 3", (3,)),
+        ("Answer:\n- 1\n- 3", (1, 3)),
+        ("Answer:\n* Passage 1\n* Passage 3", (1, 3)),
+        ("Answer:\n\u2022 [1]\n\u2022 [3]", (1, 3)),
+        ("Answer:\n1\n3", (1, 3)),
+        ("Answer:\n- [1] (Nile, river.mouth, Sea)\n- [3] (a, r, b)", (1, 3)),
+        ("Answer:\n[1] (Nile, river.mouth, Sea)\n[3] (a, r, b)", (1, 3)),
+        ("Answer: [1] (Nile, r, 12), [3] (a, b, c)", (1, 3)),
+        ("Answer:\n1. [4]\n2. [7]", (4, 7)),
+        ("Answer:\n1. Passage 4\n2. Passage 7", (4, 7)),
+        ("Answer:\n4. (a, r, b)\n7. (a, r, c)", (4, 7)),
+        ("Answer: 3-5", (3, 4, 5)),
+        ("Answer: 3 to 5 and 8", (3, 4, 5, 8)),
+        ("Answer: Passages 3\u20135", (3, 4, 5)),
+        ("Answer: [3]-[5]", (3, 4, 5)),
+        ("Answer: triples 3 through 5", (3, 4, 5)),
+        ('{"answer": [1, 3]}', (1, 3)),
+        ('{"reasoning": "because of [9]", "answer": [1, 3]}', (1, 3)),
+        ('```json\n{"selected_ids": [1, 3]}\n```', (1, 3)),
+        ('{"ids": ["1", "3"]}', (1, 3)),
+        ('{"passages": [{"id": 1, "text": "x, 7"}, {"id": 3, "text": "y"}]}', (1, 3)),
+        ('Answer: [{"id": 1, "text": "x"}, {"id": 3, "text": "y"}]', (1, 3)),
+        ('Answer:\n```json\n[\n  {"id": 1},\n  {"id": 3}\n]\n```', (1, 3)),
+        ('{\n  "answer": [\n    1,\n    3\n  ]\n}', (1, 3)),
+        ('Sure!\n{"reason": "x", "facts": [1, 3]}', (1, 3)),
+        ("**Answer: 1, 3**", (1, 3)),
+        ("**Answer**: **1**, **3**", (1, 3)),
+        ("### Answer\n[1, 3]", (1, 3)),
+        ("## Final Answer\n\n1, 3", (1, 3)),
+        ("**Answer**\n- 1\n- 3", (1, 3)),
+        ("The answer is: [1, 3]", (1, 3)),
+        ("The final answer is: 1, 3", (1, 3)),
+        ("Hence $\\boxed{1, 3}$.", (1, 3)),
+        ("Answer: $\\boxed{[1, 3]}$", (1, 3)),
+        ("\\boxed{\\{1, 3\\}}", (1, 3)),
+        ("\\[ \\boxed{\\text{Answer: } [1, 3]} \\]", (1, 3)),
+        ("\\boxed{1} and \\boxed{3}", (1, 3)),
+        ("\\boxed{\\text{none}}", ()),
+        ("Answer: \\boxed{1,3}", (1, 3)),
+        ("<think>Passages [9] [8]. Answer: [7]</think>\nAnswer: 1, 3", (1, 3)),
+        ("<think>hm [7]</think>[1, 3]", (1, 3)),
+        ("Let me see [7] and 8.\n</think>\n\nAnswer: [1, 3]", (1, 3)),
+        ("[1, 3]", (1, 3)),
+        ("1, 3", (1, 3)),
+        ("Passages 1 and 3", (1, 3)),
+        ("Passages [1] and [3].", (1, 3)),
+        ("[1] [3]", (1, 3)),
+        ("None", ()),
+        ("none.", ()),
+        ("- [1]\n- [3]", (1, 3)),
+        ("Selected facts: [1, 3]", (1, 3)),
+        ("Relevant passages: 1, 3", (1, 3)),
+        ("Selected knowledge triplets: [1] <a, r, b>\n[3] <a, r, c>", (1, 3)),
+        ("The relevant facts are: 1 and 3", (1, 3)),
+        ("They say 7 things.\n\n[1, 3]", (1, 3)),
+        ("Answer: 1\u30013", (1, 3)),
+        ("Answer: \u30101\u3011\u30103\u3011", (1, 3)),
+        ("Answer: \u30101\u2020source\u3011\u30103\u2020source\u3011", (1, 3)),
+        ("Answer: no relevant facts", ()),
+        ("Answer: No passages.", ()),
+        ("Answer: N/A", ()),
+        ('{"answer": []}', ()),
+        ('{"answer": "none"}', ()),
+        ('{"answer": null}', ()),
+        ('{"answer": "1, 3"}', (1, 3)),
+        ("Answer: 1; 3", (1, 3)),
+        ("Answer: 1 / 3", (1, 3)),
+        ("Answer: 1 & 3", (1, 3)),
+        ("Answer: 1 3", (1, 3)),
+        ("Answer: [1,3], because they name him.", (1, 3)),
+        ("Answer: `1`, `3`", (1, 3)),
+        ("Answer: [Fact 1, Fact 3]", (1, 3)),
+        ("Answer: [#1, #3]", (1, 3)),
+        ("Answer: id 1, id 3", (1, 3)),
+        ("Answer: <1>, <3>", (1, 3)),
+        ("> Answer: [1, 3]", (1, 3)),
+        ("1. Answer: [1, 3]", (1, 3)),
+        ("Answer: [1, 3]\n\nNote: I ignored [9].", (1, 3)),
+        ("Answer: 3", (3,)),
+        ("Answer: 1, 3.\n\nThese facts say that in 1998 he moved.", (1, 3)),
+        ("Answer: [1, 3]\nExplanation: 7 is wrong", (1, 3)),
+        ("Answer: [**1**, **3**]", (1, 3)),
+        ("Answer: **[1]**, **[3]**", (1, 3)),
+        ("Answer: *1* and *3*", (1, 3)),
+        ("Answer:\n1) [1]\n2) [3]", (1, 3)),
+        ("Answer:\n(1)\n(3)", (1, 3)),
+        ("Answer:\n- Fact 1: (a, r, b)\n- Fact 3: (c, r, d)", (1, 3)),
+        ("Answer: Facts [1] and [3]", (1, 3)),
+        ("Answer: Facts 1-3, 7", (1, 2, 3, 7)),
+        ("Answer: 1,3", (1, 3)),
+        ("Answer:1,3", (1, 3)),
+        ("Answer: 1, 3,", (1, 3)),
+        ("Answer: (1), (3)", (1, 3)),
+        ("Answer: [1, 3] \u2705", (1, 3)),
+        ("Answer:\n- **[1]** The river\n- **[3]** The sea", (1, 3)),
+    ],
+)
+def test_lists_are_read_in_the_forms_that_models_write(text, ids):
+    """Without brackets, in bullets, as JSON, boxed, after other labels, or alone."""
+    assert parse_selection(text, 100) == Selection(ids)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "In 1998 he wrote 3 books.",
+        "The 3 passages 1 and 2 say so",
+        "Answer: 12 Angry Men",
+        "Answer: 1998 was the year",
+        "Answer: 3.5",
+        "Answer: 50%",
+        "Answer: The 3rd man",
+        "Answer: 3 passages help",
+        "I need 1, 3 and more.",
+        "There are 100 facts",
+        "Answer:\n1. First, he was born\n2. Then he died",
+        "It was 1998\n[citation needed]",
+        "1. He was born in 1998\n2. He died",
+        "Answer: I would pick 3 or 4",
+        "Answer: about 3",
+        "Step 3: look at 4",
+        "Question 3: [4] says",
+        "Answer: Paris (2, 3)",
+        "Answer:\n| id |\n| 1 |",
+        "answer: [1, 3",
+    ],
+)
+def test_numbers_in_prose_are_no_ids(text):
+    assert parse_selection(text, 100) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Answer: [3, the other one]", Selection((3,), 1, 0, 1)),
+        ("Answer: [3, 4.5]", Selection((3,), 1, 0, 1)),
+        ("Answer:\n- 3\n- 4 or so", Selection((3,), 1, 0, 1)),
+        ('{"ids": [3, {"name": "x"}]}', Selection((3,), 1, 0, 1)),
+        ("Answer: [3, 200]", Selection((3,), 1, 0, 0)),
+        ("Answer: [3]", Selection((3,), 0, 0, 0)),
+    ],
+)
+def test_a_list_read_in_part_is_counted(text, expected):
+    """Entries that cannot be read count, not numbers without a candidate."""
+    assert parse_selection(text, 100) == expected
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "",
-        "Passages [3] and [4].",
         "The answer is in [3].",
         "I think Answer: [3]",
-        "Answer: 3, 4",
         "Answer: Paris",
         "Answer: [Paris]",
         "Answer: [12 Angry Men]",
@@ -94,12 +252,12 @@ def test_replies_without_an_answer_list_are_malformed(text):
 def test_what_names_no_candidate_or_one_again_is_counted_and_left_out():
     """0, negative numbers, fractions, too large ones, words; the rest is kept."""
     for text, expected in (
-        ("Answer: [0, -3, 3.5, 101, 7]", Selection((7,), 4, 0)),
+        ("Answer: [0, -3, 3.5, 101, 7]", Selection((7,), 4, 0, 1)),
         ("Answer: [7, 7, 7, 100]", Selection((7, 100), 0, 2)),
         ("Answer: [3-5, 4]", Selection((3, 4, 5), 0, 1)),
         ("Answer: [99-102]", Selection((99, 100), 1, 0)),
         ("Answer: [5-3]", Selection((3, 5), 0, 0)),
-        ("Answer: [Paris, 7]", Selection((7,), 1, 0)),
+        ("Answer: [Paris, 7]", Selection((7,), 1, 0, 1)),
         (f"Answer: [{HUGE}, 7]", Selection((7,), 1, 0)),
         (f"Answer: [{HUGE}-{HUGE}]", Selection((), 2, 0)),
     ):
@@ -161,6 +319,13 @@ def test_long_nonsense_is_read_in_no_time(text):
         ("Answer: Paris\nAnswer:", "Paris"),
         ("```\nAnswer: Paris\n```", "Paris"),
         ("Answer\uff1aParis", "Paris"),
+        ("The answer is: Paris", "Paris"),
+        ("The final answer is: **Paris**", "Paris"),
+        ("1. Answer: Paris", "Paris"),
+        ("It is his town.\n\n### Answer\nParis", "Paris"),
+        ("Thus \\(\\boxed{\\text{New York}}\\).", "New York"),
+        ("Answer: $\\boxed{Paris}$", "Paris"),
+        ("\\boxed{Answer: Paris}", "Paris"),
         ("Answer: 12:30", "12:30"),
         ("Answer: Ma\u0142gorzata Braunek", "Ma\u0142gorzata Braunek"),
         ("Answer:", None),
@@ -177,10 +342,15 @@ def test_an_answer_is_the_last_answer_line(text, answer):
 
 def test_vote_keeps_what_enough_samples_choose_and_adds_counts():
     """A half of four samples is two of them."""
-    samples = [Selection((1, 2), 1, 0), Selection((2,), 0, 2), Selection((3,)), Selection(())]
-    assert selection_vote(0.5)(samples) == Selection((2,), 1, 2)
-    assert selection_vote(0.01)(samples) == Selection((1, 2, 3), 1, 2)
-    assert selection_vote(1.0)(samples) == Selection((), 1, 2)
+    samples = [
+        Selection((1, 2), 1, 0, 1),
+        Selection((2,), 0, 2, 1),
+        Selection((3,)),
+        Selection(()),
+    ]
+    assert selection_vote(0.5)(samples) == Selection((2,), 1, 2, 2)
+    assert selection_vote(0.01)(samples) == Selection((1, 2, 3), 1, 2, 2)
+    assert selection_vote(1.0)(samples) == Selection((), 1, 2, 2)
     assert selection_vote(0.5)(samples[:1]) == samples[0]
     with pytest.raises(ValueError, match="`threshold` must be above 0 and at most 1, got 0"):
         selection_vote(0)

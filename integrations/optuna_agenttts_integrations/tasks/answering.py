@@ -18,11 +18,17 @@ from optuna_agenttts_integrations.scoring.metrics import (
 )
 
 ANSWER_HEADER = re.compile(
-    r"^(?:[^\w\n]|_)*(?:final\s)?answers?(?:[^\w\n:\uff1a]|_)*[:\uff1a]",
+    r"^(?:[^\w\n]|_)*(?:\d{1,2}[.)]\s)?"
+    r"(?:the\s(?:final\s|correct\s)?answers?\s(?:is|are)|(?:final\s)?answers?)"
+    r"(?:[^\w\n:\uff1a]|_)*(?:[:\uff1a]|$)",
     re.IGNORECASE | re.MULTILINE,
 )
-"""Start of an answer: "Answer:" at the start of a line, after optional Markdown, quotes or a list
-marker. The colon is the ASCII or the full-width one."""
+"""Start of an answer: "Answer:" or "The answer is:" at the start of a line, after optional
+Markdown, quotes or a list marker, or a heading "Answer". The colon is ASCII or full-width."""
+
+_BOX = r"\\boxed\s?\{((?:[^{}\\\n]|\\.|\{[^{}\n]*\})*)\}"
+_BOXES = re.compile(rf"{_BOX}(?:[\s$,;&]{{0,5}}(?:and)?[\s$]{{0,5}}{_BOX})*")
+_LATEX_TEXT = re.compile(r"\\(?:text|textbf|mathrm|mathbf)\s?\{([^{}]*)\}")
 
 _FENCE = re.compile(r"`{3,}\w*|~{3,}\w*")
 _MARKDOWN = "*_` \t"
@@ -43,13 +49,29 @@ def parse_answer(text: str, state: State) -> str | None:
 
     The answer can also stand on one of the following lines. Markdown around it is stripped.
     """
-    text = split_thoughts(text)[0][-_MAX_ANSWER:]
+    text = answer_text(text, _MAX_ANSWER)
     for head in reversed(list(ANSWER_HEADER.finditer(text))):
         for line in text[head.end() :].splitlines():
             answer = "" if _FENCE.fullmatch(line.strip()) else line.strip().strip(_MARKDOWN)
             if answer:
                 return answer
     return None
+
+
+def answer_text(text: str, length: int) -> str:
+    """Return the end of a reply, without thoughts and with LaTeX's boxed x as a line "Answer: x".
+
+    Args:
+        text: The reply.
+        length: Maximum length in characters.
+    """
+    return _BOXES.sub(_box_line, split_thoughts(text)[0][-length:])
+
+
+def _box_line(boxes: re.Match[str]) -> str:
+    inner = ", ".join(box[1].strip() for box in re.finditer(_BOX, boxes[0]))
+    text = _LATEX_TEXT.sub(r"\1", inner)
+    return f"\nAnswer: {ANSWER_HEADER.sub('', text).strip()}\n"
 
 
 def answer_aggregation(fusion: bool) -> Aggregation | LLMFusion:

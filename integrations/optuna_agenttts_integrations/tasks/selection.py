@@ -3,32 +3,16 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from optuna_agenttts.llm.thoughts import split_thoughts
 from optuna_agenttts_integrations.pipeline.aggregation import Aggregation, id_vote
-from optuna_agenttts_integrations.tasks.answering import ANSWER_HEADER
+from optuna_agenttts_integrations.tasks.id_lists import NONE, NOUN, read_entries
 
-_MAX_ANSWER = 60_000
-"""Characters at the end of a reply that are searched: about ten times a normal reply."""
-_WORD = r"(?:candidate|fact|id|number|paragraph|passage|triple)s?\b"
-_LEAD = re.compile(rf"(?:[^\w\[]|_)*(?:{_WORD}(?:[^\w\[\n]|_)*)?", re.IGNORECASE)
-_NONE = re.compile(r"none\b", re.IGNORECASE)
-# Lists over several lines hold numbers only, so that an unclosed bracket ends with its line.
-_ONE = re.compile(r"\[+([^\[\]\n]*|[\d\s,]*)\]+")
-_BETWEEN = re.compile(r"(?:[ \t,;&]|and\b)*", re.IGNORECASE)
-# The next line with a list, and a line directly below that begins with a list or a bare number.
-_NEXT_LINE = re.compile(r"[^\w\[\n]*\n[^\w\[]*(?:(?:\d{1,4}[.)]|and\b)[^\w\[\n]*)?(?=\[)")
-_ITEM_BELOW = re.compile(r"[^\n]*\n(?:[^\w\n]|_)*\d")
-_BARE_NUMBERS = re.compile(r"[^\w\n]*\d(?:[^\w\n]|\d)*$", re.MULTILINE)
-_LINE_END = re.compile(r"(?:[^\w\n]|_)*$", re.MULTILINE)
-_COMMA = re.compile(r"[,;&\u3001]|\band\b|(?<=\d)\s+(?=\d)", re.IGNORECASE)
 _ENTRY = re.compile(
-    rf"[^\w-]*(?:{_WORD}[^\w-]*)?(\d+)"
-    r"(?:\s*(?:[-\u2013\u2014]|\.\.+|to\b)\s*(\d+))?[^\w.]*(?:[(:].*)?",
+    rf"[^\w-]*(?:{NOUN}[^\w-]*)?(\d+)"
+    r"(?:\s*(?:[-\u2013\u2014]|\.\.+|to\b)\s*(\d+))?[^\w.]*(?:[(:\u2020].*)?",
     re.IGNORECASE | re.DOTALL,
 )
 
@@ -41,89 +25,53 @@ class Selection:
         ids: Numbers of the selected candidates, from 1, ascending.
         out_of_range: Number of entries of the answer list without such a candidate.
         repeated: Number of entries that repeat a candidate.
+        partial: Number of replies in whose list some entry could not be read.
     """
 
     ids: tuple[int, ...]
     out_of_range: int = 0
     repeated: int = 0
+    partial: int = 0
 
 
 def parse_selection(text: str, count: int) -> Selection | None:
-    """Parse the answer list of a reply: the last ``Answer: [3, 17]`` or ``Answer: none``.
+    """Parse the list of a reply: the last ``Answer: [3, 17]`` or ``Answer: none``.
 
-    Numbers elsewhere are ignored. A range such as 3-5 selects the numbers from 3 to 5.
+    Lists in other forms are read, too: without brackets, in bullets, as JSON, boxed in LaTeX,
+    after labels such as "Selected facts:", or without a label if the reply is nothing else.
+    Numbers in prose are ignored. A range such as 3-5 selects the numbers from 3 to 5.
 
     Args:
         text: The reply.
         count: The number of candidates.
 
     Returns:
-        The selection; None if there is no answer list or the list has no number.
+        The selection; None if there is no list or no entry of it can be read.
     """
-    # Replace full-width digits, brackets and commas by ASCII; gpt-oss writes \u30103\u3011.
-    text = unicodedata.normalize("NFKC", split_thoughts(text)[0][-_MAX_ANSWER:])
-    text = text.translate({0x3010: "[", 0x3011: "]"})
-    for head in reversed(list(ANSWER_HEADER.finditer(text))):
-        entries = _entries(text, head.end())
-        if entries is not None:
-            return _selection(entries, count)
-    return None
-
-
-def _entries(text: str, start: int) -> list[str] | None:
-    """Return the entries of the lists directly after `start`; None if there are none.
-
-    A list may go on over several lines; if a part of it cannot be told from other text, no entry
-    is returned that can be parsed.
-    """
-    lead = _LEAD.match(text, start)
-    position = lead.end() if lead else start
-    below = "\n" in text[start:position]
-    lists, position = _lists(text, position)
-    none = None if lists else _NONE.match(text, position)
-    alone = _LINE_END.match(text, none.end() if none else position) is not None
-    if not (lists or none) or (below and not alone):
-        return None
-    # If words follow, later lists belong to them: "Answer: [4] and [9] is about his father".
-    chosen = lists if alone else lists[:1]
-    while alone and lists and (line := _NEXT_LINE.match(text, position)):
-        more, end = _lists(text, line.end())
-        if not more or not _LINE_END.match(text, end):
-            break
-        chosen, position = chosen + more, end
-    if lists and (_ITEM_BELOW.match(text, position) or _BARE_NUMBERS.match(text, position)):
-        return ["?"]
-    return [entry for inner in chosen for entry in _COMMA.split(inner) if entry.strip()]
-
-
-def _lists(text: str, position: int) -> tuple[list[str], int]:
-    """Return the lists on a line, and the position after them."""
-    lists: list[str] = []
-    while found := _ONE.match(text, position):
-        lists.append(found[1])
-        gap = _BETWEEN.match(text, found.end())
-        position = gap.end() if gap else found.end()
-    return lists, position
+    entries = read_entries(text)
+    return None if entries is None else _selection(entries, count)
 
 
 def _selection(entries: Sequence[str], count: int) -> Selection | None:
     """Return the selection of some list entries; None if no entry can be parsed."""
     numbers: list[int] = []
     readable = not entries
+    partial = False
     for entry in entries:
         match = _ENTRY.fullmatch(entry)
         if match:
             readable = True
             numbers += _numbers(match, count)
-        elif _NONE.fullmatch(entry.strip("\"'` \t").rstrip(".")):
+        elif NONE.fullmatch(entry.strip("\"'` \t").rstrip(".")):
             readable = True
         else:
             numbers.append(0)
+            partial = True
     if not readable:
         return None
     valid = [number for number in numbers if 1 <= number <= count]
     chosen = tuple(sorted(set(valid)))
-    return Selection(chosen, len(numbers) - len(valid), len(valid) - len(chosen))
+    return Selection(chosen, len(numbers) - len(valid), len(valid) - len(chosen), int(partial))
 
 
 def _numbers(entry: re.Match[str], count: int) -> Iterator[int]:
@@ -160,6 +108,7 @@ def _join_selections(vote: Aggregation, samples: Sequence[Selection]) -> Selecti
         tuple(vote([sample.ids for sample in samples])),
         sum(sample.out_of_range for sample in samples),
         sum(sample.repeated for sample in samples),
+        sum(sample.partial for sample in samples),
     )
 
 
