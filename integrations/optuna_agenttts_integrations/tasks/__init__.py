@@ -7,9 +7,9 @@ from optuna_agenttts_integrations.tasks.kg_qa import (
     triple_benchmark,
     web_qsp,
 )
+from optuna_agenttts_integrations.tasks.passages import PassageQuestion
 from optuna_agenttts_integrations.tasks.records import sample_path
 from optuna_agenttts_integrations.tasks.retrieval_qa import (
-    PassageQuestion,
     hotpot_qa,
     passage_benchmark,
     two_wiki,

@@ -6,7 +6,7 @@ accepted answers).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -33,6 +33,8 @@ from optuna_agenttts_integrations.tasks.selection import (
 
 Candidates = Callable[[Any], Sequence[str]]
 """Function from an instance to its candidates, in the order of the prompt."""
+AnswerMetrics = Mapping[str, Callable[[str, Sequence[str]], float]]
+"""Scores of an answer against all accepted answers, 0 to 1, by name."""
 
 
 def candidate_stages(
@@ -78,6 +80,7 @@ def candidate_pipeline(
     *,
     selection_prompt: Callable[[State], Prompt],
     answer_prompt: Callable[[State], Prompt],
+    metrics: AnswerMetrics = METRICS,
     metric: str,
     fusion: bool,
     threshold: float,
@@ -90,7 +93,8 @@ def candidate_pipeline(
         candidates: Returns the candidates of an instance.
         selection_prompt: Writes the prompt of the first stage; see `format_candidates`.
         answer_prompt: Writes the prompt of the second stage; see `selected_candidates`.
-        metric: The score, a key of `METRICS`; the other metrics are reported as well.
+        metrics: The metrics of answers; all are reported.
+        metric: The one that is the score.
         fusion: Whether answers are fused by the model rather than voted on.
         threshold: Fraction of the samples that must select a candidate, in (0, 1].
         max_tokens: Maximum length of replies; see `with_sampling`.
@@ -100,9 +104,9 @@ def candidate_pipeline(
         DataError: The metric is unknown.
         ValueError: The threshold is out of range.
     """
-    if metric not in METRICS:
-        raise DataError(f"`metric` must be one of {', '.join(METRICS)}; got {metric!r}.")
-    scores = {name: partial(_answer_score, name) for name in METRICS}
+    if metric not in metrics:
+        raise DataError(f"`metric` must be one of {', '.join(metrics)}; got {metric!r}.")
+    scores = {name: partial(_answer_score, measure) for name, measure in metrics.items()}
     return Pipeline(
         # Temperatures and maximum lengths are chosen by hand, with room for some reasoning.
         stages=with_sampling(
@@ -150,7 +154,7 @@ def _parse_selection(candidates: Candidates, text: str, state: State) -> Selecti
     return parse_selection(text, len(candidates(state.instance)))
 
 
-def _answer_score(metric: str, state: State) -> float:
+def _answer_score(measure: Callable[[str, Sequence[str]], float], state: State) -> float:
     """Return a score of the final answer; 0 if there is none.
 
     Raises:
@@ -159,7 +163,7 @@ def _answer_score(metric: str, state: State) -> float:
     instance, answer = state.instance, state["answer"]
     if not instance.answers:
         raise DataError(f"Instance {instance.id!r} has no `answers` to score against: add them.")
-    return 0.0 if answer is None else METRICS[metric](answer, instance.answers)
+    return 0.0 if answer is None else measure(answer, instance.answers)
 
 
 def _retrieval_f1(state: State) -> float:
