@@ -399,8 +399,9 @@ QUESTIONS = [
 REPLIES = {
     # Two of three are right; F1 = 2 * 2 / (3 + 2).
     ("finder", "one?"): "Passage [4] and [99] no.\nAnswer: [2, 5, 6]",
-    # One of two is right, one is out of range, one named again: F1 = 2 * 1 / (2 + 2).
-    ("finder", "two?"): "Answer: [3, 9, 4, 3]",
+    # One of two is right, one is out of range, one named again, and one is no number, which is out
+    # of range, too: F1 = 2 * 1 / (2 + 2).
+    ("finder", "two?"): "Answer: [3, 9, 4, 3, the last]",
     # No list: malformed.
     ("finder", "three?"): "Passage [4] helps.",
     # Nothing is chosen.
@@ -414,10 +415,10 @@ REPLIES = {
     ("sayer", "four?"): "Answer: yes, both of",
 }
 BY_HAND = {
-    "one?": (1, 1, 1, 1, 0.8, 0, 0),
-    "two?": (0, 2 / 3, 2 / 3, 1, 0.5, 1, 1),
-    "three?": (0, 0.5, 0.5, 0, 0, 0, 0),
-    "four?": (0, 0, 0.5, 1, 0, 0, 0),
+    "one?": (1, 1, 1, 1, 0.8, 0, 0, 0),
+    "two?": (0, 2 / 3, 2 / 3, 1, 0.5, 2, 1, 1),
+    "three?": (0, 0.5, 0.5, 0, 0, 0, 0, 0),
+    "four?": (0, 0, 0.5, 1, 0, 0, 0, 0),
 }
 NAMES = (
     "exact match",
@@ -427,6 +428,7 @@ NAMES = (
     "retrieval F1",
     "ids out of range",
     "ids repeated",
+    "replies read in part",
 )
 
 

@@ -137,6 +137,7 @@ def candidate_pipeline(
             "retrieval F1": _retrieval_f1,
             "ids out of range": _out_of_range,
             "ids repeated": _repeated,
+            "replies read in part": _read_in_part,
         },
     )
 
@@ -176,3 +177,7 @@ def _out_of_range(state: State) -> float:
 
 def _repeated(state: State) -> float:
     return float(_selection(state).repeated)
+
+
+def _read_in_part(state: State) -> float:
+    return float(_selection(state).partial)
