@@ -6,7 +6,7 @@ their calls. The prompts are not the paper's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
@@ -19,11 +19,7 @@ from optuna_agenttts_integrations.pipeline.aggregation import Aggregation, medoi
 from optuna_agenttts_integrations.pipeline.fusion import LLMFusion
 from optuna_agenttts_integrations.pipeline.stages import Pipeline, StageProgram, State
 from optuna_agenttts_integrations.scoring.metrics import rouge_l
-from optuna_agenttts_integrations.scoring.tool_metrics import (
-    argument_f1,
-    argument_name_f1,
-    node_f1,
-)
+from optuna_agenttts_integrations.scoring.tool_metrics import argument_f1
 from optuna_agenttts_integrations.tasks.answering import prompt_messages
 from optuna_agenttts_integrations.tasks.benchmark import (
     LLAMA,
@@ -39,6 +35,8 @@ from optuna_agenttts_integrations.tasks.tool_calls import (
     ToolPlan,
     comparable_calls,
     index_tools,
+)
+from optuna_agenttts_integrations.tasks.tool_replies import (
     parse_choice,
     parse_plan,
     parse_steps,
@@ -48,6 +46,7 @@ from optuna_agenttts_integrations.tasks.tool_requests import (
     read_requests,
     read_tools,
 )
+from optuna_agenttts_integrations.tasks.tool_scores import request_scores
 
 __all__ = ["Domain", "Tool", "ToolRequest", "task_bench"]
 
@@ -75,11 +74,12 @@ _PLAIN = (
 def task_bench(
     source: Source,
     *,
-    tools: str | Path | Mapping[str, Any],
+    tools: str | Path | Mapping[str, Any] | Sequence[Mapping[str, Any]],
     domain: Domain = "dailylife",
     search: int = 50,
     seed: int = 0,
     split: str = "test",
+    revision: str | None = None,
     metric: str = "argument F1",
     fusion: bool = True,
     skip_unusable: bool = False,
@@ -93,18 +93,22 @@ def task_bench(
     """Create a benchmark from TaskBench (Shen et al., 2023).
 
     Args:
-        source: TaskBench's ``data.json`` of the domain, records of its format, or a configuration
-            of the data set on the Hub, such as ``"hf:microsoft/Taskbench:dailylifeapis"``.
-        tools: TaskBench's ``tool_desc.json`` of the domain, or its decoded content.
+        source: TaskBench's ``data.json`` of the domain, other files or records with its fields,
+            or a configuration of the data set on the Hub, such as
+            ``"hf:microsoft/Taskbench:dailylifeapis"``; see `read_records`.
+        tools: TaskBench's ``tool_desc.json`` of the domain, its decoded content, or its list.
         domain: The domain: ``"dailylife"``, ``"multimedia"`` or ``"huggingface"``.
         search: Number of requests for the search; the others are held out.
         seed: Seed of the split.
         split: Split of a data set of the Hub.
-        metric: The maximized metric: ``"argument F1"``, ``"argument name F1"``, ``"node F1"`` or
-            ``"ROUGE-L"``.
+        revision: Revision of a data set of the Hub.
+        metric: The maximized metric; see `request_scores`. Default: the F1 of parameter names and
+            values, averaged over requests. It is the p-F1 of AgentTTS (Table 1, appendix A.4),
+            except that values that mean the same are equal; ``"p-F1"`` compares them as printed,
+            as the script of the authors.
         fusion: Whether samples are fused by the model, as in the paper, or voted on.
-        skip_unusable: Whether to skip invalid records, such as those of TaskBench that call tools
-            outside the list, instead of raising an error.
+        skip_unusable: Whether to leave out invalid records, such as those of TaskBench that call
+            tools outside the list, instead of raising an error.
         decomposers: Models of the first stage.
         selectors: Models of the second stage.
         predictors: Models of the third stage.
@@ -119,11 +123,15 @@ def task_bench(
         raise DataError(f"`domain` must be one of {', '.join(get_args(Domain))}; got {domain!r}.")
     named = domain == "dailylife"
     listed = read_tools(tools, named=named)
-    scores = _scores(index_tools(listed), named)
+    scores, counts = request_scores(listed, named=named)
     if metric not in scores:
         raise DataError(f"`metric` must be one of {', '.join(scores)}; got {metric!r}.")
-    requests = read_requests(
-        read_records(source, split=split), listed, named=named, skip_unusable=skip_unusable
+    requests, left_out = read_requests(
+        read_records(source, split=split, revision=revision, keep_unreadable=True),
+        listed,
+        named=named,
+        source=source,
+        skip_unusable=skip_unusable,
     )
     searched, held_out = split_instances(
         requests, search=search, seed=seed, content=lambda instance: instance.request
@@ -140,10 +148,11 @@ def task_bench(
         pipeline=Pipeline(
             stages=with_sampling(_programs(listed, named, fusion), max_tokens, temperature),
             score=scores[metric],
-            metrics={**scores, "unknown tools": _unknown_tools},
+            metrics={**scores, **counts},
         ),
         search=searched,
         held_out=held_out,
+        left_out=left_out,
     )
 
 
@@ -235,36 +244,6 @@ def _call_similarity(
     )
 
 
-def _scores(tools: Mapping[str, Tool], named: bool) -> dict[str, Callable[[State], float]]:
-    return {
-        "argument F1": partial(_call_score, argument_f1, tools, named),
-        "argument name F1": partial(_call_score, argument_name_f1, tools, named),
-        "node F1": _choice_score,
-        "ROUGE-L": _step_score,
-    }
-
-
-def _call_score(
-    metric: Callable[..., float], tools: Mapping[str, Tool], named: bool, state: State
-) -> float:
-    return metric(
-        comparable_calls(_plan(state).calls, tools, named=named),
-        comparable_calls(state.instance.calls, tools, named=named),
-    )
-
-
-def _choice_score(state: State) -> float:
-    return node_f1(_choice(state).names, [call.tool for call in state.instance.calls])
-
-
-def _step_score(state: State) -> float:
-    return _step_similarity(_steps(state), state.instance.steps)
-
-
-def _unknown_tools(state: State) -> float:
-    return float(_choice(state).unknown + _plan(state).unknown)
-
-
 def _steps(state: State) -> tuple[str, ...]:
     steps: tuple[str, ...] | None = state["decomposition"]
     return steps or ()
@@ -272,10 +251,6 @@ def _steps(state: State) -> tuple[str, ...]:
 
 def _choice(state: State) -> ToolChoice:
     return state["selection"] or ToolChoice(())
-
-
-def _plan(state: State) -> ToolPlan:
-    return state["parameters"] or ToolPlan(())
 
 
 def _decomposition_prompt(state: State) -> tuple[Message, ...]:

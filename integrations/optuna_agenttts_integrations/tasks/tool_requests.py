@@ -5,20 +5,29 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from optuna_agenttts_integrations.exceptions import DataError
-from optuna_agenttts_integrations.tasks.records import Record, get_field
+from optuna_agenttts_integrations.tasks.records import (
+    LeftOut,
+    Record,
+    Source,
+    get_field,
+    read_each,
+)
 from optuna_agenttts_integrations.tasks.tool_calls import (
+    NODE,
     Parameter,
     Tool,
     ToolCall,
     find_tool,
     index_tools,
-    read_arguments,
+    normalized_name,
 )
+from optuna_agenttts_integrations.tasks.tool_replies import read_arguments, read_links
 
 _logger = logging.getLogger(__name__)
 
@@ -33,6 +42,9 @@ class ToolRequest:
         steps: The gold steps; not needed by predictions.
         calls: The gold tool calls; not needed by predictions.
         tools: The available tools.
+        links: Pairs of the tools of a gold call and of one that depends on it; not needed by
+            predictions.
+        renumbered: Whether the references of the gold calls counted calls from 1.
     """
 
     id: str
@@ -40,13 +52,17 @@ class ToolRequest:
     steps: tuple[str, ...] = ()
     calls: tuple[ToolCall, ...] = ()
     tools: tuple[Tool, ...] = ()
+    links: tuple[tuple[str, str], ...] = ()
+    renumbered: bool = field(default=False, compare=False)
 
 
-def read_tools(tools: str | Path | Mapping[str, Any], *, named: bool) -> tuple[Tool, ...]:
+def read_tools(
+    tools: str | Path | Mapping[str, Any] | Sequence[Mapping[str, Any]], *, named: bool
+) -> tuple[Tool, ...]:
     """Read a tool list in the format of TaskBench's ``tool_desc.json``.
 
     Args:
-        tools: The file or its decoded content.
+        tools: The file, its decoded content, or the list in it.
         named: Whether arguments have names. If so, tools have ``parameters``; otherwise they have
             ``input-type`` and ``output-type``.
 
@@ -62,7 +78,7 @@ def read_tools(tools: str | Path | Mapping[str, Any], *, named: bool) -> tuple[T
                 f"`tools` {str(tools)!r} cannot be read as JSON: {error}. Provide TaskBench's "
                 "tool_desc.json of the domain."
             ) from error
-    nodes = values.get("nodes") if isinstance(values, Mapping) else None
+    nodes = values.get("nodes") if isinstance(values, Mapping) else values
     if not isinstance(nodes, list) or not nodes:
         raise DataError(
             "`tools` must be an object with a non-empty list, such as "
@@ -121,54 +137,67 @@ def _types(values: Any) -> tuple[str, ...]:
 
 
 def read_requests(
-    records: Sequence[Record], tools: tuple[Tool, ...], *, named: bool, skip_unusable: bool
-) -> list[ToolRequest]:
+    records: Sequence[Any],
+    tools: tuple[Tool, ...],
+    *,
+    named: bool,
+    source: Source,
+    skip_unusable: bool,
+) -> tuple[list[ToolRequest], LeftOut]:
     """Read requests in either of TaskBench's formats.
 
+    References of calls to each other count calls from 0. Some of TaskBench's records count them
+    from 1: those whose links, or whose references to themselves and beyond the last call, show
+    it are corrected, and their number is logged.
+
     Args:
-        records: TaskBench's records with ``task_steps`` and ``task_nodes``, or ``tool_steps`` and
-            ``tool_nodes``: lists, or JSON strings of lists as on the Hub.
+        records: TaskBench's records with ``task_steps``, ``task_nodes`` and ``task_links``, or
+            ``tool_steps``, ``tool_nodes`` and ``tool_links``: lists, or JSON strings of lists as
+            on the Hub.
         tools: The available tools.
         named: Whether arguments have names.
-        skip_unusable: Whether to skip invalid records, with a warning.
+        source: Where the records are from, for messages.
+        skip_unusable: Whether to leave out invalid records; see `read_each`.
 
     Raises:
-        DataError: A record is invalid and `skip_unusable` is False, or all records are invalid.
+        DataError: Records are invalid; see `read_each`.
     """
-    index = index_tools(tools)
-    found: list[ToolRequest] = []
+    read = partial(_read_request, index_tools(tools), tools, named)
+    found, left_out = read_each(records, read, source=source, skip_unusable=skip_unusable)
     ids: set[str] = set()
-    problems: list[str] = []
-    for number, record in enumerate(records):
-        name = str(record.get("id", number))
-        try:
-            request = ToolRequest(
-                # TaskBench's ids are eight random digits, which can repeat.
-                id=name if name not in ids else f"{name}#{number}",
-                request=get_field(record, number, ("instruction", "user_request"), str),
-                steps=_read_steps(record, number),
-                calls=_read_calls(record, number, index, named),
-                tools=tools,
-            )
-        except DataError as error:
-            problems.append(str(error))
-            if skip_unusable:
-                continue
-            raise DataError(
-                f"{error} Correct the record, or skip invalid records with `skip_unusable=True`."
-            ) from error
-        ids.add(request.id)
-        found.append(request)
-    if not found:
-        raise DataError(f"`source` has no valid record. The first error: {problems[0]}")
-    if problems:
-        _logger.warning(
-            "Skipped %d of %d records of `source` because they are invalid. The first error: %s",
-            len(problems),
-            len(records),
-            problems[0],
+    for number, request in enumerate(found):
+        # TaskBench's ids are eight random digits, which can repeat.
+        if request.id in ids:
+            found[number] = replace(request, id=f"{request.id}#{number}")
+        ids.add(found[number].id)
+    renumbered = sum(request.renumbered for request in found)
+    if renumbered:
+        _logger.info(
+            "The calls of %d of %d records of `source` refer to each other by numbers from 1; "
+            "they are read as numbers from 0.",
+            renumbered,
+            len(found),
         )
-    return found
+    return found, left_out
+
+
+def _read_request(
+    index: Mapping[str, Tool], tools: tuple[Tool, ...], named: bool, record: Record, number: int
+) -> ToolRequest:
+    request = get_field(record, number, ("instruction", "user_request"), str)
+    steps = _read_steps(record, number)
+    calls = _read_calls(record, number, index, named)
+    links = _read_links(record, number)
+    mended = None if named else _counted_from_one(calls, links)
+    return ToolRequest(
+        id=str(record.get("id", number)),
+        request=request,
+        steps=steps,
+        calls=calls if mended is None else mended,
+        tools=tools,
+        links=links,
+        renumbered=mended is not None,
+    )
 
 
 def _read_steps(record: Record, number: int) -> tuple[str, ...]:
@@ -190,15 +219,28 @@ def _read_calls(
         tool = find_tool(tools, node["task"])
         if tool is None:
             raise DataError(
-                f"{location} calls {node['task']!r}, which is not in `tools`. Provide the tool "
-                "list of the records' domain."
+                f"{location} calls a tool that is not in `tools`, got {node['task']!r}. Provide "
+                "the tool list of the records' domain."
             )
-        try:
-            arguments = read_arguments(node.get("arguments"), named=named)
-        except ValueError as error:
-            raise DataError(f"{location}: `arguments` {error}. Check `domain`.") from error
+        arguments, problems = read_arguments(node.get("arguments"), named=named)
+        if problems:
+            raise DataError(f"{location}: `arguments` {problems[0]}. Check `domain`.")
         calls.append(ToolCall(tool.name, arguments))
     return tuple(calls)
+
+
+def _read_links(record: Record, number: int) -> tuple[tuple[str, str], ...]:
+    names = ("task_links", "tool_links")
+    if all(record.get(name) in (None, [], "", "[]") for name in names):
+        return ()
+    name, values = _decoded(record, number, names)
+    links = read_links(values)
+    if links is None:
+        raise DataError(
+            f"Record {number}: `{name}` must be a list of objects with strings in `source` and "
+            "`target`."
+        )
+    return links
 
 
 def _decoded(record: Record, number: int, names: tuple[str, str]) -> tuple[str, list[Any]]:
@@ -209,10 +251,48 @@ def _decoded(record: Record, number: int, names: tuple[str, str]) -> tuple[str, 
             try:
                 value = json.loads(value)
             except ValueError as error:
-                raise DataError(f"Record {number}: `{name}` is invalid JSON: {error}.") from error
+                raise DataError(f"Record {number}: `{name}` is invalid JSON ({error}).") from error
         if isinstance(value, list) and value:
             return name, value
     raise DataError(
         f"Record {number}: field {names[0]!r} or {names[1]!r} must be a non-empty list, or JSON "
         f"of one; the record has the fields {', '.join(sorted(map(str, record)))}."
+    )
+
+
+def _counted_from_one(
+    calls: tuple[ToolCall, ...], links: tuple[tuple[str, str], ...]
+) -> tuple[ToolCall, ...] | None:
+    """Return calls whose references count from 1 with references from 0; None for all others."""
+    references = [
+        (int(node), position)
+        for position, call in enumerate(calls)
+        for _, value in call.arguments
+        for node in NODE.findall(str(value))
+    ]
+    known = {(normalized_name(source), normalized_name(target)) for source, target in links}
+
+    def agreeing(first: int) -> int:
+        """Count the references that agree with the links, or that are possible without links."""
+        possible = [
+            (node - first, position)
+            for node, position in references
+            if 0 <= node - first < len(calls) and node - first != position
+        ]
+        if not known:
+            return len(possible)
+        names = [normalized_name(call.tool) for call in calls]
+        return sum((names[node], names[position]) in known for node, position in possible)
+
+    if any(node == 0 for node, _ in references) or agreeing(1) <= agreeing(0):
+        return None
+
+    def renumbered(value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        return NODE.sub(lambda node: f"<node-{int(node[1]) - 1}>", value)
+
+    return tuple(
+        replace(call, arguments=tuple((name, renumbered(value)) for name, value in call.arguments))
+        for call in calls
     )

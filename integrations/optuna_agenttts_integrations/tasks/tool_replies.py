@@ -1,0 +1,263 @@
+"""Steps, choices of tools and tool calls in replies, in the forms in which models write them.
+
+Replies are data: parsed, validated, bounded and never executed. A reply that can be read in part
+is used in part, and what could not be read is counted.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from optuna_agenttts.llm.thoughts import split_thoughts
+from optuna_agenttts.llm.untrusted import decode_json, json_in_reply
+from optuna_agenttts_integrations.tasks.tool_calls import (
+    NODE,
+    Tool,
+    ToolCall,
+    ToolChoice,
+    ToolPlan,
+    find_tool,
+    index_tools,
+)
+
+# Limits chosen by hand, far above what the data sets contain.
+_MAX_ITEMS = 64
+_MAX_STEP_CHARACTERS = 1000
+_MAX_DEPTH = 8
+
+# Keys by which models name the parts of a reply, those of the prompts first. The others are those
+# of TaskBench's prompts and data, and of the function calls of chat servers.
+_STEPS = ("steps", "task_steps", "tool_steps")
+_TOOLS = ("tools", "task_nodes", "tool_nodes", "calls", "tool_calls", "nodes")
+_CALLS = ("calls", "task_nodes", "tool_nodes", "tool_calls", "nodes")
+_LINKS = ("links", "task_links", "tool_links")
+_STEP = ("step", "task", "description", "step_name", "id")
+_TOOL = ("tool", "task", "function", "name", "tool_name", "id")
+_ARGUMENTS = ("arguments", "parameters", "args", "input")
+
+
+def read_arguments(values: Any, *, named: bool) -> tuple[tuple[tuple[str, Any], ...], list[str]]:
+    """Read the arguments of a call, in a data set or in a reply.
+
+    Args:
+        values: An object of names and values, ``{"name": ..., "value": ...}``, a value, or a list
+            of those; JSON text of an object or a list. None: no arguments. Values without names
+            can be read only if arguments have no names.
+        named: Whether arguments have names.
+
+    Returns:
+        The arguments as in `ToolCall`, and a description of each value that could not be read. It
+        continues a sentence that starts with the name of the field.
+    """
+    if isinstance(values, str) and values.strip()[:1] in ("{", "["):
+        decoded = decode_json(values)
+        values = values if decoded is None else decoded
+    found: list[tuple[str, Any]] = []
+    problems: list[str] = []
+    items = [] if values is None else values if isinstance(values, list) else [values]
+    for item in items:
+        for name, value in _pairs(item, named):
+            problem = _problem(name, value, named)
+            if problem:
+                problems.append(problem)
+            else:
+                found.append((name, value))
+    # A stable order of names makes equal calls compare equal.
+    return tuple(sorted(found, key=lambda pair: pair[0]) if named else found), problems
+
+
+def _pairs(item: Any, named: bool) -> Iterator[tuple[Any, Any]]:
+    """Yield name and value of each argument in an entry of a list of arguments."""
+    if not isinstance(item, Mapping):
+        pairs = [(None if named else "", item)]
+    elif isinstance(item.get("name"), str) and "value" in item:
+        pairs = [(item["name"], item["value"])]
+    else:
+        pairs = [(name if named else "", value) for name, value in item.items()]
+    for name, value in pairs:
+        if named:
+            yield name, value
+        elif value == "" and name:
+            yield "", name  # models that need no name write the value there
+        else:
+            yield from ((name, part) for part in (value if isinstance(value, list) else [value]))
+
+
+def _problem(name: Any, value: Any, named: bool) -> str:
+    """Describe why an argument cannot be read; empty if it can."""
+    if not named:
+        return "" if isinstance(value, (str, int, float)) else "must be strings and numbers"
+    if name is None:
+        return "must be an object or a list of {name, value}"
+    if not isinstance(name, str) or not name:
+        return "must have non-empty strings as names"
+    return "" if _shallow(value) else f"must not be nested more than {_MAX_DEPTH} levels deep"
+
+
+def _shallow(value: Any, depth: int = 0) -> bool:
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if not isinstance(value, list):
+        return True
+    return depth < _MAX_DEPTH and all(_shallow(item, depth + 1) for item in value)
+
+
+def parse_steps(text: str) -> tuple[str, ...] | None:
+    """Parse the steps of a reply, ``{"steps": ["...", ...]}``; None if it is malformed.
+
+    Steps may be objects, such as ``{"step": 1, "description": "..."}``.
+    """
+    items, _, _ = _read_items(text, _STEPS)
+    if items is None:
+        return None
+    texts = [_text(item, _STEP) for item in items]
+    steps = tuple(step for step in (text.strip() for text in texts if text) if step)
+    malformed = None in texts or any(len(step) > _MAX_STEP_CHARACTERS for step in steps)
+    return None if malformed else steps
+
+
+def parse_choice(text: str, tools: Sequence[Tool]) -> ToolChoice | None:
+    """Parse the tools of a reply, ``{"tools": ["...", ...]}``; None if it is malformed.
+
+    Tools may be objects, such as calls.
+    """
+    items, _, unread = _read_items(text, _TOOLS)
+    texts = [_text(item, _TOOL) for item in items or ()]
+    names = [name for name in texts if name is not None]
+    if items is None or (items and not names):
+        return None
+    index = index_tools(tools)
+    chosen = [find_tool(index, name) for name in names]
+    return ToolChoice(
+        tuple(tool.name for tool in tools if tool in chosen),
+        chosen.count(None),
+        unread + len(items) - len(names),
+    )
+
+
+def parse_plan(text: str, tools: Sequence[Tool], *, named: bool) -> ToolPlan | None:
+    """Parse the calls of a reply: ``{"calls": [{"tool": ..., "arguments": ...}, ...]}``.
+
+    TaskBench's ``task_nodes`` with ``task``, function calls of chat servers, and calls that follow
+    each other without a list are read, too; see `read_arguments` for arguments. Calls of unknown
+    tools and unreadable calls are dropped and counted, and references to later calls are
+    renumbered.
+
+    Args:
+        text: The reply.
+        tools: The tool list.
+        named: Whether arguments have names.
+
+    Returns:
+        The plan; None if there is no list of calls, or none of them can be read.
+    """
+    items, reply, unread = _read_items(text, _CALLS)
+    if items is None:
+        return None
+    index = index_tools(tools)
+    calls: list[ToolCall] = []
+    written: list[ToolCall] = []
+    positions: dict[str, int] = {}
+    for number, item in enumerate(items):
+        call = _function(item)
+        name = _text(call, _TOOL) if isinstance(call, Mapping) else None
+        if name is None:
+            unread += 1
+            continue
+        arguments, problems = read_arguments(_first(call, _ARGUMENTS), named=named)
+        unread += len(problems)
+        written.append(ToolCall(name, arguments))
+        tool = find_tool(index, name)
+        if tool is not None:
+            positions[str(number)] = len(calls)
+            calls.append(ToolCall(tool.name, arguments))
+    if items and not written:
+        return None
+    unknown = len(written) - len(calls)
+    if len(calls) < len(items) and not named:
+        calls = [_renumbered(call, positions) for call in calls]
+    links = read_links(_first(reply, _LINKS)) if isinstance(reply, Mapping) else None
+    return ToolPlan(tuple(calls), unknown, unread, tuple(written), links)
+
+
+def read_links(values: Any) -> tuple[tuple[str, str], ...] | None:
+    """Return the links ``{"source": ..., "target": ...}`` of a list; None if it has others."""
+    if not isinstance(values, list):
+        return None
+    links = [
+        (link["source"], link["target"])
+        for link in values
+        if isinstance(link, Mapping)
+        and isinstance(link.get("source"), str)
+        and isinstance(link.get("target"), str)
+    ]
+    return tuple(links) if len(links) == len(values) else None
+
+
+def _renumbered(call: ToolCall, positions: Mapping[str, int]) -> ToolCall:
+    def renumber(value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        return NODE.sub(lambda found: f"<node-{positions.get(found[1], 'dropped')}>", value)
+
+    return ToolCall(call.tool, tuple((name, renumber(value)) for name, value in call.arguments))
+
+
+def _first(values: Mapping[str, Any], keys: Sequence[str]) -> Any:
+    """Return the value of the first key that is present; None if there is none."""
+    return next((values[key] for key in keys if key in values), None)
+
+
+def _text(value: Any, keys: Sequence[str]) -> str | None:
+    """Return a text, or the first text of an object under one of the keys."""
+    value = _function(value)
+    if isinstance(value, Mapping):
+        value = next((value[key] for key in keys if isinstance(value.get(key), str)), None)
+    return value if isinstance(value, str) else None
+
+
+def _function(value: Any) -> Any:
+    """Return the function of a call in the form of chat servers; other values unchanged."""
+    function = value.get("function") if isinstance(value, Mapping) else None
+    return function if isinstance(function, Mapping) else value
+
+
+def _read_items(text: str, keys: Sequence[str]) -> tuple[list[Any] | None, Any, int]:
+    """Find the list under one of the keys in a reply, or the reply's own list.
+
+    Returns:
+        The list, or None if there is none of at most 64 items; the value that it is in; and 1 if
+        the reply ends inside of it, else 0.
+    """
+    # Models that write Markdown escape underscores, which JSON does not allow.
+    text = split_thoughts(text)[0].replace("\\_", "_")
+    key = next((key for key in keys if f'"{key}"' in text), keys[0])
+    reply = json_in_reply(text, key, lists=True)
+    items: Any = reply
+    if isinstance(reply, Mapping):
+        items = _first(reply, keys)
+        if items is None and _text(reply, _TOOL) is not None and keys is not _STEPS:
+            items = _objects(text) or [reply]  # calls one after the other
+    elif isinstance(reply, list) and reply and all(isinstance(item, list) for item in reply):
+        items = reply[-1]  # several lists, of which the last is the latest
+    if not isinstance(items, list) or len(items) > _MAX_ITEMS:
+        return None, None, 0
+    cut = any(text.count(left) > text.count(right) for left, right in ("{}", "[]"))
+    return items, reply, int(cut)
+
+
+def _objects(text: str) -> list[Any]:
+    """Return the JSON objects that follow each other in a text."""
+    decoder = json.JSONDecoder()
+    found: list[Any] = []
+    start = text.find("{")
+    while start >= 0 and len(found) <= _MAX_ITEMS:
+        try:
+            value, start = decoder.raw_decode(text, start)
+        except (ValueError, RecursionError):
+            return []
+        found.append(value)
+        start = text.find("{", start)
+    return found
