@@ -1,5 +1,6 @@
 """Task automation: data in its forms, what replies are read as, metrics, and whole runs."""
 
+import csv
 import json
 import random
 from contextlib import ExitStack
@@ -146,8 +147,8 @@ def test_the_default_budget_is_the_papers():
     assert daily(budget=900).task.budget == 900
 
 
-def test_names_and_encodings_of_fields_make_no_difference():
-    """TaskBench's file, the Hub's form and mixtures of both are the same instances."""
+def test_names_and_encodings_of_fields_make_no_difference(tmp_path):
+    """TaskBench's file, the Hub's form, mixtures of both and tables are the same instances."""
     plain = json.loads(DAILY.read_text("utf-8"))
     hub = [
         {
@@ -161,7 +162,36 @@ def test_names_and_encodings_of_fields_make_no_difference():
         for item in plain
     ]
     mixed = [{**item, "task_nodes": json.dumps(item["task_nodes"])} for item in plain]
-    assert daily(plain).search == daily(hub).search == daily(mixed).search
+    printed = [{**item, "tool_nodes": str(item["task_nodes"])} for item in mixed]
+    for item in printed:
+        del item["task_nodes"]
+    for form in (hub, mixed, printed):
+        assert daily(plain).search == daily(form).search
+        assert daily(plain).held_out == daily(form).held_out
+    for name, write in WRITERS.items():
+        write(tmp_path / name, hub)
+        assert daily(tmp_path / name).search == daily(plain).search
+
+
+def write_csv(path, records):
+    """Write records as CSV."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, records[0])
+        writer.writeheader()
+        writer.writerows(records)
+
+
+def write_parquet(path, records):
+    """Write records as Parquet."""
+    parquet = pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(pytest.importorskip("pyarrow").Table.from_pylist(records), path)
+
+
+WRITERS = {
+    "data.csv": write_csv,
+    "data.parquet": write_parquet,
+    "data.jsonl": lambda path, records: path.write_text("\n".join(map(json.dumps, records))),
+}
 
 
 def test_json_lines_are_read(tmp_path):

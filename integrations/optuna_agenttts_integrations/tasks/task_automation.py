@@ -134,7 +134,7 @@ def task_bench(
         skip_unusable=skip_unusable,
     )
     searched, held_out = split_instances(
-        requests, search=search, seed=seed, content=lambda instance: instance.request
+        requests, search=search, seed=seed, content=attrgetter("overlap_key")
     )
     return Benchmark(
         task=Task(

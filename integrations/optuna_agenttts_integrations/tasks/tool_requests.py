@@ -16,6 +16,8 @@ from optuna_agenttts_integrations.tasks.records import (
     Record,
     Source,
     get_field,
+    nested,
+    question_key,
     read_each,
 )
 from optuna_agenttts_integrations.tasks.tool_calls import (
@@ -54,6 +56,11 @@ class ToolRequest:
     tools: tuple[Tool, ...] = ()
     links: tuple[tuple[str, str], ...] = ()
     renumbered: bool = field(default=False, compare=False)
+
+    @property
+    def overlap_key(self) -> str:
+        """Key that is equal for the same request in different typography."""
+        return question_key(self.request)
 
 
 def read_tools(
@@ -231,7 +238,7 @@ def _read_calls(
 
 def _read_links(record: Record, number: int) -> tuple[tuple[str, str], ...]:
     names = ("task_links", "tool_links")
-    if all(record.get(name) in (None, [], "", "[]") for name in names):
+    if not any(nested(record.get(name)) for name in names):
         return ()
     name, values = _decoded(record, number, names)
     links = read_links(values)
@@ -246,14 +253,11 @@ def _read_links(record: Record, number: int) -> tuple[tuple[str, str], ...]:
 def _decoded(record: Record, number: int, names: tuple[str, str]) -> tuple[str, list[Any]]:
     """Return name and value of a field that is a list, or a JSON string of one as on the Hub."""
     for name in names:
-        value = record.get(name)
-        if isinstance(value, str):
-            try:
-                value = json.loads(value)
-            except ValueError as error:
-                raise DataError(f"Record {number}: `{name}` is invalid JSON ({error}).") from error
+        value = nested(record.get(name))
         if isinstance(value, list) and value:
             return name, value
+        if isinstance(value, str) and value.lstrip()[:1] == "[":
+            raise DataError(f"Record {number}: `{name}` is invalid JSON.")
     raise DataError(
         f"Record {number}: field {names[0]!r} or {names[1]!r} must be a non-empty list, or JSON "
         f"of one; the record has the fields {', '.join(sorted(map(str, record)))}."
