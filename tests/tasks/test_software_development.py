@@ -4,6 +4,7 @@ import asyncio
 import json
 import math
 import time
+from pathlib import Path
 
 import optuna
 import pytest
@@ -22,6 +23,11 @@ from optuna_agenttts_integrations.calls.embeddings import (
 from optuna_agenttts_integrations.exceptions import SandboxError
 from optuna_agenttts_integrations.pipeline.fusion import LLMFusion, fusion_messages
 from optuna_agenttts_integrations.pipeline.stages import State
+from optuna_agenttts_integrations.scoring.chatdev_metrics import (
+    chatdev_code_text,
+    chatdev_completeness,
+    chatdev_executability,
+)
 from optuna_agenttts_integrations.scoring.metrics import cosine
 from optuna_agenttts_integrations.scoring.sandbox import Limits, ProgramResult, Sandbox
 from optuna_agenttts_integrations.tasks.programs import (
@@ -36,11 +42,8 @@ from optuna_agenttts_integrations.tasks.programs import (
     strip_comments,
 )
 from optuna_agenttts_integrations.tasks.records import sample_path
-from optuna_agenttts_integrations.tasks.software_development import (
-    Software,
-    chat_dev,
-    latest_program,
-)
+from optuna_agenttts_integrations.tasks.requirements import Software
+from optuna_agenttts_integrations.tasks.software_development import chat_dev, latest_program
 from optuna_agenttts_integrations.testing.serving import LoopbackServer
 from optuna_agenttts_integrations.testing.simulated_replies import quoted_text
 from optuna_agenttts_integrations.testing.simulation import stage_instructions
@@ -288,30 +291,66 @@ class Table:
 )
 def test_consistency_is_the_cosine_of_description_and_code(vector, expected):
     """The code without comments is compared, and the result is clipped at 0."""
-    table = Table({"Adds two numbers.": [2.0, 0.0], "print(1 + 2)": vector})
-    evaluation, _ = scripted({"coding": main_py("# adds\nprint(1 + 2)\n")}, embedder=table)
-    assert evaluation.mean == pytest.approx(expected)
-    assert evaluation.metrics == pytest.approx(
-        {"completeness": 1, "consistency": expected, "quality": expected}
-    )
+    for own, chatdev in ((vector, [1.0, 0.0]), ([1.0, 0.0], vector)):
+        table = Table(
+            {"Adds two numbers.": [2.0, 0.0], "print(1 + 2)": own, block("print(1 + 2)"): chatdev}
+        )
+        evaluation, _ = scripted({"coding": main_py("# adds\nprint(1 + 2)\n")}, embedder=table)
+        scores = [expected, 1.0] if own is vector else [1.0, expected]
+        assert evaluation.mean == pytest.approx(scores[0])
+        assert evaluation.metrics == pytest.approx(
+            {
+                "completeness": 1,
+                "consistency": scores[0],
+                "quality": scores[0],
+                "ChatDev completeness": 1,
+                "ChatDev consistency": scores[1],
+                "ChatDev quality": scores[1],
+            }
+        )
+
+
+def block(code):
+    """Return the text of a program of one file that ChatDev's script embeds."""
+    return f"main.py\n```Python\n{code}\n```"
 
 
 def test_code_without_code_is_not_embedded():
-    """A program of comments alone has no consistency, and no empty text is embedded."""
-    table = Table({})
+    """A program of comments alone has no consistency; ChatDev's script embeds the rest of it."""
+    table = Table({"Adds two numbers.": [1.0], "main.py\n```Python\n```": [1.0]})
     evaluation, _ = scripted({"coding": main_py("# nothing\n")}, embedder=table)
-    assert (evaluation.mean, table.asked) == (0, [])
+    assert evaluation.mean == 0
+    assert evaluation.metrics["ChatDev consistency"] == 1
 
 
 def test_equal_programs_are_embedded_once():
     """Vectors are kept, in memory if there is no store."""
-    table = Table({"Adds two numbers.": [1.0, 0.0], "x = 1": [1.0, 0.0]})
+    table = Table({text: [1.0, 0.0] for text in ("Adds two numbers.", "x = 1", block("x = 1"))})
     benchmark = chat_dev(RECORDS, search=1, embedder=table)
     chat = Scripted(benchmark, coding=main_py("x = 1\n"))
     with benchmark.objective(chat, progress=False) as objective:
         for samples in (1, 2, 3):
             objective.evaluate({**ONE_EACH, "coding": (LARGE, samples)})
-    assert table.asked == [["Adds two numbers.", "x = 1"]]
+    assert [set(texts) for texts in table.asked] == [set(table.vectors)]
+
+
+CHATDEV = json.loads(Path(__file__).with_name("chatdev_scores.json").read_text("utf-8"))
+
+
+@pytest.mark.parametrize("case", CHATDEV)
+def test_chatdevs_metrics_are_those_of_its_script(case):
+    """Values of ``eval_quality.py`` for programs made up of lines on which metrics differ."""
+    assert chatdev_completeness(case["files"]) == case["completeness"]
+    # The script embeds "#" in place of nothing.
+    assert chatdev_code_text(case["files"]) == (case["code"] or "#")
+
+
+def test_limit_cases_of_chatdevs_metrics():
+    """No Python file, no line, and stderr without a traceback."""
+    assert chatdev_completeness({}) == 1
+    assert chatdev_code_text({}) == "#"
+    assert chatdev_executability("Warning: slow") == 1
+    assert chatdev_executability("Traceback (most recent call last):") == 0
 
 
 def test_an_embedder_that_fails_fails_the_instance():
@@ -363,6 +402,30 @@ def test_requirements_are_read_from_files(tmp_path, suffix):
     assert found[0] == Software("A", "Does 0, ok", "C")
 
 
+def test_the_lists_of_the_papers_authors_are_requirements(tmp_path):
+    """Names and tasks, as their file has them; the same as SRDD's table without categories."""
+    rows = [{"Name": f"N{i}", "Description": f"Does {i}."} for i in range(4)]
+    lists = {
+        "names": [row["Name"] for row in rows],
+        "tasks": [row["Description"] for row in rows],
+    }
+    path = tmp_path / "tasks.json"
+    path.write_text(json.dumps(lists))
+    assert everything(chat_dev(path, search=2)) == everything(chat_dev(rows, search=2))
+    with pytest.raises(DataError, match="needs a list `names` of the same length"):
+        chat_dev([{"tasks": ["Does it."]}], search=1)
+
+
+def test_unusable_requirements_are_left_out_and_counted():
+    """On demand; the same words are the same requirement."""
+    rows = [*RECORDS, {"Name": "x"}, {"Name": "Again", "Description": "adds  two numbers"}]
+    with pytest.raises(DataError, match="1 of 3 records cannot be used"):
+        chat_dev(rows, search=1)
+    benchmark = chat_dev(rows, search=1, skip_unusable=True)
+    assert sum(benchmark.left_out.values()) == 1
+    assert [software.id for software in everything(benchmark)] == ["Sum"]
+
+
 def test_the_sample_is_sound():
     """Twelve different requirements come along."""
     benchmark = chat_dev(SAMPLE, search=12)
@@ -378,7 +441,7 @@ def test_the_sample_is_sound():
         ({"metric": "beauty"}, "`metric` must be one of .*got 'beauty'"),
         (
             {"source": [{"Name": "x"}]},
-            "field 'Description' or 'description' must be a non-empty string",
+            "field 'Description' or .* must be a non-empty string",
         ),
     ],
 )
@@ -588,14 +651,28 @@ def test_a_bug_that_shows_in_a_run_is_repaired():
     (prompt,) = chat.asked("dynamic_test")
     assert "It exited with code 1" in prompt
     assert "ZeroDivisionError: division by zero" in prompt
-    assert evaluation.metrics == {"completeness": 1, "executability": 1, "quality": 1}
+    scores = {"completeness": 1, "executability": 1, "quality": 1}
+    assert evaluation.metrics == {**scores, **{f"ChatDev {name}": 1 for name in scores}}
 
 
 @sandboxed
 def test_a_bug_that_stays_counts():
     """A program that still fails is not executable, complete or not."""
     evaluation, _ = scripted({"coding": main_py(BUGGY)}, sandbox=BOX, metric="executability")
-    assert evaluation.metrics == {"completeness": 1, "executability": 0, "quality": 0}
+    scores = {"completeness": 1, "executability": 0, "quality": 0}
+    assert evaluation.metrics == {
+        **scores,
+        **{f"ChatDev {name}": score for name, score in scores.items()},
+    }
+
+
+@sandboxed
+def test_chatdev_looks_for_tracebacks_only():
+    """A program that ends with another exit code than 0 is executable there, and not here."""
+    source = "import sys\nsys.exit('no')\n"
+    evaluation, _ = scripted({"coding": main_py(source)}, sandbox=BOX)
+    assert evaluation.metrics["executability"] == 0
+    assert evaluation.metrics["ChatDev executability"] == 1
 
 
 @sandboxed

@@ -9,12 +9,13 @@ from optuna_agenttts_integrations.tasks.kg_qa import (
 )
 from optuna_agenttts_integrations.tasks.passages import PassageQuestion
 from optuna_agenttts_integrations.tasks.records import sample_path
+from optuna_agenttts_integrations.tasks.requirements import Software
 from optuna_agenttts_integrations.tasks.retrieval_qa import (
     hotpot_qa,
     passage_benchmark,
     two_wiki,
 )
-from optuna_agenttts_integrations.tasks.software_development import Software, chat_dev
+from optuna_agenttts_integrations.tasks.software_development import chat_dev
 from optuna_agenttts_integrations.tasks.task_automation import Tool, ToolRequest, task_bench
 
 __all__ = [

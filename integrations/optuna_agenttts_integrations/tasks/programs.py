@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 
 from optuna_agenttts.llm.thoughts import split_thoughts
 from optuna_agenttts_integrations.scoring import code_metrics
+from optuna_agenttts_integrations.scoring.chatdev_metrics import chatdev_executability
 from optuna_agenttts_integrations.scoring.sandbox import Sandbox
 
 MAIN_FILE = "main.py"
@@ -203,10 +204,12 @@ class Run:
         exit_code: The exit code; None if the program was still running at the time limit.
         errors: The end of its stderr, at most 2000 characters. Memory addresses, which differ
             between runs, are masked.
+        traceback: Whether its whole stderr has a traceback, which is what ChatDev looks for.
     """
 
     exit_code: int | None
     errors: str
+    traceback: bool = False
 
     @property
     def succeeded(self) -> bool:
@@ -255,7 +258,8 @@ class Runner:
             if result is None:
                 finished = await self._sandbox.run(dict(program.files), main=MAIN_FILE)
                 errors = _ADDRESS.sub("0x...", finished.stderr)[-_MAX_ERROR_CHARACTERS:].strip()
-                result = self._results[program] = Run(finished.exit_code, errors)
+                traceback = not chatdev_executability(finished.stderr)
+                result = self._results[program] = Run(finished.exit_code, errors, traceback)
                 while len(self._results) > self._cache_size:
                     del self._results[next(iter(self._results))]
         return result

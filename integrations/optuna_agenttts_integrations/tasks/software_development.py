@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
+from operator import attrgetter
 from typing import cast
 
 from optuna_agenttts import Model, Stage, Task
@@ -27,6 +27,10 @@ from optuna_agenttts_integrations.pipeline.stages import (
     State,
     Step,
     always,
+)
+from optuna_agenttts_integrations.scoring.chatdev_metrics import (
+    chatdev_code_text,
+    chatdev_completeness,
 )
 from optuna_agenttts_integrations.scoring.metrics import cosine
 from optuna_agenttts_integrations.scoring.sandbox import Sandbox
@@ -50,14 +54,8 @@ from optuna_agenttts_integrations.tasks.programs import (
     parse_program,
     program_code,
 )
-from optuna_agenttts_integrations.tasks.records import (
-    Record,
-    Source,
-    get_field,
-    read_records,
-    single_line,
-    split_instances,
-)
+from optuna_agenttts_integrations.tasks.records import Source, read_records, split_instances
+from optuna_agenttts_integrations.tasks.requirements import Software, read_requirements
 
 _CODE = "You are a programmer who writes a whole Python program for a requirement."
 _REVIEW = "You are a reviewer who reads a Python program against its requirement."
@@ -82,26 +80,14 @@ _STAGES = ("coding", "static_review", "dynamic_test")
 _RUN, _LAST_RUN, _CONSISTENCY = "execution", "last execution", "consistency"
 
 
-@dataclass(frozen=True, slots=True)
-class Software:
-    """Requirement for a program.
-
-    Args:
-        id: The identifier.
-        description: The description of the program, on one line.
-        category: The category of the program.
-    """
-
-    id: str
-    description: str
-    category: str
-
-
 def chat_dev(
     source: Source,
     *,
     search: int = 50,
     seed: int = 0,
+    split: str = "train",
+    revision: str | None = None,
+    skip_unusable: bool = False,
     embedder: Embedder | None = None,
     sandbox: Sandbox | None = None,
     metric: str | None = None,
@@ -123,18 +109,26 @@ def chat_dev(
     - ``"executability"``: 1 if the program exits with 0 or is still running at the sandbox's time
       limit, as a game would, else 0. Needs `sandbox`.
     - ``"quality"``: the product of the available ones.
+    - ``"ChatDev completeness"``, ``"ChatDev consistency"``, ``"ChatDev executability"``: those of
+      ChatDev's script, with the same needs; see `chatdev_metrics`. A negative cosine is 0.
+    - ``"ChatDev quality"``: their product.
 
     Args:
-        source: SRDD's ``data_attribute_format.csv``, or records with ``Name``, ``Description``
-            and ``Category``, also in lower case; see `read_records`.
+        source: SRDD's ``data_attribute_format.csv``, the ``tasks.json`` of AgentTTS's authors, or
+            records with ``Name``, ``Description`` and ``Category``, also in lower case; see
+            `read_records`.
         search: Number of requirements for the search; the others are held out.
         seed: Seed of the split.
+        split: Split of a data set of the Hub.
+        revision: Revision of a data set of the Hub.
+        skip_unusable: Whether to leave out invalid records instead of raising an error.
         embedder: Model that embeds texts. Vectors are cached in memory unless it is a
             `StoredEmbedder`. Default: no consistency is computed.
         sandbox: Sandbox that runs programs. Default: nothing is run, and in the dynamic test a
             model traces the program instead.
-        metric: The maximized metric. Default: the consistency, as in the paper, or the
-            completeness without an embedder.
+        metric: The maximized metric. Default: the consistency, which is what AgentTTS reports
+            (Table 1, appendix A.4), or the completeness without an embedder. The script of the
+            authors computes ``"ChatDev consistency"``, of text-embedding-ada-002.
         fusion: Whether the model fuses programs, as in the paper, or the first complete one wins.
         coders: Models of the coding stage.
         reviewers: Models of the static review.
@@ -157,8 +151,14 @@ def chat_dev(
             f"`metric` must be one of {', '.join(scores)}; got {metric!r}. 'consistency' needs an "
             "`embedder`, 'executability' a `sandbox`."
         )
-    found = _requirements(read_records(source))
-    searched, held_out = split_instances(found, search=search, seed=seed, content=_content)
+    found, left_out = read_requirements(
+        read_records(source, split=split, revision=revision, keep_unreadable=True),
+        source=source,
+        skip_unusable=skip_unusable,
+    )
+    searched, held_out = split_instances(
+        found, search=search, seed=seed, content=attrgetter("overlap_key")
+    )
     return Benchmark(
         task=Task(
             name="ChatDev",
@@ -176,11 +176,8 @@ def chat_dev(
         ),
         search=searched,
         held_out=held_out,
+        left_out=left_out,
     )
-
-
-def _content(software: Software) -> str:
-    return software.description
 
 
 def _stages(
@@ -266,35 +263,52 @@ async def _run_program(runner: Runner, state: State) -> Run:
     return await runner.run(_program(state))
 
 
-async def _measure_consistency(embedder: StoredEmbedder, state: State) -> float:
-    code = program_code(_program(state))
-    if not code:
-        # Embedding servers refuse empty texts.
-        return 0.0
-    wanted, written = await embedder.embed([state.instance.description, code])
-    return max(0.0, cosine(wanted, written))
+async def _measure_consistency(embedder: StoredEmbedder, state: State) -> tuple[float, float]:
+    """Return the consistency, and that of ChatDev's script."""
+    program = _program(state)
+    # Embedding servers refuse empty texts.
+    texts = [chatdev_code_text(program.python), *filter(None, [program_code(program)])]
+    wanted, chatdev, *own = await embedder.embed([state.instance.description, *texts])
+    consistency = max(0.0, cosine(wanted, own[0])) if own else 0.0
+    return consistency, max(0.0, cosine(wanted, chatdev))
 
 
 def _scores(has_embedder: bool, has_sandbox: bool) -> dict[str, Score]:
     """Return the available scores by name."""
-    found: dict[str, Callable[[State], float]] = {"completeness": _completeness}
+    own: dict[str, Callable[[State], float]] = {"completeness": _completeness}
+    chatdev = {"ChatDev completeness": _chatdev_completeness}
     if has_embedder:
-        found["consistency"] = _consistency
+        own["consistency"] = partial(_consistency, 0)
+        chatdev["ChatDev consistency"] = partial(_consistency, 1)
     if has_sandbox:
-        found["executability"] = _executability
-    return {**found, "quality": partial(_quality, tuple(found.values()))}
+        own["executability"] = _executability
+        chatdev["ChatDev executability"] = _chatdev_executability
+    return {
+        **own,
+        "quality": partial(_quality, tuple(own.values())),
+        **chatdev,
+        "ChatDev quality": partial(_quality, tuple(chatdev.values())),
+    }
 
 
 def _completeness(state: State) -> float:
     return completeness(_program(state))
 
 
-def _consistency(state: State) -> float:
-    return cast(float, state[_CONSISTENCY])
+def _chatdev_completeness(state: State) -> float:
+    return chatdev_completeness(_program(state).python)
+
+
+def _consistency(which: int, state: State) -> float:
+    return cast("tuple[float, float]", state[_CONSISTENCY])[which]
 
 
 def _executability(state: State) -> float:
     return float(cast(Run, state[_LAST_RUN]).succeeded)
+
+
+def _chatdev_executability(state: State) -> float:
+    return float(not cast(Run, state[_LAST_RUN]).traceback)
 
 
 def _quality(parts: Sequence[Callable[[State], float]], state: State) -> float:
@@ -367,23 +381,3 @@ def _repair_prompt(state: State, reply: str) -> str:
 
 def _parse_revision(text: str, state: State) -> Program | None:
     return latest_program(state) if is_unchanged_reply(text) else parse_program(text)
-
-
-def _requirements(records: Sequence[Record]) -> list[Software]:
-    requirements = []
-    ids: set[str] = set()
-    for number, record in enumerate(records):
-        name = str(record.get("id") or record.get("Name") or record.get("name") or number)
-        if name in ids:
-            name = f"{name} ({number})"
-        ids.add(name)
-        description = get_field(record, number, ("Description", "description"), str)
-        requirements.append(
-            Software(
-                id=name,
-                # Unpaired surrogates cannot be encoded as UTF-8 and are replaced.
-                description=single_line(description.encode("utf-8", "replace").decode()),
-                category=str(record.get("Category") or record.get("category") or ""),
-            )
-        )
-    return requirements

@@ -17,7 +17,8 @@ from optuna_agenttts_integrations.exceptions import PipelineError
 from optuna_agenttts_integrations.tasks.kg_qa import TripleQuestion
 from optuna_agenttts_integrations.tasks.passages import PassageQuestion
 from optuna_agenttts_integrations.tasks.programs import UNCHANGED, Program, format_program
-from optuna_agenttts_integrations.tasks.software_development import PROGRAM_HEADING, Software
+from optuna_agenttts_integrations.tasks.requirements import Software
+from optuna_agenttts_integrations.tasks.software_development import PROGRAM_HEADING
 from optuna_agenttts_integrations.tasks.tool_requests import ToolRequest
 
 _ANSWERABLE_WITHOUT_PASSAGES = 0.3
