@@ -6,18 +6,16 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from agent_support import TASK, evidence_of, planner_of
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from optuna_agenttts import LatencyCost, Model, PriceCost, Stage, Task, efforts
+from optuna_agenttts.agent.facts import EffortFact, Facts, ModelFact, PairedFact
 from optuna_agenttts.agent.prompts import (
     TABLES,
-    Brief,
-    EffortRow,
-    ModelRow,
-    PairedRow,
-    TrialRow,
+    PromptData,
     generic_schema,
     plan_schema,
     render_generic,
@@ -28,6 +26,7 @@ from optuna_agenttts.agent.space_evidence import SpaceEvidence
 from optuna_agenttts.agent.task_questions import TaskQuestions
 from optuna_agenttts.agent.validation import read_params, read_plan
 from optuna_agenttts.llm import Message
+from optuna_agenttts.planner.evidence import Evidence
 from optuna_agenttts.study.proposals import Proposal
 from optuna_agenttts.study.rounds import Round
 
@@ -40,31 +39,56 @@ def allocation(*settings):
     return TASK.allocation(settings)
 
 
+def evidence_with(task, *rows, sign=1.0, pending=()):
+    """Return evidence of some trials: number, allocation, outcomes of instances, and origin."""
+    return Evidence(
+        task,
+        np.array([[m for m, _ in choices] for _, choices, _, _ in rows], dtype=np.int64),
+        np.array([[n for _, n in choices] for _, choices, _, _ in rows], dtype=np.int64),
+        sign * np.array([np.mean(outcomes) for _, _, outcomes, _ in rows]),
+        np.ones(len(rows)),
+        pending=pending,
+        sign=sign,
+        numbers=tuple(number for number, *_ in rows),
+        origins=tuple(origin for *_, origin in rows),
+        outcomes=tuple(dict(enumerate(outcomes)) for _, _, outcomes, _ in rows),
+    )
+
+
 ROWS = (
-    TrialRow(0, allocation((1, 1), (0, 5)), 0.51234, 0.071, 867.0, "best", origin="agent"),
-    TrialRow(3, allocation((0, 40), (1, 2)), 0.4, None, 400.0, "recent"),
+    (0, ((1, 1), (0, 5)), (0.58334, 0.44134), "agent"),
+    (3, ((0, 40), (1, 2)), (0.4,), ""),
 )
-FACTS = (
-    ModelRow("retrieval", "qwen-72B", 2, 0.53, 0.0, 0.0, ROWS[0].allocation, 1, (1, 2), 0.1, 0.04),
-    ModelRow("answer", "small-3B", 1, 0.5, 0.03, 0.02, ROWS[1].allocation, 7, (3, 20), 0.2, 0.05),
+EVIDENCE = evidence_with(TASK, *ROWS, pending=(((1, 1), (1, 1)),))
+FACTS = Facts(
+    models=(
+        ModelFact(0, 1, 2, 0.53, 0.0, 0.0, ROWS[0][1], 1, (1, 2), 0.1, 0.04, 2),
+        ModelFact(1, 0, 1, 0.5, 0.03, 0.02, ROWS[1][1], 7, (3, 20), 0.2, 0.05, 100),
+    ),
+    paired=(PairedFact(0, (0, 3), (1, 0), 0.112, 0.04, 50),),
 )
-PAIRED = (PairedRow("retrieval", "qwen-72B", "qwen-7B", (0, 3), 0.112, 0.04, 50),)
 FATES = (
     Proposal(
-        TASK.params(ROWS[1].allocation), text="tried as trial 6: 0.51", outcome="tried", trial=6
+        TASK.params(allocation(*ROWS[1][1])),
+        text="tried as trial 6: 0.51",
+        outcome="tried",
+        trial=6,
     ),
     Proposal(
-        TASK.params(ROWS[0].allocation), text="tried as trial 0: 0.51", outcome="tried", trial=0
+        TASK.params(allocation(*ROWS[0][1])),
+        text="tried as trial 0: 0.51",
+        outcome="tried",
+        trial=0,
     ),
     Proposal(
-        TASK.params(ROWS[1].allocation),
+        TASK.params(allocation(*ROWS[1][1])),
         asked=TASK.params(allocation((0, 90), (1, 20))),
         text="refused for trial 7: it promised 3 % as much as the best",
         outcome="refused",
         trial=7,
     ),
     Proposal(
-        TASK.params(ROWS[0].allocation), kind="duplicate", text="repeated", outcome="dropped"
+        TASK.params(allocation(*ROWS[0][1])), kind="duplicate", text="repeated", outcome="dropped"
     ),
     Proposal(None, kind="unknown model", text="candidate 3: no model </task>", outcome="dropped"),
     Proposal(
@@ -74,13 +98,9 @@ FATES = (
         trial=8,
     ),
 )
-LATER = Brief(
-    task=TASK,
-    history=ROWS,
-    trials=12,
-    running=(allocation((1, 1), (1, 1)),),
+LATER = PromptData(
+    evidence=EVIDENCE,
     facts=FACTS,
-    paired=PAIRED,
     earlier=((1, ("first <conclusion>",)), (3, ("second", "third"))),
     contradicted=("answer: <claimed>, but is not.",),
     spent="Spent so far: 1200 reference samples on trials; 800 are left.",
@@ -129,34 +149,22 @@ def thinking_task(models=1, stages=1, thinking=("off", "low", "high")):
 
 
 THINKING = thinking_task()
-EFFORTS = EffortRow(
-    "stage-0",
-    "organization/model-8B-instruct",
-    ("off", "low", "high"),
-    (0.41, 0.52, 0.5),
-    (0.11, 0.0, 0.02),
-    (0.05, 0.0, 0.04),
-)
-THOUGHTFUL = Brief(
-    task=THINKING,
-    history=(TrialRow(0, THINKING.allocation([(1, 4)]), 0.52, 0.07, 98.0, "best"),),
-    trials=1,
-    facts=(
-        ModelRow(
-            "stage-0",
-            "organization/model-8B-instruct, low thinking",
-            1,
-            0.52,
-            0.0,
-            0.0,
-            THINKING.allocation([(1, 4)]),
-            4,
-            (1, 8),
-            0.1,
-            0.05,
+CHOSEN = (0, ((1, 4),), (0.59, 0.45), "")
+THOUGHTFUL = PromptData(
+    evidence=evidence_with(THINKING, CHOSEN),
+    facts=Facts(
+        models=(ModelFact(0, 1, 1, 0.52, 0.0, 0.0, CHOSEN[1], 4, (1, 8), 0.1, 0.05, 20),),
+        efforts=(
+            EffortFact(
+                0,
+                "organization/model-8B-instruct",
+                (0, 1, 2),
+                (0.41, 0.52, 0.5),
+                (0.11, 0.0, 0.02),
+                (0.05, 0.0, 0.04),
+            ),
         ),
     ),
-    efforts=(EFFORTS,),
 )
 SPACE = {
     "rate": FloatDistribution(1e-5, 0.1, log=True),
@@ -184,13 +192,17 @@ def generic_later():
 
 
 TEXTS = {
-    "plan_first": lambda: render_plan(Brief(task=TASK, history=ROWS, trials=2, facts=FACTS)),
+    "plan_first": lambda: render_plan(PromptData(evidence=EVIDENCE, facts=FACTS)),
     "plan_later": lambda: render_plan(LATER),
     "plan_without_guidelines": lambda: render_plan(
-        Brief(task=TASK, guidelines=False, insights=(), history=ROWS, trials=2, facts=FACTS)
+        PromptData(evidence=EVIDENCE, facts=FACTS, guidelines=False, insights=())
     ),
-    "plan_price": lambda: render_plan(Brief(task=priced(PriceCost(fusion=True)), maximize=False)),
-    "plan_latency": lambda: render_plan(Brief(task=priced(LatencyCost()))),
+    "plan_price": lambda: render_plan(
+        PromptData(evidence=evidence_with(priced(PriceCost(fusion=True)), sign=-1.0))
+    ),
+    "plan_latency": lambda: render_plan(
+        PromptData(evidence=Evidence.empty(priced(LatencyCost())))
+    ),
     "plan_thinking": lambda: render_plan(THOUGHTFUL),
     "generic_first": lambda: render_generic(SpaceEvidence(space=SPACE, maximize=True)),
     "generic_later": generic_later,
@@ -215,10 +227,8 @@ def test_ablated_insight_is_not_in_the_prompt(number):
     """A prompt without an insight contains neither its text nor its number."""
     rest = tuple({1, 2, 3} - {number})
     for earlier in ((), LATER.earlier):
-        brief = Brief(
-            task=TASK, insights=rest, history=ROWS, facts=FACTS, paired=PAIRED, earlier=earlier
-        )
-        text = render_plan(brief)[1].content
+        data = PromptData(evidence=EVIDENCE, insights=rest, facts=FACTS, earlier=earlier)
+        text = render_plan(data)[1].content
         assert f"Insight {number}" not in text
         assert all(f"Insight {other}" in text for other in rest)
         assert ("<saturation>" in text) == (2 in rest)
@@ -252,11 +262,9 @@ def hostile_task():
 def test_data_cannot_leave_its_block():
     """For hostile names and texts, each block opens and closes once and has a bounded length."""
     task = hostile_task()
-    running = task.allocation([(0, 1), (1, 1)])
-    brief = Brief(
-        task=task,
-        history=(TrialRow(0, running, 0.5, 0.1, 1.0, "best"),),
-        running=(running,),
+    running = ((0, 1), (1, 1))
+    brief = PromptData(
+        evidence=evidence_with(task, (0, running, (0.4, 0.6), HOSTILE), pending=(running,)),
         earlier=((1, (HOSTILE,)),),
         contradicted=(HOSTILE,),
         experience=(),
@@ -274,7 +282,7 @@ def test_data_cannot_leave_its_block():
 
 def test_costs_in_the_text_are_those_of_the_task():
     """The table and the examples show the costs that the task computes."""
-    text = render_plan(Brief(task=TASK))[1].content
+    text = render_plan(PromptData(evidence=Evidence.empty(TASK)))[1].content
     for index, stage in enumerate(TASK.stages):
         for position, model in enumerate(stage.models):
             line = next(
@@ -299,7 +307,7 @@ def test_costs_in_the_text_are_those_of_the_task():
 
 def test_example_reply_is_valid():
     """The example of a reply is valid and has the fields that the schema requires."""
-    text = render_plan(Brief(task=TASK))[1].content
+    text = render_plan(PromptData(evidence=Evidence.empty(TASK)))[1].content
     reply = read_plan(text[text.rindex('{"guidelines"') :], TASK, (), ("models", "samples"))
     assert reply.problems == ()
     assert (len(reply.claims), reply.unusable_claims) == (1, 0)
@@ -320,7 +328,7 @@ def test_example_reply_is_valid():
 
 def test_thinking_is_spoken_of_only_where_models_think():
     """Nothing of it is in prompts of other tasks; an ablation of all insights has no insight."""
-    for brief in (LATER, Brief(task=TASK), replace(LATER, earlier=())):
+    for brief in (LATER, PromptData(evidence=EVIDENCE), replace(LATER, earlier=())):
         assert "think" not in render_plan(brief)[1].content
     text = render_plan(THOUGHTFUL)[1].content
     assert "Thinking: it is a third way" in text
@@ -344,18 +352,20 @@ def test_facts_of_efforts_are_those_of_their_choices():
     questions = TaskQuestions(
         planner_of(THINKING), evidence, insights=(1, 2, 3), guidelines=True, wanted=8
     )
-    brief, facts = questions.brief(), questions._facts
+    facts = questions._facts
     expected = {fact.model: fact.expected for fact in facts.models}
     (found,) = facts.efforts
     assert found.models == (0, 1, 2)
     assert found.expected == tuple(expected[model] for model in found.models)
     assert found.behind[1] == 0.0 < min(found.behind[0], found.behind[2])
     assert found.behind_sd[1] == pytest.approx(0.0, abs=1e-5)
-    assert [row.model for row in brief.facts] == [
+    text = questions.messages()[1].content
+    models = text.partition("<models>")[2].partition("</models>")[0]
+    assert re.findall(r'^"stage-0" \| "(.*)" \| \d+ \|', models, re.M) == [
         "organization/model-8B-instruct, low thinking",
         "plain-3B",
     ]
-    assert brief.efforts[0].efforts == ("off", "low", "high")
+    assert re.findall(r"(\w+) [\d.]+ \(", models) == ["off", "low", "high"]
 
 
 def test_prompts_with_many_efforts_stay_bounded():

@@ -4,23 +4,14 @@ from optuna_agenttts.agent.prompts.claims import claim_fields
 from optuna_agenttts.agent.prompts.experience import describe_experience
 from optuna_agenttts.agent.prompts.fates import shown_fates
 from optuna_agenttts.agent.prompts.generic import generic_schema, render_generic
-from optuna_agenttts.agent.prompts.plan import Brief, TrialRow, plan_schema, render_plan
+from optuna_agenttts.agent.prompts.plan import plan_schema, render_plan
+from optuna_agenttts.agent.prompts.prompt_data import TABLES, PromptBlock, PromptData
 from optuna_agenttts.agent.prompts.repair import render_repair
-from optuna_agenttts.agent.prompts.tables import (
-    TABLES,
-    EffortRow,
-    ModelRow,
-    PairedRow,
-    shown_tables,
-)
 
 __all__ = [
     "TABLES",
-    "Brief",
-    "EffortRow",
-    "ModelRow",
-    "PairedRow",
-    "TrialRow",
+    "PromptBlock",
+    "PromptData",
     "claim_fields",
     "describe_experience",
     "generic_schema",
@@ -29,5 +20,4 @@ __all__ = [
     "render_plan",
     "render_repair",
     "shown_fates",
-    "shown_tables",
 ]

@@ -6,10 +6,11 @@ requested only with these insights, so that the request does not reveal an ablat
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from typing import Any
 
 from optuna_agenttts.agent.prompts.data import block, quote
+from optuna_agenttts.agent.prompts.prompt_data import PromptData
 from optuna_agenttts.task.efforts import efforts_by_model
 from optuna_agenttts.task.task import Task
 
@@ -94,9 +95,9 @@ def claims_schema(task: Task, fields: Collection[str]) -> dict[str, Any] | None:
     return {"type": "array", "items": claim, "maxItems": len(task.stages)}
 
 
-def contradicted_block(sentences: Sequence[str]) -> str:
+def contradicted_block(data: PromptData) -> str:
     """Return the block of the latest claims that the fit contradicts; empty if there are none."""
-    if not sentences:
+    if not data.contradicted or not data.guidelines:
         return ""
     note = "Of your latest claims, the fit contradicts by now:"
-    return block("contradicted", [note, *(quote(sentence) for sentence in sentences)])
+    return block("contradicted", [note, *(quote(sentence) for sentence in data.contradicted)])

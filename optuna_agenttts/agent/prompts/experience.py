@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from optuna_agenttts.agent.prompts.data import quote
+from optuna_agenttts.agent.prompts.data import block, quote
+from optuna_agenttts.agent.prompts.prompt_data import PromptData
 from optuna_agenttts.study.experience import Experience
 
 # Allocations and guidelines per study: a ranking and the conclusions in about 200 tokens.
 _BEST = 4
 _GUIDELINES = 4
+
+
+def experience_block(data: PromptData) -> str:
+    """Return the description of earlier studies."""
+    return block("experience", data.experience)
 
 
 def describe_experience(experience: Sequence[Experience]) -> tuple[str, ...]:

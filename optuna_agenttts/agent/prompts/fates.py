@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from optuna_agenttts.agent.prompts.data import block, quote
+from optuna_agenttts.agent.prompts.history import listed_numbers
+from optuna_agenttts.agent.prompts.prompt_data import PromptData
 from optuna_agenttts.agent.prompts.tables import allocation_line
 from optuna_agenttts.study.proposals import Proposal
 from optuna_agenttts.task.task import Task
@@ -14,18 +17,6 @@ _ROUNDS = 2
 """Rounds whose proposals a prompt shows; chosen by hand."""
 _DROPPED = 4
 """Proposals of a round that were not kept and that a prompt shows; chosen by hand."""
-_ORIGINS = {
-    "agent": "you",
-    "numerical": "fit",
-    "fallback": "fit",
-    "opening": "opening",
-    "confirmation": "confirmation",
-}
-
-
-def origin_text(origin: str) -> str:
-    """Return who proposed a trial, as the prompt's tables have it."""
-    return _ORIGINS.get(origin, "-")
 
 
 def shown_fates(fates: Sequence[Proposal]) -> tuple[Proposal, ...]:
@@ -78,6 +69,17 @@ def fate_blocks(
         block("queue", [note, *queue] if queue else []),
         block("proposals", [about, *others] if others else []),
     ]
+
+
+def queue_block(data: PromptData) -> str:
+    """Return the agent's queue."""
+    return fate_blocks(data.fates, partial(params_line, data.task))[0]
+
+
+def proposals_block(data: PromptData) -> str:
+    """Return what became of the agent's other recent proposals."""
+    listed = listed_numbers(data.evidence)
+    return fate_blocks(data.fates, partial(params_line, data.task), listed)[1]
 
 
 def params_line(task: Task, params: Mapping[str, Any]) -> str:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from optuna_agenttts.agent.prompts.prompt_data import PromptData
+from optuna_agenttts.task.stage import has_efforts
+
 INSIGHTS = {
     1: (
         "Stages prefer different models. Some stages need what only a large model can do, and do "
@@ -50,3 +53,8 @@ def insights_text(insights: Collection[int], *, thinking: bool = False) -> str:
     lines += [THINKING] * thinking
     heading = "What is known of such pipelines in general (this one may differ; evidence wins):"
     return "\n".join([heading, *lines])
+
+
+def insights_block(data: PromptData) -> str:
+    """Return the text of the insights in use."""
+    return insights_text(data.insights, thinking=has_efforts(data.task.stages))
