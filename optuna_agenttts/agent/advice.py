@@ -126,7 +126,8 @@ def advised_candidate(
         proposed["outcome"] = "opening"
     if choices is None or "outcome" in proposed:
         return replace(planner.propose(evidence, constraint), proposed=proposed)
-    default, worth, _ = planner.compare(evidence, [choices], constraint)
+    compared = planner.compare(evidence, [choices], constraint)
+    default, worth = compared.proposal, compared.worth
     if worth[0] >= required_share(evidence):
         reason = planned.candidates[position].reason or "proposed without a reason"
         return Candidate(choices, "agent", reason, {**proposed, "outcome": "tried"})

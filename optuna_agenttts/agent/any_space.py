@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from optuna_agenttts.agent.ask import shown_guidelines
+from optuna_agenttts.agent.ask import latest_guidelines
 from optuna_agenttts.agent.pace import ROUND_SIZE
 from optuna_agenttts.agent.prompts import generic_schema, render_generic, shown_fates
 from optuna_agenttts.agent.space_evidence import SpaceEvidence
@@ -57,7 +57,7 @@ class SpaceSubject:
             description=self._description,
             guidelines=self._guidelines,
             wanted=self._wanted,
-            earlier=shown_guidelines(self._rounds),
+            earlier=latest_guidelines(self._rounds),
             fates=shown_fates(self._fates),
         )
 

@@ -106,10 +106,10 @@ MakeSubject = Callable[[int, Sequence[Round]], "Subject | None"]
 the earlier rounds; returns None while there are too few trials, or if too few are left."""
 
 
-def shown_guidelines(rounds: Sequence[Round]) -> tuple[tuple[int, tuple[str, ...]], ...]:
-    """Return number and guidelines of the first round and the latest two, as the paper does."""
+def latest_guidelines(rounds: Sequence[Round]) -> tuple[tuple[int, tuple[str, ...]], ...]:
+    """Return number and guidelines of the latest round that has some."""
     known = [(planned.number, planned.guidelines) for planned in rounds if planned.guidelines]
-    return tuple(known[:1] + known[1:][-2:])
+    return tuple(known[-1:])
 
 
 async def plan_round(

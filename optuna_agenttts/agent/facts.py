@@ -2,8 +2,8 @@
 
 For each model of a stage, one fact per insight of the paper: how far it is behind the best, at how
 many samples it saturates, and the best choice for the other stages. They come from the posterior
-(`planner/posterior.py`) and include its uncertainty. Paired comparisons of trials, which need no
-fitted model, complete them, and comparisons of the thinking efforts of one model.
+(`planner/posterior.py`) and include its uncertainty. They are completed by comparisons of the
+thinking efforts of one model, the noise of trials, and what the planner itself would try next.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from optuna_agenttts.agent.noise_facts import NoiseFact, fit_noise
 from optuna_agenttts.planner.evidence import Choices, Evidence, Floats, Ints
 from optuna_agenttts.planner.feasibility import Feasibility
+from optuna_agenttts.planner.forecasts import Forecast
 from optuna_agenttts.planner.kernels import Points
 from optuna_agenttts.planner.numerical import NumericalPlanner
 from optuna_agenttts.planner.posterior import Z90, Posterior
@@ -24,8 +26,9 @@ _GRID_SIZE = 16
 """Number of sample counts, evenly spaced by ratio, to search for saturation; chosen by hand."""
 _SATURATION_TOLERANCE = 0.1
 """Samples saturate where all but this fraction of the possible gain is reached; chosen by hand."""
-_MIN_SHARED = 5
-"""Minimum number of shared instances for a paired comparison; chosen by hand."""
+_STEPS = (4, 16, 64)
+"""Numbers of samples to compare with one sample; by ratio, since scores rise with their logarithm.
+Chosen by hand."""
 _EPSILON = 1e-12
 """Tolerance for rounding errors, on the posterior's scale of scores."""
 
@@ -49,6 +52,8 @@ class ModelFact:
         gain: Difference between `saturation` samples and one sample.
         gain_sd: Standard deviation of that difference.
         most: Maximum number of samples within the budget, with the other stages as in `companion`.
+        gains: Changes of the score from one sample to 4, 16 and 64, as far as they fit, or to
+            `most` in place of one that does not: number, difference and standard deviation.
     """
 
     stage: int
@@ -63,6 +68,7 @@ class ModelFact:
     gain: float
     gain_sd: float
     most: int
+    gains: tuple[tuple[int, float, float], ...] = ()
 
     @property
     def excluded(self) -> bool:
@@ -92,42 +98,25 @@ class EffortFact:
 
 
 @dataclass(frozen=True, slots=True)
-class PairedFact:
-    """Paired comparison of the best trials with two models of a stage, over shared instances.
-
-    Args:
-        stage: Position of the stage.
-        numbers: Numbers of the trials, the better one first.
-        models: Positions of their models in the stage, in the same order.
-        difference: Mean difference of the outcomes per instance.
-        error: Standard error of `difference`.
-        instances: Number of shared instances.
-    """
-
-    stage: int
-    numbers: tuple[int, int]
-    models: tuple[int, int]
-    difference: float
-    error: float
-    instances: int
-
-
-@dataclass(frozen=True, slots=True)
 class Facts:
-    """Facts about models and paired comparisons; empty before the first score.
+    """Computed facts; empty before the first score.
 
     Args:
         models: Facts about models.
-        paired: Paired comparisons of trials.
         violating: Stages and models whose allocations are all likely to violate a constraint of
             the study. There are no facts about them.
         efforts: Facts about models at several thinking efforts.
+        noise: The noise of trials; None before the first score.
+        expected: Expected value of each trial's allocation.
+        leaders: What the planner itself would try next, the first one first.
     """
 
     models: tuple[ModelFact, ...] = ()
-    paired: tuple[PairedFact, ...] = ()
     violating: frozenset[tuple[int, int]] = frozenset()
     efforts: tuple[EffortFact, ...] = ()
+    noise: NoiseFact | None = None
+    expected: tuple[float, ...] = ()
+    leaders: tuple[Forecast, ...] = ()
 
 
 def fit_facts(planner: NumericalPlanner, evidence: Evidence) -> Facts:
@@ -162,6 +151,7 @@ def fit_facts(planner: NumericalPlanner, evidence: Evidence) -> Facts:
     for (stage, model), position, sd in zip(pairs, best_with_model, behind_sd):
         point = pool.take(np.array([position]))
         most = _most_samples(planner, point, stage)
+        steps = sorted({min(n, most) for n in _STEPS if n < 2 * most} - {1})
         number, interval, gain, gain_sd = _saturation(
             planner, posterior, feasibility, point, stage, most
         )
@@ -179,14 +169,21 @@ def fit_facts(planner: NumericalPlanner, evidence: Evidence) -> Facts:
                 gain=gain * span,
                 gain_sd=gain_sd * span,
                 most=most,
+                gains=tuple(_gains(planner, posterior, point, stage, steps)),
             )
         )
     violating = frozenset(_pairs(everything)) - frozenset(pairs)
+    tried = posterior.at(planner.surrogate.points(evidence.models, evidence.samples)).mean()
+    opening = planner.in_opening(evidence)
     return Facts(
-        tuple(facts),
-        tuple(_paired(evidence)),
-        violating,
-        tuple(_efforts(planner, posterior, pool, dict(zip(pairs, best_with_model)), facts)),
+        models=tuple(facts),
+        violating=violating,
+        efforts=tuple(
+            _efforts(planner, posterior, pool, dict(zip(pairs, best_with_model)), facts)
+        ),
+        noise=fit_noise(posterior),
+        expected=tuple((evidence.sign * posterior.scale.scores(tried)).tolist()),
+        leaders=() if opening else planner.compare(evidence).leaders,
     )
 
 
@@ -266,50 +263,25 @@ def _saturation(
     return int(grid[knee]), interval, float(curve[knee] - curve[0]), float(sd)
 
 
+def _gains(
+    planner: NumericalPlanner,
+    posterior: Posterior,
+    point: Points,
+    stage: int,
+    numbers: Sequence[int],
+) -> Iterator[tuple[int, float, float]]:
+    """Yield numbers of samples of a stage, with the gain over one sample and its deviation."""
+    samples = np.repeat(point.samples, len(numbers) + 1, axis=0)
+    samples[:, stage] = (1, *numbers)
+    models = np.repeat(point.models, len(samples), axis=0)
+    view, span = posterior.at(planner.surrogate.points(models, samples)), posterior.scale.span
+    mean, sd = view.mean(), view.differences_from(0).sd()
+    for number, gain, error in zip(numbers, mean[1:] - mean[0], sd[1:]):
+        yield number, float(gain) * span, float(error) * span
+
+
 def _knee(curve: Floats) -> int:
     """Return the first position at which the curve is saturated."""
     top = float(curve.max())
     enough = top - _SATURATION_TOLERANCE * (top - float(curve[0]))
     return int(np.argmax(curve >= enough - _EPSILON))
-
-
-def _paired(evidence: Evidence) -> list[PairedFact]:
-    """Compare, in each stage, the best trial with the best trial of every other model."""
-    found = []
-    # Trials that confirm an allocation have other instances.
-    blocks = evidence.block_of_rows()
-    order = [r for r in np.argsort(-evidence.scores, kind="stable").tolist() if not blocks[r]]
-    for stage in range(len(evidence.task.stages)):
-        best: dict[int, int] = {}
-        for row in order:
-            best.setdefault(int(evidence.models[row, stage]), row)
-        ranked = sorted(best.values(), key=lambda row: -evidence.scores[row])
-        for row in ranked[1:]:
-            pair = _pair(evidence, ranked[0], row, stage)
-            if pair is not None:
-                found.append(pair)
-    return found
-
-
-def _pair(evidence: Evidence, better: int, other: int, stage: int) -> PairedFact | None:
-    """Compare two trials over shared instances; None if there are too few."""
-    if not evidence.outcomes:
-        return None
-    ours, theirs = evidence.outcomes[better], evidence.outcomes[other]
-    shared = [step for step in ours if step in theirs]
-    if len(shared) < _MIN_SHARED:
-        return None
-    gaps = evidence.sign * np.array([ours[step] - theirs[step] for step in shared])
-    gaps = gaps[np.isfinite(gaps)]
-    if len(gaps) < _MIN_SHARED:
-        return None
-    if gaps.mean() < 0:  # better on the instances that both saw
-        better, other = other, better
-    return PairedFact(
-        stage=stage,
-        numbers=(evidence.numbers[better], evidence.numbers[other]),
-        models=(int(evidence.models[better, stage]), int(evidence.models[other, stage])),
-        difference=abs(float(gaps.mean())),
-        error=float(gaps.std(ddof=1) / np.sqrt(len(gaps))),
-        instances=len(gaps),
-    )

@@ -77,6 +77,7 @@ def task_subject(
         kept=wanted,
         start=start,
         span=wanted if rounds else FIRST_SPAN,
+        left=None if math.isinf(left) else int(left),
     )
 
 

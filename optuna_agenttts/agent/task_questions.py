@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from optuna_agenttts.agent.ask import shown_guidelines
+from optuna_agenttts.agent.ask import latest_guidelines
 from optuna_agenttts.agent.facts import Facts, fit_facts
 from optuna_agenttts.agent.pace import ROUND_SIZE
 from optuna_agenttts.agent.prompts import (
@@ -26,7 +26,7 @@ from optuna_agenttts.study.rounds import Round
 from optuna_agenttts.support.forking import unlocked_cached_property
 from optuna_agenttts.task.task import Task
 
-_TABLE_OF_ASPECT = {"models": "models", "samples": "saturation"}
+_TABLE_OF_ASPECT = {"models": "models", "samples": "gains"}
 """Table of computed evidence that shows the figures behind an aspect of a claim."""
 
 
@@ -47,6 +47,7 @@ class TaskQuestions:
         kept: Number of proposals that fill the round.
         start: Number of the first trial that the round can be for.
         span: Number of trials that the round covers.
+        left: Number of trials that the search has left; None if it is not known.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class TaskQuestions:
         kept: int = ROUND_SIZE,
         start: int = 0,
         span: int = ROUND_SIZE,
+        left: int | None = None,
     ) -> None:
         """See the class."""
         self.task: Task | None = evidence.task
@@ -73,7 +75,7 @@ class TaskQuestions:
         self._rounds, self._spent, self._experience = rounds, spent, experience
         self._planner, self._evidence = planner, evidence
         self._insights, self._guidelines, self._wanted = insights, guidelines, wanted
-        self._tables, self._fates = tables, shown_fates(fates)
+        self._tables, self._fates, self._left = tables, shown_fates(fates), left
         self._claim_fields = claim_fields(insights, guidelines=guidelines)
 
     @unlocked_cached_property
@@ -123,7 +125,7 @@ class TaskQuestions:
             guidelines=self._guidelines,
             wanted=self._wanted,
             fates=self._fates,
-            earlier=shown_guidelines(self._rounds),
+            earlier=latest_guidelines(self._rounds),
             # Checked against the current facts: later trials may have refuted an open claim.
             # Sentences must not reveal the figures of a table that is not shown.
             contradicted=tuple(
@@ -133,5 +135,6 @@ class TaskQuestions:
                 and (verdict.aspect != "samples" or 2 in self._insights)
             ),
             spent=self._spent,
+            left=self._left,
             experience=self._experience,
         )

@@ -27,6 +27,7 @@ from optuna_agenttts.planner.evidence import (
     Ints,
 )
 from optuna_agenttts.planner.feasibility import Feasibility
+from optuna_agenttts.planner.forecasts import Forecast, forecast_leaders
 from optuna_agenttts.planner.kernels import Points, Surrogate
 from optuna_agenttts.planner.mixture import View
 from optuna_agenttts.planner.observations import first_and_spread
@@ -71,11 +72,13 @@ class Comparison(NamedTuple):
             shape (alternatives,). All ones before the first score.
         improvement: Largest expected improvement over the incumbent, in units of the scores;
             infinite before the first score of a feasible allocation.
+        leaders: Allocations with the largest knowledge gradients; empty before the first score.
     """
 
     proposal: Candidate
     worth: Floats
     improvement: float
+    leaders: tuple[Forecast, ...] = ()
 
 
 class NumericalPlanner:
@@ -301,10 +304,14 @@ class NumericalPlanner:
             others = self.surrogate.points_of(alternatives)
             worth = expected_improvement(posterior.at(others), posterior.incumbents)
             worth = feasibility.weigh(worth, others) if feasibility else worth
+        weighed = feasibility.weigh(gradient, view.points) if feasibility else gradient
+        leaders = forecast_leaders(view, weighed, scale, evidence.sign)
         largest = float(improvement.max())
         worth = worth / max(largest, _MIN_IMPROVEMENT)
         found = feasibility is None or feasibility.found
-        return Comparison(proposal, worth, largest * scale.span if found else float("inf"))
+        return Comparison(
+            proposal, worth, largest * scale.span if found else float("inf"), leaders
+        )
 
 
 def _shortlist(view: View, positions: Ints) -> View:

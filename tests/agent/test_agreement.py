@@ -313,7 +313,7 @@ def test_contradicted_claims_come_back_in_the_next_prompt():
     [
         {"guidelines": False},
         {"insights": ()},
-        {"tables": ("saturation", "paired")},
+        {"tables": ("gains", "effects")},
         {"tables": ()},
     ],
     ids=str,

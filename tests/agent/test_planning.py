@@ -21,15 +21,16 @@ from optuna_agenttts import (
     guidelines,
 )
 from optuna_agenttts.agent.advice import required_share
-from optuna_agenttts.agent.ask import plan_round, shown_guidelines
+from optuna_agenttts.agent.ask import latest_guidelines, plan_round
 from optuna_agenttts.agent.facts import Facts, fit_facts
+from optuna_agenttts.agent.prompts.history import behind
 from optuna_agenttts.agent.task_questions import TaskQuestions
 from optuna_agenttts.agent.verdicts import check_claims
 from optuna_agenttts.explanation.markdown import plain
 from optuna_agenttts.explanation.note import GUIDELINES, HEADING, save_guidelines
 from optuna_agenttts.llm import ChatRefusedError, Completion, Usage
 from optuna_agenttts.planner.numerical import NumericalPlanner
-from optuna_agenttts.planner.posterior import Posterior
+from optuna_agenttts.planner.posterior import Z90, Posterior
 from optuna_agenttts.study.experience import read_experience, recall
 from optuna_agenttts.study.proposals import Proposal
 from optuna_agenttts.study.rounds import Round, write_round
@@ -135,11 +136,11 @@ def test_failures_are_recorded_not_raised(failure, kind):
     assert made.error
 
 
-def test_first_and_latest_guidelines_are_shown():
-    """As in the paper, prompts show the first guidelines and the latest two."""
-    rounds = [Round(number=n, guidelines=(f"g{n}",) if n != 3 else ()) for n in range(1, 7)]
-    assert [number for number, _ in shown_guidelines(rounds)] == [1, 5, 6]
-    assert shown_guidelines(rounds[:1]) == ((1, ("g1",)),)
+def test_only_the_latest_guidelines_are_shown():
+    """They replace earlier ones, which may have been refuted; rounds without any do not."""
+    rounds = [Round(number=n, guidelines=(f"g{n}",) if n != 6 else ()) for n in range(1, 7)]
+    assert latest_guidelines(rounds) == ((5, ("g5",)),)
+    assert latest_guidelines(()) == ()
 
 
 # Computed evidence.
@@ -232,20 +233,70 @@ def test_verdicts_are_those_of_the_facts():
     assert decided[1] > decided[0]
 
 
-def test_paired_facts_are_means_over_shared_instances():
-    """Difference and standard error are those of the outcomes, better one first."""
-    evidence = evidence_of(TASK, score, 12, instances=30)
-    facts = fit_facts(planner_of(TASK), evidence)
-    assert facts.paired
-    rows = {number: row for row, number in enumerate(evidence.numbers)}
-    for pair in facts.paired:
-        first, second = (evidence.outcomes[rows[number]] for number in pair.numbers)
-        gaps = np.array([first[step] - second[step] for step in range(30)])
-        assert pair.difference == pytest.approx(gaps.mean())
-        assert pair.error == pytest.approx(gaps.std(ddof=1) / np.sqrt(30))
-        assert pair.difference >= 0
+def test_trials_are_compared_with_the_best_over_shared_instances():
+    """Difference and standard error are those of the outcomes of instances that both saw."""
+    evidence = evidence_of(TASK, score, 12, instances=30, direction="minimize")
+    best = int(np.argmax(evidence.scores))
+    for row in range(12):
+        gaps = np.array(
+            [evidence.outcomes[row][step] - evidence.outcomes[best][step] for step in range(30)]
+        )
+        assert behind(evidence, best, row) == (
+            pytest.approx(gaps.mean()),
+            pytest.approx(gaps.std(ddof=1) / np.sqrt(30)),
+        )
     few = evidence_of(TASK, score, 12, instances=4)
-    assert fit_facts(planner_of(TASK), few).paired == ()
+    gap, error = behind(few, 0, 1)
+    assert gap == pytest.approx(few.scores[0] - few.scores[1])
+    own = [np.std(list(few.outcomes[row].values()), ddof=1) / 2 for row in (0, 1)]
+    assert error == pytest.approx(np.hypot(*own))
+    assert behind(evidence_of(TASK, score, 2), 0, 1)[1] is None
+
+
+def test_gains_are_those_of_the_posterior_from_one_sample_to_more():
+    """They begin with 4 samples, or as many as fit, and end with the most below 64."""
+    planner, evidence = planner_of(TASK), evidence_of(TASK, score, 30)
+    for fact in fit_facts(planner, evidence).models:
+        numbers = [number for number, _, _ in fact.gains]
+        assert numbers == sorted({min(n, fact.most) for n in (4, 16, 64) if n < 2 * fact.most})
+        for number, gain, sd in fact.gains:
+            one, more = list(fact.companion), list(fact.companion)
+            one[fact.stage] = fact.companion[fact.stage][0], 1
+            more[fact.stage] = fact.companion[fact.stage][0], number
+            assert TASK.feasible.fits(more)
+            points = planner.surrogate.points_of([tuple(one), tuple(more)])
+            view = Posterior(planner.surrogate, evidence, power=1.0).at(points)
+            assert gain == pytest.approx(float(np.diff(view.mean())[0]) * evidence.scale.span)
+            assert sd == pytest.approx(view.differences_from(0).sd()[1] * evidence.scale.span)
+
+
+def test_the_first_leader_is_what_the_planner_proposes():
+    """The others are untried and fit, and no two are alike."""
+    planner, evidence = planner_of(TASK), evidence_of(TASK, score, 30, instances=20)
+    leaders = fit_facts(planner, evidence).leaders
+    assert leaders[0].choices == planner.propose(evidence).choices
+    assert len(leaders) == len({leader.choices for leader in leaders}) == 8
+    for leader in leaders:
+        assert TASK.feasible.fits(leader.choices)
+        assert leader.choices not in evidence.visited
+        assert leader.sd > 0
+    assert fit_facts(planner, evidence_of(TASK, score, 2, instances=20)).leaders == ()
+
+
+def test_noise_is_that_of_means_over_the_instances():
+    """Outcomes 0 or 1 of probability p have a variance of p (1 - p) over the instances."""
+    rate = 0.5
+    evidence = evidence_of(TASK, lambda a: rate, 30, instances=40)
+    noise = fit_facts(planner_of(TASK), evidence).noise
+    assert noise.trial == pytest.approx(np.sqrt(rate * (1 - rate) / 40), rel=0.1)
+    assert noise.instances == 40
+    assert noise.similar_difference <= noise.difference <= np.sqrt(2) * noise.trial
+    assert noise.resolution(2) == pytest.approx(Z90 * noise.difference)
+    assert noise.resolution(8) == pytest.approx(noise.resolution(2) / 2)
+    hundred = evidence_of(TASK, lambda a: 100 * score(a), 30)
+    one = fit_facts(planner_of(TASK), evidence_of(TASK, score, 30)).noise.trial
+    # The scale of scores of unknown range is the same for both.
+    assert fit_facts(planner_of(TASK), hundred).noise.trial > 10 * one
 
 
 def test_required_share_falls_with_good_trials():

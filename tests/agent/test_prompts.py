@@ -8,11 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from agent_support import TASK, evidence_of, planner_of
+from agent_support import TASK, evidence_of, planner_of, score
+from hypothesis import given
+from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from optuna_agenttts import LatencyCost, Model, PriceCost, Stage, Task, efforts
-from optuna_agenttts.agent.facts import EffortFact, Facts, ModelFact, PairedFact
+from optuna_agenttts.agent.facts import EffortFact, Facts, ModelFact
+from optuna_agenttts.agent.noise_facts import NoiseFact
 from optuna_agenttts.agent.prompts import (
     TABLES,
     PromptData,
@@ -22,11 +25,17 @@ from optuna_agenttts.agent.prompts import (
     render_plan,
     render_repair,
 )
+from optuna_agenttts.agent.prompts.numbers import Figures
+from optuna_agenttts.agent.prompts.plan import MAX_TOKENS
+from optuna_agenttts.agent.prompts.prompt_data import PromptBlock, fitting_texts
+from optuna_agenttts.agent.prompts.short_names import short_names
 from optuna_agenttts.agent.space_evidence import SpaceEvidence
 from optuna_agenttts.agent.task_questions import TaskQuestions
 from optuna_agenttts.agent.validation import read_params, read_plan
 from optuna_agenttts.llm import Message
+from optuna_agenttts.llm.untrusted import estimated_tokens
 from optuna_agenttts.planner.evidence import Evidence
+from optuna_agenttts.planner.forecasts import Forecast
 from optuna_agenttts.study.proposals import Proposal
 from optuna_agenttts.study.rounds import Round
 
@@ -55,17 +64,29 @@ def evidence_with(task, *rows, sign=1.0, pending=()):
     )
 
 
+HALF = (1.0, 0.0, 1.0, 0.0, 1.0, 0.0)
 ROWS = (
-    (0, ((1, 1), (0, 5)), (0.58334, 0.44134), "agent"),
-    (3, ((0, 40), (1, 2)), (0.4,), ""),
+    (0, ((1, 1), (0, 5)), (1.0, 1.0, 1.0, 0.0, 1.0, 0.0), "agent"),
+    (3, ((0, 40), (1, 2)), HALF, ""),
 )
 EVIDENCE = evidence_with(TASK, *ROWS, pending=(((1, 1), (1, 1)),))
 FACTS = Facts(
     models=(
-        ModelFact(0, 1, 2, 0.53, 0.0, 0.0, ROWS[0][1], 1, (1, 2), 0.1, 0.04, 2),
-        ModelFact(1, 0, 1, 0.5, 0.03, 0.02, ROWS[1][1], 7, (3, 20), 0.2, 0.05, 100),
+        ModelFact(
+            *(0, 1, 2, 0.53, 0.0, 4.8e-9, ROWS[0][1], 1, (1, 2), 0.1, 0.04, 2),
+            gains=((2, 4.8e-9, 1e-9),),
+        ),
+        ModelFact(
+            *(1, 0, 1, 0.5, 0.03, 0.021, ROWS[1][1], 7, (3, 20), 0.2, 0.05, 100),
+            gains=((4, 0.1234, 0.0512), (16, 0.2, 0.0149), (64, -0.012, 0.11)),
+        ),
     ),
-    paired=(PairedFact(0, (0, 3), (1, 0), 0.112, 0.04, 50),),
+    noise=NoiseFact(0.0707, 50, 0.4, 0.8),
+    expected=(0.531, 0.487),
+    leaders=(
+        Forecast(((1, 1), (0, 40)), 0.551, 0.04),
+        Forecast(((0, 20), (1, 10)), 0.5, 0.0612),
+    ),
 )
 FATES = (
     Proposal(
@@ -104,6 +125,7 @@ LATER = PromptData(
     earlier=((1, ("first <conclusion>",)), (3, ("second", "third"))),
     contradicted=("answer: <claimed>, but is not.",),
     spent="Spent so far: 1200 reference samples on trials; 800 are left.",
+    left=12,
     experience=('study "older": 20 trials, higher is better; its best:',),
     fates=tuple(replace(fate, round=1) for fate in FATES),
 )
@@ -231,16 +253,110 @@ def test_ablated_insight_is_not_in_the_prompt(number):
         text = render_plan(data)[1].content
         assert f"Insight {number}" not in text
         assert all(f"Insight {other}" in text for other in rest)
-        assert ("<saturation>" in text) == (2 in rest)
+        assert ("<gains>" in text) == ("| samples " in text) == (2 in rest)
 
 
 @pytest.mark.parametrize("name", TABLES)
 def test_each_table_can_be_left_out_alone(name):
-    """The rest of the prompt does not change."""
+    """The rest of the prompt does not change, but for the fit of each trial."""
     whole = render_plan(LATER)[1].content
     rest = tuple(other for other in TABLES if other != name)
     without = render_plan(replace(LATER, tables=rest))[1].content
-    assert re.sub(f"<{name}>.*</{name}>\n\n", "", whole, flags=re.DOTALL) == without != whole
+    expected = re.sub(f"<{name}>.*</{name}>\n\n", "", whole, flags=re.DOTALL)
+    if name == "models":
+        expected = re.sub(r"; fit: [^;]*|(?<=behind the best) \| fit", "", expected)
+        expected = re.sub(r"^((?:0\*|3) \|.*) \| [\d.]+( \| \d+)$", r"\1\2", expected, flags=re.M)
+    assert without == expected != whole
+
+
+def test_effects_are_plain_means():
+    """They are the means of the values of all trials with a model, or of a range of samples."""
+    evidence = evidence_of(TASK, score, 30)
+    text = render_plan(PromptData(evidence=evidence))[1].content
+    lines = text.partition("<effects>\n")[2].partition("\n</effects>")[0].splitlines()[1:]
+    ranges = {"1": (1, 1), "2 to 4": (2, 4), "5 to 16": (5, 16), "17 to 64": (17, 64)}
+    assert len(lines) == 2
+    for stage, line in enumerate(lines):
+        name, models, samples = line.split(" | ")
+        assert json.loads(name) == TASK.stages[stage].name
+        assert samples.startswith("samples ")
+        found = re.findall(r"(\w+) ([\d.]+) \((\d+)\)", models)
+        assert [short for short, _, _ in found] == [["7B", "72B"], ["3B", "70B"]][stage]
+        for model, (_, mean, count) in enumerate(found):
+            rows = evidence.models[:, stage] == model
+            assert float(mean) == pytest.approx(evidence.scores[rows].mean(), abs=6e-4)
+            assert int(count) == rows.sum()
+        total = 0
+        for span, mean, count in re.findall(r"([\w ]+): ([\d.]+) \((\d+)\)", samples[8:]):
+            low, high = ranges.get(span.strip(), (65, 100))
+            rows = (evidence.samples[:, stage] >= low) & (evidence.samples[:, stage] <= high)
+            assert float(mean) == pytest.approx(evidence.scores[rows].mean(), abs=6e-4)
+            total += int(count)
+        assert total == 30
+
+
+@given(
+    st.floats(1e-12, 1e12),
+    st.floats(-1, 1),
+    st.one_of(st.none(), st.floats(0, 1)),
+)
+def test_figures_are_rounded_to_what_their_errors_leave(unit, value, error):
+    """They are within the rounding of the error, and without exponents on common scales."""
+    figures = Figures(unit)
+    text = figures.plus_minus(value * unit, None if error is None else error * unit)
+    number, _, shown = text.partition(" ± ")
+    if shown:
+        assert float(shown) == pytest.approx(error * unit, rel=0.4, abs=unit * 1e-3)
+        assert abs(float(number) - value * unit) <= 0.51 * max(error, 1e-3) * unit
+    else:
+        assert abs(float(number) - value * unit) <= 6e-3 * unit
+    if 1e-4 <= unit <= 1e6:
+        assert "e" not in text
+    if error is not None and error < 4e-4:
+        assert "±" not in text
+
+
+def test_figures_that_are_nothing_but_rounding_are_zero():
+    """As differences of equal allocations are, and their errors."""
+    figures = Figures.of(EVIDENCE)
+    assert figures.plus_minus(4.8e-9, 1e-9) == figures.plus_minus(-1e-12, None) == "0.0"
+    assert figures.plus_minus(0.0312, 0.0213) == "0.031 ± 0.021"
+    assert figures.plus_minus(0.0312, 0.0549) == "0.03 ± 0.05"
+    assert figures.value(0.51234) == "0.512"
+    assert Figures(100.0).plus_minus(51.23, 7.1) == "51 ± 7"
+
+
+names = st.text(st.sampled_from("ab-/ .:7Bé<\n"), min_size=1, max_size=12)
+
+
+@given(st.lists(names, min_size=1, max_size=6, unique=True), st.booleans())
+def test_short_names_are_unique_words(models, thinking):
+    """Without quotes, they are words of the name; names of efforts are those of their model."""
+    listed = [Model(name, parameters=1e9) for name in models]
+    if thinking:
+        listed = [choice for model in listed for choice in efforts(model, off={}, low={})]
+    stage = Stage("s", models=listed, prompt_tokens=1, generation_tokens=1)
+    short = short_names(Task(name="t", stages=[stage]))
+    assert len(set(short.values())) == len(short) == len(listed)
+    for name, found in short.items():
+        if found.startswith('"'):
+            assert json.loads(found) == name
+            continue
+        assert re.fullmatch(r"[\w.-]{1,16}(/\w+)?", found, re.ASCII)
+        assert all(word in name for word in re.split("[-/]", found.removesuffix("/off")))
+
+
+def test_short_names_prefer_sizes():
+    """A size is what models of a family differ in."""
+    listed = ["org/Qwen2.5-7B-Instruct", "org/Qwen2.5-72B-Instruct", "gpt-4.1", "gpt-4.1-mini"]
+    stage = Stage(
+        "s",
+        models=[Model(name, parameters=1e9) for name in listed],
+        prompt_tokens=1,
+        generation_tokens=1,
+    )
+    found = list(short_names(Task(name="t", stages=[stage])).values())
+    assert found == ["7B", "72B", '"gpt-4.1"', "mini"]
 
 
 def hostile_task():
@@ -292,8 +408,8 @@ def test_costs_in_the_text_are_those_of_the_task():
             )
             cells = line.split(" | ")
             row = TASK.feasible.costs[index][position]
-            assert cells[3] == f"{row[0]:.4g}"
-            assert cells[4] == f"{row[1] - row[0]:.4g}"
+            assert cells[4] == f"{row[0]:.4g}"
+            assert cells[5] == f"{row[1] - row[0]:.4g}"
     found = re.findall(
         r'^"retrieval": "(\S+)" x (\d+), "answer": "(\S+)" x (\d+) costs (\S+): (.+)$', text, re.M
     )
@@ -335,7 +451,10 @@ def test_thinking_is_spoken_of_only_where_models_think():
     assert "Thinking:" not in render_plan(replace(THOUGHTFUL, insights=()))[1].content
     for model in THINKING.stages[0].models:
         tokens = THINKING.stages[0].sample_tokens(model)
-        assert f'"{model.name}" | {model.parameters / 1e9:g}B | {tokens:.4g} | ' in text
+        assert re.search(
+            f'"{model.name}" \\| [\\w/]+ \\| {model.parameters / 1e9:g}B \\| {tokens:.4g} \\| ',
+            text,
+        )
 
 
 def test_claims_may_name_a_model_at_all_its_efforts():
@@ -361,30 +480,29 @@ def test_facts_of_efforts_are_those_of_their_choices():
     assert found.behind_sd[1] == pytest.approx(0.0, abs=1e-5)
     text = questions.messages()[1].content
     models = text.partition("<models>")[2].partition("</models>")[0]
-    assert re.findall(r'^"stage-0" \| "(.*)" \| \d+ \|', models, re.M) == [
-        "organization/model-8B-instruct, low thinking",
-        "plain-3B",
-    ]
+    assert re.findall(r'^"stage-0" \| (.*) \| \d+ \|', models, re.M) == ["8B/low", "3B"]
     assert re.findall(r"(\w+) [\d.]+ \(", models) == ["off", "low", "high"]
 
 
-def test_prompts_with_many_efforts_stay_bounded():
-    """Four stages of three models at five efforts: about twice the length of four models."""
-    task = thinking_task(3, 4, ("off", "low", "medium", "high", "max"))
+def fill(task, trials):
+    """Return the questions about a task after many trials, with all texts."""
     evidence = evidence_of(
-        task, lambda a: sum(s.samples for s in a.values()) / 100, 60, instances=6
+        task, lambda a: sum(s.samples for s in a.values()) / 100, trials, instances=6, running=4
     )
-    rounds = [Round(number=r, guidelines=("x" * 400,) * 8) for r in range(9)]
-    questions = TaskQuestions(
-        planner_of(task), evidence, insights=(1, 2, 3), guidelines=True, wanted=8, rounds=rounds
+    return TaskQuestions(
+        planner_of(task),
+        evidence,
+        insights=(1, 2, 3),
+        guidelines=True,
+        wanted=8,
+        rounds=[Round(number=r, guidelines=("x" * 400,) * 8) for r in range(9)],
+        experience=("x" * 600,) * 9,
     )
-    messages = questions.messages()
-    assert sum(len(message.content) for message in messages) < 68_000
 
 
 @pytest.mark.parametrize("trials", [50, 400])
 def test_prompts_stay_bounded(trials):
-    """Four stages of four models, many trials: about 6,000 tokens at four characters each."""
+    """Four stages of four models, many trials: 3,000 tokens, with most of the evidence."""
     models = [
         Model(f"organization/model-{n}B-instruct", parameters=n * 1e9) for n in (1, 3, 8, 70)
     ]
@@ -392,13 +510,53 @@ def test_prompts_stay_bounded(trials):
         Stage(f"stage-{i}", models=models, prompt_tokens=500, generation_tokens=50, max_samples=20)
         for i in range(4)
     ]
-    task = Task(name="four", stages=stages)
-    evidence = evidence_of(
-        task, lambda a: sum(s.samples for s in a.values()) / 100, trials, instances=6
+    messages = fill(Task(name="four", stages=stages), trials).messages()
+    assert sum(estimated_tokens(message.content) for message in messages) <= MAX_TOKENS
+    for name in ("history", "models", "noise", "running"):
+        assert f"<{name}>" in messages[1].content
+
+
+def test_prompts_with_many_efforts_stay_bounded():
+    """Of 60 choices at four stages, the table of costs alone exceeds it: the rest is short."""
+    task = thinking_task(3, 4, ("off", "low", "medium", "high", "max"))
+    assert sum(len(message.content) for message in fill(task, 60).messages()) < 20_000
+
+
+def test_the_least_important_parts_give_way_first():
+    """Each version gives way in the order of the ranks; parts without a rank never do."""
+
+    def part(*versions, rank=None):
+        return PromptBlock(lambda data: versions if len(versions) > 1 else versions[0], rank)
+
+    parts = (
+        part("a" * 40),
+        part("b" * 40, "b" * 20, "", rank=(3, 1)),
+        part("c" * 40, rank=2),
+        part("d" * 40, rank=4),
     )
-    rounds = [Round(number=r, guidelines=("x" * 400,) * 8) for r in range(9)]
-    questions = TaskQuestions(
-        planner_of(task), evidence, insights=(1, 2, 3), guidelines=True, wanted=8, rounds=rounds
-    )
-    messages = questions.messages()
-    assert sum(len(message.content) for message in messages) < 34_000
+    found = [
+        tuple(map(len, fitting_texts(parts, LATER, tokens))) for tokens in (40, 39, 29, 20, 14, 1)
+    ]
+    assert found == [
+        (40, 40, 40, 40),
+        (40, 40, 40, 0),
+        (40, 20, 40, 0),
+        (40, 20, 0, 0),
+        (40, 0, 0, 0),
+        (40, 0, 0, 0),
+    ]
+
+
+def test_exploring_is_advised_only_where_the_best_cannot_be_told_apart():
+    """Not if one trial is better than all others by more than the errors, nor without errors."""
+    near = [(n, ((0, n + 1), (0, 1)), HALF, "") for n in range(5)]
+    apart = [*near, (5, ((1, 1), (0, 1)), (1.0,) * 6, "")]
+    for rows, advised in ((near, False), (near[:1], False), (apart, False)):
+        data = PromptData(evidence=evidence_with(TASK, *rows), earlier=((0, ("g",)),))
+        assert ("tried least" in render_plan(data)[1].content) == advised
+    mixed = [
+        (n, ((0, n + 1), (0, 1)), tuple(float(i != n) for i in range(6)), "") for n in range(5)
+    ]
+    data = PromptData(evidence=evidence_with(TASK, *mixed), earlier=((0, ("g",)),))
+    assert "- 4 allocations cannot be told from the best" in render_plan(data)[1].content
+    assert "tried least" not in render_plan(replace(data, earlier=()))[1].content

@@ -31,6 +31,7 @@ from optuna_agenttts import (
 )
 from optuna_agenttts import storage as keys
 from optuna_agenttts.agent.pace import ROUND_SIZE
+from optuna_agenttts.agent.prompts import TABLES
 from optuna_agenttts.llm import (
     ChatUnavailableError,
     Completion,
@@ -354,10 +355,8 @@ def test_invalid_arguments_are_rejected():
         AgentTTSSampler(llm=3)
     with pytest.raises(AgentTTSError, match="llm_timeout"):
         AgentTTSSampler(llm_timeout=0)
-    for tables in ("models", ("model",), [1]):
-        with pytest.raises(
-            TaskError, match=r"`tables` must be .*'models', 'saturation', 'paired'"
-        ):
+    for tables in ("models", ("model",), [1], ("saturation",), ("paired",)):
+        with pytest.raises(TaskError, match=r"`tables` must be .*'noise', .*'gains', 'next'"):
             AgentTTSSampler(tables=tables)
     with pytest.raises(AgentTTSError, match="experience"):
         AgentTTSSampler(experience=[optuna.create_study(directions=["minimize", "maximize"])])
@@ -386,7 +385,7 @@ def test_ablated_insight_is_not_in_any_prompt(number):
     assert all(f"Insight {other}" in prompts for other in rest)
 
 
-@pytest.mark.parametrize("tables", [(), ("paired",), ["saturation", "models"]])
+@pytest.mark.parametrize("tables", [(), ("noise", "effects"), ["next", "gains", "models"]])
 def test_prompts_contain_only_the_selected_tables(tables):
     """Prompts contain only the selected tables of computed evidence."""
     chat = ScriptedChatModel(sensible)
@@ -402,8 +401,9 @@ def test_prompts_contain_only_the_selected_tables(tables):
     # The first round has no scores to compute tables from.
     for request in chat.requests[1:]:
         text = request.messages[1].content
-        shown = [name for name in ("models", "saturation", "paired") if f"<{name}>" in text]
+        shown = [name for name in TABLES if f"<{name}>" in text]
         assert sorted(shown) == sorted(tables)
+        assert ("| fit |" in text) == ("models" in tables)
 
 
 def test_without_guidelines_none_are_requested_or_shown():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from optuna_agenttts.agent.prompts.data import block, quote, sections, table
 from optuna_agenttts.agent.prompts.prompt_data import PromptData
-from optuna_agenttts.agent.prompts.tables import allocation_line
+from optuna_agenttts.task.allocation import Allocation
 from optuna_agenttts.task.cost import FlopsCost, LatencyCost, PriceCost
 from optuna_agenttts.task.stage import has_efforts
 from optuna_agenttts.task.task import Task
@@ -12,6 +12,10 @@ from optuna_agenttts.task.task import Task
 _CHOICES = (
     'A name such as "m, low thinking" is model m at a thinking effort: each is one choice of '
     "`model`, to be copied in full."
+)
+_SHORT = (
+    "`short` is the model's name in the tables below, where an allocation lists its stages in "
+    "order; replies have the full names."
 )
 
 
@@ -35,8 +39,9 @@ def task_block(data: PromptData) -> str:
 
 
 def spent_block(data: PromptData) -> str:
-    """Return the description of the spending so far."""
-    return data.spent
+    """Return the description of the spending so far, and of what is left."""
+    left = "" if data.left is None else f"{data.left} trials are left for the search."
+    return " ".join(filter(None, (data.spent, left)))
 
 
 def _rule(task: Task) -> str:
@@ -80,10 +85,12 @@ def costs_block(data: PromptData) -> str:
             one = f"{float(row[0]):.4g}"
             many = str(most) if most else "does not fit"
             length = [f"{stage.sample_tokens(model):.4g}"] * thinking
-            rows.append((quote(stage.name), quote(model.name), size, *length, one, further, many))
+            names = quote(stage.name), quote(model.name), data.names[model.name]
+            rows.append((*names, size, *length, one, further, many))
     header = (
         "stage",
         "model",
+        "short",
         "parameters",
         *["tokens of a sample with its thoughts"] * thinking,
         "cost of one sample",
@@ -95,9 +102,17 @@ def costs_block(data: PromptData) -> str:
         allocation = task.allocation(choices)
         cost = feasible.cost(choices)
         fits = "fits" if feasible.fits(choices) else "does not fit"
-        examples.append(f"{allocation_line(allocation)} costs {cost:.4g}: {fits}")
-    rule = f"{_rule(task)} {_CHOICES}" if thinking else _rule(task)
+        examples.append(f"{_whole_line(allocation)} costs {cost:.4g}: {fits}")
+    rule = " ".join([_rule(task), *[_CHOICES] * thinking, _SHORT])
     return sections([rule, block("costs", [*table(header, rows), *examples])])
+
+
+def _whole_line(allocation: Allocation) -> str:
+    """Format an allocation on one line, with the names of stages and models."""
+    return ", ".join(
+        f"{quote(stage)}: {quote(setting.model)} x {setting.samples}"
+        for stage, setting in allocation.items()
+    )
 
 
 def _size(parameters: float | None) -> str:

@@ -7,11 +7,9 @@ from functools import partial
 from typing import Any
 
 from optuna_agenttts.agent.prompts.data import block, quote
-from optuna_agenttts.agent.prompts.history import listed_numbers
+from optuna_agenttts.agent.prompts.history import number_of
 from optuna_agenttts.agent.prompts.prompt_data import PromptData
-from optuna_agenttts.agent.prompts.tables import allocation_line
 from optuna_agenttts.study.proposals import Proposal
-from optuna_agenttts.task.task import Task
 
 _ROUNDS = 2
 """Rounds whose proposals a prompt shows; chosen by hand."""
@@ -60,8 +58,7 @@ def fate_blocks(
         elif fate.outcome != "queued":
             others.append(f"round {fate.round}: {_what(fate, line)}: {_became(fate)}")
     others += [
-        f"round {number}: in the history as {', '.join(trials)}"
-        for number, trials in in_history.items()
+        f"round {number}: tried as {', '.join(trials)}" for number, trials in in_history.items()
     ]
     note = "Your candidates that are still to be tried, with the trial that each is for:"
     about = "What became of your other recent candidates:"
@@ -73,19 +70,19 @@ def fate_blocks(
 
 def queue_block(data: PromptData) -> str:
     """Return the agent's queue."""
-    return fate_blocks(data.fates, partial(params_line, data.task))[0]
+    return fate_blocks(data.fates, partial(_params_line, data))[0]
 
 
 def proposals_block(data: PromptData) -> str:
     """Return what became of the agent's other recent proposals."""
-    listed = listed_numbers(data.evidence)
-    return fate_blocks(data.fates, partial(params_line, data.task), listed)[1]
+    listed = [number_of(data.evidence, row) for row in range(len(data.evidence.scores))]
+    return fate_blocks(data.fates, partial(_params_line, data), listed)[1]
 
 
-def params_line(task: Task, params: Mapping[str, Any]) -> str:
+def _params_line(data: PromptData, params: Mapping[str, Any]) -> str:
     """Format a trial's parameters as an allocation on one line."""
-    choices = task.read(params)
-    return quote(dict(params)) if choices is None else allocation_line(task.allocation(choices))
+    choices = data.task.read(params)
+    return quote(dict(params)) if choices is None else data.line(choices)
 
 
 def _what(fate: Proposal, line: Callable[[Mapping[str, Any]], str]) -> str:

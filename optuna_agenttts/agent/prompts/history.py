@@ -8,71 +8,129 @@ import numpy as np
 
 from optuna_agenttts.agent.prompts.data import block, quote, table
 from optuna_agenttts.agent.prompts.prompt_data import PromptData
-from optuna_agenttts.agent.prompts.tables import allocation_line
 from optuna_agenttts.planner.evidence import Evidence
 from optuna_agenttts.planner.feasibility import worst_violations
 from optuna_agenttts.planner.pools import choices_of
+from optuna_agenttts.planner.posterior import Z90
 from optuna_agenttts.task.efforts import efforts_by_model
 from optuna_agenttts.task.stage import Stage
 
 _BEST, _RECENT = 10, 8
-"""Trials in the history of a prompt: so many of the best and of the latest. Chosen by hand."""
+"""Trials in a history that does not have all: so many of the best and of the latest. Chosen by
+hand."""
+_FEW = 5, 4
+"""The same for a history with a few."""
+_MIN_SHARED = 5
+"""Minimum number of shared instances for a paired comparison; chosen by hand."""
 
 
-_ORIGINS = {
-    "agent": "you",
-    "numerical": "fit",
-    "fallback": "fit",
-    "opening": "opening",
-    "confirmation": "confirmation",
-}
-
-
-def origin_text(origin: str) -> str:
-    """Return who proposed a trial, as the prompt's tables have it."""
-    return _ORIGINS.get(origin, "-")
-
-
-def history_block(data: PromptData) -> str:
-    """Return the table of trials."""
-    evidence, task = data.evidence, data.task
-    violated = worst_violations(evidence)
-    allocations = choices_of(evidence.models, evidence.samples)
-    why = listed_trials(evidence)
-    rows = []
-    for row in sorted(why):
-        choices, error = allocations[row], _standard_error(evidence, row)
+def history_block(data: PromptData) -> tuple[str, ...]:
+    """Return the table of trials: of all, of the telling ones, and of a few."""
+    evidence, allocations = data.evidence, choices_of(data.evidence.models, data.evidence.samples)
+    if not allocations:
+        return ("",)
+    best, violated = _best(evidence), worst_violations(evidence)
+    lines = []
+    for row, choices in enumerate(allocations):
         value = float(evidence.sign * evidence.scores[row])
-        constraints = [_constraints(violated.get(choices, {}))] * bool(evidence.constraints)
-        rows.append(
-            (
-                str(evidence.numbers[row] if evidence.numbers else row),
-                allocation_line(task.allocation(choices)),
-                f"{value:.4g}" + (f" ± {error:.2g}" if error is not None else ""),
-                f"{task.feasible.cost(choices):.4g}",
-                *constraints,
-                origin_text(evidence.origins[row] if evidence.origins else ""),
-                why[row],
-            )
-        )
-    if not rows:
-        return ""
-    columns = ["trial", "allocation", "value", "cost", "proposed by", "shown because"]
+        cells = [
+            f"{number_of(evidence, row)}{_origin(evidence, row)}",
+            data.line(choices),
+            data.figures.value(value),
+            "the best" if row == best else data.figures.plus_minus(*behind(evidence, best, row)),
+        ]
+        if data.shows("models") and data.facts.expected:
+            cells.append(data.figures.value(data.facts.expected[row]))
+        cells.append(f"{data.task.feasible.cost(choices):.3g}")
+        if evidence.constraints:
+            cells.append(_constraints(violated.get(choices, {})))
+        lines.append(cells)
+    columns = ["trial", "allocation, by stage in order", "value", "behind the best", "cost"]
+    if data.shows("models") and data.facts.expected:
+        columns.insert(4, "fit")
     if evidence.constraints:
-        columns.insert(-2, "constraints")
-    shown = f"{len(rows)} of {len(evidence.scores)} trials; ± is the standard error over instances"
-    return block("history", [shown, *table(columns, rows)])
+        columns.append("constraints")
+    lists = range(len(lines)), listed_trials(evidence), listed_trials(evidence, *_FEW)
+    return tuple(
+        block("history", [_note(data, len(rows)), *table(columns, [lines[row] for row in rows])])
+        for rows in lists
+    )
+
+
+def _note(data: PromptData, shown: int) -> str:
+    """Return the note above the table."""
+    total = len(data.evidence.scores)
+    which = "All trials" if shown == total else f"{shown} of {total} trials: best, latest, telling"
+    fit = "; fit: what a statistical model of all trials expects" if data.shows("models") else ""
+    return f"{which}; ±: one standard error, over the instances of both trials{fit}; *: yours"
+
+
+def _origin(evidence: Evidence, row: int) -> str:
+    """Return a mark of the trials that the agent proposed, and the name of other origins."""
+    origin = evidence.origins[row] if evidence.origins else ""
+    return {"agent": "*", "confirmation": " (confirmation)"}.get(origin, "")
 
 
 def running_block(data: PromptData) -> str:
     """Return the allocations of the running trials."""
-    pending = (data.task.allocation(choices) for choices in data.evidence.pending)
-    return block("running", map(allocation_line, pending))
+    return block("running", map(data.line, data.evidence.pending))
 
 
-def listed_numbers(evidence: Evidence) -> list[int]:
-    """Return the numbers of the trials in the history."""
-    return [evidence.numbers[row] if evidence.numbers else row for row in listed_trials(evidence)]
+def number_of(evidence: Evidence, row: int) -> int:
+    """Return the number of a trial."""
+    return evidence.numbers[row] if evidence.numbers else row
+
+
+def behind(evidence: Evidence, best: int, row: int) -> tuple[float, float | None]:
+    """Return how far a trial is behind another one, and the standard error of that.
+
+    The error is that of the paired difference over the instances that both saw. It is None if
+    there are fewer than 5 of them and either trial's own error is not known.
+
+    Args:
+        evidence: The trials.
+        best: Row of the other one.
+        row: Row of the trial.
+    """
+    blocks = evidence.block_of_rows()
+    # Trials that confirm an allocation have other instances.
+    if evidence.outcomes and blocks[row] == blocks[best]:
+        ours, theirs = evidence.outcomes[row], evidence.outcomes[best]
+        shared = [step for step in theirs if step in ours]
+        gaps = evidence.sign * np.array([theirs[step] - ours[step] for step in shared])
+        gaps = gaps[np.isfinite(gaps)]
+        if len(gaps) >= _MIN_SHARED:
+            return float(gaps.mean()), float(gaps.std(ddof=1) / np.sqrt(len(gaps)))
+    first, second = (_standard_error(evidence, each) for each in (best, row))
+    error = None if first is None or second is None else float(np.hypot(first, second))
+    return float(evidence.scores[best] - evidence.scores[row]), error
+
+
+def near_best(evidence: Evidence) -> int:
+    """Return how many trials of other allocations cannot be told from the best one."""
+    if not len(evidence.scores):
+        return 0
+    best, allocations = _best(evidence), choices_of(evidence.models, evidence.samples)
+    found = {
+        choices
+        for row, choices in enumerate(allocations)
+        if (gap := behind(evidence, best, row))[1] and gap[0] < Z90 * gap[1]
+    }
+    return len(found - {allocations[best]})
+
+
+def _best(evidence: Evidence) -> int:
+    """Return the row of the best trial."""
+    return _order(evidence)[0]
+
+
+def _order(evidence: Evidence) -> list[int]:
+    """Return the rows from the best, those that violate a constraint after all others."""
+    violated = worst_violations(evidence)
+    allocations = choices_of(evidence.models, evidence.samples)
+    violates = np.array([bool(violated.get(choices)) for choices in allocations])
+    order: list[int] = np.lexsort((-evidence.scores, violates)).tolist()
+    return order
 
 
 def _constraints(violated: Mapping[str, float]) -> str:
@@ -81,34 +139,25 @@ def _constraints(violated: Mapping[str, float]) -> str:
     return f"violates {excess}" if excess else "met"
 
 
-def listed_trials(evidence: Evidence) -> dict[int, str]:
+def listed_trials(evidence: Evidence, best: int = _BEST, recent: int = _RECENT) -> list[int]:
     """Select the best trials, the latest, and the best with each model of each stage.
 
     Thinking efforts of one model count as one, since their number would make prompts long.
 
     Args:
         evidence: The trials so far.
+        best: Number of the best trials.
+        recent: Number of the latest trials.
 
     Returns:
-        Why each is listed, by row of the evidence: ``"best"``, ``"recent"``, or ``"telling"`` for
-        the best trial with a model of a stage.
+        Their rows in the evidence.
     """
-    why: dict[int, str] = {}
-    allocations = choices_of(evidence.models, evidence.samples)
-    violated = worst_violations(evidence)
-    # Allocations that violate a constraint come after all others.
-    violates = np.array([bool(violated.get(choices)) for choices in allocations])
-    order = np.lexsort((-evidence.scores, violates)).tolist()
-    for row in order[:_BEST]:
-        why[row] = "best"
-    for row in range(len(order))[-_RECENT:]:
-        why.setdefault(row, "recent")
-    for stage in range(len(evidence.task.stages)):
-        for models in _groups(evidence.task.stages[stage]):
-            holders = [row for row in order if evidence.models[row, stage] in models]
-            for row in holders[:1]:
-                why.setdefault(row, "telling")
-    return dict(sorted(why.items()))
+    order = _order(evidence)
+    rows = {*order[:best], *range(len(order))[-recent:]}
+    for stage, found in enumerate(evidence.task.stages):
+        for models in _groups(found):
+            rows.update([row for row in order if evidence.models[row, stage] in models][:1])
+    return sorted(rows)
 
 
 def _groups(stage: Stage) -> list[list[int]]:

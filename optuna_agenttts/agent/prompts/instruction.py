@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from optuna_agenttts.agent.prompts.claims import claim_fields, claims_example, claims_instruction
 from optuna_agenttts.agent.prompts.data import quote
+from optuna_agenttts.agent.prompts.history import near_best
 from optuna_agenttts.agent.prompts.prompt_data import PromptData
 from optuna_agenttts.task.stage import has_efforts
 
@@ -21,6 +22,9 @@ _FEASIBLE = (
     ". An allocation that violates a constraint cannot win, whatever its value: propose what is "
     "likely to meet all constraints"
 )
+_ALIKE = 3
+"""Allocations that cannot be told from the best, from which on refining them teaches little.
+Chosen by hand."""
 _WHICH_EFFORT = (
     "- for each stage: which thinking effort pays, against more samples or a larger model;"
 )
@@ -54,10 +58,12 @@ def instruction(data: PromptData) -> str:
             steps.append("- where samples saturate in each stage (Insight 2);")
         if 3 in insights:
             steps.append("- how later stages' optima move with earlier choices (Insight 3);")
-        steps.append(
-            "- whether the best trials differ by less than their errors: if so, explore what has "
-            "been tried least instead of refining."
-        )
+        alike = near_best(data.evidence)
+        if alike >= _ALIKE:
+            steps.append(
+                f"- {alike} allocations cannot be told from the best by their trials: explore "
+                "what has been tried least instead of refining."
+            )
     fields = claim_fields(data.insights, guidelines=data.guidelines)
     steps.append(claims_instruction(fields, thinking=thinking))
     steps.append(

@@ -15,7 +15,13 @@ from optuna_agenttts.agent.prompts.insights import insights_block
 from optuna_agenttts.agent.prompts.instruction import SYSTEM, answer_form, instruction
 from optuna_agenttts.agent.prompts.prompt_data import PromptBlock, PromptData, fitting_texts
 from optuna_agenttts.agent.prompts.schema import reply_schema
-from optuna_agenttts.agent.prompts.tables import models_block, paired_block, saturation_block
+from optuna_agenttts.agent.prompts.tables import (
+    effects_block,
+    gains_block,
+    models_block,
+    next_block,
+    noise_block,
+)
 from optuna_agenttts.llm.port import Message
 from optuna_agenttts.llm.untrusted import estimated_tokens
 from optuna_agenttts.task.task import Task
@@ -29,16 +35,18 @@ BLOCKS = (
     PromptBlock(costs_block),
     PromptBlock(spent_block),
     PromptBlock(insights_block),
-    PromptBlock(experience_block, 9),
-    PromptBlock(history_block),
-    PromptBlock(running_block),
-    PromptBlock(queue_block),
-    PromptBlock(proposals_block, 5),
+    PromptBlock(experience_block, 11),
+    PromptBlock(history_block, (8, 2)),
+    PromptBlock(running_block, 1),
+    PromptBlock(queue_block, 1),
+    PromptBlock(proposals_block, 7),
+    PromptBlock(noise_block, 2),
+    PromptBlock(effects_block, 4),
     PromptBlock(models_block, 3),
-    PromptBlock(saturation_block, 4),
-    PromptBlock(paired_block, 8),
-    PromptBlock(guidelines_block, 6),
-    PromptBlock(contradicted_block, 7),
+    PromptBlock(gains_block, 5),
+    PromptBlock(next_block, (10, 6)),
+    PromptBlock(guidelines_block, (8, 3)),
+    PromptBlock(contradicted_block, 9),
     PromptBlock(instruction),
     PromptBlock(answer_form),
 )

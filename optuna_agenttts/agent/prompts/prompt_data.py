@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from optuna_agenttts.agent.facts import Facts
+from optuna_agenttts.agent.prompts.numbers import Figures
+from optuna_agenttts.agent.prompts.short_names import allocation_text, short_names
 from optuna_agenttts.llm.untrusted import estimated_tokens
-from optuna_agenttts.planner.evidence import Evidence
+from optuna_agenttts.planner.evidence import Choices, Evidence
 from optuna_agenttts.study.proposals import Proposal
 from optuna_agenttts.task.task import Task
 
-TABLES = ("models", "saturation", "paired")
+TABLES = ("noise", "effects", "models", "gains", "next")
 """Names of the tables of computed evidence, in the order of the prompt."""
 NO_FACTS = Facts()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class PromptData:
     """Data of the prompt.
 
@@ -28,9 +31,10 @@ class PromptData:
         guidelines: Whether to ask for guidelines and show earlier ones.
         wanted: Number of candidates to ask for.
         fates: What became of the agent's recent proposals.
-        earlier: Guidelines of earlier rounds, as pairs of round number and lines.
+        earlier: The latest guidelines, as pairs of round number and lines.
         contradicted: Sentences about the latest claims that the fit contradicts.
         spent: Description of the spending so far; may be empty.
+        left: Number of trials that the search has left, with the running ones; None if unknown.
         experience: Lines that describe earlier studies; may be empty.
     """
 
@@ -44,12 +48,38 @@ class PromptData:
     earlier: tuple[tuple[int, tuple[str, ...]], ...] = ()
     contradicted: tuple[str, ...] = ()
     spent: str = ""
+    left: int | None = None
     experience: tuple[str, ...] = ()
 
     @property
     def task(self) -> Task:
         """The task."""
         return self.evidence.task
+
+    @cached_property
+    def figures(self) -> Figures:
+        """Format of scores and differences."""
+        return Figures.of(self.evidence)
+
+    @cached_property
+    def names(self) -> dict[str, str]:
+        """Short names of the models, by name."""
+        return short_names(self.task)
+
+    def line(self, choices: Choices) -> str:
+        """Format an allocation on one line, with short names in the order of the stages."""
+        return allocation_text(self.task, self.names, choices)
+
+    def model(self, stage: int, model: int) -> str:
+        """Return the short name of a model."""
+        return self.names[self.task.stages[stage].models[model].name]
+
+    def shows(self, table: str) -> bool:
+        """Return whether a table of computed evidence is shown.
+
+        Figures about numbers of samples would reveal Insight 2.
+        """
+        return table in self.tables and (table != "gains" or 2 in self.insights)
 
 
 @dataclass(frozen=True, slots=True)

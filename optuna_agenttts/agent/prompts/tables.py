@@ -1,57 +1,112 @@
-"""Tables of computed evidence in the prompt: models, saturation, paired trials."""
+"""Tables of computed evidence in the prompt: noise, effects, models, gains, next allocations."""
 
 from __future__ import annotations
 
+import numpy as np
+
+from optuna_agenttts.agent.facts import ModelFact
 from optuna_agenttts.agent.prompts.data import block, quote, table
 from optuna_agenttts.agent.prompts.prompt_data import PromptData
-from optuna_agenttts.task.allocation import Allocation
+from optuna_agenttts.planner.evidence import Bools
+
+_ROUND = 6
+"""Trials whose resolution is stated where it is not known how many are left: those of a round."""
+_RANGES = ((1, 1), (2, 4), (5, 16), (17, 64), (65, None))
+"""Ranges of samples whose mean scores are shown, by ratio. Chosen by hand."""
+_FEW = 4
+"""Rows of a table that has to be short; chosen by hand."""
 
 
-def allocation_line(allocation: Allocation) -> str:
-    """Format an allocation on one line."""
-    return ", ".join(
-        f"{quote(stage)}: {quote(setting.model)} x {setting.samples}"
-        for stage, setting in allocation.items()
+def noise_block(data: PromptData) -> str:
+    """Return what the next trials can tell, in the units of the scores."""
+    noise, figures = data.facts.noise, data.figures
+    if noise is None or not data.shows("noise"):
+        return ""
+    left = data.left if data.left is not None and data.left > 1 else None
+    trials = "the trials that are left" if left else f"{_ROUND} more trials"
+    over = f", the mean over {noise.instances} instances," if noise.instances else ""
+    lines = [f"A trial's value{over} has a standard error of {figures.value(noise.trial)}."]
+    if noise.common > 0:
+        lines.append(
+            "All trials run on the same instances, and similar allocations are lucky together: "
+            f"the difference of two has an error of {figures.value(noise.difference)}, that of "
+            f"similar ones {figures.value(noise.similar_difference)}."
+        )
+    one, every = (figures.value(noise.resolution(n)) for n in (2, left or _ROUND))
+    lines.append(
+        f"Two allocations closer than {one} cannot be told apart by a trial of each, two models "
+        f"closer than {every} not even by {trials}."
     )
+    return block("noise", lines)
+
+
+def effects_block(data: PromptData) -> str:
+    """Return mean values and counts by model and, with Insight 2, by range of samples."""
+    evidence = data.evidence
+    rows = evidence.block_of_rows() == 0
+    if not rows.any() or not data.shows("effects"):
+        return ""
+
+    def mean(chosen: Bools) -> str:
+        values = evidence.sign * evidence.scores[rows & chosen]
+        return f"{data.figures.value(float(values.mean()))} ({len(values)})"
+
+    lines = []
+    for index, stage in enumerate(data.task.stages):
+        models, samples = evidence.models[:, index], evidence.samples[:, index]
+        cells = [
+            f"{data.model(index, model)} {mean(models == model)}"
+            for model in np.unique(models[rows]).tolist()
+        ]
+        parts = [", ".join(cells)] * (len(stage.models) > 1)
+        if 2 in data.insights and stage.max_samples > 1:
+            ranges = []
+            for low, high in _RANGES:
+                chosen = (samples >= low) & (samples <= (high or stage.max_samples))
+                if (rows & chosen).any():
+                    name = f"{low}" if low == high else f"{low} to {high or stage.max_samples}"
+                    ranges.append(f"{name}: {mean(chosen)}")
+            parts.append("samples " + ", ".join(ranges))
+        if parts:
+            lines.append(f"{quote(stage.name)} | " + " | ".join(parts))
+    note = "Plain means of the values (number of trials), whatever the other stages had:"
+    return block("effects", [note, *lines] if lines else [])
 
 
 def models_block(data: PromptData) -> str:
     """Return the tables of the distance of each model and effort to the best."""
-    if "models" not in data.tables:
-        return ""
-    return block("models", [*_models(data), *_efforts(data)])
+    return block("models", [*_models(data), *_efforts(data)] if data.shows("models") else [])
 
 
-def _names(data: PromptData, stage: int, model: int) -> tuple[str, str]:
-    """Return the quoted names of a stage and of one of its models."""
-    found = data.task.stages[stage]
-    return quote(found.name), quote(found.models[model].name)
-
-
-def _models(data: PromptData) -> list[str]:
-    """Return the table of models, each at its best effort."""
+def _at_best_efforts(data: PromptData) -> list[ModelFact]:
+    """Return the facts about models, each at its best thinking effort."""
     worse = {
         (fact.stage, model)
         for fact in data.facts.efforts
         for model, behind in zip(fact.models, fact.behind)
         if behind > 0
     }
+    return [fact for fact in data.facts.models if (fact.stage, fact.model) not in worse]
+
+
+def _models(data: PromptData) -> list[str]:
+    """Return the table of models."""
     rows = [
         (
-            *_names(data, fact.stage, fact.model),
+            quote(data.task.stages[fact.stage].name),
+            data.model(fact.stage, fact.model),
             str(fact.trials),
-            f"{fact.expected:.3g}",
-            f"{fact.behind:.2g} ± {fact.behind_sd:.2g}" if fact.behind > 0 else "the best",
-            allocation_line(data.task.allocation(fact.companion)),
+            data.figures.value(fact.expected),
+            data.figures.plus_minus(fact.behind, fact.behind_sd)
+            if fact.behind > 0
+            else "the best",
+            data.line(fact.companion),
         )
-        for fact in data.facts.models
-        if (fact.stage, fact.model) not in worse
+        for fact in _at_best_efforts(data)
     ]
-    if not rows:
-        return []
     head = ("stage", "model", "trials", "expected at its best", "behind the best", "its best")
-    note = "What a statistical fit to all trials says (± is one standard deviation):"
-    return [note, *table(head, rows)]
+    note = "What a statistical fit to all trials expects (± is one standard deviation):"
+    return [note, *table(head, rows)] if rows else []
 
 
 def _efforts(data: PromptData) -> list[str]:
@@ -64,63 +119,51 @@ def _efforts(data: PromptData) -> list[str]:
         ):
             thinking = stage.models[model].thinking
             effort = "" if thinking is None else thinking.brief_label
-            distance = f"{behind:.2g} ± {sd:.2g} behind" if behind > 0 else "best"
-            cells.append(f"{effort} {expected:.3g} ({distance})")
+            distance = f"{data.figures.plus_minus(behind, sd)} behind" if behind > 0 else "best"
+            cells.append(f"{effort} {data.figures.value(expected)} ({distance})")
         rows.append((quote(stage.name), quote(fact.name), ", ".join(cells)))
-    if not rows:
-        return []
     note = (
         "The same fit by thinking effort, each effort with what is best beside it within the "
         "budget; models above are at their best effort:"
     )
     head = ("stage", "model", "expected by effort (behind the model's best effort)")
-    return [note, *table(head, rows)]
+    return [note, *table(head, rows)] if rows else []
 
 
-def saturation_block(data: PromptData) -> str:
-    """Return the table of the samples at which each model saturates."""
-    # It would reveal Insight 2.
-    if "saturation" not in data.tables or 2 not in data.insights:
-        return ""
-    worse = {
-        (fact.stage, model)
-        for fact in data.facts.efforts
-        for model, behind in zip(fact.models, fact.behind)
-        if behind > 0
-    }
+def gains_block(data: PromptData) -> str:
+    """Return the change of the value from one sample to more, for each model."""
+    rows = []
+    for fact in _at_best_efforts(data) if data.shows("gains") else ():
+        cells = [
+            f"{number}: {data.figures.plus_minus(gain, sd)}" for number, gain, sd in fact.gains
+        ]
+        if cells:
+            stage = quote(data.task.stages[fact.stage].name)
+            rows.append((stage, data.model(fact.stage, fact.model), ", ".join(cells)))
+    note = (
+        "What the fit expects of more samples than one beside the best rest, up to the most that "
+        "fit (± is one standard deviation):"
+    )
+    head = ("stage", "model", "samples: gain")
+    return block("gains", [note, *table(head, rows)] if rows else [])
+
+
+def next_block(data: PromptData) -> tuple[str, ...]:
+    """Return what the fit would try next, with all allocations or a few."""
     rows = [
         (
-            *_names(data, fact.stage, fact.model),
-            f"{fact.saturation} ({fact.saturation_range[0]} to {fact.saturation_range[1]})",
-            f"{fact.gain:.2g} ± {fact.gain_sd:.2g}",
+            data.line(leader.choices),
+            data.figures.plus_minus(leader.mean, leader.sd),
+            f"{data.task.feasible.cost(leader.choices):.4g}",
         )
-        for fact in data.facts.models
-        if (fact.stage, fact.model) not in worse
+        for leader in (data.facts.leaders if data.shows("next") else ())
     ]
-    head = ("stage", "model", "samples at saturation (range)", "gain over one sample")
     note = (
-        "What a statistical fit to all trials says of samples beside the best rest (± is one "
-        "standard deviation); the range holds those that cannot be told from the peak:"
+        "What the fit would try next without you, the most telling first (± is one standard "
+        "deviation):"
     )
-    return block("saturation", [note, *table(head, rows)] if rows else [])
-
-
-def paired_block(data: PromptData) -> str:
-    """Return the table of paired comparisons."""
-    if "paired" not in data.tables:
-        return ""
-    rows = []
-    for pair in data.facts.paired:
-        names = [data.task.stages[pair.stage].models[model].name for model in pair.models]
-        rows.append(
-            (
-                quote(data.task.stages[pair.stage].name),
-                f"{quote(names[0])} (trial {pair.numbers[0]})",
-                f"{quote(names[1])} (trial {pair.numbers[1]})",
-                f"{pair.difference:.2g} ± {pair.error:.2g}",
-                str(pair.instances),
-            )
-        )
-    head = ("stage", "best trial with", "against best trial with", "difference", "instances")
-    note = "On the same instances; the trials may differ in other stages too:"
-    return block("paired", [note, *table(head, rows)] if rows else [])
+    head = ("allocation", "expected value", "cost")
+    return (
+        *(block("next", [note, *table(head, rows[:n])]) for n in (len(rows), _FEW) if rows),
+        "",
+    )

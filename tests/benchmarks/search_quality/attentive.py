@@ -4,10 +4,11 @@ import itertools
 import json
 import re
 
-import numpy as np
-from prompt_reading import NAME, SETTING, between
+from prompt_reading import between
 
-_SATURATION = re.compile(rf"^{NAME} \| {NAME} \| (\d+) \((\d+) to (\d+)\)")
+_SHORT = re.compile(r'("(?:[^"\\]|\\.)*"|[\w./-]+) x (\d+)')
+"""A model's short name and samples, as in ``7B x 3``."""
+_GAIN = re.compile(r"(\d+): (-?[\d.]+)")
 _WANTED = 8
 _LEADERS, _OWN = 5, 3
 
@@ -16,50 +17,102 @@ def attentive(task, text):
     """Allocations that AgentTTS's prompt speaks for, as choices.
 
     For each stage it combines models that the table of models cannot tell from the best (without
-    that table: those of the best five trials listed) with the samples at which they are said to
-    saturate (without: those of the best three trials listed with that model).
+    that table: those of the best five trials listed) with the samples around those at which the
+    table of gains has nearly all of the gain (without: those of the best three trials listed with
+    that model). The first ones lose the least by both tables; of those of the same models, each
+    differs in some number of samples by half.
     """
-    tried = _listed(task, between(text, "history"))
+    reading = _Reading(task, text)
+    tried, near, samples = reading.tried, reading.near_models(), reading.samples()
     order = sorted(tried, key=tried.get, reverse=True)
-    names = [stage.name for stage in task.stages]
-    positions = [{m.name: i for i, m in enumerate(stage.models)} for stage in task.stages]
-    near = [[] for _ in names]
-    for line in between(text, "models").splitlines():
-        cells = line.split(" | ")
-        if not SETTING.search(line):
-            continue
-        behind = re.fullmatch(r"(\S+) ± (\S+)", cells[4])
-        if behind is None or float(behind[1]) <= 2 * float(behind[2]):
-            stage = names.index(json.loads(cells[0]))
-            near[stage].append(positions[stage][json.loads(cells[1])])
     for stage, models in enumerate(near):
-        models += [] if models else dict.fromkeys(c[stage][0] for c in order[:_LEADERS])
-    samples = {}
-    saturation = between(text, "saturation")
-    for line in saturation.splitlines():
-        found = _SATURATION.search(line)
-        if found:
-            stage = names.index(json.loads(f'"{found[1]}"'))
-            at, low, high = (int(found[i]) for i in (3, 4, 5))
-            middle = round((low * high) ** 0.5)
-            key = stage, positions[stage][json.loads(f'"{found[2]}"')]
-            samples[key] = list(dict.fromkeys((at, middle, low, high)))
-    for choices in order if not saturation else ():
+        if not models:
+            models.update((c[stage][0], 0.0) for c in order[:_LEADERS])
+    for choices in order if not samples else ():
         for stage, (model, number) in enumerate(choices):
-            known = samples.setdefault((stage, model), [])
-            if len(known) < _OWN and number not in known:
-                known.append(number)
+            known = samples.setdefault((stage, model), {})
+            if len(known) < _OWN:
+                known.setdefault(number, 0.0)
     options = [
-        [(model, number) for model in models for number in samples.get((stage, model), [1])]
+        {
+            (model, number): behind + loss
+            for model, behind in models.items()
+            for number, loss in samples.get((stage, model), {1: 0.0}).items()
+        }
         for stage, models in enumerate(near)
     ]
-    every = np.array(list(itertools.product(*options)), dtype=np.int64)
-    if not every.size:
-        return []
-    fits = task.feasible.costs_of(every[..., 0], every[..., 1]) <= task.feasible.limit
-    found = [tuple(map(tuple, choices)) for choices in every[fits].tolist()]
-    fresh = [choices for choices in found if choices not in tried]
-    return fresh[:: max(1, len(fresh) // _WANTED)][:_WANTED]
+    every = sorted(
+        itertools.product(*options),
+        key=lambda choices: sum(loss[c] for loss, c in zip(options, choices)),
+    )
+    found = []
+    for choices in every if tried else ():
+        fits = task.feasible.fits(choices) and choices not in reading.taken
+        if fits and not any(_alike(choices, other) for other in found):
+            found.append(choices)
+    return found[:_WANTED]
+
+
+def _alike(first, second):
+    return all(m == k and max(a, b) < 1.5 * min(a, b) for (m, a), (k, b) in zip(first, second))
+
+
+class _Reading:
+    """What a prompt says, by position of stages and models."""
+
+    def __init__(self, task, text):
+        self.text, self.names = text, [stage.name for stage in task.stages]
+        self.positions = [{m.name: i for i, m in enumerate(s.models)} for s in task.stages]
+        self.short = [{} for _ in self.names]
+        for cells in self.rows("costs"):
+            if len(cells) > 3 and cells[0].startswith('"'):
+                stage = self.stage(cells[0])
+                self.short[stage][cells[2]] = self.positions[stage][json.loads(cells[1])]
+        self.tried = {}
+        for cells in self.rows("history"):
+            if cells[0].rstrip("*").isdigit():
+                self.tried[self.choices(cells[1])] = float(cells[2].split(" ")[0])
+
+        lines = [between(text, name) for name in ("queue", "proposals", "running")]
+        self.taken = {*self.tried, *map(self.choices, "\n".join(lines).splitlines())}
+
+    def rows(self, name):
+        """Cells of the lines of a block."""
+        return [line.split(" | ") for line in between(self.text, name).splitlines()]
+
+    def stage(self, quoted):
+        return self.names.index(json.loads(quoted))
+
+    def choices(self, cell):
+        """Read the first allocation of a text."""
+        found = _SHORT.findall(cell)[: len(self.names)]
+        return tuple((self.short[i][name], int(n)) for i, (name, n) in enumerate(found))
+
+    def near_models(self):
+        """Models of each stage that cannot be told from the best, and how far they are behind."""
+        near = [{} for _ in self.names]
+        for cells in self.rows("models"):
+            if len(cells) == 6 and _SHORT.search(cells[5]):
+                behind, _, error = cells[4].partition(" ± ")
+                behind = 0.0 if behind == "the best" else float(behind)
+                if behind <= 2 * float(error or 0):
+                    stage = self.stage(cells[0])
+                    near[stage][self.short[stage][cells[1]]] = behind
+        return near
+
+    def samples(self):
+        """Numbers of samples worth trying and what they lose, by stage and model."""
+        found = {}
+        for cells in self.rows("gains"):
+            if len(cells) == 3 and cells[0].startswith('"'):
+                stage, gains = self.stage(cells[0]), [(1, 0.0)]
+                gains += [(int(n), float(gain)) for n, gain in _GAIN.findall(cells[2])]
+                most = max(gain for _, gain in gains)
+                losses = {number: most - gain for number, gain in gains}
+                for (low, first), (high, second) in itertools.pairwise(gains):
+                    losses[round((low * high) ** 0.5)] = most - (first + second) / 2
+                found[stage, self.short[stage][cells[1]]] = losses
+        return found
 
 
 def as_reply(task, allocations):
@@ -75,17 +128,3 @@ def as_reply(task, allocations):
         for choices in allocations
     ]
     return json.dumps({"guidelines": ["scripted"], "candidates": candidates})
-
-
-def _listed(task, history):
-    """Return the values of the listed trials, keyed by choices."""
-    found = {}
-    for line in history.splitlines():
-        settings = SETTING.findall(line.split(" | ")[1]) if SETTING.search(line) else ()
-        if settings:
-            named = {
-                json.loads(f'"{stage}"'): (json.loads(f'"{model}"'), int(samples))
-                for stage, model, samples in settings
-            }
-            found[tuple(task.choices(named))] = float(line.split(" | ")[2].split(" ")[0])
-    return found
