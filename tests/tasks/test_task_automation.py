@@ -16,8 +16,11 @@ from optuna_agenttts.llm import ScriptedChatModel
 from optuna_agenttts_integrations.exceptions import DataError
 from optuna_agenttts_integrations.pipeline.fusion import LLMFusion
 from optuna_agenttts_integrations.pipeline.stages import State
-from optuna_agenttts_integrations.scoring.taskbench_metrics import taskbench_scores
-from optuna_agenttts_integrations.tasks.records import sample_path
+from optuna_agenttts_integrations.scoring.taskbench_metrics import (
+    TaskBenchScores,
+    taskbench_scores,
+)
+from optuna_agenttts_integrations.tasks.records import read_records, sample_path
 from optuna_agenttts_integrations.tasks.task_automation import ToolRequest, task_bench
 from optuna_agenttts_integrations.tasks.tool_calls import ToolCall, ToolChoice, ToolPlan
 from optuna_agenttts_integrations.tasks.tool_replies import (
@@ -89,18 +92,38 @@ def scores_of(benchmark, instance, steps=(), choice=(), calls=()):
 
 
 def test_own_samples_load():
-    """16 requests of one to three calls, one tool that asks for nothing, 6 of multimedia."""
-    requests = everything(daily())
-    assert len({request.id for request in requests}) == 16
-    assert {len(request.calls) for request in requests} == {1, 2, 3}
-    assert all(len(request.steps) == len(request.calls) for request in requests)
-    assert any(not call.arguments for request in requests for call in request.calls)
-    assert len(everything(media())) == 6
-    named = json.loads(TOOLS.read_text("utf-8"))["nodes"]
-    for request in requests:
+    """60 requests of one to four calls in each domain, enough for a search of 40 and 20 more."""
+    for benchmark in (daily(), media()):
+        requests = everything(benchmark)
+        assert len({request.id for request in requests}) == 60
+        assert len({request.overlap_key for request in requests}) == 60
+        assert {len(request.calls) for request in requests} == {1, 2, 3, 4}
+        assert all(len(request.steps) == len(request.calls) for request in requests)
+        assert {call.tool for request in requests for call in request.calls} == {
+            tool.name for tool in requests[0].tools
+        }
+        assert not any(request.renumbered for request in requests)
+    assert any(not call.arguments for request in everything(daily()) for call in request.calls)
+    for request in everything(daily()):
+        parameters = {tool.name: {p.name for p in tool.parameters} for tool in request.tools}
         for call in request.calls:
-            tool = next(tool for tool in named if tool["id"] == call.tool)
-            assert {name for name, _ in call.arguments} == {p["name"] for p in tool["parameters"]}
+            assert {name for name, _ in call.arguments} == parameters[call.tool]
+
+
+@pytest.mark.parametrize("make", [daily, media])
+def test_gold_of_the_samples_scores_one(make):
+    """By our metrics and by TaskBench's, except for tools that only the list has."""
+    requests = everything(make())
+    scores = task_bench_scores(requests, [ToolPlan(request.calls) for request in requests])
+    assert scores == TaskBenchScores(
+        node_micro_f1=1,
+        node_macro_f1=1,
+        edge_f1=1,
+        argument_name_f1=1,
+        argument_value_f1=1,
+        scored=60,
+        requests=60,
+    )
 
 
 @pytest.mark.skipif(not REAL_TOOLS.exists(), reason="TaskBench's tool list is not there")
@@ -149,11 +172,11 @@ def test_the_default_budget_is_the_papers():
 
 def test_names_and_encodings_of_fields_make_no_difference(tmp_path):
     """TaskBench's file, the Hub's form, mixtures of both and tables are the same instances."""
-    plain = json.loads(DAILY.read_text("utf-8"))
+    plain = read_records(DAILY)
     hub = [
         {
             "id": item["id"],
-            "user_request": item["instruction"],
+            "instruction": item["user_request"],
             "tool_steps": json.dumps(item["task_steps"]),
             "tool_nodes": json.dumps(item["task_nodes"]),
             "tool_links": json.dumps(item["task_links"]),
@@ -196,7 +219,7 @@ WRITERS = {
 
 def test_json_lines_are_read(tmp_path):
     """TaskBench's own file has one record a line."""
-    plain = json.loads(DAILY.read_text("utf-8"))
+    plain = read_records(DAILY)
     path = tmp_path / "data.json"
     path.write_text("".join(json.dumps(item) + "\n" for item in plain), "utf-8")
     assert daily(path).search == daily().search
@@ -339,8 +362,8 @@ def test_other_arguments_are_refused():
         daily(metric="unknown tools")
     with pytest.raises(DataError, match=r"`domain` must be one of dailylife, .*got 'kitchen'"):
         daily(domain="kitchen")
-    with pytest.raises(DataError, match=r"`search` must be an integer from 1 to 16, .*got 17"):
-        daily(search=17)
+    with pytest.raises(DataError, match=r"`search` must be an integer from 1 to 60, .*got 61"):
+        daily(search=61)
 
 
 FOUR = [
