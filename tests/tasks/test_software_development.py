@@ -43,7 +43,8 @@ from optuna_agenttts_integrations.tasks.programs import (
 )
 from optuna_agenttts_integrations.tasks.records import sample_path
 from optuna_agenttts_integrations.tasks.requirements import Software
-from optuna_agenttts_integrations.tasks.software_development import chat_dev, latest_program
+from optuna_agenttts_integrations.tasks.software_development import chat_dev
+from optuna_agenttts_integrations.tasks.software_scores import latest_program
 from optuna_agenttts_integrations.testing.serving import LoopbackServer
 from optuna_agenttts_integrations.testing.simulated_replies import quoted_text
 from optuna_agenttts_integrations.testing.simulation import stage_instructions

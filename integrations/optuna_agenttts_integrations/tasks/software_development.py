@@ -7,8 +7,7 @@ all.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from operator import attrgetter
 from typing import cast
@@ -22,17 +21,11 @@ from optuna_agenttts_integrations.pipeline.aggregation import best_of
 from optuna_agenttts_integrations.pipeline.fusion import LLMFusion
 from optuna_agenttts_integrations.pipeline.stages import (
     Pipeline,
-    Score,
     StageProgram,
     State,
     Step,
     always,
 )
-from optuna_agenttts_integrations.scoring.chatdev_metrics import (
-    chatdev_code_text,
-    chatdev_completeness,
-)
-from optuna_agenttts_integrations.scoring.metrics import cosine
 from optuna_agenttts_integrations.scoring.sandbox import Sandbox
 from optuna_agenttts_integrations.tasks.answering import prompt_messages
 from optuna_agenttts_integrations.tasks.benchmark import (
@@ -52,10 +45,17 @@ from optuna_agenttts_integrations.tasks.programs import (
     format_program,
     is_unchanged_reply,
     parse_program,
-    program_code,
 )
 from optuna_agenttts_integrations.tasks.records import Source, read_records, split_instances
 from optuna_agenttts_integrations.tasks.requirements import Software, read_requirements
+from optuna_agenttts_integrations.tasks.software_scores import (
+    CONSISTENCY,
+    LAST_RUN,
+    current_program,
+    latest_program,
+    measure_consistency,
+    program_scores,
+)
 
 _CODE = "You are a programmer who writes a whole Python program for a requirement."
 _REVIEW = "You are a reviewer who reads a Python program against its requirement."
@@ -76,8 +76,7 @@ _REVISED = (
     f"reply with all files of the changed program, those that stay as they are too: {_FORM}"
 )
 PROGRAM_HEADING = "Program:\n"
-_STAGES = ("coding", "static_review", "dynamic_test")
-_RUN, _LAST_RUN, _CONSISTENCY = "execution", "last execution", "consistency"
+_RUN = "execution"
 
 
 def chat_dev(
@@ -101,22 +100,11 @@ def chat_dev(
 ) -> Benchmark:
     """Create a benchmark from SRDD (ChatDev, Qian et al., ACL 2024).
 
-    The metrics of a program:
-
-    - ``"completeness"``: 1 if no Python file has a placeholder or fails to parse, else 0.
-    - ``"consistency"``: cosine similarity, at least 0, between the embeddings of the description
-      and of the code without comments and docstrings. Needs `embedder`.
-    - ``"executability"``: 1 if the program exits with 0 or is still running at the sandbox's time
-      limit, as a game would, else 0. Needs `sandbox`.
-    - ``"quality"``: the product of the available ones.
-    - ``"ChatDev completeness"``, ``"ChatDev consistency"``, ``"ChatDev executability"``: those of
-      ChatDev's script, with the same needs; see `chatdev_metrics`. A negative cosine is 0.
-    - ``"ChatDev quality"``: their product.
+    Programs are scored as `program_scores` defines.
 
     Args:
         source: SRDD's ``data_attribute_format.csv``, the ``tasks.json`` of AgentTTS's authors, or
-            records with ``Name``, ``Description`` and ``Category``, also in lower case; see
-            `read_records`.
+            records with ``Name``, ``Description`` and ``Category``; see `read_records`.
         search: Number of requirements for the search; the others are held out.
         seed: Seed of the split.
         split: Split of a data set of the Hub.
@@ -144,18 +132,11 @@ def chat_dev(
     if sandbox is not None and (missing := sandbox.missing()) is not None:
         raise SandboxError(missing)
     runner = None if sandbox is None else Runner(sandbox)
-    scores = _scores(embedder is not None, sandbox is not None)
+    scores = program_scores(embedder is not None, sandbox is not None)
     metric = metric or ("completeness" if embedder is None else "consistency")
-    if metric not in scores:
-        raise DataError(
-            f"`metric` must be one of {', '.join(scores)}; got {metric!r}. 'consistency' needs an "
-            "`embedder`, 'executability' a `sandbox`."
-        )
-    found, left_out = read_requirements(
-        read_records(source, split=split, revision=revision, keep_unreadable=True),
-        source=source,
-        skip_unusable=skip_unusable,
-    )
+    _check_metric(metric, scores)
+    records = read_records(source, split=split, revision=revision, keep_unreadable=True)
+    found, left_out = read_requirements(records, source=source, skip_unusable=skip_unusable)
     searched, held_out = split_instances(
         found, search=search, seed=seed, content=attrgetter("overlap_key")
     )
@@ -178,6 +159,14 @@ def chat_dev(
         held_out=held_out,
         left_out=left_out,
     )
+
+
+def _check_metric(metric: str, scores: Collection[str]) -> None:
+    if metric not in scores:
+        raise DataError(
+            f"`metric` must be one of {', '.join(scores)}; got {metric!r}. 'consistency' needs an "
+            "`embedder`, 'executability' a `sandbox`."
+        )
 
 
 def _stages(
@@ -207,15 +196,6 @@ def _stages(
             description=f"Repair what goes wrong when the program runs; {samples}",
         ),
     ]
-
-
-def latest_program(state: State) -> Program | None:
-    """Return the program of the last stage that has one; None if there is none."""
-    for name in reversed(_STAGES):
-        program = state.results.get(name)
-        if program is not None:
-            return cast(Program, program)
-    return None
 
 
 def _programs(
@@ -249,79 +229,22 @@ def _programs(
     if runner is not None:
         run = partial(_run_program, runner)
         stages.insert(2, Step(name=_RUN, run=run, fails_on=(SandboxError,)))
-        stages.append(Step(name=_LAST_RUN, run=run, fails_on=(SandboxError,), scoring=True))
+        stages.append(Step(name=LAST_RUN, run=run, fails_on=(SandboxError,), scoring=True))
     if embedder is not None:
         if not isinstance(embedder, StoredEmbedder):
             embedder = StoredEmbedder(embedder, CompletionStore())
-        measure = partial(_measure_consistency, embedder)
-        measured = Step(name=_CONSISTENCY, run=measure, fails_on=(ChatError,), scoring=True)
+        measure = partial(measure_consistency, embedder)
+        measured = Step(name=CONSISTENCY, run=measure, fails_on=(ChatError,), scoring=True)
         stages.append(measured)
     return stages
 
 
 async def _run_program(runner: Runner, state: State) -> Run:
-    return await runner.run(_program(state))
-
-
-async def _measure_consistency(embedder: StoredEmbedder, state: State) -> tuple[float, float]:
-    """Return the consistency, and that of ChatDev's script."""
-    program = _program(state)
-    # Embedding servers refuse empty texts.
-    texts = [chatdev_code_text(program.python), *filter(None, [program_code(program)])]
-    wanted, chatdev, *own = await embedder.embed([state.instance.description, *texts])
-    consistency = max(0.0, cosine(wanted, own[0])) if own else 0.0
-    return consistency, max(0.0, cosine(wanted, chatdev))
-
-
-def _scores(has_embedder: bool, has_sandbox: bool) -> dict[str, Score]:
-    """Return the available scores by name."""
-    own: dict[str, Callable[[State], float]] = {"completeness": _completeness}
-    chatdev = {"ChatDev completeness": _chatdev_completeness}
-    if has_embedder:
-        own["consistency"] = partial(_consistency, 0)
-        chatdev["ChatDev consistency"] = partial(_consistency, 1)
-    if has_sandbox:
-        own["executability"] = _executability
-        chatdev["ChatDev executability"] = _chatdev_executability
-    return {
-        **own,
-        "quality": partial(_quality, tuple(own.values())),
-        **chatdev,
-        "ChatDev quality": partial(_quality, tuple(chatdev.values())),
-    }
-
-
-def _completeness(state: State) -> float:
-    return completeness(_program(state))
-
-
-def _chatdev_completeness(state: State) -> float:
-    return chatdev_completeness(_program(state).python)
-
-
-def _consistency(which: int, state: State) -> float:
-    return cast("tuple[float, float]", state[_CONSISTENCY])[which]
-
-
-def _executability(state: State) -> float:
-    return float(cast(Run, state[_LAST_RUN]).succeeded)
-
-
-def _chatdev_executability(state: State) -> float:
-    return float(not cast(Run, state[_LAST_RUN]).traceback)
-
-
-def _quality(parts: Sequence[Callable[[State], float]], state: State) -> float:
-    return math.prod(part(state) for part in parts)
+    return await runner.run(current_program(state))
 
 
 def _run_failed(state: State) -> bool:
     return not cast(Run, state[_RUN]).succeeded
-
-
-def _program(state: State) -> Program:
-    """Return the latest program; the coding stage fails instances without one."""
-    return cast(Program, latest_program(state))
 
 
 def _requirement(software: Software) -> str:

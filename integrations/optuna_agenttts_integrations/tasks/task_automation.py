@@ -126,12 +126,9 @@ def task_bench(
     scores, counts = request_scores(listed, named=named)
     if metric not in scores:
         raise DataError(f"`metric` must be one of {', '.join(scores)}; got {metric!r}.")
+    records = read_records(source, split=split, revision=revision, keep_unreadable=True)
     requests, left_out = read_requests(
-        read_records(source, split=split, revision=revision, keep_unreadable=True),
-        listed,
-        named=named,
-        source=source,
-        skip_unusable=skip_unusable,
+        records, listed, named=named, source=source, skip_unusable=skip_unusable
     )
     searched, held_out = split_instances(
         requests, search=search, seed=seed, content=attrgetter("overlap_key")
