@@ -240,7 +240,8 @@ VALUES = {
 PLAIN = {
     *("carry_over", "confirm", "describe_model", "examine", "explain", "frontier", "guidelines"),
     *("load_allocation", "majority_vote", "recommend", "sample_path", "save_allocation"),
-    *("rounds_dataframe", "search", "spend", "summarize", "trials_dataframe", "union"),
+    *("rounds_dataframe", "search", "spend", "summarize", "task_bench_scores"),
+    *("trials_dataframe", "union"),
 }
 SERVERS = {"LoopbackServer", "PlaygroundServer"}
 """They run threads and hold sockets; objectives refer to them by URL."""

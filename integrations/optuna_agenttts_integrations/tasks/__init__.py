@@ -17,6 +17,7 @@ from optuna_agenttts_integrations.tasks.retrieval_qa import (
 )
 from optuna_agenttts_integrations.tasks.software_development import chat_dev
 from optuna_agenttts_integrations.tasks.task_automation import Tool, ToolRequest, task_bench
+from optuna_agenttts_integrations.tasks.tool_scores import task_bench_scores
 
 __all__ = [
     "LLAMA",
@@ -33,6 +34,7 @@ __all__ = [
     "passage_benchmark",
     "sample_path",
     "task_bench",
+    "task_bench_scores",
     "triple_benchmark",
     "two_wiki",
     "web_qsp",
