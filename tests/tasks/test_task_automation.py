@@ -3,12 +3,15 @@
 import csv
 import json
 import random
+import time
 from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
 
 import optuna
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tasks_support import allocated, as_competent, everything
 
 from optuna_agenttts import AgentTTSSampler, Model, recommend
@@ -306,6 +309,7 @@ NODE = {"task": "set_heating", "arguments": []}
         ({"task_links": [{"source": "a"}]}, "strings in `source` and `target`"),
         ({"task_nodes": [{**NODE, "arguments": 3}]}, "`arguments` must be an object or a list"),
         ({"task_nodes": [{**NODE, "arguments": ["study"]}]}, "Check `domain`"),
+        ({"task_nodes": [{**NODE, "arguments": [{"name": "room"}]}]}, "an object or a list"),
         ({"task_nodes": [{**NODE, "arguments": {"": 1}}]}, "must have non-empty strings as names"),
         ({"task_nodes": [{**NODE, "arguments": {"a": json.loads("[" * 9 + "]" * 9)}}]}, "deep"),
     ],
@@ -533,6 +537,7 @@ def test_calls_are_checked_one_by_one():
         ({"tool": 3, "arguments": {}}, [good]),
         ({"tool": "set_heating", "arguments": "x"}, [good, bare]),
         ({"tool": "set_heating", "arguments": ["x"]}, [good, bare]),
+        ({"tool": "set_heating", "arguments": [{"name": "room"}]}, [good, bare]),
         ({"tool": "set_heating", "arguments": {"room": deep}}, [good, bare]),
     ):
         plan = parse_plan(json.dumps({"calls": [heat, bad]}), tools, named=True)
@@ -564,6 +569,8 @@ PAIRS = '[{"name": "room", "value": "hall"}, {"name": "litres", "value": 2}]'
         ),
         ('[{"name": "water_plants", "parameters": [{"room": "hall"}, {"litres": 2}]}]', 0),
         (f'{{"tool": "water_plants", "arguments": {PAIRS}}}', 0),
+        (f'{{"calls": {{"tool": "water_plants", "arguments": {PAIRS}}}}}', 0),
+        (f'# RESULT {{x}} #: {{"calls": [{{"tool": "water_plants", "args": {PAIRS}}}]}} {{y}}', 0),
         (
             f'Plan {{a}}:\n```\n{{"calls": [{{"tool": "water_plants", "args": {PAIRS}}}]}}\n```',
             0,
@@ -589,6 +596,52 @@ def test_plans_are_read_as_models_write_them(text, unread):
     plan = parse_plan(text, four().search[0].tools, named=True)
     assert plan == ToolPlan((WATER,))
     assert plan.unread == unread
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{" * 60_000,
+        '{"a":' * 20_000,
+        "[" * 60_000,
+        '{"calls": [' + '{"tool": "x", "arguments": {"a": 1}},' * 2000,
+        "{}" * 30_000,
+    ],
+)
+def test_long_replies_are_read_in_bounded_time(text):
+    """A reply that opens objects without end takes less than a second."""
+    started = time.perf_counter()
+    for parse in (parse_steps, lambda text: parse_choice(text, ())):
+        parse(text)
+    parse_plan(text, (), named=True)
+    assert time.perf_counter() - started < 2
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["name", "value", "x"]), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+BOTH = [(daily(), True), (media(), False)]
+nodes = st.fixed_dictionaries(
+    {"task": st.sampled_from(["set_heating", "Set Heating", "fly", ""])},
+    optional={"arguments": values, "metadata": values},
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(nodes, max_size=4), st.sampled_from(["{}", "Here: {} Done.", "```json\n{}\n```"]))
+def test_every_list_of_calls_is_read(listed, surroundings):
+    """Whatever their arguments are; calls are read, or of unknown tools, or counted."""
+    text = surroundings.replace("{}", json.dumps({"task_nodes": listed}))
+    for benchmark, named in BOTH:
+        plan = parse_plan(text, benchmark.search[0].tools, named=named)
+        assert len(plan.calls) + plan.unknown == len(plan.written) == len(listed)
+        assert hash(plan.links) is not None
+        scores_of(benchmark, benchmark.search[0], calls=plan, choice=ToolChoice(()))
 
 
 def test_calls_may_follow_each_other_without_a_list():

@@ -26,6 +26,8 @@ from optuna_agenttts_integrations.tasks.tool_calls import (
 _MAX_ITEMS = 64
 _MAX_STEP_CHARACTERS = 1000
 _MAX_DEPTH = 8
+_MAX_MALFORMED = 100
+"""Braces that begin no JSON object, after which a reply is not searched for further ones."""
 
 # Keys by which models name the parts of a reply, those of the prompts first. The others are those
 # of TaskBench's prompts and data, and of the function calls of chat servers.
@@ -36,6 +38,7 @@ _LINKS = ("links", "task_links", "tool_links")
 _STEP = ("step", "task", "description", "step_name", "id")
 _TOOL = ("tool", "task", "function", "name", "tool_name", "id")
 _ARGUMENTS = ("arguments", "parameters", "args", "input")
+_DECLARED = {"name", "type", "desc", "description"}
 
 
 def read_arguments(values: Any, *, named: bool) -> tuple[tuple[tuple[str, Any], ...], list[str]]:
@@ -58,7 +61,7 @@ def read_arguments(values: Any, *, named: bool) -> tuple[tuple[tuple[str, Any], 
     problems: list[str] = []
     items = [] if values is None else values if isinstance(values, list) else [values]
     for item in items:
-        for name, value in _pairs(item, named):
+        for name, value in _pairs(item, named, isinstance(values, list)):
             problem = _problem(name, value, named)
             if problem:
                 problems.append(problem)
@@ -68,12 +71,14 @@ def read_arguments(values: Any, *, named: bool) -> tuple[tuple[tuple[str, Any], 
     return tuple(sorted(found, key=lambda pair: pair[0]) if named else found), problems
 
 
-def _pairs(item: Any, named: bool) -> Iterator[tuple[Any, Any]]:
+def _pairs(item: Any, named: bool, listed: bool) -> Iterator[tuple[Any, Any]]:
     """Yield name and value of each argument in an entry of a list of arguments."""
     if not isinstance(item, Mapping):
         pairs = [(None if named else "", item)]
     elif isinstance(item.get("name"), str) and "value" in item:
         pairs = [(item["name"], item["value"])]
+    elif named and listed and "name" in item and set(item) <= _DECLARED:
+        pairs = [(None, item)]  # the declaration of a parameter, without a value
     else:
         pairs = [(name if named else "", value) for name, value in item.items()]
     for name, value in pairs:
@@ -233,31 +238,41 @@ def _read_items(text: str, keys: Sequence[str]) -> tuple[list[Any] | None, Any, 
     """
     # Models that write Markdown escape underscores, which JSON does not allow.
     text = split_thoughts(text)[0].replace("\\_", "_")
-    key = next((key for key in keys if f'"{key}"' in text), keys[0])
-    reply = json_in_reply(text, key, lists=True)
-    items: Any = reply
-    if isinstance(reply, Mapping):
-        items = _first(reply, keys)
-        if items is None and _text(reply, _TOOL) is not None and keys is not _STEPS:
-            items = _objects(text) or [reply]  # calls one after the other
-    elif isinstance(reply, list) and reply and all(isinstance(item, list) for item in reply):
-        items = reply[-1]  # several lists, of which the last is the latest
+    objects, all_read = _objects(text)
+    candidates = [value for value in objects if any(key in value for key in keys)]
+    calls = keys is not _STEPS and all_read and all(_text(value, _TOOL) for value in objects)
+    reply: Any
+    if candidates:
+        reply = candidates[-1]  # of several, the latest
+    elif objects and calls:
+        reply = objects
+    else:
+        key = next((key for key in keys if f'"{key}"' in text), keys[0])
+        reply = json_in_reply(text, key, lists=True)
+    items = _first(reply, keys) if isinstance(reply, Mapping) else reply
+    if isinstance(items, Mapping) and _text(items, _TOOL):
+        items = [items]
+    elif items is reply and items and all(isinstance(item, list) for item in items):
+        items = items[-1]  # several lists, of which the last is the latest
     if not isinstance(items, list) or len(items) > _MAX_ITEMS:
         return None, None, 0
     cut = any(text.count(left) > text.count(right) for left, right in ("{}", "[]"))
     return items, reply, int(cut)
 
 
-def _objects(text: str) -> list[Any]:
-    """Return the JSON objects that follow each other in a text."""
+def _objects(text: str) -> tuple[list[Mapping[str, Any]], bool]:
+    """Return the JSON objects in a text, and whether there are no others that are malformed."""
     decoder = json.JSONDecoder()
-    found: list[Any] = []
+    found: list[Mapping[str, Any]] = []
+    malformed = 0
     start = text.find("{")
-    while start >= 0 and len(found) <= _MAX_ITEMS:
+    while start >= 0 and malformed < _MAX_MALFORMED:
         try:
-            value, start = decoder.raw_decode(text, start)
+            value, end = decoder.raw_decode(text, start)
         except (ValueError, RecursionError):
-            return []
-        found.append(value)
-        start = text.find("{", start)
-    return found
+            malformed += 1
+            end = start + 1
+        else:
+            found.append(value)
+        start = text.find("{", end)
+    return found, not malformed
