@@ -632,7 +632,7 @@ nodes = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(nodes, max_size=4), st.sampled_from(["{}", "Here: {} Done.", "```json\n{}\n```"]))
 def test_every_list_of_calls_is_read(listed, surroundings):
     """Whatever their arguments are; calls are read, or of unknown tools, or counted."""
@@ -673,6 +673,34 @@ def test_values_without_names_are_read_in_every_form(arguments, values):
     plan = parse_plan(text, tools, named=False)
     assert [value for _, value in plan.calls[0].arguments] == values
     assert plan.unread == (1 if arguments == [None, "a.mp4"] else 0)
+
+
+def test_links_are_those_of_the_reply_or_the_order_of_calls():
+    """Where arguments have names, links say which call waits for which."""
+    records = [
+        record(
+            task_nodes=[{"task": "water_plants"}, {"task": "set_heating"}, {"task": "log_run"}],
+            task_links=[
+                {"source": "water_plants", "target": "log_run"},
+                {"source": "set_heating", "target": "log_run"},
+            ],
+        )
+    ]
+    (request,) = daily(records, search=1).search
+    calls = [{"tool": call.tool} for call in request.calls]
+    links = [{"source": one, "target": other} for one, other in request.links]
+    for reply, edge_f1 in (
+        ({"calls": calls, "links": links}, 1),
+        ({"task_nodes": calls, "task_links": links[:1]}, 2 * 1 / 3),
+        ({"calls": calls}, 2 * 1 / 4),
+        ({"calls": calls, "links": ["water_plants"]}, 2 * 1 / 4),
+        ({"calls": calls, "links": []}, 0),
+    ):
+        plan = parse_plan(json.dumps(reply), request.tools, named=True)
+        assert task_bench_scores([request], [plan]).edge_f1 == pytest.approx(edge_f1)
+        assert scores_of(daily(), request, calls=plan)["e-F1"] == pytest.approx(edge_f1)
+    assert task_bench_scores([request], [None]).scored == 0
+    assert task_bench_scores([], []).requests == 0
 
 
 PREDICTED = REAL_TOOLS.with_name("taskbench_predicted_plans.json")
@@ -874,17 +902,17 @@ def test_behind_servers_it_scores_as_in_process(dialect):
 
 
 def test_a_study_runs_through():
-    """Six trials of the sampler, and a winner that is scored on what was held out."""
-    benchmark = daily()
+    """Three trials of the sampler, and a winner that is scored on what was held out."""
+    benchmark = daily(search=5)
     with benchmark.objective(simulated_models(benchmark), progress=False) as objective:
         study = optuna.create_study(
             direction="maximize", sampler=AgentTTSSampler(benchmark.task, seed=1)
         )
-        study.optimize(objective, n_trials=6)
+        study.optimize(objective, n_trials=3)
         winner = recommend(study, benchmark.task).allocation
-        evaluation = objective.evaluate(winner, benchmark.held_out)
-    assert len(study.trials) == 6
+        evaluation = objective.evaluate(winner, benchmark.held_out[:5])
+    assert len(study.trials) == 3
     assert all(0 <= trial.value <= 1 for trial in study.trials)
-    assert {*SCORES, "unknown tools"} <= set(study.trials[0].user_attrs)
+    assert {*SCORES, "p-F1", "e-F1", "unknown tools"} <= set(study.trials[0].user_attrs)
     assert 0 < evaluation.mean <= 1
     assert isinstance(benchmark.held_out[0], ToolRequest)
