@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from optuna_agenttts.llm import Message
 from optuna_agenttts.llm.thoughts import split_thoughts
+from optuna_agenttts.llm.untrusted import decode_json
 from optuna_agenttts_integrations.pipeline.aggregation import Aggregation, normalized_vote
 from optuna_agenttts_integrations.pipeline.fusion import LLMFusion
 from optuna_agenttts_integrations.pipeline.stages import State
@@ -32,13 +33,17 @@ _LATEX_TEXT = re.compile(r"\\(?:text|textbf|mathrm|mathbf)\s?\{([^{}]*)\}")
 
 _FENCE = re.compile(r"`{3,}\w*|~{3,}\w*")
 _MARKDOWN = "*_` \t"
+_MAX_LIST = 20_000
+"""Characters of a list of answers that are read. Chosen by hand: some hundred names."""
+_SEPARATOR = re.compile(r"[;|\uff1b]")
+_BULLET = re.compile(r"^\s*(?:[-*+\u2022]\s+|\d{1,3}[.)]\s+)")
 _MAX_ANSWER = 200_000
 """Characters at the end of a reply that are searched. Chosen by hand, so that it takes less than
 .1 s."""
 
 METRICS: dict[str, Callable[[str, Sequence[str]], float]] = {
     "exact match": exact_match,
-    "token F1": token_f1,
+    "SQuAD F1": token_f1,
     "answer contained": contains_answer,
 }
 """Scores of an answer against all accepted answers, 0 to 1; `scoring.metrics` normalizes both."""
@@ -56,6 +61,37 @@ def parse_answer(text: str, state: State) -> str | None:
             if answer:
                 return answer
     return None
+
+
+def parse_answers(text: str, state: State) -> str | None:
+    """Return the answers of the last list of answers in a reply, one a line; None without a list.
+
+    The list is the rest of the line after "Answer:", or the lines below it up to an empty one.
+    """
+    text = answer_text(text, _MAX_ANSWER)
+    for head in reversed(list(ANSWER_HEADER.finditer(text))):
+        rest = text[head.end() : head.end() + _MAX_LIST].strip().strip("`").removeprefix("json")
+        found = split_answers(rest.strip().split("\n\n")[0])
+        if found:
+            return "\n".join(found)
+    return None
+
+
+def split_answers(text: str) -> list[str]:
+    """Return the answers that a text lists: as JSON, one a line, or separated by semicolons.
+
+    Args:
+        text: The text.
+    """
+    text = text.strip().strip(_MARKDOWN)
+    values = decode_json(text.rstrip("}")) if text.startswith("[") else None
+    if isinstance(values, list):
+        parts = [str(value) for value in values if isinstance(value, (str, int, float))]
+    else:
+        lines = text.splitlines()
+        parts = _SEPARATOR.split(lines[0]) if len(lines) == 1 else lines
+    parts = [_BULLET.sub("", part).strip().strip(_MARKDOWN + '"') for part in parts]
+    return [part for part in parts if part and not _FENCE.fullmatch(part)]
 
 
 def answer_text(text: str, length: int) -> str:

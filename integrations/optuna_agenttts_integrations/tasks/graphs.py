@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from operator import itemgetter
 
-Triple = tuple[str, str, str]
+Triple = Sequence[str]
 """Head, relation and tail."""
 
 _HOPS = 4
@@ -15,8 +15,11 @@ _HOPS = 4
 
 def paths_and_nearest(
     triples: Sequence[Triple], starts: Sequence[str], ends: Sequence[str]
-) -> tuple[list[Triple], list[Triple]]:
+) -> tuple[list[Triple], Iterator[Triple]]:
     """Return the triples on shortest paths between entities, and all triples, nearest first.
+
+    Triples are scanned once per hop, without an index of the graph: most answers are one or two
+    hops away, and few triples are shown.
 
     Args:
         triples: The graph.
@@ -25,49 +28,54 @@ def paths_and_nearest(
 
     Returns:
         The triples on all shortest undirected paths of at most 4 hops from each start to each
-        end, and all triples sorted by their distance from the starts, unreachable ones last.
+        end, and an iterator over all triples by their distance from the starts, unreachable ones
+        last.
     """
-    links: dict[str, list[Triple]] = {}
-    for triple in triples:
-        for entity in {triple[0], triple[2]}:
-            links.setdefault(entity, []).append(triple)
-    distances = _distances(links, starts)
-    nearest = sorted(
-        triples,
-        key=lambda triple: min(distances.get(end, math.inf) for end in (triple[0], triple[2])),
-    )
-    found = {triple for entity in starts for triple in _on_shortest_paths(links, entity, ends)}
-    return [triple for triple in triples if triple in found], nearest
+    # Unlike `zip`, this does not visit the memory of each triple three times.
+    heads, tails = list(map(itemgetter(0), triples)), list(map(itemgetter(2), triples))
+    found = {n for start in starts for n in _on_shortest_paths(heads, tails, start, ends)}
+    nearest = (triples[number] for number in _nearest(heads, tails, starts))
+    return [triples[number] for number in sorted(found)], nearest
 
 
-def _distances(links: Mapping[str, Sequence[Triple]], starts: Iterable[str]) -> dict[str, int]:
-    """Return the number of hops from the nearest start to each reachable entity."""
-    distances = dict.fromkeys((entity for entity in starts if entity in links), 0)
-    reached = list(distances)
-    for entity in reached:
-        for head, _, tail in links[entity]:
-            for other in (head, tail):
-                if other not in distances:
-                    distances[other] = distances[entity] + 1
-                    reached.append(other)
-    return distances
+def _nearest(heads: Sequence[str], tails: Sequence[str], starts: Sequence[str]) -> Iterator[int]:
+    """Yield the numbers of all triples by the number of hops from the nearest start."""
+    known, frontier = set(starts), set(starts)
+    left = dict.fromkeys(range(len(heads)))
+    while frontier:
+        level = [n for n in left if heads[n] in frontier or tails[n] in frontier]
+        yield from level
+        for number in level:
+            del left[number]
+        frontier = {entity for n in level for entity in (heads[n], tails[n])} - known
+        known |= frontier
+    yield from left
 
 
 def _on_shortest_paths(
-    links: Mapping[str, Sequence[Triple]], start: str, ends: Iterable[str]
-) -> set[Triple]:
-    """Return all triples on all shortest paths from one entity to each of the others."""
-    distances = _distances(links, [start])
+    heads: Sequence[str], tails: Sequence[str], start: str, ends: Sequence[str]
+) -> set[int]:
+    """Return the numbers of all triples on all shortest paths from one entity to the others."""
+    distances = {start: 0}
+    frontier, wanted = {start}, set(ends)
+    for hops in range(1, _HOPS + 1):
+        if not frontier or wanted <= distances.keys():
+            break
+        reached = {tail for head, tail in zip(heads, tails) if head in frontier}
+        reached.update(head for head, tail in zip(heads, tails) if tail in frontier)
+        frontier = reached - distances.keys()
+        distances.update(dict.fromkeys(frontier, hops))
     levels: list[set[str]] = [set() for _ in range(_HOPS + 1)]
-    for entity in ends:
-        if distances.get(entity, math.inf) <= _HOPS:
-            levels[distances[entity]].add(entity)
-    found: set[Triple] = set()
+    for entity in wanted & distances.keys():
+        levels[distances[entity]].add(entity)
+    found: set[int] = set()
     for hops in range(_HOPS, 0, -1):
-        for entity in levels[hops]:
-            for triple in links[entity]:
-                other = triple[0] if triple[2] == entity else triple[2]
-                if distances[other] == hops - 1:
-                    found.add(triple)
+        here = levels[hops]
+        pairs = enumerate(zip(heads, tails)) if here else ()
+        for number in [n for n, (head, tail) in pairs if head in here or tail in here]:
+            head, tail = heads[number], tails[number]
+            for entity, other in ((head, tail), (tail, head)):
+                if entity in here and distances.get(other) == hops - 1:
+                    found.add(number)
                     levels[hops - 1].add(other)
     return found

@@ -6,17 +6,32 @@ hundred, then answer from them. The prompts are not the paper's.
 
 from __future__ import annotations
 
-import random
-import reprlib
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, cast
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
 
-from optuna_agenttts import Model, Task
+from optuna_agenttts import Model, Stage, Task
 from optuna_agenttts.llm import Message
 from optuna_agenttts_integrations.exceptions import DataError
-from optuna_agenttts_integrations.pipeline.stages import State
-from optuna_agenttts_integrations.tasks.answering import prompt_messages
+from optuna_agenttts_integrations.pipeline.aggregation import normalized_vote
+from optuna_agenttts_integrations.pipeline.fusion import LLMFusion
+from optuna_agenttts_integrations.pipeline.stages import Pipeline, StageProgram, State
+from optuna_agenttts_integrations.scoring.answer_sets import (
+    answer_set_f1,
+    gog_match,
+    hits_at_1,
+    rog_f1,
+    rog_hit,
+    tog_match,
+)
+from optuna_agenttts_integrations.scoring.metrics import normalize_answer
+from optuna_agenttts_integrations.tasks.answering import (
+    METRICS,
+    parse_answers,
+    prompt_messages,
+    split_answers,
+)
 from optuna_agenttts_integrations.tasks.benchmark import (
     LLAMA,
     QWEN,
@@ -29,14 +44,18 @@ from optuna_agenttts_integrations.tasks.candidates import (
     candidate_stages,
     selected_candidates,
 )
-from optuna_agenttts_integrations.tasks.graphs import Triple, paths_and_nearest
+from optuna_agenttts_integrations.tasks.kg_questions import (
+    GRAPH,
+    Graphs,
+    graphs_by_id,
+    read_question,
+)
+from optuna_agenttts_integrations.tasks.kg_questions import TripleQuestion as TripleQuestion
 from optuna_agenttts_integrations.tasks.records import (
-    Record,
+    LeftOut,
     Source,
-    get_field,
-    get_texts,
+    read_each,
     read_records,
-    single_line,
     split_instances,
 )
 from optuna_agenttts_integrations.tasks.selection import format_candidates
@@ -50,26 +69,27 @@ _DESCRIPTION = (
     "Choose the triples of a knowledge graph that lead to the answer among about a hundred, then "
     "answer."
 )
-_IDS = ("ID", "QuestionId", "id")
+_ONE_ANSWER = (
+    "gives the answer as the facts name it and nothing else. If there are several, give one of "
+    "them, such as\nAnswer: Lake Victoria"
+)
+_ALL_ANSWERS = (
+    "lists all answers as the facts name them, separated by semicolons, and nothing else, such as"
+    "\nAnswer: Lake Victoria; Lake Tana"
+)
 
-
-@dataclass(frozen=True, slots=True)
-class TripleQuestion:
-    """A question with triples of a knowledge graph.
-
-    Args:
-        id: The identifier.
-        question: The question.
-        triples: The triples as ``"(head, relation, tail)"``, in the order of the prompt.
-        gold: Numbers of the triples that lead to the answer, from 1; can be empty.
-        answers: All accepted answers.
-    """
-
-    id: str
-    question: str
-    triples: tuple[str, ...]
-    gold: tuple[int, ...] = ()
-    answers: tuple[str, ...] = ()
+_SET_METRICS: dict[str, Callable[[list[str], TripleQuestion], float]] = {
+    "answer-set F1": lambda answers, question: answer_set_f1(answers, question.gold_sets),
+    # The script's value may exceed 1, the task's range.
+    "RoG F1": lambda answers, question: min(1.0, rog_f1(answers, question.answers)),
+    "RoG hit": lambda answers, question: rog_hit(answers, question.answers),
+    "Hits@1": lambda answers, question: hits_at_1(answers, question.answers),
+    "ToG match": lambda answers, question: tog_match(" ".join(answers), question.answers),
+    "GoG match": lambda answers, question: gog_match(answers, question.answers),
+}
+"""Metrics of the list of answers that a reply gives; see `scoring.answer_sets`."""
+_ASK_FOR_ALL = ("answer-set F1", "RoG F1")
+"""Metrics for which models are asked for all answers."""
 
 
 def cwq(source: Source, **options: Any) -> Benchmark:
@@ -77,7 +97,8 @@ def cwq(source: Source, **options: Any) -> Benchmark:
 
     Args:
         source: AgentTTS's file (``ID``, ``question``, ``answer``, ``crucial_triples``,
-            ``gt_triples``, ``2hop_triples``), or ``"hf:rmanluo/RoG-cwq"``.
+            ``gt_triples``, ``2hop_triples``), ``"hf:rmanluo/RoG-cwq"``, or the original file
+            (``answers`` with ``aliases``) with ``graphs="hf:rmanluo/RoG-cwq"``.
         options: See `triple_benchmark`.
 
     Raises:
@@ -91,7 +112,9 @@ def web_qsp(source: Source, **options: Any) -> Benchmark:
 
     Args:
         source: AgentTTS's file (``QuestionId``, ``RawQuestion``, ``answer`` or ``Parses``, and
-            triples as in `cwq`), or ``"hf:rmanluo/RoG-webqsp"``.
+            triples as in `cwq`), ``"hf:rmanluo/RoG-webqsp"``, or the original file with
+            ``graphs="hf:rmanluo/RoG-webqsp"``. 11 of the 1,639 original test questions have no
+            answer: ``skip_unusable=True`` leaves them out.
         options: See `triple_benchmark`. ``answer_prompt_tokens`` is 128 by default, which gives a
             budget of 474.
 
@@ -105,10 +128,12 @@ def triple_benchmark(
     name: str,
     source: Source,
     *,
+    graphs: Source | None = None,
     search: int = 50,
     seed: int = 0,
     split: str = "test",
     revision: str | None = None,
+    skip_unusable: bool = False,
     candidates: int = 100,
     metric: str = "exact match",
     fusion: bool = True,
@@ -130,12 +155,19 @@ def triple_benchmark(
     Args:
         name: The data set's name.
         source: The records; see `read_records`.
+        graphs: Records with the triples, for a `source` without: they are found by the questions'
+            ids. `split` applies to them, too, and `revision` if `source` is not of the Hub.
         search: Number of questions for the search; the others are held out.
         seed: Seed of the split and, together with a question's id, of the order of its triples.
         split: Split of a data set of the Hub.
         revision: Revision of a data set of the Hub, a tag or commit. Default: the newest.
+        skip_unusable: Whether to leave out records that cannot be used, with a warning, instead of
+            raising; `Benchmark.left_out` has their number by reason.
         candidates: Maximum number of triples in addition to the gold ones, at least 1.
-        metric: The maximized metric: ``"exact match"``, ``"token F1"`` or ``"answer contained"``.
+        metric: The maximized metric: ``"exact match"`` (AgentTTS's as far as can be told),
+            ``"SQuAD F1"``, ``"answer contained"``, ``"answer-set F1"``, ``"RoG F1"``,
+            ``"RoG hit"``, ``"Hits@1"``, ``"ToG match"`` or ``"GoG match"``. For both F1 of sets,
+            models are asked for all answers, otherwise for one.
         fusion: Whether answers are fused by the model, as in the paper, or voted on.
         threshold: Fraction of the samples that must select a triple, in (0, 1].
         retrievers: Models of the retrieval stage.
@@ -146,33 +178,23 @@ def triple_benchmark(
         temperature: Sampling temperature, of all stages or by stage; see `with_sampling`.
 
     Raises:
-        DataError: The records have another form, or an argument is out of range.
+        DataError: Records have another form, or an argument is out of range. The triples of Hub
+            data sets and Parquet files are checked when they are used.
         ValueError: The threshold is out of range.
     """
-    pipeline = candidate_pipeline(
-        _candidates,
-        selection_prompt=_selection_prompt,
-        answer_prompt=_answer_prompt,
-        metric=metric,
-        fusion=fusion,
-        threshold=threshold,
-        max_tokens=max_tokens,
-        temperature=temperature,
-    )
-    questions = _questions(source, split, revision, candidates, seed)
+    if candidates < 1:
+        raise DataError(f"`candidates` must be at least 1, got {candidates!r}.")
+    sampling: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature}
+    pipeline = _pipeline(metric, fusion=fusion, threshold=threshold, **sampling)
+    read = partial(read_question, candidates=candidates, seed=seed)
+    hub = {"split": split, "revision": revision}
+    questions, left_out = _questions(source, graphs, read, skip_unusable, hub)
     searched, held_out = split_instances(questions, search=search, seed=seed, content=_content)
     return Benchmark(
         task=Task(
             name=name,
             description=_DESCRIPTION,
-            stages=candidate_stages(
-                "triples",
-                retrievers=retrievers,
-                retrieval_tokens=(1024, 64),
-                answerers=answerers,
-                answer_tokens=(answer_prompt_tokens, 64),
-                fusion=fusion,
-            ),
+            stages=_stages(retrievers, answerers, answer_prompt_tokens, fusion),
             budget=budget,
             metric=metric,
             metric_range=(0, 1),
@@ -180,20 +202,99 @@ def triple_benchmark(
         pipeline=pipeline,
         search=searched,
         held_out=held_out,
+        left_out=left_out,
+    )
+
+
+def _stages(
+    retrievers: Sequence[Model],
+    answerers: Sequence[Model],
+    answer_prompt_tokens: float,
+    fusion: bool,
+) -> list[Stage]:
+    return candidate_stages(
+        "triples",
+        retrievers=retrievers,
+        retrieval_tokens=(1024, 64),
+        answerers=answerers,
+        answer_tokens=(answer_prompt_tokens, 64),
+        fusion=fusion,
     )
 
 
 def _questions(
-    source: Source, split: str, revision: str | None, candidates: int, seed: int
-) -> list[TripleQuestion]:
-    if candidates < 1:
-        raise DataError(f"`candidates` must be at least 1, got {candidates!r}.")
-    records = read_records(source, split=split, revision=revision)
-    return [_question(record, n, candidates, seed) for n, record in enumerate(records)]
+    source: Source,
+    graphs: Source | None,
+    read_one: Callable[..., TripleQuestion],
+    skip_unusable: bool,
+    hub: dict[str, Any],
+) -> tuple[list[TripleQuestion], LeftOut]:
+    read = partial(read_records, keep_unreadable=True, deferred=(GRAPH,))
+    records = read(source, **hub)
+    found: Graphs | None = None
+    if graphs is not None:
+        if isinstance(source, str) and source.startswith("hf:"):
+            hub = {**hub, "revision": None}
+        found = graphs_by_id(read(graphs, **hub))
+    return read_each(
+        records, partial(read_one, graphs=found), source=source, skip_unusable=skip_unusable
+    )
+
+
+def _pipeline(metric: str, *, fusion: bool, **options: Any) -> Pipeline:
+    """Create the pipeline; its metrics are those of one answer and those of sets."""
+    if metric not in (*METRICS, *_SET_METRICS):
+        names = ", ".join((*METRICS, *_SET_METRICS))
+        raise DataError(f"`metric` must be one of {names}; got {metric!r}.")
+    pipeline = candidate_pipeline(
+        _candidates,
+        selection_prompt=_selection_prompt,
+        answer_prompt=partial(_answer_prompt, _ONE_ANSWER),
+        metric="exact match" if metric in _SET_METRICS else metric,
+        fusion=fusion,
+        **options,
+    )
+    sets: dict[str, Callable[[State], float]] = {
+        name: partial(_set_score, name) for name in _SET_METRICS
+    }
+    pipeline = replace(
+        pipeline,
+        score=sets.get(metric, pipeline.score),
+        metrics={**pipeline.metrics, **sets},
+    )
+    if metric not in _ASK_FOR_ALL:
+        return pipeline
+    vote = normalized_vote(_ballot)
+    *others, last = pipeline.stages
+    assert isinstance(last, StageProgram)
+    answer = replace(
+        last,
+        prompt=partial(_answer_prompt, _ALL_ANSWERS),
+        parse=parse_answers,
+        aggregate=LLMFusion(fallback=vote) if fusion else vote,
+    )
+    return replace(pipeline, stages=(*others, answer))
+
+
+def _ballot(answers: str) -> tuple[str, ...]:
+    return tuple(sorted(set(map(normalize_answer, split_answers(answers)))))
+
+
+def _set_score(metric: str, state: State) -> float:
+    """Return a score of the answers that the final reply lists; 0 if there is none.
+
+    Raises:
+        DataError: The instance has no accepted answers, as one made for a prediction.
+    """
+    question: TripleQuestion = state.instance
+    if not question.answers:
+        raise DataError(f"Instance {question.id!r} has no `answers` to score against: add them.")
+    answers = state["answer"]
+    return 0.0 if answers is None else _SET_METRICS[metric](split_answers(answers), question)
 
 
 def _content(question: TripleQuestion) -> str:
-    return question.question
+    return question.overlap_key
 
 
 def _candidates(question: TripleQuestion) -> tuple[str, ...]:
@@ -212,116 +313,12 @@ def _selection_prompt(state: State) -> tuple[Message, ...]:
     )
 
 
-def _answer_prompt(state: State) -> tuple[Message, ...]:
+def _answer_prompt(wanted: str, state: State) -> tuple[Message, ...]:
     question: TripleQuestion = state.instance
     given = "\n".join(selected_candidates(state, question.triples)) or "(none was chosen)"
     return prompt_messages(
         _ANSWER,
         f"Facts, written (head, relation, tail):\n{given}\n\nQuestion: {question.question}\n\n"
         "Think briefly; where the facts do not suffice, use what you know. Then end with one line "
-        "that gives the answer as the facts name it and nothing else. If there are several, give "
-        "one of them, such as\nAnswer: Lake Victoria",
+        f"that {wanted}",
     )
-
-
-def _question(record: Record, number: int, candidates: int, seed: int) -> TripleQuestion:
-    name = next((str(record[key]) for key in _IDS if record.get(key) is not None), str(number))
-    if "graph" in record and "2hop_triples" not in record:
-        gold, others = _from_graph(record, number)
-    else:
-        gold, others = _from_lists(record, number)
-    relevant = {_format_triple(triple) for triple in gold}
-    rest = dict.fromkeys(text for text in map(_format_triple, others) if text not in relevant)
-    shown = [*dict.fromkeys(map(_format_triple, gold)), *list(rest)[:candidates]]
-    random.Random(f"{seed}:{name}").shuffle(shown)
-    return TripleQuestion(
-        id=name,
-        question=get_field(record, number, ("question", "RawQuestion"), str).strip(),
-        triples=tuple(shown),
-        gold=tuple(position for position, text in enumerate(shown, 1) if text in relevant),
-        answers=_answers(record, number),
-    )
-
-
-def _format_triple(triple: Triple) -> str:
-    return f"({', '.join(triple)})"
-
-
-def _from_lists(record: Record, number: int) -> tuple[list[Triple], list[Triple]]:
-    """Return gold triples and others of a record of AgentTTS's files."""
-    gold = _triples(record, number, "crucial_triples")
-    related = set(_triples(record, number, "gt_triples"))
-    others = _triples(record, number, "2hop_triples")
-    return gold, [triple for triple in others if triple not in related]
-
-
-def _from_graph(record: Record, number: int) -> tuple[list[Triple], list[Triple]]:
-    """Return gold triples and others, nearest first, of a record with a subgraph."""
-    triples = _triples(record, number, "graph")
-    starts, ends = (_entities(record, number, name) for name in ("q_entity", "a_entity"))
-    return paths_and_nearest(triples, starts, ends)
-
-
-def _triples(record: Record, number: int, name: str) -> list[Triple]:
-    if name not in record:
-        raise DataError(
-            f"Record {number} has no field `{name}`, only {', '.join(sorted(map(str, record)))}. "
-            "Provide records with `crucial_triples`, `gt_triples` and `2hop_triples`, or with "
-            "`graph`, `q_entity` and `a_entity`."
-        )
-    values = record[name]
-    if not isinstance(values, (list, tuple)):
-        raise DataError(
-            f"Record {number}: `{name}` must be a list of triples [head, relation, tail], got "
-            f"{reprlib.repr(values)}."
-        )
-    for index, value in enumerate(values):
-        if (
-            not isinstance(value, (list, tuple))
-            or len(value) != 3
-            or not all(isinstance(part, str) for part in value)
-        ):
-            raise DataError(
-                f"Record {number}: `{name}[{index}]` must be three strings, [head, relation, "
-                f"tail], got {reprlib.repr(value)}."
-            )
-    return [cast(Triple, tuple(map(single_line, value))) for value in values]
-
-
-def _entities(record: Record, number: int, name: str) -> list[str]:
-    values = record.get(name)
-    if not isinstance(values, (list, tuple)) or not all(isinstance(v, str) for v in values):
-        raise DataError(
-            f"Record {number}: `{name}` must be a list of entities of `graph`, possibly empty, "
-            f"got {reprlib.repr(values)}."
-        )
-    return [single_line(value) for value in values]
-
-
-def _answers(record: Record, number: int) -> tuple[str, ...]:
-    found, name = record.get("answer"), "answer"
-    if not found and "Parses" in record:
-        found, name = _parsed_answers(record, number), "Parses"
-    try:
-        return get_texts({name: found}, number, name)
-    except DataError:
-        raise DataError(
-            f"Record {number}: the answers in `{name}` must be a non-empty string or a list of "
-            f"such, got {reprlib.repr(found)}. Correct or remove the record."
-        ) from None
-
-
-def _parsed_answers(record: Record, number: int) -> list[Any]:
-    """Return the answers of all parses in WebQSP's form, entities by their names."""
-    try:
-        return [
-            answer.get("EntityName") or answer["AnswerArgument"]
-            for parse in record["Parses"]
-            for answer in parse["Answers"]
-        ]
-    except (KeyError, TypeError, AttributeError):
-        raise DataError(
-            f"Record {number}: `Parses` must be a list of objects with `Answers`, each a list of "
-            "objects with `EntityName` or `AnswerArgument`, got "
-            f"{reprlib.repr(record['Parses'])}. Correct it, or provide the answers in `answer`."
-        ) from None

@@ -44,6 +44,7 @@ def read_records(
     split: str = "test",
     revision: str | None = None,
     keep_unreadable: bool = False,
+    deferred: Sequence[str] = (),
 ) -> list[Any]:
     """Read the records of a data set.
 
@@ -57,14 +58,16 @@ def read_records(
         keep_unreadable: Whether to return records that are not objects with named fields, and
             `Unreadable` in place of lines that cannot be parsed, instead of raising.
             `read_each` reports them with the other unusable ones.
+        deferred: Names of large columns of Parquet files and data sets of the Hub, which are
+            loaded when they are used.
 
     Raises:
         DataError: The source cannot be read or has no records.
     """
     if isinstance(source, str) and source.startswith("hf:"):
-        records: list[Any] = _from_hub(source.removeprefix("hf:"), split, revision)
+        records: list[Any] = _from_hub(source.removeprefix("hf:"), split, revision, deferred)
     elif isinstance(source, (str, Path)):
-        records = read_file(Path(source))
+        records = read_file(Path(source), deferred)
     elif isinstance(source, Iterable) and not isinstance(source, (Mapping, bytes)):
         records = list(source)
     else:
@@ -164,7 +167,7 @@ def sample_path(name: str) -> Path:
     return folder / name
 
 
-def _from_hub(name: str, split: str, revision: str | None) -> list[Any]:
+def _from_hub(name: str, split: str, revision: str | None, deferred: Sequence[str]) -> list[Any]:
     try:
         import datasets
     except ImportError as error:
@@ -187,7 +190,7 @@ def _from_hub(name: str, split: str, revision: str | None) -> list[Any]:
             f"`source` 'hf:{name}', split {split!r}, cannot be loaded: "
             f"{type(error).__name__}: {error}."
         ) from error
-    return from_dataset(loaded)
+    return from_dataset(loaded, deferred)
 
 
 def get_field(record: Record, number: int, names: str | Iterable[str], kind: type[_T]) -> _T:

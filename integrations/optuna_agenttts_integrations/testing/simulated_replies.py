@@ -91,6 +91,8 @@ def _(
         return simulated_selection(instance.gold, len(candidates), right, rng)
     shown = all(candidates[number - 1] in prompt for number in instance.gold)
     if right and (shown or closed_book):
+        if "lists all answers" in prompt and isinstance(instance, TripleQuestion):
+            return f"Answer: {'; '.join(names[0] for names in instance.gold_sets[0])}"
         return f"Answer: {instance.answers[0]}"
     return f"Answer: nobody knows {rng.randint(1, 4)}"
 
