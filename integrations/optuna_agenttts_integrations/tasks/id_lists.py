@@ -6,6 +6,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from optuna_agenttts.llm.untrusted import json_in_reply
@@ -36,8 +37,15 @@ _LABEL = re.compile(
     re.IGNORECASE | re.MULTILINE,
 )
 _KEY = re.compile(
-    rf"(?:(?:final|selected|relevant|chosen|needed|supporting)_?)?(?:answers?|{_NOUN})"
-    rf"(?:_?{_NOUN})?",
+    rf"(?:(?:final|selected|relevant|chosen|needed|supporting)_?)?(?:answers?|selection|{_NOUN})"
+    rf"(?:_?{_NOUN})?|selected|relevant|chosen|needed|supporting",
+    re.IGNORECASE,
+)
+# Words before a list that say no more than a label, such as "The relevant facts are".
+_INTRO = re.compile(
+    rf"(?:[^\w\n\[]|_){{0,9}}(?:(?:the|only|most|following|selected|relevant|chosen|needed|required"
+    rf"|necessary|supporting|useful|correct|numbers|of|{_NOUN})(?![a-z0-9])[ \t*_]{{1,9}}){{1,6}}"
+    r"(?:is|are)\b",
     re.IGNORECASE,
 )
 # Lists over several lines hold numbers only, so that an unclosed bracket ends with its line.
@@ -72,6 +80,7 @@ _REST = re.compile(
 _EXPLANATION = re.compile(r"\s*[:|<(=\"\u2013\u2014]|\s+-\s|,?\s+because\b", re.IGNORECASE)
 _NUMBERED = re.compile(r"\D{0,5}(\d{1,4})[.)]\s+\S")
 _OBJECTS = re.compile(r"[\s`\"]*(?:json\s)?(?=\[\s*\{)")
+_NUMBER_FIRST = re.compile(r"[^\w]*\d")
 _FENCE = re.compile(r"`{3,}\w*|~{3,}\w*")
 _MOST_LINES = 200
 """Lines of a list: more than there are candidates, chosen by hand."""
@@ -95,7 +104,7 @@ def read_entries(text: str) -> list[str] | None:
     for label in (ANSWER_HEADER, _LABEL):
         heads = list(label.finditer(text))
         for head in reversed(heads):
-            entries = _after(text, head.end())
+            entries = _after(text, head.end(), strict=label is _LABEL)
             if entries is not None:
                 return entries
         if label is ANSWER_HEADER and heads:
@@ -103,20 +112,26 @@ def read_entries(text: str) -> list[str] | None:
     return _from_json(text) if "{" in text else _unlabelled(text)
 
 
-def _after(text: str, start: int) -> list[str] | None:
-    """Return the entries of the list that begins at a position; None if none begins there."""
-    for read in (_objects, _bracketed, _bare):
+def _after(text: str, start: int, strict: bool = False) -> list[str] | None:
+    """Return the entries of the list that begins at a position; None if none begins there.
+
+    Args:
+        text: The reply.
+        start: The position.
+        strict: Whether words must not follow the list on its line.
+    """
+    start = _match_end(_INTRO, text, start)
+    for read in (_objects, partial(_bracketed, strict=strict), _bare):
         entries = read(text, start)
         if entries is not None:
             return entries
     return None
 
 
-def _bracketed(text: str, start: int) -> list[str] | None:
+def _bracketed(text: str, start: int, *, strict: bool) -> list[str] | None:
     """Return the entries of the lists in brackets directly after `start`; None if there are none.
 
-    A list may go on over several lines; if a part of it cannot be told from other text, no entry
-    is returned that can be parsed.
+    A list may go on over several lines; `UNREADABLE` is what cannot be told from other text.
     """
     lead = _LEAD.match(text, start)
     position = lead.end() if lead else start
@@ -128,6 +143,8 @@ def _bracketed(text: str, start: int) -> list[str] | None:
         return None
     if lists and not alone and (entries := _bare(text, start)) is not None:
         return entries
+    if strict and not alone:
+        return None
     # If words follow, later lists belong to them: "Answer: [4] and [9] is about his father".
     chosen = lists if alone else lists[:1]
     while alone and lists and (line := _NEXT_LINE.match(text, position)):
@@ -135,9 +152,9 @@ def _bracketed(text: str, start: int) -> list[str] | None:
         if not more or not _LINE_END.match(text, end):
             break
         chosen, position = chosen + more, end
-    if lists and (_ITEM_BELOW.match(text, position) or _BARE_NUMBERS.match(text, position)):
-        return [UNREADABLE]
-    return [entry for inner in chosen for entry in _COMMA.split(inner) if entry.strip()]
+    entries = [entry for inner in chosen for entry in _COMMA.split(inner) if entry.strip()]
+    unclear = lists and (_ITEM_BELOW.match(text, position) or _BARE_NUMBERS.match(text, position))
+    return [*entries, UNREADABLE] if unclear else entries
 
 
 def _lists(text: str, position: int) -> tuple[list[str], int]:
@@ -154,12 +171,13 @@ def _bare(text: str, start: int) -> list[str] | None:
     """Return the entries of lines that are lists, the first one directly after `start`."""
     entries: list[str] = []
     numbered: list[str] = []
-    for number, line in enumerate(_block(text, start)):
+    for line, is_apart in _lines(text, start):
         found = _line_entries(line)
-        if found is None and (item := _NUMBERED.match(line)):
+        item = None if found is not None or is_apart else _NUMBERED.match(line)
+        if item:
             numbered.append(item[1])
         elif found is None or numbered:
-            if number and re.match(r"[^\w]*\d", line):
+            if entries and not is_apart and _NUMBER_FIRST.match(line):
                 entries.append(UNREADABLE)
             break
         else:
@@ -171,18 +189,17 @@ def _bare(text: str, start: int) -> list[str] | None:
     return entries + [UNREADABLE] * len(numbered) or None
 
 
-def _block(text: str, start: int) -> Iterator[str]:
-    """Yield the lines from a position to the next empty one; empty ones and fences may precede."""
-    begun = False
+def _lines(text: str, start: int) -> Iterator[tuple[str, bool]]:
+    """Yield the lines from a position that are not empty, and whether empty ones precede them."""
+    first, is_apart = True, False
     for _ in range(_MOST_LINES):
         end = text.find("\n", start)
         line = text[start : len(text) if end < 0 else end].strip()
-        empty = not line.strip("*_~` ") or _FENCE.fullmatch(line)
-        if begun and empty:
-            return
-        if not empty:
-            begun = True
-            yield line
+        if not line.strip("*_~` ") or _FENCE.fullmatch(line):
+            is_apart = not first
+        else:
+            yield line, is_apart
+            first, is_apart = False, False
         if end < 0:
             return
         start = end + 1

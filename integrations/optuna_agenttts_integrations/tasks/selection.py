@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from optuna_agenttts_integrations.pipeline.aggregation import Aggregation, id_vote
-from optuna_agenttts_integrations.tasks.id_lists import NONE, NOUN, read_entries
+from optuna_agenttts_integrations.tasks.id_lists import NONE, NOUN, UNREADABLE, read_entries
 
 _ENTRY = re.compile(
     rf"[^\w-]*(?:{NOUN}[^\w-]*)?(\d+)"
@@ -65,8 +65,9 @@ def _selection(entries: Sequence[str], count: int) -> Selection | None:
         elif NONE.fullmatch(entry.strip("\"'` \t").rstrip(".")):
             readable = True
         else:
-            numbers.append(0)
             partial = True
+            if entry != UNREADABLE:
+                numbers.append(0)
     if not readable:
         return None
     valid = [number for number in numbers if 1 <= number <= count]
