@@ -138,7 +138,9 @@ def test_a_data_set_of_the_hub_is_the_same_questions(data_sets, forms):
 
 def test_questions_without_graphs_name_the_remedy():
     records = rog_records(3)
-    with pytest.raises(DataError, match=r"no field `crucial_triples`.*graphs='hf:rmanluo/RoG-cwq'"):
+    with pytest.raises(
+        DataError, match=r"no field `crucial_triples`.*graphs='hf:rmanluo/RoG-cwq'"
+    ):
         cwq(list(map(original_cwq, records)), search=1)
     with pytest.raises(
         DataError, match=r"`graphs` must have a record for each .*none for 'Test-2'"
@@ -282,8 +284,8 @@ def test_a_bad_graph_of_a_table_is_named_when_it_is_used(tmp_path):
         questions["Test-0"].triples  # noqa: B018
 
 
-def test_a_question_of_four_thousand_triples_takes_milliseconds(tmp_path):
-    """RoG's graphs have about that many; the bound is 5 ms on an idle machine."""
+def test_reading_a_graph_takes_less_time_than_parsing_it_as_json(tmp_path):
+    """RoG's graphs have about 4,000 triples: 6 ms for JSON, 3 to 4 ms for a question."""
     pytest.importorskip("datasets")
     import pyarrow
     from pyarrow import parquet
@@ -299,15 +301,22 @@ def test_a_question_of_four_thousand_triples_takes_milliseconds(tmp_path):
         ]
     path = tmp_path / "rog.parquet"
     parquet.write_table(pyarrow.Table.from_pylist(records), path)
-    for source in (records, path):
-        cwq(source, search=8)  # the first one imports pyarrow
+    text = json.dumps([record["graph"] for record in records])
+
+    def seconds(function):
         started = time.process_time()
-        questions = everything(cwq(source, search=8))
-        loaded = time.process_time()
-        assert all(question.triples for question in questions)
-        used = time.process_time()
-        assert (loaded - started) / len(questions) < 0.01
-        assert (used - loaded) / len(questions) < 0.015
+        function()
+        return time.process_time() - started
+
+    unit = min(seconds(lambda: json.loads(text)) for _ in range(3))
+    for source in (records, path):
+        loads, uses = [], []
+        for _ in range(3):
+            found = []
+            loads.append(seconds(lambda: found.extend(everything(cwq(source, search=8)))))  # noqa: B023
+            uses.append(seconds(lambda: [question.triples for question in found]))  # noqa: B023
+        assert min(loads) < unit
+        assert min(uses) < unit
 
 
 def test_search_and_held_out_differ_in_more_than_typography():

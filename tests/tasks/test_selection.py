@@ -1,5 +1,6 @@
 """What a reply chooses: ids from its last list, and from nowhere else."""
 
+import json
 import random
 import time
 
@@ -273,6 +274,32 @@ def test_what_names_no_candidate_or_one_again_is_counted_and_left_out():
         (f"Answer: [{HUGE}-{HUGE}]", Selection((), 2, 0)),
     ):
         assert parse_selection(text, 100) == expected
+
+
+def bullets(ids):
+    return "\n" + "\n".join(f"- {number}" for number in ids)
+
+
+FORMS = [
+    lambda ids: ", ".join(map(str, ids)),
+    lambda ids: " and ".join(f"({number})" for number in ids),
+    lambda ids: "Passages " + ", ".join(map(str, ids)) + ".",
+    lambda ids: ", ".join(f"**[{number}]**" for number in ids),
+    lambda ids: "; ".join(f"Fact {number} (a, r, b)" for number in ids),
+    lambda ids: f"$\\boxed{{{', '.join(map(str, ids))}}}$",
+    lambda ids: json.dumps([{"id": number, "text": "7 of 9"} for number in ids]),
+    bullets,
+    lambda ids: "\n" + "\n".join(f"{n}. [{number}]" for n, number in enumerate(ids, 1)),
+    lambda ids: "\n" + "\n".join(f"[{number}] (a, r, {number})" for number in ids),
+]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@given(ids=IDS.filter(bool), thoughts=st.text(alphabet="[]0123456789, .aZ()\n-"))
+def test_any_ids_are_read_in_any_form(form, ids, thoughts):
+    """Whatever numbers the thoughts before them have."""
+    text = f"<think>{thoughts}</think>I see {thoughts}\nAnswer: {form(ids)}"
+    assert parse_selection(text, 100) == Selection(tuple(ids))
 
 
 @given(IDS, st.text(), st.text(alphabet="[]0123456789, \n-Passage:*`"))

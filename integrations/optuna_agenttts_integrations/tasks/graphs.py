@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from operator import itemgetter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 Triple = Sequence[str]
 """Head, relation and tail."""
 
+_Numbers = NDArray[np.intp]
 _HOPS = 4
 """Maximum length of a path, in triples: CWQ's questions have up to 4 hops (RoG, arXiv
 2310.01061)."""
+_FAR = np.iinfo(np.intp).max
+"""Distance of what cannot be reached."""
 
 
 def paths_and_nearest(
     triples: Sequence[Triple], starts: Sequence[str], ends: Sequence[str]
 ) -> tuple[list[Triple], Iterator[Triple]]:
     """Return the triples on shortest paths between entities, and all triples, nearest first.
-
-    Triples are scanned once per hop, without an index of the graph: most answers are one or two
-    hops away, and few triples are shown.
 
     Args:
         triples: The graph.
@@ -31,51 +35,42 @@ def paths_and_nearest(
         end, and an iterator over all triples by their distance from the starts, unreachable ones
         last.
     """
-    # Unlike `zip`, this does not visit the memory of each triple three times.
-    heads, tails = list(map(itemgetter(0), triples)), list(map(itemgetter(2), triples))
-    found = {n for start in starts for n in _on_shortest_paths(heads, tails, start, ends)}
-    nearest = (triples[number] for number in _nearest(heads, tails, starts))
-    return [triples[number] for number in sorted(found)], nearest
+    names = [*map(itemgetter(0), triples), *map(itemgetter(2), triples)]
+    number = {name: n for n, name in enumerate(dict.fromkeys(names))}
+    links = np.fromiter(map(number.__getitem__, names), np.intp, len(names)).reshape(2, -1)
+    first, last = ([number[name] for name in part if name in number] for part in (starts, ends))
+    found = np.zeros(len(triples), dtype=bool)
+    for start in first:
+        found |= _on_shortest_paths(links, _distances(links, len(number), [start], _HOPS), last)
+    near = _distances(links, len(number), first)[links].min(axis=0)
+    order = np.argsort(near, kind="stable").tolist()
+    return [triples[n] for n in np.flatnonzero(found).tolist()], (triples[n] for n in order)
 
 
-def _nearest(heads: Sequence[str], tails: Sequence[str], starts: Sequence[str]) -> Iterator[int]:
-    """Yield the numbers of all triples by the number of hops from the nearest start."""
-    known, frontier = set(starts), set(starts)
-    left = dict.fromkeys(range(len(heads)))
-    while frontier:
-        level = [n for n in left if heads[n] in frontier or tails[n] in frontier]
-        yield from level
-        for number in level:
-            del left[number]
-        frontier = {entity for n in level for entity in (heads[n], tails[n])} - known
-        known |= frontier
-    yield from left
+def _distances(
+    links: _Numbers, entities: int, starts: Iterable[int], most: float = float("inf")
+) -> _Numbers:
+    """Return the number of hops from the nearest start to each entity, up to a maximum."""
+    distances = np.full(entities, _FAR)
+    distances[list(starts)] = 0
+    hops = 0
+    while hops < most and (distances == hops).any():
+        near = distances[links] == hops
+        reached = links[::-1][near]
+        hops += 1
+        distances[reached[distances[reached] == _FAR]] = hops
+    return distances
 
 
-def _on_shortest_paths(
-    heads: Sequence[str], tails: Sequence[str], start: str, ends: Sequence[str]
-) -> set[int]:
-    """Return the numbers of all triples on all shortest paths from one entity to the others."""
-    distances = {start: 0}
-    frontier, wanted = {start}, set(ends)
-    for hops in range(1, _HOPS + 1):
-        if not frontier or wanted <= distances.keys():
-            break
-        reached = {tail for head, tail in zip(heads, tails) if head in frontier}
-        reached.update(head for head, tail in zip(heads, tails) if tail in frontier)
-        frontier = reached - distances.keys()
-        distances.update(dict.fromkeys(frontier, hops))
-    levels: list[set[str]] = [set() for _ in range(_HOPS + 1)]
-    for entity in wanted & distances.keys():
-        levels[distances[entity]].add(entity)
-    found: set[int] = set()
+def _on_shortest_paths(links: _Numbers, distances: _Numbers, ends: Sequence[int]) -> NDArray[Any]:
+    """Return which triples are on shortest paths from where distances are 0 to the ends."""
+    found = np.zeros(links.shape[1], dtype=bool)
+    passed = np.zeros(len(distances), dtype=bool)
+    passed[list(ends)] = True
     for hops in range(_HOPS, 0, -1):
-        here = levels[hops]
-        pairs = enumerate(zip(heads, tails)) if here else ()
-        for number in [n for n, (head, tail) in pairs if head in here or tail in here]:
-            head, tail = heads[number], tails[number]
-            for entity, other in ((head, tail), (tail, head)):
-                if entity in here and distances.get(other) == hops - 1:
-                    found.add(number)
-                    levels[hops - 1].add(other)
+        # Each column is a link in both directions: away from the start, and towards it.
+        far, near = passed[links] & (distances[links] == hops), distances[links] == hops - 1
+        here = far & near[::-1]
+        found |= here.any(axis=0)
+        passed[links[::-1][here]] = True
     return found

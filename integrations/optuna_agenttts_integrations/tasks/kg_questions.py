@@ -74,11 +74,12 @@ class TripleQuestion:
         def __getattr__(self, name: str) -> Any:
             values = self.__dict__
             read = values.get("_read") if name in ("triples", "gold") else None
-            if read is None:
+            if read is not None:
+                values["triples"], values["gold"] = read()
+                # Only now, as other threads may be here, too. The graph need not be kept.
+                values["_read"] = None
+            if name not in values:
                 raise AttributeError(f"{type(self).__name__!r} has no attribute {name!r}")
-            values["triples"], values["gold"] = read()
-            # Another thread may still compare: the values are there before the function goes.
-            values["_read"] = None
             return values[name]
 
     def __reduce__(self) -> tuple[Any, ...]:
