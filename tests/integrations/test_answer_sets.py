@@ -85,6 +85,8 @@ def test_names_are_normalized_where_webqsp_compares_identifiers():
     assert answer_set_f1(["nile", "US"], gold) == 1
     assert answer_set_f1(["Nile River", "the nile"], gold) == pytest.approx(2 / 3)
     assert answer_set_f1(["nile", "nile"], gold) == pytest.approx(2 / 3)
+    assert answer_set_f1(["nile", "rome", "Rome"], gold) == pytest.approx(2 / 5)
+    assert answer_set_f1(["nile"], [[("Nile",), ("Nile",)]]) == 1
 
 
 def test_the_best_parse_counts():

@@ -18,7 +18,7 @@ def answer_set_f1(predicted: Sequence[str], golds: Sequence[AnswerSet]) -> float
 
     The script (eval.py of the data set, Yih et al., ACL 2016) takes the best F1 over the parses of
     a question. It compares Freebase identifiers; names are compared here, after
-    `normalize_answer`. Repeated answers count once.
+    `normalize_answer`, so that an answer finds all gold entities of its name.
 
     Args:
         predicted: The answers.
@@ -34,20 +34,18 @@ def answer_set_f1(predicted: Sequence[str], golds: Sequence[AnswerSet]) -> float
     require_collection("golds", golds)
     if len(golds) == 0:
         raise ValueError("`golds` must have at least one set of answers.")
-    answers = set(map(normalize_answer, predicted))
+    answers = list(map(normalize_answer, predicted))
     return max(_set_f1(answers, gold) for gold in golds)
 
 
-def _set_f1(answers: set[str], gold: AnswerSet) -> float:
+def _set_f1(answers: Sequence[str], gold: AnswerSet) -> float:
     if not answers or not gold:
         return float(not answers and not gold)
     entities = [set(map(normalize_answer, names)) for names in gold]
-    found = sum(not answers.isdisjoint(names) for names in entities)
-    wrong = len(answers.difference(*entities)) if entities else len(answers)
-    if not found:
-        return 0.0
-    precision, recall = found / (found + wrong), found / len(entities)
-    return 2 * precision * recall / (precision + recall)
+    accepted, given = set().union(*entities), set(answers)
+    found = sum(not given.isdisjoint(names) for names in entities)
+    wrong = sum(answer not in accepted for answer in answers)
+    return 2 * found / (found + wrong + len(entities)) if found else 0.0
 
 
 def hits_at_1(predicted: Sequence[str], accepted: Sequence[str]) -> float:

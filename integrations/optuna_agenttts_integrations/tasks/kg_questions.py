@@ -316,4 +316,5 @@ def _parses(record: Record, number: int) -> tuple[tuple[tuple[str, ...], ...], .
             "objects with `EntityName` or `AnswerArgument`, got "
             f"{reprlib.repr(record['Parses'])}. Correct it, or provide the answers in `answer`."
         ) from None
-    return tuple(dict.fromkeys(tuple(dict.fromkeys(answers)) for answers in parses if answers))
+    # Entities that share a name stay apart: WebQSP's script counts each.
+    return tuple(dict.fromkeys(tuple(answers) for answers in parses if answers))
