@@ -224,7 +224,25 @@ def test_nested_values_of_tables_are_read():
     for text in (json.dumps(value), repr(value), value, np.array([["A", "x"]])):
         expected = [["A", "x"]] if isinstance(text, np.ndarray) else value
         assert nested(text) == expected
-    for other in ("text", "[x", "[1, 2", "{", "", None, 3):
+    table = {
+        "title": np.array(["A", "B's"], object),
+        "sentences": np.array([["x"], ["y"]], object),
+    }
+    assert nested(repr(table)) == {"title": ["A", "B's"], "sentences": [["x"], ["y"]]}
+    for other in (
+        "text",
+        "apple",
+        "array(1, 2",
+        "[f(1)]",
+        "array([x])",
+        "{" * 10_000,
+        "[x",
+        "[1, 2",
+        "{",
+        "",
+        None,
+        3,
+    ):
         assert nested(other) == other
 
 

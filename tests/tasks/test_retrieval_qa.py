@@ -214,9 +214,15 @@ def test_a_data_set_of_the_hub_is_asked_for_as_told(data_sets):
     data_sets.records = QUESTIONS
     hotpot_qa("hf:a/b:c", search=1)
     two_wiki("hf:a/b", search=1, split="test", revision="v1")
+    hotpot_qa("hf:a/b:c@v2", search=1)
+    two_wiki("hf:a/b@v2", search=1, revision="v2")
+    with pytest.raises(DataError, match=r"`revision` must be that of `source`, 'v2', .* got 'v1'"):
+        two_wiki("hf:a/b@v2", search=1, revision="v1")
     assert data_sets.asked == [
         ("a/b", "c", {"split": "validation", "revision": None}),
         ("a/b", None, {"split": "test", "revision": "v1"}),
+        ("a/b", "c", {"split": "validation", "revision": "v2"}),
+        ("a/b", None, {"split": "validation", "revision": "v2"}),
     ]
 
 

@@ -241,16 +241,29 @@ def nested(value: Any) -> Any:
     """Return a nested value of a record, which tables hold as text or as an array.
 
     Args:
-        value: A value, the text of a list or an object in JSON or as Python prints it, or an
-            array. Other texts are returned as they are.
+        value: A value, the text of a list or an object in JSON or as Python prints it, also with
+            arrays, or an array. Other texts are returned as they are.
     """
-    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
-        for parse in (json.loads, ast.literal_eval):
+    if isinstance(value, str) and value.lstrip().startswith(("[", "{", "array(")):
+        for parse in (json.loads, _printed):
             try:
                 return parse(value)
             except (ValueError, SyntaxError, RecursionError, MemoryError):
                 continue
     return value.tolist() if hasattr(value, "tolist") else value
+
+
+class _Arrays(ast.NodeTransformer):
+    """Replaces the arrays that pandas prints, ``array([...], dtype=object)``, by their lists."""
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        self.generic_visit(node)
+        is_array = isinstance(node.func, ast.Name) and node.func.id == "array" and node.args
+        return node.args[0] if is_array else node
+
+
+def _printed(text: str) -> Any:
+    return ast.literal_eval(_Arrays().visit(ast.parse(text.strip(), mode="eval")))
 
 
 def question_key(text: str) -> str:
