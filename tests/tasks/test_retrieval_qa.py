@@ -176,6 +176,7 @@ def test_supporting_titles_that_are_missing_are_said(caplog):
             "'ctxs_candidate' must be a list of passages, got one string",
         ),
         ({**record(), "ctxs_gt": []}, "field 'ctxs_gt' must be"),
+        (record(passages=["a", "b", "\ud83d"]), "unpaired surrogate"),
         (record(gold="bz"), "`ctxs_gt` must be in `ctxs_candidate`; 'z' is not"),
         (paragraphs([["A", ["a"]]], []), r"`supporting_facts` must have a text .* got \[\]"),
         (paragraphs([["A", ["a"]]], None), r"`supporting_facts` must have a text .* got \[\]"),

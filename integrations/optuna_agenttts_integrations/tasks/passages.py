@@ -187,7 +187,7 @@ def _read(record: Record, number: int, *, titles: bool, aliases: Aliases) -> _Re
     own = record.get("id", record.get("_id"))
     # The names of a text in a table are a list, and an answer such as "[1]" is none.
     answers = {**record, "answers": nested(record.get("answers"))}
-    return _Read(
+    read = _Read(
         passages=(
             _listed(record, number)
             if "ctxs_candidate" in record
@@ -200,6 +200,14 @@ def _read(record: Record, number: int, *, titles: bool, aliases: Aliases) -> _Re
             *get_texts(answers, number, ("answers", "answer")), *_names(record, aliases)
         ),
     )
+    try:
+        "".join((read.id, read.question, *read.answers, *read.passages.shown)).encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"Record {number}: a string has an unpaired surrogate and cannot be encoded as UTF-8 "
+            f"({error.reason})."
+        ) from error
+    return read
 
 
 def _distinct(*texts: str) -> tuple[str, ...]:
