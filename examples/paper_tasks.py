@@ -26,7 +26,6 @@ from optuna_agenttts_integrations.tasks import (
     two_wiki,
     web_qsp,
 )
-from optuna_agenttts_integrations.tasks.records import read_records
 from optuna_agenttts_integrations.testing.serving import LoopbackServer
 from optuna_agenttts_integrations.testing.simulation import simulated_models
 
@@ -46,6 +45,8 @@ def main():
     parser.add_argument("--data", help="default: a sample of the package")
     parser.add_argument("--tools", help="TaskBench's tool_desc.json")
     parser.add_argument("--split", default="validation", help="of a data set of the Hub")
+    parser.add_argument("--skip-unusable", action="store_true", help="leave out invalid records")
+    parser.add_argument("--search", type=int, help="records; default: 50, or 8 of a sample")
     parser.add_argument("--places", default="simulated", help="simulated, hf, or a URL")
     parser.add_argument("--trials", type=int, default=8)
     parser.add_argument("--store", default=":memory:", help="SQLite file of completions")
@@ -55,11 +56,14 @@ def main():
     make, sample = FAMILIES[options.family]
     if make is task_bench:
         make = partial(task_bench, tools=options.tools or sample_path("task_bench_tools.json"))
-    source = options.data or sample_path(sample)
-    # Graphs of CWQ and WebQSP on the Hub are large.
-    records = read_records(source, split=options.split, deferred=("graph",))
-    # A fifth of the records, at most 50 as in the paper, are for the search.
-    benchmark = make(records, search=max(1, min(50, len(records) // 5)))
+    # 50 records are for the search, as in the paper; 8 of a sample. Others are held out.
+    benchmark = make(
+        options.data or sample_path(sample),
+        search=options.search or (50 if options.data else 8),
+        split=options.split,
+        **({"skip_unusable": True} if options.skip_unusable else {}),
+    )
+    print(benchmark)
     task, held_out = benchmark.task, benchmark.held_out[:200]
 
     with contextlib.ExitStack() as stack:
