@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from optuna_agenttts.llm import Message
@@ -85,24 +83,3 @@ class InspectedStage:
     def missing(self) -> int:
         """Number of replies that are not in the store."""
         return sum(reply.text is None for each in self.requests for reply in each.replies)
-
-
-def plain(value: Any) -> Any:
-    """Convert a value to types of JSON; what has no counterpart becomes its `repr`."""
-    if value is None or isinstance(value, (str, bool, int)):
-        return value
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else repr(value)
-    if is_dataclass(value) and not isinstance(value, type):
-        return {each.name: plain(getattr(value, each.name)) for each in fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, tuple) and hasattr(value, "_asdict"):
-        return plain(value._asdict())
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    if isinstance(value, (set, frozenset)):
-        return sorted((plain(item) for item in value), key=repr)
-    if hasattr(value, "dtype") and hasattr(value, "tolist"):
-        return plain(value.tolist())
-    return repr(value)

@@ -11,7 +11,7 @@ from optuna_agenttts.report.frames import to_frame
 from optuna_agenttts.report.text import count_text
 from optuna_agenttts.support import html
 from optuna_agenttts.support.html import Html
-from optuna_agenttts_integrations.inspection.records import InspectedReply, InspectedStage, plain
+from optuna_agenttts_integrations.inspection.records import InspectedReply, InspectedStage
 from optuna_agenttts_integrations.inspection.text import (
     MIN_WIDTH,
     SEPARATOR,
@@ -23,6 +23,7 @@ from optuna_agenttts_integrations.inspection.text import (
     table,
     wrapped,
 )
+from optuna_agenttts_integrations.pipeline.plain_values import plain
 
 if TYPE_CHECKING:
     from pandas import DataFrame
