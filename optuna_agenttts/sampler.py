@@ -89,6 +89,9 @@ class AgentTTSSampler(BaseSampler):
         guidelines: Whether the agent writes guidelines and sees its earlier ones, for ablations.
         tables: Tables of computed evidence that the agent sees, for ablations: ``"models"`` (gaps
             between models), ``"saturation"`` (of samples; needs Insight 2), ``"paired"`` (trials).
+        transcripts: Whether the agent sees transcripts: inputs, outputs and replies of a few
+            instances, shortened, if the objective records them. They are sent to the server of
+            `llm`, and stored with the study.
         experience: Earlier studies of similar tasks, as evidence for agent and planner. They are
             read once, by this constructor. Experimental.
         description: Description of the objective, for the agent in studies without a task.
@@ -130,6 +133,7 @@ class AgentTTSSampler(BaseSampler):
         independent_sampler: BaseSampler | None = None,
         guidelines: bool = True,
         tables: Collection[str] = TABLES,
+        transcripts: bool = True,
         experience: Sequence[Study] = (),
         description: str = "",
         llm_timeout: float = 120.0,
@@ -186,7 +190,7 @@ class AgentTTSSampler(BaseSampler):
         self._chat = connect(llm)
         self._guidelines, self._description = guidelines, description
         self._llm_timeout, self._llm_facts = llm_timeout, llm_facts
-        self._n_trials = n_trials
+        self._n_trials, self._transcripts = n_trials, transcripts
         self._experience = read_experience(experience)
         self._task = task
         self._search_space = dict(search_space or {})
@@ -233,6 +237,11 @@ class AgentTTSSampler(BaseSampler):
     def _planners(self) -> Planners:
         """Numerical planners with this sampler's insights and experience, for callbacks."""
         return self._candidates.planners
+
+    @property
+    def reads_transcripts(self) -> bool:
+        """True if objectives should record transcripts of instances for the agent."""
+        return self._chat is not None and self._transcripts
 
     def reseed_rng(self) -> None:
         """Reseed the independent sampler."""

@@ -36,7 +36,13 @@ from optuna_agenttts_integrations.pipeline.evaluation import (
 from optuna_agenttts_integrations.pipeline.fusion import LLMFusion
 from optuna_agenttts_integrations.pipeline.prediction import Prediction, Predictions
 from optuna_agenttts_integrations.pipeline.predictor import Predictor
-from optuna_agenttts_integrations.pipeline.stages import Pipeline, StageProgram, State, Step
+from optuna_agenttts_integrations.pipeline.stages import (
+    Pipeline,
+    StageCheck,
+    StageProgram,
+    State,
+    Step,
+)
 from optuna_agenttts_integrations.testing.serving import LoopbackServer
 
 show_logs(__name__)
@@ -61,6 +67,7 @@ __all__ = [
     "ReplicatedChatModel",
     "SandboxError",
     "SpendLimitError",
+    "StageCheck",
     "StageProgram",
     "StageUsage",
     "State",

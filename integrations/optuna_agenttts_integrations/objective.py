@@ -43,6 +43,7 @@ from optuna_agenttts_integrations.pipeline.run import run_instances
 from optuna_agenttts_integrations.pipeline.stages import Pipeline
 from optuna_agenttts_integrations.pruning import blocks_of, check_pruner, uses_pruner
 from optuna_agenttts_integrations.splitting import SplittableObjective
+from optuna_agenttts_integrations.stage_diagnostics import diagnostic_facts
 
 _logger = logging.getLogger(__name__)
 
@@ -161,7 +162,8 @@ class MultiStageObjective(DiagnosableObjective, SplittableObjective):
         `optuna_agenttts.spend` adds up exact ones.
 
         Sets system attributes that reports and later trials read: exact spend, spend by stage,
-        measured token lengths, and settings without an effect on any outcome.
+        measured token lengths, what each stage did, and settings without an effect on any outcome;
+        and, if the study's sampler has an agent that reads them, transcripts of three instances.
 
         Args:
             trial: The trial to score.
@@ -376,6 +378,7 @@ class MultiStageObjective(DiagnosableObjective, SplittableObjective):
             measured = [stage.name for stage in task.stages if has_efforts([stage])]
             facts[storage.LENGTHS] = mean_lengths(evaluation.results, self.pipeline, measured)
             facts[storage.STAGES] = evaluation.stage_spends
+            facts |= diagnostic_facts(trial, self.pipeline, self.instances, evaluation.results)
             if thinking:
                 facts[storage.ENDED] = {s: ended_in_thoughts(evaluation, s) for s in thinking}
         storage.write_trial_values(trial, values)

@@ -55,9 +55,10 @@ ROOMS = {
         "limit": ("calls", "exceptions"),
         "splitting": ("instances", "limit"),
         "diagnosis": ("check_pipeline", "check", "inspection", "pipeline"),
+        "stage_diagnostics": ("pipeline",),
         "objective": (
             *("diagnosis", "splitting", "lengths", "instances", "pruning", "arguments", "limit"),
-            *("pipeline", "calls", "exceptions"),
+            *("stage_diagnostics", "pipeline", "calls", "exceptions"),
         ),
         "tasks": ("objective", "instances", "pipeline", "scoring", "calls", "exceptions"),
         "testing": ("tasks", "pipeline", "exceptions"),

@@ -170,6 +170,7 @@ VALUES = {
     "Spend": [lambda: core.Spend(1.0, True, 0.0, 0, 0, "USD")],
     "Stage": [lambda: STAGE, lambda: thinking_stage()],
     "StageAllocation": [lambda: core.StageAllocation("m", 1)],
+    "StageCheck": [lambda: integrations.StageCheck("found", bool)],
     "StageProgram": [lambda: PROGRAM],
     "StageUsage": [integrations.StageUsage],
     "Standing": [lambda: STANDING],

@@ -117,6 +117,26 @@ def _choose_medoid(similarity: Callable[[Any, Any], float], samples: Sequence[An
 
 
 _FIRST_OF_TWO = (majority_vote, _vote_normalized, _choose_medoid)
+_VOTES = (majority_vote, _vote_normalized, _vote_on_ids, union)
+"""Aggregations that take no time, and whose results depend on the samples alone."""
+
+
+def changes_after_half(aggregate: object, samples: Sequence[Any], result: Any) -> bool | None:
+    """Return whether the first half of the samples has another result than all of them.
+
+    Args:
+        aggregate: The aggregation.
+        samples: All samples, in order.
+        result: Their result.
+
+    Returns:
+        None if there is one sample, or the aggregation is not a vote or union of this module:
+        those of users, and fusions, may cost time or calls.
+    """
+    if len(samples) < 2 or not any(_function_of(aggregate) is known for known in _VOTES):
+        return None
+    half: Any = aggregate(samples[: (len(samples) + 1) // 2])  # type: ignore[operator]
+    return bool(half != result)
 
 
 def equal_counts(aggregate: object) -> tuple[tuple[int, ...], ...]:
@@ -127,6 +147,12 @@ def equal_counts(aggregate: object) -> tuple[tuple[int, ...], ...]:
     Args:
         aggregate: The aggregation.
     """
+    function = _function_of(aggregate)
+    return ((1, 2),) if any(function is known for known in _FIRST_OF_TWO) else ()
+
+
+def _function_of(aggregate: object) -> object:
+    """Return the function of this module that an aggregation is, without its arguments."""
     while isinstance(aggregate, partial):
         aggregate = aggregate.func
-    return ((1, 2),) if any(aggregate is known for known in _FIRST_OF_TWO) else ()
+    return aggregate

@@ -51,6 +51,11 @@ class StageUsage:
         failed: Number of calls that failed despite retries.
         saved: Cost that reused samples would have had.
         thought_length: Mean length of the thoughts of a sample, in tokens, as `sample_length`.
+        cut: Number of replies that ended at `max_tokens`.
+        refused: Number of replies that the model or its server refused to write.
+        changed: Whether the first half of the samples has another result than all of them; None
+            if there is one sample, or the aggregation is not a vote or union of this package.
+        reply: The first reply, shortened to 1,000 characters.
     """
 
     samples: int = 0
@@ -68,6 +73,10 @@ class StageUsage:
     failed: int = 0
     saved: float = 0.0
     thought_length: float = 0.0
+    cut: int = 0
+    refused: int = 0
+    changed: bool | None = field(default=None, compare=False)
+    reply: str = field(default="", compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +90,10 @@ class InstanceResult:
         metrics: The pipeline's metrics, by name.
         unreadable: Whether it failed because no reply of a required stage could be parsed. This
             is due to the model, not to the server, and does not count towards `max_failed`.
+        checks: For each stage with a `StageCheck`, the share of it that was passed, 0 to 1, if it
+            is known.
+        outputs: Results of the stages that ran, as texts shortened to 1,000 characters; empty if
+            the instance failed.
     """
 
     outcome: float
@@ -88,6 +101,8 @@ class InstanceResult:
     stages: Mapping[str, StageUsage] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
     unreadable: bool = False
+    checks: Mapping[str, float] = field(default_factory=dict)
+    outputs: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     def total(self, name: str) -> float:
         """Return the sum of a field of `StageUsage` over the stages.

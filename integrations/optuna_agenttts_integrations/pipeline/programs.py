@@ -81,6 +81,26 @@ class Step:
     scoring: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class StageCheck:
+    """Test of a stage's result, which shows whether the stage did its part.
+
+    The outcome of an instance does not show which stage failed. Checks compare the result of one
+    stage with what is known of the instance. They change no score: they are recorded with each
+    trial, and shown to the agent that plans the search. A check that raises an exception is
+    logged, and counts as unknown.
+
+    Args:
+        text: What passes, in a few words, such as ``"every relevant passage is chosen"``.
+        passed: Function from the state after the pipeline to the share of the check that is
+            passed: 1 or True if all of it is, 0 or False if nothing is, None if the instance does
+            not tell.
+    """
+
+    text: str
+    passed: Callable[[State], float | None]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageProgram:
     """Stage that calls a model.
@@ -107,6 +127,7 @@ class StageProgram:
             same result, if it is given the first so many of the same samples. A search tries
             only one of each, unless replies are malformed. Default: ``[(1, 2)]`` for the votes of
             this package and `medoid`, none for others.
+        check: Test of the stage's result, for diagnostics. Default: none.
 
     Raises:
         TaskError: `equal_samples` are not such groups.
@@ -126,6 +147,7 @@ class StageProgram:
     when: Callable[[State], bool] = always
     otherwise: Callable[[State], Any] = no_result
     equal_samples: Sequence[Sequence[int]] | None = None
+    check: StageCheck | None = None
 
     def __post_init__(self) -> None:
         """Check the groups of equal samples."""

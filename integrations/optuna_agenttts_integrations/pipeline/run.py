@@ -4,19 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable, Mapping
+import logging
+import math
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
 from optuna_agenttts import Task
 from optuna_agenttts.llm.loop import gather
+from optuna_agenttts.support.plain import one_line, shortened
 from optuna_agenttts.task.allocation import Allocation
 from optuna_agenttts_integrations.calls.completions import Completions
 from optuna_agenttts_integrations.calls.endpoints import Endpoints
 from optuna_agenttts_integrations.calls.metering import Account
 from optuna_agenttts_integrations.exceptions import SpendLimitError
 from optuna_agenttts_integrations.pipeline.evaluation import InstanceResult, StageUsage
+from optuna_agenttts_integrations.pipeline.plain_values import value_text
 from optuna_agenttts_integrations.pipeline.stage_calls import InstanceFailedError, run_stages
-from optuna_agenttts_integrations.pipeline.stages import Pipeline, Score, State
+from optuna_agenttts_integrations.pipeline.stages import (
+    Pipeline,
+    Score,
+    StageProgram,
+    State,
+)
+
+_logger = logging.getLogger(__name__)
+
+_KEPT = 1000
+"""Characters kept of a stage's result. Chosen by hand: transcripts show less."""
 
 
 async def run_instances(
@@ -99,9 +114,46 @@ async def _run_instance(
         )
     except InstanceFailedError as error:
         zeros = dict.fromkeys(pipeline.metrics, 0.0)
-        return InstanceResult(0.0, True, usage, zeros, error.unreadable)
+        # The stage that ran last failed, so that nothing is known of the others.
+        last = next(reversed(usage), "")
+        failed = {p.name: 0.0 for p in pipeline.programs if p.name == last and p.check}
+        return InstanceResult(
+            0.0, True, usage, zeros, error.unreadable, failed if error.unreadable else {}
+        )
     metrics = {name: await _apply(score, state) for name, score in pipeline.metrics.items()}
-    return InstanceResult(await _apply(pipeline.score, state), False, usage, metrics)
+    outcome = await _apply(pipeline.score, state)
+    checks = _checks([p for p in pipeline.programs if p.name in usage], state)
+    outputs = {n: shortened(value_text(state[n]), _KEPT) for n in usage if n in state.results}
+    return InstanceResult(outcome, False, usage, metrics, checks=checks, outputs=outputs)
+
+
+def _checks(programs: Iterable[StageProgram], state: State) -> dict[str, float]:
+    """Return the share that each stage passed of its check, without those that are not known."""
+    found: dict[str, float] = {}
+    for program in programs:
+        if program.check is None:
+            continue
+        try:
+            share = program.check.passed(state)
+            known = share is not None and math.isfinite(share)
+        # A diagnostic must not fail a trial.
+        except Exception as error:
+            _warn_of_check(program.name, repr(error))
+            continue
+        if share is not None and known:
+            found[program.name] = min(1.0, max(0.0, float(share)))
+    return found
+
+
+@lru_cache(maxsize=64)
+def _warn_of_check(stage: str, error: str) -> None:
+    """Log a check that raised an exception, once for each error."""
+    _logger.warning(
+        "The check of stage %r raised %s, so the diagnostics leave it out. Scores are not "
+        "affected.",
+        stage,
+        one_line(error),
+    )
 
 
 async def _apply(score: Score, state: State) -> float:

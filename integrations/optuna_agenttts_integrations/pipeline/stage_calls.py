@@ -14,12 +14,14 @@ from optuna_agenttts import Model, Task
 from optuna_agenttts.llm import ChatRequest, Completion, Message
 from optuna_agenttts.llm.untrusted import estimated_tokens
 from optuna_agenttts.study.spending import cost_of_samples
+from optuna_agenttts.support.plain import shortened
 from optuna_agenttts.task.allocation import Allocation
 from optuna_agenttts_integrations.calls.completions import Completions, Samples
 from optuna_agenttts_integrations.calls.endpoints import Endpoint, Endpoints
 from optuna_agenttts_integrations.calls.metering import Account, Meter, finish_all
 from optuna_agenttts_integrations.calls.store import canonical_json
 from optuna_agenttts_integrations.exceptions import PipelineError
+from optuna_agenttts_integrations.pipeline.aggregation import changes_after_half
 from optuna_agenttts_integrations.pipeline.evaluation import StageUsage
 from optuna_agenttts_integrations.pipeline.fusion import LLMFusion, deduplicate
 from optuna_agenttts_integrations.pipeline.programs import (
@@ -27,6 +29,11 @@ from optuna_agenttts_integrations.pipeline.programs import (
     State,
     Step,
 )
+
+_REFUSED = ("content_filter", "refusal")
+"""Finish reasons of replies that were refused."""
+_KEPT = 1000
+"""Characters kept of a stage's first reply. Chosen by hand: transcripts show less."""
 
 
 class InstanceFailedError(Exception):
@@ -117,6 +124,8 @@ class _StageCall:
     malformed: int = 0
     error: Exception | None = None
     """Error of the last call that failed."""
+    changed: bool | None = None
+    """See `StageUsage`."""
 
     async def run(self, count: int) -> Any:
         stage = next(s for s in self.task.stages if s.name == self.program.name)
@@ -141,7 +150,9 @@ class _StageCall:
             return None
         if isinstance(self.program.aggregate, LLMFusion):
             return await self._fuse(self.program.aggregate, request, replies, samples)
-        return self.program.aggregate(samples)
+        result = self.program.aggregate(samples)
+        self.changed = changes_after_half(self.program.aggregate, samples, result)
+        return result
 
     async def _draw(self, request: ChatRequest, count: int) -> Samples:
         price = partial(_price, self.task, self.program.name, self.model)
@@ -232,6 +243,10 @@ class _StageCall:
             failed=sum(drawn.failed for drawn in self.drawn),
             saved=fsum(map(self._saved, self.drawn)),
             thought_length=sum(r.thought_tokens for r in first.completions) / max(1, count),
+            cut=sum(reply.finish_reason == "length" for reply in replies),
+            refused=sum(reply.finish_reason in _REFUSED for reply in replies),
+            changed=self.changed,
+            reply=shortened(first.completions[0].text, _KEPT) if count else "",
         )
 
     def _saved(self, drawn: Samples) -> float:

@@ -22,6 +22,7 @@ from optuna_agenttts_integrations.pipeline.prediction import PredictionAllocatio
 from optuna_agenttts_integrations.pipeline.predictor import Predictor
 from optuna_agenttts_integrations.pipeline.programs import Prompt as Prompt
 from optuna_agenttts_integrations.pipeline.programs import Score as Score
+from optuna_agenttts_integrations.pipeline.programs import StageCheck as StageCheck
 from optuna_agenttts_integrations.pipeline.programs import StageProgram as StageProgram
 from optuna_agenttts_integrations.pipeline.programs import State as State
 from optuna_agenttts_integrations.pipeline.programs import Step as Step
