@@ -15,7 +15,12 @@ from optuna_agenttts_integrations.calls.endpoints import Endpoint
 from optuna_agenttts_integrations.calls.store import CompletionStore
 from optuna_agenttts_integrations.objective import MultiStageObjective
 from optuna_agenttts_integrations.pipeline.aggregation import majority_vote, union
-from optuna_agenttts_integrations.pipeline.stages import Pipeline, StageProgram, State
+from optuna_agenttts_integrations.pipeline.stages import (
+    Pipeline,
+    StageCheck,
+    StageProgram,
+    State,
+)
 from optuna_agenttts_integrations.playground.problems import (
     Problem,
     answer_prompt,
@@ -145,6 +150,7 @@ def make_pipeline() -> Pipeline:
                 aggregate=union,
                 max_tokens=8,
                 temperature=TEMPERATURE,
+                check=StageCheck("every relevant line is retrieved", _has_lines),
             ),
             StageProgram(
                 name="answer",
@@ -157,6 +163,10 @@ def make_pipeline() -> Pipeline:
         ],
         score=_score,
     )
+
+
+def _has_lines(state: State) -> float:
+    return float(set(state.instance.relevant) <= set(state["retrieval"] or ()))
 
 
 def _retrieval_prompt(state: State) -> str:

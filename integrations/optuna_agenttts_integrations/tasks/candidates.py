@@ -15,6 +15,7 @@ from optuna_agenttts_integrations.exceptions import DataError
 from optuna_agenttts_integrations.pipeline.stages import (
     Pipeline,
     Prompt,
+    StageCheck,
     StageProgram,
     State,
 )
@@ -118,6 +119,7 @@ def candidate_pipeline(
                     aggregate=selection_vote(threshold),
                     max_tokens=512,
                     temperature=0.9,
+                    check=StageCheck("relevant candidates are chosen (share)", _recall),
                 ),
                 StageProgram(
                     name="answer",
@@ -169,6 +171,12 @@ def _answer_score(measure: Callable[[str, Sequence[str]], float], state: State) 
 
 def _retrieval_f1(state: State) -> float:
     return set_f1(_selection(state).ids, state.instance.gold)
+
+
+def _recall(state: State) -> float | None:
+    """Return the share of the relevant candidates that are selected; None if none is known."""
+    gold = set(state.instance.gold)
+    return len(gold & set(_selection(state).ids)) / len(gold) if gold else None
 
 
 def _out_of_range(state: State) -> float:

@@ -21,6 +21,7 @@ from optuna_agenttts_integrations.pipeline.aggregation import best_of
 from optuna_agenttts_integrations.pipeline.fusion import LLMFusion
 from optuna_agenttts_integrations.pipeline.stages import (
     Pipeline,
+    StageCheck,
     StageProgram,
     State,
     Step,
@@ -215,6 +216,7 @@ def _programs(
             parse=_parse_program,
             required=True,
             repair=_repair_prompt,
+            check=StageCheck("the program is complete and parses", _is_complete),
         ),
         program(name="static_review", prompt=_review_prompt, parse=_parse_revision),
         program(
@@ -237,6 +239,10 @@ def _programs(
         measured = Step(name=CONSISTENCY, run=measure, fails_on=(ChatError,), scoring=True)
         stages.append(measured)
     return stages
+
+
+def _is_complete(state: State) -> float:
+    return completeness(state["coding"])
 
 
 async def _run_program(runner: Runner, state: State) -> Run:

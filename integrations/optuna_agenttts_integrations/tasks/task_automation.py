@@ -17,7 +17,12 @@ from optuna_agenttts.llm import Message
 from optuna_agenttts_integrations.exceptions import DataError
 from optuna_agenttts_integrations.pipeline.aggregation import Aggregation, medoid, normalized_vote
 from optuna_agenttts_integrations.pipeline.fusion import LLMFusion
-from optuna_agenttts_integrations.pipeline.stages import Pipeline, StageProgram, State
+from optuna_agenttts_integrations.pipeline.stages import (
+    Pipeline,
+    StageCheck,
+    StageProgram,
+    State,
+)
 from optuna_agenttts_integrations.scoring.metrics import rouge_l
 from optuna_agenttts_integrations.scoring.tool_metrics import argument_f1
 from optuna_agenttts_integrations.tasks.answering import prompt_messages
@@ -46,7 +51,11 @@ from optuna_agenttts_integrations.tasks.tool_requests import (
     read_requests,
     read_tools,
 )
-from optuna_agenttts_integrations.tasks.tool_scores import request_scores
+from optuna_agenttts_integrations.tasks.tool_scores import (
+    has_tools,
+    request_scores,
+    step_score,
+)
 
 __all__ = ["Domain", "Tool", "ToolRequest", "task_bench"]
 
@@ -198,6 +207,7 @@ def _programs(tools: Sequence[Tool], named: bool, fusion: bool) -> list[StagePro
             parse=_parse_steps,
             aggregate=aggregation(medoid(_step_similarity)),
             max_tokens=512,
+            check=StageCheck("steps are like those of the reference (ROUGE-L)", step_score),
         ),
         program(
             name="selection",
@@ -205,6 +215,7 @@ def _programs(tools: Sequence[Tool], named: bool, fusion: bool) -> list[StagePro
             parse=partial(_parse_choice, tools),
             aggregate=aggregation(normalized_vote(attrgetter("names"))),
             max_tokens=512,
+            check=StageCheck("every tool of the reference is chosen", has_tools),
         ),
         program(
             name="parameters",

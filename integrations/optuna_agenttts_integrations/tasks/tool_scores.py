@@ -62,7 +62,7 @@ def request_scores(
         "argument F1": partial(_call_score, argument_f1, index, named),
         "argument name F1": partial(_call_score, argument_name_f1, index, named),
         "node F1": _choice_score,
-        "ROUGE-L": _step_score,
+        "ROUGE-L": step_score,
         "p-F1": partial(_parameter_score, named),
         **{name: partial(_taskbench_score, part) for name, part in _TASKBENCH.items()},
     }
@@ -139,7 +139,13 @@ def _choice_score(state: State) -> float:
     return node_f1(_choice(state).names, [call.tool for call in state.instance.calls])
 
 
-def _step_score(state: State) -> float:
+def has_tools(state: State) -> float:
+    """Return 1 if every tool of the reference was chosen, else 0."""
+    return float({call.tool for call in state.instance.calls} <= set(_choice(state).names))
+
+
+def step_score(state: State) -> float:
+    """Return ROUGE-L of the steps, joined by new lines."""
     steps: tuple[str, ...] = state["decomposition"] or ()
     return rouge_l("\n".join(steps), "\n".join(state.instance.steps))
 
