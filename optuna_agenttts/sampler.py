@@ -87,8 +87,10 @@ class AgentTTSSampler(BaseSampler):
         independent_sampler: Sampler of parameters outside the task. Default: a `TPESampler`; it
             must not sample more than one study.
         guidelines: Whether the agent writes guidelines and sees its earlier ones, for ablations.
-        tables: Tables of computed evidence that the agent sees, for ablations: ``"models"`` (gaps
-            between models), ``"saturation"`` (of samples; needs Insight 2), ``"paired"`` (trials).
+        tables: Tables of computed evidence that the agent sees, for ablations: ``"noise"``,
+            ``"effects"`` (of models), ``"models"`` (gaps between them), ``"stages"`` (what the
+            stages of a pipeline did, and transcripts), ``"gains"`` (of samples; needs Insight 2),
+            and ``"next"`` (the planner's next allocations).
         transcripts: Whether the agent sees transcripts: inputs, outputs and replies of a few
             instances, shortened, if the objective records them. They are sent to the server of
             `llm`, and stored with the study.
@@ -241,7 +243,7 @@ class AgentTTSSampler(BaseSampler):
     @property
     def reads_transcripts(self) -> bool:
         """True if objectives should record transcripts of instances for the agent."""
-        return self._chat is not None and self._transcripts
+        return self._chat is not None and self._transcripts and "stages" in self._tables
 
     def reseed_rng(self) -> None:
         """Reseed the independent sampler."""
@@ -374,6 +376,7 @@ class AgentTTSSampler(BaseSampler):
             insights=self._insights,
             guidelines=self._guidelines,
             tables=self._tables,
+            transcripts=self._transcripts,
             experience=describe_experience(self._experience),
             limit=read_limit(study._storage.get_study_system_attrs(study._study_id)),
             rounds=rounds,

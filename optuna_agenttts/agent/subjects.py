@@ -16,6 +16,7 @@ from optuna_agenttts.agent.space_evidence import space_evidence
 from optuna_agenttts.agent.task_questions import TaskQuestions
 from optuna_agenttts.planner.evidence import Evidence
 from optuna_agenttts.planner.numerical import NumericalPlanner
+from optuna_agenttts.study.diagnostics import read_diagnostics
 from optuna_agenttts.study.fates import fates
 from optuna_agenttts.study.rounds import Round
 from optuna_agenttts.study.spending import spend_of
@@ -30,6 +31,7 @@ def task_subject(
     insights: tuple[int, ...],
     guidelines: bool,
     tables: tuple[str, ...] = TABLES,
+    transcripts: bool = True,
     experience: tuple[str, ...] = (),
     limit: float | None = None,
     rounds: Sequence[Round] = (),
@@ -45,6 +47,7 @@ def task_subject(
         insights: Numbers of the paper's insights to state.
         guidelines: Whether to ask for guidelines.
         tables: Names of the tables of computed evidence to show.
+        transcripts: Whether to show transcripts of instances.
         experience: Prompt lines that describe earlier studies.
         limit: Spending limit of the search in the task's cost unit; None without one.
         rounds: The earlier rounds.
@@ -78,6 +81,7 @@ def task_subject(
         start=start,
         span=wanted if rounds else FIRST_SPAN,
         left=None if math.isinf(left) else int(left),
+        diagnostics=read_diagnostics(task, trials, transcripts=transcripts),
     )
 
 

@@ -21,6 +21,7 @@ from optuna_agenttts.llm.port import Message
 from optuna_agenttts.planner.evidence import Choices, Evidence
 from optuna_agenttts.planner.numerical import NumericalPlanner
 from optuna_agenttts.study.claims import Claim, Verdict, contradictions
+from optuna_agenttts.study.diagnostics import TrialDiagnostics
 from optuna_agenttts.study.proposals import Proposal
 from optuna_agenttts.study.rounds import Round
 from optuna_agenttts.support.forking import unlocked_cached_property
@@ -48,6 +49,7 @@ class TaskQuestions:
         start: Number of the first trial that the round can be for.
         span: Number of trials that the round covers.
         left: Number of trials that the search has left; None if it is not known.
+        diagnostics: What the stages of the trials did.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class TaskQuestions:
         start: int = 0,
         span: int = ROUND_SIZE,
         left: int | None = None,
+        diagnostics: Sequence[TrialDiagnostics] = (),
     ) -> None:
         """See the class."""
         self.task: Task | None = evidence.task
@@ -76,6 +79,7 @@ class TaskQuestions:
         self._planner, self._evidence = planner, evidence
         self._insights, self._guidelines, self._wanted = insights, guidelines, wanted
         self._tables, self._fates, self._left = tables, shown_fates(fates), left
+        self._diagnostics = tuple(diagnostics)
         self._claim_fields = claim_fields(insights, guidelines=guidelines)
 
     @unlocked_cached_property
@@ -137,4 +141,5 @@ class TaskQuestions:
             spent=self._spent,
             left=self._left,
             experience=self._experience,
+            diagnostics=self._diagnostics,
         )

@@ -104,13 +104,16 @@ class TrialDiagnostics:
     transcripts: tuple[Transcript, ...] = ()
 
 
-def read_diagnostics(task: Task, trials: Sequence[FrozenTrial]) -> list[TrialDiagnostics]:
+def read_diagnostics(
+    task: Task, trials: Sequence[FrozenTrial], *, transcripts: bool = True
+) -> list[TrialDiagnostics]:
     """Read what the stages of a search's trials did.
 
     Args:
         task: The task.
         trials: Trials of a study; those without diagnostics, and those that confirm an allocation
             on fresh instances, are left out.
+        transcripts: Whether to read transcripts.
     """
     found = []
     for trial in trials:
@@ -128,8 +131,10 @@ def read_diagnostics(task: Task, trials: Sequence[FrozenTrial]) -> list[TrialDia
                 if (read := _stage(written.get(stage.name), *chosen)) is not None
             }
             value = trial.values[0] if trial.values else None
-            texts = _transcripts(task, storage.read_trial_fact(trial, storage.TRANSCRIPTS))
-            found.append(TrialDiagnostics(trial.number, value, stages, tuple(texts)))
+            texts = storage.read_trial_fact(trial, storage.TRANSCRIPTS) if transcripts else ()
+            found.append(
+                TrialDiagnostics(trial.number, value, stages, tuple(_transcripts(task, texts)))
+            )
     return found
 
 

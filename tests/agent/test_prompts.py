@@ -36,6 +36,7 @@ from optuna_agenttts.llm import Message
 from optuna_agenttts.llm.untrusted import estimated_tokens
 from optuna_agenttts.planner.evidence import Evidence
 from optuna_agenttts.planner.forecasts import Forecast
+from optuna_agenttts.study.diagnostics import StageDiagnostics, TrialDiagnostics
 from optuna_agenttts.study.proposals import Proposal
 from optuna_agenttts.study.rounds import Round
 
@@ -119,6 +120,7 @@ FATES = (
         trial=8,
     ),
 )
+STAGE = StageDiagnostics(model=0, samples=3, replies=9, malformed=3)
 LATER = PromptData(
     evidence=EVIDENCE,
     facts=FACTS,
@@ -259,9 +261,10 @@ def test_ablated_insight_is_not_in_the_prompt(number):
 @pytest.mark.parametrize("name", TABLES)
 def test_each_table_can_be_left_out_alone(name):
     """The rest of the prompt does not change, but for the fit of each trial."""
-    whole = render_plan(LATER)[1].content
+    later = replace(LATER, diagnostics=(TrialDiagnostics(0, 0.5, {0: STAGE}),))
+    whole = render_plan(later)[1].content
     rest = tuple(other for other in TABLES if other != name)
-    without = render_plan(replace(LATER, tables=rest))[1].content
+    without = render_plan(replace(later, tables=rest))[1].content
     expected = re.sub(f"<{name}>.*</{name}>\n\n", "", whole, flags=re.DOTALL)
     if name == "models":
         expected = re.sub(r"; fit: [^;]*|(?<=behind the best) \| fit", "", expected)

@@ -7,6 +7,7 @@ from collections.abc import Collection
 from optuna_agenttts.agent.prompts.claims import claim_fields, claims_schema, contradicted_block
 from optuna_agenttts.agent.prompts.costs import costs_block, spent_block, task_block
 from optuna_agenttts.agent.prompts.data import sections
+from optuna_agenttts.agent.prompts.diagnostics import stages_block, transcripts_block
 from optuna_agenttts.agent.prompts.experience import experience_block
 from optuna_agenttts.agent.prompts.fates import proposals_block, queue_block
 from optuna_agenttts.agent.prompts.guidelines import guidelines_block
@@ -43,8 +44,10 @@ BLOCKS = (
     PromptBlock(noise_block, 2),
     PromptBlock(effects_block, 4),
     PromptBlock(models_block, 3),
+    PromptBlock(stages_block, 4),
     PromptBlock(gains_block, 5),
     PromptBlock(next_block, (10, 6)),
+    PromptBlock(transcripts_block, (10, 9, 6)),
     PromptBlock(guidelines_block, (8, 3)),
     PromptBlock(contradicted_block, 9),
     PromptBlock(instruction),

@@ -11,10 +11,11 @@ from optuna_agenttts.agent.prompts.numbers import Figures
 from optuna_agenttts.agent.prompts.short_names import allocation_text, short_names
 from optuna_agenttts.llm.untrusted import estimated_tokens
 from optuna_agenttts.planner.evidence import Choices, Evidence
+from optuna_agenttts.study.diagnostics import TrialDiagnostics
 from optuna_agenttts.study.proposals import Proposal
 from optuna_agenttts.task.task import Task
 
-TABLES = ("noise", "effects", "models", "gains", "next")
+TABLES = ("noise", "effects", "models", "stages", "gains", "next")
 """Names of the tables of computed evidence, in the order of the prompt."""
 NO_FACTS = Facts()
 
@@ -36,6 +37,7 @@ class PromptData:
         spent: Description of the spending so far; may be empty.
         left: Number of trials that the search has left, with the running ones; None if unknown.
         experience: Lines that describe earlier studies; may be empty.
+        diagnostics: What the stages of the trials did.
     """
 
     evidence: Evidence
@@ -50,6 +52,7 @@ class PromptData:
     spent: str = ""
     left: int | None = None
     experience: tuple[str, ...] = ()
+    diagnostics: tuple[TrialDiagnostics, ...] = ()
 
     @property
     def task(self) -> Task:
