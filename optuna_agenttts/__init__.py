@@ -28,7 +28,8 @@ from optuna_agenttts.report.summary import Summary, summarize
 from optuna_agenttts.report.ties import Tie, Undecided
 from optuna_agenttts.sampler import AgentTTSSampler
 from optuna_agenttts.study.claims import Claim, Verdict
-from optuna_agenttts.study.rounds import Round, guidelines
+from optuna_agenttts.study.fates import guidelines
+from optuna_agenttts.study.rounds import Round
 from optuna_agenttts.study.spending import Spend, spend
 from optuna_agenttts.support.lazy import lazy_names
 from optuna_agenttts.support.logs import show_logs

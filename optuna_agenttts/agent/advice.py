@@ -94,7 +94,7 @@ def advised_candidate(
     planner: NumericalPlanner,
     evidence: Evidence,
     constraint: Constraint,
-    planned: Round | None,
+    planned: Round,
     position: int,
 ) -> Candidate:
     """Return the agent's candidate for a trial if it is worth trying, else the planner's.
@@ -103,16 +103,16 @@ def advised_candidate(
         planner: The numerical planner.
         evidence: The trials so far.
         constraint: Allocations that the trial can take.
-        planned: The trial's round; None if it was not ready in time.
+        planned: The trial's round.
         position: Position of the trial's candidate in the round.
 
     Returns:
-        The candidate. Its origin is ``"fallback"`` if the round is missing or failed.
+        The candidate. Its origin is ``"fallback"`` if the round failed or is late.
     """
-    if planned is None or planned.error:
+    if planned.error:
         default = planner.propose(evidence, constraint)
-        why = "the agent's round did not come in time" if planned is None else planned.error
-        return replace(default, origin="fallback", reason=f"{default.reason} (fallback: {why})")
+        reason = f"{default.reason} (fallback: {planned.error})"
+        return replace(default, origin="fallback", reason=reason)
     if position >= len(planned.candidates):
         return planner.propose(evidence, constraint)
     proposed: dict[str, Any] = {"round": planned.number, "position": position}

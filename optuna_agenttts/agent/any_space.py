@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from optuna_agenttts.agent.ask import latest_guidelines
-from optuna_agenttts.agent.pace import ROUND_SIZE
+from optuna_agenttts.agent.pace import ROUND_SIZE, STRIDE
 from optuna_agenttts.agent.prompts import generic_schema, render_generic, shown_fates
 from optuna_agenttts.agent.space_evidence import SpaceEvidence
 from optuna_agenttts.agent.validation import Reply, read_params
@@ -48,7 +48,7 @@ class SpaceSubject:
         self._fates, self._rounds = fates, rounds
         self.task: Task | None = None
         self.trials = len(evidence.values)
-        self.kept, self.start, self.span = kept, start, ROUND_SIZE
+        self.kept, self.start, self.span, self.stride = kept, start, ROUND_SIZE, STRIDE
 
     def messages(self) -> tuple[Message, ...]:
         """Render the prompt."""

@@ -80,6 +80,7 @@ class Subject(Protocol):
         kept: Number of proposals that fill the round; the first ones are kept.
         start: Number of the first trial that the round can be for.
         span: Number of trials that the round covers.
+        stride: Trials from one candidate to the next.
     """
 
     task: Task | None
@@ -87,6 +88,7 @@ class Subject(Protocol):
     kept: int
     start: int
     span: int
+    stride: int
 
     def messages(self) -> tuple[Message, ...]:
         """Render the prompt."""

@@ -23,7 +23,6 @@ from optuna.trial import FrozenTrial
 
 from optuna_agenttts import storage
 from optuna_agenttts.agent.advice import advised_candidate
-from optuna_agenttts.agent.pace import ROUND_SIZE
 from optuna_agenttts.agent.scheduler import RoundScheduler
 from optuna_agenttts.planner.evidence import Candidate, Constraint, Evidence
 from optuna_agenttts.planner.numerical import NumericalPlanner
@@ -232,13 +231,10 @@ class Candidates:
         planned: Round | None,
         number: int,
     ) -> Candidate | None:
-        # In the opening, no round is expected.
-        if planned is None and number < ROUND_SIZE:
+        if planned is None:
             return None
         try:
-            position = 0
-            if planned is not None:
-                position = position_of(planned, number, storage.read_trials(study))
+            position = position_of(planned, number, storage.read_trials(study))
             planner = self.planners.get(task)
             return advised_candidate(planner, evidence, constraint, planned, position)
         # For example, a round written by another version. Advice must never fail a trial.

@@ -151,7 +151,8 @@ class RoundScheduler:
             number: The trial's number.
 
         Returns:
-            The round, or None if it is not ready in time.
+            The round, or one with an error if it is not ready in time; None if none is being
+            planned, as in the opening or at the end of a search.
         """
         rounds = self._rounds_of(study)
         with rounds.lock:
@@ -172,6 +173,9 @@ class RoundScheduler:
             found = rounds.round_of(number)
             if found is None:
                 rounds.without = max(rounds.without, number)
+        # In the opening, no round is expected.
+        if found is None and in_progress and number >= ROUND_SIZE:
+            return Round(number=index, error="the agent's round did not come in time")
         return found
 
     def _wait_for(
@@ -303,6 +307,7 @@ class RoundScheduler:
             planned,
             first=first,
             end=first + subject.span,
+            stride=subject.stride,
             model=self.name,
             # Includes retries. Studies that share the model at the same time count each
             # other's calls too.

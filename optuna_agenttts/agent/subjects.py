@@ -148,7 +148,7 @@ def space_subject(
         description=description,
         guidelines=guidelines,
         wanted=ROUND_SIZE // STRIDE + 1,
-        fates=fates(trials, rounds, stride=STRIDE),
+        fates=fates(trials, rounds),
         rounds=rounds,
         kept=ROUND_SIZE // STRIDE,
         start=start,

@@ -74,7 +74,7 @@ class TaskQuestions:
         """See the class."""
         self.task: Task | None = evidence.task
         self.trials = len(evidence.scores)
-        self.kept, self.start, self.span = kept, start, span
+        self.kept, self.start, self.span, self.stride = kept, start, span, 1
         self._rounds, self._spent, self._experience = rounds, spent, experience
         self._planner, self._evidence = planner, evidence
         self._insights, self._guidelines, self._wanted = insights, guidelines, wanted

@@ -30,10 +30,10 @@ from optuna_agenttts.confirmation.splitting import Split, largest_cost, split_in
 from optuna_agenttts.exceptions import NoTaskError, TaskError
 from optuna_agenttts.report.callbacks import StopWhenExhausted, planners_of
 from optuna_agenttts.report.candidates import Candidates
+from optuna_agenttts.study.fates import guidelines
 from optuna_agenttts.study.fresh import read_fresh
 from optuna_agenttts.study.measured import effective_task
 from optuna_agenttts.study.planners import Planners
-from optuna_agenttts.study.rounds import guidelines
 from optuna_agenttts.study.spending import INSTANCES, rounded
 from optuna_agenttts.study.tasks import find_task
 from optuna_agenttts.support.experimental import experimental_function

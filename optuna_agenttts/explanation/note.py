@@ -8,11 +8,12 @@ from typing import Any
 from optuna.study import Study
 
 from optuna_agenttts.explanation.markdown import section
+from optuna_agenttts.report.agent_rounds import agent_section
 from optuna_agenttts.report.document import Bullets, Line, Section, Strong, with_code
-from optuna_agenttts.report.sections import agent_section
 from optuna_agenttts.report.summary import Summary
 from optuna_agenttts.report.text import count_text, score_text
-from optuna_agenttts.study.rounds import Round, guidelines
+from optuna_agenttts.study.fates import guidelines
+from optuna_agenttts.study.rounds import Round
 
 HEADING = "## Summary of the search"
 GUIDELINES = "## Guidelines of the agent"

@@ -12,7 +12,7 @@ from optuna_agenttts import storage
 from optuna_agenttts.planner.evidence import Choices
 from optuna_agenttts.report.frames import to_frame
 from optuna_agenttts.report.trials import STATE_NAMES, value_of
-from optuna_agenttts.study.rounds import guidelines
+from optuna_agenttts.study.fates import guidelines
 from optuna_agenttts.study.spending import stated_spend
 from optuna_agenttts.study.stopped import outcomes_of
 from optuna_agenttts.study.tasks import find_task
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 _ROUND = (
-    *("number", "trials", "model", "candidates", "guidelines", "agrees", "contradicts", "open"),
+    *("number", "trials", "model", "asked", "why", "candidates", "tried", "guidelines"),
+    *("agrees", "contradicts", "open"),
     *("requests", "prompt_tokens", "completion_tokens", "cost", "seconds", "problems", "error"),
 )
 
@@ -127,9 +128,10 @@ def _efforts(task: Task, choices: Choices) -> dict[str, Any]:
 def rounds_dataframe(study: Study) -> DataFrame:
     """Return the rounds that an agent planned for a study as a pandas DataFrame, one row each.
 
-    The columns are those of `Round`, with the number of ``candidates``, the ``guidelines`` as one
-    text with a line for each, the number of claims with which the fit ``agrees``, which it
-    ``contradicts`` and which it leaves ``open``, and ``problems`` and failures as a text.
+    The columns are those of `Round`, with the number of ``candidates`` and of those ``tried``,
+    the ``guidelines`` as one text with a line for each, the number of claims with which the fit
+    ``agrees``, which it ``contradicts`` and which it leaves ``open``, and ``problems`` and
+    failures as a text.
 
     Args:
         study: The study; without rounds, the DataFrame is empty.
@@ -144,6 +146,7 @@ def rounds_dataframe(study: Study) -> DataFrame:
             **{name: getattr(planned, name, None) for name in _ROUND},
             **{name: verdicts[name] for name in ("agrees", "contradicts", "open")},
             "candidates": len(planned.candidates),
+            "tried": sum(each.outcome == "tried" for each in planned.candidates),
             "guidelines": "\n".join(planned.guidelines),
             "problems": planned.problems_text,
         }

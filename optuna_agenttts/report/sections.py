@@ -38,9 +38,6 @@ from optuna_agenttts.report.thinking import (
     ThinkingCurves,
     without_other_efforts,
 )
-from optuna_agenttts.study.claims import contradictions
-from optuna_agenttts.study.claims import summary as verdicts_text
-from optuna_agenttts.study.rounds import Round
 from optuna_agenttts.study.spending import Spend
 from optuna_agenttts.support.plain import amount_text, one_line, shortened
 from optuna_agenttts.task.stage import has_efforts
@@ -54,15 +51,13 @@ _TEXT, _PROSE = 300, 3000
 """Characters of a description, and of sentences and guidelines. Chosen by hand."""
 _FEW = 5
 """Allocations as good for less, and instances that tell allocations apart. Chosen by hand."""
-_HISTORY = 5
-"""Rounds whose guidelines are shown: more would push the rest out of sight."""
 
 
 def _name(text: str, length: int = _NAME) -> str:
     return shortened(one_line(text, _PROSE), length)
 
 
-def _table(
+def first_rows(
     head: Sequence[str], rows: Sequence[tuple[Line, ...]], most: int = LISTED, together: int = 0
 ) -> list[Block]:
     """Return a table of the first rows, and how many there are more."""
@@ -162,7 +157,7 @@ def less_section(task: Task, found: Recommendation) -> Section:
         for _, other, loss in found.cheaper(_FEW)
     ]
     head = ("loss", metric_of(task), "cost", "of recommended", *map(_name, found.allocation))
-    blocks = [Paragraph(text), *_table(head, rows, together=len(found.allocation))]
+    blocks = [Paragraph(text), *first_rows(head, rows, together=len(found.allocation))]
     if remarks := [*_less_thinking(task, found), *found.remarks(_FEW)]:
         blocks.append(Bullets(tuple(remarks)))
     return Section("As good for less", tuple(blocks))
@@ -198,7 +193,7 @@ def matters_section(task: Task, importances: Sequence[Importance]) -> Section:
         f"Shares of the variation of expected {metric_of(task)} among all allocations within the "
         "budget, by the posterior."
     )
-    return Section("What matters", (*_table(head, rows), Paragraph(about)))
+    return Section("What matters", (*first_rows(head, rows), Paragraph(about)))
 
 
 def samples_section(
@@ -241,7 +236,7 @@ def samples_section(
         "stages being as recommended. Further ones, up to the most allowed, are expected to gain "
         f"at most {margin:.2g}; a model that still gains there has not saturated yet."
     )
-    table = _table(head, list(map(row, curves)), LISTED * len(order))
+    table = first_rows(head, list(map(row, curves)), LISTED * len(order))
     return Section("Which model, and how many samples", (*table, Paragraph(about)))
 
 
@@ -367,30 +362,5 @@ def cost_section(spend: Spend, costs: Expenditure) -> Section:
     ]
     unit = f" ({_name(costs.unit)})" if costs.unit else ""
     reuse = ["saved by reuse"] if saved else []
-    table = _table(("stage", "model", f"spend{unit}", "share", *reuse, "trials"), rows)
+    table = first_rows(("stage", "model", f"spend{unit}", "share", *reuse, "trials"), rows)
     return Section("What it cost", (Paragraph(text), *table))
-
-
-def agent_section(rounds: Sequence[Round]) -> Section:
-    """Return the agent's guidelines, the latest first, and its rounds."""
-    # Guidelines that did not change are shown once, by their latest round.
-    written = {planned.guidelines: planned for planned in rounds if planned.guidelines}
-    ranked = sorted(written.values(), key=lambda planned: -planned.number)
-    blocks: list[Block] = [] if ranked else [Paragraph("None yet.")]
-    for planned in ranked[:_HISTORY]:
-        when = Strong(f"Round {planned.number}, after {planned.trials} trials")
-        by = f", by {_name(planned.model)}" if planned.model else ""
-        blocks.append(Paragraph((when, f"{by}:")))
-        blocks.append(Bullets(tuple(one_line(text, _PROSE) for text in planned.guidelines)))
-        if planned is ranked[0] and planned.verdicts:
-            blocks.append(Paragraph(verdicts_text(planned.verdicts)))
-            refuted = tuple(verdict.text for verdict in contradictions(planned.verdicts))
-            blocks += [Bullets(refuted)] * bool(refuted)
-    rows = []
-    for planned in reversed(rounds):
-        numbers = len(planned.candidates), planned.requests
-        tokens = planned.prompt_tokens + planned.completion_tokens
-        cells = [str(planned.number), *map(str, numbers), f"{tokens:,}", f"{planned.seconds:.1f}"]
-        rows.append((*cells, one_line(planned.problems_text, _TEXT) or "none"))
-    head = ("round", "candidates", "requests", "tokens", "seconds", "problems")
-    return Section("Guidelines of the agent", (*blocks, *_table(head, rows)))

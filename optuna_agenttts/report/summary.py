@@ -10,6 +10,7 @@ from optuna.trial import TrialState
 
 from optuna_agenttts import storage
 from optuna_agenttts.exceptions import NoEvidenceError, NoTaskError
+from optuna_agenttts.report.agent_rounds import agent_section
 from optuna_agenttts.report.document import Bullets, Section, with_code
 from optuna_agenttts.report.expenditure import Expenditure, expenditure_of
 from optuna_agenttts.report.fragments import section_html
@@ -20,7 +21,6 @@ from optuna_agenttts.report.recommendation import Recommendation
 from optuna_agenttts.report.remarks import next_steps_of, warnings_of
 from optuna_agenttts.report.saturation import Saturation, saturation_of
 from optuna_agenttts.report.sections import (
-    agent_section,
     cost_section,
     instances_section,
     less_section,
@@ -35,6 +35,7 @@ from optuna_agenttts.report.thinking import ThinkingCurves, thinking_of
 from optuna_agenttts.report.trials import states_of, stopped_trials
 from optuna_agenttts.report.view import StudyView
 from optuna_agenttts.study.archive import explaining_outcomes, is_maximized
+from optuna_agenttts.study.fates import with_fates
 from optuna_agenttts.study.rounds import Round, read_rounds
 from optuna_agenttts.study.spending import Spend, read_limit, spend_of
 from optuna_agenttts.support import html
@@ -201,7 +202,7 @@ def summary_of(view: StudyView, *, brief: bool = False) -> Summary:
     except (NoEvidenceError, NoTaskError) as error:
         without = str(error)
     attributes = study._storage.get_study_system_attrs(study._study_id)
-    rounds = read_rounds(attributes)
+    rounds = with_fates(read_rounds(attributes), trials)
     outcomes = view.get(outcomes_of_study)
     searching = [trial for trial in trials if not storage.confirmation_block(trial)]
     complete = {

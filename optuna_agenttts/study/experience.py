@@ -21,7 +21,7 @@ from optuna_agenttts.exceptions import TaskError
 from optuna_agenttts.planner.evidence import EarlierTrials
 from optuna_agenttts.planner.scale import find_outliers
 from optuna_agenttts.study.archive import is_maximized
-from optuna_agenttts.study.rounds import guidelines
+from optuna_agenttts.study.fates import guidelines
 from optuna_agenttts.task.task import Task
 
 

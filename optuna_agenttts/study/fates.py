@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
+from itertools import zip_longest
 
+from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from optuna_agenttts import storage
 from optuna_agenttts.study.proposals import Outcome, Proposal
-from optuna_agenttts.study.rounds import Round
+from optuna_agenttts.study.rounds import Round, read_rounds
 
 _TEXTS: Mapping[Outcome, str] = {
     "taken": "not tried: another trial was there before",
@@ -20,34 +23,66 @@ _REPEATED = {"duplicate": "repeated", "refused": "repeated, refused before"}
 _STATES = {TrialState.PRUNED: "stopped early", TrialState.FAIL: "failed"}
 
 
-def fates(
-    trials: Sequence[FrozenTrial], rounds: Sequence[Round], *, stride: int = 1
-) -> tuple[Proposal, ...]:
-    """Return the agent's proposals with what became of each, in the order of the replies.
+def guidelines(study: Study) -> tuple[Round, ...]:
+    """Return the rounds that an agent planned for a study: guidelines, candidates, tokens.
+
+    Only the study's storage is read, so the study may have any sampler.
 
     Args:
-        trials: The study's trials.
-        rounds: Its rounds.
-        stride: Trials from one candidate of a round to the next.
+        study: The study.
+
+    Returns:
+        The rounds in order of number, with what became of their candidates; empty if no agent
+        planned.
+    """
+    rounds = read_rounds(study._storage.get_study_system_attrs(study._study_id))
+    return with_fates(rounds, storage.read_trials(study)) if rounds else ()
+
+
+def with_fates(rounds: Sequence[Round], trials: Sequence[FrozenTrial]) -> tuple[Round, ...]:
+    """Return rounds with what became of each proposal of the agent.
+
+    Args:
+        rounds: The rounds of a study.
+        trials: Its trials.
     """
     by_number = {trial.number: trial for trial in trials}
     found = []
     for planned in rounds:
         numbers = [
             number
-            for number in range(planned.first, planned.end, stride)
+            for number in range(planned.first, planned.end, planned.stride)
             if not _postponed(planned, by_number.get(number))
         ]
-        for position, candidate in enumerate(planned.candidates):
-            number = numbers[position] if position < len(numbers) else None
-            outcome, text = _outcome(None if number is None else by_number.get(number), number)
-            found.append(
-                replace(candidate, round=planned.number, outcome=outcome, text=text, trial=number)
+        candidates = []
+        for candidate, number in zip_longest(planned.candidates, numbers):
+            if candidate is not None:
+                trial = None if number is None else by_number.get(number)
+                outcome, text = _outcome(trial, number)
+                fate = partial(replace, candidate, round=planned.number, trial=number)
+                candidates.append(fate(outcome=outcome, text=text))
+        dropped = [
+            replace(
+                each,
+                round=planned.number,
+                outcome="dropped",
+                text=_REPEATED.get(each.kind, each.text),
             )
-        for each in planned.dropped:
-            text = _REPEATED.get(each.kind, each.text)
-            found.append(replace(each, round=planned.number, outcome="dropped", text=text))
+            for each in planned.dropped
+        ]
+        found.append(replace(planned, candidates=tuple(candidates), dropped=tuple(dropped)))
     return tuple(found)
+
+
+def fates(trials: Sequence[FrozenTrial], rounds: Sequence[Round]) -> tuple[Proposal, ...]:
+    """Return the agent's proposals with what became of each, in the order of the replies.
+
+    Args:
+        trials: The study's trials.
+        rounds: Its rounds.
+    """
+    known = with_fates(rounds, trials)
+    return tuple(each for planned in known for each in (*planned.candidates, *planned.dropped))
 
 
 def position_of(planned: Round, number: int, trials: Sequence[FrozenTrial]) -> int:

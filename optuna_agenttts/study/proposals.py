@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 Outcome = Literal["tried", "queued", "refused", "taken", "range", "missed", "dropped"]
@@ -11,7 +11,7 @@ Outcome = Literal["tried", "queued", "refused", "taken", "range", "missed", "dro
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """Proposal of the agent for one trial.
+    """Proposal of the agent for one trial; compared without what became of it.
 
     Args:
         params: Parameters of the trial, by name; None if they could not be read.
@@ -32,10 +32,10 @@ class Proposal:
     reason: str = ""
     asked: Mapping[str, Any] | None = None
     kind: str = ""
-    text: str = ""
-    round: int = -1
-    outcome: Outcome | None = None
-    trial: int | None = None
+    text: str = field(default="", compare=False)
+    round: int = field(default=-1, compare=False)
+    outcome: Outcome | None = field(default=None, compare=False)
+    trial: int | None = field(default=None, compare=False)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Proposal:

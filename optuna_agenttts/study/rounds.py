@@ -1,7 +1,6 @@
 """Rounds of the agent: its guidelines, claims and candidates, stored with the study.
 
-A round is written once, under its own key, and shared by all workers. `guidelines` reads them
-from the storage, with any sampler.
+A round is written once, under its own key, and shared by all workers.
 """
 
 from __future__ import annotations
@@ -39,6 +38,9 @@ class Round:
             of the round, as in rounds of earlier versions.
         end: Number of the first trial after the round. Default: `first` plus six.
         next_at: Number of the trial whose worker plans the next round. Default: `end` minus three.
+        stride: Trials from one candidate to the next.
+        why: Why the agent was asked, or was not, with ``llm_when="auto"``.
+        asked: Whether the agent was asked; without, there are no candidates.
         guidelines: Conclusions of the agent, one sentence each.
         candidates: Usable candidates, in the agent's order.
         dropped: Proposals that were not kept.
@@ -60,6 +62,9 @@ class Round:
     first: int = -1
     end: int = -1
     next_at: int = -1
+    stride: int = 1
+    why: str = ""
+    asked: bool = True
     guidelines: tuple[str, ...] = ()
     candidates: tuple[Proposal, ...] = ()
     dropped: tuple[Proposal, ...] = ()
@@ -104,13 +109,16 @@ class Round:
             "problems": _counts(self.problems),
             "failed requests": _counts(self.failures),
             "no candidates": self.error,
+            "asked since" if self.asked else "not asked since": self.why,
         }
         params = [each.params or {} for each in self.candidates]
         names = list(dict.fromkeys(name for each in params for name in each))
         rows = [[*map(own.get, names), each.reason] for own, each in zip(params, self.candidates)]
         parts = [html.heading(f"Round {self.number}"), html.bullets(self.guidelines)]
         if rows:
-            parts.append(html.table([*names, "reason"], rows, caption="Candidates, best first"))
+            parts.append(
+                html.table([*names, "reason", "became"], rows, caption="Candidates, best first")
+            )
         verdicts = [f"{verdict.outcome}: {verdict.text}" for verdict in self.verdicts]
         if verdicts:
             parts += [html.paragraph("Claims, compared with the fit:"), html.bullets(verdicts)]
@@ -159,20 +167,6 @@ def _readable(read: Callable[[Any], _T], items: Any) -> tuple[_T, ...]:
         with suppress(TypeError):
             found.append(read(item))
     return tuple(found)
-
-
-def guidelines(study: Study) -> tuple[Round, ...]:
-    """Return the rounds that an agent planned for a study: guidelines, candidates, tokens.
-
-    Only the study's storage is read, so the study may have any sampler.
-
-    Args:
-        study: The study.
-
-    Returns:
-        The rounds in order of number; empty if no agent planned.
-    """
-    return read_rounds(study._storage.get_study_system_attrs(study._study_id))
 
 
 def read_rounds(attributes: Mapping[str, Any]) -> tuple[Round, ...]:

@@ -11,7 +11,14 @@ import pytest
 from agent_support import TASK, evidence_of, planner_of
 from core_support import objective, run
 
-from optuna_agenttts import AgentTTSSampler, ScriptedChatModel, StopAtSpend, guidelines
+from optuna_agenttts import (
+    AgentTTSSampler,
+    ScriptedChatModel,
+    StopAtSpend,
+    guidelines,
+    rounds_dataframe,
+    summarize,
+)
 from optuna_agenttts import storage as keys
 from optuna_agenttts.agent.pace import lead
 from optuna_agenttts.agent.prompts import shown_fates
@@ -91,6 +98,33 @@ def test_each_proposal_has_one_fate():
         if fate.outcome == "tried":
             assert study.trials[fate.trial].params == fate.params
             assert f"{study.trials[fate.trial].value:.4g}" in fate.text
+
+
+def test_readers_of_a_study_see_what_became_of_proposals():
+    """`guidelines` has it for each candidate, reports for the latest round, tables as counts."""
+    study, _ = search([*LISTED, COSTLY, LISTED[0]], 12)
+    rounds = guidelines(study)
+    assert list(fates(study.trials, rounds)) == [
+        each for planned in rounds for each in (*planned.candidates, *planned.dropped)
+    ]
+    tried = [c for planned in rounds for c in planned.candidates if c.outcome == "tried"]
+    assert all(study.trials[each.trial].params == each.params for each in tried)
+    text = str(summarize(study))
+    assert f"{sum(each.round == 0 for each in tried)} tried" in text
+    assert "1 not kept (duplicate)" in text
+    latest = [planned for planned in rounds if planned.candidates][-1]
+    assert all(each.text in text for each in latest.candidates)
+    counts = rounds_dataframe(study)["tried"]
+    assert counts.sum() == len(tried)
+
+
+def test_trials_after_the_planned_end_have_no_fallback():
+    """No round is planned for them, so none is late."""
+    chat = ScriptedChatModel(script())
+    study = run(AgentTTSSampler(TASK, llm=chat, seed=0, n_trials=9), 20)
+    origins = [trial.user_attrs[keys.ORIGIN] for trial in study.trials]
+    assert "agent" in origins
+    assert set(origins[9:]) == {"numerical"}
 
 
 def test_refused_proposals_are_recorded_with_what_they_promised():
