@@ -6,7 +6,7 @@ import logging
 import threading
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import BaseSampler
@@ -20,7 +20,7 @@ from optuna_agenttts.agent.ask import Subject
 from optuna_agenttts.agent.candidates import Candidates
 from optuna_agenttts.agent.prompts import TABLES, describe_experience
 from optuna_agenttts.agent.scheduler import RoundScheduler
-from optuna_agenttts.agent.subjects import space_subject, task_subject
+from optuna_agenttts.agent.subjects import When, space_subject, task_subject
 from optuna_agenttts.exceptions import TaskError
 from optuna_agenttts.explanation.explaining import Explain
 from optuna_agenttts.explanation.note import save_guidelines
@@ -99,6 +99,10 @@ class AgentTTSSampler(BaseSampler):
         description: Description of the objective, for the agent in studies without a task.
         llm_timeout: Timeout for planning a round, in seconds; at most one trial, the seventh or a
             later one, waits that long for the first round.
+        llm_when: ``"always"`` asks the agent for every round, ``"auto"`` in the opening and on
+            alarms: raw means or kernels disagree with the recommendation about a stage's model,
+            or the planner's last six trials all scored below what was expected. Studies without a
+            task: always.
         n_trials: Number of trials that the study will have in the end, for the agent: no round
             is planned that the search does not reach, and the last one has as many candidates as
             trials are left. `StopAtSpend` limits rounds without it.
@@ -140,6 +144,7 @@ class AgentTTSSampler(BaseSampler):
         description: str = "",
         llm_timeout: float = 120.0,
         n_trials: int | None = None,
+        llm_when: When = "always",
         llm_facts: Model | None = None,
         recognise: Recognise = True,
         explain: bool | Explain = True,
@@ -159,24 +164,7 @@ class AgentTTSSampler(BaseSampler):
                 f"AgentTTSSampler: `tables` must be a tuple or list of some of "
                 f"{', '.join(map(repr, TABLES))}, got {tables!r}."
             )
-        if not llm_timeout > 0:
-            raise TaskError(
-                f"AgentTTSSampler: `llm_timeout` must be positive, got {llm_timeout!r}."
-            )
-        if not (n_trials is None or (isinstance(n_trials, int) and n_trials > 0)):
-            raise TaskError(
-                "AgentTTSSampler: `n_trials` must be a positive integer or None, got "
-                f"{n_trials!r}."
-            )
-        if not (llm_facts is None or isinstance(llm_facts, Model)):
-            raise TaskError(
-                f"AgentTTSSampler: `llm_facts` must be a `Model` or None, got {llm_facts!r}."
-            )
-        if llm_facts and llm_facts.thinking and llm_facts.thinking.negotiated:
-            raise TaskError(
-                f"AgentTTSSampler: give `llm_facts` the fields of its effort, got "
-                f"{llm_facts.name!r} without: `Model(..., extra={{'reasoning_effort': 'low'}})`."
-            )
+        _check_agent(llm_timeout, n_trials, llm_when, llm_facts)
         if opening not in ("joint", "paper"):
             raise TaskError(
                 f"AgentTTSSampler: `opening` must be 'joint' or 'paper', got {opening!r}."
@@ -192,7 +180,7 @@ class AgentTTSSampler(BaseSampler):
         self._chat = connect(llm)
         self._guidelines, self._description = guidelines, description
         self._llm_timeout, self._llm_facts = llm_timeout, llm_facts
-        self._n_trials, self._transcripts = n_trials, transcripts
+        self._n_trials, self._llm_when, self._transcripts = n_trials, llm_when, transcripts
         self._experience = read_experience(experience)
         self._task = task
         self._search_space = dict(search_space or {})
@@ -353,7 +341,7 @@ class AgentTTSSampler(BaseSampler):
 
     def _subject(
         self, study: Study, trial: FrozenTrial, start: int, rounds: Sequence[Round]
-    ) -> Subject | None:
+    ) -> Subject | Round | None:
         """Return the subject of the agent's next round; None if it is too early or too late."""
         task = self._tasks.get(study, trial.number)
         trials = storage.read_trials(study)
@@ -382,4 +370,30 @@ class AgentTTSSampler(BaseSampler):
             rounds=rounds,
             start=start,
             n_trials=self._n_trials,
+            when=self._llm_when,
+        )
+
+
+def _check_agent(
+    llm_timeout: float, n_trials: int | None, llm_when: str, llm_facts: Model | None
+) -> None:
+    """Raise an error if an argument about the agent is invalid."""
+    if not llm_timeout > 0:
+        raise TaskError(f"AgentTTSSampler: `llm_timeout` must be positive, got {llm_timeout!r}.")
+    if not (n_trials is None or (isinstance(n_trials, int) and n_trials > 0)):
+        raise TaskError(
+            f"AgentTTSSampler: `n_trials` must be a positive integer or None, got {n_trials!r}."
+        )
+    if llm_when not in get_args(When):
+        raise TaskError(
+            f"AgentTTSSampler: `llm_when` must be 'auto' or 'always', got {llm_when!r}."
+        )
+    if not (llm_facts is None or isinstance(llm_facts, Model)):
+        raise TaskError(
+            f"AgentTTSSampler: `llm_facts` must be a `Model` or None, got {llm_facts!r}."
+        )
+    if llm_facts and llm_facts.thinking and llm_facts.thinking.negotiated:
+        raise TaskError(
+            f"AgentTTSSampler: give `llm_facts` the fields of its effort, got "
+            f"{llm_facts.name!r} without: `Model(..., extra={{'reasoning_effort': 'low'}})`."
         )

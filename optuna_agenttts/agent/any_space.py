@@ -49,6 +49,7 @@ class SpaceSubject:
         self.task: Task | None = None
         self.trials = len(evidence.values)
         self.kept, self.start, self.span, self.stride = kept, start, ROUND_SIZE, STRIDE
+        self.why = ""
 
     def messages(self) -> tuple[Message, ...]:
         """Render the prompt."""

@@ -81,6 +81,7 @@ class Subject(Protocol):
         start: Number of the first trial that the round can be for.
         span: Number of trials that the round covers.
         stride: Trials from one candidate to the next.
+        why: Why the agent is asked; empty if it is asked for every round.
     """
 
     task: Task | None
@@ -89,6 +90,7 @@ class Subject(Protocol):
     start: int
     span: int
     stride: int
+    why: str
 
     def messages(self) -> tuple[Message, ...]:
         """Render the prompt."""
@@ -103,9 +105,10 @@ class Subject(Protocol):
         """Compare claims with the evidence behind the prompt."""
 
 
-MakeSubject = Callable[[int, Sequence[Round]], "Subject | None"]
+MakeSubject = Callable[[int, Sequence[Round]], "Subject | Round | None"]
 """Builds a subject from the current trials, given the first trial that the round can be for and
-the earlier rounds; returns None while there are too few trials, or if too few are left."""
+the earlier rounds; returns None while there are too few trials, or if too few are left, and the
+round itself if the agent is not to be asked."""
 
 
 def latest_guidelines(rounds: Sequence[Round]) -> tuple[tuple[int, tuple[str, ...]], ...]:

@@ -18,6 +18,10 @@ ROUND_SIZE = 6
 FIRST_SPAN = 9
 """Trials of the first round of a task, which is planned before there is a score: with it, a search
 has no more requests than if the first round began after six trials."""
+SILENT_SPAN = 3
+"""Trials of a round for which the agent is not asked: then it is considered again."""
+ALARM_SPAN = 24
+"""Trials after which an alarm counts again for which the agent was asked."""
 SPARE = 2
 """Further candidates to ask for, which replace unusable ones."""
 STRIDE = 2
@@ -41,7 +45,8 @@ def lead(rounds: Sequence[Round], trials: Sequence[FrozenTrial]) -> int:
         rounds: The rounds so far.
         trials: The study's trials.
     """
-    latency = float(np.median([planned.seconds for planned in rounds])) if rounds else 0.0
+    seconds = [planned.seconds for planned in rounds if planned.asked]
+    latency = float(np.median(seconds)) if seconds else 0.0
     if latency <= MIN_WAIT:
         return 1
     starts = sorted(t.datetime_start for t in trials[-_RECENT:] if t.datetime_start is not None)
@@ -66,3 +71,16 @@ def first_open(trials: Sequence[FrozenTrial]) -> int:
         if trial.state.is_finished() or trial.params or storage.ORIGIN in trial.user_attrs
     )
     return max(taken, default=-1) + 1
+
+
+def allowed_repairs(rounds: Sequence[Round]) -> int:
+    """Return the maximum number of repair requests in the next round.
+
+    Zero after a round without usable candidates. Over a search, two, plus one for every third
+    round, so that 50 trials take at most 12 requests to a server that answers.
+    """
+    asked = [planned for planned in rounds if planned.asked]
+    if asked and asked[-1].error:
+        return 0
+    sent = sum(max(0, planned.requests - 1) for planned in asked)
+    return max(0, 2 + len(asked) // 3 - sent)

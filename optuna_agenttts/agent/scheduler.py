@@ -31,6 +31,7 @@ from optuna_agenttts.agent.ask import MakeSubject, Subject, Tokens, plan_round
 from optuna_agenttts.agent.pace import (
     MIN_WAIT,
     ROUND_SIZE,
+    allowed_repairs,
     first_open,
     lead,
     typical_seconds,
@@ -137,7 +138,10 @@ class RoundScheduler:
                     storage.write_round_claim(study, target, number, 0.0)
                 return
             storage.write_round_claim(study, target, number, now)
-            self._start(study, rounds, target, subject, earlier)
+            if isinstance(subject, Round):
+                self._leave_out(study, rounds, replace(subject, number=target), earlier)
+            else:
+                self._start(study, rounds, target, subject, earlier)
 
     def get_round(self, study: Study, number: int) -> Round | None:
         """Return the round of a trial, waiting for it if it is being planned.
@@ -253,6 +257,21 @@ class RoundScheduler:
         trials = storage.read_trials(study)
         return other < len(trials) and seconds_running(trials[other], now) < _CLAIM_GRACE
 
+    def _leave_out(
+        self, study: Study, rounds: StudyRounds, planned: Round, earlier: Sequence[Round]
+    ) -> None:
+        """Write a round for which the agent is not asked."""
+        due = planned.end - lead(earlier, storage.read_trials(study))
+        planned = replace(planned, model=self.name, next_at=max(planned.first, due))
+        rounds.unsaved.append(planned)
+        self._save(study, rounds)
+        message = (
+            "Study %r: the agent, %s, is not asked before trial %d: %s. "
+            "`guidelines(study)` has the reason of each round."
+        )
+        values = study.study_name, self.name, planned.end, planned.why
+        log_once(_logger, logging.INFO, study, "agent not asked", message, *values)
+
     def _start(
         self,
         study: Study,
@@ -284,7 +303,7 @@ class RoundScheduler:
                     self._chat,
                     subject,
                     target,
-                    max_repairs=_allowed_repairs(earlier),
+                    max_repairs=allowed_repairs(earlier),
                     extra=None if self._facts is None else self._facts.extra,
                     tokens=tokens,
                 ),
@@ -308,6 +327,7 @@ class RoundScheduler:
             first=first,
             end=first + subject.span,
             stride=subject.stride,
+            why=subject.why,
             model=self.name,
             # Includes retries. Studies that share the model at the same time count each
             # other's calls too.
@@ -343,7 +363,7 @@ class RoundScheduler:
             with rounds.lock:
                 rounds.written[planned.number] = planned
             try:
-                if self._on_round_written is not None:
+                if self._on_round_written is not None and planned.asked:
                     self._on_round_written(study)
             # The round is written; the callback (the dashboard's note) is optional.
             except Exception:
@@ -364,18 +384,6 @@ def model_label(chat: ChatModel) -> str:
         if isinstance(name, str) and name:
             return one_line(name)
     return type(chat).__name__
-
-
-def _allowed_repairs(earlier: Sequence[Round]) -> int:
-    """Return the maximum number of repair requests in the next round.
-
-    Zero after a round without usable candidates. Over a search, two, plus one for every third
-    round, so that 50 trials take at most 12 requests to a server that answers.
-    """
-    if earlier and earlier[-1].error:
-        return 0
-    sent = sum(max(0, planned.requests - 1) for planned in earlier)
-    return max(0, 2 + len(earlier) // 3 - sent)
 
 
 def _failed(number: int, kind: str, error: str) -> Round:

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Literal
 
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial
 
 from optuna_agenttts import storage
+from optuna_agenttts.agent.alarm import SILENCE, alarms
 from optuna_agenttts.agent.any_space import SpaceSubject
-from optuna_agenttts.agent.pace import FIRST_SPAN, ROUND_SIZE, SPARE, STRIDE
+from optuna_agenttts.agent.pace import (
+    ALARM_SPAN,
+    FIRST_SPAN,
+    ROUND_SIZE,
+    SILENT_SPAN,
+    SPARE,
+    STRIDE,
+)
 from optuna_agenttts.agent.prompts import TABLES
 from optuna_agenttts.agent.space_evidence import space_evidence
 from optuna_agenttts.agent.task_questions import TaskQuestions
@@ -21,6 +31,9 @@ from optuna_agenttts.study.fates import fates
 from optuna_agenttts.study.rounds import Round
 from optuna_agenttts.study.spending import spend_of
 from optuna_agenttts.task.task import Task
+
+When = Literal["auto", "always"]
+"""When the agent is asked: on alarms, or for every round."""
 
 
 def task_subject(
@@ -37,7 +50,8 @@ def task_subject(
     rounds: Sequence[Round] = (),
     start: int = 0,
     n_trials: int | None = None,
-) -> TaskQuestions | None:
+    when: When = "always",
+) -> TaskQuestions | Round | None:
     """Build the subject of a task's next round.
 
     Args:
@@ -53,9 +67,11 @@ def task_subject(
         rounds: The earlier rounds.
         start: Number of the first trial that the round can be for.
         n_trials: Number of trials that the study will have; None if it is not known.
+        when: When the agent is asked.
 
     Returns:
-        The subject, or None if the search ends before the round, or later rounds lack scores.
+        The subject, or None if the search ends before the round, or later rounds lack scores. If
+        the agent is not to be asked, the round without candidates.
     """
     task = planner.task
     if rounds and len(evidence.scores) == 0:
@@ -63,6 +79,13 @@ def task_subject(
     left = _trials_left(task, trials, rounds, start, n_trials, limit)
     if left <= 0:
         return None
+    why = ""
+    if when == "auto":
+        why, ask = _why(planner, evidence, rounds, start)
+        if not ask:
+            end, scores = start + SILENT_SPAN, len(evidence.scores)
+            silent = Round(number=len(rounds), first=start, end=end, why=why, asked=False)
+            return replace(silent, trials=scores, cost=0.0)
     asked = int(min(ROUND_SIZE + SPARE, left))
     # The last round has a candidate for each trial that is left.
     wanted = asked if not rounds or left <= ROUND_SIZE + SPARE else ROUND_SIZE
@@ -82,7 +105,24 @@ def task_subject(
         span=wanted if rounds else FIRST_SPAN,
         left=None if math.isinf(left) else int(left),
         diagnostics=read_diagnostics(task, trials, transcripts=transcripts),
+        why=why,
     )
+
+
+def _why(
+    planner: NumericalPlanner, evidence: Evidence, rounds: Sequence[Round], start: int
+) -> tuple[str, bool]:
+    """Return why the agent is asked, or is not, and whether it is.
+
+    An alarm for which a round was planned lately has been answered.
+    """
+    if not rounds:
+        return "the search begins", True
+    lately = {each.why for each in rounds if each.asked and each.first >= start - ALARM_SPAN}
+    found = list(alarms(planner, evidence))
+    why = next((reason for reason in found if reason not in lately), "")
+    silence = f"it was asked before: {found[0]}" if found else SILENCE
+    return why or silence, bool(why)
 
 
 def _trials_left(

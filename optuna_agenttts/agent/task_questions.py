@@ -50,6 +50,7 @@ class TaskQuestions:
         span: Number of trials that the round covers.
         left: Number of trials that the search has left; None if it is not known.
         diagnostics: What the stages of the trials did.
+        why: Why the agent is asked; empty if it is asked for every round.
     """
 
     def __init__(
@@ -70,11 +71,12 @@ class TaskQuestions:
         span: int = ROUND_SIZE,
         left: int | None = None,
         diagnostics: Sequence[TrialDiagnostics] = (),
+        why: str = "",
     ) -> None:
         """See the class."""
         self.task: Task | None = evidence.task
         self.trials = len(evidence.scores)
-        self.kept, self.start, self.span, self.stride = kept, start, span, 1
+        self.kept, self.start, self.span, self.stride, self.why = kept, start, span, 1, why
         self._rounds, self._spent, self._experience = rounds, spent, experience
         self._planner, self._evidence = planner, evidence
         self._insights, self._guidelines, self._wanted = insights, guidelines, wanted

@@ -1,6 +1,7 @@
 """What the agent costs in requests, tokens and waiting: a search with a slow model.
 
-``python tests/benchmarks/agent_cost.py [--trials 50] [--llm 5] [--trial 10] [--storage URL]``
+``python tests/benchmarks/agent_cost.py [--trials 50] [--llm 5] [--trial 10] [--storage URL]
+[--when auto]``
 
 The model is scripted, takes some seconds for a reply and proposes what the grid says is good;
 trials take some seconds too. Tokens are counted at four characters each.
@@ -25,6 +26,7 @@ def main():
     parser.add_argument("--llm", type=float, default=5.0, help="seconds for a reply")
     parser.add_argument("--trial", type=float, default=10.0, help="seconds for a trial")
     parser.add_argument("--storage", default=None)
+    parser.add_argument("--when", choices=("auto", "always"), default="always")
     options = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     task, positions, keys, outcomes, truth = landscape()
@@ -47,7 +49,9 @@ def main():
 
     chat = ScriptedChatModel(script, delay=options.llm)
     study = optuna.create_study(
-        direction="maximize", storage=options.storage, sampler=AgentTTSSampler(task, llm=chat)
+        direction="maximize",
+        storage=options.storage,
+        sampler=AgentTTSSampler(task, llm=chat, llm_when=options.when),
     )
     waits = []
     for _ in range(options.trials):

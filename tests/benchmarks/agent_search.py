@@ -39,6 +39,9 @@ METHODS = {
     "knowing": ("knowing", {}),
     "worst": ("worst", {}),
     "attentive": ("attentive", {}),
+    **{
+        f"{name}, auto": (name, {"llm_when": "auto"}) for name in ("knowing", "worst", "attentive")
+    },
     "attentive, no Insight 1": ("attentive", {"insights": (2, 3)}),
     "attentive, no Insight 2": ("attentive", {"insights": (1, 3)}),
     "attentive, no Insight 3": ("attentive", {"insights": (1, 2)}),
@@ -104,6 +107,7 @@ def one_search(method, seed, trials):
         "best": first(truth[tried] >= truth.max()),
         "agent's trials": agents,
         "requests": sum(planned.requests for planned in guidelines(study)),
+        "tokens": sum(p.prompt_tokens + p.completion_tokens for p in guidelines(study)),
     }
 
 
@@ -112,11 +116,13 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--trials", type=int, default=60)
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--workers", type=int)
     options = parser.parse_args()
     landscape()
     print(f"{options.seeds} seeds, {options.trials} trials; median (quartiles), then mean")
-    with ProcessPoolExecutor() as pool:
-        for agent in METHODS:
+    with ProcessPoolExecutor(options.workers) as pool:
+        for agent in options.methods:
             jobs = [
                 pool.submit(one_search, agent, seed, options.trials)
                 for seed in range(options.seeds)

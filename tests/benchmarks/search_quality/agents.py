@@ -56,14 +56,14 @@ def _attentive(**options):
     return make
 
 
-def _informed(*, best):
+def _informed(*, best, **options):
     def make(task, seed, *, place=None, llm=None):
         def reply(request):
             order = ranked(place) if best else reversed(ranked(place))
             fresh = (choices for choices in order if choices not in sampler.tried)
             return as_reply(task, [choices for choices, _ in zip(fresh, range(_WANTED))])
 
-        sampler = PromptSampler(task, llm=ScriptedChatModel(reply), seed=seed)
+        sampler = PromptSampler(task, llm=ScriptedChatModel(reply), seed=seed, **options)
         return sampler
 
     return make
@@ -99,5 +99,9 @@ AGENTS = {
 }
 """Makers of samplers by name; each takes a task, a seed, and the keywords `place` and `llm`."""
 
+if "llm_when" in signature(AgentTTSSampler).parameters:
+    AGENTS["AgentTTS+attentive auto"] = _attentive(llm_when="auto")
+    AGENTS["AgentTTS+knowing auto"] = _informed(best=True, llm_when="auto")
+    AGENTS["AgentTTS+worst auto"] = _informed(best=False, llm_when="auto")
 if "tables" in signature(AgentTTSSampler).parameters:
     AGENTS["AgentTTS+attentive no tables"] = _attentive(tables=())
