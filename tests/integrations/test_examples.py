@@ -49,7 +49,7 @@ def run(folder, *arguments):
 @pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_each_data_set_runs_end_to_end(tmp_path, family):
-    """Search on one half of the sample, score on the other, over HTTP."""
+    """Search on some records of the sample, score on others, over HTTP."""
     said = run(tmp_path, "paper_tasks.py", family, "--trials", "3")
     assert "90 % interval" in said
     assert "Held out" in said
