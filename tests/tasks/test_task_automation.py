@@ -543,7 +543,13 @@ def test_calls_are_checked_one_by_one():
         plan = parse_plan(json.dumps({"calls": [heat, bad]}), tools, named=True)
         assert plan == ToolPlan(tuple(calls))
         assert plan.unread == 1
-    for nothing in ({"calls": ["set_heating"]}, {"calls": [{"arguments": {}}]}, {"calls": 3}, {}):
+    for nothing in (
+        {"id": "set_heating"},
+        {"calls": ["set_heating"]},
+        {"calls": [{"arguments": {}}]},
+        {"calls": 3},
+        {},
+    ):
         assert parse_plan(json.dumps(nothing), tools, named=True) is None
     assert parse_plan('{"calls": []}', tools, named=True) == ToolPlan(())
     plan = parse_plan(json.dumps([heat, {"tool": "fly", "arguments": {}}]), tools, named=True)
@@ -570,6 +576,11 @@ PAIRS = '[{"name": "room", "value": "hall"}, {"name": "litres", "value": 2}]'
         ('[{"name": "water_plants", "parameters": [{"room": "hall"}, {"litres": 2}]}]', 0),
         (f'{{"tool": "water_plants", "arguments": {PAIRS}}}', 0),
         (f'{{"calls": {{"tool": "water_plants", "arguments": {PAIRS}}}}}', 0),
+        (f'{{"a": 1}} RESULT #: {{"calls": [{{"tool": "water_plants", "args": {PAIRS}}}', 1),
+        (
+            f'{{"id": 1, "result": {{"nodes": [{{"task": "water_plants", "args": {PAIRS}}}]}}}}',
+            0,
+        ),
         (f'# RESULT {{x}} #: {{"calls": [{{"tool": "water_plants", "args": {PAIRS}}}]}} {{y}}', 0),
         (
             f'Plan {{a}}:\n```\n{{"calls": [{{"tool": "water_plants", "args": {PAIRS}}}]}}\n```',
@@ -645,7 +656,12 @@ def test_every_list_of_calls_is_read(listed, surroundings):
 
 
 def test_calls_may_follow_each_other_without_a_list():
-    """One JSON object on each line."""
+    """One JSON object on each line, or a list whose end is missing."""
+    tools = four().search[0].tools
+    text = '[{"tool": "set_heating"}, {"tool": "lock_front_door"}, {"tool": "log_run", "arg'
+    plan = parse_plan(text, tools, named=True)
+    assert [call.tool for call in plan.calls] == ["set_heating", "lock_front_door", "log_run"]
+    assert plan.unread == 1
     text = '{"tool": "set_heating", "arguments": {"room": "x"}}\n{"tool": "lock_front_door"}\n'
     plan = parse_plan(text, four().search[0].tools, named=True)
     assert [call.tool for call in plan.calls] == ["set_heating", "lock_front_door"]

@@ -36,7 +36,7 @@ _TOOLS = ("tools", "task_nodes", "tool_nodes", "calls", "tool_calls", "nodes")
 _CALLS = ("calls", "task_nodes", "tool_nodes", "tool_calls", "nodes")
 _LINKS = ("links", "task_links", "tool_links")
 _STEP = ("step", "task", "description", "step_name", "id")
-_TOOL = ("tool", "task", "function", "name", "tool_name", "id")
+_TOOL = ("tool", "task", "function", "name", "tool_name", "id")  # the first three alone are calls
 _ARGUMENTS = ("arguments", "parameters", "args", "input")
 _DECLARED = {"name", "type", "desc", "description"}
 
@@ -223,6 +223,12 @@ def _text(value: Any, keys: Sequence[str]) -> str | None:
     return value if isinstance(value, str) else None
 
 
+def _is_call(value: Mapping[str, Any]) -> bool:
+    """Return whether an object outside of a list is a call: other objects have names, too."""
+    named = any(key in value for key in (*_ARGUMENTS, *_TOOL[:3]))
+    return named and _text(value, _TOOL) is not None
+
+
 def _function(value: Any) -> Any:
     """Return the function of a call in the form of chat servers; other values unchanged."""
     function = value.get("function") if isinstance(value, Mapping) else None
@@ -238,9 +244,10 @@ def _read_items(text: str, keys: Sequence[str]) -> tuple[list[Any] | None, Any, 
     """
     # Models that write Markdown escape underscores, which JSON does not allow.
     text = split_thoughts(text)[0].replace("\\_", "_")
-    objects, all_read = _objects(text)
-    candidates = [value for value in objects if any(key in value for key in keys)]
-    calls = keys is not _STEPS and all_read and all(_text(value, _TOOL) for value in objects)
+    objects, rest = _objects(text)
+    inner = [part for value in objects for part in value.values() if isinstance(part, Mapping)]
+    candidates = [value for value in (*inner, *objects) if any(key in value for key in keys)]
+    calls = keys is not _STEPS and not rest and all(map(_is_call, objects))
     reply: Any
     if candidates:
         reply = candidates[-1]  # of several, the latest
@@ -248,9 +255,11 @@ def _read_items(text: str, keys: Sequence[str]) -> tuple[list[Any] | None, Any, 
         reply = objects
     else:
         key = next((key for key in keys if f'"{key}"' in text), keys[0])
-        reply = json_in_reply(text, key, lists=True)
+        reply = json_in_reply(rest or text, key, lists=True)
+        if isinstance(reply, Mapping) and _is_call(reply):
+            reply = list(filter(_is_call, objects)) or [reply]  # of a list whose end is missing
     items = _first(reply, keys) if isinstance(reply, Mapping) else reply
-    if isinstance(items, Mapping) and _text(items, _TOOL):
+    if isinstance(items, Mapping) and _is_call(items):
         items = [items]
     elif items is reply and items and all(isinstance(item, list) for item in items):
         items = items[-1]  # several lists, of which the last is the latest
@@ -260,19 +269,23 @@ def _read_items(text: str, keys: Sequence[str]) -> tuple[list[Any] | None, Any, 
     return items, reply, int(cut)
 
 
-def _objects(text: str) -> tuple[list[Mapping[str, Any]], bool]:
-    """Return the JSON objects in a text, and whether there are no others that are malformed."""
+def _objects(text: str) -> tuple[list[Mapping[str, Any]], str]:
+    """Return the JSON objects in a text, and the rest of it, which begins with a malformed one.
+
+    Calls before the malformed one, which can be in a list with it, are in the rest, too.
+    """
     decoder = json.JSONDecoder()
     found: list[Mapping[str, Any]] = []
-    malformed = 0
+    rest, malformed = "", 0
     start = text.find("{")
     while start >= 0 and malformed < _MAX_MALFORMED:
         try:
             value, end = decoder.raw_decode(text, start)
         except (ValueError, RecursionError):
+            rest = rest or (text if any(map(_is_call, found)) else text[start:])
             malformed += 1
             end = start + 1
         else:
             found.append(value)
         start = text.find("{", end)
-    return found, not malformed
+    return found, rest
