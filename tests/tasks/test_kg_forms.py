@@ -342,6 +342,10 @@ def test_search_and_held_out_differ_in_more_than_typography():
         ("Answer:\n1. Lake Victoria\n2. **Lake Tana**", ["Lake Victoria", "Lake Tana"]),
         ("\\boxed{Lake Victoria; Lake Tana}", ["Lake Victoria", "Lake Tana"]),
         ("<think>Answer: no</think>Answer: 1869", ["1869"]),
+        (
+            '{"why": "x", "answers": ["Lake Victoria", "Lake Tana"]}',
+            ["Lake Victoria", "Lake Tana"],
+        ),
         ("There is none.", None),
         ("Answer:", None),
     ],

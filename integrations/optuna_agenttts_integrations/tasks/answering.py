@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from optuna_agenttts.llm import Message
 from optuna_agenttts.llm.thoughts import split_thoughts
-from optuna_agenttts.llm.untrusted import decode_json
+from optuna_agenttts.llm.untrusted import decode_json, json_in_reply
 from optuna_agenttts_integrations.pipeline.aggregation import Aggregation, normalized_vote
 from optuna_agenttts_integrations.pipeline.fusion import LLMFusion
 from optuna_agenttts_integrations.pipeline.stages import State
@@ -35,6 +35,7 @@ _FENCE = re.compile(r"`{3,}\w*|~{3,}\w*")
 _MARKDOWN = "*_` \t"
 _MAX_LIST = 20_000
 """Characters of a list of answers that are read. Chosen by hand: some hundred names."""
+_JSON_STRING = re.compile(r'("(?:[^"\\]|\\.)*")\s*(?:[,}]|$)')
 _SEPARATOR = re.compile(r"[;|\uff1b]")
 _BULLET = re.compile(r"^\s*(?:[-*+\u2022]\s+|\d{1,3}[.)]\s+)")
 _MAX_ANSWER = 200_000
@@ -52,15 +53,18 @@ METRICS: dict[str, Callable[[str, Sequence[str]], float]] = {
 def parse_answer(text: str, state: State) -> str | None:
     """Return the answer after the last ``Answer:`` of a reply; None if there is none.
 
-    The answer can also stand on one of the following lines. Markdown around it is stripped.
+    The answer can also stand on one of the following lines, or be a value in JSON. Markdown around
+    it is stripped.
     """
     text = answer_text(text, _MAX_ANSWER)
     for head in reversed(list(ANSWER_HEADER.finditer(text))):
         for line in text[head.end() :].splitlines():
             answer = "" if _FENCE.fullmatch(line.strip()) else line.strip().strip(_MARKDOWN)
+            if answer and '"' in head[0] and (quoted := _JSON_STRING.match(answer)):
+                answer = str(decode_json(quoted[1]) or "").strip()
             if answer:
                 return answer
-    return None
+    return next(iter(_json_answers(text)), None)
 
 
 def parse_answers(text: str, state: State) -> str | None:
@@ -74,7 +78,20 @@ def parse_answers(text: str, state: State) -> str | None:
         found = split_answers(rest.strip().split("\n\n")[0])
         if found:
             return "\n".join(found)
-    return None
+    return "\n".join(_json_answers(text)) or None
+
+
+def _json_answers(text: str) -> list[str]:
+    """Return the answers in a JSON object that does not begin with them."""
+    for key in ("answer", "answers"):
+        found = json_in_reply(text, key) if f'"{key}"' in text else None
+        if found is not None and key in found:
+            values = found[key] if isinstance(found[key], list) else [found[key]]
+            texts = [
+                str(value).strip() for value in values if isinstance(value, (str, int, float))
+            ]
+            return [text for text in texts if text]
+    return []
 
 
 def split_answers(text: str) -> list[str]:

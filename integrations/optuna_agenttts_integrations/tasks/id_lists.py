@@ -21,7 +21,7 @@ _NOUN = (
     r"(?:candidate|doc(?:ument)?|fact|id|ind(?:ex|ice|exe)|item|number|paragraph|passage|statement"
     r"|triple(?:t)?)s?"
 )
-NOUN = rf"{_NOUN}\b"
+NOUN = rf"{_NOUN}(?![a-z])"
 """Pattern of nouns that models write before numbers of candidates."""
 _LEAD = re.compile(rf"(?:[^\w\[]|_)*(?:{NOUN}(?:[^\w\[\n]|_)*)?", re.IGNORECASE)
 NONE = re.compile(
