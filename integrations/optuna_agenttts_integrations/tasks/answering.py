@@ -29,6 +29,7 @@ Markdown, quotes or a list marker, or a heading "Answer". The colon is ASCII or 
 
 _BOX = r"\\boxed\s?\{((?:[^{}\\\n]|\\.|\{[^{}\n]*\})*)\}"
 _BOXES = re.compile(rf"{_BOX}(?:[\s$,;&]{{0,5}}(?:and)?[\s$]{{0,5}}{_BOX})*")
+_TAG = re.compile(r"<(/?)(?:final_)?answer>", re.IGNORECASE)
 _LATEX_TEXT = re.compile(r"\\(?:text|textbf|mathrm|mathbf)\s?\{([^{}]*)\}")
 
 _FENCE = re.compile(r"`{3,}\w*|~{3,}\w*")
@@ -112,13 +113,14 @@ def split_answers(text: str) -> list[str]:
 
 
 def answer_text(text: str, length: int) -> str:
-    """Return the end of a reply, without thoughts and with LaTeX's boxed x as a line "Answer: x".
+    """Return the end of a reply, without thoughts, with boxed and tagged x as lines "Answer: x".
 
     Args:
         text: The reply.
         length: Maximum length in characters.
     """
-    return _BOXES.sub(_box_line, split_thoughts(text)[0][-length:])
+    text = _BOXES.sub(_box_line, split_thoughts(text)[0][-length:])
+    return _TAG.sub(lambda tag: "\n" if tag[1] else "\nAnswer: ", text)
 
 
 def _box_line(boxes: re.Match[str]) -> str:

@@ -25,7 +25,7 @@ NOUN = rf"{_NOUN}(?![a-z])"
 """Pattern of nouns that models write before numbers of candidates."""
 _LEAD = re.compile(rf"(?:[^\w\[]|_)*(?:{NOUN}(?:[^\w\[\n]|_)*)?", re.IGNORECASE)
 NONE = re.compile(
-    rf"(?:none|nothing|null)\b|n/a\b|no\s(?:(?:relevant|needed|useful|such|other)\s)?{NOUN}",
+    rf"(?:none|nothing|null|empty)\b|n/a\b|\{{\s?\}}|no\s(?:(?:relevant|needed|useful|such|other)\s)?{NOUN}",
     re.IGNORECASE,
 )
 """Pattern of words for an empty list."""
@@ -33,7 +33,7 @@ NONE = re.compile(
 _LABEL = re.compile(
     rf"^(?:[^\w\n]|_)*(?:(?:the|my|final|best|selected|relevant|chosen|needed|required|necessary"
     rf"|supporting|useful|correct|knowledge|evidence|list|of|is|are|answers?|{_NOUN})(?![a-z0-9])"
-    r"(?:[^\w\n:\uff1a]|_){0,9}){1,6}[:\uff1a]",
+    r"(?:[^\w\n:\uff1a]|_){0,9}){1,6}(?:[:\uff1a]|(?=\[))",
     re.IGNORECASE | re.MULTILINE,
 )
 _KEY = re.compile(
@@ -45,7 +45,7 @@ _KEY = re.compile(
 _INTRO = re.compile(
     rf"(?:[^\w\n\[]|_){{0,9}}(?:(?:the|only|most|following|selected|relevant|chosen|needed|required"
     rf"|necessary|supporting|useful|correct|numbers|of|{_NOUN})(?![a-z0-9])[ \t*_]{{1,9}}){{1,6}}"
-    r"(?:is|are)\b",
+    rf"(?:is|are)\b|\s{{0,9}}(?:(?:{_NOUN})\s)?(?:both|numbered|only)\s",
     re.IGNORECASE,
 )
 # Lists over several lines hold numbers only, so that an unclosed bracket ends with its line.
@@ -56,7 +56,7 @@ _NEXT_LINE = re.compile(r"[^\w\[\n]*\n[^\w\[]*(?:(?:\d{1,4}[.)]|and\b)[^\w\[\n]*
 _ITEM_BELOW = re.compile(r"[^\n]*\n(?:[^\w\n]|_)*\d")
 _BARE_NUMBERS = re.compile(r"[^\w\n]*\d(?:[^\w\n]|\d)*$", re.MULTILINE)
 _LINE_END = re.compile(r"(?:[^\w\n]|_)*$", re.MULTILINE)
-_COMMA = re.compile(r"[,;&\u3001]|\band\b|(?<=\d)\s+(?=\d)", re.IGNORECASE)
+_COMMA = re.compile(r"[,;&|/\u3001]|\band\b|(?<=\d)\s+(?=\d)", re.IGNORECASE)
 
 # Parts of a line that is a list without brackets around it, such as "Passages 1, (3) and 5-7.".
 _BULLET = re.compile(r"[\s>*_`~\u2022\u00b7\u2013\u2014+-]*")
@@ -64,20 +64,22 @@ _ORDINAL = re.compile(rf"\d{{1,3}}[.)]\s+(?=[\[({{<#]*(?:{_NOUN}\b|\d|[\[({{<#])
 _OPEN = r"[\s\[({<\"'`*_#]{0,9}"
 _CLOSE = r"[\])}>\"'`*_]{0,9}"
 _ITEM = re.compile(
-    rf"{_OPEN}(?:{_NOUN}(?![a-z])[\s:_]*)?(?:no\.\s?)?{_OPEN}(\d+){_CLOSE}"
+    rf"{_OPEN}(?:{_NOUN}(?![a-z])[\s:_]*)?(?:no\.\s?)?{_OPEN}[dfpt]?(\d+){_CLOSE}"
     rf"(?:\s?(?:[-\u2013\u2014]|\.\.+|to\b|through\b)\s?[\[(#]*(?:{_NOUN}\s)?(\d+){_CLOSE})?"
     r"(?!\.?\w|\s?%)",
     re.IGNORECASE,
 )
 _REMARK = re.compile(r"\s?\((?!\s*#?\d+\s*\))[^()\n]*\)")
-_SEPARATOR = re.compile(r"[\s,;&/\u3001]*(?:and\b|or\b)?[\s,;&]*", re.IGNORECASE)
+_SEPARATOR = re.compile(r"[\s,;&|/\u3001]*(?:and\b|or\b)?[\s,;&]*", re.IGNORECASE)
 _LISTED = re.compile(r"(?:[*\u2022\u00b7\u2013\u2014+-]\s+|\d{1,3}[.)]\s+)[*_]*\[\d+\][*_]*\s")
 _REST = re.compile(
-    r"[^\w\n]*(?:(?:is|are)\s)?(?:(?:all\s)?(?:needed|relevant|required|necessary|useful|helpful))?"
+    r"[^\w\n]*(?:(?:is|are)\s)?(?:(?:all\s)?(?:needed|relevant|required|necessary|useful|helpful)|etc)?"
     r"[^\w\n]*",
     re.IGNORECASE,
 )
-_EXPLANATION = re.compile(r"\s*[:|<(=\"\u2013\u2014]|\s+-\s|,?\s+because\b", re.IGNORECASE)
+_EXPLANATION = re.compile(
+    r"\s*[:|<(=\"\u2013\u2014](?!\s*\d+\W*$)|\s+-\s|,?\s+because\b", re.IGNORECASE
+)
 _NUMBERED = re.compile(r"\D{0,5}(\d{1,4})[.)]\s+\S")
 _OBJECTS = re.compile(r"[\s`\"]*(?:json\s)?(?=\[\s*\{)")
 _NUMBER_FIRST = re.compile(r"[^\w]*\d")
@@ -97,7 +99,9 @@ def read_entries(text: str) -> list[str] | None:
     """
     # Replace full-width digits, brackets and commas by ASCII; gpt-oss writes \u30103\u3011.
     text = unicodedata.normalize("NFKC", answer_text(text, _MAX_ANSWER))
-    text = text.translate({0x3010: "[", 0x3011: "]"}).replace("\\{", "[").replace("\\}", "]")
+    text = text.translate({0x3010: "[", 0x3011: "]"})
+    for latex, plain in (("\\{", "["), ("\\}", "]"), ("\\,", ",")):
+        text = text.replace(latex, plain)
     entries = _from_json(text) if text.lstrip().startswith("{") else None
     if entries is not None:
         return entries
@@ -215,8 +219,6 @@ def _line_entries(line: str) -> list[str] | None:
         entries.append("-".join(filter(None, item.groups())))
         end = _match_end(_REMARK, line, item.end())
         position = _match_end(_SEPARATOR, line, end)
-        if position == item.end():
-            break
     listed = line[start:end]
     # An unclosed bracket is that of a list that was cut off.
     if not entries or any(listed.count(a) > listed.count(b) for a, b in ("[]", "()", "{}")):
@@ -279,6 +281,8 @@ def _unlabelled(text: str) -> list[str] | None:
         return None
     if len(lines) == 1 and (none := NONE.match(lines[0].lstrip("*_` "))):
         return [] if _LINE_END.match(lines[0].lstrip("*_` "), none.end()) else None
+    if named := re.search(r"\banswers?\s(?:is|are)\s{0,3}(?=\[)", lines[-1], re.IGNORECASE):
+        return _after(lines[-1], named.end(), strict=True)
     if len(text.strip()) <= 2000 and _line_entries(lines[0]) is not None:
         return _after("\n".join(lines), 0)
     return _after(lines[-1], 0) if re.match(r"[^\w\[]*\[[^\[\]]*\]\W*$", lines[-1]) else None

@@ -11,8 +11,8 @@ from optuna_agenttts_integrations.pipeline.aggregation import Aggregation, id_vo
 from optuna_agenttts_integrations.tasks.id_lists import NONE, NOUN, UNREADABLE, read_entries
 
 _ENTRY = re.compile(
-    rf"[^\w-]*(?:{NOUN}(?:[^\w-]|_)*)?(\d+)"
-    r"(?:\s*(?:[-\u2013\u2014]|\.\.+|to\b|through\b)\s*(\d+))?[^\w.]*(?:[(:\u2020].*)?",
+    rf"[^\w-]*(?:{NOUN}(?:[^\w-]|_)*)?[dfpt]?(\d+)"
+    r"(?:\s*(?:[-\u2013\u2014]|\.\.+|to\b|through\b)\s*(\d+))?[^\w.]*(?:(?:[(\u2020]|:(?!\d)).*)?",
     re.IGNORECASE | re.DOTALL,
 )
 
