@@ -39,14 +39,14 @@ def history_block(data: PromptData) -> tuple[str, ...]:
             data.figures.value(value),
             "the best" if row == best else data.figures.plus_minus(*behind(evidence, best, row)),
         ]
-        if data.shows("models") and data.facts.expected:
+        if _has_fit(data):
             cells.append(data.figures.value(data.facts.expected[row]))
         cells.append(f"{data.task.feasible.cost(choices):.3g}")
         if evidence.constraints:
             cells.append(_constraints(violated.get(choices, {})))
         lines.append(cells)
     columns = ["trial", "allocation, by stage in order", "value", "behind the best", "cost"]
-    if data.shows("models") and data.facts.expected:
+    if _has_fit(data):
         columns.insert(4, "fit")
     if evidence.constraints:
         columns.append("constraints")
@@ -57,11 +57,16 @@ def history_block(data: PromptData) -> tuple[str, ...]:
     )
 
 
+def _has_fit(data: PromptData) -> bool:
+    """Return whether the table has a column of expected values."""
+    return data.shows("models") and bool(data.facts.expected)
+
+
 def _note(data: PromptData, shown: int) -> str:
     """Return the note above the table."""
     total = len(data.evidence.scores)
     which = "All trials" if shown == total else f"{shown} of {total} trials: best, latest, telling"
-    fit = "; fit: what a statistical model of all trials expects" if data.shows("models") else ""
+    fit = "; fit: what a statistical model of all trials expects" if _has_fit(data) else ""
     return f"{which}; ±: one standard error, over the instances of both trials{fit}; *: yours"
 
 
