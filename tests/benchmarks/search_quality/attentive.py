@@ -11,6 +11,8 @@ _SHORT = re.compile(r'("(?:[^"\\]|\\.)*"|[\w./-]+) x (\d+)')
 _GAIN = re.compile(r"(\d+): (-?[\d.]+)")
 _WANTED = 8
 _LEADERS, _OWN = 5, 3
+_PLACES = (1, 4)
+"""Places among its proposals, from 0, of what the fit would try next."""
 
 
 def attentive(task, text):
@@ -20,7 +22,7 @@ def attentive(task, text):
     that table: those of the best five trials listed) with the samples around those at which the
     table of gains has nearly all of the gain (without: those of the best three trials listed with
     that model). The first ones lose the least by both tables; of those of the same models, each
-    differs in some number of samples by half.
+    differs in some number of samples by half. Some are what the fit would try next.
     """
     reading = _Reading(task, text)
     tried, near, samples = reading.tried, reading.near_models(), reading.samples()
@@ -46,7 +48,11 @@ def attentive(task, text):
         key=lambda choices: sum(loss[c] for loss, c in zip(options, choices)),
     )
     found = []
+    next_ones = [reading.choices(cells[0]) for cells in reading.rows("next") if len(cells) == 3]
+    next_ones = [choices for choices in next_ones if choices][: len(_PLACES)]
     for choices in every if tried else ():
+        if len(found) in _PLACES and next_ones:
+            found.append(next_ones.pop(0))
         fits = task.feasible.fits(choices) and choices not in reading.taken
         if fits and not any(_alike(choices, other) for other in found):
             found.append(choices)
