@@ -28,6 +28,7 @@ from optuna_agenttts.agent.parsing import (
     read_integer,
     read_object,
 )
+from optuna_agenttts.agent.prompts.short_names import short_names
 from optuna_agenttts.planner.evidence import Choices
 from optuna_agenttts.study.claims import Claim
 from optuna_agenttts.study.proposals import Proposal
@@ -212,6 +213,8 @@ def _parse_choices(raw: Any, task: Task, label: str) -> Choices | Problem:
     for name in raw:
         if name not in names:
             return Problem("unknown stage", f"{label}: there is no stage {abbreviate(name)}")
+    # Replies may have a model's short name, as the tables of the prompt do.
+    whole = {short: name for name, short in short_names(task).items()}
     choices = []
     for stage in task.stages:
         if stage.name not in raw:
@@ -223,6 +226,8 @@ def _parse_choices(raw: Any, task: Task, label: str) -> Choices | Problem:
                 f"{label}: stage {abbreviate(stage.name)} needs `model` and `samples`",
             )
         models = match_choices(setting, stage.models)
+        if not models and isinstance(setting.get("model"), str) and setting["model"] in whole:
+            models = match_choices({"model": whole[setting["model"]]}, stage.models)
         if len(models) != 1:
             options = ", ".join(abbreviate(m.name) for m in stage.models)
             given = abbreviate(setting.get("model"))

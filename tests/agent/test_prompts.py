@@ -349,6 +349,23 @@ def test_short_names_are_unique_words(models, thinking):
         assert all(word in name for word in re.split("[-/]", found.removesuffix("/off")))
 
 
+def test_replies_may_have_short_names():
+    """They mean their choice where no model of the stage has that name."""
+    for task in (TASK, THINKING):
+        short = short_names(task)
+        for choices in (task.feasible.complete({}), task.feasible.complete({0: (1, 1)})):
+            allocation = {
+                stage: {"model": short[setting.model], "samples": setting.samples}
+                for stage, setting in task.allocation(choices).items()
+            }
+            reply = json.dumps({"candidates": [{"allocation": allocation, "reason": ""}]})
+            read = read_plan(reply, task, (), ())
+            assert [task.read(each.params) for each in read.proposals] == [tuple(choices)]
+    other = {"retrieval": {"model": "3B", "samples": 1}, "answer": {"model": [1], "samples": 1}}
+    reply = json.dumps({"candidates": [{"allocation": other, "reason": ""}]})
+    assert [each.kind for each in read_plan(reply, TASK, (), ()).problems] == ["unknown model"]
+
+
 def test_short_names_prefer_sizes():
     """A size is what models of a family differ in."""
     listed = ["org/Qwen2.5-7B-Instruct", "org/Qwen2.5-72B-Instruct", "gpt-4.1", "gpt-4.1-mini"]
