@@ -119,7 +119,7 @@ def candidate_pipeline(
                     aggregate=selection_vote(threshold),
                     max_tokens=512,
                     temperature=0.9,
-                    check=StageCheck("relevant candidates are chosen (share)", _recall),
+                    check=StageCheck("every relevant candidate is chosen", _has_relevant),
                 ),
                 StageProgram(
                     name="answer",
@@ -173,10 +173,13 @@ def _retrieval_f1(state: State) -> float:
     return set_f1(_selection(state).ids, state.instance.gold)
 
 
-def _recall(state: State) -> float | None:
-    """Return the share of the relevant candidates that are selected; None if none is known."""
+def _has_relevant(state: State) -> float | None:
+    """Return 1 if all relevant candidates are selected, else 0; None if none is known.
+
+    Not their share: a question that needs two facts cannot be answered from one.
+    """
     gold = set(state.instance.gold)
-    return len(gold & set(_selection(state).ids)) / len(gold) if gold else None
+    return float(gold <= set(_selection(state).ids)) if gold else None
 
 
 def _out_of_range(state: State) -> float:
