@@ -76,7 +76,7 @@ def test_a_table_shows_the_work_of_each_stage_by_model_and_samples():
     )
     lines = shown.splitlines()
     assert lines[2] == "stage | model | trials | passed | passed by samples | bad replies"
-    assert lines[3] == '"retrieval" | 72B | 1 | 0.70 ± 0.10 | - | -'
+    assert lines[3] == '"retrieval" | 72B | 1 | 0.70 ± 0.10 | 1: 0.70 | -'
     assert lines[4] == '"retrieval" | 7B | 2 | 0.50 ± 0.11 | 1: 0.40, 8: 0.60 | 9 % malformed'
     assert 'check of "retrieval": "found"; mean outcome 0.80 where passed, 0.05 where not' in shown
     assert 'check of "answer": the outcome itself' in shown

@@ -93,7 +93,7 @@ def _by_samples(stages: Sequence[StageDiagnostics]) -> str:
             numbers = [stage.samples for stage in within]
             few, many = min(numbers), max(numbers)
             cells.append(f"{few}: {share:.2f}" if few == many else f"{few}-{many}: {share:.2f}")
-    return ", ".join(cells) if len(cells) > 1 else ""
+    return ", ".join(cells)
 
 
 def _changed(stages: Sequence[StageDiagnostics]) -> str:
