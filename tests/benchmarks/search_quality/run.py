@@ -27,7 +27,7 @@ from families import cycle
 from landscapes import DEVELOPMENT, FAMILIES, REPORT, VERSION, landscape
 from peers import SAMPLERS, TALKING, make_sampler
 
-from optuna_agenttts import StopWhenSettled, recommend
+from optuna_agenttts import StopWhenSettled, guidelines, recommend
 
 KEY = ("version", "family", "index", "sampler", "seed")
 TARGETS = (0.10, 0.05)
@@ -99,6 +99,8 @@ def one_search(family, index, name, seed, trials, instances, llm=None, pruner="n
         "share": round(float(np.mean(shares)), 4) if shares else None,
         "spend": round(float(spent[-1]), 2),
         "seconds": round(float(np.mean(seconds)), 5) if seconds else None,
+        "requests": sum(planned.requests for planned in guidelines(study)),
+        "tokens": sum(p.prompt_tokens + p.completion_tokens for p in guidelines(study)),
         "curve": [round(float(r), 4) for r in best_so_far[:-1]],
     }
     for target in TARGETS:
