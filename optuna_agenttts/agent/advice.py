@@ -21,7 +21,7 @@ from optuna_agenttts import storage
 from optuna_agenttts.agent.pace import STRIDE
 from optuna_agenttts.planner.evidence import Candidate, Choices, Constraint, Evidence
 from optuna_agenttts.planner.feasibility import known_feasibility
-from optuna_agenttts.planner.numerical import NumericalPlanner
+from optuna_agenttts.planner.numerical import NumericalPlanner, has_differing_repeats
 from optuna_agenttts.planner.pools import choices_of
 from optuna_agenttts.study.fates import promise_text
 from optuna_agenttts.study.rounds import Round
@@ -116,11 +116,14 @@ def advised_candidate(
     if position >= len(planned.candidates):
         return planner.propose(evidence, constraint)
     proposed: dict[str, Any] = {"round": planned.number, "position": position}
-    choices = _agent_choices(planner.task, evidence, planned.candidates[position].params or {})
+    candidate = planned.candidates[position]
+    choices = _agent_choices(planner.task, evidence, candidate.params or {})
     ranges = constraint.ranges or evidence.ranges
     if choices is None or (ranges is not None and not ranges.allow(choices)):
         proposed["outcome"] = "range"
-    elif choices in evidence.visited:
+    elif choices in evidence.visited and not (
+        candidate.again and choices not in evidence.pending and has_differing_repeats(evidence)
+    ):
         proposed["outcome"] = "taken"
     elif planner.in_opening(evidence) and not _may_open(evidence):
         proposed["outcome"] = "opening"
@@ -129,7 +132,7 @@ def advised_candidate(
     compared = planner.compare(evidence, [choices], constraint)
     default, worth = compared.proposal, compared.worth
     if worth[0] >= required_share(evidence):
-        reason = planned.candidates[position].reason or "proposed without a reason"
+        reason = candidate.reason or "proposed without a reason"
         return Candidate(choices, "agent", reason, {**proposed, "outcome": "tried"})
     if evidence.concurrent:
         default = planner.propose(evidence, constraint)

@@ -28,6 +28,7 @@ from optuna_agenttts.planner.evidence import Candidate, Constraint, Evidence
 from optuna_agenttts.planner.numerical import NumericalPlanner
 from optuna_agenttts.planner.opening import Opening
 from optuna_agenttts.study.archive import Archive, StudyArchives, announce
+from optuna_agenttts.study.claims import odds_of
 from optuna_agenttts.study.experience import Experience
 from optuna_agenttts.study.fates import position_of
 from optuna_agenttts.study.planners import Planners
@@ -163,7 +164,7 @@ class Candidates:
 
         Returns None if no trial could be read so far: what they chose could not be avoided.
         """
-        evidence, archive = self._archives.read(study, task, trial.number)
+        evidence, archive = self._read(study, task, trial.number)
         if archive.unreadable and not evidence.tried:
             return None
         _log_equal(study, task, evidence)
@@ -181,7 +182,7 @@ class Candidates:
                 break
             # Workers that read at different times can choose the same allocation. Both write it
             # before they read again, so at least one of them sees the other and gives way.
-            evidence, archive = self._archives.read(study, task, trial.number)
+            evidence, archive = self._read(study, task, trial.number)
             if candidate.choices not in evidence.visited:
                 break
             constraint = self._constraint(
@@ -193,6 +194,15 @@ class Candidates:
             )
             announce(study, trial._trial_id, task, candidate)
         return candidate
+
+    def _read(self, study: Study, task: Task, number: int) -> tuple[Evidence, Archive]:
+        """Read a study for a trial, with the odds of the agent's rounds."""
+        evidence, archive = self._archives.read(study, task, number)
+        if self._scheduler is not None:
+            rounds = self._scheduler.rounds_until(study, number)
+            odds = tuple(odds_of(each.claims, task) for each in rounds if each.claims)
+            evidence = replace(evidence, odds=odds)
+        return evidence, archive
 
     def _constraint(
         self,

@@ -1,8 +1,9 @@
 """Reader of the claims in a reply.
 
-Guidelines are prose and cannot be checked. Claims state the same about each stage in names and
-numbers, and `verdicts.py` compares them with the fitted facts. Claims are optional: an unusable
-one is dropped and counted, and never causes a repair request.
+Guidelines are prose and cannot be checked. Claims state the same about each stage as odds of
+models and of a range of samples: they weigh what is tried next (`planner/odds.py`), and
+`verdicts.py` compares them with the fit. Claims are optional: an unusable one is dropped and
+counted, and never causes a repair request.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from optuna_agenttts.agent.parsing import match_choices, read_integer
+from optuna_agenttts.agent.parsing import is_most, match_choices, read_float, read_integer
 from optuna_agenttts.study.claims import Claim
 from optuna_agenttts.task.stage import Stage
 from optuna_agenttts.task.task import Task
@@ -44,34 +45,56 @@ def read_claims(given: Any, task: Task, *, samples: bool) -> tuple[tuple[Claim, 
             unusable += 1
             continue
         # Dropping only the unknown names would change the claim's meaning.
-        models = _models(item.get("models"), stages[name])
-        if models is None:
+        odds = _model_odds(item.get("models"), stages[name])
+        if odds is None:
             unusable += 1
             continue
-        interval = None
-        # Of a model at all its thinking efforts, it is not known which one saturates.
-        first = _positions(item["models"][0], stages[name])
-        if samples and item.get("samples") is not None and len(first) == 1:
+        interval = sample_odds = None
+        if samples and item.get("samples") is not None:
             interval = _interval(item["samples"], stages[name].max_samples)
             unusable += interval is None
-        found[name] = Claim(name, models, interval)
+            sample_odds = None if interval is None else _share(item.get("samples_odds"))
+        stated = all(share is not None for share in odds.values())
+        ranked = sorted(odds, key=lambda model: -(odds[model] or 0.0)) if stated else list(odds)
+        shares = tuple(odds[model] or 0.0 for model in ranked) if stated else ()
+        total = max(1.0, sum(shares))
+        model_odds = tuple(share / total for share in shares)
+        found[name] = Claim(name, tuple(ranked), interval, model_odds, sample_odds)
     return tuple(found.values()), unusable
 
 
-def _models(given: Any, stage: Stage) -> tuple[str, ...] | None:
-    """Return the distinct model names of a claim; None if any is unknown.
+def _model_odds(given: Any, stage: Stage) -> dict[str, float | None] | None:
+    """Return the odds of the models of a claim; None if any is unknown.
 
-    The name of a model without an effort stands for all of its thinking efforts.
+    The name of a model without an effort stands for all of its thinking efforts, which share its
+    odds. Odds that are missing or unusable are None.
     """
+    if isinstance(given, Mapping):
+        given = [{"model": name, "odds": odds} for name, odds in given.items()]
     if not isinstance(given, list) or not 0 < len(given) <= _MAX_ITEMS:
         return None
-    found: dict[str, None] = {}
+    found: dict[str, float | None] = {}
     for item in given:
         positions = _positions(item, stage)
         if not positions:
             return None
-        found |= dict.fromkeys(stage.models[position].name for position in positions)
-    return tuple(found)
+        odds = _share(item.get("odds")) if isinstance(item, Mapping) else None
+        share = None if odds is None else odds / len(positions)
+        for position in positions:
+            found.setdefault(stage.models[position].name, share)
+    return (
+        None
+        if found and not any(share is None or share > 0 for share in found.values())
+        else found
+    )
+
+
+def _share(given: Any) -> float | None:
+    """Return a share between 0 and 1, also if it is in percent; None for any other value."""
+    share = read_float(given)
+    if share is None or isinstance(given, bool) or not 0 <= share <= 100:
+        return None
+    return share / 100 if share > 1 else share
 
 
 def _positions(item: Any, stage: Stage) -> list[int]:
@@ -83,7 +106,7 @@ def _interval(given: Any, most: int) -> tuple[int, int] | None:
     """Return a pair of integers with 1 <= low <= high <= most; None if it is not one."""
     if not isinstance(given, list) or len(given) != 2:
         return None
-    low, high = (read_integer(bound) for bound in given)
+    low, high = (most if is_most(bound) else read_integer(bound) for bound in given)
     if low is None or high is None or not 1 <= low <= high <= most:
         return None
     return low, high

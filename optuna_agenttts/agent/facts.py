@@ -14,11 +14,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from optuna_agenttts.agent.noise_facts import NoiseFact, fit_noise
-from optuna_agenttts.planner.evidence import Choices, Evidence, Floats, Ints
+from optuna_agenttts.planner.evidence import Choices, Evidence, Floats, Ints, Odds
 from optuna_agenttts.planner.feasibility import Feasibility
 from optuna_agenttts.planner.forecasts import Forecast
 from optuna_agenttts.planner.kernels import Points
 from optuna_agenttts.planner.numerical import NumericalPlanner
+from optuna_agenttts.planner.odds import fitted_odds
 from optuna_agenttts.planner.posterior import Z90, Posterior
 from optuna_agenttts.task.efforts import efforts_by_model
 
@@ -70,11 +71,6 @@ class ModelFact:
     most: int
     gains: tuple[tuple[int, float, float], ...] = ()
 
-    @property
-    def excluded(self) -> bool:
-        """True if the central 90 % interval of `behind` excludes zero."""
-        return self.behind > Z90 * self.behind_sd
-
 
 @dataclass(frozen=True, slots=True)
 class EffortFact:
@@ -109,6 +105,8 @@ class Facts:
         noise: The noise of trials; None before the first score.
         expected: Expected value of each trial's allocation.
         leaders: What the planner itself would try next, the first one first.
+        odds: Posterior probabilities of the models and samples of each stage; None before the
+            first score.
     """
 
     models: tuple[ModelFact, ...] = ()
@@ -117,6 +115,7 @@ class Facts:
     noise: NoiseFact | None = None
     expected: tuple[float, ...] = ()
     leaders: tuple[Forecast, ...] = ()
+    odds: Odds | None = None
 
 
 def fit_facts(planner: NumericalPlanner, evidence: Evidence) -> Facts:
@@ -184,6 +183,7 @@ def fit_facts(planner: NumericalPlanner, evidence: Evidence) -> Facts:
         noise=fit_noise(posterior),
         expected=tuple((evidence.sign * posterior.scale.scores(tried)).tolist()),
         leaders=() if opening else planner.compare(evidence).leaders,
+        odds=fitted_odds(posterior, pool, planner.task),
     )
 
 

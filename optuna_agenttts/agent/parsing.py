@@ -154,3 +154,8 @@ def read_float(value: Any) -> float | None:
         return as_number(float(value) if isinstance(value, str) else value, least=-math.inf)
     except ValueError:
         return None
+
+
+def is_most(value: Any) -> bool:
+    """Return whether a value asks for as many samples as possible."""
+    return isinstance(value, str) and value.strip().casefold() in ("max", "maximum")

@@ -182,6 +182,13 @@ class RoundScheduler:
             return Round(number=index, error="the agent's round did not come in time")
         return found
 
+    def rounds_until(self, study: Study, number: int) -> tuple[Round, ...]:
+        """Return the known rounds that begin with a trial or before it, in order of number."""
+        rounds = self._rounds_of(study)
+        with rounds.lock:
+            known = sorted(rounds.written.items())
+        return tuple(planned for _, planned in known if planned.first <= number)
+
     def _wait_for(
         self,
         study: Study,

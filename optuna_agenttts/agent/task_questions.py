@@ -19,7 +19,8 @@ from optuna_agenttts.agent.validation import Reply, read_plan
 from optuna_agenttts.agent.verdicts import check_claims
 from optuna_agenttts.llm.port import Message
 from optuna_agenttts.planner.evidence import Choices, Evidence
-from optuna_agenttts.planner.numerical import NumericalPlanner
+from optuna_agenttts.planner.numerical import NumericalPlanner, has_differing_repeats
+from optuna_agenttts.planner.pools import choices_of
 from optuna_agenttts.study.claims import Claim, Verdict, contradictions
 from optuna_agenttts.study.diagnostics import TrialDiagnostics
 from optuna_agenttts.study.proposals import Proposal
@@ -100,15 +101,24 @@ class TaskQuestions:
             wanted=self._wanted,
             guidelines=self._guidelines,
             insights=self._insights,
+            repeats=has_differing_repeats(self._evidence),
         )
 
     def read(self, text: str, found: Sequence[Proposal]) -> Reply:
         """Read a reply; `found` are the proposals of earlier replies to the same prompt."""
-        task = self._evidence.task
+        evidence, task = self._evidence, self._evidence.task
         queued = [fate for fate in self._fates if fate.outcome == "queued"]
         refused = [fate for fate in self._fates if fate.outcome == "refused"]
-        taken = self._evidence.visited | self._choices([*queued, *found])
-        return read_plan(text, task, taken, self._claim_fields, self._choices(refused) - taken)
+        taken = evidence.visited | self._choices([*queued, *found])
+        return read_plan(
+            text,
+            task,
+            taken,
+            self._claim_fields,
+            self._choices(refused) - taken,
+            dict(zip(evidence.numbers, choices_of(evidence.models, evidence.samples))),
+            random=has_differing_repeats(evidence),
+        )
 
     def _choices(self, proposals: Sequence[Proposal]) -> set[Choices]:
         """Return the allocations of proposals."""

@@ -7,6 +7,7 @@ numbers of samples over the budget.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,7 @@ from optuna_agenttts.agent.parsing import (
     Problem,
     abbreviate,
     given_effort,
+    is_most,
     match_choices,
     read_float,
     read_integer,
@@ -71,6 +73,9 @@ def read_plan(
     taken: Collection[Choices],
     claims: Collection[str] = (),
     refused: Collection[Choices] = (),
+    trials: Mapping[int, Choices] | None = None,
+    *,
+    random: bool = False,
 ) -> Reply:
     """Read a reply about a task.
 
@@ -80,13 +85,14 @@ def read_plan(
         taken: Allocations that were tried, are running, or were proposed before.
         claims: Requested fields of a claim; see `prompts.claim_fields`.
         refused: Allocations that the weighing refused lately.
+        trials: Allocations of the trials by number, of which the reply may ask for a repeat.
+        random: Whether the study has shown that a repeated trial can have another score.
     """
     values, problem = read_object(text)
     if problem is not None:
         return Reply(problems=(problem,))
-    proposals: list[Proposal] = []
     problems: list[Problem] = []
-    dropped: list[Proposal] = []
+    proposals, dropped = _read_repeats(values.get("measure_again"), task, trials or {}, random)
     seen: set[Choices] = set()
     for position, item in enumerate(_candidates(values, "allocation", problems), start=1):
         label = f"candidate {position}"
@@ -120,6 +126,34 @@ def read_plan(
         claimed,
         unusable,
     )
+
+
+def _read_repeats(
+    given: Any, task: Task, trials: Mapping[int, Choices], random: bool
+) -> tuple[list[Proposal], list[Proposal]]:
+    """Return the trials to repeat as proposals, and the requests that cannot be met.
+
+    Repeating a trial teaches nothing where objectives reuse samples, as `MultiStageObjective`
+    does, and the sampler cannot give an objective other instances; `confirm` does.
+    """
+    proposals, dropped = [], []
+    for item in given[:_MAX_CANDIDATES] if isinstance(given, list) else ():
+        number = read_integer(item)
+        choices = None if number is None else trials.get(number)
+        if choices is None:
+            text = f"there is no finished trial {abbreviate(item)} to measure again"
+            dropped.append(Proposal(None, kind="unknown trial", text=text))
+            continue
+        params = task.params(task.allocation(choices))
+        if random:
+            proposals.append(Proposal(params, f"measures trial {number} again", again=True))
+        else:
+            text = (
+                f"trial {number} is not measured again: no repeat here had another score, "
+                "and only the user's `confirm` runs on other instances"
+            )
+            dropped.append(Proposal(params, kind="same score", text=text))
+    return proposals, dropped
 
 
 def read_params(
@@ -215,8 +249,8 @@ def _parse_choices(raw: Any, task: Task, label: str) -> Choices | Problem:
             return Problem("unknown stage", f"{label}: there is no stage {abbreviate(name)}")
     # Replies may have a model's short name, as the tables of the prompt do.
     whole = {short: name for name, short in short_names(task).items()}
-    choices = []
-    for stage in task.stages:
+    choices, most = [], []
+    for position, stage in enumerate(task.stages):
         if stage.name not in raw:
             return Problem("missing stage", f"{label} lacks stage {abbreviate(stage.name)}")
         setting = raw[stage.name]
@@ -241,6 +275,10 @@ def _parse_choices(raw: Any, task: Task, label: str) -> Choices | Problem:
                 f"{label}: stage {abbreviate(stage.name)} has no model {given}; it has {options}",
             )
         model = models[0]
+        if is_most(setting.get("samples")):
+            most.append(position)
+            choices.append((model, 1))
+            continue
         samples = read_integer(setting.get("samples"))
         if samples is None:
             return Problem(
@@ -255,7 +293,31 @@ def _parse_choices(raw: Any, task: Task, label: str) -> Choices | Problem:
                 f"{stage.max_samples}",
             )
         choices.append((model, min(samples, stage.max_samples)))
-    return tuple(choices)
+    return _with_most(tuple(choices), most, task) if most else tuple(choices)
+
+
+def _with_most(choices: Choices, stages: Sequence[int], task: Task) -> Choices:
+    """Return an allocation with as many samples of some stages as fit beside the others.
+
+    Several stages get equal numbers first; what is left goes to the first of them.
+    """
+
+    def with_samples(samples: int, only: Collection[int] = stages) -> Choices:
+        return tuple(
+            (m, min(samples, task.stages[i].max_samples) if i in only else n)
+            for i, (m, n) in enumerate(choices)
+        )
+
+    feasible, top = task.feasible, max(task.stages[i].max_samples for i in stages)
+    fitting = bisect_left(
+        range(1, top + 1), True, key=lambda n: not feasible.fits(with_samples(n))
+    )
+    choices = with_samples(max(1, fitting))
+    for stage in stages:
+        model, samples = choices[stage]
+        others = feasible.cost(choices) - float(feasible.costs[stage][model][samples - 1])
+        choices = with_samples(max(1, feasible.max_samples(stage, model, others)), (stage,))
+    return choices
 
 
 def _fit_budget(choices: Choices, task: Task, label: str) -> Choices | Problem:

@@ -1,157 +1,104 @@
-"""Comparison of the agent's claims with the fitted facts.
+"""Comparison of the agent's odds with the fit.
 
-Both parts of a verdict use the central 90 % interval of a difference, as do the tables shown to
-the agent. Differences whose interval contains zero leave a claim open.
+A verdict states the Bayes factor of the odds of a stage's models, or of its range of samples,
+against equal odds, given the posterior (`planner/odds.py`). The fit agrees with odds that it makes
+more probable by a quarter, contradicts those that equal odds exceed as much, and leaves the others
+open: odds that are about equal, and any odds where the fit knows nothing yet.
 
-*Models.* A claim names the models of a stage, one of which should be the best. A model *can be the
-best* if it fits the budget, is not likely to violate a constraint of the study, and the fit does
-not exclude it (`ModelFact.excluded`; a model without facts is not excluded).
-The verdict is
-
-* "contradicts" if no named model can be the best,
-* "agrees" if all models that can be the best are named, and some model within the budget is not,
-* "open" otherwise. A claim that names every model is always open.
-
-*Samples.* A claim gives the range of samples at which its first model saturates, with the best
-choice for the other stages. The verdict is
-
-* "contradicts" if that range does not overlap `ModelFact.saturation_range`, unless it starts
-  beyond the maximum within the budget, where no trial can decide,
-* "agrees" if it contains `ModelFact.saturation`, spans at most half of the possible range by ratio
-  (such as 3 to 30 of 1 to 100), and the fit distinguishes one sample or the maximum from the peak,
-* "open" otherwise.
-
-There is no verdict before the first score, for stages with one model (models), or where only one
-sample fits the budget (samples).
+There is no verdict before the first score, nor where one cell alone can be the best: a stage with
+one model within budget and constraints, or with one octave of samples.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 
-from optuna_agenttts.agent.facts import Facts, ModelFact
-from optuna_agenttts.study.claims import Aspect, Claim, Outcome, Verdict
+import numpy as np
+
+from optuna_agenttts.agent.facts import Facts
+from optuna_agenttts.planner.evidence import Floats
+from optuna_agenttts.planner.odds import bayes_factor
+from optuna_agenttts.study.claims import Aspect, Claim, Outcome, Verdict, odds_of
 from optuna_agenttts.support.plain import one_line
 from optuna_agenttts.task.task import Task
 
+_DECIDED = 1.25
+"""Bayes factor from which the fit agrees; at its inverse, it contradicts. Chosen by hand."""
+_NAMED = 3
+"""Maximum number of models or octaves to name, the most probable first; chosen by hand."""
 _MAX_TEXT = 400
 """Maximum number of characters in the text of a verdict; chosen by hand."""
 
 
 def check_claims(claims: Sequence[Claim], facts: Facts, task: Task) -> tuple[Verdict, ...]:
-    """Compare claims with fitted facts.
+    """Compare claims with the fit.
 
     Args:
         claims: The claims; stages and models that are not in the task are ignored.
-        facts: The facts.
+        facts: The fitted facts, with the posterior probabilities.
         task: The task.
 
     Returns:
         The verdicts, at most one per claim and aspect.
     """
-    stages = [stage.name for stage in task.stages]
-    verdicts = []
+    stages = {stage.name: position for position, stage in enumerate(task.stages)}
+    verdicts: list[Verdict] = []
+    fitted = facts.odds
+    if fitted is None:
+        return ()
     for claim in claims:
-        if claim.stage not in stages:
+        stage = stages.get(claim.stage)
+        if stage is None:
             continue
-        stage = stages.index(claim.stage)
         names = [model.name for model in task.stages[stage].models]
-        known = {fact.model: fact for fact in facts.models if fact.stage == stage}
-        named = [names.index(name) for name in claim.models if name in names]
-        if not known or not named:
+        if not set(claim.models) <= set(names):
             continue
-        found: dict[Aspect, _Result] = {
-            "models": _check_models(named, known, task, stage, facts.violating),
-            "samples": _check_samples(claim.samples, known.get(named[0]), names[named[0]]),
-        }
-        verdicts += [
-            Verdict(claim.stage, aspect, outcome, one_line(f"{claim.stage}: {text}", _MAX_TEXT))
-            for aspect, (outcome, text) in found.items()
-            if outcome is not None
+        odds = odds_of([claim], task)
+        octaves = [_octave_text(octave) for octave in range(len(odds.samples[stage]))]
+        parts: list[tuple[Aspect, Floats, Floats, list[str]]] = [
+            ("models", odds.models[stage], fitted.models[stage], names)
         ]
+        if claim.samples is not None:
+            parts += [("samples", odds.samples[stage], fitted.samples[stage], octaves)]
+        for aspect, ours, theirs, labels in parts:
+            if np.count_nonzero(theirs) < 2:
+                continue
+            outcome = _outcome(bayes_factor(ours, theirs))
+            best = "number of samples" if aspect == "samples" else "model"
+            text = (
+                f"{claim.stage}: the odds of the best {best} were {_stated(claim, aspect)}; the "
+                f"fit has {_probable(theirs, labels)}."
+            )
+            verdicts.append(Verdict(claim.stage, aspect, outcome, one_line(text, _MAX_TEXT)))
     return tuple(verdicts)
 
 
-_Result = tuple[Outcome, str] | tuple[None, str]
-_NO_VERDICT: _Result = (None, "")
+def _outcome(factor: float) -> Outcome:
+    """Return the outcome that a Bayes factor means."""
+    if factor >= _DECIDED:
+        return "agrees"
+    return "contradicts" if factor <= 1 / _DECIDED else "open"
 
 
-def _check_models(
-    named: Sequence[int],
-    known: Mapping[int, ModelFact],
-    task: Task,
-    stage: int,
-    violating: Collection[tuple[int, int]],
-) -> _Result:
-    """Compare the models of a claim with the facts."""
-    feasible, names = task.feasible, [model.name for model in task.stages[stage].models]
-    affordable = [
-        model
-        for model in range(len(names))
-        if feasible.fits(feasible.complete({stage: (model, 1)}))
-        and (stage, model) not in violating
-    ]
-    if len(affordable) < 2:
-        return _NO_VERDICT
-    possible = sorted(
-        (m for m in affordable if m not in known or not known[m].excluded),
-        key=lambda m: known[m].behind if m in known else float("inf"),
-    )
-    others = [model for model in affordable if model not in named]
-
-    def describe(models: Sequence[int], word: str) -> str:
-        figures = []
-        for model in models:
-            if (stage, model) in violating:
-                figures.append(f"{names[model]} (violates a constraint)")
-            elif model not in affordable:
-                figures.append(f"{names[model]} (over the budget)")
-            elif model not in known:
-                figures.append(f"{names[model]} (not weighed)")
-            elif known[model].behind > 0:
-                figures.append(f"{names[model]} ({_behind(known[model])} behind)")
-            else:
-                figures.append(names[model])
-        return _join(figures, word)
-
-    if not others:
-        return "open", "the best was claimed to be any of its models, which says nothing."
-    claimed = f"the best was claimed to be {describe(named, 'or')}"
-    if not set(possible) & set(named):
-        return "contradicts", f"{claimed}, but is {describe(possible, 'or')}."
-    if set(possible) <= set(named):
-        return "agrees", f"{claimed}, beside {describe(others, 'and')}."
-    return "open", f"{claimed}; the fit cannot tell yet between {describe(possible, 'and')}."
+def _stated(claim: Claim, aspect: Aspect) -> str:
+    """Return the odds that a claim states, as text."""
+    if aspect == "samples" and claim.samples is not None:
+        low, high = claim.samples
+        span = f"{low} to {high}" if low < high else f"{low}"
+        return span if claim.sample_odds is None else f"{claim.sample_odds:.2g} for {span}"
+    if not claim.model_odds:
+        return " or ".join(claim.models[:_NAMED])
+    pairs = list(zip(claim.model_odds, claim.models))[:_NAMED]
+    return ", ".join(f"{odds:.2g} for {model}" for odds, model in pairs)
 
 
-def _check_samples(claimed: tuple[int, int] | None, fact: ModelFact | None, model: str) -> _Result:
-    """Compare the samples of a claim with the facts."""
-    if claimed is None or fact is None or fact.most < 2:
-        return _NO_VERDICT
-    (low, high), (first, last), most = claimed, fact.saturation_range, fact.most
-    span = f"{low} to {high}" if low < high else f"{low}"
-    claim = f"{model} was claimed to saturate at {span} samples"
-    fitted = f"at {fact.saturation} ({first} to {last})"
-    if low > most:
-        return "open", f"{claim}; beside the best rest no more than {most} fit."
-    if high < first or low > last:
-        return "contradicts", f"{claim}, but does {fitted}."
-    # More than half of the range 1 to `most` on a logarithmic scale.
-    if (min(high, most) / low) ** 2 > most:
-        return "open", f"{claim}, which says little of 1 to {most}."
-    if first == 1 and last == most:
-        return "open", f"{claim}; the fit cannot tell any of 1 to {most} from the peak yet."
-    if low <= fact.saturation <= high:
-        return "agrees", f"{claim}, and does {fitted}."
-    return "open", f"{claim}; the fit has it {fitted}."
+def _probable(fitted: Floats, labels: Sequence[str]) -> str:
+    """Return the most probable models or octaves of the fit, as text."""
+    order = np.argsort(-fitted, kind="stable")[:_NAMED].tolist()
+    return ", ".join(f"{fitted[i]:.2g} for {labels[i]}" for i in order if fitted[i] > 0)
 
 
-def _behind(fact: ModelFact) -> str:
-    """Format the distance to the best model."""
-    return f"{fact.behind:.2g} ± {fact.behind_sd:.2g}"
-
-
-def _join(words: Sequence[str], word: str) -> str:
-    """Join words with commas, and the last with a conjunction; see also `Thinking.choice`."""
-    separator = "; " if any(", " in each for each in words) else ", "
-    return f" {word} ".join(filter(None, (separator.join(words[:-1]), words[-1])))
+def _octave_text(octave: int) -> str:
+    """Return the numbers of samples of an octave as text."""
+    low = 2**octave
+    return "1" if octave == 0 else f"{low} to {2 * low - 1}"

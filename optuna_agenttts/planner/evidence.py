@@ -25,6 +25,24 @@ Origin = Literal["opening", "agent", "numerical", "fallback"]
 
 
 @dataclass(frozen=True, slots=True)
+class Odds:
+    """Probability that each model, and each octave of samples, is the best of a stage.
+
+    Args:
+        models: Probabilities of the models for each stage, shape (models,). Those that cannot be
+            the best, because they do not fit, have 0.
+        samples: Probabilities of 1, 2 to 3, 4 to 7, ... samples for each stage, likewise.
+    """
+
+    models: tuple[Floats, ...]
+    samples: tuple[Floats, ...]
+
+    def cells(self) -> tuple[Floats, ...]:
+        """Return the probabilities of the models of each stage, then of its samples."""
+        return *self.models, *self.samples
+
+
+@dataclass(frozen=True, slots=True)
 class Evidence:
     """Trials of a study. Scores are oriented so that higher is better.
 
@@ -58,6 +76,8 @@ class Evidence:
             a run that went wrong. They are among the tried allocations, but not observed.
         constraints: Allocation and constraint values of each trial whose feasibility is known; a
             value above 0 is a violation. Empty if no trial of the study has constraints.
+        odds: Odds of the agent's rounds, latest last. They weigh what is tried next, and nothing
+            else; see `odds.py`.
     """
 
     task: Task
@@ -80,6 +100,7 @@ class Evidence:
     scale: Scale = UNIT_SCALE
     outliers: tuple[tuple[int, float], ...] = ()
     constraints: tuple[tuple[Choices, Mapping[str, float]], ...] = ()
+    odds: tuple[Odds, ...] = ()
 
     def block_of_rows(self) -> Ints:
         """Return the block of each row, shape (trials,); see `blocks`."""

@@ -3,14 +3,15 @@
 Each proposal is the allocation of the largest knowledge gradient (`acquisition.py`), which trades
 off exploration, exploitation and repeated measurements. While models are untried, it is chosen
 among the allocations that use the most of them (`opening.py`). In studies with constraints, the
-gradient is multiplied by the probability that they are met (`feasibility.py`). Pending trials are
+gradient is multiplied by the probability that they are met (`feasibility.py`), and in studies with
+an agent by its odds (`odds.py`). Pending trials are
 imputed with their posterior means (kriging believer; Ginsbourger, Le Riche & Carraro 2010). The
 planner is a function of the evidence: between calls it keeps only caches.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -31,6 +32,7 @@ from optuna_agenttts.planner.forecasts import Forecast, forecast_leaders
 from optuna_agenttts.planner.kernels import Points, Surrogate
 from optuna_agenttts.planner.mixture import View
 from optuna_agenttts.planner.observations import first_and_spread
+from optuna_agenttts.planner.odds import fitted_odds, weighing
 from optuna_agenttts.planner.opening import (
     Opening,
     left_of_unit_budgets,
@@ -187,7 +189,7 @@ class NumericalPlanner:
         constraint = constraint or Constraint()
         pool, rows = self._pools.rows(evidence, constraint)
         repeated = None
-        if not constraint.fixed and _has_differing_repeats(evidence):
+        if not constraint.fixed and has_differing_repeats(evidence):
             repeated = constraint.ranges or evidence.ranges or Ranges.all_of(self.task.feasible)
         return self._maximize(evidence, pool, rows, choices, repeated)
 
@@ -284,11 +286,14 @@ class NumericalPlanner:
         improvement = expected_improvement(view, posterior.incumbents)
         if feasibility is not None:
             improvement = feasibility.weigh(improvement, view.points)
-        view = view.take(np.argsort(-improvement, kind="stable")[:_GRADIENTS])
+        weigh = _weighing(evidence, posterior, pool)
+        ranked = np.argsort(-improvement * weigh(view.points), kind="stable")
+        view = view.take(ranked[:_GRADIENTS])
         if repeated is not None:
             view = view.joined(_best_observed(posterior, evidence, repeated))
         gradient = knowledge_gradient(view, posterior.next_scores(view), posterior.incumbents)
-        best = feasibility.best(gradient, view.points) if feasibility else int(np.argmax(gradient))
+        values = gradient * weigh(view.points)
+        best = feasibility.best(values, view.points) if feasibility else int(np.argmax(values))
         moments = view.take(np.array([best])).moments()
         mean, sd = moments.mean(), moments.sd()
         scale = posterior.scale
@@ -312,6 +317,14 @@ class NumericalPlanner:
         return Comparison(
             proposal, worth, largest * scale.span if found else float("inf"), leaders
         )
+
+
+def _weighing(evidence: Evidence, posterior: Posterior, pool: Pool) -> Callable[[Points], Floats]:
+    """Return a function from allocations to the weights that the agent's odds give them."""
+    if not evidence.odds:
+        return lambda points: np.ones(len(points))
+    fitted = fitted_odds(posterior, pool.points, evidence.task)
+    return weighing(evidence.odds, fitted, len(evidence.scores))
 
 
 def _shortlist(view: View, positions: Ints) -> View:
@@ -352,7 +365,7 @@ def _with_rows(
     )
 
 
-def _has_differing_repeats(evidence: Evidence) -> bool:
+def has_differing_repeats(evidence: Evidence) -> bool:
     """Return whether an allocation was tried twice with different scores.
 
     Objectives that reuse samples, as `MultiStageObjective` does, return the same score for the

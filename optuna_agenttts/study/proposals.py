@@ -20,6 +20,7 @@ class Proposal:
         kind: Label of the problem for which it was not kept, such as ``"duplicate"``, ``"over
             budget"`` or ``"spare"``; empty if it was kept.
         text: Description of that problem, or of what became of the proposal.
+        again: Whether it repeats a tried allocation on purpose.
         round: Number of the round that proposed it; -1 before `fates` fills it in, as it does the
             following.
         outcome: ``"tried"``, ``"queued"`` for a trial to come, ``"refused"`` by the weighing,
@@ -32,6 +33,7 @@ class Proposal:
     reason: str = ""
     asked: Mapping[str, Any] | None = None
     kind: str = ""
+    again: bool = False
     text: str = field(default="", compare=False)
     round: int = field(default=-1, compare=False)
     outcome: Outcome | None = field(default=None, compare=False)
@@ -53,5 +55,5 @@ class Proposal:
     def to_dict(self) -> dict[str, Any]:
         """Return the fields that are stored, as far as they are set."""
         stored = {"params": self.params, "reason": self.reason}
-        more = {"asked": self.asked, "kind": self.kind, "text": self.text}
+        more = {"asked": self.asked, "kind": self.kind, "text": self.text, "again": self.again}
         return {**stored, **{name: value for name, value in more.items() if value}}

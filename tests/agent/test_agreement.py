@@ -4,6 +4,7 @@ import asyncio
 import json
 from dataclasses import asdict, replace
 
+import numpy as np
 import pytest
 from agent_support import TASK, evidence_of, planner_of, score
 from core_support import run
@@ -13,11 +14,13 @@ from hypothesis import strategies as st
 from optuna_agenttts import AgentTTSSampler, Claim, ScriptedChatModel, Verdict, guidelines
 from optuna_agenttts import storage as keys
 from optuna_agenttts.agent.ask import plan_round
-from optuna_agenttts.agent.facts import Facts, ModelFact, fit_facts
+from optuna_agenttts.agent.facts import Facts, fit_facts
 from optuna_agenttts.agent.task_questions import TaskQuestions
 from optuna_agenttts.agent.validation import read_plan
 from optuna_agenttts.agent.verdicts import check_claims
 from optuna_agenttts.explanation.note import guidelines_note
+from optuna_agenttts.planner.evidence import Odds
+from optuna_agenttts.planner.odds import bayes_factor
 from optuna_agenttts.study.claims import contradictions, summary
 from optuna_agenttts.study.rounds import Round, write_round
 
@@ -29,52 +32,47 @@ EVIDENCE = evidence_of(TASK, score, 40)
 FACTS = fit_facts(PLANNER, EVIDENCE)
 
 
-def fact(model, behind=0.0, behind_sd=0.0, *, at=7, alike=(3, 20), most=100, stage=1):
-    """Return facts about a model of the answer stage."""
-    best = ((1, 1), (model, 1))
-    return ModelFact(stage, model, 3, 0.5, behind, behind_sd, best, at, alike, 0.1, 0.02, most)
+def facts_of(models=(0.5, 0.5), samples=(1,) * 7):
+    """Return facts whose posterior has these probabilities in the answer stage."""
+    equal = np.ones(2) / 2, np.ones(7) / 7
+    given = (np.array(each, dtype=float) for each in (models, samples))
+    return Facts(odds=Odds(*((other, each / each.sum()) for other, each in zip(equal, given))))
 
 
-def outcome(aspect, claim, *facts, task=TASK):
+def outcome(aspect, claim, **posterior):
     """Return outcome and text of the verdict on one aspect of a claim; None if there is none."""
-    found = check_claims([claim], Facts(tuple(facts)), task)
+    found = check_claims([claim], facts_of(**posterior), TASK)
     return next(((v.outcome, v.text) for v in found if v.aspect == aspect), None)
 
 
-# Models.
+# Models. The stage has a small model, then a large one.
 
 
-def test_claim_that_names_the_fitted_best_agrees_where_the_fit_excludes_the_other():
-    """A claim that names only excluded models is contradicted, with figures."""
-    facts = (fact(0, 0.12, 0.03), fact(1))
-    assert outcome("models", Claim("answer", (BIG,)), *facts) == (
+def test_verdicts_state_the_odds_and_the_posterior():
+    """The fit agrees with odds that it makes more probable, and contradicts their opposite."""
+    claim = Claim("answer", (BIG, SMALL), model_odds=(0.8, 0.2))
+    assert outcome("models", claim, models=(0.05, 0.95)) == (
         "agrees",
-        "answer: the best was claimed to be large-70B, beside small-3B (0.12 ± 0.03 behind).",
+        "answer: the odds of the best model were 0.8 for large-70B, 0.2 for small-3B; the fit "
+        "has 0.95 for large-70B, 0.05 for small-3B.",
     )
-    assert outcome("models", Claim("answer", (SMALL,)), *facts) == (
-        "contradicts",
-        "answer: the best was claimed to be small-3B (0.12 ± 0.03 behind), but is large-70B.",
-    )
+    assert outcome("models", claim, models=(0.95, 0.05))[0] == "contradicts"
+    assert outcome("models", claim, models=(0.55, 0.45))[0] == "open"
 
 
-def test_claims_within_the_error_of_the_fit_are_open():
-    """Either model may be claimed while the difference is less than 1.64 standard deviations."""
-    facts = (fact(0, 0.04, 0.03), fact(1))
-    for model in (SMALL, BIG):
-        verdict, text = outcome("models", Claim("answer", (model,)), *facts)
-        assert verdict == "open"
-        assert "large-70B and small-3B (0.04 ± 0.03 behind)" in text
-
-
-def test_claim_that_names_every_model_is_open():
-    """Such a claim is open for any fit; models without facts are not excluded."""
-    both = Claim("answer", (BIG, SMALL))
-    assert outcome("models", both, fact(0, 0.5, 0.01), fact(1))[0] == "open"
-    assert outcome("models", Claim("answer", (BIG,)), fact(1))[0] == "open"
+def test_odds_that_are_equal_are_open_for_any_fit():
+    """They say nothing, with or without numbers."""
+    for claim in (
+        Claim("answer", (BIG, SMALL)),
+        Claim("answer", (BIG, SMALL), model_odds=(0.5, 0.5)),
+        Claim("answer", (BIG,), model_odds=(0.5,)),
+    ):
+        for models in ((0.01, 0.99), (0.5, 0.5), (0.99, 0.01)):
+            assert outcome("models", claim, models=models)[0] == "open"
 
 
 def test_claims_agree_with_the_truth_of_a_landscape_without_noise():
-    """After 40 trials, only the claim with the truly best model agrees."""
+    """After 40 trials, claims with the truly best models agree, and the others do not."""
     true = [Claim("retrieval", ("qwen-72B",)), Claim("answer", (SMALL,))]
     false = [Claim("retrieval", ("qwen-7B",)), Claim("answer", (BIG,))]
     assert not contradictions(check_claims(true, FACTS, TASK))
@@ -84,77 +82,53 @@ def test_claims_agree_with_the_truth_of_a_landscape_without_noise():
 
 
 @settings(max_examples=200, deadline=None)
-@given(
-    st.lists(st.floats(0, 1), min_size=2, max_size=2),
-    st.floats(0, 1),
-    st.sets(st.sampled_from([BIG, SMALL]), min_size=1),
-)
-def test_a_claim_and_its_opposite_never_both_agree(gaps, sd, named):
-    """They are not both contradicted either, since one of the models is the best."""
-    facts = tuple(fact(m, gap - min(gaps), sd) for m, gap in enumerate(gaps))
-    verdict = outcome("models", Claim("answer", tuple(sorted(named))), *facts)[0]
-    rest = {BIG, SMALL} - named
-    if rest:
-        other = outcome("models", Claim("answer", tuple(rest)), *facts)[0]
-        assert {verdict, other} in ({"agrees", "contradicts"}, {"open"})
-    else:
-        assert verdict == "open"
+@given(st.floats(0.01, 0.99), st.floats(0, 1))
+def test_odds_and_their_opposite_never_both_agree(fitted, odds):
+    """Their Bayes factors add up to two: where one is above, the other is below."""
+    ours = np.array([odds, 1 - odds])
+    posterior = np.array([fitted, 1 - fitted])
+    assert bayes_factor(ours, posterior) + bayes_factor(1 - ours, posterior) == pytest.approx(2)
+    claims = [Claim("answer", (SMALL, BIG), model_odds=(p, 1 - p)) for p in (odds, 1 - odds)]
+    first, second = (outcome("models", c, models=(fitted, 1 - fitted))[0] for c in claims)
+    assert (first, second) != ("agrees", "agrees")
 
 
-# Samples.
+# Samples: octaves 1, 2 to 3, 4 to 7, ..., 64 to 100.
 
 
 @pytest.mark.parametrize(
-    ("claimed", "changes", "verdict"),
+    ("claimed", "samples", "verdict"),
     [
-        ((5, 10), {}, "agrees"),
-        ((7, 7), {}, "agrees"),
-        ((3, 30), {}, "agrees"),
-        ((30, 60), {}, "contradicts"),
-        ((1, 2), {}, "contradicts"),
-        # Touches the range, but not the number at which the fit has it saturate.
-        ((15, 60), {}, "open"),
-        # More than half of 1 to 100 by ratio.
-        ((2, 30), {}, "open"),
-        ((1, 100), {}, "open"),
-        # The fit cannot tell anything from the peak.
-        ((5, 10), {"alike": (1, 100)}, "open"),
-        # More than fits: no trial can tell.
-        ((5, 10), {"at": 1, "alike": (1, 1), "most": 3}, "open"),
-        # The most that fits counts, not the most of the stage.
-        ((2, 90), {"at": 2, "alike": (2, 3), "most": 3}, "agrees"),
-        ((1, 90), {"at": 2, "alike": (2, 3), "most": 3}, "open"),
+        ((4, 7), (0, 0, 1, 0, 0, 0, 0), "agrees"),
+        ((5, 9), (0, 0, 1, 1, 0, 0, 0), "agrees"),
+        ((30, 60), (0, 0, 1, 0, 0, 0, 0), "contradicts"),
+        ((1, 1), (0, 0, 1, 1, 1, 0, 0), "contradicts"),
+        # The range is almost all, or the posterior knows nothing.
+        ((1, 100), (0, 0, 1, 0, 0, 0, 0), "open"),
+        ((4, 7), (1, 1, 1, 1, 1, 1, 1), "open"),
     ],
 )
-def test_claims_about_samples_are_compared_with_the_saturation(claimed, changes, verdict):
-    """Claims beyond the range are contradicted; others agree unless claim or fit is vague."""
-    found, text = outcome("samples", Claim("answer", (BIG,), claimed), fact(1, **changes))
-    assert found == verdict
-    if verdict == "contradicts":
-        low, high = claimed
-        assert f"claimed to saturate at {low} to {high} samples, but does at 7 (3 to 20)" in text
+def test_ranges_of_samples_are_compared_with_the_octaves_of_the_posterior(
+    claimed, samples, verdict
+):
+    """A range that holds the probable octaves agrees, one beside them is contradicted."""
+    samples = np.array(samples) + 0.01
+    claim = Claim("answer", (BIG,), claimed, sample_odds=0.8)
+    assert outcome("samples", claim, samples=samples)[0] == verdict
 
 
 def test_there_are_no_verdicts_without_facts():
-    """There is no verdict before the first score, on one model, one sample, or unknown names."""
+    """There is no verdict before the first score, on one model, one octave, or unknown names."""
     claim = Claim("answer", (BIG,), (5, 10))
     assert check_claims([claim], Facts(), TASK) == ()
     assert fit_facts(PLANNER, evidence_of(TASK, score, 0)) == Facts()
-    assert outcome("samples", claim, fact(1, most=1)) is None
-    assert outcome("samples", replace(claim, samples=None), fact(1)) is None
+    assert outcome("models", claim, models=(0, 1)) is None
+    assert outcome("samples", claim, samples=(0, 1, 0, 0, 0, 0, 0)) is None
+    assert outcome("samples", replace(claim, samples=None)) is None
     for foreign in (replace(claim, stage="search"), replace(claim, models=("gone",))):
-        assert check_claims([foreign], Facts((fact(0, 1, 0.1), fact(1))), TASK) == ()
-    assert check_claims([], Facts((fact(1),)), TASK) == ()
+        assert check_claims([foreign], facts_of(), TASK) == ()
+    assert check_claims([], facts_of(), TASK) == ()
     assert summary(()) == ""
-
-
-def test_figures_are_in_the_units_of_the_study():
-    """For values in percent, a verdict shows the distance of a model in percent."""
-    facts = fit_facts(PLANNER, evidence_of(TASK, lambda a: 100 * score(a), 20))
-    (verdict,) = check_claims([WRONG], facts, TASK)
-    behind = next(f for f in facts.models if (f.stage, f.model) == (0, 0))
-    assert behind.behind > 1
-    assert f"({behind.behind:.2g} ± {behind.behind_sd:.2g} behind)" in verdict.text
 
 
 # Replies.
@@ -188,6 +162,30 @@ GOOD = {"stage": "answer", "models": [BIG], "samples": [2, 8]}
         ([{**GOOD, "models": ["LARGE-70b", BIG]}], [Claim("answer", (BIG,), (2, 8))], 0),
         ([{"stage": "answer", "models": [BIG]}], [Claim("answer", (BIG,))], 0),
         ([{**GOOD, "samples": [2.0, "8"]}], [Claim("answer", (BIG,), (2, 8))], 0),
+        ([{**GOOD, "samples": [9, "max"]}], [Claim("answer", (BIG,), (9, 100))], 0),
+        *(
+            (
+                [{"stage": "answer", "models": odds}],
+                [Claim("answer", (BIG, SMALL), None, (0.75, 0.25))],
+                0,
+            )
+            for odds in (
+                {SMALL: 0.25, BIG: 0.75},
+                {SMALL: 25, BIG: "75"},
+                [{"model": SMALL, "odds": 0.25}, {"model": "LARGE-70b", "odds": 0.75}],
+                [{"model": SMALL, "odds": 0.3}, {"model": BIG, "odds": 0.9}],
+            )
+        ),
+        ([{**GOOD, "samples_odds": 60}], [Claim("answer", (BIG,), (2, 8), (), 0.6)], 0),
+        # Without odds of each, or with one that is no number, they are equal.
+        *(
+            (
+                [{"stage": "answer", "models": [{"model": SMALL, "odds": odds}, BIG]}],
+                [Claim("answer", (SMALL, BIG))],
+                0,
+            )
+            for odds in (0.5, "likely", None, True, -1, float("inf"))
+        ),
         *(
             ([{**GOOD, "samples": bad}], [Claim("answer", (BIG,))], 1)
             for bad in ([8, 2], [0, 8], [2, 101], [2], [1, 2, 3], 4, "2 to 8", [True, 3], {})
@@ -203,6 +201,8 @@ GOOD = {"stage": "answer", "models": [BIG], "samples": [2, 8]}
                 None,
                 ["qwen-72B"],
                 [BIG] * 99,
+                {BIG: 0, SMALL: 0},
+                {"gpt": 0.5},
             )
         ),
         *(([{**GOOD, "stage": bad}], [], 1) for bad in ("search", None, 3, ["answer"])),
@@ -237,7 +237,11 @@ GARBAGE = st.recursive(
     | st.text(max_size=5),
     lambda inner: (
         st.lists(inner, max_size=4)
-        | st.dictionaries(st.sampled_from(["stage", "models", "samples"]), inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["stage", "models", "samples", "samples_odds", "model", "odds", BIG]),
+            inner,
+            max_size=3,
+        )
     ),
     max_leaves=20,
 )
@@ -258,6 +262,8 @@ def test_garbage_in_claims_never_raises_nor_costs_a_proposal(claims):
         assert set(claim.models) <= {model.name for model in stage.models}
         low, high = claim.samples or (1, 1)
         assert 1 <= low <= high <= stage.max_samples
+        assert all(0 <= odds <= 1 for odds in claim.model_odds)
+        assert sum(claim.model_odds) <= 1 + 1e-9
     verdicts = check_claims(reply.claims, FACTS, TASK)
     planned = Round(number=1, claims=reply.claims, verdicts=verdicts)
     assert Round.from_dict(json.loads(json.dumps(asdict(planned)))) == planned
@@ -327,8 +333,8 @@ def test_contradictions_do_not_reveal_ablated_figures(options):
 @pytest.mark.parametrize(
     ("options", "asked"),
     [
-        ({}, ("stage", "models", "samples")),
-        ({"insights": (2,)}, ("stage", "models", "samples")),
+        ({}, ("stage", "models", "samples", "samples_odds")),
+        ({"insights": (2,)}, ("stage", "models", "samples", "samples_odds")),
         ({"insights": (1, 3)}, ("stage", "models")),
         ({"insights": (3,)}, None),
         ({"insights": ()}, None),

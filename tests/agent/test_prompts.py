@@ -480,7 +480,7 @@ def test_thinking_is_spoken_of_only_where_models_think():
 def test_claims_may_name_a_model_at_all_its_efforts():
     """The schema has its name, and the names of all choices."""
     claims = json.loads(plan_schema(THINKING, wanted=8, guidelines=True))["properties"]["claims"]
-    names = claims["items"]["properties"]["models"]["items"]["enum"]
+    names = claims["items"]["properties"]["models"]["items"]["properties"]["model"]["enum"]
     choices = [model.name for model in THINKING.stages[0].models]
     assert names == [*choices, "organization/model-8B-instruct"]
 

@@ -172,11 +172,13 @@ def test_unknown_efforts_are_named_back(fields, kind, named):
 
 
 def test_claims_of_a_model_are_claims_of_all_its_efforts():
-    """Which of them saturates is not known then."""
+    """Its efforts share its odds."""
     claims = [{"stage": "answer", "models": ["Qwen/Qwen3-8B", "plain-7B"], "samples": [1, 4]}]
     reply = read_plan(reply_of(claims=claims), THINKING, (), ("models", "samples"))
     assert reply.claims[0].models == (*CHOICES[:3], CHOICES[6])
-    assert reply.claims[0].samples is None
+    claims[0]["models"] = {"Qwen/Qwen3-8B": 0.6, "plain-7B": 0.1}
+    reply = read_plan(reply_of(claims=claims), THINKING, (), ("models", "samples"))
+    assert reply.claims[0].model_odds == pytest.approx((0.2, 0.2, 0.2, 0.1))
     claims[0]["models"] = [{"model": "Qwen/Qwen3-8B", "thinking": "low"}]
     reply = read_plan(reply_of(claims=claims), THINKING, (), ("models", "samples"))
     assert (reply.claims[0].models, reply.claims[0].samples) == ((CHOICES[1],), (1, 4))

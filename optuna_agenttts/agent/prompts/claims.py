@@ -1,4 +1,4 @@
-"""Parts of the prompt and of the reply schema about claims.
+"""Parts of the prompt and of the reply schema about claims: odds of models and of samples.
 
 Claims about models belong to Insights 1 and 2, and claims about samples to Insight 2. They are
 requested only with these insights, so that the request does not reveal an ablated insight.
@@ -40,16 +40,18 @@ def claims_instruction(fields: Collection[str], *, thinking: bool = False) -> st
     if not fields:
         return ""
     samples = (
-        "; `samples`: from how many to how many the first of them saturates"
+        "; `samples`: a range that probably holds its best number of samples, and `samples_odds`, "
+        "how probable that is"
         if "samples" in fields
         else ""
     )
     models = " (a model's name without an effort means all of its efforts)" if thinking else ""
     return (
-        "Sum the guidelines up as claims, one for each stage. `models`: those one of which is the "
-        f"stage's best, most likely first, as few as the evidence allows{models}{samples}. Claims "
-        "are compared with a statistical fit to all trials, to find guidelines that it "
-        "contradicts."
+        "Sum the guidelines up as claims, one for each stage. `models`: those that may be the "
+        f"stage's best, each with `odds`, the probability that it is{models}; models left out "
+        f"share the rest{samples}. Odds weigh what is tried next: state them as they are, 1 is "
+        "certain. They are compared with a statistical fit to all trials, and lose their weight "
+        "where it contradicts them."
     )
 
 
@@ -58,9 +60,10 @@ def claims_example(task: Task, fields: Collection[str]) -> str:
     if not fields:
         return ""
     stage = task.stages[0]
-    samples = f', "samples": [1, {min(4, stage.max_samples)}]' if "samples" in fields else ""
-    model = quote(stage.models[0].name)
-    return f'"claims": [{{"stage": {quote(stage.name)}, "models": [{model}]{samples}}}], '
+    most = min(4, stage.max_samples)
+    samples = f', "samples": [1, {most}], "samples_odds": 0.6' if "samples" in fields else ""
+    models = f'[{{"model": {quote(stage.models[0].name)}, "odds": 0.7}}]'
+    return f'"claims": [{{"stage": {quote(stage.name)}, "models": {models}{samples}}}], '
 
 
 def claims_schema(task: Task, fields: Collection[str]) -> dict[str, Any] | None:
@@ -70,11 +73,13 @@ def claims_schema(task: Task, fields: Collection[str]) -> dict[str, Any] | None:
     models = dict.fromkeys(model.name for stage in task.stages for model in stage.models)
     models |= dict.fromkeys(n for stage in task.stages for n in efforts_by_model(stage.models))
     samples = {"type": "integer", "minimum": 1, "maximum": max(s.max_samples for s in task.stages)}
+    odds = {"type": "number", "minimum": 0, "maximum": 1}
+    model = _object({"model": {"type": "string", "enum": list(models)}, "odds": odds})
     properties: dict[str, Any] = {
         "stage": {"type": "string", "enum": [stage.name for stage in task.stages]},
         "models": {
             "type": "array",
-            "items": {"type": "string", "enum": list(models)},
+            "items": model,
             "minItems": 1,
             "maxItems": max(len(stage.models) for stage in task.stages),
         },
@@ -86,18 +91,23 @@ def claims_schema(task: Task, fields: Collection[str]) -> dict[str, Any] | None:
             "minItems": 2,
             "maxItems": 2,
         }
-    claim = {
+        properties["samples_odds"] = odds
+    return {"type": "array", "items": _object(properties), "maxItems": len(task.stages)}
+
+
+def _object(properties: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of an object that has these properties and no others."""
+    return {
         "type": "object",
         "properties": properties,
         "required": list(properties),
         "additionalProperties": False,
     }
-    return {"type": "array", "items": claim, "maxItems": len(task.stages)}
 
 
 def contradicted_block(data: PromptData) -> str:
     """Return the block of the latest claims that the fit contradicts; empty if there are none."""
     if not data.contradicted or not data.guidelines:
         return ""
-    note = "Of your latest claims, the fit contradicts by now:"
+    note = "Of your latest odds, the fit contradicts by now:"
     return block("contradicted", [note, *(quote(sentence) for sentence in data.contradicted)])

@@ -6,6 +6,7 @@ from optuna_agenttts.agent.prompts.claims import claim_fields, claims_example, c
 from optuna_agenttts.agent.prompts.data import quote
 from optuna_agenttts.agent.prompts.history import near_best
 from optuna_agenttts.agent.prompts.prompt_data import PromptData
+from optuna_agenttts.planner.numerical import has_differing_repeats
 from optuna_agenttts.task.stage import has_efforts
 
 SYSTEM = (
@@ -70,10 +71,16 @@ def instruction(data: PromptData) -> str:
         f"Propose {data.wanted} candidates, best first"
         + (", that follow the guidelines" if data.guidelines else "")
         + (_FEASIBLE if data.evidence.constraints else "")
-        + ". Each must fit the budget, and none may repeat a trial or a candidate above. "
+        + ". Each must fit the budget, and none may repeat a trial or a candidate above; "
+        '`"samples": "max"` means as many as fit beside the rest. '
         "Aim most of them at what may beat the best so far, one or two at what would change your "
         "mind."
     )
+    if has_differing_repeats(data.evidence):
+        steps.append(
+            "Scores of repeated trials differ here: `measure_again` may list numbers of trials "
+            "to repeat."
+        )
     return "\n".join(step for step in steps if step)
 
 
@@ -87,8 +94,9 @@ def answer_form(data: PromptData) -> str:
     guidelines = '"guidelines": ["..."], ' if data.guidelines else ""
     fields = claim_fields(data.insights, guidelines=data.guidelines)
     claims = claims_example(data.task, fields)
+    repeats = ', "measure_again": []' if has_differing_repeats(data.evidence) else ""
     return (
         "Answer in this form:\n"
         f'{{{guidelines}{claims}"candidates": [{{"allocation": {{{stages}}}, '
-        '"reason": "one sentence"}]}'
+        f'"reason": "one sentence"}}]{repeats}}}'
     )

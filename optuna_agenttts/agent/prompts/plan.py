@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Any
 
 from optuna_agenttts.agent.prompts.claims import claim_fields, claims_schema, contradicted_block
 from optuna_agenttts.agent.prompts.costs import costs_block, spent_block, task_block
@@ -63,7 +64,12 @@ def render_plan(data: PromptData) -> tuple[Message, ...]:
 
 
 def plan_schema(
-    task: Task, *, wanted: int, guidelines: bool, insights: Collection[int] = (1, 2, 3)
+    task: Task,
+    *,
+    wanted: int,
+    guidelines: bool,
+    insights: Collection[int] = (1, 2, 3),
+    repeats: bool = False,
 ) -> str:
     """Return the JSON schema of the reply, as JSON text.
 
@@ -73,6 +79,7 @@ def plan_schema(
         guidelines: Whether the reply includes guidelines.
         insights: Numbers of the paper's insights in use; they determine which claims are
             requested.
+        repeats: Whether the reply includes trials to repeat.
     """
     claims = claims_schema(task, claim_fields(insights, guidelines=guidelines))
     stages = {
@@ -80,7 +87,7 @@ def plan_schema(
             "type": "object",
             "properties": {
                 "model": {"type": "string", "enum": [model.name for model in stage.models]},
-                "samples": {"type": "integer", "minimum": 1, "maximum": stage.max_samples},
+                "samples": _samples(stage.max_samples),
             },
             "required": ["model", "samples"],
             "additionalProperties": False,
@@ -88,5 +95,16 @@ def plan_schema(
         for stage in task.stages
     }
     return reply_schema(
-        stages, wanted=wanted, guidelines=guidelines, name="allocation", claims=claims
+        stages,
+        wanted=wanted,
+        guidelines=guidelines,
+        name="allocation",
+        claims=claims,
+        repeats=repeats,
     )
+
+
+def _samples(most: int) -> dict[str, Any]:
+    """Return the schema of a number of samples, or of as many as fit."""
+    number = {"type": "integer", "minimum": 1, "maximum": most}
+    return {"anyOf": [number, {"type": "string", "enum": ["max"]}]}

@@ -14,6 +14,7 @@ def reply_schema(
     name: str,
     strict: bool = True,
     claims: dict[str, Any] | None = None,
+    repeats: bool = False,
 ) -> str:
     """Return the schema of a reply, as JSON text.
 
@@ -24,6 +25,7 @@ def reply_schema(
         name: ``"allocation"`` or ``"params"``.
         strict: Whether all properties are required and no others are allowed.
         claims: Schema of the claims; None if the reply includes none.
+        repeats: Whether the reply includes trials to repeat.
     """
     # Maximum lengths, in characters, and numbers of items are those of `validation.py`.
     inner: dict[str, Any] = {"type": "object", "properties": properties}
@@ -47,6 +49,9 @@ def reply_schema(
         "minItems": 1,
         "maxItems": wanted,
     }
+    if repeats:
+        number = {"type": "integer", "minimum": 0}
+        fields["measure_again"] = {"type": "array", "items": number, "maxItems": wanted}
     schema = {
         "type": "object",
         "properties": fields,
