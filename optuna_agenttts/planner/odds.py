@@ -34,9 +34,9 @@ from optuna_agenttts.task.task import Task
 _EQUAL_SHARE = 0.1
 """Share of equal odds in the odds of an agent, so that nothing has none. Chosen by hand."""
 _PRIOR_LOGIT = -2.0
-"""Logit of the probability that odds hold before any evidence: .12. On development landscapes, odds
-of an agent that is always wrong cost .6 of 7.1 trials to regret .10 (standard error .5), and those
-of one that knows the landscape saved 2.3 (.8); with -1, they cost 1.0 (.5) and saved 2.6 (.8)."""
+"""Logit of the probability that odds hold before any evidence: .12. On development landscapes,
+odds that are always wrong cost .6 of 7.1 trials to regret .10 (standard error .5), and those of an
+agent that knows the landscape saved 2.3 (.8); with -1, they cost 1.0 (.5) and saved 2.6 (.8)."""
 _SHARPNESS = 6.0
 """Exponent of Bayes factors, since those of a few trials are close to 1. With 3 instead (and -1
 above), odds that are wrong cost 1.3 (.5) trials and right ones saved 2.8 (.8)."""

@@ -7,10 +7,14 @@ Scripted agents, which get AgentTTS's own prompt:
 * ``knowing`` knows the landscape and proposes the best allocations that have not been tried, of a
   pool of 8,000 (and of all, where there are no more than 20,000).
 * ``worst`` proposes the worst.
+* ``... odds`` proposes nothing and states the same odds in each round, .8 for one model and one
+  octave of samples of each stage: the truly best ones (``knowing``), the worst (``wrong``), or the
+  largest model with two or three samples (``plausible``).
 
 ``AgentTTS+llm`` has the language model of `--llm` in their place.
 """
 
+import json
 from functools import cache
 from inspect import signature
 
@@ -69,6 +73,37 @@ def _informed(*, best, **options):
     return make
 
 
+def _odds(kind):
+    def make(task, seed, *, place=None, llm=None):
+        reply = json.dumps(
+            {"guidelines": ["scripted"], "claims": stated_odds(place, kind), "candidates": []}
+        )
+        return PromptSampler(task, llm=ScriptedChatModel(lambda request: reply), seed=seed)
+
+    return make
+
+
+def stated_odds(place, kind):
+    """Return the claims of an agent that states odds; see the module."""
+    pool = np.array(ranked(place))
+    claims = []
+    for position, stage in enumerate(place.task.stages):
+        models = pool[:, position, 0].tolist()
+        octaves = [n.bit_length() - 1 for n in pool[:, position, 1].tolist()]
+        # In order of the best allocation with each, the truly best first.
+        order, lengths = list(dict.fromkeys(models)), list(dict.fromkeys(octaves))
+        if kind == "plausible":
+            model = max(order, key=lambda m: stage.models[m].parameters or 0)
+            octave = min(1, max(lengths))
+        else:
+            end = {"knowing": 0, "wrong": -1}[kind]
+            model, octave = order[end], lengths[end]
+        low, high = 2**octave, min(2 ** (octave + 1) - 1, stage.max_samples)
+        odds = {"samples": [low, high], "samples_odds": 0.8}
+        claims.append({"stage": stage.name, "models": {stage.models[model].name: 0.8}, **odds})
+    return claims
+
+
 def _real(task, seed, *, place=None, llm=None):
     if llm is None:
         raise ValueError("AgentTTS+llm: name a language model with --llm.")
@@ -95,6 +130,9 @@ AGENTS = {
     "AgentTTS+attentive no I3": _attentive(insights=(1, 2)),
     "AgentTTS+knowing": _informed(best=True),
     "AgentTTS+worst": _informed(best=False),
+    "AgentTTS+knowing odds": _odds("knowing"),
+    "AgentTTS+plausible odds": _odds("plausible"),
+    "AgentTTS+wrong odds": _odds("wrong"),
     "AgentTTS+llm": _real,
 }
 """Makers of samplers by name; each takes a task, a seed, and the keywords `place` and `llm`."""
