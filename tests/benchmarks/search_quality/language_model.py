@@ -4,12 +4,16 @@
 
 After each trial the recommendation is compared with the truth. Reported are the trials until its
 regret is first under .10 and until it stays there, the spend to that, and the share of searches
-that end above .3. Searches run side by side, each in a thread, since they mostly wait for the
-language model; one line of JSON is written for each, and those in the file are not run again.
+that end above .3. On the simulated pipelines of data sets (`agent_stages`), whose prompts have
+diagnostics and transcripts, it is the share of stages with another model than the best instead.
+Searches run side by side, each in a thread, since they mostly wait for the language model; one
+line of JSON is written for each, and those in the file are not run again.
 """
 
 import argparse
+import contextlib
 import json
+import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -20,6 +24,10 @@ from agents import PromptSampler
 from landscapes import REPORT, landscape
 from run import read
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import agent_stages
+
 from optuna_agenttts import AgentTTSSampler, guidelines, recommend
 
 CLOSE, BAD = 0.10, 0.30
@@ -28,42 +36,74 @@ PLACES = {
     "random": 3,
     "violating": 3,
     "playground": 1,
+    **dict.fromkeys(agent_stages.DATA, 3),
 }
-"""Landscapes of each family."""
+"""Landscapes or simulated pipelines of each family."""
+PIPELINE_TRIALS = 24
+"""Trials of a simulated pipeline at most."""
+
+
+class Landscape:
+    """A landscape; see `landscapes`."""
+
+    def __init__(self, family, index, seed):
+        self._place, self._seed = landscape(family, index), seed
+        self.task, self.name = self._place.task, self._place.name
+
+    def run(self, trial):
+        """Run a trial."""
+        models, samples = np.array(self.task.choices(self.task.suggest(trial))).T
+        outcomes = self._place.outcomes(models, samples, self._seed, 50)
+        for step, outcome in enumerate(outcomes.tolist()):
+            trial.report(outcome, step)
+        return float(outcomes.mean())
+
+    def loss(self, allocation):
+        """Return the regret of an allocation."""
+        models, samples = np.array(self.task.choices(allocation)).T
+        return float(self._place.regret(self._place.truth(models, samples)))
+
+
+class Pipeline:
+    """Simulated pipeline of a data set; see `agent_stages`."""
+
+    def __init__(self, family, index, seed):
+        benchmark = agent_stages.make_benchmark(family)
+        models, self._best = agent_stages.knowing_models(benchmark, seed + index)
+        self.task, self.name = benchmark.task, family
+        self.run = benchmark.objective(models, seed=seed, progress=False, measure_after=None)
+
+    def loss(self, allocation):
+        """Return the share of stages that have another model than the best."""
+        return float(np.mean([self._best[stage] != m for stage, (m, _) in allocation.items()]))
 
 
 def one_search(family, index, seed, trials, llm):
-    """Run one search; returns the regret of the recommendation after each trial, and the spend."""
-    place = landscape(family, index)
+    """Run one search; returns the loss of the recommendation after each trial, and the spend."""
+    place = (Pipeline if family in agent_stages.DATA else Landscape)(family, index, seed)
     task = place.task
+    trials = min(trials, PIPELINE_TRIALS) if family in agent_stages.DATA else trials
     own = int(np.random.SeedSequence([seed, index]).generate_state(1)[0] % 2**31)
     if llm is None:
         sampler = AgentTTSSampler(task, seed=own)
     else:
         sampler = PromptSampler(task, llm=llm, seed=own, llm_timeout=3600, n_trials=trials)
     study = optuna.create_study(direction="maximize", sampler=sampler)
-    curve, spend, best = [], [], []
-
-    def objective(trial):
-        allocation = task.suggest(trial)
-        models, samples = np.array(task.choices(allocation)).T
-        outcomes = place.outcomes(models, samples, seed, 50)
-        for step, outcome in enumerate(outcomes.tolist()):
-            trial.report(outcome, step)
-        spend.append(task.cost(allocation))
-        best.append(float(place.regret(place.truth(models, samples))))
-        return float(outcomes.mean())
+    curve, spend = [], []
 
     def note(study, trial):
-        chosen = np.array(task.choices(recommend(study, task).allocation)).T
-        curve.append(round(float(place.regret(place.truth(*chosen))), 4))
+        tried = task.read(trial.params)
+        spend.append(task.cost(task.allocation(tried)))
+        curve.append(round(place.loss(recommend(study, task).allocation), 4))
 
-    study.optimize(objective, n_trials=trials, callbacks=[note])
+    with contextlib.ExitStack() as stack:
+        if hasattr(place.run, "close"):
+            stack.enter_context(place.run)
+        study.optimize(place.run, n_trials=trials, callbacks=[note])
     rounds = guidelines(study)
     return {
         "name": place.name,
         "curve": curve,
-        "tried": [round(regret, 4) for regret in best],
         "spend": np.cumsum(spend).round(2).tolist(),
         "origins": [t.user_attrs.get("agenttts:origin", "") for t in study.trials],
         "requests": sum(planned.requests for planned in rounds),
