@@ -1,0 +1,119 @@
+"""Tables, figures and JSON of the paper's experiments (not an example by itself)."""
+
+import json
+from importlib.util import find_spec
+
+COLORS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#000000", "#999999")
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+
+
+def table(columns, rows):
+    """Return a Markdown table; None is a dash, floats have three significant digits."""
+
+    def cell(value):
+        if value is None:
+            return "-"
+        return f"{value:.3g}" if isinstance(value, float) and abs(value) < 1000 else _plain(value)
+
+    lines = [columns, ["---"] * len(columns), *([cell(value) for value in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def _plain(value):
+    return f"{value:,.0f}" if isinstance(value, float) else str(value).replace("|", "\\|")
+
+
+class Output:
+    """Writes an experiment's JSON, table and figures to a folder, headed by what they show.
+
+    Args:
+        folder: The folder.
+        heading: First line of everything.
+        scale: How large the experiments are, for the JSON.
+    """
+
+    def __init__(self, folder, heading, scale):
+        self.folder, self.heading, self.scale = folder, heading, scale
+
+    def write(self, name, title, *, results, text, panels=()):
+        """Write the files of an experiment.
+
+        Args:
+            name: Name of the files.
+            title: What of the paper it is the counterpart of.
+            results: Values for the JSON.
+            text: Markdown.
+            panels: Figures; see `draw`.
+        """
+        content = {
+            "heading": self.heading,
+            "title": title,
+            "scale": vars(self.scale),
+            "results": results,
+        }
+        (self.folder / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
+        page = f"# {title}\n\n**{self.heading}**\n\n{text}"
+        (self.folder / f"{name}.md").write_text(page)
+        if panels and find_spec("plotly"):
+            draw(self.folder / f"{name}.html", f"{title}. {self.heading}", panels)
+        print(page)
+
+
+def draw(path, title, panels):
+    """Draw panels beside each other, with Plotly (extra `plot`).
+
+    Args:
+        path: HTML file; the folder gets one copy of Plotly's script, so that no network is needed.
+        title: Title of the page.
+        panels: For each panel its title, titles of both axes, whether the x-axis is logarithmic,
+            and lines: name, x values, y values.
+    """
+    from plotly.graph_objects import Figure, Scatter
+    from plotly.subplots import make_subplots
+
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = Figure(
+        make_subplots(
+            rows,
+            columns,
+            subplot_titles=[panel["title"].replace(" after ", "<br>after ") for panel in panels],
+            vertical_spacing=0.3 / rows,
+        )
+    )
+    names = list(dict.fromkeys(line[0] for panel in panels for line in panel["lines"]))
+    shown = set()
+    for number, panel in enumerate(panels):
+        row, column = number // columns + 1, number % columns + 1
+        for name, x, y in panel["lines"]:
+            position = names.index(name)
+            look = {
+                "color": COLORS[position % len(COLORS)],
+                "dash": DASHES[position // len(COLORS) % len(DASHES)],
+            }
+            figure.add_trace(
+                Scatter(
+                    x=x,
+                    y=y,
+                    name=name,
+                    legendgroup=name,
+                    showlegend=name not in shown,
+                    mode="lines+markers" if len(x) < 15 else "lines",
+                    line=look,
+                ),
+                row,
+                column,
+            )
+            shown.add(name)
+        figure.update_xaxes(
+            title_text=panel["x"],
+            type="log" if panel.get("log") else "linear",
+            row=row,
+            col=column,
+        )
+        figure.update_yaxes(title_text=panel["y"], row=row, col=column)
+    figure.update_annotations(font_size=12)
+    figure.update_layout(
+        title_text=title, template="plotly_white", height=380 * rows + 120, width=480 * columns
+    )
+    figure.write_html(path, include_plotlyjs="directory")
