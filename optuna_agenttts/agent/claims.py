@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from optuna_agenttts.agent.parsing import is_most, match_choices, read_float, read_integer
+from optuna_agenttts.agent.prompts.short_names import short_names
 from optuna_agenttts.study.claims import Claim
 from optuna_agenttts.task.stage import Stage
 from optuna_agenttts.task.task import Task
@@ -37,6 +38,8 @@ def read_claims(given: Any, task: Task, *, samples: bool) -> tuple[tuple[Claim, 
     if not isinstance(given, list):
         return (), 1
     stages = {stage.name: stage for stage in task.stages}
+    # Replies may have a model's short name, as the tables of the prompt do.
+    whole = {short: name for name, short in short_names(task).items()}
     found: dict[str, Claim] = {}
     unusable = 0
     for item in given[:_MAX_ITEMS]:
@@ -45,7 +48,7 @@ def read_claims(given: Any, task: Task, *, samples: bool) -> tuple[tuple[Claim, 
             unusable += 1
             continue
         # Dropping only the unknown names would change the claim's meaning.
-        odds = _model_odds(item.get("models"), stages[name])
+        odds = _model_odds(item.get("models"), stages[name], whole)
         if odds is None:
             unusable += 1
             continue
@@ -63,7 +66,9 @@ def read_claims(given: Any, task: Task, *, samples: bool) -> tuple[tuple[Claim, 
     return tuple(found.values()), unusable
 
 
-def _model_odds(given: Any, stage: Stage) -> dict[str, float | None] | None:
+def _model_odds(
+    given: Any, stage: Stage, whole: Mapping[str, str]
+) -> dict[str, float | None] | None:
     """Return the odds of the models of a claim; None if any is unknown.
 
     The name of a model without an effort stands for all of its thinking efforts, which share its
@@ -75,7 +80,7 @@ def _model_odds(given: Any, stage: Stage) -> dict[str, float | None] | None:
         return None
     found: dict[str, float | None] = {}
     for item in given:
-        positions = _positions(item, stage)
+        positions = _positions(item, stage, whole)
         if not positions:
             return None
         odds = _share(item.get("odds")) if isinstance(item, Mapping) else None
@@ -97,9 +102,13 @@ def _share(given: Any) -> float | None:
     return share / 100 if share > 1 else share
 
 
-def _positions(item: Any, stage: Stage) -> list[int]:
+def _positions(item: Any, stage: Stage, whole: Mapping[str, str]) -> list[int]:
     """Return the choices of a stage that an item of a claim means."""
-    return match_choices(item if isinstance(item, Mapping) else {"model": item}, stage.models)
+    setting = item if isinstance(item, Mapping) else {"model": item}
+    found, name = match_choices(setting, stage.models), setting.get("model")
+    if not found and isinstance(name, str) and name in whole:
+        found = match_choices({"model": whole[name]}, stage.models)
+    return found
 
 
 def _interval(given: Any, most: int) -> tuple[int, int] | None:

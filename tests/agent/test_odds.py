@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from optuna_agenttts import AgentTTSSampler, Claim, ScriptedChatModel, guidelines, recommend
 from optuna_agenttts.agent.advice import advised_candidate
 from optuna_agenttts.agent.ask import plan_round
+from optuna_agenttts.agent.prompts.short_names import short_names
 from optuna_agenttts.agent.task_questions import TaskQuestions
 from optuna_agenttts.agent.validation import read_plan
 from optuna_agenttts.planner.evidence import Constraint, Odds
@@ -179,6 +180,15 @@ def reply_of(samples, **more):
         stage: {"model": model, "samples": n} for stage, model, n in zip(names, models, samples)
     }
     return json.dumps({"candidates": [{"allocation": allocation, "reason": "r"}], **more})
+
+
+def test_claims_may_name_models_as_the_tables_of_the_prompt_do():
+    """Short names of models are read in claims, as in candidates."""
+    for name, short in short_names(TASK).items():
+        (stage,) = (s for s in TASK.stages if name in [model.name for model in s.models])
+        claims = [{"stage": stage.name, "models": {short: 0.9}}]
+        reply = read_plan(reply_of((1, 1), claims=claims), TASK, (), ("models",))
+        assert reply.claims == (Claim(stage.name, (name,), None, (0.9,)),)
 
 
 @pytest.mark.parametrize("samples", [(2, "max"), ("max", 3), ("max", "MAX"), ("maximum", 1)])
