@@ -64,8 +64,7 @@ _CHUNK = 2045
 # character may take six bytes.
 _GRAPH_CHUNK = 7000
 
-# Tasks that this process has registered. Storages do not cache study attributes, so without this
-# every trial would read them just to find them unchanged.
+# Tasks that this process has registered: storages do not cache attributes of studies.
 _registered: WeakKeyDictionary[Study, str] = WeakKeyDictionary()
 # Choices of categorical parameters, once a trial has them.
 _choices: WeakKeyDictionary[Study, dict[str, tuple[Any, ...]]] = WeakKeyDictionary()
