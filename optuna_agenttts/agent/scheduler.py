@@ -184,9 +184,8 @@ class RoundScheduler:
 
     def rounds_until(self, study: Study, number: int) -> tuple[Round, ...]:
         """Return the known rounds that begin with a trial or before it, in order of number."""
-        rounds = self._rounds_of(study)
-        with rounds.lock:
-            known = sorted(rounds.written.items())
+        # Without the lock of the rounds: its holder may wait for the planner that callers have.
+        known = sorted(self._rounds_of(study).written.copy().items())
         return tuple(planned for _, planned in known if planned.first <= number)
 
     def _wait_for(
