@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from optuna_agenttts.agent.noise_facts import NoiseFact, fit_noise
 from optuna_agenttts.planner.evidence import Choices, Evidence, Floats, Ints, Odds
 from optuna_agenttts.planner.feasibility import Feasibility
-from optuna_agenttts.planner.forecasts import Forecast
 from optuna_agenttts.planner.kernels import Points
 from optuna_agenttts.planner.numerical import NumericalPlanner
 from optuna_agenttts.planner.odds import fitted_odds
@@ -91,6 +91,20 @@ class EffortFact:
     expected: tuple[float, ...]
     behind: tuple[float, ...]
     behind_sd: tuple[float, ...]
+
+
+class Forecast(NamedTuple):
+    """Expected value of an allocation, in units of the study's values.
+
+    Args:
+        choices: The allocation.
+        mean: Posterior mean.
+        sd: Posterior standard deviation.
+    """
+
+    choices: Choices
+    mean: float
+    sd: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,9 +196,22 @@ def fit_facts(planner: NumericalPlanner, evidence: Evidence) -> Facts:
         ),
         noise=fit_noise(posterior),
         expected=tuple((evidence.sign * posterior.scale.scores(tried)).tolist()),
-        leaders=() if opening else planner.compare(evidence).leaders,
+        leaders=() if opening else _leaders(planner, evidence, posterior),
         odds=fitted_odds(posterior, pool, planner.task),
     )
+
+
+def _leaders(
+    planner: NumericalPlanner, evidence: Evidence, posterior: Posterior
+) -> tuple[Forecast, ...]:
+    """Return what the planner would try next, with expectations as in the other tables."""
+    leaders = planner.compare(evidence).leaders
+    if not leaders:
+        return ()
+    moments = posterior.at(planner.surrogate.points_of(leaders)).moments()
+    means = evidence.sign * posterior.scale.scores(moments.mean())
+    sds = moments.sd() * posterior.scale.span
+    return tuple(map(Forecast, leaders, means.tolist(), sds.tolist()))
 
 
 def _pairs(pool: Points) -> list[tuple[int, int]]:

@@ -36,13 +36,15 @@ class NoiseFact:
         """Standard deviation of the difference between trials of similar allocations."""
         return self.trial * math.sqrt(2 * (1 - self.similar))
 
-    def resolution(self, trials: float) -> float:
+    def resolution(self, trials: float, *, similar: bool = False) -> float:
         """Return the smallest difference that trials can tell from none, at 90 % (two-sided).
 
         Args:
             trials: Number of trials, half of them on each side.
+            similar: Whether their allocations are similar.
         """
-        return Z90 * self.difference / math.sqrt(max(trials / 2, 1))
+        error = self.similar_difference if similar else self.difference
+        return Z90 * error / math.sqrt(max(trials / 2, 1))
 
 
 def fit_noise(posterior: Posterior) -> NoiseFact:

@@ -28,7 +28,7 @@ from optuna_agenttts.planner.evidence import (
     Ints,
 )
 from optuna_agenttts.planner.feasibility import Feasibility
-from optuna_agenttts.planner.forecasts import Forecast, forecast_leaders
+from optuna_agenttts.planner.forecasts import leading
 from optuna_agenttts.planner.kernels import Points, Surrogate
 from optuna_agenttts.planner.mixture import View
 from optuna_agenttts.planner.observations import first_and_spread
@@ -80,7 +80,7 @@ class Comparison(NamedTuple):
     proposal: Candidate
     worth: Floats
     improvement: float
-    leaders: tuple[Forecast, ...] = ()
+    leaders: tuple[Choices, ...] = ()
 
 
 class NumericalPlanner:
@@ -310,7 +310,7 @@ class NumericalPlanner:
             worth = expected_improvement(posterior.at(others), posterior.incumbents)
             worth = feasibility.weigh(worth, others) if feasibility else worth
         weighed = feasibility.weigh(gradient, view.points) if feasibility else gradient
-        leaders = forecast_leaders(view, weighed, scale, evidence.sign)
+        leaders = leading(view.points, weighed)
         largest = float(improvement.max())
         worth = worth / max(largest, _MIN_IMPROVEMENT)
         found = feasibility is None or feasibility.found

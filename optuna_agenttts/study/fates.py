@@ -129,4 +129,6 @@ def _outcome(trial: FrozenTrial | None, number: int | None) -> tuple[Outcome, st
 
 def promise_text(worth: float) -> str:
     """Return a share of the largest expected improvement as text."""
-    return "nothing" if worth < 0.005 else f"{100 * worth:.0f} % as much as the best"
+    return (
+        "nothing" if worth < 0.005 else f"{100 * worth:.0f} % of the largest expected improvement"
+    )

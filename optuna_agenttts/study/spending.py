@@ -75,7 +75,10 @@ class Spend:
         if self.requests:
             text += f"; {self.agent_tokens:,} tokens on planning"
             text += f" ({amount_text(self.agent, unit)})" if self.agent else ""
-            text += f", {self.unpriced:,} of them of unknown cost" if self.unpriced else ""
+            if 0 < self.unpriced < self.agent_tokens:
+                text += f", {self.unpriced:,} of them of unknown cost"
+            elif self.unpriced:
+                text += ", of unknown cost"
         if self.limit is not None:
             left, limit = max(0.0, self.limit - self.total), amount_text(self.limit)
             text += f"; {amount_text(left, unit)} of {limit} are left for the search"

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from optuna_agenttts import LatencyCost, Model, PriceCost, Stage, Task, efforts
-from optuna_agenttts.agent.facts import EffortFact, Facts, ModelFact
+from optuna_agenttts.agent.facts import EffortFact, Facts, Forecast, ModelFact
 from optuna_agenttts.agent.noise_facts import NoiseFact
 from optuna_agenttts.agent.prompts import (
     TABLES,
@@ -35,7 +35,6 @@ from optuna_agenttts.agent.validation import read_params, read_plan
 from optuna_agenttts.llm import Message
 from optuna_agenttts.llm.untrusted import estimated_tokens
 from optuna_agenttts.planner.evidence import Evidence
-from optuna_agenttts.planner.forecasts import Forecast
 from optuna_agenttts.study.diagnostics import StageDiagnostics, TrialDiagnostics
 from optuna_agenttts.study.proposals import Proposal
 from optuna_agenttts.study.rounds import Round

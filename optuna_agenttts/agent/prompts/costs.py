@@ -40,7 +40,11 @@ def task_block(data: PromptData) -> str:
 
 def spent_block(data: PromptData) -> str:
     """Return the description of the spending so far, and of what is left."""
-    left = "" if data.left is None else f"{data.left} trials are left for the search."
+    left = (
+        ""
+        if data.left is None
+        else (f"{data.left} trials are left for the search, after those that run or are queued.")
+    )
     return " ".join(filter(None, (data.spent, left)))
 
 
@@ -94,7 +98,7 @@ def costs_block(data: PromptData) -> str:
         "parameters",
         *["tokens of a sample with its thoughts"] * thinking,
         "cost of one sample",
-        "of the second",
+        "of one more",
         "most samples beside the cheapest rest",
     )
     examples = ["Examples:"]

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
-from itertools import chain, compress
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain, compress, product
 
 from optuna_agenttts.agent.prompts.data import block, quote, table
 from optuna_agenttts.agent.prompts.prompt_data import PromptData
@@ -20,6 +20,10 @@ STAGES_TOKENS, TRANSCRIPTS_TOKENS = 600, 600
 """Maximum lengths of the blocks, in estimated tokens."""
 _RANGES = ((1, 3), (4, 15), (16, math.inf))
 """Ranges of samples that are told apart."""
+_NUMBERS, _COMBINATIONS = 5, 4
+"""Numbers of samples that are shown one by one, and combinations of models. Chosen by hand."""
+_MOST_COMBINATIONS = 2000
+"""Combinations of models up to which they are compared."""
 _NOTE = "What happened inside of the pipeline, over all trials with a model."
 _CHECKED = (
     '"passed" is the share of instances that pass the stage\'s check, where the checks of the '
@@ -47,7 +51,7 @@ def stages_block(data: PromptData) -> str:
     cells = {key: [cell(groups[key]) for cell in columns.values()] for key in order}
     used = [any(row[i] for row in cells.values()) for i in range(len(columns))]
     head = ("stage", "model", "trials", *compress(columns, used))
-    lines = _check_lines(data)
+    lines = [*_check_lines(data), *_combined_line(data, groups)]
     note = f"{_NOTE} {_CHECKED}" if used[0] else _NOTE
     while order and (any(used) or lines):
         rows = [
@@ -80,18 +84,20 @@ def _passed(stages: Sequence[StageDiagnostics]) -> str:
         return ""
     # Trials share their instances, so that more trials do not make the share more certain.
     count = max(1.0, max(stage.weight for stage in stages))
-    error = math.sqrt(max(0.0, share * (1 - share)) / count)
-    return f"{share:.2f} ± {error:.2f}"
+    # One more instance that passes and one that does not: no share is certain (Agresti and Coull).
+    likely = min(1.0, max(0.0, (share * count + 1) / (count + 2)))
+    return f"{share:.2f} ± {math.sqrt(likely * (1 - likely) / (count + 2)):.2f}"
 
 
 def _by_samples(stages: Sequence[StageDiagnostics]) -> str:
     cells = []
-    for low, high in _RANGES:
+    numbers = sorted({stage.samples for stage in stages})
+    ranges = [(n, n) for n in numbers] if len(numbers) <= _NUMBERS else _RANGES
+    for low, high in ranges:
         within = [stage for stage in stages if low <= stage.samples <= high]
         share = _own(within)
         if share is not None:
-            numbers = [stage.samples for stage in within]
-            few, many = min(numbers), max(numbers)
+            few, many = (f([stage.samples for stage in within]) for f in (min, max))
             cells.append(f"{few}: {share:.2f}" if few == many else f"{few}-{many}: {share:.2f}")
     return ", ".join(cells)
 
@@ -144,13 +150,52 @@ def _check_lines(data: PromptData) -> list[str]:
     return lines
 
 
+def _combined_line(
+    data: PromptData, groups: Mapping[tuple[int, int], Sequence[StageDiagnostics]]
+) -> list[str]:
+    """Return what combinations of models would score if stages did not depend on each other.
+
+    The fit sees scores only, so it learns of a combination from its own trials alone.
+    """
+    stages = range(len(data.task.stages))
+    shares = [
+        {m: share for (at, m), found in groups.items() if at == p and (share := _own(found))}
+        for p in stages
+    ]
+    checks = [
+        [one for (at, _), found in groups.items() if at == p for one in found] for p in stages
+    ]
+    failed = [one.outcomes for one in checks[0] if one.outcomes]
+    if not all(shares) or not all(any(s.check for s in found) for found in checks[:-1]):
+        return []
+    if len(shares) < 2 or math.prod(map(len, shares)) > _MOST_COMBINATIONS:
+        return []
+    bad, weight = (sum(outcomes[i] for outcomes in failed) for i in (2, 3))
+    otherwise = bad / weight if weight > 0 else 0.0
+    tried = {tuple(row) for row in data.evidence.models.tolist()}
+    values = {}
+    for models in product(*shares):
+        passed = math.prod(shares[p][m] for p, m in enumerate(models[:-1]))
+        values[models] = passed * shares[-1][models[-1]] + (1 - passed) * otherwise
+    best = sorted(values, key=lambda models: -data.evidence.sign * values[models])
+    cells = [
+        f"{', '.join(data.model(p, m) for p, m in enumerate(models))}: {values[models]:.2f}"
+        + ("" if models in tried else " (not tried together)")
+        for models in best[:_COMBINATIONS]
+    ]
+    return ["by these shares, if stages did not depend on each other: " + "; ".join(cells)]
+
+
 def transcripts_block(data: PromptData) -> tuple[str, ...]:
     """Return transcripts of the worst instances of the best trial, and versions with fewer."""
     known = [trial for trial in data.diagnostics if trial.transcripts and trial.value is not None]
     if not known or not data.shows("stages"):
         return ("",)
     best = max(known, key=lambda t: (data.evidence.sign * (t.value or 0.0), t.number))
-    note = f"Worst instances of trial {best.number}, the best with transcripts; texts are cut:"
+    note = (
+        f"Worst instances of trial {best.number}, the best with transcripts; an output joins all "
+        "samples, of whose replies one is shown; texts are cut:"
+    )
     entries = [_transcript(entry) for entry in best.transcripts]
     versions = [
         block("transcripts", [note, *chain.from_iterable(entries[:count])])
@@ -167,7 +212,7 @@ def _transcript(entry: Transcript) -> list[str]:
         passed = "" if stage.passed is None else f", check {_verdict(stage.passed)}"
         output = "none" if stage.output is None else quote(stage.output)
         lines.append(
-            f"- stage {quote(stage.name)}{passed}: output {output}; a reply: {quote(stage.reply)}"
+            f"- stage {quote(stage.name)}{passed}: output {output}; one reply: {quote(stage.reply)}"
         )
     return lines
 

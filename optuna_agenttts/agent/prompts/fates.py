@@ -60,7 +60,9 @@ def fate_blocks(
     others += [
         f"round {number}: tried as {', '.join(trials)}" for number, trials in in_history.items()
     ]
-    note = "Your candidates that are still to be tried, with the trial that each is for:"
+    note = (
+        "Your candidates that are still to be tried, with their trials; new ones come after them:"
+    )
     about = "What became of your other recent candidates:"
     return [
         block("queue", [note, *queue] if queue else []),

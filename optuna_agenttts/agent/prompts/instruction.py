@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from optuna_agenttts.agent.pace import ROUND_SIZE
 from optuna_agenttts.agent.prompts.claims import claim_fields, claims_example, claims_instruction
 from optuna_agenttts.agent.prompts.data import quote
 from optuna_agenttts.agent.prompts.history import near_best
@@ -55,15 +56,18 @@ def instruction(data: PromptData) -> str:
             "evidence has refuted:"
         )
         steps += [_WHICH_EFFORT] * thinking
+        if 1 in insights:
+            steps.append("- for each stage: which models may still be the best (Insight 1);")
         if 2 in insights:
             steps.append("- where samples saturate in each stage (Insight 2);")
         if 3 in insights:
             steps.append("- how later stages' optima move with earlier choices (Insight 3);")
         alike = near_best(data.evidence)
-        if alike >= _ALIKE:
+        if alike >= _ALIKE and (data.left is None or data.left > ROUND_SIZE):
             steps.append(
-                f"- {alike} allocations cannot be told from the best by their trials: explore "
-                "what has been tried least instead of refining."
+                f"- {alike} allocations cannot be told from the best by their trials, so small "
+                "steps around it teach little: prefer models and numbers of samples that few "
+                "trials have had, unless they are clearly behind."
             )
     fields = claim_fields(data.insights, guidelines=data.guidelines)
     steps.append(claims_instruction(fields, thinking=thinking))
@@ -71,7 +75,7 @@ def instruction(data: PromptData) -> str:
         f"Propose {data.wanted} candidates, best first"
         + (", that follow the guidelines" if data.guidelines else "")
         + (_FEASIBLE if data.evidence.constraints else "")
-        + ". Each must fit the budget, and none may repeat a trial or a candidate above; "
+        + ". Each must fit the budget, and none may repeat a trial or a queued candidate; "
         '`"samples": "max"` means as many as fit beside the rest. '
         "Aim most of them at what may beat the best so far, one or two at what would change your "
         "mind."

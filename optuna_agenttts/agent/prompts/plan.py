@@ -28,7 +28,7 @@ from optuna_agenttts.llm.port import Message
 from optuna_agenttts.llm.untrusted import estimated_tokens
 from optuna_agenttts.task.task import Task
 
-MAX_TOKENS = 2800
+MAX_TOKENS = 3000
 """Maximum number of tokens of a prompt, as `estimated_tokens` counts them. Larger tasks exceed it
 by their own descriptions."""
 

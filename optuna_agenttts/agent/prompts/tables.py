@@ -26,16 +26,20 @@ def noise_block(data: PromptData) -> str:
     trials = "the trials that are left" if left else f"{_ROUND} more trials"
     over = f", the mean over {noise.instances} instances," if noise.instances else ""
     lines = [f"A trial's value{over} has a standard error of {figures.value(noise.trial)}."]
-    if noise.common > 0:
+    if noise.similar > 0:
         lines.append(
             "All trials run on the same instances, and similar allocations are lucky together: "
             f"the difference of two has an error of {figures.value(noise.difference)}, that of "
             f"similar ones {figures.value(noise.similar_difference)}."
         )
     one, every = (figures.value(noise.resolution(n)) for n in (2, left or _ROUND))
+    alike = ""
+    if noise.similar > 0:
+        least = figures.value(noise.resolution(2, similar=True))
+        alike = f" (similar ones closer than {least})"
     lines.append(
-        f"Two allocations closer than {one} cannot be told apart by a trial of each, two models "
-        f"closer than {every} not even by {trials}."
+        f"Two allocations closer than {one}{alike} cannot be told apart by a trial of each, two "
+        f"models closer than {every} not even by {trials}."
     )
     return block("noise", lines)
 
@@ -150,17 +154,18 @@ def gains_block(data: PromptData) -> str:
 
 def next_block(data: PromptData) -> tuple[str, ...]:
     """Return what the fit would try next, with all allocations or a few."""
+    leaders = sorted(data.facts.leaders, key=lambda leader: -data.evidence.sign * leader.mean)
     rows = [
         (
             data.line(leader.choices),
             data.figures.plus_minus(leader.mean, leader.sd),
             f"{data.task.feasible.cost(leader.choices):.4g}",
         )
-        for leader in (data.facts.leaders if data.shows("next") else ())
+        for leader in (leaders if data.shows("next") else ())
     ]
     note = (
-        "What the fit would try next without you, the most telling first (± is one standard "
-        "deviation):"
+        "What the fit would try next without you, to learn or to win, by expected value (± is one "
+        "standard deviation):"
     )
     head = ("allocation", "expected value", "cost")
     return (

@@ -195,6 +195,10 @@ def main():
         for seed in range(REPORT.start, REPORT.start + options.seeds)
         for search in searches
     ]
+    # Drawn once, before threads share them.
+    for family, index, *_ in jobs:
+        if family not in agent_stages.DATA:
+            landscape(family, index)
     with ThreadPoolExecutor(options.workers) as pool, options.out.open("a") as file:
         running = {
             pool.submit(one_search, *job[:3], options.trials, searches[job[3]]): job
@@ -204,8 +208,12 @@ def main():
         for future in as_completed(running):
             family, index, seed, search = running[future]
             key = {"family": family, "index": index, "seed": seed, "search": search}
-            file.write(json.dumps(key | future.result()) + "\n")
-            file.flush()
+            try:
+                file.write(json.dumps(key | future.result()) + "\n")
+                file.flush()
+            # The others go on.
+            except Exception as error:
+                print(f"{key}: {error!r}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":
