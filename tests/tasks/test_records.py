@@ -246,6 +246,23 @@ def test_nested_values_of_tables_are_read():
         assert nested(other) == other
 
 
+def test_arrays_that_numpy_prints_without_commas_keep_their_items():
+    """Tables written as CSV by `datasets` have them; Python would join the strings."""
+    names = ["Jaxon Bieber", "Jazmyn", "O'Neil \"x\" 'y' 'z'"]
+    assert nested(str(np.array(names, object))) == names
+    triples = [["a", "b", f"c {n}"] for n in range(40)]
+    assert nested(str(np.array([np.array(t, object) for t in triples], object))) == triples
+    entries = [{"title": "A", "sentences": ["x", "y"]}, {"title": "B", "sentences": ["z"]}]
+    printed = [{**entry, "sentences": np.array(entry["sentences"], object)} for entry in entries]
+    assert nested(str(np.array(printed))) == entries
+
+
+def test_an_array_that_numpy_has_cut_off_is_no_list_of_texts():
+    printed = str(np.array([f"answer {n}" for n in range(2000)], object))
+    with pytest.raises(DataError, match="Ellipsis"):
+        get_texts({"answer": nested(printed)}, 0, "answer")
+
+
 def test_the_key_of_a_question_is_its_words():
     """Case, punctuation, white space and typography make no difference."""
     assert question_key("Who's  \u201cthe\u201d 1st?") == question_key("who\u2019s THE 1st")

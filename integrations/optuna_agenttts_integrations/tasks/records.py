@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import io
 import json
 import logging
 import random
 import re
 import reprlib
+import tokenize
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -36,6 +38,9 @@ _NUMBER = re.compile(r"^Record \d+:? *")
 _GIVEN = re.compile(r", (?:but|got|only)\b|[;(]|\. ")
 _NO_WORD = re.compile(r"[\W_]+")
 _INDEX = re.compile(r"(?<![\w-])\d+(?!\w)")
+# Items of a printed array without a comma between them. Long arrays have "..." in place of items.
+_ITEMS = (tokenize.STRING, tokenize.NUMBER, tokenize.NAME)
+_ADJACENT = re.compile(r"""['"\])}]\s+(?=['"\[{]|array\()""")
 
 
 def read_records(
@@ -248,7 +253,7 @@ def nested(value: Any) -> Any:
         for parse in (json.loads, _printed):
             try:
                 return parse(value)
-            except (ValueError, SyntaxError, RecursionError, MemoryError):
+            except (ValueError, SyntaxError, tokenize.TokenError, RecursionError, MemoryError):
                 continue
     return value.tolist() if hasattr(value, "tolist") else value
 
@@ -263,7 +268,26 @@ class _Arrays(ast.NodeTransformer):
 
 
 def _printed(text: str) -> Any:
-    return ast.literal_eval(_Arrays().visit(ast.parse(text.strip(), mode="eval")))
+    return ast.literal_eval(_Arrays().visit(ast.parse(_with_commas(text.strip()), mode="eval")))
+
+
+def _with_commas(text: str) -> str:
+    """Add the commas that NumPy leaves out between items when it prints an array.
+
+    Without them, Python joins neighboring strings into one.
+    """
+    if not _ADJACENT.search(text):
+        return text
+    parts: list[str] = []
+    ended = False
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        value = token.type in _ITEMS or token.string == "..."
+        if ended and (value or token.string in ("[", "{")):
+            parts.append(",")
+        if token.string.strip():
+            parts.append(token.string)
+            ended = value or token.string in ("]", "}", ")")
+    return " ".join(parts)
 
 
 def question_key(text: str) -> str:
