@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from optuna_agenttts_integrations.exceptions import DataError
+from optuna_agenttts_integrations.tasks import chat_dev, cwq, hotpot_qa, task_bench
 from optuna_agenttts_integrations.tasks.records import (
     get_field,
     get_texts,
@@ -166,6 +168,10 @@ def test_all_records_are_read_before_an_error_lists_the_first_five(tmp_path, cap
         ("a.csv", "a,b\n1,2,3\n", "line 2 and the header differ"),
         ("a.csv", 'a,b\n"1,2\n', "unexpected end"),
         ("a.csv", b"a,b\n\x81,1\n", "cannot be read"),
+        ("a.zip", b"PK\x03\x04", "ZIP archive; unpack"),
+        ("a.json.gz", b"\x1f\x8b\x08", "gzip; unpack"),
+        ("a.json", b"PAR1", "rename it to end in .parquet"),
+        ("a.json", "version https://git-lfs.github.com/spec/v1\noid ", "`git lfs pull`"),
     ],
 )
 def test_files_that_hold_no_records_are_refused(tmp_path, name, content, says):
@@ -207,6 +213,24 @@ def test_fields_are_found_under_any_of_their_names():
     ):
         with pytest.raises(DataError, match=says):
             get_field(record, 4, names, str)
+
+
+@pytest.mark.parametrize(
+    ("load", "right"),
+    [
+        (
+            partial(task_bench, tools=[{"id": "t", "desc": "d", "parameters": []}]),
+            "TaskBench's data.json",
+        ),
+        (hotpot_qa, "hotpot_dev_distractor_v1.json"),
+        (chat_dev, "tasks.json"),
+        (cwq, "hf:rmanluo/RoG-cwq"),
+    ],
+)
+def test_files_of_another_family_are_refused_with_the_right_ones(load, right):
+    """Also files of the same repository, such as TaskBench's user_requests.json."""
+    with pytest.raises(DataError, match=rf"id, user_request(?s:.*){right}"):
+        load([{"id": "1", "user_request": "a"}])
 
 
 def test_texts_are_stripped_and_named_once():

@@ -161,7 +161,7 @@ def test_supporting_titles_that_are_missing_are_said(caplog):
 @pytest.mark.parametrize(
     ("broken", "says"),
     [
-        ({"question": "q"}, "provide `ctxs_candidate`"),
+        ({"question": "q"}, "neither `context` nor `ctxs_candidate`, only question"),
         ({**record(), "question": " "}, "field 'question' must be a non-empty string"),
         ({**record(), "question": 3}, "'question' is 3"),
         (

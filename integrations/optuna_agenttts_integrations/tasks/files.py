@@ -18,6 +18,13 @@ from optuna_agenttts_integrations.exceptions import DataError
 _logger = logging.getLogger(__name__)
 
 _DELIMITERS = ",;\t"
+_NO_TEXT = {
+    b"PK\x03\x04": "it is a ZIP archive; unpack it",
+    b"\x1f\x8b": "it is compressed by gzip; unpack it",
+    b"PAR1": "it is a Parquet file; rename it to end in .parquet",
+    b"version https://git-lfs": "it is a pointer of Git LFS; download the file by `git lfs pull`",
+}
+"""Beginnings of files that are downloaded instead of data, and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +76,9 @@ def read_file(path: Path, deferred: Sequence[str] = ()) -> list[Any]:
 
 def _decoded(path: Path, fallback: str | None) -> str:
     content = path.read_bytes()
+    for start, remedy in _NO_TEXT.items():
+        if content.startswith(start):
+            raise ValueError(remedy)
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         return content.decode("utf-16")
     try:

@@ -90,6 +90,8 @@ def read_questions(
         partial(_read, titles=titles, aliases=names or {}),
         source=source,
         skip_unusable=skip_unusable,
+        expected="HotpotQA's hotpot_dev_distractor_v1.json, 2WikiMultiHopQA's dev.json, one of "
+        "their data sets of the Hub, or AgentTTS's files",
     )
     if incomplete := sum(record.passages.incomplete for record in used):
         _logger.warning(
@@ -234,6 +236,11 @@ def _texts(record: Record, number: int, name: str) -> tuple[str, ...]:
 
 def _paragraphs(record: Record, number: int, titles: bool) -> _Passages:
     """Return the passages of a record in HotpotQA's form."""
+    if "context" not in record:
+        raise DataError(
+            f"Record {number} has neither `context` nor `ctxs_candidate`, only "
+            f"{', '.join(sorted(map(str, record)))}."
+        )
     titled = _titled(nested(record.get("context")), number)
     facts = nested(record.get("supporting_facts"))
     try:

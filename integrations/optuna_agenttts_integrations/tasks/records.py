@@ -94,6 +94,7 @@ def read_each(
     *,
     source: Source,
     skip_unusable: bool,
+    expected: str = "",
 ) -> tuple[list[_T], LeftOut]:
     """Read each record of a data set by a function, and report all that cannot be used at once.
 
@@ -103,6 +104,7 @@ def read_each(
             cannot be used: "Record <number>: <reason>, got <value>. <remedy>".
         source: Where the records are from, for messages.
         skip_unusable: Whether to leave out unusable records, with a warning, instead of raising.
+        expected: Files or data sets to provide if no record can be used.
 
     Returns:
         What was read, and the numbers of records that were left out by reason.
@@ -125,6 +127,8 @@ def read_each(
         if len(problems) > _LISTED:
             listed.append(f"... and {len(problems) - _LISTED:,} more.")
         remedy = ", or leave them out with `skip_unusable=True`" if used else ""
+        if expected and not used:
+            remedy = f", or provide {expected}"
         raise DataError(
             f"`source` {_describe(source)}: {len(problems):,} of {len(records):,} records cannot "
             "be used:\n" + "\n".join(listed) + f"\nCorrect them{remedy}."

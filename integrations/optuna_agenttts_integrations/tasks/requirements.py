@@ -60,7 +60,11 @@ def read_requirements(
     """
     single = [record for record in records for record in _unfolded(record)]
     found, left_out = read_each(
-        single, _read_requirement, source=source, skip_unusable=skip_unusable
+        single,
+        _read_requirement,
+        source=source,
+        skip_unusable=skip_unusable,
+        expected="SRDD's data_attribute_format.csv, or AgentTTS's tasks.json",
     )
     ids: set[str] = set()
     for number, software in enumerate(found):

@@ -170,7 +170,13 @@ def read_requests(
         DataError: Records are invalid; see `read_each`.
     """
     read = partial(_read_request, index_tools(tools), tools, named)
-    found, left_out = read_each(records, read, source=source, skip_unusable=skip_unusable)
+    found, left_out = read_each(
+        records,
+        read,
+        source=source,
+        skip_unusable=skip_unusable,
+        expected="TaskBench's data.json of the domain",
+    )
     ids: set[str] = set()
     for number, request in enumerate(found):
         # TaskBench's ids are eight random digits, which can repeat.
