@@ -719,6 +719,21 @@ def test_links_are_those_of_the_reply_or_the_order_of_calls():
     assert task_bench_scores([], []).requests == 0
 
 
+def test_types_in_upper_case_are_others_only_for_taskbench():
+    """TaskBench's multimedia tools give ``image`` and, Image Search alone, ``Image``."""
+    listed = [
+        {"id": name, "desc": "d", "input-type": ["image"], "output-type": [kind]}
+        for name, kind in (("Image Search", "Image"), ("Colorizer", "image"))
+    ]
+    tools = read_tools(listed, named=False)
+    calls = [ToolCall("Image Search", (("", "cats"),)), ToolCall("Colorizer", (("", "a.jpg"),))]
+    request = ToolRequest("1", "r", calls=tuple(calls), tools=tools)
+    referring = ToolPlan((calls[0], ToolCall("Colorizer", (("", "<node-0>"),))))
+    assert task_bench_scores([request], [referring]).argument_name_f1 == pytest.approx(0.5)
+    benchmark = media([clip(("Colorizer", ["a.jpg"]))], tools=listed, search=1)
+    assert scores_of(benchmark, request, calls=referring)["argument name F1"] == 1
+
+
 PREDICTED = REAL_TOOLS.with_name("taskbench_predicted_plans.json")
 
 

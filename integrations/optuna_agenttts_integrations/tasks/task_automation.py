@@ -302,7 +302,8 @@ def _format_tools(tools: Sequence[Tool], detailed: bool = False) -> str:
     for tool in tools:
         lines.append(f"- {tool.name}: {tool.description}")
         if tool.inputs or tool.outputs:
-            takes, gives = (", ".join(kinds) or "nothing" for kinds in (tool.inputs, tool.outputs))
+            kinds = (", ".join(types).lower() for types in (tool.inputs, tool.outputs))
+            takes, gives = (listed or "nothing" for listed in kinds)
             lines[-1] += f" (takes {takes}; gives {gives})"
         if detailed:
             lines += [f"    {p.name} ({p.type}): {p.description}" for p in tool.parameters]

@@ -41,7 +41,8 @@ class Tool:
         description: The description.
         parameters: The parameters, if arguments have names.
         inputs: Types of the arguments, if they have no names: text, image, audio, video, url.
-        outputs: Types of the outputs, if arguments have no names.
+        outputs: Types of the outputs, if arguments have no names. Upper case counts only in
+            TaskBench's own metrics.
     """
 
     name: str
@@ -141,7 +142,7 @@ def comparable_calls(
             if target < len(calls):
                 value = calls[target].tool
                 tool = find_tool(tools, value)
-                name = tool.outputs[0] if tool and tool.outputs else "none"
+                name = tool.outputs[0].lower() if tool and tool.outputs else "none"
             elif not named:
                 name = _media_type(str(value))
             pairs.append({"name": name, "value": value})

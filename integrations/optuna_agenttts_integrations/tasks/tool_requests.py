@@ -140,7 +140,7 @@ def _text(value: Any) -> str:
 def _types(values: Any) -> tuple[str, ...]:
     if not isinstance(values, list):
         raise TypeError(f"{values!r} is not a list")
-    return tuple(_text(value).lower() for value in values)
+    return tuple(map(_text, values))
 
 
 def read_requests(
