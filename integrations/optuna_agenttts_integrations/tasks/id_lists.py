@@ -81,7 +81,7 @@ _EXPLANATION = re.compile(
     r"\s*[:|<(=\"\u2013\u2014](?!\s*\d+\W*$)|\s+-\s|,?\s+because\b", re.IGNORECASE
 )
 _NUMBERED = re.compile(r"\D{0,5}(\d{1,4})[.)]\s+\S")
-_OBJECTS = re.compile(r"[\s`\"]*(?:json\s)?(?=\[\s*\{)")
+_OBJECTS = re.compile(r"[\s`\"]*(?:json\s)?(?=\[\s*\{|\{\s*\")")
 _NUMBER_FIRST = re.compile(r"[^\w]*\d")
 _FENCE = re.compile(r"`{3,}\w*|~{3,}\w*")
 _MOST_LINES = 200
@@ -236,7 +236,7 @@ def _match_end(pattern: re.Pattern[str], text: str, position: int) -> int:
 
 
 def _objects(text: str, start: int) -> list[str] | None:
-    """Return the entries of a JSON list of objects, such as ``[{"id": 3}]``, at a position."""
+    """Return the entries of JSON such as ``[{"id": 3}]`` or ``{"ids": [3]}`` at a position."""
     found = _OBJECTS.match(text, start)
     if not found:
         return None
@@ -244,12 +244,16 @@ def _objects(text: str, start: int) -> list[str] | None:
         value, _ = json.JSONDecoder().raw_decode(text, found.end())
     except (ValueError, RecursionError):
         return None
-    return _values(value)
+    return _json_entries(value)
 
 
 def _from_json(text: str) -> list[str] | None:
-    """Return the entries that a JSON object in a reply has under a key such as ``ids``."""
-    value = json_in_reply(text, "answer", lists=True)
+    """Return the entries of the JSON in a reply."""
+    return _json_entries(json_in_reply(text, "answer", lists=True))
+
+
+def _json_entries(value: Any) -> list[str] | None:
+    """Return the entries of a JSON list, or of an object under a key such as ``ids``."""
     if isinstance(value, Mapping):
         named = [found for key, found in value.items() if _KEY.fullmatch(str(key))]
         value = named[-1] if named else None
