@@ -188,7 +188,9 @@ class _Read:
 def _read(record: Record, number: int, *, titles: bool, aliases: Aliases) -> _Read:
     own = record.get("id", record.get("_id"))
     # The names of a text in a table are a list, and an answer such as "[1]" is none.
-    answers = {**record, "answers": nested(record.get("answers"))}
+    answers = dict(record)
+    if "answers" in record:
+        answers["answers"] = nested(record["answers"])
     read = _Read(
         passages=(
             _listed(record, number)
@@ -294,8 +296,8 @@ def _titled(context: Any, number: int) -> list[tuple[str, str]]:
         ]
     except (KeyError, TypeError, ValueError):
         raise DataError(
-            f"Record {number}: `context` must be a list of (title, sentences) or an object with "
-            f"`title` and `sentences`, got {reprlib.repr(context)}. Correct it, or provide "
+            f"Record {number}: `context` must be a list of titles and sentences, or an object "
+            f"with `title` and `sentences`, got {reprlib.repr(context)}. Correct it, or provide "
             "`ctxs_candidate` and `ctxs_gt`."
         ) from None
     return [(title, text) for title, text in titled if text and isinstance(title, str)]
