@@ -117,6 +117,8 @@ MAIN = f"FILE: main.py\n{BLOCK}"
         "",
         "NO CHANGES",
         BLOCK,
+        "```\nx = 1\n```\n",
+        f"helper.py\n{BLOCK}",
         f"FILE: helper.py\n{BLOCK}",
         "FILE: main.py\n",
         "FILE: main.py\nprint(1)\n",
@@ -124,7 +126,7 @@ MAIN = f"FILE: main.py\n{BLOCK}"
         "FILE: main.py\n```python\nprint(1)\n",
         f"FILE: main.py\n\nsome words\n{BLOCK}",
         MAIN + BLOCK,
-        MAIN + MAIN,
+        f"{MAIN}```python ../x.py\nx = 1\n```\n",
         MAIN + "FILE: note.md\n```\nlike so\n```bash\nls\n```\nand so\n```\n",
         *(
             f"{MAIN}FILE: {name}\n{BLOCK}"
@@ -159,6 +161,34 @@ MAIN = f"FILE: main.py\n{BLOCK}"
 def test_hostile_replies_are_malformed(reply):
     """What leaves its folder, lacks main.py, has no end or is too much is no program."""
     assert parse_program(reply) is None
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        f"Here is the program:\n\n{MAIN}\nRun it with\n```bash\npython main.py\n```\n",
+        f"Filename: main.py\n{BLOCK}",
+        f"1. **FILE: main.py**\n{BLOCK}",
+        f"main.py\n{BLOCK}",
+        f"### `main.py`:\n\n{BLOCK}",
+        "```python:main.py\nx = 1\n```",
+        '```python title="main.py"\nx = 1\n```',
+        "```python\nFILE: main.py\nx = 1\n```",
+        f"FILE: main.py\n```python\nx = 0\n```\nAfter the review:\n{MAIN}",
+    ],
+)
+def test_programs_are_read_in_the_forms_that_models_write(reply):
+    """Names before, at and in a block; the last of several; commands for the user aside."""
+    assert parse_program(reply) == Program((("main.py", "x = 1\n"),))
+    comment = "# FILE: main.py\nx = 1\n"
+    assert parse_program(f"```python\n{comment}```") == Program((("main.py", comment),))
+
+
+def test_a_block_without_a_name_is_a_whole_program_only_in_coding():
+    """In a revision it may be a part of a file."""
+    assert parse_program(f"It is:\n{BLOCK}", allow_unnamed=True) == parse_program(MAIN)
+    assert parse_program(BLOCK + BLOCK, allow_unnamed=True) is None
+    assert parse_program(MAIN + BLOCK, allow_unnamed=True) is None
 
 
 def test_twenty_files_are_allowed():

@@ -25,7 +25,9 @@ UNCHANGED = "NO CHANGES"
 _MAX_FILES = 20
 _MAX_CHARACTERS = 200_000
 _MAX_ERROR_CHARACTERS = 2000
-_FILE = re.compile(r"[#*\s]*FILE:(.+)", re.IGNORECASE)
+_FILE = re.compile(r"(?:\d{1,2}[.)]\s{1,9}[*`]{0,3})?FILE\s?(?:NAME)?:", re.IGNORECASE)
+_PYTHON = ("python", "py", "python3")
+_COMMANDS = ("bash", "sh", "shell", "console", "text", "plaintext", "txt", "output")
 # At most four folders; no part starts with a dot.
 _NAME = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}/){0,4}[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 _SUFFIXES = (".py", ".txt", ".md", ".json")
@@ -56,37 +58,56 @@ class Program:
         return {name: source for name, source in self.files if name.endswith(".py")}
 
 
-def parse_program(text: str) -> Program | None:
+def parse_program(text: str, *, allow_unnamed: bool = False) -> Program | None:
     """Parse a program: for each file, a line ``FILE: name`` and a fenced code block.
 
-    Prose between files is ignored. Names are relative paths of letters, digits and ``_.-/`` that
-    end in .py, .txt, .md or .json; one of them is ``main.py``.
+    Names may also stand alone on the line before the block, as in ChatDev, after the language of
+    the block, or in a first line such as ``# main.py``. Of blocks with the same name, the last
+    counts. Prose between files is ignored, and so are blocks of shell commands and output without
+    a name. Names are relative paths of letters, digits and ``_.-/`` that end in .py, .txt, .md or
+    .json; one of them is ``main.py``.
+
+    Args:
+        text: The reply.
+        allow_unnamed: Whether a single Python block without a name is ``main.py``. In a revision
+            it may be a part of a file.
 
     Returns:
-        The program; None if the reply is malformed: a block without name or end, an invalid or
-        repeated name, a file that is also a folder, no ``main.py``, more than 20 files or 200,000
-        characters, or text that cannot be encoded as UTF-8.
+        The program; None if the reply is malformed: another block without a name, one without an
+        end, an invalid name, a file that is also a folder, no ``main.py``, more than 20 files or
+        200,000 characters, or text that cannot be encoded as UTF-8.
     """
     text = split_thoughts(text)[0]
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     files: dict[str, str] = {}
+    unnamed: list[str] = []
     line = 0
     while line < len(lines):
-        named = _FILE.fullmatch(lines[line])
-        if named is None:
-            if _FENCE.fullmatch(lines[line]):
-                return None
+        name, start = _named(lines, line)
+        fence = _FENCE.fullmatch(lines[start]) if start < len(lines) else None
+        if name is None and fence is None:
             line += 1
             continue
-        name = named[1].strip().strip("`*").strip()
-        line += 1
-        while line < len(lines) and not lines[line].strip():
-            line += 1
-        end = _end_of_block(lines, line)
-        if end is None or name in files or not _is_valid_name(name) or len(files) == _MAX_FILES:
+        end = _end_of_block(lines, start)
+        if end is None:
             return None
-        files[name] = "\n".join(lines[line + 1 : end]).rstrip() + "\n"
+        source = lines[start + 1 : end]
         line = end + 1
+        language = fence[2].strip() if fence else ""
+        if name is None:
+            name = _name_in_block(language, source)
+        if name is None and language.lower() in _PYTHON:
+            unnamed.append("\n".join(source))
+        elif name is None and language.lower() not in _COMMANDS:
+            return None
+        elif name is not None:
+            if not _is_valid_name(name) or (len(files) == _MAX_FILES and name not in files):
+                return None
+            files[name] = "\n".join(source).rstrip() + "\n"
+    if unnamed:
+        if not allow_unnamed or files or len(unnamed) > 1:
+            return None
+        files[MAIN_FILE] = unnamed[0].rstrip() + "\n"
     folders = {name[:i] for name in files for i in range(len(name)) if name[i] == "/"}
     if MAIN_FILE not in files or not files[MAIN_FILE].strip() or folders & set(files):
         return None
@@ -95,11 +116,47 @@ def parse_program(text: str) -> Program | None:
     return Program.from_files(files)
 
 
+def _named(lines: list[str], line: int) -> tuple[str | None, int]:
+    """Return the name of a file on a line, and the line where its block starts.
+
+    The name is None, and the line the given one, if the line is not the name of a file.
+    """
+    text = lines[line].strip().lstrip("#*>-` \t")
+    label = _FILE.match(text)
+    name = (text[label.end() :] if label else text).strip().strip("`*:").strip()
+    if not label and not _is_valid_name(name):
+        return None, line
+    start = line + 1
+    while start < len(lines) and not lines[start].strip():
+        start += 1
+    if not label and (start == len(lines) or not _FENCE.fullmatch(lines[start])):
+        return None, line
+    return name, start
+
+
+def _name_in_block(language: str, source: list[str]) -> str | None:
+    """Return the name after the language of a block, or in its first line.
+
+    A first line that is no comment is removed from the source.
+    """
+    name = re.split(r"[\s:=]", language)[-1].strip("\"'{}")
+    if _is_valid_name(name):
+        return name
+    first = source[0].strip() if source else ""
+    label = _FILE.match(first.lstrip("# "))
+    name = first.lstrip("# ")[label.end() if label else 0 :].strip()
+    if not _is_valid_name(name) or not (label or first.startswith("#")):
+        return None
+    if not first.startswith("#"):
+        del source[0]
+    return name
+
+
 def is_unchanged_reply(text: str) -> bool:
     """Return whether a reply keeps the program: a line ``NO CHANGES`` and no files."""
     lines = [line.strip().strip("*`.").strip() for line in split_thoughts(text)[0].splitlines()]
     unchanged = any(line.upper() == UNCHANGED for line in lines)
-    return unchanged and not any(_FILE.fullmatch(line) for line in lines)
+    return unchanged and not any(_FILE.match(line.lstrip("#*\t ")) for line in lines)
 
 
 def _end_of_block(lines: list[str], start: int) -> int | None:

@@ -301,7 +301,7 @@ def _test_prompt(state: State) -> tuple[Message, ...]:
 
 
 def _parse_program(text: str, state: State) -> Program | None:
-    return parse_program(text)
+    return parse_program(text, allow_unnamed=True)
 
 
 def _repair_prompt(state: State, reply: str) -> str:
