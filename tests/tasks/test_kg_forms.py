@@ -346,6 +346,8 @@ def test_search_and_held_out_differ_in_more_than_typography():
             '{"why": "x", "answers": ["Lake Victoria", "Lake Tana"]}',
             ["Lake Victoria", "Lake Tana"],
         ),
+        ('Answer: {"answers": ["Lake Victoria", "Lake Tana"]}', ["Lake Victoria", "Lake Tana"]),
+        ("Answer: ['Lake Victoria', 'Lake Tana']", ["Lake Victoria", "Lake Tana"]),
         ("There is none.", None),
         ("Answer:", None),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Sequence
 
@@ -61,8 +62,8 @@ def parse_answer(text: str, state: State) -> str | None:
     for head in reversed(list(ANSWER_HEADER.finditer(text))):
         for line in text[head.end() :].splitlines():
             answer = "" if _FENCE.fullmatch(line.strip()) else line.strip().strip(_MARKDOWN)
-            if answer and '"' in head[0] and (quoted := _JSON_STRING.match(answer)):
-                answer = str(decode_json(quoted[1]) or "").strip()
+            if answer.startswith("{") or '"' in head[0]:
+                answer = _json_value(answer)
             if answer:
                 return answer
     return next(iter(_json_answers(text)), None)
@@ -76,10 +77,23 @@ def parse_answers(text: str, state: State) -> str | None:
     text = answer_text(text, _MAX_ANSWER)
     for head in reversed(list(ANSWER_HEADER.finditer(text))):
         rest = text[head.end() : head.end() + _MAX_LIST].strip().strip("`").removeprefix("json")
-        found = split_answers(rest.strip().split("\n\n")[0])
+        rest = rest.strip()
+        found = _json_answers(rest) if rest.startswith("{") else []
+        found = found or split_answers(rest.split("\n\n")[0])
         if found:
             return "\n".join(found)
     return "\n".join(_json_answers(text)) or None
+
+
+def _json_value(text: str) -> str:
+    """Return the JSON value that a text begins with, as text; the text if there is none."""
+    if quoted := _JSON_STRING.match(text):
+        return str(decode_json(quoted[1]) or "").strip()
+    try:
+        value, end = json.JSONDecoder().raw_decode(text)
+    except (ValueError, RecursionError):
+        return text
+    return next(iter(_json_answers(text)), text) if isinstance(value, dict) else text[:end]
 
 
 def _json_answers(text: str) -> list[str]:
@@ -103,6 +117,8 @@ def split_answers(text: str) -> list[str]:
     """
     text = text.strip().strip(_MARKDOWN)
     values = decode_json(text.rstrip("}")) if text.startswith("[") else None
+    if values is None and text.startswith("['"):
+        values = json_in_reply(text, "answer", lists=True)  # as Python writes lists
     if isinstance(values, list):
         parts = [str(value) for value in values if isinstance(value, (str, int, float))]
     else:
