@@ -8,11 +8,18 @@ counted, and never causes a repair request.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from optuna_agenttts.agent.parsing import is_most, match_choices, read_float, read_integer
-from optuna_agenttts.agent.prompts.short_names import short_names
+from optuna_agenttts.agent.parsing import (
+    is_most,
+    match_model,
+    match_named,
+    read_float,
+    read_integer,
+)
+from optuna_agenttts.agent.prompts.short_names import full_names
 from optuna_agenttts.study.claims import Claim
 from optuna_agenttts.task.stage import Stage
 from optuna_agenttts.task.task import Task
@@ -35,16 +42,23 @@ def read_claims(given: Any, task: Task, *, samples: bool) -> tuple[tuple[Claim, 
     """
     if given is None:
         return (), 0
+    if isinstance(given, Mapping) and "stage" not in given:
+        given = [
+            {"stage": name, **claim} if isinstance(claim, Mapping) else None
+            for name, claim in given.items()
+        ]
+    given = [given] if isinstance(given, Mapping) else given
     if not isinstance(given, list):
         return (), 1
     stages = {stage.name: stage for stage in task.stages}
     # Replies may have a model's short name, as the tables of the prompt do.
-    whole = {short: name for name, short in short_names(task).items()}
+    whole = full_names(task)
     found: dict[str, Claim] = {}
     unusable = 0
     for item in given[:_MAX_ITEMS]:
-        name = item.get("stage") if isinstance(item, Mapping) else None
-        if not isinstance(name, str) or name not in stages or name in found:
+        named = match_model(item.get("stage"), list(stages)) if isinstance(item, Mapping) else None
+        name = "" if named is None else task.stages[named].name
+        if named is None or name in found:
             unusable += 1
             continue
         # Dropping only the unknown names would change the claim's meaning.
@@ -56,7 +70,8 @@ def read_claims(given: Any, task: Task, *, samples: bool) -> tuple[tuple[Claim, 
         if samples and item.get("samples") is not None:
             interval = _interval(item["samples"], stages[name].max_samples)
             unusable += interval is None
-            sample_odds = None if interval is None else _share(item.get("samples_odds"))
+            if interval is not None:
+                (sample_odds,) = _shares([item.get("samples_odds")])
         stated = all(share is not None for share in odds.values())
         ranked = sorted(odds, key=lambda model: -(odds[model] or 0.0)) if stated else list(odds)
         shares = tuple(odds[model] or 0.0 for model in ranked) if stated else ()
@@ -74,16 +89,18 @@ def _model_odds(
     The name of a model without an effort stands for all of its thinking efforts, which share its
     odds. Odds that are missing or unusable are None.
     """
-    if isinstance(given, Mapping):
+    if isinstance(given, Mapping) and "model" not in given:
         given = [{"model": name, "odds": odds} for name, odds in given.items()]
+    given = [given] if isinstance(given, (str, Mapping)) else given
     if not isinstance(given, list) or not 0 < len(given) <= _MAX_ITEMS:
         return None
     found: dict[str, float | None] = {}
-    for item in given:
-        positions = _positions(item, stage, whole)
+    settings = [item if isinstance(item, Mapping) else {"model": item} for item in given]
+    shares = _shares([item.get("odds", item.get("probability")) for item in settings])
+    for item, odds in zip(settings, shares):
+        positions = match_named(item, stage.models, whole)
         if not positions:
             return None
-        odds = _share(item.get("odds")) if isinstance(item, Mapping) else None
         share = None if odds is None else odds / len(positions)
         for position in positions:
             found.setdefault(stage.models[position].name, share)
@@ -94,28 +111,32 @@ def _model_odds(
     )
 
 
-def _share(given: Any) -> float | None:
-    """Return a share between 0 and 1, also if it is in percent; None for any other value."""
-    share = read_float(given)
-    if share is None or isinstance(given, bool) or not 0 <= share <= 100:
-        return None
-    return share / 100 if share > 1 else share
+def _shares(given: Sequence[Any]) -> list[float | None]:
+    """Return shares between 0 and 1; None for those that are unusable.
 
-
-def _positions(item: Any, stage: Stage, whole: Mapping[str, str]) -> list[int]:
-    """Return the choices of a stage that an item of a claim means."""
-    setting = item if isinstance(item, Mapping) else {"model": item}
-    found, name = match_choices(setting, stage.models), setting.get("model")
-    if not found and isinstance(name, str) and name in whole:
-        found = match_choices({"model": whole[name]}, stage.models)
-    return found
+    All are in percent if one is above 1 or has a percent sign.
+    """
+    texts = [value.strip() if isinstance(value, str) else value for value in given]
+    plain = [value.rstrip(" %") if isinstance(value, str) else value for value in texts]
+    found = [None if isinstance(value, bool) else read_float(value) for value in plain]
+    percent = texts != plain or any(share is not None and share > 1 for share in found)
+    most = 100 if percent else 1
+    return [None if s is None or not 0 <= s <= most else s / most for s in found]
 
 
 def _interval(given: Any, most: int) -> tuple[int, int] | None:
-    """Return a pair of integers with 1 <= low <= high <= most; None if it is not one."""
-    if not isinstance(given, list) or len(given) != 2:
+    """Return a range of samples, cut to the most of the stage; None for any other value.
+
+    It is a pair of integers, also as text such as "4 to 16", or by name; or one integer.
+    """
+    if isinstance(given, str):
+        given = re.findall(r"\d+|max\w*", given)
+    bounds = list(given.values()) if isinstance(given, Mapping) else given
+    bounds = bounds if isinstance(bounds, list) else [bounds]
+    if not 1 <= len(bounds) <= 2:
         return None
-    low, high = (most if is_most(bound) else read_integer(bound) for bound in given)
-    if low is None or high is None or not 1 <= low <= high <= most:
+    numbers = [most if is_most(bound) else read_integer(bound) for bound in bounds]
+    known = sorted(number for number in numbers if number is not None)
+    if len(known) < len(bounds) or not 1 <= known[0] <= most:
         return None
-    return low, high
+    return known[0], min(known[-1], most)

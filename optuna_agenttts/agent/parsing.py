@@ -14,6 +14,8 @@ from optuna_agenttts.support.plain import one_line
 from optuna_agenttts.task.efforts import efforts_by_model
 from optuna_agenttts.task.model import Model
 
+_SETTING = re.compile(r"(.+?)\s*[x×*]\s*(\d+|max\w*)")
+"""Model and samples on a line, as in the tables of prompts."""
 _INTEGER = re.compile(r"[+-]?\d{1,9}(?:\.0+)?")
 
 
@@ -34,7 +36,14 @@ def read_object(text: str) -> tuple[Mapping[str, Any], Problem | None]:
     """Return the JSON object in a reply, or an empty one and the problem."""
     values = json_in_reply(text, "candidates")
     if values is None:
-        return {}, Problem("no JSON", "the reply holds no JSON object")
+        listed = json_in_reply(text, "candidates", lists=True)
+        if not isinstance(listed, list) or not any(isinstance(x, Mapping) for x in listed):
+            return {}, Problem("no JSON", "the reply holds no JSON object")
+        values = {"candidates": listed}
+    if "candidates" not in values:
+        # Such as {"answer": {"candidates": [...]}}.
+        inner = (v for v in values.values() if isinstance(v, Mapping) and "candidates" in v)
+        values = next(inner, values)
     return values, None
 
 
@@ -111,6 +120,66 @@ def match_choices(setting: Mapping[str, Any], models: Sequence[Model]) -> list[i
         if parts is not None and (base := match_model(parts[1], list(kin))) is not None:
             return _with_effort(list(kin.values())[base], parts[2], models)
     return []
+
+
+def match_named(
+    setting: Mapping[str, Any], models: Sequence[Model], names: Mapping[str, str]
+) -> list[int]:
+    """Return what `match_choices` does, also for short names of models, as prompts have them.
+
+    Args:
+        setting: The reply's values.
+        models: The choices.
+        names: Names of models by their short names; see `short_names.full_names`.
+    """
+    found, name = match_choices(setting, models), setting.get("model")
+    if found or not isinstance(name, str):
+        return found
+    plain = name.strip().casefold()
+    if plain in names:
+        return match_choices({**setting, "model": names[plain]}, models)
+    parts = _NAME_AND_EFFORT.fullmatch(plain)
+    if parts is None or parts[1] not in names or given_effort(setting) is not None:
+        return []
+    return match_choices({"model": names[parts[1]], "thinking": parts[2]}, models)
+
+
+def read_allocation(item: Mapping[str, Any], stages: Sequence[str]) -> Any:
+    """Return the allocation of a candidate as settings by stage.
+
+    Other forms are converted where their meaning is clear: without ``"allocation"`` around it, as
+    a list in the order of the stages, on a line as in the tables of prompts, names of stages in
+    other case, and further fields beside the stages. What is none of these is returned as it is.
+
+    Args:
+        item: The candidate.
+        stages: Names of the stages.
+    """
+    given = item.get("allocation", item)
+    if isinstance(given, str):
+        given = given.split(",")
+    if isinstance(given, list) and len(given) == len(stages):
+        keys = [part.get("stage") if isinstance(part, Mapping) else None for part in given]
+        given = dict(zip(stages if None in keys else map(str, keys), given))
+    if not isinstance(given, Mapping):
+        return given
+    found = {}
+    for name, setting in given.items():
+        position = match_model(name, stages)
+        if position is not None:
+            found[stages[position]] = _setting(setting)
+        elif isinstance(setting, Mapping):
+            found[name] = setting
+    return found
+
+
+def _setting(given: Any) -> Any:
+    """Return the setting of a stage, also from "7B x 4" or a pair of model and samples."""
+    parts = _SETTING.fullmatch(given.strip()) if isinstance(given, str) else None
+    pair = parts.groups() if parts else given
+    if isinstance(pair, (list, tuple)) and len(pair) == 2 and isinstance(pair[0], str):
+        return {"model": pair[0].strip('"'), "samples": pair[1]}
+    return given
 
 
 def _with_effort(positions: list[int], effort: Any, models: Sequence[Model]) -> list[int]:

@@ -25,12 +25,13 @@ from optuna_agenttts.agent.parsing import (
     abbreviate,
     given_effort,
     is_most,
-    match_choices,
+    match_named,
+    read_allocation,
     read_float,
     read_integer,
     read_object,
 )
-from optuna_agenttts.agent.prompts.short_names import short_names
+from optuna_agenttts.agent.prompts.short_names import full_names
 from optuna_agenttts.planner.evidence import Choices
 from optuna_agenttts.study.claims import Claim
 from optuna_agenttts.study.proposals import Proposal
@@ -94,9 +95,10 @@ def read_plan(
     problems: list[Problem] = []
     proposals, dropped = _read_repeats(values.get("measure_again"), task, trials or {}, random)
     seen: set[Choices] = set()
+    stages = [stage.name for stage in task.stages]
     for position, item in enumerate(_candidates(values, "allocation", problems), start=1):
         label = f"candidate {position}"
-        found = _parse_choices(item.get("allocation"), task, label)
+        found = _parse_choices(read_allocation(item, stages), task, label)
         fitted = found if isinstance(found, Problem) else _fit_budget(found, task, label)
         if isinstance(fitted, Problem):
             problems.append(fitted)
@@ -111,7 +113,7 @@ def read_plan(
             kind = "refused" if fitted in refused else "duplicate"
             text = f"{label} was {_REPEATED[kind]}{reduced}"
             problems.append(Problem(kind, text))
-            dropped.append(Proposal(params, kind=kind, text=text))
+            dropped.append(Proposal(params, asked=asked, kind=kind, text=text))
         else:
             seen.add(fitted)
             proposals.append(Proposal(params, _reason(item), asked))
@@ -214,6 +216,7 @@ def _candidates(
 ) -> list[Mapping[str, Any]]:
     """Return the candidates that are objects, and append the problems of the others."""
     items = values.get("candidates")
+    items = [items] if isinstance(items, Mapping) and name in items else items
     if not isinstance(items, list) or not items:
         problems.append(Problem("no candidates", "the reply has no list `candidates`"))
         return []
@@ -248,7 +251,7 @@ def _parse_choices(raw: Any, task: Task, label: str) -> Choices | Problem:
         if name not in names:
             return Problem("unknown stage", f"{label}: there is no stage {abbreviate(name)}")
     # Replies may have a model's short name, as the tables of the prompt do.
-    whole = {short: name for name, short in short_names(task).items()}
+    whole = full_names(task)
     choices, most = [], []
     for position, stage in enumerate(task.stages):
         if stage.name not in raw:
@@ -259,9 +262,7 @@ def _parse_choices(raw: Any, task: Task, label: str) -> Choices | Problem:
                 "wrong type",
                 f"{label}: stage {abbreviate(stage.name)} needs `model` and `samples`",
             )
-        models = match_choices(setting, stage.models)
-        if not models and isinstance(setting.get("model"), str) and setting["model"] in whole:
-            models = match_choices({"model": whole[setting["model"]]}, stage.models)
+        models = match_named(setting, stage.models, whole)
         if len(models) != 1:
             options = ", ".join(abbreviate(m.name) for m in stage.models)
             given = abbreviate(setting.get("model"))

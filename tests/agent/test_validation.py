@@ -94,6 +94,80 @@ def test_problems_are_reported(text, kind):
     assert len(reply.problems[0].text) < 400
 
 
+SETTINGS = item()["allocation"]
+RETRIEVAL, ANSWER = SETTINGS.values()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        reply_of({**SETTINGS, "reason": "why"}),
+        reply_of(item(allocation="72B x 1, small-3B x 3")),
+        reply_of(item(allocation=["72b × 1", "3b*3"])),
+        reply_of(item(allocation={"retrieval": "qwen-72B x 1", "answer": ["small-3B", 3]})),
+        reply_of(
+            item(allocation=[{"stage": "answer", **ANSWER}, {"stage": "retrieval", **RETRIEVAL}])
+        ),
+        reply_of(item(allocation={"Retrieval": RETRIEVAL, "ANSWER ": ANSWER})),
+        reply_of(item(allocation={**SETTINGS, "cost": 812, "reason": "why"})),
+        json.dumps([item()]),
+        json.dumps({"plan": json.loads(GOOD)}),
+        json.dumps({"candidates": item()}),
+    ],
+    ids=range(10),
+)
+def test_other_forms_of_candidates_are_read(text):
+    """Forms of clear meaning need no repair request."""
+    reply = read_plan(text, TASK, ())
+    assert [TASK.read(proposal.params) for proposal in reply.proposals] == [((1, 1), (0, 3))]
+    assert not reply.problems
+
+
+@pytest.mark.parametrize(
+    ("models", "odds"),
+    [
+        ({"7B": "70%", "72B": "30 %"}, (0.7, 0.3)),
+        ({"7b": 99, "72b": 1}, (0.99, 0.01)),
+        ([{"model": "72B", "odds": 0.5}, {"model": "7B", "odds": 60}], (0.6, 0.005)),
+        ([{"model": "qwen-7B", "probability": 0.7}], (0.7,)),
+        ({"model": "qwen-7B", "odds": 0.7}, (0.7,)),
+        ("qwen-7B", ()),
+    ],
+)
+def test_odds_are_read_in_any_form(models, odds):
+    """All odds of a claim are in percent if one of them is."""
+    claim = {"stage": "Retrieval", "models": models}
+    for claims in ([claim], claim, {"retrieval": {"models": models}}):
+        reply = read_plan(reply_of(item(), claims=claims), TASK, (), ("models", "samples"))
+        (found,) = reply.claims
+        assert (found.models[0], found.model_odds) == ("qwen-7B", pytest.approx(odds))
+        assert reply.unusable_claims == 0
+
+
+@pytest.mark.parametrize(
+    ("samples", "found"),
+    [
+        ("4-16", (4, 16)),
+        ("4 to max", (4, 100)),
+        ({"min": 4, "max": 16}, (4, 16)),
+        ([16, 4], (4, 16)),
+        ([4, 400], (4, 100)),
+        (4, (4, 4)),
+        ([200, 400], None),
+        ([0, 4], None),
+        ("few", None),
+        ([4, None], None),
+    ],
+)
+def test_ranges_of_samples_are_read_in_any_form(samples, found):
+    """They are cut to the numbers of the stage, and counted if they mean nothing."""
+    claims = [{"stage": "retrieval", "models": ["7B"], "samples": samples, "samples_odds": "60%"}]
+    reply = read_plan(reply_of(item(), claims=claims), TASK, (), ("models", "samples"))
+    assert reply.claims[0].samples == found
+    assert reply.claims[0].sample_odds == (None if found is None else 0.6)
+    assert reply.unusable_claims == (found is None)
+
+
 THINKING = Task(
     name="thinking",
     stages=[
@@ -142,6 +216,9 @@ CHOICES = [model.name for model in THINKING.stages[0].models]
         ({"model": "org/b-3B"}, 7),
         ({"model": "plain-7B", "thinking": "off"}, 6),
         ({"model": "plain-7B", "thinking": None}, 6),
+        ({"model": "8b", "thinking": "low"}, 1),
+        ({"model": "8B/low"}, 1),
+        ({"model": "8B (high)"}, 2),
     ],
 )
 def test_efforts_are_read_in_any_form(fields, choice):

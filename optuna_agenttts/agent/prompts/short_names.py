@@ -43,6 +43,21 @@ def short_names(task: Task) -> dict[str, str]:
     return found if distinct else {name: quote(name) for name in found}
 
 
+def full_names(task: Task) -> dict[str, str]:
+    """Return the names of models by their short names in lower case, for the reading of replies.
+
+    The short name of a model without a thinking effort stands for the model.
+    """
+    found = {}
+    efforts = {model.name: model.thinking for stage in task.stages for model in stage.models}
+    for name, short in short_names(task).items():
+        found[short.casefold()] = name
+        thinking = efforts[name]
+        if thinking is not None and not short.startswith('"'):
+            found.setdefault(short.rpartition("/")[0].casefold(), thinking.model)
+    return found
+
+
 def allocation_text(task: Task, names: Mapping[str, str], choices: Choices) -> str:
     """Format an allocation on one line, in the order of the stages.
 
