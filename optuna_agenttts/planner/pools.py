@@ -72,15 +72,18 @@ class Pool:
         They are cached, and of shape (pool, observed).
         """
         keys = choices_of(observed.models, observed.samples)
-        missing = [i for i, key in enumerate(keys) if key not in self._cache]
+        # The agent's rounds are planned on another thread, which may empty the cache meanwhile.
+        cache = self._cache
+        missing = [i for i, key in enumerate(keys) if key not in cache]
         if missing:
-            if len(self._cache) > _CACHED_KERNELS:
-                self._cache, missing = {}, list(range(len(keys)))
+            if len(cache) > _CACHED_KERNELS:
+                self._cache = cache = {}
+                missing = list(range(len(keys)))
             others = observed.take(np.array(missing))
             kernels = self._surrogate.residual_kernels(self.points, others)
             for column, i in enumerate(missing):
-                self._cache[keys[i]] = [kernel[:, column].copy() for kernel in kernels]
-        columns = [self._cache[key] for key in keys]
+                cache[keys[i]] = [kernel[:, column].copy() for kernel in kernels]
+        columns = [cache[key] for key in keys]
         return [np.stack(parts).T for parts in zip(*columns)]
 
 
@@ -100,12 +103,12 @@ class Pools:
 
     def of(self, ranges: Ranges | None) -> Pool:
         """Return the pool of a study's ranges; None for those of the task."""
-        if ranges not in self._pools:
-            self._pools[ranges] = self._build(ranges, _POOL_SIZE)
-            if len(self._pools) > _CACHED_POOLS:
-                self._pools.popitem(last=False)
-        self._pools.move_to_end(ranges)
-        return self._pools[ranges]
+        # Taken out and put back as the latest, so that no other thread can evict it in between.
+        pool = self._pools.pop(ranges, None) or self._build(ranges, _POOL_SIZE)
+        self._pools[ranges] = pool
+        if len(self._pools) > _CACHED_POOLS:
+            self._pools.popitem(last=False)
+        return pool
 
     def rows(self, evidence: Evidence, constraint: Constraint) -> tuple[Pool, Ints]:
         """Return a pool, and positions in it that the trial can take and that are untried.

@@ -282,6 +282,28 @@ def test_the_first_leader_is_what_the_planner_proposes():
     assert fit_facts(planner, evidence_of(TASK, score, 2, instances=20)).leaders == ()
 
 
+def test_kernels_are_right_while_another_thread_empties_their_cache(monkeypatch):
+    """Rounds are planned beside trials, with the same planner."""
+    monkeypatch.setattr("optuna_agenttts.planner.pools._CACHED_KERNELS", 3)
+    evidence = evidence_of(TASK, score, 3)
+    planner = planner_of(TASK)
+    pool = planner.pool(evidence)
+    points = pool.points.take(np.arange(9))
+    expected = planner_of(TASK).pool(evidence).kernels(points)
+    kernels = planner.surrogate.residual_kernels
+    others = [pool.points.take(np.arange(first, first + 5)) for first in (30, 20)]
+
+    def compute(own, observed):
+        while len(observed) == 6 and others:
+            pool.kernels(others.pop())
+        return kernels(own, observed)
+
+    monkeypatch.setattr(planner.surrogate, "residual_kernels", compute)
+    pool.kernels(points.take(np.arange(3)))
+    assert np.array_equal(pool.kernels(points), expected)
+    assert not others
+
+
 def test_noise_is_that_of_means_over_the_instances():
     """Outcomes 0 or 1 of probability p have a variance of p (1 - p) over the instances."""
     rate = 0.5
