@@ -98,11 +98,14 @@ def _with_rest(named: Sequence[int], odds: Floats, count: int) -> Floats:
 
 def _octaves(low: int, high: int, odds: float, count: int) -> Floats:
     """Return the odds of octaves, if those of a range are spread evenly over its logarithm."""
-    edges = np.log2([low, high + 1])
+    # The stage of an earlier task may have had more samples.
+    edges = np.minimum(np.log2([low, high + 1]), count)
     starts = np.arange(count)
     overlaps = np.minimum(starts + 1, edges[1]) - np.maximum(starts, edges[0])
     inside = np.clip(overlaps, 0.0, 1.0)
     outside = 1.0 - inside
+    if not inside.any():
+        return np.ones(count)
     found: Floats = odds * inside / inside.sum()
     found += (1.0 - odds) * outside / max(float(outside.sum()), 1e-9)
     return found

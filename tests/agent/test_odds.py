@@ -82,6 +82,16 @@ def test_odds_of_a_range_are_those_of_its_octaves(low, width, odds):
     assert found.sum() == pytest.approx(1) or found[inside].sum() == pytest.approx(odds)
 
 
+def test_ranges_beyond_the_samples_of_a_stage_say_nothing():
+    """Rounds are kept when a task gets fewer samples; nothing is divided by zero."""
+    with np.errstate(all="raise"):
+        for samples, equal in (((64, 100), False), ((200, 300), True)):
+            claims = [Claim("retrieval", ("qwen-7B",), samples, (), 0.8)]
+            (found, _) = odds_of(claims, TASK).samples
+            assert np.isfinite(found).all()
+            assert (np.ptp(found) == 0) == equal
+
+
 def test_models_without_odds_share_the_rest():
     """Claims of earlier versions have no odds: their models share .8."""
     old = Claim.from_dict({"stage": "answer", "models": [BIG], "samples": [2, 8]})
