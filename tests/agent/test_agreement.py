@@ -188,13 +188,12 @@ GOOD = {"stage": "answer", "models": [BIG], "samples": [2, 8]}
         ),
         *(
             ([{**GOOD, "samples": bad}], [Claim("answer", (BIG,))], 1)
-            for bad in ([8, 2], [0, 8], [2, 101], [2], [1, 2, 3], 4, "2 to 8", [True, 3], {})
+            for bad in ([0, 8], [101, 200], [1, 2, 3], "few", [True, 3], {}, [])
         ),
         *(
             ([{**GOOD, "models": bad}], [], 1)
             for bad in (
                 [],
-                BIG,
                 ["gpt"],
                 [BIG, "gpt"],
                 [BIG, None],
@@ -207,7 +206,8 @@ GOOD = {"stage": "answer", "models": [BIG], "samples": [2, 8]}
         ),
         *(([{**GOOD, "stage": bad}], [], 1) for bad in ("search", None, 3, ["answer"])),
         ([GOOD, {**GOOD, "models": [SMALL]}], [Claim("answer", (BIG,), (2, 8))], 1),
-        ({"answer": GOOD}, [], 1),
+        ({"answer": GOOD}, [Claim("answer", (BIG,), (2, 8))], 0),
+        ({"answer": 3}, [], 1),
         ("large models win", [], 1),
         ([1, None, []], [], 3),
     ],
