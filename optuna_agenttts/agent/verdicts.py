@@ -54,7 +54,8 @@ def check_claims(claims: Sequence[Claim], facts: Facts, task: Task) -> tuple[Ver
         if not set(claim.models) <= set(names):
             continue
         odds = odds_of([claim], task)
-        octaves = [_octave_text(octave) for octave in range(len(odds.samples[stage]))]
+        most = task.stages[stage].max_samples
+        octaves = [_octave_text(octave, most) for octave in range(len(odds.samples[stage]))]
         parts: list[tuple[Aspect, Floats, Floats, list[str]]] = [
             ("models", odds.models[stage], fitted.models[stage], names)
         ]
@@ -98,7 +99,7 @@ def _probable(fitted: Floats, labels: Sequence[str]) -> str:
     return ", ".join(f"{fitted[i]:.2g} for {labels[i]}" for i in order if fitted[i] > 0)
 
 
-def _octave_text(octave: int) -> str:
-    """Return the numbers of samples of an octave as text."""
-    low = 2**octave
-    return "1" if octave == 0 else f"{low} to {2 * low - 1}"
+def _octave_text(octave: int, most: int) -> str:
+    """Return the numbers of samples of an octave as text, up to the most of the stage."""
+    low, high = 2**octave, min(2 ** (octave + 1) - 1, most)
+    return f"{low}" if low == high else f"{low} to {high}"

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from agent_support import TASK, evidence_of, planner_of, score
+from core_support import wiki_task
 from hypothesis import given
 from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
@@ -25,6 +26,7 @@ from optuna_agenttts.agent.prompts import (
     render_plan,
     render_repair,
 )
+from optuna_agenttts.agent.prompts.data import amount, sections
 from optuna_agenttts.agent.prompts.numbers import Figures
 from optuna_agenttts.agent.prompts.plan import MAX_TOKENS
 from optuna_agenttts.agent.prompts.prompt_data import PromptBlock, fitting_texts
@@ -267,7 +269,9 @@ def test_each_table_can_be_left_out_alone(name):
     expected = re.sub(f"<{name}>.*</{name}>\n\n", "", whole, flags=re.DOTALL)
     if name == "models":
         expected = re.sub(r"; fit: [^;]*|(?<=behind the best) \| fit", "", expected)
-        expected = re.sub(r"^((?:0\*|3) \|.*) \| [\d.]+( \| \d+)$", r"\1\2", expected, flags=re.M)
+        expected = re.sub(
+            r"^((?:0\*|3) \|.*) \| [\d.]+( \| [\d.]+)$", r"\1\2", expected, flags=re.M
+        )
     assert without == expected != whole
 
 
@@ -554,7 +558,8 @@ def test_the_least_important_parts_give_way_first():
         part("d" * 40, rank=4),
     )
     found = [
-        tuple(map(len, fitting_texts(parts, LATER, tokens))) for tokens in (40, 39, 29, 20, 14, 1)
+        tuple(map(len, fitting_texts(parts, LATER, tokens)))
+        for tokens in (41.5, 41, 30, 25, 15, 1)
     ]
     assert found == [
         (40, 40, 40, 40),
@@ -564,6 +569,31 @@ def test_the_least_important_parts_give_way_first():
         (40, 0, 0, 0),
         (40, 0, 0, 0),
     ]
+
+
+def test_what_stands_between_parts_counts():
+    """The bound is that of the whole text."""
+    parts = [PromptBlock(lambda data: "a" * 40)] * 20 + [PromptBlock(lambda data: "b" * 40, 1)]
+    for tokens in range(200, 225):
+        text = sections(fitting_texts(parts, LATER, tokens))
+        assert ("b" in text) == (tokens >= (21 * 40 + 20 * 2) / 4)
+
+
+def test_costs_are_rounded_alike():
+    """The budget and an allocation that costs as much are the same figure."""
+    task = wiki_task(budget=TASK.feasible.cost(((1, 1), (1, 1))) + 0.004)
+    text = render_plan(PromptData(evidence=evidence_with(task, *ROWS)))[1].content
+    (budget,) = re.findall(r"budget of (\S+)\. ", text)
+    assert f"costs {budget}: fits" in text
+    assert [*map(amount, (1731.65, 12345.6, 0.0123))] == ["1732", "12346", "0.0123"]
+
+
+def test_models_that_always_violate_a_constraint_are_named():
+    """The fit has no figures of them."""
+    text = render_plan(replace(LATER, facts=replace(FACTS, violating=frozenset({(0, 0)}))))[
+        1
+    ].content
+    assert 'probably always violate a constraint: "retrieval" 7B\n' in text
 
 
 def test_exploring_is_advised_only_where_the_best_cannot_be_told_apart():
@@ -578,4 +608,5 @@ def test_exploring_is_advised_only_where_the_best_cannot_be_told_apart():
     ]
     data = PromptData(evidence=evidence_with(TASK, *mixed), earlier=((0, ("g",)),))
     assert "- 4 allocations cannot be told from the best" in render_plan(data)[1].content
+    assert "tried least" not in render_plan(replace(data, left=6))[1].content
     assert "tried least" not in render_plan(replace(data, earlier=()))[1].content

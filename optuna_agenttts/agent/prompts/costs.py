@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from optuna_agenttts.agent.prompts.data import block, quote, sections, table
+from optuna_agenttts.agent.prompts.data import amount, block, quote, sections, table
 from optuna_agenttts.agent.prompts.prompt_data import PromptData
 from optuna_agenttts.task.allocation import Allocation
 from optuna_agenttts.task.cost import FlopsCost, LatencyCost, PriceCost
@@ -70,7 +70,7 @@ def _rule(task: Task) -> str:
     return (
         f"{words}. An allocation costs the sum over its stages, for one instance, in "
         f"{task.cost_model.unit or 'units'}. It must not cost more than the budget of "
-        f"{task.budget:g}."
+        f"{amount(task.budget)}."
     )
 
 
@@ -84,9 +84,9 @@ def costs_block(data: PromptData) -> str:
         for position, model in enumerate(stage.models):
             row = feasible.costs[index][position]
             most = feasible.max_samples(index, position, feasible.cheapest_cost - cheapest)
-            further = f"{float(row[1] - row[0]):.4g}" if len(row) > 1 else "-"
+            further = amount(float(row[1] - row[0])) if len(row) > 1 else "-"
             size = _size(model.parameters)
-            one = f"{float(row[0]):.4g}"
+            one = amount(float(row[0]))
             many = str(most) if most else "does not fit"
             length = [f"{stage.sample_tokens(model):.4g}"] * thinking
             names = quote(stage.name), quote(model.name), data.names[model.name]
@@ -106,7 +106,7 @@ def costs_block(data: PromptData) -> str:
         allocation = task.allocation(choices)
         cost = feasible.cost(choices)
         fits = "fits" if feasible.fits(choices) else "does not fit"
-        examples.append(f"{_whole_line(allocation)} costs {cost:.4g}: {fits}")
+        examples.append(f"{_whole_line(allocation)} costs {amount(cost)}: {fits}")
     rule = " ".join([_rule(task), *[_CHOICES] * thinking, _SHORT])
     return sections([rule, block("costs", [*table(header, rows), *examples])])
 

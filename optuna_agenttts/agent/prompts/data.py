@@ -25,6 +25,11 @@ def quote(value: Any, max_length: int = _MAX_TEXT) -> str:
     return text
 
 
+def amount(value: float) -> str:
+    """Format a cost with four digits, or as a whole number if it has more."""
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
 def block(name: str, lines: Iterable[str]) -> str:
     """Return lines between tags; empty if there are no lines."""
     body = "\n".join(lines)

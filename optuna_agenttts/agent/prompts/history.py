@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from optuna_agenttts.agent.prompts.data import block, quote, table
+from optuna_agenttts.agent.prompts.data import amount, block, quote, table
 from optuna_agenttts.agent.prompts.prompt_data import PromptData
 from optuna_agenttts.planner.evidence import Evidence
 from optuna_agenttts.planner.feasibility import worst_violations
@@ -25,7 +25,7 @@ _MIN_SHARED = 5
 
 
 def history_block(data: PromptData) -> tuple[str, ...]:
-    """Return the table of trials: of all, of the telling ones, and of a few."""
+    """Return the table of trials: of all, of the telling ones, of fewer, and of a few."""
     evidence, allocations = data.evidence, choices_of(data.evidence.models, data.evidence.samples)
     if not allocations:
         return ("",)
@@ -41,7 +41,7 @@ def history_block(data: PromptData) -> tuple[str, ...]:
         ]
         if _has_fit(data):
             cells.append(data.figures.value(data.facts.expected[row]))
-        cells.append(f"{data.task.feasible.cost(choices):.3g}")
+        cells.append(amount(data.task.feasible.cost(choices)))
         if evidence.constraints:
             cells.append(_constraints(violated.get(choices, {})))
         lines.append(cells)
@@ -50,7 +50,12 @@ def history_block(data: PromptData) -> tuple[str, ...]:
         columns.insert(4, "fit")
     if evidence.constraints:
         columns.append("constraints")
-    lists = range(len(lines)), listed_trials(evidence), listed_trials(evidence, *_FEW)
+    lists = (
+        range(len(lines)),
+        listed_trials(evidence),
+        listed_trials(evidence, *_FEW),
+        listed_trials(evidence, *_FEW, models=False),
+    )
     return tuple(
         block("history", [_note(data, len(rows)), *table(columns, [lines[row] for row in rows])])
         for rows in lists
@@ -144,7 +149,9 @@ def _constraints(violated: Mapping[str, float]) -> str:
     return f"violates {excess}" if excess else "met"
 
 
-def listed_trials(evidence: Evidence, best: int = _BEST, recent: int = _RECENT) -> list[int]:
+def listed_trials(
+    evidence: Evidence, best: int = _BEST, recent: int = _RECENT, *, models: bool = True
+) -> list[int]:
     """Select the best trials, the latest, and the best with each model of each stage.
 
     Thinking efforts of one model count as one, since their number would make prompts long.
@@ -153,15 +160,16 @@ def listed_trials(evidence: Evidence, best: int = _BEST, recent: int = _RECENT) 
         evidence: The trials so far.
         best: Number of the best trials.
         recent: Number of the latest trials.
+        models: Whether to select the best with each model, of which large tasks have many.
 
     Returns:
         Their rows in the evidence.
     """
     order = _order(evidence)
     rows = {*order[:best], *range(len(order))[-recent:]}
-    for stage, found in enumerate(evidence.task.stages):
-        for models in _groups(found):
-            rows.update([row for row in order if evidence.models[row, stage] in models][:1])
+    for stage, found in enumerate(evidence.task.stages if models else ()):
+        for group in _groups(found):
+            rows.update([row for row in order if evidence.models[row, stage] in group][:1])
     return sorted(rows)
 
 

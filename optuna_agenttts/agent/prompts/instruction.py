@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from optuna_agenttts.agent.pace import ROUND_SIZE
 from optuna_agenttts.agent.prompts.claims import claim_fields, claims_example, claims_instruction
 from optuna_agenttts.agent.prompts.data import quote
 from optuna_agenttts.agent.prompts.history import near_best
@@ -27,6 +26,8 @@ _FEASIBLE = (
 _ALIKE = 3
 """Allocations that cannot be told from the best, from which on refining them teaches little.
 Chosen by hand."""
+_LAST = 6
+"""Trials that are left, up to which exploring comes too late to be used. Chosen by hand."""
 _WHICH_EFFORT = (
     "- for each stage: which thinking effort pays, against more samples or a larger model;"
 )
@@ -63,7 +64,7 @@ def instruction(data: PromptData) -> str:
         if 3 in insights:
             steps.append("- how later stages' optima move with earlier choices (Insight 3);")
         alike = near_best(data.evidence)
-        if alike >= _ALIKE and (data.left is None or data.left > ROUND_SIZE):
+        if alike >= _ALIKE and (data.left is None or data.left > _LAST):
             steps.append(
                 f"- {alike} allocations cannot be told from the best by their trials, so small "
                 "steps around it teach little: prefer models and numbers of samples that few "

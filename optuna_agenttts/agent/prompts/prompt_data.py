@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from optuna_agenttts.agent.facts import Facts
+from optuna_agenttts.agent.prompts.data import sections
 from optuna_agenttts.agent.prompts.numbers import Figures
 from optuna_agenttts.agent.prompts.short_names import allocation_text, short_names
 from optuna_agenttts.llm.untrusted import estimated_tokens
@@ -133,6 +134,6 @@ def fitting_texts(
         shown = [each[position] for each, position in zip(versions, chosen)]
         texts = tuple(text for text, _ in shown)
         least = max(range(len(blocks)), key=lambda i: shown[i][1])
-        if not shown[least][1] or sum(map(estimated_tokens, texts)) <= tokens:
+        if not shown[least][1] or estimated_tokens(sections(texts)) <= tokens:
             return texts
         chosen[least] += 1

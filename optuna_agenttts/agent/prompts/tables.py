@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from optuna_agenttts.agent.facts import ModelFact
-from optuna_agenttts.agent.prompts.data import block, quote, table
+from optuna_agenttts.agent.prompts.data import amount, block, quote, table
 from optuna_agenttts.agent.prompts.prompt_data import PromptData
 from optuna_agenttts.planner.evidence import Bools
 
@@ -110,7 +110,12 @@ def _models(data: PromptData) -> list[str]:
     ]
     head = ("stage", "model", "trials", "expected at its best", "behind the best", "its best")
     note = "What a statistical fit to all trials expects (± is one standard deviation):"
-    return [note, *table(head, rows)] if rows else []
+    violating = [
+        f"{quote(data.task.stages[stage].name)} {data.model(stage, model)}"
+        for stage, model in sorted(data.facts.violating)
+    ]
+    rest = f"Not listed, since they probably always violate a constraint: {', '.join(violating)}"
+    return [note, *table(head, rows), *[rest] * bool(violating)] if rows else []
 
 
 def _efforts(data: PromptData) -> list[str]:
@@ -159,7 +164,7 @@ def next_block(data: PromptData) -> tuple[str, ...]:
         (
             data.line(leader.choices),
             data.figures.plus_minus(leader.mean, leader.sd),
-            f"{data.task.feasible.cost(leader.choices):.4g}",
+            amount(data.task.feasible.cost(leader.choices)),
         )
         for leader in (leaders if data.shows("next") else ())
     ]
