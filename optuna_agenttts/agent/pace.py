@@ -30,6 +30,8 @@ MIN_WAIT = 0.5
 """Time that a trial always waits for a round, in seconds."""
 _UNKNOWN_LEAD = 3
 """Trials between the start of planning and the round's first trial, before two trials."""
+MAX_ENQUEUED = 3
+"""Enqueued trials from which on no round is planned, since they come first."""
 _RECENT = 20
 """Trials whose times count."""
 
@@ -64,11 +66,17 @@ def typical_seconds(trials: Sequence[FrozenTrial]) -> float:
 
 
 def first_open(trials: Sequence[FrozenTrial]) -> int:
-    """Return the number of the first trial after all that have an allocation or parameters."""
+    """Return the number of the first trial after all that have an allocation or parameters.
+
+    Trials that wait have those with which they were enqueued.
+    """
     taken = (
         trial.number
         for trial in trials
-        if trial.state.is_finished() or trial.params or storage.ORIGIN in trial.user_attrs
+        if trial.state.is_finished()
+        or trial.state == TrialState.WAITING
+        or trial.params
+        or storage.ORIGIN in trial.user_attrs
     )
     return max(taken, default=-1) + 1
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Literal
 
 from optuna.distributions import BaseDistribution
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from optuna_agenttts import storage
 from optuna_agenttts.agent.alarm import SILENCE, alarms
@@ -16,6 +16,7 @@ from optuna_agenttts.agent.any_space import SpaceSubject
 from optuna_agenttts.agent.pace import (
     ALARM_SPAN,
     FIRST_SPAN,
+    MAX_ENQUEUED,
     ROUND_SIZE,
     SILENT_SPAN,
     SPARE,
@@ -25,7 +26,7 @@ from optuna_agenttts.agent.prompts import TABLES
 from optuna_agenttts.agent.space_evidence import space_evidence
 from optuna_agenttts.agent.task_questions import TaskQuestions
 from optuna_agenttts.planner.evidence import Evidence
-from optuna_agenttts.planner.numerical import NumericalPlanner
+from optuna_agenttts.planner.numerical import NumericalPlanner, has_differing_repeats
 from optuna_agenttts.study.diagnostics import read_diagnostics
 from optuna_agenttts.study.fates import fates
 from optuna_agenttts.study.rounds import Round
@@ -70,14 +71,18 @@ def task_subject(
         when: When the agent is asked.
 
     Returns:
-        The subject, or None if the search ends before the round, or later rounds lack scores. If
-        the agent is not to be asked, the round without candidates.
+        The subject, or None if the search ends before the round, later rounds lack scores, many
+        enqueued trials come first, or every allocation was tried. If the agent is not to be asked,
+        the round without candidates.
     """
     task = planner.task
     if rounds and len(evidence.scores) == 0:
         return None
+    if sum(trial.state == TrialState.WAITING for trial in trials) > MAX_ENQUEUED:
+        return None
     left = _trials_left(task, trials, rounds, start, n_trials, limit)
-    if left <= 0:
+    untried = _untried(planner, evidence)
+    if left <= 0 or untried <= 0:
         return None
     why = ""
     if when == "auto":
@@ -86,9 +91,9 @@ def task_subject(
             end, scores = start + SILENT_SPAN, len(evidence.scores)
             silent = Round(number=len(rounds), first=start, end=end, why=why, asked=False)
             return replace(silent, trials=scores, cost=0.0)
-    asked = int(min(ROUND_SIZE + SPARE, left))
+    asked = int(min(ROUND_SIZE + SPARE, left, untried))
     # The last round has a candidate for each trial that is left.
-    wanted = asked if not rounds or left <= ROUND_SIZE + SPARE else ROUND_SIZE
+    wanted = asked if not rounds or left <= ROUND_SIZE + SPARE else min(asked, ROUND_SIZE)
     return TaskQuestions(
         planner,
         evidence,
@@ -102,7 +107,7 @@ def task_subject(
         experience=experience,
         kept=wanted,
         start=start,
-        span=wanted if rounds else FIRST_SPAN,
+        span=max(wanted, int(min(ROUND_SIZE, left))) if rounds else FIRST_SPAN,
         left=None if math.isinf(left) else int(left),
         diagnostics=read_diagnostics(task, trials, transcripts=transcripts),
         why=why,
@@ -123,6 +128,17 @@ def _why(
     why = next((reason for reason in found if reason not in lately), "")
     silence = f"it was asked before: {found[0]}" if found else SILENCE
     return why or silence, bool(why)
+
+
+def _untried(planner: NumericalPlanner, evidence: Evidence) -> float:
+    """Return how many allocations are left to propose; infinity if there are many.
+
+    Also infinity if repeats teach something.
+    """
+    pool = planner.pool(evidence)
+    if pool.thinned or has_differing_repeats(evidence):
+        return math.inf
+    return sum(key not in evidence.visited for key in pool.keys)
 
 
 def _trials_left(

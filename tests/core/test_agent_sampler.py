@@ -21,7 +21,9 @@ from postgresql_support import postgresql
 from optuna_agenttts import (
     AgentTTSError,
     AgentTTSSampler,
+    Model,
     ScriptedChatModel,
+    Stage,
     StopAtSpend,
     Task,
     TaskError,
@@ -335,6 +337,40 @@ def test_enqueued_trials_keep_what_the_user_chose():
         study.enqueue_trial({"retrieval.model": "qwen-7B"})
     study.optimize(objective, n_trials=14)
     assert {trial.params["retrieval.model"] for trial in study.trials} == {"qwen-7B"}
+
+
+def test_rounds_wait_for_enqueued_trials():
+    """Their allocations are given, so that no candidate could be tried."""
+    chat = ScriptedChatModel(sensible)
+    study = optuna.create_study(direction="maximize", sampler=AgentTTSSampler(TASK, llm=chat))
+    for number in range(12):
+        study.enqueue_trial({"retrieval.model": "qwen-7B", "retrieval.samples": 1 + number})
+    study.optimize(objective, n_trials=14)
+    (planned,) = guidelines(study)
+    assert planned.first == 12
+    assert planned.trials > 6
+    assert len(chat.requests) == 1
+
+
+def test_no_round_is_requested_where_all_was_tried():
+    """Nor are more candidates wanted than there are allocations."""
+    stage = Stage(
+        "answer",
+        models=[Model("m-1B"), Model("m-2B")],
+        prompt_tokens=9,
+        generation_tokens=9,
+        max_samples=2,
+    )
+    task = Task(name="tiny", stages=[stage], budget=1e6)
+    items = [{"allocation": f"{name} x {n}"} for name in ("m-1B", "m-2B") for n in (1, 2)]
+    chat = ScriptedChatModel(lambda request: json.dumps({"guidelines": [], "candidates": items}))
+    study = run(
+        AgentTTSSampler(task, llm=chat),
+        n_trials=24,
+        target=lambda trial: task.suggest(trial)["answer"].samples,
+    )
+    assert len(guidelines(study)) == len(chat.requests) == 1
+    assert "Propose 4 candidates" in chat.requests[0].messages[1].content
 
 
 def test_environment_names_the_model(monkeypatch):
