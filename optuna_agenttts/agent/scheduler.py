@@ -172,7 +172,7 @@ class RoundScheduler:
         in_progress = future is not None or self._is_fresh(claimed_at(attributes, index))
         patient = not rounds.written and number >= ROUND_SIZE
         if in_progress and (index, patient) not in rounds.timed_out:
-            self._wait_for(study, rounds, number, future, patient=patient)
+            self._wait_for(study, rounds, number, index, future, patient=patient)
         with rounds.lock:
             found = rounds.round_of(number)
             if found is None:
@@ -193,12 +193,12 @@ class RoundScheduler:
         study: Study,
         rounds: StudyRounds,
         number: int,
+        index: int,
         future: concurrent.futures.Future[Round] | None,
         *,
         patient: bool,
     ) -> None:
-        """Wait for the next round on behalf of a trial; log long and vain waits."""
-        index, found = rounds.next_number(), None
+        """Wait for a round on behalf of a trial; log long and vain waits."""
         timeout = self._timeout if patient else self._short_timeout(study)
         found = self._wait(study, index, future, min(timeout, _SILENT_WAIT))
         if found is None and timeout > _SILENT_WAIT:
