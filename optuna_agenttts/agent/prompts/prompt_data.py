@@ -36,7 +36,8 @@ class PromptData:
         earlier: The latest guidelines, as pairs of round number and lines.
         contradicted: Sentences about the latest claims that the fit contradicts.
         spent: Description of the spending so far; may be empty.
-        left: Number of trials that the search has left, with the running ones; None if unknown.
+        left: Number of trials that the search has left, from the first that the round can be for;
+            None if unknown.
         experience: Lines that describe earlier studies; may be empty.
         diagnostics: What the stages of the trials did.
     """
