@@ -156,8 +156,9 @@ def _trials_left(
         spent = spend_of(task, trials, rounds, limit)
         mean = (spent.trials - spent.confirmation) / len(finished)
         if mean > 0:
-            running = start - len(finished)
-            left = min(left, math.ceil((limit - spent.total) / mean) - running)
+            # Trials that confirm have numbers, too.
+            before = start - sum(trial.state.is_finished() for trial in trials[:start])
+            left = min(left, math.ceil((limit - spent.total) / mean) - before)
     return left
 
 

@@ -34,6 +34,7 @@ from optuna_agenttts import (
 from optuna_agenttts import storage as keys
 from optuna_agenttts.agent.pace import ROUND_SIZE
 from optuna_agenttts.agent.prompts import TABLES
+from optuna_agenttts.agent.subjects import task_subject
 from optuna_agenttts.llm import (
     ChatUnavailableError,
     Completion,
@@ -41,6 +42,8 @@ from optuna_agenttts.llm import (
     RetryPolicy,
     Usage,
 )
+from optuna_agenttts.planner.numerical import NumericalPlanner
+from optuna_agenttts.study.archive import Archive
 
 TASK = wiki_task()
 ORIGIN, REASON = "agenttts:origin", "agenttts:reason"
@@ -350,6 +353,29 @@ def test_rounds_wait_for_enqueued_trials():
     assert planned.first == 12
     assert planned.trials > 6
     assert len(chat.requests) == 1
+
+
+def test_trials_that_confirm_are_not_taken_for_running_ones():
+    """What a limit leaves is counted from the end of the finished trials, whatever they are."""
+    study = run(AgentTTSSampler(TASK), n_trials=4)
+    for _ in range(6):
+        trial = study.ask()
+        objective(trial)
+        study._storage.set_trial_system_attr(trial._trial_id, keys.CONFIRMATION, {"block": 1})
+        study.tell(trial, 0.5)
+    trials = study.trials
+    limit = spend(study).total + 5.5 * spend(study).trials / 10
+    evidence = Archive(TASK, maximize=True).read(trials)
+    subject = task_subject(
+        NumericalPlanner(TASK),
+        evidence,
+        trials,
+        insights=(1, 2, 3),
+        guidelines=True,
+        limit=limit,
+        start=10,
+    )
+    assert 3 <= subject.data().left <= 12
 
 
 def test_no_round_is_requested_where_all_was_tried():
