@@ -571,6 +571,13 @@ def test_the_least_important_parts_give_way_first():
     ]
 
 
+def test_the_last_versions_of_a_part_have_its_last_ranks():
+    """A part that has fewer versions than ranks lacks the longest."""
+    for texts, ranks in (("abc", (9, 5)), ("bc", (5,)), ("c", ())):
+        block = PromptBlock(lambda data, texts=texts: tuple(texts), (9, 5))
+        assert block.versions(LATER) == tuple(zip(texts, (*ranks, 0)))
+
+
 def test_what_stands_between_parts_counts():
     """The bound is that of the whole text."""
     parts = [PromptBlock(lambda data: "a" * 40)] * 20 + [PromptBlock(lambda data: "b" * 40, 1)]

@@ -114,7 +114,10 @@ class PromptBlock:
             found = (found,) if self.rank is None else (found, "")
         ranks = self.rank if isinstance(self.rank, tuple) else (self.rank or 0,)
         shorter = len(found) - 1
-        ranks = (*ranks, *ranks[-1:] * shorter)[:shorter]
+        # Of a part with fewer versions, the shorter ones: one transcript is as important as the
+        # last of three.
+        ranks = (*ranks, *ranks[-1:] * (shorter - len(ranks)))
+        ranks = ranks[len(ranks) - shorter :]
         return (*zip(found, ranks), (found[-1], 0))
 
 
