@@ -215,7 +215,7 @@ def test_tokens_that_the_cost_model_cannot_price_are_named():
     study = run(AgentTTSSampler(TASK, llm=ScriptedChatModel(sensible)), n_trials=8)
     found = spend(study)
     assert found.unpriced == found.agent_tokens > 0
-    assert f"{found.unpriced:,} of them of unknown cost" in str(found)
+    assert f"{found.agent_tokens:,} tokens on planning, of unknown cost" in str(found)
 
 
 def test_limit_without_reported_spend_is_warned_about_once(caplog):
