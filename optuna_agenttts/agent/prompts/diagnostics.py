@@ -212,7 +212,8 @@ def _transcript(entry: Transcript) -> list[str]:
         passed = "" if stage.passed is None else f", check {_verdict(stage.passed)}"
         output = "none" if stage.output is None else quote(stage.output)
         lines.append(
-            f"- stage {quote(stage.name)}{passed}: output {output}; one reply: {quote(stage.reply)}"
+            f"- stage {quote(stage.name)}{passed}: output {output}; "
+            f"one reply: {quote(stage.reply)}"
         )
     return lines
 
