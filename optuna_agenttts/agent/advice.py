@@ -31,6 +31,8 @@ from optuna_agenttts.task.task import Task
 # Chosen by hand.
 _BASE_SHARE = 0.1
 """Required share of the largest expected improvement, in [0, 1], before the agent has results."""
+_BLIND_SHARE = 0.5
+"""The same for proposals that were made before there was a score, once the opening is over."""
 _MAX_SHARE = 0.9
 """Upper bound of the required share."""
 
@@ -60,11 +62,12 @@ def required_share(evidence: Evidence) -> float:
 def _may_open(evidence: Evidence) -> bool:
     """Return whether the agent may have a trial of the opening.
 
-    Before any trial of both, it may have one; then one more than twice those that did well, so
-    that a bad agent delays the opening by a single trial.
+    It may have one for two of the planner's, and one more than those that did well, so that a bad
+    agent delays the opening by a single trial.
     """
     record, mine = _record(evidence), evidence.origins.count("agent")
-    return mine < 1 + 2 * (record[0] if record else 0)
+    others = len(evidence.origins) - mine
+    return mine < min(1 + (record[0] if record else 0), others // 2)
 
 
 def _record(evidence: Evidence) -> tuple[int, int] | None:
@@ -131,7 +134,11 @@ def advised_candidate(
         return replace(planner.propose(evidence, constraint), proposed=proposed)
     compared = planner.compare(evidence, [choices], constraint)
     default, worth = compared.proposal, compared.worth
-    if worth[0] >= required_share(evidence):
+    share = required_share(evidence)
+    if planned.trials == 0 and not planner.in_opening(evidence):
+        # Proposed before there was a score: what the opening has shown since counts for more.
+        share = max(share, _BLIND_SHARE)
+    if worth[0] >= share:
         reason = candidate.reason or "proposed without a reason"
         return Candidate(choices, "agent", reason, {**proposed, "outcome": "tried"})
     if evidence.concurrent:
