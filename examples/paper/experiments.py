@@ -35,13 +35,17 @@ from paper_data import (
     PAPER_RESULTS,
     PRICES,
 )
-from paper_methods import ABLATIONS, BO_SAMPLER, METHODS
+from paper_methods import ABLATIONS, BO_SAMPLER, METHODS, PACKAGE, PUBLISHED
 from paper_output import Output, table
 from paper_searches import PAPER_TEMPERATURE, Job, Runs, case_of
 
 from optuna_agenttts import FlopsCost, Model, Stage
 
 TEMPERATURES = (0.1, 0.5, 0.9)
+SCRIPTS = (
+    "Planners are scripts that follow the rules of their prompts, not language models, and "
+    f"`{PACKAGE}` has no agent."
+)
 
 
 def compare(runs, experiment, case, methods=None):
@@ -55,7 +59,7 @@ def compare(runs, experiment, case, methods=None):
 def rows_of(found):
     """Return the rows of a table of searches: medians over seeds, as far as there are some.
 
-    The best score that any of the searches reached stands in for the paper's grid search.
+    The best score that any of the searches reached replaces that of the paper's grid search.
     """
     top = max(max(run["scores"]) for runs in found.values() for run in runs)
     rows = []
@@ -78,14 +82,43 @@ def rows_of(found):
     return rows
 
 
+_COST = "cost until then"
 SEARCH_COLUMNS = [
     "method",
     "best score",
     "trials to the best of all",
-    "cost until then",
+    _COST,
     "test: best trial",
     "test: recommended",
 ]
+
+
+def columns_of(found):
+    """Return the columns of a table of searches, with the unit of their costs."""
+    unit = next(iter(found.values()))[0]["unit"]
+    return [f"{name}, {unit}" if name == _COST else name for name in SEARCH_COLUMNS]
+
+
+def search_table(found):
+    """Return the table of searches."""
+    return table(columns_of(found), rows_of(found))
+
+
+def note_of(scale, *, seeds, planner):
+    """Return how large the experiments are, who plans, and how tables of searches are read."""
+    return (
+        f"Searches have {scale.trials} trials on {scale.search} instances, unless a title has "
+        f"another number, and {_count(seeds, 'seed')} (figures are medians of several seeds). "
+        f"Final scores are those of {scale.test} other instances. {planner} `{PUBLISHED}` is the "
+        f"paper's loop, `{PACKAGE}` is this package's sampler. \"Trials to the best of all\" and "
+        '"cost until then" are when a method reached the best score of all methods; costs are '
+        'over all instances, without reuse. "-" means that it did not, or that there is no '
+        "number."
+    )
+
+
+def _count(number, noun):
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _median(values):
@@ -111,7 +144,7 @@ def efficiency(runs, output, names):
     found, text, panels = {}, "", []
     for name in names:
         found[name] = compare(runs, "efficiency", case_of(name))
-        columns, rows = list(SEARCH_COLUMNS), rows_of(found[name])
+        columns, rows = columns_of(found[name]), rows_of(found[name])
         if not runs.setting.simulated:
             paper = PAPER_RESULTS["table 1"][name]
             columns += ["paper: hours", "paper: test"]
@@ -129,7 +162,7 @@ def training_sizes(runs, output, names):
         case = case_of("2Wiki", search=size)
         label = f"{len(runs.benchmark(case).search)} instances"
         found[label] = compare(runs, f"training size {size}", case)
-        text += f"## {label}\n\n{table(SEARCH_COLUMNS, rows_of(found[label]))}\n"
+        text += f"## {label}\n\n{search_table(found[label])}\n"
         panels.append(search_panel(label, found[label]))
     title = "Figure 4 (a to c): sizes of the training set, 2Wiki"
     output.write("training_sizes", title, results=found, text=text, panels=panels)
@@ -137,15 +170,16 @@ def training_sizes(runs, output, names):
 
 def ablations(runs, output, names):
     """Write Figure 4 (d): without single insights, at a budget of 900."""
-    methods = [*ABLATIONS, *(f"this package, {name}" for name in list(ABLATIONS)[1:])]
-    methods.insert(len(ABLATIONS), "this package")
+    methods = [name + without for name in (PUBLISHED, PACKAGE) for without in ABLATIONS]
     found = compare(runs, "budget 900", case_of("2Wiki", budget=900), methods)
-    columns, rows = list(SEARCH_COLUMNS), rows_of(found)
+    columns, rows = columns_of(found), rows_of(found)
     if not runs.setting.simulated:
         paper = PAPER_RESULTS["figure 4d"]
         columns.append("paper: trial of the optimum")
+        names = [row[0].removeprefix(f"{PUBLISHED}, ") for row in rows]
         rows = [
-            [*row, paper.get(row[0]) or ("never" if row[0] in paper else None)] for row in rows
+            [*row, paper.get(name) or ("never" if name in paper else None)]
+            for name, row in zip(names, rows)
         ]
     title = "Figure 4 (d): ablations of the insights, 2Wiki, budget 900"
     panel = search_panel("2Wiki, budget 900", found)
@@ -157,7 +191,7 @@ def budgets(runs, output, names):
     found, text, panels = {}, "", []
     for budget in (500, 900, 2000):
         found[budget] = compare(runs, f"budget {budget}", case_of("2Wiki", budget=budget))
-        text += f"## Budget {budget}\n\n{table(SEARCH_COLUMNS, rows_of(found[budget]))}\n"
+        text += f"## Budget {budget}\n\n{search_table(found[budget])}\n"
         panels.append(search_panel(f"budget {budget}", found[budget]))
     title = "Figure 6: budgets of 500, 900 and 2000, 2Wiki"
     output.write("budgets", title, results=found, text=text, panels=panels)
@@ -172,7 +206,7 @@ def price(runs, output, names):
         panels.append(curve_panel(result, "cost", f"cost of the stage, {result['unit']}"))
         text += f"## {result['title']}\n\n{curve_table(result, 'cost')}\n"
     found = compare(runs, "price", case)
-    text += f"## Searches\n\n{table(SEARCH_COLUMNS, rows_of(found))}\n"
+    text += f"## Searches\n\n{search_table(found)}\n"
     panels.append(search_panel("searches", found))
     title = "Figure 7: API prices as costs, 2Wiki"
     results = {"curves": curves, "searches": found}
@@ -206,7 +240,7 @@ def temperature(runs, output, names):
     for value in (TEMPERATURES[0], TEMPERATURES[-1]):
         experiment = "efficiency" if value == PAPER_TEMPERATURE else f"temperature {value}"
         found[value] = compare(runs, experiment, case_of("2Wiki", temperature=value))
-        text += f"## Searches at {value}\n\n{table(SEARCH_COLUMNS, rows_of(found[value]))}\n"
+        text += f"## Searches at {value}\n\n{search_table(found[value])}\n"
         panels.append(search_panel(f"searches at {value}", found[value]))
     title = "Table 2: temperatures, 2Wiki"
     results = {"scores": scores, "samples": list(grid), "searches": found}
@@ -217,8 +251,8 @@ def cases(runs, output, names):
     """Write Figures 5 and 15: what the agents wrote in a search at a budget of 850."""
     case = case_of("2Wiki", budget=850)
     instances = len(runs.benchmark(case).search)
-    found = compare(runs, "budget 850", case, ("AgentTTS", "AgentHPO", "this package"))
-    text = table(SEARCH_COLUMNS, rows_of(found)) + "\n"
+    found = compare(runs, "budget 850", case, (PUBLISHED, "AgentHPO", PACKAGE))
+    text = search_table(found) + "\n"
     for method, searches in found.items():
         run = searches[0]
         text += f"## {method}\n\n"
@@ -235,7 +269,10 @@ def cases(runs, output, names):
             [number, allocation, score, cost / instances]
             for number, (allocation, score, cost) in enumerate(steps, 1)
         ]
-        text += table(["trial", "allocation", "score", "cost"], rows) + "\n"
+        text += (
+            table(["trial", "allocation", "score", f"cost per instance, {run['unit']}"], rows)
+            + "\n"
+        )
     title = "Figures 5 and 15: guidelines and trials, 2Wiki, budget 850"
     output.write("cases", title, results=found, text=text)
 
@@ -379,7 +416,9 @@ def main():
     jobs = options.jobs or (1 if places else 2)
     runs = Runs(arguments, options.methods, llm=options.llm, seeds=options.seeds, jobs=jobs)
     setting = runs.setting
-    output = Output(options.out, setting.heading, scale)
+    planner = f"{options.llm} plans." if options.llm else SCRIPTS
+    note = note_of(scale, seeds=options.seeds, planner=planner)
+    output = Output(options.out, setting.heading, scale, note)
     print(f"{setting.heading} Bayesian optimization (BO) is Optuna's {BO_SAMPLER}.\n")
     for name in options.experiments:
         started = time.monotonic()

@@ -18,15 +18,17 @@ sys.path.append(
 
 from paper_loop import Copilot, CreatorExecutor, PaperLoop, ZeroShot, experience_lines
 
-METHODS = ("Random", "BO", "LLM_ZS", "AgentHPO", "MLCopilot", "AgentTTS", "this package")
-"""The methods of Table 1, with AgentTTS as published, and this package's sampler."""
+PUBLISHED, PACKAGE = "published AgentTTS", "optuna-agenttts"
+"""The paper's loop as published, and this package's sampler."""
+METHODS = ("Random", "BO", "LLM_ZS", "AgentHPO", "MLCopilot", PUBLISHED, PACKAGE)
+"""The methods of Table 1, and this package's sampler."""
 ABLATIONS = {
-    "AgentTTS": (1, 2, 3),
-    "without Insight 1": (2, 3),
-    "without Insight 2": (1, 3),
-    "without Insight 3": (1, 2),
+    "": (1, 2, 3),
+    ", without Insight 1": (2, 3),
+    ", without Insight 2": (1, 3),
+    ", without Insight 3": (1, 2),
 }
-_PREFIX = "this package, "
+"""Insights that are used, by what follows the name of `PUBLISHED` or `PACKAGE`."""
 BO_SAMPLER = "GPSampler" if find_spec("torch") else "TPESampler"
 """Optuna's Gaussian process needs PyTorch."""
 EXPERIENCE_TRIALS = 10
@@ -37,7 +39,7 @@ def make_sampler(method, task, seed, *, llm=None, n_trials=None, experience=()):
     """Create the sampler of a method.
 
     Args:
-        method: One of `METHODS`, a key of `ABLATIONS`, or that after "this package, ".
+        method: One of `METHODS`; the last two may have a key of `ABLATIONS` after the name.
         task: The task.
         seed: Seed of the sampler.
         llm: Language model, as `connect` takes it; None for the script.
@@ -48,8 +50,8 @@ def make_sampler(method, task, seed, *, llm=None, n_trials=None, experience=()):
         return optuna.samplers.RandomSampler(seed=seed)
     if method == "BO":
         return getattr(optuna.samplers, BO_SAMPLER)(seed=seed)
-    if method == "this package" or method.startswith(_PREFIX):
-        insights = ABLATIONS[method.removeprefix(_PREFIX)] if _PREFIX in method else (1, 2, 3)
+    if method.startswith(PACKAGE):
+        insights = ABLATIONS[method.removeprefix(PACKAGE)]
         return AgentTTSSampler(
             task,
             seed=seed,
@@ -61,8 +63,8 @@ def make_sampler(method, task, seed, *, llm=None, n_trials=None, experience=()):
         )
     loops = {"LLM_ZS": ZeroShot, "AgentHPO": CreatorExecutor, "MLCopilot": Copilot}
     sampler = loops.get(method, PaperLoop)(task, seed, llm=llm)
-    if method in ABLATIONS:
-        sampler.insights = ABLATIONS[method]
+    if method.startswith(PUBLISHED):
+        sampler.insights = ABLATIONS[method.removeprefix(PUBLISHED)]
     if method == "MLCopilot":
         lines = experience_lines("A", *experience)
         sampler.experience = lambda: tuple(lines)

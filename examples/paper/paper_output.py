@@ -2,6 +2,7 @@
 
 import json
 from importlib.util import find_spec
+from textwrap import wrap
 
 COLORS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#000000", "#999999")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
@@ -30,10 +31,11 @@ class Output:
         folder: The folder.
         heading: First line of everything.
         scale: How large the experiments are, for the JSON.
+        note: Further lines below the heading of every table.
     """
 
-    def __init__(self, folder, heading, scale):
-        self.folder, self.heading, self.scale = folder, heading, scale
+    def __init__(self, folder, heading, scale, note=""):
+        self.folder, self.heading, self.scale, self.note = folder, heading, scale, note
 
     def write(self, name, title, *, results, text, panels=()):
         """Write the files of an experiment.
@@ -52,19 +54,21 @@ class Output:
             "results": results,
         }
         (self.folder / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
-        page = f"# {title}\n\n**{self.heading}**\n\n{text}"
+        note = f"{self.note}\n\n" if self.note else ""
+        page = f"# {title}\n\n**{self.heading}**\n\n{note}{text}"
         (self.folder / f"{name}.md").write_text(page)
         if panels and find_spec("plotly"):
-            draw(self.folder / f"{name}.html", f"{title}. {self.heading}", panels)
+            draw(self.folder / f"{name}.html", title, self.heading, panels)
         print(page)
 
 
-def draw(path, title, panels):
+def draw(path, title, heading, panels):
     """Draw panels beside each other, with Plotly (extra `plot`).
 
     Args:
         path: HTML file; the folder gets one copy of Plotly's script, so that no network is needed.
         title: Title of the page.
+        heading: Line below the title.
         panels: For each panel its title, titles of both axes, whether the x-axis is logarithmic,
             and lines: name, x values, y values.
     """
@@ -81,6 +85,8 @@ def draw(path, title, panels):
             vertical_spacing=0.3 / rows,
         )
     )
+    # One panel alone is wide enough for the title and the legend.
+    width = max(480 * columns, 960)
     names = list(dict.fromkeys(line[0] for panel in panels for line in panel["lines"]))
     shown = set()
     for number, panel in enumerate(panels):
@@ -90,6 +96,8 @@ def draw(path, title, panels):
             look = {
                 "color": COLORS[position % len(COLORS)],
                 "dash": DASHES[position // len(COLORS) % len(DASHES)],
+                # Later lines are thinner, so that one shows on top of an equal one.
+                "width": 2 + 2 * (len(names) - 1 - position) if len(names) < 10 else 2,
             }
             figure.add_trace(
                 Scatter(
@@ -100,6 +108,7 @@ def draw(path, title, panels):
                     showlegend=name not in shown,
                     mode="lines+markers" if len(x) < 15 else "lines",
                     line=look,
+                    marker={"size": look["width"] + 4},
                 ),
                 row,
                 column,
@@ -113,7 +122,13 @@ def draw(path, title, panels):
         )
         figure.update_yaxes(title_text=panel["y"], row=row, col=column)
     figure.update_annotations(font_size=12)
+    # About 8 pixels a character of the title; the last line is never cut.
+    lines = [*(f"<b>{line}</b>" for line in wrap(title, width // 11)), *wrap(heading, width // 9)]
     figure.update_layout(
-        title_text=title, template="plotly_white", height=380 * rows + 120, width=480 * columns
+        title={"text": "<br>".join(lines), "font_size": 15, "y": 0.98, "yanchor": "top"},
+        margin_t=80 + 20 * len(lines),
+        template="plotly_white",
+        height=380 * rows + 160,
+        width=width,
     )
     figure.write_html(path, include_plotlyjs="directory")

@@ -70,8 +70,8 @@ def test_all_experiments_run_offline_and_keep_what_they_have(tmp_path):
         assert len(methods) == 7
         assert all(len(run["scores"]) == 4 for (run,) in methods.values())
     # The same search is part of two experiments.
-    same = found["budgets"]["results"]["900"]["AgentTTS"]
-    assert found["ablations"]["results"]["AgentTTS"] == same
+    same = found["budgets"]["results"]["900"]["published AgentTTS"]
+    assert found["ablations"]["results"]["published AgentTTS"] == same
     said = run(tmp_path, *SMALL)
     assert "seed 0:" not in said
     assert results(tmp_path) == found
@@ -80,7 +80,15 @@ def test_all_experiments_run_offline_and_keep_what_they_have(tmp_path):
 @pytest.mark.slow
 def test_a_killed_run_continues(tmp_path):
     """Trials of the killed run are kept, and the search has as many as one that was not."""
-    arguments = ("efficiency", "--names", "2Wiki", "--methods", "Random", "LLM_ZS", "AgentTTS")
+    arguments = (
+        "efficiency",
+        "--names",
+        "2Wiki",
+        "--methods",
+        "Random",
+        "LLM_ZS",
+        "published AgentTTS",
+    )
     arguments += ("--trials", "30", "--search", "3", "--test", "2", "--jobs", "2")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     process = subprocess.Popen(command(tmp_path, *arguments), env=environment)
@@ -102,7 +110,7 @@ def test_a_killed_run_continues(tmp_path):
     assert {name: len(runs[0]["scores"]) for name, runs in found.items()} == {
         "Random": 30,
         "LLM_ZS": 30,
-        "AgentTTS": 30,
+        "published AgentTTS": 30,
     }
 
 
@@ -129,7 +137,7 @@ def test_real_servers_get_the_paper_s_temperature_and_the_agent_its_prompts(tmp_
     with LoopbackServer(models) as server:
         run(
             *(tmp_path, "efficiency", "--names", "2Wiki", "--endpoint", server.url),
-            *("--llm", f"{server.url}#planner", "--methods", "LLM_ZS", "AgentTTS"),
+            *("--llm", f"{server.url}#planner", "--methods", "LLM_ZS", "published AgentTTS"),
             *("--trials", "4", "--search", "3", "--test", "2"),
         )
     content = results(tmp_path)["efficiency"]
@@ -199,7 +207,29 @@ def test_the_paper_s_numbers_are_complete(modules):
     experiments, _, _ = modules
     known = experiments.PAPER_RESULTS
     for name in experiments.DATA:
-        assert set(known["table 1"][name]) == set(experiments.METHODS) - {"this package"}
+        assert set(known["table 1"][name]) == set(experiments.METHODS) - {"optuna-agenttts"}
     for value in experiments.TEMPERATURES:
         assert len(known["table 2"][str(value)]) == 10
     assert len(experiments.PRICES) == 6
+
+
+def test_figures_show_their_heading_and_tables_how_they_are_read(modules, tmp_path):
+    """The heading is a line of the title; equal lines have different widths; costs have a unit."""
+    experiments, _, output = modules
+    lines = [["a", [1, 2], [0.1, 0.2]], ["b", [1, 2], [0.1, 0.2]]]
+    panel = {"title": "2Wiki", "x": "trial", "y": "score", "lines": lines}
+    scale = experiments.OFFLINE
+    note = experiments.note_of(scale, seeds=3, planner=experiments.SCRIPTS)
+    pytest.importorskip("plotly")
+    written = output.Output(tmp_path, HEADING, scale, note)
+    written.write("name", "A long title " * 20, results={}, text="text", panels=[panel])
+    drawn = (tmp_path / "name.html").read_text()
+    assert f"\\u003cbr\\u003e{HEADING}" in drawn
+    assert '"width":4' in drawn
+    assert '"width":2' in drawn
+    page = (tmp_path / "name.md").read_text()
+    assert "20 trials on 20 instances" in page
+    assert "3 seeds" in page
+    assert "scripts" in page
+    columns = experiments.columns_of({"a": [{"unit": "US dollars"}]})
+    assert "cost until then, US dollars" in columns
