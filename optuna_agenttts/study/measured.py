@@ -34,6 +34,8 @@ Choices = Mapping[str, Mapping[str, float]]
 
 _LISTED = 4
 """Choices whose lengths a line of the log lists, by stage. Chosen by hand."""
+_LARGE_CHANGE = 1.5
+"""Factor between default budgets above which the change is a warning. Chosen by hand."""
 
 
 def with_lengths(task: Task, lengths: Lengths, choices: Choices = MappingProxyType({})) -> Task:
@@ -117,6 +119,8 @@ def set_effective_task(study: Study, task: Task) -> None:
 def log_lengths(study: Study, declared: Task, measured: Task, when: str) -> None:
     """Log the changes of lengths and budget, once for each study.
 
+    The level is WARNING if a budget that was not given changes by a factor of more than 1.5.
+
     Args:
         study: The study.
         declared: The task as the user declared it, or with the lengths measured before.
@@ -132,15 +136,19 @@ def log_lengths(study: Study, declared: Task, measured: Task, when: str) -> None
         if old != new
     )
     unit = f"{measured.cost_model.unit} per instance"
-    _logger.info(
+    given = measured.budget_given
+    ratio = measured.budget / declared.budget
+    large = not given and not 1 / _LARGE_CHANGE <= ratio <= _LARGE_CHANGE
+    _logger.log(
+        logging.WARNING if large else logging.INFO,
         "Study %r now uses token lengths measured %s, and costs follow: %s. %s",
         study.study_name,
         when,
         lengths,
         f"The budget that was given stays {measured.budget:g} {unit}."
-        if measured.budget_given
+        if given
         else f"The budget was not given: it changes from {declared.budget:g} to "
-        f"{measured.budget:g} {unit}.",
+        f"{measured.budget:g} {unit}. Give `budget=` to keep one.",
     )
 
 

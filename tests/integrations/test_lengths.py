@@ -182,6 +182,26 @@ def test_differences_up_to_a_tenth_are_ignored(find, follows, caplog):
     assert (Task.registered(study) is not None) == follows
 
 
+@pytest.mark.parametrize(
+    ("budget", "factor", "level"),
+    [
+        (None, 1.4, "INFO"),
+        (None, 6, "WARNING"),
+        (None, 0.5, "WARNING"),
+        (1e4, 6, "INFO"),
+    ],
+)
+def test_a_default_budget_that_moves_far_is_a_warning(budget, factor, level, caplog):
+    """It then is more than half as large again, or less than two thirds; never if it was given."""
+    task = declare(budget=budget)
+    lengths = [factor * each for each in DECLARED]
+    with caplog.at_level(logging.INFO, logger="optuna_agenttts"):
+        apply_measured_lengths(study_with({"find": lengths, "say": lengths}), task, 1)
+    (line,) = [r for r in caplog.records if "now uses token lengths" in r.getMessage()]
+    assert line.levelname == level
+    assert ("Give `budget=`" in line.getMessage()) == (budget is None)
+
+
 def test_measured_lengths_that_fit_no_budget_are_not_used(caplog):
     """The declared task is kept, and the log has the reason."""
     task = declare(budget=20.0)
