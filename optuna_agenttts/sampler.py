@@ -365,6 +365,7 @@ class AgentTTSSampler(BaseSampler):
             guidelines=self._guidelines,
             tables=self._tables,
             transcripts=self._transcripts,
+            study=study,
             experience=describe_experience(self._experience),
             limit=read_limit(study._storage.get_study_system_attrs(study._study_id)),
             rounds=rounds,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
 from optuna.distributions import BaseDistribution
+from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from optuna_agenttts import storage
@@ -31,8 +33,16 @@ from optuna_agenttts.study.diagnostics import read_diagnostics
 from optuna_agenttts.study.fates import fates
 from optuna_agenttts.study.rounds import Round
 from optuna_agenttts.study.spending import spend_of
+from optuna_agenttts.support.logs import log_once
 from optuna_agenttts.task.task import Task
 
+_logger = logging.getLogger(__name__)
+
+_SENT = (
+    "Study %r: the agent's prompts have transcripts of up to three instances: inputs, outputs and "
+    "replies of stages, and reference answers that the inputs contain. "
+    "`AgentTTSSampler(..., transcripts=False)` leaves them out."
+)
 When = Literal["auto", "always"]
 """When the agent is asked: on alarms, or for every round."""
 
@@ -46,6 +56,7 @@ def task_subject(
     guidelines: bool,
     tables: tuple[str, ...] = TABLES,
     transcripts: bool = True,
+    study: Study | None = None,
     experience: tuple[str, ...] = (),
     limit: float | None = None,
     rounds: Sequence[Round] = (),
@@ -63,6 +74,7 @@ def task_subject(
         guidelines: Whether to ask for guidelines.
         tables: Names of the tables of computed evidence to show.
         transcripts: Whether to show transcripts of instances.
+        study: The study, to log once that prompts have transcripts.
         experience: Prompt lines that describe earlier studies.
         limit: Spending limit of the search in the task's cost unit; None without one.
         rounds: The earlier rounds.
@@ -91,6 +103,9 @@ def task_subject(
             end, scores = start + SILENT_SPAN, len(evidence.scores)
             silent = Round(number=len(rounds), first=start, end=end, why=why, asked=False)
             return replace(silent, trials=scores, cost=0.0)
+    diagnostics = read_diagnostics(task, trials, transcripts=transcripts)
+    if study and "stages" in tables and any(each.transcripts for each in diagnostics):
+        log_once(_logger, logging.INFO, study, "transcripts", _SENT, study.study_name)
     asked = int(min(ROUND_SIZE + SPARE, left, untried))
     # The last round has a candidate for each trial that is left.
     wanted = asked if not rounds or left <= ROUND_SIZE + SPARE else min(asked, ROUND_SIZE)
@@ -109,7 +124,7 @@ def task_subject(
         start=start,
         span=max(wanted, int(min(ROUND_SIZE, left))) if rounds else FIRST_SPAN,
         left=None if math.isinf(left) else int(left),
-        diagnostics=read_diagnostics(task, trials, transcripts=transcripts),
+        diagnostics=diagnostics,
         why=why,
     )
 

@@ -182,8 +182,9 @@ def test_blocks_are_bounded(trials, texts, text):
 
 
 @pytest.mark.parametrize("options", [{"transcripts": False}, {"tables": ("models",)}])
-def test_the_prompt_has_transcripts_unless_an_argument_is_off(options):
-    """Also if the storage has some from another process."""
+def test_the_prompt_has_transcripts_unless_an_argument_is_off(options, caplog):
+    """Also if the storage has some from another process. One line of the log states it."""
+    caplog.set_level("INFO", logger="optuna_agenttts")
     prompts = []
 
     def reply(request):
@@ -206,5 +207,7 @@ def test_the_prompt_has_transcripts_unless_an_argument_is_off(options):
             study.optimize(objective, n_trials=1)
             sampler._scheduler.wait(study)
         assert ("my data" in prompts[-1]) == (not given_options)
+        assert caplog.text.count("prompts have transcripts") == (not given_options)
+        caplog.clear()
         assert ("malformed" in prompts[-1]) == ("tables" not in given_options)
     assert read_diagnostics(TASK, study.trials, transcripts=False)[0].transcripts == ()
