@@ -65,11 +65,11 @@ class Spend:
 
     def __str__(self) -> str:
         """Describe the spend in one sentence, for people and for the agent."""
-        over = "all instances"
-        if not self.whole:
-            over = "one instance per trial, as the objective does not report its spend"
+        over = ", over all instances" if self.trials else ""
+        if not self.whole and self.trials:
+            over = ", over one instance per trial, as the objective does not report its spend"
         unit = self.unit or "units of the task's cost"
-        text = f"Spent so far: {amount_text(self.trials, unit)} on trials, over {over}"
+        text = f"Spent so far: {amount_text(self.trials, unit)} on trials{over}"
         if self.confirmation:
             text += f" ({amount_text(self.confirmation, unit)} of it on their confirmation)"
         if self.requests:

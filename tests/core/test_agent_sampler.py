@@ -218,6 +218,16 @@ def test_tokens_that_the_cost_model_cannot_price_are_named():
     assert f"{found.agent_tokens:,} tokens on planning, of unknown cost" in str(found)
 
 
+def test_a_spend_without_trials_names_no_instances():
+    """Nothing is known about what the objective reports."""
+    study = optuna.create_study(sampler=AgentTTSSampler(TASK))
+    assert str(spend(study, TASK)) == "Spent so far: 0 reference samples on trials."
+    study.ask()
+    assert "instance" not in str(spend(study, TASK))
+    study.optimize(objective, n_trials=1)
+    assert "over one instance per trial" in str(spend(study, TASK))
+
+
 def test_limit_without_reported_spend_is_warned_about_once(caplog):
     """It then counts one instance per trial. Several callbacks do not repeat the warning."""
     study = optuna.create_study(sampler=AgentTTSSampler(TASK))
