@@ -292,7 +292,10 @@ async def _try_seeds(
             prober.system = False
             check_system(findings, failure, needed=False)
     own = True
-    cheap = longest is not None and count_chars(longest) <= _MAX_CHEAP_CHARS
+    # Calls of models in this process cost nothing.
+    cheap = longest is not None and (
+        not isinstance(prober.chat, HuggingFaceChat) or count_chars(longest) <= _MAX_CHEAP_CHARS
+    )
     if isinstance(first, Failure) and first.refused and longest is not None and cheap:
         # Models of a few words, and simulated ones, know their own prompts only.
         own = False

@@ -197,3 +197,11 @@ def test_every_model_needs_a_competence_if_some_are_given(known):
     with pytest.raises(PipelineError, match=r"`competence` is \{\}"):
         simulated_models(BENCHMARK, dict.fromkeys(known, chances))
     assert set(simulated_models(BENCHMARK)) == {"finder", "sayer"}
+
+
+def test_checks_of_simulated_models_test_seeds_also_with_long_prompts():
+    """The longest prompt is sent, since these models know no others; it costs nothing."""
+    benchmark = two_wiki(sample_path("two_wiki.json"), search=2)
+    with benchmark.objective(simulated_models(benchmark)) as objective:
+        levels = {f.level for f in objective.check().findings if f.check == "seeds"}
+    assert levels == {"ok"}
