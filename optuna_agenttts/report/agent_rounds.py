@@ -19,6 +19,12 @@ _NAME, _TEXT, _PROSE = 60, 300, 3000
 _HISTORY = 5
 """Rounds whose guidelines are shown: more would push the rest out of sight."""
 
+_KINDS = {
+    "duplicate": "a duplicate was tried, or is proposed already",
+    "refused": "a refused one promised too little in an earlier round",
+}
+"""Explanations of the kinds of proposals that are not kept."""
+
 
 def agent_section(rounds: Sequence[Round]) -> Section:
     """Return the agent's guidelines, the latest first, its rounds, and its latest candidates."""
@@ -48,6 +54,9 @@ def agent_section(rounds: Sequence[Round]) -> Section:
             rows.append((numbers, "0", "0", "0", "0.0", f"not asked: {why}", "none"))
     head = ("round", "candidates", "requests", "tokens", "seconds", "became", "problems")
     blocks += first_rows(head, rows)
+    kinds = {each.kind for planned in rounds for each in planned.dropped}
+    if known := [text for kind, text in _KINDS.items() if kind in kinds]:
+        blocks.append(Paragraph(f"Not kept: {'; '.join(known)}."))
     for planned in [planned for planned in rounds if planned.candidates][-1:]:
         blocks.append(Paragraph(f"Candidates of round {planned.number}, best first:"))
         texts = [f"{_params(each.params or {})}: {each.text}" for each in planned.candidates]

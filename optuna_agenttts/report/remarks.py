@@ -58,7 +58,8 @@ def warnings_of(
     for line in latest.values():
         yield f"{line}."
     if rounds and rounds[-1].error:
-        yield f"The agent's latest round proposed nothing: {one_line(rounds[-1].error)}."
+        what = "nothing that can be used" if rounds[-1].dropped else "nothing"
+        yield f"The agent's latest round proposed {what}: {one_line(rounds[-1].error)}."
     for planned in [planned for planned in rounds if planned.guidelines][-1:]:
         yield from (one_line(verdict.text) for verdict in contradictions(planned.verdicts))
 
