@@ -16,7 +16,7 @@ from functools import partial
 import optuna
 
 from optuna_agenttts import AgentTTSSampler, PrintTrials, recommend
-from optuna_agenttts_integrations import CompletionStore
+from optuna_agenttts_integrations import CompletionStore, DataError
 from optuna_agenttts_integrations.tasks import (
     chat_dev,
     cwq,
@@ -57,12 +57,15 @@ def main():
     if make is task_bench:
         make = partial(task_bench, tools=options.tools or sample_path("task_bench_tools.json"))
     # 50 records are for the search, as in the paper, and 200 held out; few of a sample.
-    benchmark = make(
-        options.data or sample_path(sample),
-        search=options.search or (50 if options.data else 8),
-        split=options.split,
-        **({"skip_unusable": True} if options.skip_unusable else {}),
-    )
+    try:
+        benchmark = make(
+            options.data or sample_path(sample),
+            search=options.search or (50 if options.data else 8),
+            split=options.split,
+            **({"skip_unusable": True} if options.skip_unusable else {}),
+        )
+    except DataError as error:
+        parser.error(f"{error} `--search` is the number of records to search on.")
     print(benchmark)
     task, held_out = benchmark.task, benchmark.held_out[: 200 if options.data else 12]
 
