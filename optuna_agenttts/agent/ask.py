@@ -38,6 +38,8 @@ _MAX_REPAIRS = 2
 """Maximum number of repair requests per round."""
 _MAX_TOKENS = 4096
 """Maximum number of tokens per reply."""
+_NOTHING, _ALL_REPEATED = "the reply proposes nothing", "it was tried, or refused before"
+"""Errors of rounds without candidates for which no repair is requested."""
 _TEMPERATURE = 0.7
 """Sampling temperature of the requests."""
 _NO_ANSWER = Problem(
@@ -191,7 +193,7 @@ async def plan_round(
         completion_tokens=tokens.completion,
         problems=dict(problems),
         failures=dict(failures),
-        error="" if proposals else error or "the reply proposes nothing",
+        error="" if proposals else error or (_ALL_REPEATED if dropped else _NOTHING),
         seconds=time.monotonic() - started,
         trials=subject.trials,
         claims=claims,

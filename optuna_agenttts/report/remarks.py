@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from statistics import median
 
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from optuna_agenttts import storage
 from optuna_agenttts.report.recommendation import Recommendation
@@ -21,6 +22,8 @@ from optuna_agenttts.support.plain import one_line
 
 _FEW = 12
 """Trials below which more are advised. Chosen by hand: most models of two stages are compared."""
+_COMPARED = 3
+"""Least trials of the agent, and of the planner, whose medians are compared. Chosen by hand."""
 _EVALUATIONS = 400
 """Least runs of an instance that a confirmation is advised with. Chosen by hand: enough for four
 allocations on a hundred instances."""
@@ -60,8 +63,27 @@ def warnings_of(
     if rounds and rounds[-1].error:
         what = "nothing that can be used" if rounds[-1].dropped else "nothing"
         yield f"The agent's latest round proposed {what}: {one_line(rounds[-1].error)}."
+    yield from _comparison(trials) if rounds else ()
     for planned in [planned for planned in rounds if planned.guidelines][-1:]:
         yield from (one_line(verdict.text) for verdict in contradictions(planned.verdicts))
+
+
+def _comparison(trials: Sequence[FrozenTrial]) -> Iterator[str]:
+    """Yield how the agent's trials did beside the planner's, if there are three of each."""
+    mine, others = (
+        [
+            trial.values[0]
+            for trial in trials
+            if trial.state == TrialState.COMPLETE
+            and trial.user_attrs.get(storage.ORIGIN) in origins
+        ]
+        for origins in (("agent",), ("numerical", "fallback"))
+    )
+    if min(len(mine), len(others)) >= _COMPARED:
+        yield (
+            f"Medians: {median(mine):.3g} of the agent's {len(mine)} trials, {median(others):.3g} "
+            f"of the {len(others)} that the numerical planner proposed after the opening."
+        )
 
 
 def _thoughts(written: object) -> list[str]:

@@ -5,6 +5,7 @@ import json
 import re
 import time
 from datetime import datetime, timedelta
+from statistics import median
 
 import optuna
 import pytest
@@ -340,3 +341,20 @@ def test_the_opening_leaves_the_agents_candidates_in_the_queue():
     for (position, waits), later in zip(zip(positions, postponed), positions[1:]):
         assert later == position + (not waits)
     assert positions == [position_of(planned, n, study.trials) for n in range(9)]
+
+
+def test_reports_compare_the_agent_with_the_planner_and_explain_what_is_not_kept():
+    """A round of repeated proposals did propose something."""
+    study, _ = search(LISTED, 26)
+    repeated = Proposal(LISTED[0], "r", kind="duplicate")
+    rounds = guidelines(study)
+    error = "candidate 1 was tried or proposed already"
+    write_round(study, Round(number=len(rounds), first=26, dropped=(repeated,), error=error))
+    text = " ".join(str(summarize(study)).split())
+    origins = [(trial.user_attrs[keys.ORIGIN], trial.value) for trial in study.trials]
+    mine = [value for origin, value in origins if origin == "agent"]
+    others = [value for origin, value in origins if origin in ("numerical", "fallback")]
+    assert f"Medians: {median(mine):.3g} of the agent's {len(mine)} trials" in text
+    assert f"{median(others):.3g} of the {len(others)} that the numerical planner" in text
+    assert "Not kept: a duplicate was tried, or is proposed already" in text
+    assert "latest round proposed nothing that can be used: candidate 1 was tried" in text
