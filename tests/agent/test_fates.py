@@ -331,7 +331,7 @@ def test_the_opening_leaves_the_agents_candidates_in_the_queue():
     poor = [item("qwen-7B", 1, "small-3B", 1 + n) for n in range(8)]
     study, _ = search(poor, 9)
     origins = [trial.user_attrs[keys.ORIGIN] for trial in study.trials]
-    assert origins[:2] == ["agent", "opening"]
+    assert origins[:3] == ["opening", "opening", "agent"]
     assert origins.count("agent") == 1
     (planned, *_) = guidelines(study)
     records = [trial.system_attrs[keys.PROPOSED] for trial in study.trials]
@@ -346,10 +346,19 @@ def test_the_opening_leaves_the_agents_candidates_in_the_queue():
 def test_reports_compare_the_agent_with_the_planner_and_explain_what_is_not_kept():
     """A round of repeated proposals did propose something."""
     study, _ = search(LISTED, 26)
+    for found in study.trials[-3:]:
+        study.add_trial(
+            optuna.trial.create_trial(
+                params=found.params,
+                distributions=found.distributions,
+                value=found.value,
+                user_attrs={keys.ORIGIN: "agent"},
+            )
+        )
     repeated = Proposal(LISTED[0], "r", kind="duplicate")
     rounds = guidelines(study)
     error = "candidate 1 was tried or proposed already"
-    write_round(study, Round(number=len(rounds), first=26, dropped=(repeated,), error=error))
+    write_round(study, Round(number=len(rounds), first=29, dropped=(repeated,), error=error))
     text = " ".join(str(summarize(study)).split())
     origins = [(trial.user_attrs[keys.ORIGIN], trial.value) for trial in study.trials]
     mine = [value for origin, value in origins if origin == "agent"]

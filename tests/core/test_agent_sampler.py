@@ -96,11 +96,10 @@ def quick(chat):
     return RetryingChatModel(chat, policy=RetryPolicy(attempts=2, base=0.001), timeout=5)
 
 
-def test_agent_plans_from_the_first_trial_on():
-    """Trials follow the agent, with its reasons, and the opening tries what it left out."""
+def test_agent_plans_from_the_opening_on():
+    """Trials follow the agent, with its reasons, after two trials of the opening."""
     study = run(AgentTTSSampler(TASK, llm=ScriptedChatModel(sensible)), n_trials=30)
-    assert origins(study)[0] == "agent"
-    assert "opening" in origins(study)
+    assert "opening" in origins(study)[:2]
     tried = [trial for trial in study.trials if trial.user_attrs[ORIGIN] == "agent"]
     assert len(tried) >= 4
     assert all(trial.user_attrs[REASON].startswith("reason ") for trial in tried)
