@@ -26,10 +26,14 @@ References:
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import numpy as np
 
 from optuna_agenttts.planner.evidence import Floats
+from optuna_agenttts.planner.kernels import Points
 from optuna_agenttts.planner.mixture import View
+from optuna_agenttts.planner.posterior import Posterior
 
 _BEST_OBSERVED = 16
 """Incumbents, best posterior means first, that a trial can turn into the recommendation besides
@@ -90,3 +94,51 @@ def knowledge_gradient(view: View, scores: View, incumbents: View) -> Floats:
         )
         total += weight * (expected_max - best.max())
     return total
+
+
+class Acquisition(Protocol):
+    """What allocations are worth to a search.
+
+    Args:
+        compared: Allocations of largest expected improvement for which one ask computes the
+            knowledge gradient, which takes longer.
+    """
+
+    compared: int
+
+    def shortfall(self, points: Points, means: Floats) -> Floats:
+        """Return what ranks allocations by their posterior means, best first."""
+
+    def expected(self, view: View) -> Floats:
+        """Return the expected improvement of allocations, in rates."""
+
+    def gradient(self, view: View) -> Floats:
+        """Return the knowledge gradient of allocations, in rates."""
+
+
+class BestScore:
+    """Acquisition functions of searches for the best score.
+
+    Args:
+        posterior: The posterior.
+    """
+
+    compared = 200
+    """See `Acquisition`. Chosen by hand."""
+
+    def __init__(self, posterior: Posterior) -> None:
+        """See the class."""
+        self._posterior = posterior
+
+    def shortfall(self, points: Points, means: Floats) -> Floats:
+        """Return how far rates are below 0."""
+        return -means
+
+    def expected(self, view: View) -> Floats:
+        """Return `expected_improvement`."""
+        return expected_improvement(view, self._posterior.incumbents)
+
+    def gradient(self, view: View) -> Floats:
+        """Return `knowledge_gradient`."""
+        posterior = self._posterior
+        return knowledge_gradient(view, posterior.next_scores(view), posterior.incumbents)

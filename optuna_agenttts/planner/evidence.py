@@ -78,6 +78,9 @@ class Evidence:
             value above 0 is a violation. Empty if no trial of the study has constraints.
         odds: Odds of the agent's rounds, latest last. They weigh what is tried next, and nothing
             else; see `odds.py`.
+        frontier: Whether good scores at every cost are searched for, not only the best one.
+        measured: Second value of each observed trial, a cost; NaN if it is not finite. Empty in
+            studies of one objective.
     """
 
     task: Task
@@ -101,6 +104,8 @@ class Evidence:
     outliers: tuple[tuple[int, float], ...] = ()
     constraints: tuple[tuple[Choices, Mapping[str, float]], ...] = ()
     odds: tuple[Odds, ...] = ()
+    frontier: bool = False
+    measured: tuple[float, ...] = ()
 
     def block_of_rows(self) -> Ints:
         """Return the block of each row, shape (trials,); see `blocks`."""
@@ -113,7 +118,7 @@ class Evidence:
         taken: dict[str, Any] = {}
         for name in ("models", "samples", "scores", "shares"):
             taken[name] = getattr(self, name)[rows]
-        for name in ("numbers", "origins", "outcomes", "stopped", "blocks"):
+        for name in ("numbers", "origins", "outcomes", "stopped", "blocks", "measured"):
             values = getattr(self, name)
             taken[name] = tuple(values[row] for row in rows.tolist() if row < len(values))
         return replace(self, **taken)

@@ -17,7 +17,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from optuna_agenttts.planner.acquisition import expected_improvement, knowledge_gradient
 from optuna_agenttts.planner.evidence import (
     Candidate,
     Choices,
@@ -29,9 +28,8 @@ from optuna_agenttts.planner.evidence import (
 )
 from optuna_agenttts.planner.feasibility import Feasibility
 from optuna_agenttts.planner.forecasts import leading
+from optuna_agenttts.planner.frontier_improvement import acquisition_of
 from optuna_agenttts.planner.kernels import Points, Surrogate
-from optuna_agenttts.planner.mixture import View
-from optuna_agenttts.planner.observations import first_and_spread
 from optuna_agenttts.planner.odds import fitted_odds, weighing
 from optuna_agenttts.planner.opening import (
     Opening,
@@ -42,19 +40,10 @@ from optuna_agenttts.planner.opening import (
 from optuna_agenttts.planner.pools import SEED, Pool, Pools, choices_of
 from optuna_agenttts.planner.posterior import Posterior
 from optuna_agenttts.planner.scale import Scale
+from optuna_agenttts.planner.shortlist import best_observed, shortlist
 from optuna_agenttts.task.ranges import Ranges
 from optuna_agenttts.task.task import Task
 
-_MAX_ENTRIES = 240_000
-"""Allocations times observations times components for which one ask computes the full posterior:
-some milliseconds. Chosen by hand."""
-_MIN_SHORTLIST = 200
-"""Allocations for which one ask always computes the full posterior. Chosen by hand."""
-_GRADIENTS = 200
-"""Allocations of largest expected improvement for which one ask computes the knowledge gradient,
-which takes longer. Chosen by hand."""
-_REPEATED = 8
-"""Observed allocations, best posterior means first, that may be measured again. Chosen by hand."""
 _EARLIER_WEIGHT = 0.25
 """Weight of a trial of an earlier study in trials of this one: rankings of allocations on other
 data are similar, not equal. Chosen by hand."""
@@ -92,6 +81,8 @@ class NumericalPlanner:
             Insight 1 the opening is a single trial.
         experience: Trials of earlier studies of similar tasks.
         opening: The opening; see `opening.py`.
+        floor: Score to reach at the lowest cost, in the study's own sign. Default: the best score
+            is searched for.
     """
 
     def __init__(
@@ -101,8 +92,10 @@ class NumericalPlanner:
         insights: Collection[int] = (1, 2, 3),
         experience: EarlierTrials | None = None,
         opening: Opening = "joint",
+        floor: float | None = None,
     ) -> None:
         """See the class."""
+        self._floor = floor
         self.task, self.insights = task, tuple(insights)
         self._experience, self._opening = experience, opening
         rng = np.random.default_rng(SEED)
@@ -282,16 +275,17 @@ class NumericalPlanner:
         eligible = None if feasibility is None else feasibility.eligible(imputed)
         posterior = Posterior(self.surrogate, imputed, eligible=eligible)
         kernels = pool.kernels(posterior.observed)
-        view = _shortlist(posterior.at(pool.points, kernels), rows)
-        improvement = expected_improvement(view, posterior.incumbents)
+        search = acquisition_of(posterior, imputed, self.surrogate, pool.points, self._floor)
+        view = shortlist(posterior.at(pool.points, kernels), rows, search)
+        improvement = search.expected(view)
         if feasibility is not None:
             improvement = feasibility.weigh(improvement, view.points)
         weigh = _weighing(evidence, posterior, pool)
         ranked = np.argsort(-improvement * weigh(view.points), kind="stable")
-        view = view.take(ranked[:_GRADIENTS])
+        view = view.take(ranked[: search.compared])
         if repeated is not None:
-            view = view.joined(_best_observed(posterior, evidence, repeated))
-        gradient = knowledge_gradient(view, posterior.next_scores(view), posterior.incumbents)
+            view = view.joined(best_observed(posterior, evidence, repeated, search))
+        gradient = search.gradient(view)
         values = gradient * weigh(view.points)
         best = feasibility.best(values, view.points) if feasibility else int(np.argmax(values))
         moments = view.take(np.array([best])).moments()
@@ -307,7 +301,7 @@ class NumericalPlanner:
             # Expected improvement rather than knowledge gradient: an alternative should be tried
             # because it may be good, not because a bad result would be informative.
             others = self.surrogate.points_of(alternatives)
-            worth = expected_improvement(posterior.at(others), posterior.incumbents)
+            worth = search.expected(posterior.at(others))
             worth = feasibility.weigh(worth, others) if feasibility else worth
         weighed = feasibility.weigh(gradient, view.points) if feasibility else gradient
         leaders = leading(view.points, weighed)
@@ -325,20 +319,6 @@ def _weighing(evidence: Evidence, posterior: Posterior, pool: Pool) -> Callable[
         return lambda points: np.ones(len(points))
     fitted = fitted_odds(posterior, pool.points, evidence.task)
     return weighing(evidence.odds, fitted, len(evidence.scores))
-
-
-def _shortlist(view: View, positions: Ints) -> View:
-    """Return a shortlist that bounds the work of an ask.
-
-    Half of it are the allocations of largest posterior mean, half are evenly spread over the
-    ranks of the others.
-    """
-    entries = len(view.mixture.observed) * len(view.mixture.components)
-    size = max(_MIN_SHORTLIST, _MAX_ENTRIES // entries)
-    if len(positions) <= size:
-        return view.take(positions)
-    order = np.argsort(-view.mean()[positions], kind="stable")
-    return view.take(positions[first_and_spread(order, size)])
 
 
 def _impute_pending(evidence: Evidence, surrogate: Surrogate) -> Evidence:
@@ -362,6 +342,7 @@ def _with_rows(
         samples=np.concatenate([evidence.samples, samples]),
         scores=np.concatenate([evidence.scores, scores]),
         shares=np.concatenate([evidence.shares, np.full(len(scores), share)]),
+        measured=(*evidence.measured, *[np.nan] * len(scores)),
     )
 
 
@@ -374,22 +355,6 @@ def has_differing_repeats(evidence: Evidence) -> bool:
     whole = (evidence.shares >= 1) & (evidence.block_of_rows() == 0)
     keys = choices_of(evidence.models[whole], evidence.samples[whole])
     return len(set(zip(keys, evidence.scores[whole].tolist()))) > len(set(keys))
-
-
-def _best_observed(posterior: Posterior, evidence: Evidence, ranges: Ranges) -> Points:
-    """Return the best observed allocations within ranges and budget, except pending ones."""
-    incumbents = posterior.incumbents
-    order = np.argsort(-incumbents.mean(), kind="stable")[:_REPEATED]
-    top = incumbents.points.take(order)
-    keys = choices_of(top.models, top.samples)
-    # Earlier trials may be over the budget, which may have been larger.
-    fits = evidence.task.feasible.fits
-    keep = [
-        i
-        for i, key in enumerate(keys)
-        if key not in evidence.pending and ranges.allow(key) and fits(key)
-    ]
-    return top.take(np.array(keep, dtype=np.int64))
 
 
 def _choices(points: Points, position: int) -> Choices:
