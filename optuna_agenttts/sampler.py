@@ -6,7 +6,7 @@ import logging
 import threading
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import BaseSampler
@@ -16,6 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 from optuna_agenttts import storage
 from optuna_agenttts.agent.advice import contains
 from optuna_agenttts.agent.any_space_candidates import Advice
+from optuna_agenttts.agent.arguments import check_agent
 from optuna_agenttts.agent.ask import Subject
 from optuna_agenttts.agent.candidates import Candidates
 from optuna_agenttts.agent.prompts import TABLES, describe_experience
@@ -28,6 +29,7 @@ from optuna_agenttts.llm import ChatModel, connect
 from optuna_agenttts.study.archive import is_maximized
 from optuna_agenttts.study.experience import read_experience
 from optuna_agenttts.study.independent import TPEOptions, make_independent, sample_jointly
+from optuna_agenttts.study.objectives import check_bounds, check_direction
 from optuna_agenttts.study.planners import Opening, Planners
 from optuna_agenttts.study.rounds import Round
 from optuna_agenttts.study.spending import read_limit
@@ -63,8 +65,10 @@ class AgentTTSSampler(BaseSampler):
       different models, samples saturate, and earlier stages move the optima of later ones.
     * Without a task, it takes the one that the objective registers (`Task.suggest` does), or
       recognizes stages by the names of parameters, ``<stage>.model`` and ``<stage>.samples``.
-    * Other parameters, and all parameters of studies without stages or with several objectives,
-      are sampled by `independent_sampler`.
+    * Studies may have two objectives, a score and then a cost to minimize: the task's cost of the
+      allocation, or a measured latency or price. Then it searches for good scores at every cost.
+    * Other parameters, and all parameters of studies without stages or with other objectives, are
+      sampled by `independent_sampler`.
 
     The state of a search is in the study's storage: a search can be resumed, and workers in other
     processes see each other's running trials. It can be pickled, copied and shared by threads.
@@ -84,6 +88,9 @@ class AgentTTSSampler(BaseSampler):
         prior_insights: Insights that the numerical planner's prior and opening use, for ablations.
         opening: First trials: ``"joint"`` compares the models of all stages at once, ``"paper"``
             of one stage at a time, at equal costs (Eq. 5 of the paper), which takes more trials.
+        at_least: Score to reach at the lowest cost, in studies that maximize. Default: the search
+            is for the best score.
+        at_most: The same in studies that minimize.
         independent_sampler: Sampler of parameters outside the task. Default: a `TPESampler`; it
             must not sample more than one study.
         guidelines: Whether the agent writes guidelines and sees its earlier ones, for ablations.
@@ -136,6 +143,8 @@ class AgentTTSSampler(BaseSampler):
         insights: Collection[int] = (1, 2, 3),
         prior_insights: Collection[int] = (1, 2, 3),
         opening: Opening = "joint",
+        at_least: float | None = None,
+        at_most: float | None = None,
         independent_sampler: BaseSampler | None = None,
         guidelines: bool = True,
         tables: Collection[str] = TABLES,
@@ -164,7 +173,7 @@ class AgentTTSSampler(BaseSampler):
                 f"AgentTTSSampler: `tables` must be a tuple or list of some of "
                 f"{', '.join(map(repr, TABLES))}, got {tables!r}."
             )
-        _check_agent(llm_timeout, n_trials, llm_when, llm_facts)
+        check_agent(llm_timeout, n_trials, llm_when, llm_facts)
         if opening not in ("joint", "paper"):
             raise TaskError(
                 f"AgentTTSSampler: `opening` must be 'joint' or 'paper', got {opening!r}."
@@ -186,6 +195,7 @@ class AgentTTSSampler(BaseSampler):
         self._search_space = dict(search_space or {})
         self._insights = tuple(sorted(set(insights)))
         self._prior_insights, self._opening = tuple(sorted(set(prior_insights))), opening
+        self._at_least, self._at_most = check_bounds(at_least, at_most)
         self._tables = tuple(name for name in TABLES if name in tables)
         self._independent = make_independent(independent_sampler, seed, tpe_options, type(self))
         self._reset()
@@ -210,6 +220,7 @@ class AgentTTSSampler(BaseSampler):
             insights=self._prior_insights,
             experience=self._experience,
             opening=self._opening,
+            floor=self._at_most if self._at_least is None else self._at_least,
         )
         # A forked process must not wait for locks or rounds of its parent's threads.
         on_fork(self, AgentTTSSampler._reset)
@@ -240,8 +251,10 @@ class AgentTTSSampler(BaseSampler):
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         """Prepare the independent sampler, and plan the agent's next round in the background."""
         self._independent.before_trial(study, trial)
-        if len(study.directions) > 1 or self._task is not None:
+        bounded = self._at_least is not None or self._at_most is not None
+        if len(study.directions) > 1 or bounded or self._task is not None:
             try:
+                check_direction(study, self._at_least, self._at_most)
                 self._tasks.get(study, trial.number)  # Warns before the first trial.
             except TaskError:
                 storage.fail_trial(study, trial)
@@ -372,29 +385,4 @@ class AgentTTSSampler(BaseSampler):
             start=start,
             n_trials=self._n_trials,
             when=self._llm_when,
-        )
-
-
-def _check_agent(
-    llm_timeout: float, n_trials: int | None, llm_when: str, llm_facts: Model | None
-) -> None:
-    """Raise an error if an argument about the agent is invalid."""
-    if not llm_timeout > 0:
-        raise TaskError(f"AgentTTSSampler: `llm_timeout` must be positive, got {llm_timeout!r}.")
-    if not (n_trials is None or (isinstance(n_trials, int) and n_trials > 0)):
-        raise TaskError(
-            f"AgentTTSSampler: `n_trials` must be a positive integer or None, got {n_trials!r}."
-        )
-    if llm_when not in get_args(When):
-        raise TaskError(
-            f"AgentTTSSampler: `llm_when` must be 'auto' or 'always', got {llm_when!r}."
-        )
-    if not (llm_facts is None or isinstance(llm_facts, Model)):
-        raise TaskError(
-            f"AgentTTSSampler: `llm_facts` must be a `Model` or None, got {llm_facts!r}."
-        )
-    if llm_facts and llm_facts.thinking and llm_facts.thinking.negotiated:
-        raise TaskError(
-            f"AgentTTSSampler: give `llm_facts` the fields of its effort, got "
-            f"{llm_facts.name!r} without: `Model(..., extra={{'reasoning_effort': 'low'}})`."
         )

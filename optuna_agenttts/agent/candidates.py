@@ -61,6 +61,7 @@ class Candidates:
         insights: The paper's insights to include in the prior.
         experience: Earlier studies.
         opening: The numerical planner's opening.
+        floor: Score to reach at the lowest cost; None to search for the best one.
     """
 
     def __init__(
@@ -70,11 +71,12 @@ class Candidates:
         insights: tuple[int, ...],
         experience: Sequence[Experience],
         opening: Opening = "joint",
+        floor: float | None = None,
     ) -> None:
         """See the class."""
         self._scheduler = scheduler
         self._lock = threading.RLock()
-        self.planners = Planners(insights, experience, opening)
+        self.planners = Planners(insights, experience, opening, floor)
         self._archives = StudyArchives()
         self._candidates: WeakKeyDictionary[BaseStorage, OrderedDict[int, Candidate]] = (
             WeakKeyDictionary()
@@ -114,7 +116,8 @@ class Candidates:
         params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
         fixed = read_tokens(task.stages, params)
         planned = None
-        if self._scheduler is not None and not _leaves_out(task, fixed):
+        several = len(study.directions) > 1
+        if self._scheduler is not None and not (several or _leaves_out(task, fixed)):
             # Outside the lock, so that other threads do not wait for this round.
             planned = self._scheduler.get_round(study, trial.number)
         # One lock for each task: the first ask of a large task takes a second.

@@ -53,7 +53,7 @@ def frontier(
     """Return the allocation to use for every budget up to the searched one.
 
     Args:
-        study: A study of one objective, of any sampler.
+        study: A study of a score, or of a score and then a cost, of any sampler.
         task: Task that it tunes; see `recommend`.
         costs: Cost models to report beside the task's own, which the budgets are in. Default:
             FLOPs, price and latency; those whose facts (sizes, prices, speeds) the models do not
@@ -66,7 +66,7 @@ def frontier(
         The frontier.
 
     Raises:
-        NoTaskError: The study has no task, or several objectives.
+        NoTaskError: The study has no task, or other objectives.
         NoEvidenceError: No trial is complete, or none meets the constraints of the study.
         MissingFactError: A model does not state a fact that one of the given `costs` needs.
         TaskError: `costs` or `score_sd` is invalid.

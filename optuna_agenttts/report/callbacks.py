@@ -10,7 +10,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from optuna_agenttts import storage
 from optuna_agenttts.exceptions import NoTaskError, TaskError
-from optuna_agenttts.study.archive import Archive, is_maximized
+from optuna_agenttts.study.archive import Archive
 from optuna_agenttts.study.planners import Planners
 from optuna_agenttts.study.spending import read_limit, spend
 from optuna_agenttts.study.tasks import find_task
@@ -128,7 +128,7 @@ class StopWhenSettled:
         task = find_task(study, self._task)
         if task is None:
             raise NoTaskError.of(study.study_name)
-        evidence = Archive(task, maximize=is_maximized(study.directions)).read(trials)
+        evidence = Archive.of(study, task).read(trials)
         planners = planners_of(study.sampler) or self._planners
         with planners.lock(task):
             planner = planners.get(task)
@@ -190,7 +190,7 @@ class StopWhenExhausted:
             event = "StopWhenExhausted without a task"
             log_once(_logger, logging.WARNING, study, event, message, study.study_name)
             return
-        archive = Archive(task, maximize=is_maximized(study.directions))
+        archive = Archive.of(study, task)
         # A failed allocation that may be tried again is left to try.
         evidence = archive.read(trials)
         if archive.suggestions.is_exhausted(evidence.tried | evidence.failed):

@@ -20,9 +20,10 @@ from optuna_agenttts.planner.posterior import Posterior
 from optuna_agenttts.report.bias import estimate_bias
 from optuna_agenttts.report.intervals import bounded_interval, probability_above
 from optuna_agenttts.report.ties import cheapest_alike, complete_outcomes
-from optuna_agenttts.study.archive import Archive, is_maximized, log_unreadable
+from optuna_agenttts.study.archive import Archive, log_unreadable
 from optuna_agenttts.study.constraints import constraints_of, violations
 from optuna_agenttts.study.equal import cheapest_form, with_cheapest
+from optuna_agenttts.study.objectives import why_not_planned
 from optuna_agenttts.study.tasks import find_task
 from optuna_agenttts.task.direction import warn_of_direction
 from optuna_agenttts.task.task import Task
@@ -57,13 +58,13 @@ class Candidates:
     the budget and were not only tried by trials that were stopped early.
 
     Args:
-        study: A study of one objective.
+        study: A study of a score, or of a score and then a cost.
         task: The task. Default: the one registered on the study, or one recognized.
         caller: Name of the calling function, for messages.
         trials: Trials of the study, in order of number. Default: those of its storage.
 
     Raises:
-        NoTaskError: The study has no task, or several objectives.
+        NoTaskError: The study has no task, or other objectives.
         NoEvidenceError: No trial is complete, or none meets the constraints of the study.
     """
 
@@ -307,17 +308,17 @@ def _read(
     study: Study, task: Task | None, caller: str, trials: Sequence[FrozenTrial] | None
 ) -> tuple[Sequence[FrozenTrial], Evidence, tuple[int, ...]]:
     """Read a study's trials as evidence; see `Candidates` for arguments and errors."""
-    if len(study.directions) > 1:
-        raise NoTaskError(
-            f"Study {study.study_name!r} has {len(study.directions)} objectives, and `{caller}` "
-            "needs one: use `Study.best_trials` for the Pareto front."
-        )
     trials = storage.read_trials(study) if trials is None else trials
     task = find_task(study, task)
     if task is None:
         raise NoTaskError.of(study.study_name)
+    if reason := why_not_planned(study, task, trials):
+        raise NoTaskError(
+            f"Study {study.study_name!r}: {reason}, and `{caller}` needs a score, or a score and "
+            "then a cost to minimize: use `Study.best_trials` for the Pareto front."
+        )
     warn_of_direction(study, task.metric)
-    archive = Archive(task, maximize=is_maximized(study.directions))
+    archive = Archive.of(study, task)
     evidence = with_cheapest(archive.read(trials))
     log_unreadable(study, archive, trials)
     if all(evidence.stopped):

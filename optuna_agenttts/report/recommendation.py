@@ -7,19 +7,21 @@ with the outcomes of fresh instances if there are trials that confirm allocation
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from optuna.study import Study
 from optuna.trial import TrialState
 
-from optuna_agenttts.exceptions import NoEvidenceError, TaskError
+from optuna_agenttts.exceptions import TaskError
 from optuna_agenttts.planner.evidence import Floats
+from optuna_agenttts.report.bounds import SURE, cheapest_reaching, checked_bound
+from optuna_agenttts.report.budgets import frontier_of
 from optuna_agenttts.report.candidates import Candidates
 from optuna_agenttts.report.fragments import ScoreRow, allocation_cell, cost_title, scores_table
 from optuna_agenttts.report.frames import to_frame
+from optuna_agenttts.report.points import Frontier
 from optuna_agenttts.report.saved import Saved
 from optuna_agenttts.report.text import (
     NO_INTERVAL,
@@ -27,7 +29,6 @@ from optuna_agenttts.report.text import (
     metric_text,
     numbers_text,
     score_text,
-    sentence,
 )
 from optuna_agenttts.report.ties import MARGIN, Contender, Tie, Undecided, compare
 from optuna_agenttts.study.equal import count_known
@@ -41,8 +42,6 @@ from optuna_agenttts.task.task import Task
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-_SURE = 0.9
-"""Probability with which an allocation's score is to reach a bound."""
 _SHOWN = 3
 """Ties, and undecided allocations, in the printed text; the fields have all. Chosen by hand."""
 _TIE, _UNDECIDED = "as good for less", "undecided"
@@ -81,6 +80,8 @@ class Recommendation(Saved):
             outcomes must equal those of a tried one; at most 100,000 are counted.
         metric: Name of the value, such as "exact match"; empty if the task has none.
         maximize: Whether higher values are better.
+        frontier: The allocation for every budget, if the study has two objectives, a score and
+            then a cost; the recommendation is its last point.
     """
 
     params: dict[str, Any]
@@ -101,6 +102,7 @@ class Recommendation(Saved):
     known: int = 0
     metric: str = ""
     maximize: bool = True
+    frontier: Frontier | None = None
 
     @property
     def cheapest(self) -> Allocation:
@@ -135,7 +137,9 @@ class Recommendation(Saved):
         return to_frame("to_dataframe", rows, columns)
 
     def __str__(self) -> str:
-        """Describe the recommendation, ties and undecided allocations in a table."""
+        """Describe the recommendation, ties and undecided allocations, or the frontier."""
+        if self.frontier is not None:
+            return "\n".join([str(self.frontier), *self._left_out()])
         interval = "not known"
         if self.interval is not None:
             interval = " to ".join(map(self._score, self.interval))
@@ -149,7 +153,9 @@ class Recommendation(Saved):
         return "\n".join([scale, *table, *self.remarks(), *self.warnings])
 
     def _repr_html_(self) -> str:
-        """Show the recommendation, ties and undecided allocations in a notebook."""
+        """Show the recommendation, ties and undecided allocations, or the frontier."""
+        if self.frontier is not None:
+            return html.join([self.frontier._repr_html_(), html.bullets(self._left_out())])
         rows: list[ScoreRow] = [
             (
                 (kind, allocation_cell(one.allocation)),
@@ -196,7 +202,7 @@ class Recommendation(Saved):
         if self.bound is not None and self.probability is not None:
             lines.append(
                 f"It is the cheapest tried one that reaches {self.bound:.4g} with a "
-                f"probability of at least {_SURE:.0%}: {self.probability:.1%}."
+                f"probability of at least {SURE:.0%}: {self.probability:.1%}."
             )
         if self.ties or self.undecided:
             lines.append(
@@ -221,6 +227,11 @@ class Recommendation(Saved):
     def warnings(self) -> tuple[str, ...]:
         """Facts that are not known, and trials that are left out, one sentence each."""
         lines = [f"{NO_INTERVAL.capitalize()}."] if self.interval is None else []
+        return (*lines, *self._left_out())
+
+    def _left_out(self) -> list[str]:
+        """Return which trials are left out, one sentence for each reason."""
+        lines = []
         numbers = [number for number, _ in self.outliers]
         for trials, what in (
             (self.failed, "failed"),
@@ -229,7 +240,7 @@ class Recommendation(Saved):
         ):
             if trials:
                 lines.append(f"Trials {what}: {numbers_text(trials)}.")
-        return tuple(lines)
+        return lines
 
     def _score(self, score: float) -> str:
         """Format a score, so that differences of the margin are seen."""
@@ -249,10 +260,11 @@ def recommend(
 
     Without `at_least` or `at_most`, it is the tried allocation of the best expected score; with
     one of them, the cheapest tried allocation whose score is so good with a probability of 90 %,
-    by the distribution that the interval is of. Such a recommendation has no ties.
+    by the distribution that the interval is of. Such a recommendation has no ties. In a study of
+    two objectives, a score and then a cost, the recommendation has the whole frontier, too.
 
     Args:
-        study: A study of one objective.
+        study: A study of a score, or of a score and then a cost.
         task: Task that it tunes. Default: the one registered on the study, else one recognized
             from the names of its parameters.
         margin: Loss, in units of the metric, below which a cheaper allocation is named a tie,
@@ -268,7 +280,7 @@ def recommend(
         The recommendation.
 
     Raises:
-        NoTaskError: The study has no task, or several objectives.
+        NoTaskError: The study has no task, or other objectives.
         NoEvidenceError: No trial is complete, none meets the constraints of the study, or no
             tried allocation reaches the score with a probability of 90 %.
         TaskError: `margin` or `score_sd` is out of range, or `at_least` or `at_most` is invalid,
@@ -277,10 +289,15 @@ def recommend(
     for name, given in (("margin", margin), ("score_sd", score_sd)):
         if given is not None and not (is_finite(given) and given > 0):
             raise TaskError(f"recommend: `{name}` must be finite and above 0, got {given!r}.")
+    recognized = task is None and Task.registered(study) is None
     found = Candidates(study, task, "recommend")
-    return recommendation_of(
+    recommended = recommendation_of(
         found, margin=margin, score_sd=score_sd, at_least=at_least, at_most=at_most
     )
+    if not found.evidence.frontier or recommended.bound is not None:
+        return recommended
+    front = frontier_of(found, score_sd=score_sd, recognized=recognized)
+    return replace(recommended, frontier=front)
 
 
 def recommendation_of(
@@ -293,12 +310,12 @@ def recommendation_of(
 ) -> Recommendation:
     """Recommend one of some candidates; see `recommend` for the other arguments."""
     task, values = found.task, found.values(found.points, found.mean)
-    bound = _checked_bound(found, at_least, at_most)
+    bound = checked_bound(found, at_least, at_most)
     probability = None
     if bound is None:
         best = found.best(np.arange(len(found.keys)))
     else:
-        best, probability = _cheapest_reaching(found, values, bound, score_sd)
+        best, probability = cheapest_reaching(found, values, bound, score_sd)
     margin = margin or MARGIN * found.scale.extent
     ties, undecided = _ties(found, values, best, margin) if bound is None else ((), ())
     allocation, own = task.allocation(found.keys[best]), np.array([best])
@@ -345,55 +362,4 @@ def _ties(
         margin,
         found.scale.extent,
         found.fresh,
-    )
-
-
-def _checked_bound(
-    found: Candidates, at_least: float | None, at_most: float | None
-) -> float | None:
-    """Return the score to reach, or None; see `recommend` for arguments and errors."""
-    ours, other = ("at_least", "at_most") if found.evidence.sign > 0 else ("at_most", "at_least")
-    given = {"at_least": at_least, "at_most": at_most}
-    if given[other] is not None:
-        what = "maximizes" if found.evidence.sign > 0 else "minimizes"
-        raise TaskError(
-            f"recommend: `{other}` was given, and the study {what}: use `{ours}`, the score to "
-            "reach."
-        )
-    if (bound := given[ours]) is not None:
-        if not is_finite(bound):
-            raise TaskError(f"recommend: `{ours}` must be finite, got {bound!r}.")
-        if (limits := found.task.metric_range) and not limits[0] <= bound <= limits[1]:
-            raise TaskError(
-                f"recommend: `{ours}` must be within the metric's range, {limits[0]:g} to "
-                f"{limits[1]:g}, got {bound:g}."
-            )
-    return bound
-
-
-def _cheapest_reaching(
-    found: Candidates, values: Floats, bound: float, score_sd: float | None
-) -> tuple[int, float]:
-    """Return the cheapest candidate that reaches a bound with enough probability, and that one.
-
-    Raises:
-        NoEvidenceError: There is none, or probabilities are unknown.
-    """
-    probabilities = [p or 0.0 for p in found.probabilities(values, bound, score_sd)]
-    for position in np.argsort(found.costs, kind="stable").tolist():
-        if probabilities[position] >= _SURE:
-            return position, probabilities[position]
-    best = int(np.argmax(probabilities))
-    text = f"No tried allocation reaches {bound:g} with a probability of {_SURE:.0%}"
-    if not any(probabilities):
-        raise NoEvidenceError(
-            f"{text}: trials reported no outcomes of single instances, or all scores are far from "
-            "it. Report outcomes, or pass `score_sd=`, or ask for less."
-        )
-    # Rounded down, so that it is not shown as the one that is missing.
-    largest = math.floor(1000 * probabilities[best]) / 1000
-    raise NoEvidenceError(
-        f"{text}: the largest one is {largest:.1%}, of "
-        f"{sentence(found.task.allocation(found.keys[best]))}, with an expected score of "
-        f"{values[best]:.3g}. Run more trials or instances, or ask for less."
     )

@@ -99,8 +99,12 @@ def next_steps_of(
     fresh: int,
 ) -> Iterator[str]:
     """Yield what to do next, one sentence each, the most useful first."""
-    if len(view.study.directions) > 1:
+    several = len(view.study.directions) > 1
+    if several and recommendation is not None:
+        yield "Choose the allocation for a budget: `recommend(study).frontier.at(budget)`."
+    elif several:
         yield "Choose a trial of the Pareto front: `study.best_trials`."
+    if several:
         return
     if recommendation is None:
         failed = any(trial.state == TrialState.FAIL for trial in view.trials)

@@ -36,6 +36,7 @@ from optuna_agenttts.report.trials import states_of, stopped_trials
 from optuna_agenttts.report.view import StudyView
 from optuna_agenttts.study.archive import explaining_outcomes, is_maximized
 from optuna_agenttts.study.fates import with_fates
+from optuna_agenttts.study.objectives import has_cost
 from optuna_agenttts.study.rounds import Round, read_rounds
 from optuna_agenttts.study.spending import Spend, read_limit, spend_of
 from optuna_agenttts.support import html
@@ -187,7 +188,7 @@ def summary_of(view: StudyView, *, brief: bool = False) -> Summary:
             second: recommendation, frontier, saturation and importances.
     """
     study, task, trials = view.study, view.task, view.trials
-    several = len(study.directions) > 1
+    several = len(study.directions) > 1 and not has_cost(study)
     maximize = None if several else is_maximized(study.directions)
     recommendation = frontier = saturation = None
     thinking = None

@@ -73,14 +73,9 @@ class StudyView:
         """Tried allocations with their posterior.
 
         Raises:
-            NoTaskError: The study has several objectives.
+            NoTaskError: The study has other objectives than a score, or a score and then a cost.
             NoEvidenceError: No trial is complete, or none meets the constraints of the study.
         """
-        if (count := len(self.study.directions)) > 1:
-            raise NoTaskError(
-                f"Study {self.study.study_name!r} has {count} objectives, and expected scores "
-                "need one: use `Study.best_trials` for the Pareto front."
-            )
         return Candidates(self.study, self.task, "explain", self.trials)
 
     @cached_property

@@ -49,11 +49,12 @@ class Archive:
     Args:
         task: Task that the study tunes.
         maximize: Whether higher values are better.
+        frontier: Whether trials have a second value, a cost.
     """
 
-    def __init__(self, task: Task, *, maximize: bool) -> None:
+    def __init__(self, task: Task, *, maximize: bool, frontier: bool = False) -> None:
         """See the class."""
-        self.task = task
+        self.task, self._frontier = task, frontier
         self._sign = 1.0 if maximize else -1.0
         self.seen = 0
         """Number of trials at the last call of `read`."""
@@ -65,6 +66,7 @@ class Archive:
         self._numbers: list[int] = []
         self._origins: list[str] = []
         self._outcomes: list[Mapping[int, float]] = []
+        self._measured: list[float] = []
         # Trials that reported anything; those whose score is the mean of it; scores of those whose
         # outcomes are not all 0 or 1.
         self._reported, self._explained, self._graded = 0, 0, list[float]()
@@ -86,6 +88,12 @@ class Archive:
         self._has_constraints = False
         self._steps = 0
         self._unfinished: list[int] = []
+
+    @classmethod
+    def of(cls, study: Study, task: Task) -> Archive:
+        """Return an empty archive for a study that tunes a task."""
+        several = len(study.directions) > 1
+        return cls(task, maximize=is_maximized(study.directions), frontier=several)
 
     def read(self, trials: Sequence[FrozenTrial], number: int | None = None) -> Evidence:
         """Read a study's trials.
@@ -155,6 +163,8 @@ class Archive:
                 (self._numbers[row], self._scores[row]) for row in np.flatnonzero(outliers)
             ),
             constraints=tuple(self._constraints) if self._has_constraints else (),
+            frontier=self._frontier,
+            measured=tuple(map(self._measured.__getitem__, kept)) if self._frontier else (),
         )
 
     def _scale(self, scores: Floats) -> tuple[Scale, Bools]:
@@ -265,6 +275,8 @@ class Archive:
         self._numbers.append(trial.number)
         self._origins.append(str(trial.user_attrs.get(storage.ORIGIN, "")))
         self._outcomes.append(outcomes)
+        second = trial.values[1] if self._frontier and len(trial.values or ()) > 1 else math.nan
+        self._measured.append(second if math.isfinite(second) else math.nan)
 
     def _choices_of(self, trial: FrozenTrial) -> Choices | None:
         """Return the allocation of a trial, or None if a stage has none.
@@ -318,7 +330,7 @@ class StudyArchives:
         archives = self._archives.setdefault(study._storage, {})
         archive = archives.get(study._study_id)
         if archive is None or archive.task != task or archive.seen > len(trials):
-            archive = Archive(task, maximize=is_maximized(study.directions))
+            archive = Archive.of(study, task)
             archives[study._study_id] = archive
         evidence = archive.read(trials, number)
         log_unreadable(study, archive, trials)
@@ -354,7 +366,7 @@ def announce(study: Study, trial_id: int, task: Task, candidate: Candidate) -> N
 
 
 def is_maximized(directions: Sequence[StudyDirection]) -> bool:
-    """Return whether a study of one objective maximizes it."""
+    """Return whether a study maximizes its only or first objective."""
     return directions[0] == StudyDirection.MAXIMIZE
 
 

@@ -28,6 +28,7 @@ class Planners:
         insights: See `NumericalPlanner`.
         experience: Earlier studies, as evidence for planners of similar tasks.
         opening: See `NumericalPlanner`.
+        floor: See `NumericalPlanner`.
     """
 
     def __init__(
@@ -35,16 +36,18 @@ class Planners:
         insights: Collection[int],
         experience: Sequence[Experience],
         opening: Opening = "joint",
+        floor: float | None = None,
     ) -> None:
         """See the class."""
         self._insights, self._experience, self._opening = insights, experience, opening
+        self._floor = floor
         self._planners: OrderedDict[Task, NumericalPlanner] = OrderedDict()
         self._lock = threading.Lock()
         self._locks = [threading.RLock() for _ in range(_LOCKS)]
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the arguments, without planners and locks."""
-        return Planners, (self._insights, self._experience, self._opening)
+        return Planners, (self._insights, self._experience, self._opening, self._floor)
 
     def lock(self, task: Task) -> threading.RLock:
         """Return the lock to hold while a task's planner or archive is used."""
@@ -60,6 +63,7 @@ class Planners:
                 insights=self._insights,
                 experience=recall(self._experience, task),
                 opening=self._opening,
+                floor=self._floor,
             )
             with self._lock:
                 self._planners[task] = planner

@@ -16,6 +16,7 @@ from optuna.trial import FrozenTrial
 from optuna_agenttts import storage
 from optuna_agenttts.exceptions import TaskError
 from optuna_agenttts.study.measured import effective_task
+from optuna_agenttts.study.objectives import why_not_planned
 from optuna_agenttts.support.logs import is_first, log_once
 from optuna_agenttts.task.direction import warn_of_direction
 from optuna_agenttts.task.parameters import parameters_of
@@ -52,15 +53,29 @@ class StudyTasks:
     def get(self, study: Study, number: int) -> Task | None:
         """Return the task of a study, or None if none is found.
 
-        Return None for studies with several objectives, which are not planned; warn once.
+        Return None for studies whose objectives are not planned; warn once.
 
         Args:
             study: The study.
             number: Number of the trial. Stages are recognized once for each trial.
         """
-        if len(study.directions) > 1:
-            self._warn_of_objectives(study)
+        task = self._find(study, number)
+        if task is None or len(study.directions) == 1:
+            return task
+        if reason := why_not_planned(study, task, storage.read_trials(study)):
+            _warn_once(
+                study,
+                "several objectives",
+                "Study %r: %s. The models and samples of its task's stages are not planned but "
+                "sampled by the independent sampler (TPE by default). Searches with one objective "
+                "are planned, and those with two: a score, then a cost to minimize.",
+                *(study.study_name, reason),
+            )
             return None
+        return task
+
+    def _find(self, study: Study, number: int) -> Task | None:
+        """Return the task of a study; see `get`."""
         with self._lock:
             tasks = self._tasks.setdefault(study._storage, {})
             if self._task is not None:
@@ -148,19 +163,6 @@ class StudyTasks:
                 sampler,
                 reason,
             )
-
-    def _warn_of_objectives(self, study: Study) -> None:
-        if self._task is None and storage.registered(study) is None:
-            return
-        _warn_once(
-            study,
-            "several objectives",
-            "Study %r has %d objectives: the models and samples of its task's stages are not "
-            "planned but sampled by the independent sampler (TPE by default), until searches "
-            "with several objectives are supported.",
-            study.study_name,
-            len(study.directions),
-        )
 
 
 def find_task(study: Study, task: Task | None = None) -> Task | None:

@@ -23,7 +23,7 @@ ROOMS = {
         "llm": ("exceptions", "support"),
         "models": ("llm", "task", "support", "exceptions"),
         "study": ("planner", "task", "storage", "support", "exceptions"),
-        "agent": ("study", "planner", "llm", "task", "storage", "support"),
+        "agent": ("study", "planner", "llm", "task", "storage", "support", "exceptions"),
         "report": ("study", "planner", "task", "storage", "support", "exceptions"),
         "visualization": ("report", "task", "support", "exceptions"),
         "explanation": (

@@ -333,7 +333,7 @@ def test_studies_without_a_recommendation_are_summarized():
     assert "3 failed" in str(found)
     assert any("0, 1, 2" in line for line in found.warnings)
     assert any("agenttts doctor" in line for line in found.next_steps)
-    several = optuna.create_study(directions=["maximize", "minimize"])
+    several = optuna.create_study(directions=["maximize", "maximize"])
     several.optimize(lambda trial: (len(TASK.suggest(trial)), 1.0), n_trials=3)
     found = summarize(several)
     assert found.maximize is None

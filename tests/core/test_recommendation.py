@@ -282,7 +282,7 @@ def test_study_without_a_task_is_an_error():
 
 def test_several_objectives_are_an_error():
     """The error says how many there are."""
-    study = optuna.create_study(directions=["maximize", "minimize"])
+    study = optuna.create_study(directions=["maximize"] * 2)
     with pytest.raises(NoTaskError, match="2 objectives"):
         recommend(study, TASK)
 

@@ -627,7 +627,7 @@ def test_independent_sampler_never_chooses_what_belongs_to_the_task():
 
 
 def test_several_objectives_are_left_to_the_independent_sampler():
-    """A study of two objectives is searched as TPE alone would."""
+    """A study of a score and something else to maximize is searched as TPE alone would."""
 
     def two(trial):
         allocation = TASK.suggest(trial)
@@ -635,7 +635,7 @@ def test_several_objectives_are_left_to_the_independent_sampler():
 
     searches = []
     for sampler in (AgentTTSSampler(TASK, seed=0), TPESampler(seed=0)):
-        study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
+        study = optuna.create_study(directions=["maximize", "maximize"], sampler=sampler)
         study.optimize(two, n_trials=15)
         searches.append(params_of(study))
     assert searches[0] == searches[1]
@@ -647,7 +647,7 @@ def test_several_objectives_are_warned_about_once(given, caplog):
     sampler = AgentTTSSampler(TASK if given else None, seed=0)
     for name in ("first", "second"):
         study = optuna.create_study(
-            directions=["maximize", "minimize"], sampler=sampler, study_name=name
+            directions=["maximize", "maximize"], sampler=sampler, study_name=name
         )
         caplog.clear()
 
@@ -661,7 +661,7 @@ def test_several_objectives_are_warned_about_once(given, caplog):
         study.optimize(two, n_trials=4)
         (record,) = caplog.records
         assert record.levelname == "WARNING"
-        assert f"Study '{name}' has 2 objectives" in record.getMessage()
+        assert f"Study '{name}': the second of its 2 objectives" in record.getMessage()
         assert "independent sampler" in record.getMessage()
 
 

@@ -315,7 +315,7 @@ def test_studies_of_all_kinds_are_explained():
 
 
 def test_several_objectives_and_constraints_are_described():
-    study = optuna.create_study(directions=["maximize", "minimize"], sampler=RandomSampler(seed=0))
+    study = optuna.create_study(directions=["maximize"] * 2, sampler=RandomSampler(seed=0))
 
     def objective(trial):
         allocation = TASK.suggest(trial)

@@ -297,7 +297,7 @@ def test_a_study_without_trials_has_a_report_without_a_recommendation(tmp_path, 
     assert main(["report", url]) == 0
     assert "no completed trial" in capsys.readouterr().out
     study, url = new_study(
-        tmp_path / "two.db", study_name="two", direction=None, directions=["minimize"] * 2
+        tmp_path / "two.db", study_name="two", direction=None, directions=["maximize"] * 2
     )
     make_task().register(study)
     assert main(["report", url]) == 0

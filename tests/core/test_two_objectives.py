@@ -1,0 +1,325 @@
+"""Searches for good scores at every cost, and for the cheapest allocation of a score."""
+
+import copy
+import pickle
+import threading
+from dataclasses import replace
+
+import numpy as np
+import optuna
+import pytest
+from core_support import open_storage, params_of, score, wiki_task
+from optuna.samplers import TPESampler
+from posterior_cases import draw_allocations, draw_evidence
+
+from optuna_agenttts import (
+    AgentTTSSampler,
+    Recommendation,
+    StopWhenExhausted,
+    StopWhenSettled,
+    TaskError,
+    frontier,
+    recommend,
+    summarize,
+)
+from optuna_agenttts.planner.acquisition import BestScore
+from optuna_agenttts.planner.costs import Costs
+from optuna_agenttts.planner.evidence import Evidence
+from optuna_agenttts.planner.frontier_improvement import FrontierImprovement
+from optuna_agenttts.planner.kernels import Surrogate
+from optuna_agenttts.planner.posterior import Posterior
+
+TASK = wiki_task()
+
+
+def two(trial):
+    """Return score and cost."""
+    allocation = TASK.suggest(trial)
+    return score(allocation), TASK.cost(allocation)
+
+
+def search(target=two, n_trials=12, directions=("maximize", "minimize"), storage=None, **options):
+    """Search with two objectives."""
+    sampler = AgentTTSSampler(TASK, explain=False, **options)
+    study = optuna.create_study(directions=directions, sampler=sampler, storage=storage)
+    study.optimize(target, n_trials=n_trials)
+    return study
+
+
+def acquisition(seed, floor=None, evidence=None):
+    """Return the acquisition functions of random trials, their posterior, and allocations."""
+    rng = np.random.default_rng(seed)
+    surrogate = Surrogate(TASK, np.random.default_rng(0))
+    evidence = evidence or draw_evidence(TASK, "scores", seed=seed, trials=10)
+    posterior = Posterior(surrogate, evidence)
+    points = surrogate.points(*draw_allocations(TASK, rng, 60))
+    among = surrogate.points(*draw_allocations(TASK, rng, 200))
+    found = FrontierImprovement(posterior, Costs(evidence, surrogate), among, floor)
+    return found, posterior, points
+
+
+# The acquisition.
+
+
+@pytest.mark.parametrize("floor", [None, 0.5])
+@pytest.mark.parametrize("seed", range(4))
+def test_the_sum_over_steps_is_the_integral_over_the_cost_axis(seed, floor):
+    found, posterior, points = acquisition(seed, floor)
+    view = posterior.at(points)
+    mean, sd = view.moments().mean(), view.moments().sd()
+    own, incumbents = found.positions(points), posterior.incumbents
+    places, levels = found.positions(incumbents.points), incumbents.mean()
+    axis = (np.arange(2000) + 0.5) / 2000
+    front = np.array([max(0.0, levels[places <= t].max(initial=0.0)) for t in axis])
+    nodes = np.random.default_rng(0).normal(size=(1, 4000))
+    for row in range(0, len(points), 6):
+        rates = mean[row] + sd[row] * nodes
+        if floor is not None:
+            rates, front = np.minimum(rates, found.cap), np.minimum(front, found.cap)
+        steps, counts = np.unique(front[axis >= own[row]], return_counts=True)
+        gains = np.maximum(rates - steps[:, None], 0).mean(axis=1)
+        integral = float(counts @ gains) / len(axis)
+        assert found.expected(view)[row] == pytest.approx(integral, rel=0.15, abs=2e-3)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_is_certainly_dominated_is_worth_nothing(seed):
+    """Allocations far below the front at their cost, or as dear as the budget, add nothing."""
+    found, posterior, points = acquisition(seed)
+    view = posterior.at(points)
+    found.levels = found.levels + 3.0
+    found.levels[0] = 3.0
+    assert found.expected(view).max() < 1e-6
+    last = found.positions(points) >= 1
+    assert not found.expected(view)[last].any()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_equal_costs_leave_a_search_for_the_best_score(seed):
+    """The area above one cost is the best posterior mean."""
+    _, posterior, points = acquisition(seed)
+    equal = FrontierImprovement(posterior, lambda points: np.ones(len(points)), points)
+    view = posterior.at(points)
+    ours, theirs = equal.gradient(view), BestScore(posterior).gradient(view)
+    assert np.allclose(ours, theirs, atol=2e-3)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_floor_only_takes_away(seed):
+    """What exceeds it adds nothing; no allocation is expected to lower the front."""
+    found, posterior, points = acquisition(seed)
+    capped, _, _ = acquisition(seed, floor=0.5)
+    view = posterior.at(points)
+    assert (capped.expected(view) <= found.expected(view) + 1e-12).all()
+    assert (found.gradient(view) > -1e-9).all()
+
+
+# Costs.
+
+
+def test_costs_are_those_of_the_task_up_to_a_constant():
+    surrogate = Surrogate(TASK, np.random.default_rng(0))
+    evidence = draw_evidence(TASK, "scores", trials=8)
+    own = TASK.feasible.costs_of(evidence.models, evidence.samples)
+    measured = replace(evidence, measured=tuple(50 * own))
+    points = surrogate.points(*draw_allocations(TASK, np.random.default_rng(1), 30))
+    expected = TASK.feasible.costs_of(points.models, points.samples)
+    assert np.allclose(Costs(measured, surrogate)(points), expected)
+
+
+def test_measured_costs_that_differ_are_predicted():
+    """A latency that favors one model is learned within some percent from 25 trials."""
+    surrogate = Surrogate(TASK, np.random.default_rng(0))
+    evidence = draw_evidence(TASK, "scores", trials=25)
+
+    def latency(models, samples):
+        return ((1 + 3 * models) * samples**0.5).sum(axis=1)
+
+    evidence = replace(evidence, measured=tuple(latency(evidence.models, evidence.samples)))
+    points = surrogate.points(*draw_allocations(TASK, np.random.default_rng(1), 200))
+    truth = latency(points.models, points.samples)
+    predicted = Costs(evidence, surrogate)(points)
+    plain = TASK.feasible.costs_of(points.models, points.samples)
+    error = np.abs(np.log(predicted / truth)).mean()
+    ratio = np.log(plain / truth)
+    assert error < 0.25 * np.abs(ratio - np.median(ratio)).mean()
+
+
+# Searches.
+
+
+def test_a_search_finds_a_better_front_than_tpe():
+    """By the area under the front, from a score of 0 up to the budget."""
+
+    def area(study):
+        pairs = sorted((t.values[1], t.values[0]) for t in study.trials if t.values)
+        costs, scores = np.array(pairs).T
+        front = np.maximum.accumulate(scores)
+        return float(np.diff(costs, append=TASK.budget) @ front)
+
+    ours = area(search(n_trials=20))
+    for seed in range(2):
+        study = optuna.create_study(
+            directions=["maximize", "minimize"], sampler=TPESampler(seed=seed)
+        )
+        study.optimize(two, n_trials=20)
+        assert ours > area(study)
+
+
+def test_the_same_trials_give_the_same_search_in_any_units():
+    """Also of costs times a constant, of a score to minimize, and by a copied sampler."""
+    expected = params_of(search())
+
+    def dearer(trial):
+        found, cost = two(trial)
+        return found, 50 * cost
+
+    assert params_of(search(dearer)) == expected
+
+    def error(trial):
+        found, cost = two(trial)
+        return 1 - found, cost
+
+    minimized = search(error, directions=["minimize"] * 2)
+    assert params_of(minimized)[:3] == expected[:3]
+    sampler = pickle.loads(pickle.dumps(copy.deepcopy(AgentTTSSampler(TASK, explain=False))))
+    study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
+    study.optimize(two, n_trials=12)
+    assert params_of(study) == expected
+
+
+def two_cost(trial):
+    """Return the cost of what a trial was given."""
+    known = TASK.choices_from_params(trial.params)
+    return TASK.feasible.cost([known[stage] for stage in range(len(TASK.stages))])
+
+
+def test_workers_share_a_search(tmp_path):
+    """Two workers repeat no allocation."""
+    optuna.create_study(
+        directions=["maximize", "minimize"],
+        study_name="s",
+        storage=open_storage("sqlite", tmp_path / "s.db"),
+    )
+
+    def work():
+        storage = open_storage("sqlite", tmp_path / "s.db")
+        sampler = AgentTTSSampler(TASK, explain=False)
+        study = optuna.load_study(study_name="s", storage=storage, sampler=sampler)
+        study.optimize(two, n_trials=6)
+        storage.engine.dispose()
+
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    study = optuna.load_study(study_name="s", storage=open_storage("sqlite", tmp_path / "s.db"))
+    assert len(study.trials) == 12
+    assert len({str(sorted(params.items())) for params in params_of(study)}) == 12
+
+
+def test_ranges_of_the_objective_are_kept():
+    def ranged(trial):
+        model = trial.suggest_categorical("retrieval.model", ["qwen-7B", "qwen-72B"])
+        trial.suggest_categorical("answer.model", ["small-3B"])
+        number = trial.suggest_int("retrieval.samples", 1, 3)
+        other = trial.suggest_int("answer.samples", 2, 20, step=2)
+        allocation = TASK.allocation([(["qwen-7B", "qwen-72B"].index(model), number), (0, other)])
+        return score(allocation), TASK.cost(allocation)
+
+    study = search(ranged)
+    assert {t.user_attrs["agenttts:origin"] for t in study.trials} <= {"opening", "numerical"}
+    assert len({str(params) for params in params_of(study)}) == 12
+
+
+def test_constraints_are_met():
+    """Most later trials meet a constraint, and so does all of the frontier that was tried."""
+
+    def constraints(trial):
+        return (trial.user_attrs["samples"] - 20.0,)
+
+    def constrained(trial):
+        allocation = TASK.suggest(trial)
+        trial.set_user_attr("samples", sum(setting.samples for setting in allocation.values()))
+        return score(allocation), TASK.cost(allocation)
+
+    study = search(constrained, n_trials=16, constraints_func=constraints)
+    late = [t.user_attrs["samples"] <= 20 for t in study.trials[8:]]
+    assert sum(late) >= 5
+    for point in recommend(study).frontier.points:
+        if point.tried:
+            assert sum(setting.samples for setting in point.allocation.values()) <= 20
+
+
+@pytest.mark.parametrize(
+    ("directions", "values", "reason"),
+    [
+        (["maximize", "maximize"], lambda s, c: (s, c), "is maximized"),
+        (["maximize", "minimize", "minimize"], lambda s, c: (s, c, c), "it has 3 objectives"),
+        (["minimize", "minimize"], lambda s, c: (c, 1 - s), "return the score first"),
+        (["maximize", "minimize"], lambda s, c: (s, -c), "below 0"),
+    ],
+)
+def test_other_objectives_are_those_of_tpe_and_named_once(directions, values, reason, caplog):
+    study = search(lambda t: values(*two(t)), 8, directions)
+    (line,) = [r.getMessage() for r in caplog.records if "objectives" in r.getMessage()]
+    assert reason in line
+    assert "agenttts:origin" not in study.trials[-1].user_attrs
+
+
+# What is reported.
+
+
+def test_a_recommendation_has_the_frontier(tmp_path):
+    study = search()
+    found = recommend(study)
+    assert found.frontier == frontier(study)
+    assert found.allocation == found.frontier.best.allocation
+    assert str(found.frontier) in str(found)
+    assert "frontier" in str(summarize(study)).lower()
+    found.save(tmp_path / "found.json")
+    assert Recommendation.load(tmp_path / "found.json") == found
+    assert found._repr_html_()
+
+
+def test_callbacks_stop_searches_with_two_objectives():
+    study = search(n_trials=1)
+    callbacks = [StopWhenSettled(gain=0.5, trials=1), StopWhenExhausted()]
+    study.optimize(two, n_trials=20, callbacks=callbacks)
+    assert len(study.trials) < 20
+
+
+# Searches for the cheapest allocation of a score.
+
+
+def test_a_search_for_a_floor_finds_a_cheap_allocation():
+    """It is cheaper than what the search for the best score finds, or as cheap."""
+    costs = []
+    for floor in (0.5, None):
+        study = optuna.create_study(
+            direction="maximize", sampler=AgentTTSSampler(TASK, at_least=floor, explain=False)
+        )
+        study.optimize(lambda t: two(t)[0], n_trials=15)
+        reach = [two_cost(t) for t in study.trials if t.value >= 0.5]
+        costs.append(min(reach))
+    assert costs[0] <= costs[1]
+
+
+def test_a_floor_must_fit_the_direction():
+    for direction, options, message in (
+        ("maximize", {"at_most": 0.4}, "maximizes: give `at_least`"),
+        ("minimize", {"at_least": 0.4}, "minimizes: give `at_most`"),
+    ):
+        study = optuna.create_study(direction=direction, sampler=AgentTTSSampler(TASK, **options))
+        with pytest.raises(TaskError, match=message):
+            study.optimize(lambda t: two(t)[0], n_trials=1)
+        assert study.trials[0].state == optuna.trial.TrialState.FAIL
+    for options in ({"at_least": float("nan")}, {"at_least": 0.5, "at_most": 0.5}):
+        with pytest.raises(TaskError, match="at_least"):
+            AgentTTSSampler(TASK, **options)
+
+
+def test_evidence_of_one_objective_has_no_measured_costs():
+    assert not Evidence.empty(TASK).frontier
+    assert Evidence.empty(TASK).measured == ()
