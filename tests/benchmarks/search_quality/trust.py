@@ -72,7 +72,8 @@ class Real:
 
     def __init__(self, land):
         self.name, self.task = land.name, land.task()
-        self.truth, self.regret, self._world = land.truth, land.regret, cache(land.world)
+        self.truth, self.truths = land.truth, land.truths
+        self.regret, self._world = land.regret, cache(land.world)
         self.instances, self.reference = land.instances, (land.optimum, land.reference)
 
     def outcomes(self, models, samples, seed, count):
