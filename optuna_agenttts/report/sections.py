@@ -120,7 +120,9 @@ def use_section(
     blocks: list[Block] = [table, Paragraph(tuple(text))]
     if found.interval is None:
         unknown = "How sure that is, is not known: `trial.report(outcome, step=number)` for each "
-        blocks.append(Paragraph(with_code(f"{unknown}instance gives an interval.")))
+        # Optuna takes no intermediate values of several objectives.
+        remedy = f"{unknown}instance gives an interval, in studies of one objective."
+        blocks.append(Paragraph(with_code(remedy)))
     if luckiest is not None:
         number, (best, expected) = (
             luckiest[0],
