@@ -4,11 +4,14 @@
 missing; ``python two_objectives.py --table FILE [FILE ...]`` prints tables.
 
 Objectives return the mean of 50 outcomes and the task's cost. All samplers search the same bounded
-ranges, those of `Task.suggest`. The area under the front of the true scores of the tried
-allocations, from a score of 0 and up to the budget, is a hypervolume. Its loss is given: the area
-under the best true scores (of all allocations, or of 100,000 drawn ones and all that any search
-tried) less that of a search, as a share of it. The cost axis is linear from 0, or logarithmic from
-the cheapest allocation (from a thousandth of the budget if that is more).
+ranges, those of `Task.suggest`; or, with ``--fixed``, ranges that do not depend on the parameters
+before, where trials over the budget are pruned and do not count.
+
+The area under the front of the true scores of the tried allocations, from a score of 0 and up to
+the budget, is a hypervolume. Its loss is given: the area under the best true scores (of all
+allocations, or of 100,000 drawn ones and all that any search tried) less that of a search, as a
+share of it. The cost axis is linear from 0, or logarithmic from the cheapest allocation (from a
+thousandth of the budget if that is more).
 
 With ``--floors``, searches have one objective: the cheapest allocation that reaches a score, three
 quarters of the way from the median to the best one. The figure is the cost of the cheapest tried
@@ -79,6 +82,25 @@ def everything(family, index, folder):
     return feasible.costs_of(models, samples), place.truths(models, samples)
 
 
+def suggest_fixed(task, trial):
+    """Suggest an allocation from ranges that do not depend on what was suggested before.
+
+    Raises:
+        optuna.TrialPruned: It is over the budget.
+    """
+    choices = []
+    for stage, rows in zip(task.stages, task.feasible.costs):
+        rest = task.feasible.cheapest_cost - min(float(row[0]) for row in rows)
+        fitting = [int(np.searchsorted(row, task.budget - rest, side="right")) for row in rows]
+        names = [model.name for model in stage.models]
+        model = names.index(trial.suggest_categorical(stage.model_parameter, names))
+        most = max(1, *fitting)
+        choices.append((model, trial.suggest_int(stage.samples_parameter, 1, most, log=True)))
+    if not task.feasible.fits(choices):
+        raise optuna.TrialPruned
+    return task.allocation(choices)
+
+
 def one_search(family, index, name, seed, options):
     """Run one search, and return its figures."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -98,7 +120,7 @@ def one_search(family, index, name, seed, options):
         start = time.perf_counter()
         trial = study.ask()
         try:
-            allocation = task.suggest(trial)
+            allocation = suggest_fixed(task, trial) if options.fixed else task.suggest(trial)
         except optuna.TrialPruned:
             study.tell(trial, state=TrialState.PRUNED)
             continue
@@ -203,6 +225,7 @@ def main():
     parser.add_argument("--split", choices=("development", "report"), default="development")
     parser.add_argument("--real", help="folder of the module `real_landscapes`; see `trust.py`")
     parser.add_argument("--label", default="", help="added to the samplers' names")
+    parser.add_argument("--fixed", action="store_true", help="suggest from fixed ranges")
     parser.add_argument("--floors", action="store_true")
     options = parser.parse_args()
     if options.table:
