@@ -368,7 +368,7 @@ def test_frontier_of_a_study_without_evidence_is_refused():
     with pytest.raises(NoEvidenceError, match="has no completed trial"):
         frontier(optuna.create_study(), one_stage())
     several = optuna.create_study(directions=["maximize"] * 2)
-    with pytest.raises(NoTaskError, match="2 objectives .*`frontier` needs a score"):
+    with pytest.raises(NoTaskError, match=r"2 objectives .*`frontier` needs a score"):
         frontier(several, one_stage())
     with pytest.raises(TaskError, match="`score_sd` must be finite and above 0"):
         frontier(optuna.create_study(), one_stage(), score_sd=0)
