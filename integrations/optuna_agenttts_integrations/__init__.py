@@ -25,6 +25,7 @@ from optuna_agenttts_integrations.pipeline.aggregation import (
     majority_vote,
     medoid,
     normalized_vote,
+    settled,
     union,
 )
 from optuna_agenttts_integrations.pipeline.evaluation import (
@@ -82,5 +83,6 @@ __all__ = [
     "majority_vote",
     "medoid",
     "normalized_vote",
+    "settled",
     "union",
 ]

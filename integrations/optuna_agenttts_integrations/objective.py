@@ -372,6 +372,7 @@ class MultiStageObjective(DiagnosableObjective, SplittableObjective):
                 "malformed": evaluation.malformed,
                 "seconds": rounded(evaluation.seconds),
                 **thought_attributes(trial, evaluation, allocation, thinking),
+                **({"drawn": drawn} if (drawn := evaluation.drawn_text) else {}),
                 **{name: rounded(value) for name, value in evaluation.metrics.items()},
             }
             # Models without an effort may think, too: their answers are those of the stage.

@@ -230,6 +230,7 @@ VALUES = {
     "make_task": [playground.make_task],
     "medoid": [lambda: integrations.medoid(max)],
     "normalized_vote": [lambda: integrations.normalized_vote(str)],
+    "settled": [lambda: integrations.settled(0.95)],
     "passage_benchmark": [BENCHMARKS["two_wiki"]],
     "task_bench": [BENCHMARKS["daily"], BENCHMARKS["multimedia"]],
     "triple_benchmark": [BENCHMARKS["cwq"]],

@@ -129,9 +129,15 @@ class Completions:
         self.failures: Counter[str] = Counter()
 
     async def sample(
-        self, request: ChatRequest, endpoint: Endpoint, count: int, meter: Meter | None = None
+        self,
+        request: ChatRequest,
+        endpoint: Endpoint,
+        count: int,
+        meter: Meter | None = None,
+        *,
+        start: int = 0,
     ) -> Samples:
-        """Return samples 0 to `count` - 1 of a request.
+        """Return samples `start` to `count` - 1 of a request.
 
         Samples whose calls fail despite retries are missing from the result, and `failures`
         counts them by cause.
@@ -139,8 +145,9 @@ class Completions:
         Args:
             request: The request.
             endpoint: Endpoint that serves its model.
-            count: Number of samples.
+            count: Number of samples, those before `start` included.
             meter: Meter of the request's spend. Default: its calls cost nothing.
+            start: Index of the first sample.
 
         Raises:
             StoreError: The store cannot be read or written, or lacks a sample to be replayed.
@@ -156,8 +163,10 @@ class Completions:
         exclusive.callers += 1
         try:
             async with exclusive.lock:
-                found = await self._store.run(self._store.get, digest, count)
-                missing = [index for index in range(count) if index not in found]
+                stored = await self._store.run(self._store.get, digest, count)
+                wanted = range(start, count)
+                found = {index: stored[index] for index in wanted if index in stored}
+                missing = [index for index in wanted if index not in found]
                 generated = 0
                 if missing and self._replay:
                     raise StoreError(
@@ -187,7 +196,7 @@ class Completions:
             spend=meter.spent,
             prompt_length=max((c.usage.prompt_tokens for c in found.values()), default=0),
             naive_tokens=sum(c.usage.completion_tokens for c in found.values()),
-            failed=count - len(found),
+            failed=len(wanted) - len(found),
         )
 
     async def _generate(

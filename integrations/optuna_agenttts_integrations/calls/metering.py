@@ -142,6 +142,7 @@ class Meter:
     _in_progress: int = 0
     _held: float = 0.0
     _longest_prompt: int = 0
+    _charged: tuple[float, int] = (0.0, 0)
 
     async def reserve(self, calls: int) -> None:
         """Reserve the most that calls can cost; wait for calls in progress if they hold it.
@@ -231,10 +232,12 @@ class Meter:
             self.account.ledger.longest[self._choice] = usage.completion_tokens
 
     def close(self) -> None:
-        """Charge the account, after the last call."""
+        """Charge the account with what was not charged yet, after the last call for now."""
         self._charge()
-        self.account.amounts.append(self.spent)
-        self.account.tokens += self.generated_tokens
+        spent, tokens = self._charged
+        self.account.amounts.append(self.spent - spent)
+        self.account.tokens += self.generated_tokens - tokens
+        self._charged = self.spent, self.generated_tokens
 
     def _charge(self) -> None:
         spent = self._cost(self._calls, self.prompt_tokens, self._generated)

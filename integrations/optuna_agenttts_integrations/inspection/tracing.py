@@ -152,9 +152,15 @@ class Trace:
             found.fusions.append(tuple(value))
 
     def record(self, call: _Call) -> None:
-        """Record a request of the current stage."""
-        if self._current is not None:
-            self._current.calls.append(call)
+        """Record a request of the current stage, or further samples of its last one."""
+        if self._current is None:
+            return
+        calls = self._current.calls
+        if calls and calls[0].request == call.request:
+            stored = {i: c for i, c in call.stored.items() if i >= calls[0].count}
+            calls[0] = replace(call, stored={**stored, **calls[0].stored})
+        else:
+            calls.append(call)
 
     def fails_on(self, function: UserFunction) -> tuple[type[Exception], ...]:
         """Return the exceptions of a function that fail the instance only."""
@@ -274,12 +280,18 @@ class _TracedCompletions(Completions):
         self._trace, self._offline = trace, trace.offline
 
     async def sample(
-        self, request: ChatRequest, endpoint: Endpoint, count: int, meter: Meter | None = None
+        self,
+        request: ChatRequest,
+        endpoint: Endpoint,
+        count: int,
+        meter: Meter | None = None,
+        *,
+        start: int = 0,
     ) -> Samples:
         """Return and record samples; see `Completions.sample`."""
         key = RequestKey(endpoint.identity, self._seed, request_text(request)).digest
         stored = self._store.get(key, count)
-        samples = await super().sample(request, endpoint, count, meter)
+        samples = await super().sample(request, endpoint, count, meter, start=start)
         found = stored if self._offline else self._store.get(key, count)
         self._trace.record(_Call(request, count, stored, found))
         return samples

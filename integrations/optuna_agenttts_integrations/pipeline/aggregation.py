@@ -10,10 +10,29 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
+
+from optuna_agenttts_integrations.pipeline.settling import further_for_ids, further_for_winner
 
 Aggregation = Callable[[Sequence[Any]], Any]
+
+
+class Vote(Protocol):
+    """Aggregation whose result can be settled before all samples are drawn."""
+
+    def __call__(self, samples: Sequence[Any]) -> Any:
+        """Return the result of the samples."""
+
+    def further(self, samples: Sequence[Any], left: int, probability: float) -> int:
+        """Return the fewest further samples that can settle the result, 0 if it is settled.
+
+        Args:
+            samples: The samples so far, in order.
+            left: Number of samples that are left.
+            probability: Probability with which the result must be that of all samples.
+        """
 
 
 def majority_vote(samples: Sequence[Hashable]) -> Hashable:
@@ -25,7 +44,21 @@ def majority_vote(samples: Sequence[Hashable]) -> Hashable:
     return Counter(samples).most_common(1)[0][0]
 
 
-def normalized_vote(normalize: Callable[[Any], Hashable]) -> Aggregation:
+@dataclass(frozen=True, slots=True)
+class _Vote:
+    """Vote over normalized samples; see `normalized_vote`."""
+
+    normalize: Callable[[Any], Hashable]
+
+    def __call__(self, samples: Sequence[Any]) -> Any:
+        ballots = [self.normalize(sample) for sample in samples]
+        return samples[ballots.index(majority_vote(ballots))]
+
+    def further(self, samples: Sequence[Any], left: int, probability: float) -> int:
+        return further_for_winner([self.normalize(s) for s in samples], left, probability)
+
+
+def normalized_vote(normalize: Callable[[Any], Hashable]) -> Vote:
     """Build a majority vote over normalized samples.
 
     Args:
@@ -34,15 +67,29 @@ def normalized_vote(normalize: Callable[[Any], Hashable]) -> Aggregation:
     Returns:
         An aggregation that returns the first sample with the winning value.
     """
-    return partial(_vote_normalized, normalize)
+    return _Vote(normalize)
 
 
-def _vote_normalized(normalize: Callable[[Any], Hashable], samples: Sequence[Any]) -> Any:
-    ballots = [normalize(sample) for sample in samples]
-    return samples[ballots.index(majority_vote(ballots))]
+@dataclass(frozen=True, slots=True)
+class _IdVote:
+    """Vote on each ID; see `id_vote`."""
+
+    threshold: float
+
+    def __call__(self, samples: Sequence[Iterable[Any]]) -> tuple[Any, ...]:
+        counts = Counter(name for sample in samples for name in set(sample))
+        needed = self._needed(len(samples))
+        return tuple(sorted(name for name, count in counts.items() if count >= needed))
+
+    def further(self, samples: Sequence[Iterable[Any]], left: int, probability: float) -> int:
+        return further_for_ids(samples, left, probability, self._needed)
+
+    def _needed(self, samples: int) -> int:
+        # The tolerance keeps rounding errors from raising the count, as in 25 * .28 = 7 + 9e-16.
+        return max(1, math.ceil(self.threshold * samples - 1e-9))
 
 
-def id_vote(threshold: float) -> Aggregation:
+def id_vote(threshold: float) -> Vote:
     """Build a vote that keeps the IDs contained in at least a fraction of the samples.
 
     Args:
@@ -57,14 +104,7 @@ def id_vote(threshold: float) -> Aggregation:
     """
     if not 0 < threshold <= 1:
         raise ValueError(f"`threshold` must be above 0 and at most 1, got {threshold!r}.")
-    return partial(_vote_on_ids, threshold)
-
-
-def _vote_on_ids(threshold: float, samples: Sequence[Iterable[Any]]) -> tuple[Any, ...]:
-    counts = Counter(name for sample in samples for name in set(sample))
-    # The tolerance keeps rounding errors from raising the count, as in 25 * .28 = 7 + 9e-16.
-    needed = max(1, math.ceil(threshold * len(samples) - 1e-9))
-    return tuple(sorted(name for name, count in counts.items() if count >= needed))
+    return _IdVote(threshold)
 
 
 def union(samples: Sequence[Iterable[Any]]) -> tuple[Any, ...]:
@@ -116,26 +156,31 @@ def _choose_medoid(similarity: Callable[[Any, Any], float], samples: Sequence[An
     return samples[totals.index(max(totals))]
 
 
-_FIRST_OF_TWO = (majority_vote, _vote_normalized, _choose_medoid)
-_VOTES = (majority_vote, _vote_normalized, _vote_on_ids, union)
+_FIRST_OF_TWO = (majority_vote, _Vote, _choose_medoid)
+_VOTES = (majority_vote, _Vote, _IdVote, union)
 """Aggregations that take no time, and whose results depend on the samples alone."""
 
 
-def changes_after_half(aggregate: object, samples: Sequence[Any], result: Any) -> bool | None:
+def changes_after_half(
+    aggregate: object, samples: Sequence[Any], result: Any, most: int | None = None
+) -> bool | None:
     """Return whether the first half of the samples has another result than all of them.
 
     Args:
         aggregate: The aggregation.
         samples: All samples, in order.
         result: Their result.
+        most: Number of samples that were allowed; fewer were drawn if they were enough. Default:
+            the number of `samples`.
 
     Returns:
         None if there is one sample, or the aggregation is not a vote or union of this module:
         those of users, and fusions, may cost time or calls.
     """
-    if len(samples) < 2 or not any(_function_of(aggregate) is known for known in _VOTES):
+    most = len(samples) if most is None else most
+    if most < 2 or not any(_function_of(aggregate) is known for known in _VOTES):
         return None
-    half: Any = aggregate(samples[: (len(samples) + 1) // 2])  # type: ignore[operator]
+    half: Any = aggregate(samples[: (most + 1) // 2])  # type: ignore[operator]
     return bool(half != result)
 
 
@@ -155,4 +200,41 @@ def _function_of(aggregate: object) -> object:
     """Return the function of this module that an aggregation is, without its arguments."""
     while isinstance(aggregate, partial):
         aggregate = aggregate.func
-    return aggregate
+    return type(aggregate) if isinstance(aggregate, (_Vote, _IdVote)) else aggregate
+
+
+Enough = Callable[[Aggregation, Sequence[Any], int], int]
+"""Rule that returns how many further samples to draw before it is asked again, and 0 if there are
+enough. It is given the aggregation, the parsed samples so far, in order and without malformed
+ones, and the number of samples that are left."""
+
+
+def settled(probability: float = 1.0) -> Enough:
+    """Build a rule that ends votes whose result is settled.
+
+    With probability 1, a vote ends when the samples that are left cannot change its result, which
+    is then that of all samples. Below 1, it ends when they change it with a probability of at most
+    1 - `probability`, if the winner and its closest rival share them as they share the samples so
+    far: a Beta-binomial distribution with a uniform prior, as in Adaptive-Consistency (Aggarwal et
+    al., EMNLP 2023), but over the samples that are left.
+
+    Args:
+        probability: The probability, above 0.5 and at most 1.
+
+    Returns:
+        A rule for `StageProgram.enough`. Of aggregations that are not votes of this package, it
+        draws all samples.
+
+    Raises:
+        ValueError: The probability is out of range.
+    """
+    if not 0.5 < probability <= 1:
+        raise ValueError(f"`probability` must be above 0.5 and at most 1, got {probability!r}.")
+    return partial(_further, probability)
+
+
+def _further(probability: float, aggregate: Aggregation, samples: Sequence[Any], left: int) -> int:
+    if aggregate is majority_vote:
+        return further_for_winner(samples, left, probability)
+    further = getattr(aggregate, "further", None)
+    return left if further is None else int(further(samples, left, probability))

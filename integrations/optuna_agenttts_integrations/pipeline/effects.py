@@ -38,7 +38,7 @@ def settings_without_effect(
         group = _group_of(program, allocation[program.name].samples)
         if not ran:
             found[program.name] = "any"
-        elif group and all(not u.malformed and u.calls == u.samples for u in ran):
+        elif group and all(not u.malformed and u.calls == u.drawn for u in ran):
             found[program.name] = list(group)
     return found
 

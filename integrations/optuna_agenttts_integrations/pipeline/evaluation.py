@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import islice
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 _SHOWN = 100
 """Instances in the view of an evaluation. Chosen by hand."""
 _RESULT = ("outcome", "failed", "unreadable")
-_USAGE = ("samples", "malformed", "generated_tokens", "spend")
+_USAGE = ("samples", "drawn", "malformed", "generated_tokens", "spend")
 """Columns of a DataFrame, of an instance and of each of its stages."""
 
 
@@ -36,7 +37,7 @@ class StageUsage:
     """Usage of one stage for one instance.
 
     Args:
-        samples: Number of samples requested; 0 if the stage was skipped.
+        samples: Number of samples in the allocation; 0 if the stage was skipped.
         calls: Number of successful calls, including fusion and repair.
         generated: Number of these calls that were generated rather than reused.
         malformed: Number of replies that could not be parsed.
@@ -56,6 +57,7 @@ class StageUsage:
         changed: Whether the first half of the samples has another result than all of them; None
             if there is one sample, or the aggregation is not a vote or union of this package.
         reply: The first reply, shortened to 1,000 characters.
+        drawn: Number of the `samples` that were drawn; fewer if fewer were enough.
     """
 
     samples: int = 0
@@ -77,6 +79,7 @@ class StageUsage:
     refused: int = 0
     changed: bool | None = field(default=None, compare=False)
     reply: str = field(default="", compare=False, repr=False)
+    drawn: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,8 +212,9 @@ class Evaluation:
         """Return the results as a pandas DataFrame, one row for each instance.
 
         The columns are ``instance``, ``outcome``, ``failed``, ``unreadable``, the pipeline's
-        metrics, and for each stage its number of ``samples``, ``malformed`` replies and
-        ``generated_tokens``, and its ``spend``, such as ``answer.spend``.
+        metrics, and for each stage its numbers of ``samples``, of those ``drawn``, of
+        ``malformed`` replies and ``generated_tokens``, and its ``spend``, such as
+        ``answer.spend``.
 
         Raises:
             AgentTTSError: pandas is not installed.
@@ -303,14 +307,35 @@ class Evaluation:
     @property
     def stage_spends(self) -> dict[str, tuple[float, float]]:
         """For each stage that ran its spend, and what reused samples saved there."""
+        return {
+            name: (math.fsum(u.spend for u in usages), math.fsum(u.saved for u in usages))
+            for name, usages in self._usages().items()
+        }
+
+    @property
+    def drawn(self) -> dict[str, tuple[float, float]]:
+        """For each stage that ran, its mean number of samples drawn, and of those allowed."""
+        return {
+            name: (fmean(u.drawn for u in usages), fmean(u.samples for u in usages))
+            for name, usages in self._usages().items()
+        }
+
+    @property
+    def drawn_text(self) -> str:
+        """Mean numbers of samples of the stages that drew fewer than allowed, as text."""
+        return ", ".join(
+            f"{name} {drawn:.3g} of {most:.3g} samples"
+            for name, (drawn, most) in self.drawn.items()
+            if drawn < most
+        )
+
+    def _usages(self) -> dict[str, list[StageUsage]]:
+        """Return the usage of each stage for the instances that it ran for."""
         found: dict[str, list[StageUsage]] = {}
         for result in self.results.values():
             for name, usage in result.stages.items():
                 found.setdefault(name, []).append(usage)
-        return {
-            name: (math.fsum(u.spend for u in usages), math.fsum(u.saved for u in usages))
-            for name, usages in found.items()
-        }
+        return found
 
     def _total(self, name: str) -> float:
         return sum(result.total(name) for result in self.results.values())

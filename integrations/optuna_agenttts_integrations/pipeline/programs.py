@@ -9,8 +9,15 @@ from typing import Any
 from optuna_agenttts.llm import ChatRequest, Message
 from optuna_agenttts.llm.thoughts import split_thoughts
 from optuna_agenttts.task.stage import checked_groups
-from optuna_agenttts_integrations.pipeline.aggregation import Aggregation, majority_vote
+from optuna_agenttts_integrations.pipeline.aggregation import (
+    Aggregation,
+    Enough,
+    majority_vote,
+    settled,
+)
 from optuna_agenttts_integrations.pipeline.fusion import LLMFusion
+
+_CERTAIN = settled()
 
 Prompt = str | Sequence[Message]
 """Text of one user message, or messages."""
@@ -128,6 +135,10 @@ class StageProgram:
             only one of each, unless replies are malformed. Default: ``[(1, 2)]`` for the votes of
             this package and `medoid`, none for others.
         check: Test of the stage's result, for diagnostics. Default: none.
+        enough: Rule that decides after how many samples the stage may stop, such as
+            ``settled(0.95)``; the number of an allocation is then the most. It should depend on
+            its arguments alone. Default: votes stop when the samples that are left cannot change
+            their result. None draws all samples.
 
     Raises:
         TaskError: `equal_samples` are not such groups.
@@ -148,6 +159,7 @@ class StageProgram:
     otherwise: Callable[[State], Any] = no_result
     equal_samples: Sequence[Sequence[int]] | None = None
     check: StageCheck | None = None
+    enough: Enough | None = _CERTAIN
 
     def __post_init__(self) -> None:
         """Check the groups of equal samples."""

@@ -121,6 +121,7 @@ class _StageCall:
     drawn: list[Samples] = field(default_factory=list)
     """Samples of each request, that of the stage itself first."""
     requested: int = 0
+    tried: int = 0
     malformed: int = 0
     error: Exception | None = None
     """Error of the last call that failed."""
@@ -132,15 +133,7 @@ class _StageCall:
         model = next(m for m in stage.models if m.name == self.model)
         request = for_choice(self.program.request(model.served_name, self.state), model)
         self.requested = count
-        drawn = await self._draw(request, count)
-        if not drawn.completions:
-            missing = f"stage {self.program.name!r}: {self.model} returned no reply"
-            raise InstanceFailedError(self.error or PipelineError(missing))
-        parsed = await finish_all(
-            self._parse_or_repair(request, completion) for completion in drawn.completions
-        )
-        replies = [text for text, sample in parsed if sample is not None]
-        samples = [sample for _, sample in parsed if sample is not None]
+        replies, samples = await self._replies(request, count)
         if not samples:
             if self.program.required:
                 unreadable = PipelineError(
@@ -151,15 +144,50 @@ class _StageCall:
         if isinstance(self.program.aggregate, LLMFusion):
             return await self._fuse(self.program.aggregate, request, replies, samples)
         result = self.program.aggregate(samples)
-        self.changed = changes_after_half(self.program.aggregate, samples, result)
+        self.changed = changes_after_half(self.program.aggregate, samples, result, count)
         return result
 
-    async def _draw(self, request: ChatRequest, count: int) -> Samples:
-        price = partial(_price, self.task, self.program.name, self.model)
-        meter = Meter(request, price, self.account)
-        drawn = await self.completions.sample(request, self.endpoint, count, meter)
+    async def _replies(self, request: ChatRequest, count: int) -> tuple[list[str], list[Any]]:
+        """Return readable replies and their samples, as many as are enough, at most `count`."""
+        replies: list[str] = []
+        samples: list[Any] = []
+        # One meter, since samples of one prompt share the cost of reading it.
+        meter = self._meter(request)
+        while more := self._further(samples, count - self.tried):
+            start, self.tried = self.tried, self.tried + more
+            drawn = await self._sample(request, self.tried, meter, start)
+            self.drawn[:1] = [_joined(self.drawn[0], drawn) if start else drawn]
+            if not self.drawn[0].completions:
+                # All of them failed despite retries: the rest would wait as long in vain.
+                break
+            parsed = await finish_all(
+                self._parse_or_repair(request, completion) for completion in drawn.completions
+            )
+            replies += [text for text, sample in parsed if sample is not None]
+            samples += [sample for _, sample in parsed if sample is not None]
+        if not self.drawn[0].completions:
+            missing = f"stage {self.program.name!r}: {self.model} returned no reply"
+            raise InstanceFailedError(self.error or PipelineError(missing))
+        return replies, samples
+
+    def _further(self, samples: Sequence[Any], left: int) -> int:
+        """Return how many further samples to draw before asking again."""
+        program = self.program
+        if left == 0 or program.enough is None or isinstance(program.aggregate, LLMFusion):
+            return left
+        more = program.enough(program.aggregate, samples, left)
+        return max(not samples, min(more, left))
+
+    def _meter(self, request: ChatRequest) -> Meter:
+        return Meter(
+            request, partial(_price, self.task, self.program.name, self.model), self.account
+        )
+
+    async def _sample(
+        self, request: ChatRequest, count: int, meter: Meter, start: int = 0
+    ) -> Samples:
+        drawn = await self.completions.sample(request, self.endpoint, count, meter, start=start)
         self.error = meter.error or self.error
-        self.drawn.append(drawn)
         return drawn
 
     def _parse(self, reply: Completion) -> Any:
@@ -169,7 +197,8 @@ class _StageCall:
 
     async def _draw_and_parse(self, request: ChatRequest) -> tuple[str, Any]:
         """Return the only reply to a request and its sample; None if there is none."""
-        drawn = await self._draw(request, 1)
+        drawn = await self._sample(request, 1, self._meter(request))
+        self.drawn.append(drawn)
         if not drawn.completions:
             return "", None
         reply = drawn.completions[0]
@@ -227,6 +256,7 @@ class _StageCall:
         count = len(first.completions)
         return StageUsage(
             samples=self.requested,
+            drawn=self.tried,
             # Failed calls were neither generated nor reused.
             calls=len(replies),
             generated=sum(drawn.generated for drawn in self.drawn),
@@ -261,6 +291,18 @@ class _StageCall:
 
         # Samples of one prompt share the cost of reading it.
         return 0.0 if drawn.generated == count else cost(count) - cost(drawn.generated)
+
+
+def _joined(first: Samples, later: Samples) -> Samples:
+    """Return samples of one request together, whose meter has counted both."""
+    return replace(
+        later,
+        completions=first.completions + later.completions,
+        generated=first.generated + later.generated,
+        prompt_length=max(first.prompt_length, later.prompt_length),
+        naive_tokens=first.naive_tokens + later.naive_tokens,
+        failed=first.failed + later.failed,
+    )
 
 
 def for_choice(request: ChatRequest, model: Model) -> ChatRequest:

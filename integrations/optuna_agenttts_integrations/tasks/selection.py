@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 
-from optuna_agenttts_integrations.pipeline.aggregation import Aggregation, id_vote
+from optuna_agenttts_integrations.pipeline.aggregation import Vote, id_vote
 from optuna_agenttts_integrations.tasks.id_lists import NONE, NOUN, UNREADABLE, read_entries
 
 _ENTRY = re.compile(
@@ -89,7 +88,7 @@ def _clipped(digits: str, count: int) -> int:
     return count + 1 if len(digits) > len(str(count)) else int(digits or "0")
 
 
-def selection_vote(threshold: float) -> Aggregation:
+def selection_vote(threshold: float) -> Vote:
     """Create a vote that selects the candidates in at least a fraction of the samples.
 
     Args:
@@ -101,16 +100,25 @@ def selection_vote(threshold: float) -> Aggregation:
     Raises:
         ValueError: The threshold is out of range.
     """
-    return partial(_join_selections, id_vote(threshold))
+    return _SelectionVote(id_vote(threshold))
 
 
-def _join_selections(vote: Aggregation, samples: Sequence[Selection]) -> Selection:
-    return Selection(
-        tuple(vote([sample.ids for sample in samples])),
-        sum(sample.out_of_range for sample in samples),
-        sum(sample.repeated for sample in samples),
-        sum(sample.partial for sample in samples),
-    )
+@dataclass(frozen=True, slots=True)
+class _SelectionVote:
+    """Vote on each candidate; see `selection_vote`."""
+
+    vote: Vote
+
+    def __call__(self, samples: Sequence[Selection]) -> Selection:
+        return Selection(
+            tuple(self.vote([sample.ids for sample in samples])),
+            sum(sample.out_of_range for sample in samples),
+            sum(sample.repeated for sample in samples),
+            sum(sample.partial for sample in samples),
+        )
+
+    def further(self, samples: Sequence[Selection], left: int, probability: float) -> int:
+        return self.vote.further([sample.ids for sample in samples], left, probability)
 
 
 def format_candidates(candidates: Sequence[str]) -> str:
