@@ -77,9 +77,15 @@ def _score(state):
 
 
 def make_pipeline():
-    """Build a pipeline of two stages, whose outcome is 1 if both reply yes."""
+    """Build a pipeline of two stages, whose outcome is 1 if both reply yes.
+
+    Each draws all samples, so that calls can be counted.
+    """
     return Pipeline(
-        stages=[StageProgram(name="find", prompt=_find), StageProgram(name="say", prompt=_say)],
+        stages=[
+            StageProgram(name="find", prompt=_find, enough=None),
+            StageProgram(name="say", prompt=_say, enough=None),
+        ],
         score=_score,
     )
 

@@ -61,7 +61,9 @@ def noisy_objective(count, refuse=(), **options):
     ]
     stage = Stage("say", models=models, prompt_tokens=10, generation_tokens=2, max_samples=6)
     task = Task(name="one", stages=[stage], budget=140, cost=PriceCost(), metric_range=(0, 1))
-    program = StageProgram(name="say", prompt=lambda s: s.instance["id"], max_tokens=4)
+    program = StageProgram(
+        name="say", prompt=lambda s: s.instance["id"], max_tokens=4, enough=None
+    )
     chats = {model.name: Noisy(model.name, refuse) for model in models}
     objective = MultiStageObjective(
         Pipeline(stages=[program], score=lambda state: float(state["say"] == "yes")),

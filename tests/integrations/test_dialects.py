@@ -64,7 +64,11 @@ def reply(name):
 def objective_at(server, store=None):
     """Build an objective of one stage that calls a server, with short waits."""
     program = StageProgram(
-        name="answer", prompt=lambda state: state.instance, parse=parse_answer, max_tokens=64
+        name="answer",
+        prompt=lambda state: state.instance,
+        parse=parse_answer,
+        max_tokens=64,
+        enough=None,
     )
     pipeline = Pipeline(stages=[program], score=lambda state: float(state["answer"] == "Paris"))
     (endpoint,) = connect_endpoints(["m"], server.url, timeout=5).values()

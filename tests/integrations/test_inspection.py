@@ -38,7 +38,12 @@ def searched(objective, *allocations, direction="maximize"):
 def stages_of(answer, instances=("q",), score=lambda state: 1.0, **program):
     """Build an objective of one stage."""
     stage = StageProgram(
-        **{"name": "s", "prompt": lambda state: f"ask {state.instance}", **program}
+        **{
+            "name": "s",
+            "prompt": lambda state: f"ask {state.instance}",
+            "enough": None,
+            **program,
+        }
     )
     pipeline = Pipeline(
         stages=[stage], score=score, metrics={"length": lambda state: len(str(state["s"]))}

@@ -356,9 +356,14 @@ def test_skipped_stages_have_expected_costs():
     """A stage that a third of the instances run has a third of its cost."""
     pipeline = Pipeline(
         stages=[
-            StageProgram(name="find", prompt=lambda state: f"find {state.instance['id']}"),
             StageProgram(
-                name="say", prompt=lambda state: f"say {state.instance['id']}", when=_skips
+                name="find", prompt=lambda state: f"find {state.instance['id']}", enough=None
+            ),
+            StageProgram(
+                name="say",
+                prompt=lambda state: f"say {state.instance['id']}",
+                when=_skips,
+                enough=None,
             ),
         ],
         score=lambda state: 1.0,

@@ -224,7 +224,7 @@ def test_limit_stops_the_study_and_keeps_the_trial(caplog):
     """The last trial is pruned with what it measured, and one line gives the reason and unit."""
     paid = Paid(seconds=0.001)
     objective = objective_of(
-        pipeline(), {"small": paid}, range(40), max_spend=5000, measure_after=None
+        pipeline(enough=None), {"small": paid}, range(40), max_spend=5000, measure_after=None
     )
     with caplog.at_level(logging.WARNING):
         study = search(objective, trials=50)

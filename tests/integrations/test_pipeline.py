@@ -47,7 +47,8 @@ def asks(name, text=None, **options):
     def prompt(state):
         return str(state.instance) if text is None else str(state[text])
 
-    return StageProgram(name=name, prompt=prompt, **options)
+    # All samples are drawn, so that calls can be counted.
+    return StageProgram(name=name, prompt=prompt, **{"enough": None, **options})
 
 
 def run(stages, *, chat=None, instances=("q",), samples=1, score=None, metrics=None, **options):
@@ -219,7 +220,7 @@ def test_skipped_stages_count_as_zero_tokens():
     """A stage that runs for a quarter of the instances has a quarter of its length and cost."""
     stages = [
         asks("s", when=lambda state: state.instance == 0),
-        StageProgram(name="t", prompt=lambda state: f"then {state.instance}"),
+        StageProgram(name="t", prompt=lambda state: f"then {state.instance}", enough=None),
     ]
     chat = Replies(lambda request, number: "one two three four")
     pipeline = Pipeline(stages=stages, score=lambda state: 1.0)
@@ -300,6 +301,7 @@ def test_a_bug_fails_the_trial_and_keeps_completions(place):
             prompt=at("prompt", lambda state: "t"),
             parse=at("parse", lambda text, state: text),
             when=at("when", lambda state: True),
+            enough=None,
         ),
     ]
     pipeline = Pipeline(
@@ -528,7 +530,11 @@ task = Task(
 )
 objective = MultiStageObjective(
     Pipeline(
-        stages=[StageProgram(name="s", prompt=lambda state: f"question {state.instance}")],
+        stages=[
+            StageProgram(
+                name="s", prompt=lambda state: f"question {state.instance}", enough=None
+            )
+        ],
         score=lambda state: float(state["s"] == "fine"),
     ),
     list(range(10)),

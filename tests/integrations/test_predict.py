@@ -82,6 +82,8 @@ def make_predictor(pipeline=None, chats=None, **options):
 def echo(name="say", reply=lambda request, number: request.messages[-1].content, **options):
     """Build an objective of one stage whose replies are the prompts; return it and its model."""
     chat = Replies(reply)
+    # All samples are drawn, so that calls can be counted.
+    options = {"enough": None, **options}
     program = StageProgram(name=name, prompt=lambda state: state.instance, **options)
     return objective_of(Pipeline(stages=[program], score=touched), {"m": chat}), chat
 
@@ -228,6 +230,7 @@ def test_one_input_that_fails_does_not_lose_the_others(caplog):
                 prompt=lambda state: state["look"],
                 parse=lambda text, state: json.loads(text) if text != "no" else None,
                 required=True,
+                enough=None,
             ),
         ],
         score=touched,
