@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
+from optuna_agenttts.task.model import is_finite
 from optuna_agenttts_integrations.pipeline.settling import further_for_ids, further_for_winner
 
 Aggregation = Callable[[Sequence[Any]], Any]
@@ -162,22 +163,21 @@ _VOTES = (majority_vote, _Vote, _IdVote, union)
 
 
 def changes_after_half(
-    aggregate: object, samples: Sequence[Any], result: Any, most: int | None = None
+    aggregate: object, samples: Sequence[Any], result: Any, left: int = 0
 ) -> bool | None:
     """Return whether the first half of the samples has another result than all of them.
 
     Args:
         aggregate: The aggregation.
-        samples: All samples, in order.
+        samples: The samples, in order.
         result: Their result.
-        most: Number of samples that were allowed; fewer were drawn if they were enough. Default:
-            the number of `samples`.
+        left: Number of samples that were allowed and not drawn, since the others were enough.
 
     Returns:
         None if there is one sample, or the aggregation is not a vote or union of this module:
         those of users, and fusions, may cost time or calls.
     """
-    most = len(samples) if most is None else most
+    most = len(samples) + left
     if most < 2 or not any(_function_of(aggregate) is known for known in _VOTES):
         return None
     half: Any = aggregate(samples[: (most + 1) // 2])  # type: ignore[operator]
@@ -228,13 +228,19 @@ def settled(probability: float = 1.0) -> Enough:
     Raises:
         ValueError: The probability is out of range.
     """
-    if not 0.5 < probability <= 1:
+    if not (is_finite(probability) and 0.5 < probability <= 1):
         raise ValueError(f"`probability` must be above 0.5 and at most 1, got {probability!r}.")
-    return partial(_further, probability)
+    return _Settled(float(probability))
 
 
-def _further(probability: float, aggregate: Aggregation, samples: Sequence[Any], left: int) -> int:
-    if aggregate is majority_vote:
-        return further_for_winner(samples, left, probability)
-    further = getattr(aggregate, "further", None)
-    return left if further is None else int(further(samples, left, probability))
+@dataclass(frozen=True, slots=True)
+class _Settled:
+    """Rule that ends votes; see `settled`."""
+
+    probability: float
+
+    def __call__(self, aggregate: Aggregation, samples: Sequence[Any], left: int) -> int:
+        if aggregate is majority_vote:
+            return further_for_winner(samples, left, self.probability)
+        further = getattr(aggregate, "further", None)
+        return left if further is None else int(further(samples, left, self.probability))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from optuna_agenttts.task.allocation import Allocation
-from optuna_agenttts_integrations.pipeline.aggregation import equal_counts
+from optuna_agenttts_integrations.pipeline.aggregation import equal_counts, settled
 from optuna_agenttts_integrations.pipeline.evaluation import InstanceResult
 from optuna_agenttts_integrations.pipeline.programs import StageProgram
 
@@ -38,9 +38,15 @@ def settings_without_effect(
         group = _group_of(program, allocation[program.name].samples)
         if not ran:
             found[program.name] = "any"
-        elif group and all(not u.malformed and u.calls == u.drawn for u in ran):
+        elif _holds(program, group) and all(not u.malformed and u.calls == u.drawn for u in ran):
             found[program.name] = list(group)
     return found
+
+
+def _holds(program: StageProgram, group: Sequence[int]) -> bool:
+    """Return whether numbers of samples have the same result under the stage's rule, too."""
+    # Other rules may stop elsewhere if more samples are allowed.
+    return bool(group) and (max(group) <= 2 or program.enough in (None, settled()))
 
 
 def _group_of(program: StageProgram, samples: int) -> Sequence[int]:

@@ -9,6 +9,7 @@ from typing import Any
 from optuna_agenttts.llm import ChatRequest, Message
 from optuna_agenttts.llm.thoughts import split_thoughts
 from optuna_agenttts.task.stage import checked_groups
+from optuna_agenttts_integrations.exceptions import PipelineError
 from optuna_agenttts_integrations.pipeline.aggregation import (
     Aggregation,
     Enough,
@@ -142,6 +143,7 @@ class StageProgram:
 
     Raises:
         TaskError: `equal_samples` are not such groups.
+        PipelineError: `enough` is not a rule.
     """
 
     name: str
@@ -162,7 +164,13 @@ class StageProgram:
     enough: Enough | None = _CERTAIN
 
     def __post_init__(self) -> None:
-        """Check the groups of equal samples."""
+        """Check the groups of equal samples, and the rule."""
+        rule: object = self.enough
+        if rule is settled or not (rule is None or callable(rule)):
+            raise PipelineError(
+                f"StageProgram {self.name!r}: `enough` must be a rule, such as settled(0.95), or "
+                f"None for all samples, got {self.enough!r}."
+            )
         if self.equal_samples is not None:
             checked_groups(f"StageProgram {self.name!r}", self.equal_samples)
 

@@ -63,7 +63,11 @@ def further_for_ids(
     every, seen, total = [*counts.values(), 0], len(samples), len(samples) + left
 
     def selected(count: int, more: int) -> float:
-        return _chance(count, seen + more - count, left - more, needed(total) - count)
+        missing, draws = needed(total) - count, left - more
+        if probability == 1 and 0 < missing <= draws:
+            # How probable it is does not matter.
+            return 0.5
+        return _chance(count, seen + more - count, draws, missing)
 
     def reached(count: int, more: int) -> bool:
         # All further samples, or none of them, contain the ID.

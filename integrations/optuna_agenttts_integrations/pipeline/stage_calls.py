@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from math import fsum
+from numbers import Integral
 from typing import Any
 
 from optuna_agenttts import Model, Task
@@ -144,7 +145,8 @@ class _StageCall:
         if isinstance(self.program.aggregate, LLMFusion):
             return await self._fuse(self.program.aggregate, request, replies, samples)
         result = self.program.aggregate(samples)
-        self.changed = changes_after_half(self.program.aggregate, samples, result, count)
+        left = count - self.tried
+        self.changed = changes_after_half(self.program.aggregate, samples, result, left)
         return result
 
     async def _replies(self, request: ChatRequest, count: int) -> tuple[list[str], list[Any]]:
@@ -154,12 +156,10 @@ class _StageCall:
         # One meter, since samples of one prompt share the cost of reading it.
         meter = self._meter(request)
         while more := self._further(samples, count - self.tried):
-            start, self.tried = self.tried, self.tried + more
-            drawn = await self._sample(request, self.tried, meter, start)
+            start = self.tried
+            drawn = await self._sample(request, start + more, meter, start)
+            self.tried += more
             self.drawn[:1] = [_joined(self.drawn[0], drawn) if start else drawn]
-            if not self.drawn[0].completions:
-                # All of them failed despite retries: the rest would wait as long in vain.
-                break
             parsed = await finish_all(
                 self._parse_or_repair(request, completion) for completion in drawn.completions
             )
@@ -175,8 +175,17 @@ class _StageCall:
         program = self.program
         if left == 0 or program.enough is None or isinstance(program.aggregate, LLMFusion):
             return left
+        if self.drawn and not self.drawn[0].completions:
+            # All calls failed despite retries: wait only once more.
+            return left
         more = program.enough(program.aggregate, samples, left)
-        return max(not samples, min(more, left))
+        # A rule that returns whether there are enough would be taken for a number.
+        if isinstance(more, bool) or not isinstance(more, Integral):
+            raise PipelineError(
+                f"stage {program.name!r}: `enough` must return the number of further samples, "
+                f"0 if there are enough, got {more!r}."
+            )
+        return max(int(not samples), min(int(more), left))
 
     def _meter(self, request: ChatRequest) -> Meter:
         return Meter(
