@@ -190,7 +190,7 @@ def _stage_finding(stage: InspectedStage, trace: Trace) -> Finding:
         return finding("warning", f"failed on this instance. {causes}".strip())
     first = stage.requests[0].replies
     replies = [reply for reply in first if reply.text is not None]
-    message = f"{stage.model}: {len(replies)} of {stage.samples} replies"
+    message = f"{stage.model}: {len(replies)} of {len(first)} replies"
     if len(replies) < len(first):
         level: Level = "warning" if replies or trace.offline else "error"
         cause = "the store lacks the others" if trace.offline else causes

@@ -1,20 +1,29 @@
 """Votes that stop when they are settled: same result, fewer samples."""
 
+import pickle
 import random
+import threading
+from collections import Counter
+from contextlib import closing
+from functools import partial
 
+import numpy as np
 import optuna
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pipeline_support import Replies, objective_of, side_by_side
 
-from optuna_agenttts import AgentTTSSampler, FlopsCost, Model, Stage, Task
-from optuna_agenttts.llm import Completion, Usage
+from optuna_agenttts import AgentTTSSampler, FlopsCost, Model, Stage, Task, storage
+from optuna_agenttts.llm import ChatRefusedError, Completion, Usage
 from optuna_agenttts_integrations import (
     CompletionStore,
     Endpoint,
     LLMFusion,
     MultiStageObjective,
     Pipeline,
+    PipelineError,
+    SpendLimitError,
     StageProgram,
     id_vote,
     majority_vote,
@@ -23,6 +32,7 @@ from optuna_agenttts_integrations import (
     settled,
     union,
 )
+from optuna_agenttts_integrations.pipeline.aggregation import changes_after_half
 from optuna_agenttts_integrations.tasks.selection import Selection, selection_vote
 
 
@@ -86,6 +96,18 @@ def test_no_sample_is_drawn_beyond_the_first_settled_number(vote, probability):
     assert drawn_by(rule, aggregate, replies) == drawn_by(one_by_one, aggregate, replies)
 
 
+@given(votes())
+def test_the_first_half_changes_as_of_all_samples(vote):
+    """The half is that of the samples that were allowed."""
+    aggregate, replies = vote
+    replies = [reply for reply in replies if reply is not None]
+    if replies:
+        drawn = drawn_by(settled(), aggregate, replies)
+        some, left = replies[:drawn], len(replies) - drawn
+        changed = changes_after_half(aggregate, some, aggregate(some), left)
+        assert changed == changes_after_half(aggregate, replies, aggregate(replies))
+
+
 @pytest.mark.parametrize(
     ("replies", "drawn"),
     [
@@ -127,27 +149,55 @@ def test_other_aggregations_draw_all_samples(aggregate):
     assert drawn_by(settled(0.9), aggregate, ["a"] * 7) == 7
 
 
-@pytest.mark.parametrize("probability", [0.5, 0, 1.01, float("nan")])
+@pytest.mark.parametrize("probability", [0.5, 0, 1.01, float("nan"), "0.9", True, None])
 def test_probabilities_out_of_range_are_refused(probability):
     """With the value."""
     with pytest.raises(ValueError, match=str(probability)):
         settled(probability)
 
 
-class Counted:
-    """Chat model that replies "a" or "b" by its seed, and counts its calls."""
+def test_rules_are_values():
+    """Equal ones compare equal, also after pickling, and numpy's numbers are numbers."""
+    assert settled(0.9) == settled(np.float64(0.9)) == pickle.loads(pickle.dumps(settled(0.9)))
+    assert settled() == settled(1) != settled(0.9)
 
-    def __init__(self):
-        self.calls = 0
+
+@pytest.mark.parametrize("rule", [1, 0.95, "settled", settled])
+def test_other_than_rules_are_refused(rule):
+    """When the stage is built, with its name and the argument."""
+    with pytest.raises(PipelineError, match=r"'say': `enough` must be a rule.* got .*settled|1|0"):
+        StageProgram(name="say", prompt=str, enough=rule)
+
+
+@pytest.mark.parametrize("value", [True, None, 0.5, "2"])
+def test_rules_must_return_a_number(value):
+    """Whether there are enough would be taken for a number of samples."""
+    with pytest.raises(PipelineError, match=rf"'say': `enough` must return .* got {value!r}"):
+        search([4], enough=lambda aggregate, samples, left: value)
+
+
+class Counted:
+    """Chat model that replies "a" or "b" by its seed, and counts its calls.
+
+    Some calls are refused, and some replies cannot be read, by their seed.
+    """
+
+    def __init__(self, refused=0.0, unreadable=0.0):
+        self.refused, self.unreadable = refused, unreadable
+        self.calls, self.seen = 0, set()
 
     async def complete(self, request, *, seed):
-        """Reply."""
+        """Reply, or refuse to."""
         self.calls += 1
-        return Completion("a" if seed % 10 < 7 else "b", Usage(100, 10))
+        self.seen.add((request.messages, seed))
+        if (seed // 10) % 100 < 100 * self.refused:
+            raise ChatRefusedError("no")
+        readable = (seed // 1000) % 100 >= 100 * self.unreadable
+        return Completion(("a" if seed % 10 < 7 else "b") if readable else "?", Usage(100, 10))
 
 
-def search(allocations, *, store=None, cost=None, **options):
-    """Run trials of given numbers of samples; returns the study, the calls and the results."""
+def vote_of(chat, *, store=None, max_spend=None, replay=False, **options):
+    """Build an objective of one stage that votes."""
     task = Task(
         name="vote",
         stages=[
@@ -160,12 +210,11 @@ def search(allocations, *, store=None, cost=None, **options):
             )
         ],
         budget=1e9,
-        cost=cost or FlopsCost(),
+        cost=FlopsCost(),
     )
     program = StageProgram(name="say", prompt=lambda state: state.instance["id"], **options)
     pipeline = Pipeline(stages=[program], score=lambda state: float(state["say"] == "a"))
-    chat = Counted()
-    objective = MultiStageObjective(
+    return MultiStageObjective(
         pipeline,
         [{"id": f"q{number}"} for number in range(12)],
         task=task,
@@ -173,9 +222,18 @@ def search(allocations, *, store=None, cost=None, **options):
         store=store,
         progress=False,
         measure_after=None,
+        max_spend=max_spend,
+        replay=replay,
+        max_failed=1.0,
     )
-    study = optuna.create_study(direction="maximize", sampler=AgentTTSSampler(task, seed=0))
-    with objective:
+
+
+def search(allocations, *, chat=None, **options):
+    """Run trials of given numbers of samples; returns the study, the calls and the results."""
+    chat = chat or Counted()
+    with vote_of(chat, **options) as objective:
+        sampler = AgentTTSSampler(objective.task, seed=0)
+        study = optuna.create_study(direction="maximize", sampler=sampler)
         for samples in allocations:
             study.enqueue_trial({"say.model": "m", "say.samples": samples})
         study.optimize(objective, n_trials=len(allocations))
@@ -248,3 +306,162 @@ def test_a_store_serves_both_with_and_without_a_rule(tmp_path):
     store.close()
     assert some + rest == 12 * 20
     assert full.drawn["say"] == (20, 20)
+
+
+def readable(text, state):
+    """Parse "a" and "b"."""
+    return text if text in ("a", "b") else None
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 8, 20])
+@pytest.mark.parametrize(("refused", "unreadable"), [(0.5, 0.0), (0.0, 0.5), (0.4, 0.4), (1, 0)])
+@pytest.mark.parametrize("repaired", [False, True])
+def test_bad_replies_change_no_outcome(most, refused, unreadable, repaired):
+    """An instance fails only if all calls of the samples that are allowed fail."""
+
+    def of(**options):
+        return search(
+            [most],
+            chat=Counted(refused, unreadable),
+            parse=readable,
+            required=True,
+            repair=(lambda state, text: "again") if repaired else None,
+            **options,
+        )[2]
+
+    found, full = of(), of(enough=None)
+    assert found.outcomes == full.outcomes
+    assert [r.failed for r in found.results.values()] == [r.failed for r in full.results.values()]
+
+
+def test_a_limit_of_the_spend_ends_within_a_vote():
+    """What was drawn is stored, and a search with a larger limit goes on from there."""
+    whole, _, full = search([20], max_tokens=10)
+    limit, store, chat = 0.55 * whole.trials[0].user_attrs["spend"], CompletionStore(), Counted()
+    with vote_of(chat, store=store, max_spend=limit, max_tokens=10) as objective:
+        with pytest.raises(SpendLimitError):
+            objective.evaluate({"say": ("m", 20)})
+        counts = Counter(messages for messages, _ in chat.seen)
+        spend = sum(objective.task.cost({"say": ("m", count)}) for count in counts.values())
+        assert 0.9 * limit < spend <= limit
+        assert chat.calls < full.results["q0"].stages["say"].drawn * 12
+    _, more, found = search([20], store=store, max_tokens=10)
+    assert found.outcomes == full.outcomes
+    assert found.drawn == full.drawn
+    drawn = sum(result.stages["say"].drawn for result in full.results.values())
+    assert chat.calls + more == drawn
+
+
+@pytest.mark.parametrize("enough", [settled(), settled(0.9)])
+def test_workers_share_the_samples_of_votes(tmp_path, enough):
+    """They draw different prefixes at once; no sample is generated twice."""
+    numbers, found = [20, 9, 3, 31], {}
+    alone = {most: search([most], enough=enough)[2] for most in numbers}
+    chats = [Counted() for _ in numbers]
+
+    def work(most, chat):
+        with closing(CompletionStore(str(tmp_path / "c.db"))) as store:
+            found[most] = search([most], store=store, chat=chat, enough=enough)[2]
+
+    side_by_side([threading.Thread(target=partial(work, *each)) for each in zip(numbers, chats)])
+    for most in numbers:
+        assert found[most].outcomes == alone[most].outcomes
+        assert found[most].drawn == alone[most].drawn
+    assert sum(chat.calls for chat in chats) == len(set().union(*(chat.seen for chat in chats)))
+
+
+def test_inspections_and_replays_show_what_was_drawn():
+    """Samples that were not needed are not missing."""
+    store = CompletionStore()
+    _, _, found = search([20], store=store)
+    with vote_of(Counted(), store=store, replay=True) as objective:
+        assert objective.evaluate({"say": ("m", 20)}).outcomes == found.outcomes
+        shown = objective.inspect({"say": ("m", 20)}, "q0")
+        (stage,) = shown.stages
+        (request,) = stage.requests
+        assert len(request.replies) == found.results["q0"].stages["say"].drawn < 20
+        assert all(reply.stored and reply.text for reply in request.replies)
+        assert stage.samples == 20
+        assert stage.missing == 0
+        assert "not in the store" not in str(shown)
+
+
+def test_checks_show_two_samples_unless_they_replay():
+    """The second one of a vote of two is never needed, but shows how replies differ."""
+    pipeline = Pipeline(stages=[StageProgram(name="s", prompt=str)], score=lambda state: 1.0)
+    chats = {"m": Replies(lambda request, number: str(number))}
+    with objective_of(pipeline, chats) as objective:
+        assert "2 of 2 replies" in str(objective.check())
+    store = CompletionStore()
+    with objective_of(pipeline, chats, store=store) as objective:
+        objective.evaluate({"s": ("m", 2)})
+    with objective_of(pipeline, chats, store=store, replay=True) as objective:
+        report = objective.check()
+        assert report.ok
+        assert "1 of 1 replies" in str(report)
+        assert not [f for f in report.findings if f.check == "result" and f.level != "ok"]
+
+
+@pytest.mark.parametrize(
+    ("rule", "problem"),
+    [
+        (lambda aggregate, samples: 1, "has the parameters"),
+        (lambda aggregate, samples, left: 1 / 0, "raised ZeroDivisionError"),
+        (lambda aggregate, samples, left: len(samples) > 1, "not a number of samples"),
+    ],
+)
+def test_checks_name_wrong_rules(rule, problem):
+    """Before samples are paid for."""
+    stage = StageProgram(name="s", prompt=str, enough=rule)
+    pipeline = Pipeline(stages=[stage], score=lambda state: 1.0)
+    with objective_of(pipeline, {"m": Replies(lambda request, number: str(number))}) as objective:
+        report = objective.check()
+    (error,) = (finding for finding in report.findings if finding.level == "error")
+    assert error.check == "enough"
+    assert "`enough` (lambda in test_settled_votes.py" in error.message
+    assert problem in error.message
+
+
+def test_predictions_stop_too():
+    """They give the result of all samples."""
+    chats = Counted(), Counted()
+    inputs = [{"id": f"q{number}"} for number in range(12)]
+    found = []
+    for chat, options in zip(chats, ({}, {"enough": None})):
+        with vote_of(chat, **options) as objective:
+            found.append(list(objective.predict(inputs, {"say": ("m", 20)})))
+    assert [one.answer for one in found[0]] == [one.answer for one in found[1]]
+    assert chats[0].calls < 0.75 * chats[1].calls
+
+
+@pytest.mark.parametrize(
+    ("enough", "equal"), [(settled(), [3, 4]), (None, [3, 4]), (settled(0.8), None)]
+)
+def test_numbers_are_equal_only_if_the_rule_stops_alike(enough, equal):
+    """A probable winner of three may not be that of four."""
+    study, _, _ = search([4], enough=enough, equal_samples=[(3, 4)])
+    reported = storage.read_trial_fact(study.trials[0], storage.EQUAL) or {}
+    assert reported.get("say") == equal
+
+
+def test_skipped_votes_draw_nothing():
+    """The means are those of the instances that ran."""
+    _, calls, found = search([20], when=lambda state: state.instance["id"] == "q1")
+    assert found.drawn == {"say": (calls, 20)}
+
+
+def test_several_samples_of_a_call_stop_too():
+    """Models that complete many samples at once get the requests of each round."""
+
+    class Many(Counted):
+        rounds = ()
+
+        async def complete_many(self, request, seeds):
+            self.rounds += (len(seeds),)
+            return [await self.complete(request, seed=seed) for seed in seeds]
+
+    chat = Many()
+    _, calls, found = search([20], chat=chat)
+    assert found.outcomes == search([20], enough=None)[2].outcomes
+    assert sum(chat.rounds) == calls < 12 * 20
+    assert max(chat.rounds) == 10

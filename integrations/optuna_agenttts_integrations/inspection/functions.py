@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from numbers import Integral
 from typing import Any
 
 from optuna_agenttts.llm import Message
@@ -20,6 +21,7 @@ _ARGUMENTS = {
     "prompt": ("state",),
     "parse": ("text", "state"),
     "aggregate": ("samples",),
+    "enough": ("aggregate", "samples", "left"),
     "messages": ("messages", "candidates"),
     "fallback": ("samples",),
     "repair": ("state", "text"),
@@ -36,6 +38,8 @@ _MEANINGS = {
     "state": "`state` is the `State` of the instance",
     "text": "`text` is a reply",
     "samples": "`samples` are the parsed samples",
+    "aggregate": "`aggregate` is that of the stage",
+    "left": "`left` is the number of samples that are left",
     "messages": "`messages` are the stage's own prompt",
     "candidates": "`candidates` are the distinct replies",
 }
@@ -46,6 +50,7 @@ _REMEDIES = {
     "repair": "Return the text of a message that asks for a readable reply.",
     "aggregate": "It must accept any sequence of what `parse` returns, of one sample or more.",
     "fallback": "It must accept any sequence of what `parse` returns, of one sample or more.",
+    "enough": "Return the number of further samples, 0 if there are enough.",
     "parse": "It must accept any text: return None for replies that cannot be read.",
     "score": "Return a finite number.",
     "metric": "Return a finite number.",
@@ -170,6 +175,8 @@ class UserFunction:
             return _prompt_problem(value, returned, text_allowed=self.kind == "prompt")
         if self.kind == "repair" and not isinstance(value, str):
             return f"{returned}, which is not text"
+        if self.kind == "enough" and (isinstance(value, bool) or not isinstance(value, Integral)):
+            return f"{returned}, which is not a number of samples"
         if self.kind in ("score", "metric"):
             return _score_problem(value, returned, limits if self.kind == "score" else None)
         return None
@@ -203,13 +210,13 @@ def _score_problem(value: Any, returned: str, limits: tuple[float, float] | None
 
 def stage_functions(stage: StageProgram | Step) -> Iterator[UserFunction]:
     """Yield the functions of a stage, those of its fusion included."""
-    kinds = ("when", "prompt", "parse", "aggregate", "repair", "otherwise")
+    kinds = ("when", "prompt", "parse", "aggregate", "enough", "repair", "otherwise")
     for kind in kinds if isinstance(stage, StageProgram) else ("when", "run", "otherwise"):
         function = getattr(stage, kind)
         if isinstance(function, LLMFusion):
             yield UserFunction(stage.name, "messages", function.messages)
             yield UserFunction(stage.name, "fallback", function.fallback)
-        elif kind != "repair" or function is not None:
+        elif kind not in ("enough", "repair") or function is not None:
             yield UserFunction(stage.name, kind, function)
 
 

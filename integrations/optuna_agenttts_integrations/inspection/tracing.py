@@ -32,6 +32,7 @@ from optuna_agenttts_integrations.inspection.records import (
     Purpose,
     Status,
 )
+from optuna_agenttts_integrations.pipeline.aggregation import settled
 from optuna_agenttts_integrations.pipeline.evaluation import InstanceResult
 from optuna_agenttts_integrations.pipeline.fusion import LLMFusion, most_frequent
 from optuna_agenttts_integrations.pipeline.run import run_instances
@@ -174,7 +175,7 @@ class Trace:
             function
             for function in self._functions
             if (function.stage, function.kind) not in self._called
-            and function.function not in (always, no_result, most_frequent)
+            and function.function not in (always, no_result, most_frequent, settled())
         ]
 
     def stages(self) -> tuple[InspectedStage, ...]:
@@ -244,6 +245,8 @@ class _Wrapped:
 
     def __call__(self, *arguments: Any) -> Any:
         self.trace.before(self.function, arguments)
+        # Rules know votes by their identity.
+        arguments = tuple(a.function.function if isinstance(a, _Wrapped) else a for a in arguments)
         try:
             value = self.function.function(*arguments)
         except self.trace.fails_on(self.function):
@@ -269,6 +272,9 @@ class _Wrapped:
             if problem is not None:
                 raise FunctionError(self.function, problem)
         self.trace.after(self.function, arguments, value)
+        if self.function.kind == "enough" and not self.trace.offline:
+            # A check shows as many samples as it announces.
+            return arguments[-1]
         return value
 
 
