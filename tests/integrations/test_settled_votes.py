@@ -317,7 +317,7 @@ def readable(text, state):
 @pytest.mark.parametrize(("refused", "unreadable"), [(0.5, 0.0), (0.0, 0.5), (0.4, 0.4), (1, 0)])
 @pytest.mark.parametrize("repaired", [False, True])
 def test_bad_replies_change_no_outcome(most, refused, unreadable, repaired):
-    """An instance fails only if all calls of the samples that are allowed fail."""
+    """An instance fails only if all samples that are allowed are refused."""
 
     def of(**options):
         return search(

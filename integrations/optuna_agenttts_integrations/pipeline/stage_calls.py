@@ -12,7 +12,7 @@ from numbers import Integral
 from typing import Any
 
 from optuna_agenttts import Model, Task
-from optuna_agenttts.llm import ChatRequest, Completion, Message
+from optuna_agenttts.llm import ChatRefusedError, ChatRequest, Completion, Message
 from optuna_agenttts.llm.untrusted import estimated_tokens
 from optuna_agenttts.study.spending import cost_of_samples
 from optuna_agenttts.support.plain import shortened
@@ -176,8 +176,8 @@ class _StageCall:
         if left == 0 or program.enough is None or isinstance(program.aggregate, LLMFusion):
             return left
         if self.drawn and not self.drawn[0].completions:
-            # All calls failed despite retries: wait only once more.
-            return left
+            # Others may not be refused. Calls that failed despite retries have waited long enough.
+            return left if isinstance(self.error, ChatRefusedError) else 0
         more = program.enough(program.aggregate, samples, left)
         # A rule that returns whether there are enough would be taken for a number.
         if isinstance(more, bool) or not isinstance(more, Integral):
