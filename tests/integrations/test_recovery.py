@@ -47,7 +47,10 @@ class Failing(LoopbackServer):
 
 def objective_at(url, samples=("q", "r", "s"), **options):
     """Build an objective with a single stage that calls the server."""
-    program = StageProgram(name="answer", prompt=lambda s: f"{s.instance}?", max_tokens=5)
+    # Votes that stop early would leave fewer calls that succeed while others fail.
+    program = StageProgram(
+        name="answer", prompt=lambda s: f"{s.instance}?", max_tokens=5, enough=None
+    )
     pipeline = Pipeline(stages=[program], score=lambda s: float(s["answer"] == "fine"))
     (endpoint,) = connect_endpoints(["m"], url, timeout=5, **options).values()
     objective = objective_of(pipeline, {"m": endpoint}, samples)

@@ -238,8 +238,10 @@ def test_a_server_that_stops_midway_costs_no_instance():
     """Scores with two servers, one of which stops for good, equal those with one server."""
     pipeline = Pipeline(
         stages=[
-            StageProgram(name="s", prompt=lambda state: f"first {state.instance}"),
-            StageProgram(name="t", prompt=lambda state: f"then {state.instance} {state['s']}"),
+            StageProgram(name="s", prompt=lambda state: f"first {state.instance}", enough=None),
+            StageProgram(
+                name="t", prompt=lambda state: f"then {state.instance} {state['s']}", enough=None
+            ),
         ],
         score=lambda state: (state["s"] == "yes") + 0.5 * (state["t"] == "yes"),
     )

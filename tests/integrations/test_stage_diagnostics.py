@@ -52,9 +52,12 @@ def make_objective(find, say, *, large=None, check=found, **options):
             prompt=lambda state: f"find {state.instance['id']}",
             check=None if check is None else StageCheck("the answer is found", check),
             parse=lambda text, state: text if text.isdigit() else None,
+            enough=None,
         ),
         StageProgram(
-            name="say", prompt=lambda state: f"say {state.instance['id']} {state['find']}"
+            name="say",
+            prompt=lambda state: f"say {state.instance['id']} {state['find']}",
+            enough=None,
         ),
     ]
     pipeline = Pipeline(
