@@ -456,14 +456,15 @@ def test_metrics_are_as_computed_by_hand(served, metric):
     benchmark = two_wiki(QUESTIONS, search=4, metric=metric, **SMALL)
     chats = {name: scripted(name) for name in ("finder", "sayer")}
     with benchmark.objective(served(chats)) as objective:
-        for samples, factor in ((1, 1), (3, 3)):
+        # The first two settle a vote of three.
+        for samples, factor in ((1, 1), (3, 2)):
             allocation = {"retrieval": ("finder", samples), "answer": ("sayer", samples)}
             evaluation = objective.evaluate(allocation)
             for q in benchmark.search:
                 result = evaluation.results[q.id]
                 expected = dict(zip(NAMES, BY_HAND[q.question]))
                 for name in NAMES[5:]:
-                    # Counts are those of all samples together.
+                    # Counts are those of all drawn samples together.
                     expected[name] *= factor
                 assert dict(result.metrics) == pytest.approx(expected)
                 assert result.outcome == pytest.approx(expected[metric])
