@@ -99,7 +99,11 @@ def objective_of(task, chat, *, questions=4, endpoints=None, **options):
     program = {"max_tokens": 64, **options.pop("program", {})}
     pipeline = Pipeline(
         stages=[
-            StageProgram(name=stage.name, prompt=lambda state: state.instance, **program)
+            StageProgram(
+                name=stage.name,
+                prompt=lambda state: state.instance,
+                **{"enough": None, **program},
+            )
             for stage in task.stages
         ],
         score=lambda state: float(state["say"] == "yes"),

@@ -469,9 +469,9 @@ def test_metrics_are_as_computed_by_hand(served, metric):
                 assert dict(result.metrics) == pytest.approx(expected)
                 assert result.outcome == pytest.approx(expected[metric])
                 assert not result.failed
-            assert evaluation.malformed == 1 * factor
-    # What agrees is not fused: three samples of each of eight requests.
-    assert sum(len(chat.requests) for chat in chats.values()) == 24
+            assert evaluation.malformed == 1 * samples
+    # What agrees is not fused: two samples of seven requests, and three malformed ones.
+    assert sum(len(chat.requests) for chat in chats.values()) == 17
 
 
 def test_prompts_show_what_was_chosen():
