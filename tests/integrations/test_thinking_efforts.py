@@ -305,6 +305,7 @@ def test_predictions_of_an_event_loop_think_too():
         found = asyncio.run(objective.apredict(["q"], {"say": (choice("low thinking"), 1)}))
     assert found[0].stages["say"] == StageUsage(
         samples=1,
+        drawn=1,
         calls=1,
         generated=1,
         prompt_tokens=10,

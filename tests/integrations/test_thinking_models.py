@@ -34,7 +34,10 @@ def search(chat, *, samples=2, model=None, questions=4, **options):
         generation_tokens=10,
     )
     task = Task(name="t", stages=[stage], budget=1e13)
-    program = StageProgram(name="say", prompt=lambda s: s.instance, max_tokens=64, **options)
+    # All samples are drawn, so that calls and tokens can be counted.
+    program = StageProgram(
+        name="say", prompt=lambda s: s.instance, max_tokens=64, enough=None, **options
+    )
     objective = MultiStageObjective(
         Pipeline(stages=[program], score=lambda state: float(state["say"] == "Paris")),
         [f"question {number}" for number in range(questions)],
