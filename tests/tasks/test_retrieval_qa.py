@@ -456,7 +456,7 @@ def test_metrics_are_as_computed_by_hand(served, metric):
     benchmark = two_wiki(QUESTIONS, search=4, metric=metric, **SMALL)
     chats = {name: scripted(name) for name in ("finder", "sayer")}
     with benchmark.objective(served(chats)) as objective:
-        # The first two settle a vote of three.
+        # The first two settle a vote of three on passages.
         for samples, factor in ((1, 1), (3, 2)):
             allocation = {"retrieval": ("finder", samples), "answer": ("sayer", samples)}
             evaluation = objective.evaluate(allocation)
@@ -470,8 +470,10 @@ def test_metrics_are_as_computed_by_hand(served, metric):
                 assert result.outcome == pytest.approx(expected[metric])
                 assert not result.failed
             assert evaluation.malformed == 1 * samples
-    # What agrees is not fused: two samples of seven requests, and three malformed ones.
-    assert sum(len(chat.requests) for chat in chats.values()) == 17
+    # Two samples of three choices settle them; the malformed one is drawn three times.
+    assert len(chats["finder"].requests) == 3 * 2 + 3
+    # Fusions draw all three samples of four answers, and what agrees is not fused.
+    assert len(chats["sayer"].requests) == 4 * 3
 
 
 def test_prompts_show_what_was_chosen():
