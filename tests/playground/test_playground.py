@@ -1,8 +1,11 @@
 """The playground: its problems, its models, and the measured grid."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from optuna_agenttts_integrations import MultiStageObjective
 from optuna_agenttts_integrations.playground import make_objective, make_problems, make_task
 from optuna_agenttts_integrations.playground.grid import PATH, load_grid
 from optuna_agenttts_integrations.playground.pipeline import (
@@ -10,6 +13,8 @@ from optuna_agenttts_integrations.playground.pipeline import (
     RETRIEVERS,
     WEIGHTS,
     load,
+    make_endpoints,
+    make_pipeline,
 )
 from optuna_agenttts_integrations.playground.problems import (
     BELONGS,
@@ -177,8 +182,16 @@ def test_too_long_prompts_are_refused():
 
 def test_declared_token_lengths_are_the_measured_ones():
     """The task declares the lengths of prompts and replies to within 15 %."""
-    task = make_task(budget=1e6)
-    objective = make_objective(problems=make_problems("validation", 100), task=task)
+    task, pipeline = make_task(budget=1e6), make_pipeline()
+    # The mean is over a known number of replies.
+    stages = [replace(stage, enough=None) for stage in pipeline.stages]
+    objective = MultiStageObjective(
+        replace(pipeline, stages=stages),
+        make_problems("validation", 100),
+        task=task,
+        endpoints=make_endpoints(),
+        measure_after=None,
+    )
     with objective:
         once = {"retrieval": ("retriever-96k", 3), "answer": ("answerer-22k", 1)}
         more = {"retrieval": ("retriever-96k", 3), "answer": ("answerer-22k", 11)}
