@@ -181,10 +181,10 @@ def test_outcomes_do_not_depend_on_the_unit_of_the_metric(scale, shift):
 
 def test_outcomes_need_one_objective_and_reports():
     task = wiki_task()
-    several = optuna.create_study(directions=["maximize", "minimize"])
-    several.optimize(lambda trial: (len(task.suggest(trial)), 1.0), n_trials=2)
+    several = optuna.create_study(directions=["maximize", "minimize", "minimize"])
+    several.optimize(lambda trial: (len(task.suggest(trial)), 1.0, 1.0), n_trials=2)
     for plot in (plot_outcomes, plot_search):
-        with pytest.raises(NoTaskError, match="2 objectives"):
+        with pytest.raises(NoTaskError, match="3 objectives"):
             plot(several)
     with pytest.raises(NoEvidenceError, match="single instances"):
         plot_outcomes(run(TPESampler(seed=0), n_trials=2))

@@ -269,8 +269,8 @@ def test_studies_without_evidence_are_refused():
         StudyView(optuna.create_study())
     with pytest.raises(NoEvidenceError, match="Run some trials"):
         saturation_of(StudyView(optuna.create_study(), make_task()))
-    several = optuna.create_study(directions=["maximize", "minimize"])
-    with pytest.raises(NoTaskError, match="2 objectives"):
+    several = optuna.create_study(directions=["maximize", "minimize", "minimize"])
+    with pytest.raises(NoTaskError, match="3 objectives"):
         saturation_of(StudyView(several, make_task()))
 
 

@@ -136,8 +136,8 @@ def test_every_study_has_a_page(kind):
     """It says why something is missing."""
     task, options = make_task(stages=("find",) if kind == "one stage" else ("find", "answer")), {}
     if kind == "several":
-        study = optuna.create_study(directions=["minimize"] * 2)
-        study.optimize(lambda t: (len(task.suggest(t)), 1.0), n_trials=2)
+        study = optuna.create_study(directions=["minimize"] * 3)
+        study.optimize(lambda t: (len(task.suggest(t)), 1.0, 1.0), n_trials=2)
     elif kind == "failed":
         study = optuna.create_study()
         study.optimize(lambda t: float("nan") if task.suggest(t) else 0.0, n_trials=2)
