@@ -316,7 +316,7 @@ def test_reading_a_graph_takes_about_the_time_of_parsing_it_as_json(tmp_path):
             loads.append(seconds(lambda: found.extend(everything(cwq(source, search=8)))))  # noqa: B023
             uses.append(seconds(lambda: [question.triples for question in found]))  # noqa: B023
         assert min(loads) < unit
-        assert min(uses) < 2 * unit
+        assert min(uses) < 4 * unit
 
 
 def test_search_and_held_out_differ_in_more_than_typography():
