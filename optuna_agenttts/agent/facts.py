@@ -1,7 +1,7 @@
 """Computed facts about the evidence, for the tables of a prompt and the check of claims.
 
-For each model of a stage, one fact per insight of the paper: how far it is behind the best, at how
-many samples it saturates, and the best choice for the other stages. They come from the posterior
+For each model of a stage, one fact per insight of the paper: how far it is behind the best, what
+more samples gain, and the best choice for the other stages. They come from the posterior
 (`planner/posterior.py`) and include its uncertainty. They are completed by comparisons of the
 thinking efforts of one model, the noise of trials, and what the planner itself would try next.
 """
@@ -15,23 +15,17 @@ from typing import NamedTuple
 import numpy as np
 
 from optuna_agenttts.agent.noise_facts import NoiseFact, fit_noise
-from optuna_agenttts.planner.evidence import Choices, Evidence, Floats, Ints, Odds
+from optuna_agenttts.planner.evidence import Choices, Evidence, Odds
 from optuna_agenttts.planner.feasibility import Feasibility
 from optuna_agenttts.planner.kernels import Points
 from optuna_agenttts.planner.numerical import NumericalPlanner
 from optuna_agenttts.planner.odds import fitted_odds
-from optuna_agenttts.planner.posterior import Z90, Posterior
+from optuna_agenttts.planner.posterior import Posterior
 from optuna_agenttts.task.efforts import efforts_by_model
 
-_GRID_SIZE = 16
-"""Number of sample counts, evenly spaced by ratio, to search for saturation; chosen by hand."""
-_SATURATION_TOLERANCE = 0.1
-"""Samples saturate where all but this fraction of the possible gain is reached; chosen by hand."""
 _STEPS = (4, 16, 64)
 """Numbers of samples to compare with one sample; by ratio, since scores rise with their logarithm.
 Chosen by hand."""
-_EPSILON = 1e-12
-"""Tolerance for rounding errors, on the posterior's scale of scores."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +40,6 @@ class ModelFact:
         behind: Difference between the best of all allocations and that one, 0 or more.
         behind_sd: Standard deviation of that difference.
         companion: The best allocation that uses the model in the stage.
-        saturation: Number of samples at which the model saturates, with the other stages as in
-            `companion`.
-        saturation_range: Smallest and largest number of samples that are indistinguishable from
-            the peak: the central 90 % interval of the difference contains zero.
-        gain: Difference between `saturation` samples and one sample.
-        gain_sd: Standard deviation of that difference.
         most: Maximum number of samples within the budget, with the other stages as in `companion`.
         gains: Changes of the score from one sample to 4, 16 and 64, as far as they fit, or to
             `most` in place of one that does not: number, difference and standard deviation.
@@ -64,10 +52,6 @@ class ModelFact:
     behind: float
     behind_sd: float
     companion: Choices
-    saturation: int
-    saturation_range: tuple[int, int]
-    gain: float
-    gain_sd: float
     most: int
     gains: tuple[tuple[int, float, float], ...] = ()
 
@@ -165,9 +149,6 @@ def fit_facts(planner: NumericalPlanner, evidence: Evidence) -> Facts:
         point = pool.take(np.array([position]))
         most = _most_samples(planner, point, stage)
         steps = sorted({min(n, most) for n in _STEPS if n < 2 * most} - {1})
-        number, interval, gain, gain_sd = _saturation(
-            planner, posterior, feasibility, point, stage, most
-        )
         facts.append(
             ModelFact(
                 stage=stage,
@@ -177,10 +158,6 @@ def fit_facts(planner: NumericalPlanner, evidence: Evidence) -> Facts:
                 behind=float(mean[best] - mean[position]) * span,
                 behind_sd=float(sd) * span,
                 companion=tuple(zip(point.models[0].tolist(), point.samples[0].tolist())),
-                saturation=number,
-                saturation_range=interval,
-                gain=gain * span,
-                gain_sd=gain_sd * span,
                 most=most,
                 gains=tuple(_gains(planner, posterior, point, stage, steps)),
             )
@@ -205,7 +182,7 @@ def _leaders(
     planner: NumericalPlanner, evidence: Evidence, posterior: Posterior
 ) -> tuple[Forecast, ...]:
     """Return what the planner would try next, with expectations as in the other tables."""
-    leaders = planner.compare(evidence).leaders
+    leaders = planner.compare(evidence, leaders=True).leaders
     if not leaders:
         return ()
     moments = posterior.at(planner.surrogate.points_of(leaders)).moments()
@@ -264,32 +241,6 @@ def _most_samples(planner: NumericalPlanner, point: Points, stage: int) -> int:
     return max(1, feasible.max_samples(stage, model, others))
 
 
-def _saturation(
-    planner: NumericalPlanner,
-    posterior: Posterior,
-    feasibility: Feasibility | None,
-    point: Points,
-    stage: int,
-    most: int,
-) -> tuple[int, tuple[int, int], float, float]:
-    """Return saturation, its range, gain and standard deviation of the gain of a stage."""
-    grid: Ints = np.unique(np.geomspace(1, most, _GRID_SIZE).round().astype(np.int64))
-    samples = np.repeat(point.samples, len(grid), axis=0)
-    samples[:, stage] = grid
-    along = planner.surrogate.points(np.repeat(point.models, len(grid), axis=0), samples)
-    if feasibility is not None:
-        kept = feasibility.likely(along, np.arange(len(along)))
-        grid, along = grid[kept], along.take(kept)
-    view = posterior.at(along)
-    curve = view.mean()
-    knee, peak = _knee(curve), int(np.argmax(curve))
-    from_peak = view.differences_from(peak).sd()
-    at_peak = np.flatnonzero(curve[peak] - curve <= Z90 * from_peak + _EPSILON)
-    sd = view.differences_from(0).sd()[knee]
-    interval = (int(grid[min(at_peak[0], knee)]), int(grid[max(at_peak[-1], knee)]))
-    return int(grid[knee]), interval, float(curve[knee] - curve[0]), float(sd)
-
-
 def _gains(
     planner: NumericalPlanner,
     posterior: Posterior,
@@ -305,10 +256,3 @@ def _gains(
     mean, sd = view.mean(), view.differences_from(0).sd()
     for number, gain, error in zip(numbers, mean[1:] - mean[0], sd[1:]):
         yield number, float(gain) * span, float(error) * span
-
-
-def _knee(curve: Floats) -> int:
-    """Return the first position at which the curve is saturated."""
-    top = float(curve.max())
-    enough = top - _SATURATION_TOLERANCE * (top - float(curve[0]))
-    return int(np.argmax(curve >= enough - _EPSILON))

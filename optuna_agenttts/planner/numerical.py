@@ -63,7 +63,8 @@ class Comparison(NamedTuple):
             shape (alternatives,). All ones before the first score.
         improvement: Largest expected improvement over the incumbent, in units of the scores;
             infinite before the first score of a feasible allocation.
-        leaders: Allocations with the largest knowledge gradients; empty before the first score.
+        leaders: Allocations with the largest knowledge gradients, if they are asked for; empty
+            before the first score.
     """
 
     proposal: Candidate
@@ -171,6 +172,8 @@ class NumericalPlanner:
         evidence: Evidence,
         choices: Sequence[Choices] = (),
         constraint: Constraint | None = None,
+        *,
+        leaders: bool = False,
     ) -> Comparison:
         """Propose the next allocation after the opening and evaluate alternatives.
 
@@ -178,13 +181,14 @@ class NumericalPlanner:
             evidence: The evidence.
             choices: The alternatives.
             constraint: Allocations that the trial can take.
+            leaders: Whether to return the leaders, too.
         """
         constraint = constraint or Constraint()
         pool, rows = self._pools.rows(evidence, constraint)
         repeated = None
         if not constraint.fixed and has_differing_repeats(evidence):
             repeated = constraint.ranges or evidence.ranges or Ranges.all_of(self.task.feasible)
-        return self._maximize(evidence, pool, rows, choices, repeated)
+        return self._maximize(evidence, pool, rows, choices, repeated, leaders=leaders)
 
     def propose(self, evidence: Evidence, constraint: Constraint | None = None) -> Candidate:
         """Propose the next allocation.
@@ -250,6 +254,8 @@ class NumericalPlanner:
         rows: Ints,
         alternatives: Sequence[Choices] = (),
         repeated: Ranges | None = None,
+        *,
+        leaders: bool = False,
     ) -> Comparison:
         """Maximize the knowledge gradient.
 
@@ -260,6 +266,7 @@ class NumericalPlanner:
             alternatives: See `compare`.
             repeated: Observed allocations within these ranges may be measured again; None for
                 none.
+            leaders: See `compare`.
         """
         feasibility = Feasibility(evidence, self.surrogate) if evidence.constraints else None
         if feasibility is not None:
@@ -303,14 +310,15 @@ class NumericalPlanner:
             others = self.surrogate.points_of(alternatives)
             worth = search.expected(posterior.at(others))
             worth = feasibility.weigh(worth, others) if feasibility else worth
-        weighed = feasibility.weigh(gradient, view.points) if feasibility else gradient
-        leaders = leading(view.points, weighed)
+        first: tuple[Choices, ...] = ()
+        if leaders:
+            weighed = feasibility.weigh(gradient, view.points) if feasibility else gradient
+            first = leading(view.points, weighed)
         largest = float(improvement.max())
         worth = worth / max(largest, _MIN_IMPROVEMENT)
         found = feasibility is None or feasibility.found
-        return Comparison(
-            proposal, worth, largest * scale.span if found else float("inf"), leaders
-        )
+        improves = largest * scale.span if found else float("inf")
+        return Comparison(proposal, worth, improves, first)
 
 
 def _weighing(evidence: Evidence, posterior: Posterior, pool: Pool) -> Callable[[Points], Floats]:

@@ -160,8 +160,7 @@ def test_facts_agree_with_the_landscape():
         assert fact.companion[fact.stage][0] == fact.model
         assert TASK.feasible.fits(fact.companion)
         assert fact.behind >= 0
-        low, high = fact.saturation_range
-        assert 1 <= low <= fact.saturation <= high <= 100
+        assert all(1 < number <= fact.most <= 100 for number, _, _ in fact.gains)
     assert min(fact.behind for fact in facts.models) == 0
 
 
@@ -175,8 +174,8 @@ def test_facts_of_a_minimized_study_are_the_same_with_the_sign_turned():
 
 
 def deviations(facts):
-    """Return the standard deviations of facts."""
-    return np.array([(fact.behind_sd, fact.gain_sd) for fact in facts.models])
+    """Return the standard deviations of facts: of distances, and of gains in all."""
+    return np.array([(fact.behind_sd, sum(sd for *_, sd in fact.gains)) for fact in facts.models])
 
 
 def test_facts_state_the_noise_as_it_is():
@@ -208,7 +207,8 @@ def test_facts_include_the_experience_of_earlier_studies():
     facts, alone = fit_facts(planner, evidence), fit_facts(planner_of(TASK), evidence)
     both = fit_facts(planner_of(TASK), replace(planner.with_experience(evidence), outcomes=()))
     for fact, expected in zip(facts.models, both.models):
-        assert (fact.companion, fact.saturation) == (expected.companion, expected.saturation)
+        assert fact.companion == expected.companion
+        np.testing.assert_allclose(fact.gains, expected.gains)
         assert (fact.behind, fact.behind_sd) == pytest.approx(
             (expected.behind, expected.behind_sd)
         )
