@@ -121,21 +121,21 @@ def advised_candidate(
     proposed: dict[str, Any] = {"round": planned.number, "position": position}
     candidate = planned.candidates[position]
     choices = _agent_choices(planner.task, evidence, candidate.params or {})
-    ranges = constraint.ranges or evidence.ranges
+    ranges, opening = constraint.ranges or evidence.ranges, planner.in_opening(evidence)
     if choices is None or (ranges is not None and not ranges.allow(choices)):
         proposed["outcome"] = "range"
     elif choices in evidence.visited and not (
         candidate.again and choices not in evidence.pending and has_differing_repeats(evidence)
     ):
         proposed["outcome"] = "taken"
-    elif planner.in_opening(evidence) and not _may_open(evidence):
+    elif opening and not _may_open(evidence):
         proposed["outcome"] = "opening"
     if choices is None or "outcome" in proposed:
         return replace(planner.propose(evidence, constraint), proposed=proposed)
     compared = planner.compare(evidence, [choices], constraint)
     default, worth = compared.proposal, compared.worth
     share = required_share(evidence)
-    if planned.trials == 0 and not planner.in_opening(evidence):
+    if planned.trials == 0 and not opening:
         # Proposed before there was a score: what the opening has shown since counts for more.
         share = max(share, _BLIND_SHARE)
     if worth[0] >= share:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Literal
 
 from optuna.distributions import BaseDistribution
@@ -32,9 +31,8 @@ from optuna_agenttts.planner.numerical import NumericalPlanner, has_differing_re
 from optuna_agenttts.study.diagnostics import read_diagnostics
 from optuna_agenttts.study.fates import fates
 from optuna_agenttts.study.rounds import Round
-from optuna_agenttts.study.spending import spend_of
+from optuna_agenttts.study.spending import Spend, spend_of
 from optuna_agenttts.support.logs import log_once
-from optuna_agenttts.task.task import Task
 
 _logger = logging.getLogger(__name__)
 
@@ -92,7 +90,8 @@ def task_subject(
         return None
     if sum(trial.state == TrialState.WAITING for trial in trials) > MAX_ENQUEUED:
         return None
-    left = _trials_left(task, trials, rounds, start, n_trials, limit)
+    spent = spend_of(task, trials, rounds, limit)
+    left = _trials_left(trials, spent, start, n_trials)
     untried = _untried(planner, evidence)
     if left <= 0 or untried <= 0:
         return None
@@ -100,9 +99,7 @@ def task_subject(
     if when == "auto":
         why, ask = _why(planner, evidence, rounds, start)
         if not ask:
-            end, scores = start + SILENT_SPAN, len(evidence.scores)
-            silent = Round(number=len(rounds), first=start, end=end, why=why, asked=False)
-            return replace(silent, trials=scores, cost=0.0)
+            return _silent_round(len(rounds), start, why, len(evidence.scores))
     diagnostics = read_diagnostics(task, trials, transcripts=transcripts)
     if study and "stages" in tables and any(each.transcripts for each in diagnostics):
         log_once(_logger, logging.INFO, study, "transcripts", _SENT, study.study_name)
@@ -118,7 +115,7 @@ def task_subject(
         wanted=asked,
         fates=fates(trials, rounds),
         rounds=rounds,
-        spent=str(spend_of(task, trials, rounds, limit)),
+        spent=str(spent),
         experience=experience,
         kept=wanted,
         start=start,
@@ -126,6 +123,19 @@ def task_subject(
         left=None if math.isinf(left) else int(left),
         diagnostics=diagnostics,
         why=why,
+    )
+
+
+def _silent_round(number: int, start: int, why: str, trials: int) -> Round:
+    """Return a round for which the agent is not asked."""
+    return Round(
+        number=number,
+        first=start,
+        end=start + SILENT_SPAN,
+        why=why,
+        asked=False,
+        trials=trials,
+        cost=0.0,
     )
 
 
@@ -157,23 +167,17 @@ def _untried(planner: NumericalPlanner, evidence: Evidence) -> float:
 
 
 def _trials_left(
-    task: Task,
-    trials: Sequence[FrozenTrial],
-    rounds: Sequence[Round],
-    start: int,
-    n_trials: int | None,
-    limit: float | None,
+    trials: Sequence[FrozenTrial], spent: Spend, start: int, n_trials: int | None
 ) -> float:
     """Return how many trials the search has from one on; infinity if no end is known."""
     left = math.inf if n_trials is None else n_trials - start
     finished = [t for t in trials if t.state.is_finished() and not storage.confirmation_block(t)]
-    if limit is not None and finished:
-        spent = spend_of(task, trials, rounds, limit)
+    if spent.limit is not None and finished:
         mean = (spent.trials - spent.confirmation) / len(finished)
         if mean > 0:
             # Trials that confirm have numbers, too.
             before = start - sum(trial.state.is_finished() for trial in trials[:start])
-            left = min(left, math.ceil((limit - spent.total) / mean) - before)
+            left = min(left, math.ceil((spent.limit - spent.total) / mean) - before)
     return left
 
 

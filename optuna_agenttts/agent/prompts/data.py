@@ -10,6 +10,8 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from optuna_agenttts.support.plain import amount_text
+
 _MAX_TEXT = 600
 """Maximum number of characters of a string; chosen by hand."""
 
@@ -26,8 +28,8 @@ def quote(value: Any, max_length: int = _MAX_TEXT) -> str:
 
 
 def amount(value: float) -> str:
-    """Format a cost with four digits, or as a whole number if it has more."""
-    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    """Format a cost as `amount_text` does, without commas, which separate items in prompts."""
+    return amount_text(value).replace(",", "")
 
 
 def block(name: str, lines: Iterable[str]) -> str:
