@@ -1,4 +1,4 @@
-"""What the stages of a trial did, for the agent that plans the search: figures and transcripts.
+"""Diagnostics of a trial by stage, for the agent that plans the search.
 
 The score of a trial does not show which stage lost it. `diagnostics_of` counts, by stage, what a
 score cannot tell; `transcripts_of` shows a few instances as texts.

@@ -97,7 +97,7 @@ def knowledge_gradient(view: View, scores: View, incumbents: View) -> Floats:
 
 
 class Acquisition(Protocol):
-    """What allocations are worth to a search.
+    """Acquisition functions of a search.
 
     Args:
         compared: Allocations of largest expected improvement for which one ask computes the

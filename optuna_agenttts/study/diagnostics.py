@@ -1,4 +1,4 @@
-"""What the stages of trials did, as objectives record it: figures by stage, and transcripts.
+"""Diagnostics of trials by stage, as objectives record them: figures, and transcripts.
 
 Objectives write them as system attributes of trials (`storage.DIAGNOSTICS` and
 `storage.TRANSCRIPTS`); those of `optuna_agenttts_integrations` do. Values of other forms are left

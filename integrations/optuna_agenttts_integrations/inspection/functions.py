@@ -8,12 +8,12 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from numbers import Integral
 from typing import Any
 
 from optuna_agenttts.llm import Message
 from optuna_agenttts.llm.secrets import redact
 from optuna_agenttts.support.plain import one_line
+from optuna_agenttts_integrations.pipeline.aggregation import is_count
 from optuna_agenttts_integrations.pipeline.fusion import LLMFusion
 from optuna_agenttts_integrations.pipeline.stages import Pipeline, StageProgram, Step
 
@@ -175,7 +175,7 @@ class UserFunction:
             return _prompt_problem(value, returned, text_allowed=self.kind == "prompt")
         if self.kind == "repair" and not isinstance(value, str):
             return f"{returned}, which is not text"
-        if self.kind == "enough" and (isinstance(value, bool) or not isinstance(value, Integral)):
+        if self.kind == "enough" and not is_count(value):
             return f"{returned}, which is not a number of samples"
         if self.kind in ("score", "metric"):
             return _score_problem(value, returned, limits if self.kind == "score" else None)

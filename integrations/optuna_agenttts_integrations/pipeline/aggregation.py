@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from numbers import Integral
 from typing import Any, Protocol
 
 from optuna_agenttts.task.model import is_finite
@@ -207,6 +208,11 @@ Enough = Callable[[Aggregation, Sequence[Any], int], int]
 """Rule that returns how many further samples to draw before it is asked again, and 0 if there are
 enough. It is given the aggregation, the parsed samples so far, in order and without malformed
 ones, and the number of samples that are left."""
+
+
+def is_count(value: object) -> bool:
+    """Return whether what a rule returned is a number of samples, and not a truth value."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def settled(probability: float = 1.0) -> Enough:

@@ -25,6 +25,9 @@ from optuna_agenttts_integrations.pipeline.statistics import (
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+KEPT = 1000
+"""Characters kept of a stage's first reply and of its result. Chosen by hand: transcripts show
+less."""
 _SHOWN = 100
 """Instances in the view of an evaluation. Chosen by hand."""
 _RESULT = ("outcome", "failed", "unreadable")

@@ -18,7 +18,7 @@ from optuna_agenttts_integrations.calls.completions import Completions
 from optuna_agenttts_integrations.calls.endpoints import Endpoints
 from optuna_agenttts_integrations.calls.metering import Account
 from optuna_agenttts_integrations.exceptions import SpendLimitError
-from optuna_agenttts_integrations.pipeline.evaluation import InstanceResult, StageUsage
+from optuna_agenttts_integrations.pipeline.evaluation import KEPT, InstanceResult, StageUsage
 from optuna_agenttts_integrations.pipeline.plain_values import value_text
 from optuna_agenttts_integrations.pipeline.stage_calls import InstanceFailedError, run_stages
 from optuna_agenttts_integrations.pipeline.stages import (
@@ -29,9 +29,6 @@ from optuna_agenttts_integrations.pipeline.stages import (
 )
 
 _logger = logging.getLogger(__name__)
-
-_KEPT = 1000
-"""Characters kept of a stage's result. Chosen by hand: transcripts show less."""
 
 
 async def run_instances(
@@ -123,7 +120,7 @@ async def _run_instance(
     metrics = {name: await _apply(score, state) for name, score in pipeline.metrics.items()}
     outcome = await _apply(pipeline.score, state)
     checks = _checks([p for p in pipeline.programs if p.name in usage], state)
-    outputs = {n: shortened(value_text(state[n]), _KEPT) for n in usage if n in state.results}
+    outputs = {n: shortened(value_text(state[n]), KEPT) for n in usage if n in state.results}
     return InstanceResult(outcome, False, usage, metrics, checks=checks, outputs=outputs)
 
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from math import fsum
-from numbers import Integral
 from typing import Any
 
 from optuna_agenttts import Model, Task
@@ -22,8 +21,8 @@ from optuna_agenttts_integrations.calls.endpoints import Endpoint, Endpoints
 from optuna_agenttts_integrations.calls.metering import Account, Meter, finish_all
 from optuna_agenttts_integrations.calls.store import canonical_json
 from optuna_agenttts_integrations.exceptions import PipelineError
-from optuna_agenttts_integrations.pipeline.aggregation import changes_after_half
-from optuna_agenttts_integrations.pipeline.evaluation import StageUsage
+from optuna_agenttts_integrations.pipeline.aggregation import changes_after_half, is_count
+from optuna_agenttts_integrations.pipeline.evaluation import KEPT, StageUsage
 from optuna_agenttts_integrations.pipeline.fusion import LLMFusion, deduplicate
 from optuna_agenttts_integrations.pipeline.programs import (
     StageProgram,
@@ -33,8 +32,6 @@ from optuna_agenttts_integrations.pipeline.programs import (
 
 _REFUSED = ("content_filter", "refusal")
 """Finish reasons of replies that were refused."""
-_KEPT = 1000
-"""Characters kept of a stage's first reply. Chosen by hand: transcripts show less."""
 
 
 class InstanceFailedError(Exception):
@@ -180,7 +177,7 @@ class _StageCall:
             return left if isinstance(self.error, ChatRefusedError) else 0
         more = program.enough(program.aggregate, samples, left)
         # A rule that returns whether there are enough would be taken for a number.
-        if isinstance(more, bool) or not isinstance(more, Integral):
+        if not is_count(more):
             raise PipelineError(
                 f"stage {program.name!r}: `enough` must return the number of further samples, "
                 f"0 if there are enough, got {more!r}."
@@ -285,7 +282,7 @@ class _StageCall:
             cut=sum(reply.finish_reason == "length" for reply in replies),
             refused=sum(reply.finish_reason in _REFUSED for reply in replies),
             changed=self.changed,
-            reply=shortened(first.completions[0].text, _KEPT) if count else "",
+            reply=shortened(first.completions[0].text, KEPT) if count else "",
         )
 
     def _saved(self, drawn: Samples) -> float:

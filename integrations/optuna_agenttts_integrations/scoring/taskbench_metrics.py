@@ -50,7 +50,7 @@ class TaskBenchScores:
 
 @dataclass(frozen=True, slots=True)
 class _Compared:
-    """What is compared of a plan: tools, links, and arguments as (tool, name, value)."""
+    """Compared parts of a plan: tools, links, and arguments as (tool, name, value)."""
 
     tools: Sequence[str]
     links: Sequence[tuple[str, str]]

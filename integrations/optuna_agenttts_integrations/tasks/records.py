@@ -13,6 +13,7 @@ import tokenize
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -200,6 +201,23 @@ def _from_hub(name: str, split: str, revision: str | None, deferred: Sequence[st
             f"{type(error).__name__}: {error}."
         ) from error
     return from_dataset(loaded, deferred)
+
+
+def with_distinct_ids(instances: Iterable[_T], form: str) -> list[_T]:
+    """Return instances of which those that repeat an earlier ID have another one.
+
+    Args:
+        instances: Frozen dataclasses with a field ``id``.
+        form: Format of other IDs, from the ``id`` and the ``number`` of the instance.
+    """
+    ids: set[str] = set()
+    found: list[Any] = list(instances)
+    for number, instance in enumerate(found):
+        if instance.id in ids:
+            name = form.format(id=instance.id, number=number)
+            found[number] = replace(instance, id=name)
+        ids.add(found[number].id)
+    return found
 
 
 def get_field(record: Record, number: int, names: str | Iterable[str], kind: type[_T]) -> _T:

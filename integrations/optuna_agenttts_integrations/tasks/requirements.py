@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from optuna_agenttts_integrations.exceptions import DataError
@@ -15,6 +15,7 @@ from optuna_agenttts_integrations.tasks.records import (
     question_key,
     read_each,
     single_line,
+    with_distinct_ids,
 )
 
 # Names of fields: of SRDD's table, in lower case, and of the table of its checks.
@@ -66,12 +67,7 @@ def read_requirements(
         skip_unusable=skip_unusable,
         expected="SRDD's data_attribute_format.csv, or AgentTTS's tasks.json",
     )
-    ids: set[str] = set()
-    for number, software in enumerate(found):
-        if software.id in ids:
-            found[number] = replace(software, id=f"{software.id} ({number})")
-        ids.add(found[number].id)
-    return found, left_out
+    return with_distinct_ids(found, "{id} ({number})"), left_out
 
 
 def _unfolded(record: Any) -> Iterator[Any]:

@@ -19,6 +19,7 @@ from optuna_agenttts_integrations.tasks.records import (
     nested,
     question_key,
     read_each,
+    with_distinct_ids,
 )
 from optuna_agenttts_integrations.tasks.tool_calls import (
     NODE,
@@ -177,12 +178,8 @@ def read_requests(
         skip_unusable=skip_unusable,
         expected="TaskBench's data.json of the domain",
     )
-    ids: set[str] = set()
-    for number, request in enumerate(found):
-        # TaskBench's ids are eight random digits, which can repeat.
-        if request.id in ids:
-            found[number] = replace(request, id=f"{request.id}#{number}")
-        ids.add(found[number].id)
+    # TaskBench's ids are eight random digits, which can repeat.
+    found = with_distinct_ids(found, "{id}#{number}")
     renumbered = sum(request.renumbered for request in found)
     if renumbered:
         _logger.info(
