@@ -90,9 +90,21 @@ def outcomes(objective):
 
 @contextlib.contextmanager
 def restarted(server, *, up, down):
-    """Restart a server twice meanwhile: after so many seconds, and for so many."""
+    """Restart a server twice once it has answered: after so many seconds, and for so many.
+
+    A server that has never answered is not waited for, so a first answer must have come.
+    """
+
+    def answered():
+        # A request that goes wrong is counted twice: by its path and by its fault.
+        counts = server.served.copy().items()
+        return sum(-count if "fault" in what else count for what, count in counts)
 
     def restart():
+        deadline = time.monotonic() + 60
+        while answered() < 1:
+            assert time.monotonic() < deadline, "no request came"
+            time.sleep(0.01)
         for _ in range(2):
             time.sleep(up)
             server.stop()
