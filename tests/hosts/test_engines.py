@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import optuna
@@ -106,6 +107,8 @@ def slurm(tmp_path):
                 cwd=FOLDER,
                 env=environment(**more, TRIALS=str(trials)),
                 start_new_session=True,
+                # Background jobs of a shell ignore SIGINT, and so do the programs they start.
+                preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
             )
 
         yield study, store, server, start
