@@ -1,6 +1,7 @@
 """Imports between the rooms of both packages run one way, as drawn in docs/design.md."""
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import optuna_agenttts
@@ -68,14 +69,23 @@ ROOMS = {
 }
 
 
+@cache
+def nodes_of(path):
+    """Return the nodes of a file's syntax tree; parsing takes seconds, so it is done once."""
+    return list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+
+
+@cache
 def imports_of(path):
-    """Dotted names of the modules that a file imports, wherever in the file."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    """Return the dotted names of the modules that a file imports, wherever in the file."""
+    names = []
+    for node in nodes_of(path):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: imports are absolute"
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+    return names
 
 
 def arrows(package):
@@ -140,7 +150,7 @@ def test_only_storage_writes_attributes():
         for path in folder.rglob("*.py"):
             if package == CORE and path.name == "storage.py" and path.parent == folder:
                 continue
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            for node in nodes_of(path):
                 if isinstance(node, ast.Attribute):
                     name = node.attr
                     assert not (name.startswith("set_") and name.endswith("_attr")), path
@@ -164,7 +174,7 @@ def test_modules_and_functions_are_of_readable_length():
         for path in folder.rglob("*.py"):
             text = path.read_text(encoding="utf-8")
             assert text.count("\n") <= 400, f"{path} is longer than 400 lines"
-            for node in ast.walk(ast.parse(text)):
+            for node in nodes_of(path):
                 if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
                     assert node.end_lineno is not None
                     length = node.end_lineno - node.lineno + 1
