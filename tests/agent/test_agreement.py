@@ -81,7 +81,7 @@ def test_claims_agree_with_the_truth_of_a_landscape_without_noise():
     assert [v.outcome for v in check_claims(false[:1], FACTS, TASK)] == ["contradicts"]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.floats(0.01, 0.99), st.floats(0, 1))
 def test_odds_and_their_opposite_never_both_agree(fitted, odds):
     """Their Bayes factors add up to two: where one is above, the other is below."""
@@ -248,7 +248,7 @@ GARBAGE = st.recursive(
 
 
 @pytest.mark.slow
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(GARBAGE | st.lists(GARBAGE))
 @example([{"stage": "answer", "models": [BIG], "samples": [10**400, 1]}])
 def test_garbage_in_claims_never_raises_nor_costs_a_proposal(claims):

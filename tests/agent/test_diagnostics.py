@@ -161,7 +161,7 @@ def test_texts_cannot_close_their_block():
     assert shown.count("</transcripts>") == 1
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(1, 40), st.integers(0, 3), st.text(max_size=700))
 def test_blocks_are_bounded(trials, texts, text):
     """However many trials there are, and whatever models reply."""

@@ -70,7 +70,7 @@ def test_octaves_are_powers_of_two():
 # Odds of claims.
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.integers(1, 100), st.integers(0, 99), st.floats(0, 1))
 def test_odds_of_a_range_are_those_of_its_octaves(low, width, odds):
     """Odds of all octaves add up to 1; those inside the range have at least its odds."""
@@ -125,7 +125,7 @@ def test_odds_decay_with_the_number_of_trials():
     assert spreads[0] > spreads[1] > spreads[2] > 0
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.floats(0, 1), min_size=18, max_size=18))
 def test_weights_are_bounded(values):
     """For any odds, no allocation has less than half of the largest weight."""

@@ -331,7 +331,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.text() | JSON.map(lambda value: json.dumps(value)))
 def test_no_text_raises(text):
     """For any text, proposals are feasible and have exact types."""
@@ -341,7 +341,7 @@ def test_no_text_raises(text):
         check(proposal.params)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.fixed_dictionaries({name: JSON | st.floats(-1, 21) | st.integers(0, 21) for name in SPACE})
 )
@@ -362,7 +362,7 @@ def check(params):
             assert type(value) is (int if name == "n" else float)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.sampled_from(["qwen-7B", "qwen-72B"]),
     st.sampled_from(["small-3B", "large-70B"]),

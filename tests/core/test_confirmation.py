@@ -103,7 +103,7 @@ def test_trials_are_marked_ordered_and_paired():
     assert Counter(evaluate.runs).most_common(1)[0][1] == 1
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(
     evaluations=st.none() | st.integers(2, 900),
     share=st.none() | st.floats(0.001, 1.0),

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from optuna_agenttts.confirmation import policy
@@ -32,7 +32,6 @@ def random_belief(seed, count=8):
     return Belief(rng.normal(0.5, 0.03, count), covariance, noise)
 
 
-@settings(deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 8), st.integers(1, 500))
 def test_a_block_changes_the_belief_as_bayes_theorem_says(seed, size, instances):
     """Precisions add up (information form of the update)."""
@@ -93,7 +92,6 @@ def test_the_last_look_takes_what_is_left(looks):
     assert (block and block.instances) == (500 // looks if looks else None)
 
 
-@settings(deadline=None)
 @given(st.integers(0, 2**32 - 1), st.floats(1, 5000))
 def test_more_evaluations_are_never_worth_less(seed, left):
     """Up to the error of the draws."""
@@ -103,7 +101,6 @@ def test_more_evaluations_are_never_worth_less(seed, left):
     assert 0 <= few.gain <= many.gain + 1e-3
 
 
-@settings(deadline=None)
 @given(
     st.integers(0, 2**32 - 1),
     st.lists(st.floats(1, 3000), min_size=1, max_size=2),

@@ -249,7 +249,7 @@ def test_additive_constraint_is_known_after_some_trials():
         assert np.mean((feasibility.log_probability(pool) > math.log(0.5)) == truth) >= 0.95
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(factor=st.floats(1e-9, 1e9), seed=st.integers(0, 3))
 def test_units_of_a_constraint_do_not_matter(factor, seed):
     """Probabilities are those of the constraint in other units."""

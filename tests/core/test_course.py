@@ -103,7 +103,6 @@ DRAWN = st.lists(
 )
 
 
-@settings(deadline=None)
 @given(DRAWN, st.booleans(), st.booleans())
 def test_spend_of_stages_and_of_trials_adds_up(drawn, stated, stages):
     """Whatever trials report, and also of failed ones."""
@@ -142,7 +141,7 @@ def test_confirmation_is_a_part_of_the_spend():
 # Outcomes.
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.data())
 def test_outcomes_are_those_of_the_trials(data):
     """Means and correlations are those of a direct computation."""

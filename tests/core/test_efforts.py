@@ -214,7 +214,7 @@ class TestStage:
         assert [stage.sample_tokens(m) for m in stage.models] == [50, 562, 562, 50, 900]
         assert stage.sample_tokens(replace(low, generation_tokens=77)) == 77
 
-    @settings(max_examples=50, deadline=None)
+    @settings(max_examples=50)
     @given(st.lists(st.integers(0, 10**6), min_size=1, max_size=6, unique=True))
     def test_more_room_for_larger_budgets(self, budgets):
         """A reply has the budget of its thoughts and the answer."""

@@ -97,7 +97,7 @@ def classes(task):
     return found
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(task=tasks(), data=st.data())
 def test_a_set_contains_the_allocations_of_equal_outcomes(task, data):
     """No others, and unions keep it; the cheapest of them is found."""
@@ -124,7 +124,7 @@ def test_a_set_contains_the_allocations_of_equal_outcomes(task, data):
         assert task.feasible.cost(cheapest) == min(map(task.feasible.cost, alike))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(task=tasks())
 def test_the_pool_holds_the_cheapest_of_each(task):
     """One for each outcome."""
@@ -166,7 +166,7 @@ def run(study, task, reported=None, trials=200):
     return seen
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(task=tasks())
 def test_a_search_tries_each_outcome_once_and_stops(task):
     """Then everything is known."""

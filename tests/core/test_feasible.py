@@ -13,7 +13,7 @@ from optuna_agenttts.task import counting
 from optuna_agenttts.task.counting import count_sums
 from optuna_agenttts.task.feasible import FeasibleSet
 
-quick = settings(max_examples=60, deadline=None, derandomize=True, database=None)
+quick = settings(max_examples=60, derandomize=True, database=None)
 
 
 @st.composite

@@ -86,7 +86,7 @@ def test_frontier_ends_in_the_recommendation(make, sign, tried_only):
     assert_monotone(found)
 
 
-@settings(max_examples=12, deadline=None, derandomize=True, database=None)
+@settings(max_examples=12, derandomize=True, database=None)
 @given(
     st.lists(st.tuples(st.integers(1, 64), st.integers(0, 20)), min_size=1, max_size=8),
     st.sampled_from(["maximize", "minimize"]),

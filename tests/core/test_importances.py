@@ -22,7 +22,7 @@ def of(study, task=None):
     return {(importance.stage, importance.setting): importance for importance in found}
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(searches())
 def test_shares_add_up(case):
     """Shares are from 0 to 1, lie in their interval, and add up to 1 unless nothing matters."""

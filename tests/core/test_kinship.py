@@ -127,7 +127,7 @@ def test_kin_are_more_alike_than_other_models_and_less_so_the_further_apart():
     assert same[0] > same[1] > same[2] > other[0] > other[1] > other[2]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.lists(st.floats(0, 1e5), min_size=1, max_size=4),
     st.lists(st.floats(1e8, 1e12), min_size=1, max_size=3),

@@ -22,7 +22,7 @@ def allocations_of(view, found, panel):
             yield (row, column), {**best, found.earlier: one, found.later: two}
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(searches())
 def test_panels_agree_with_brute_force(case):
     """Values are those of single allocations, and NaN over the budget."""

@@ -118,7 +118,7 @@ class TestWithLengths:
         )
         assert with_lengths(found, lengths_of(task)) == task
 
-    @settings(max_examples=30, deadline=None)
+    @settings(max_examples=30)
     @given(
         st.dictionaries(
             st.sampled_from(["one", "two"]),
@@ -332,7 +332,7 @@ class TestCostOfSamples:
         index = ["small", "large"].index(model)
         assert found == pytest.approx(float(expected.feasible.costs[0][index][samples - 1]))
 
-    @settings(max_examples=30, deadline=None)
+    @settings(max_examples=30)
     @given(
         st.integers(1, 50),
         st.integers(1, 50),

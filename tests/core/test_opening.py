@@ -41,7 +41,7 @@ def search(sampler, task, trials):
     return found
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(SIZES, min_size=1, max_size=3), st.floats(0, 2))
 def test_equal_costs_beside_single_samples(sizes, share):
     """No sample more fits the unit budget; the other stages take one; all models have a turn."""
@@ -59,7 +59,7 @@ def test_equal_costs_beside_single_samples(sizes, share):
     assert {(stage, c[stage][0]) for stage, c in opening} == set(feasible.pairs())
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(SIZES, min_size=1, max_size=3), st.floats(0, 2))
 def test_each_is_left_until_it_is_tried(sizes, share):
     """One after another, and none twice."""

@@ -427,7 +427,7 @@ TEXTS = st.text(max_size=60) | st.text(alphabet="ab /<&$\n\ud800😀", max_size=
 
 
 @given(st.lists(TEXTS, max_size=6, unique=True), st.integers(4, 30))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_short_names_are_different_and_short(names, length):
     found = style.short_names(names, length)
     assert list(found) == names
@@ -438,7 +438,6 @@ def test_short_names_are_different_and_short(names, length):
 
 
 @given(TEXTS)
-@settings(deadline=None)
 def test_texts_are_shown_as_they_are(text):
     for shown in (style.escape(text), style.lines([text]).replace("<br>", " ")):
         assert not set(shown) & set("<>${}\n")

@@ -140,7 +140,7 @@ def enumerate_space(task, rules, together):
     return found
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, suppress_health_check=list(HealthCheck))
 @given(space=spaces(), seed=st.integers(0, 3))
 def test_nothing_is_repeated_before_all_was_tried(space, seed):
     """Whatever ranges the objective writes, also where bounds follow earlier suggestions."""

@@ -93,7 +93,7 @@ def test_share_that_reaches_the_score_is_as_promised():
     assert np.mean(reached) >= 0.85
 
 
-@settings(max_examples=200, deadline=None, derandomize=True, database=None)
+@settings(max_examples=200, derandomize=True, database=None)
 @given(
     st.floats(0.02, 0.98),
     st.floats(0.005, 0.3),

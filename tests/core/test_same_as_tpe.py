@@ -134,7 +134,7 @@ def test_trials_are_those_of_tpe(options):
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(program=PROGRAMS, options=st.sampled_from(OPTIONS), seed=st.integers(0, 3))
 def test_trials_of_any_program_are_those_of_tpe(program, options, seed):
     """Nested conditions, loops, moving ranges, prunes and failures make no difference."""
@@ -143,7 +143,7 @@ def test_trials_of_any_program_are_those_of_tpe(program, options, seed):
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     program=PROGRAMS,
     options=st.sampled_from(OPTIONS),

@@ -54,7 +54,7 @@ def test_view_agrees_with_the_public_functions(view):
     assert view.frontier == frontier(view.study)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(searches())
 def test_curves_agree_with_brute_force(case):
     """Budget, costs and saturation follow from the definition, for any task and study."""

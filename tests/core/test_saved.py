@@ -85,7 +85,7 @@ frontiers = st.builds(
 )
 
 
-@settings(max_examples=200, deadline=None, derandomize=True, database=None)
+@settings(max_examples=200, derandomize=True, database=None)
 @given(st.one_of(recommendations, points, frontiers))
 def test_what_is_saved_is_read_exactly(saved):
     """Values, types and infinite numbers are equal, and the text is JSON of one version."""
@@ -97,7 +97,7 @@ def test_what_is_saved_is_read_exactly(saved):
     assert json.loads(text)["version"] == 1
 
 
-@settings(max_examples=50, deadline=None, derandomize=True, database=None)
+@settings(max_examples=50, derandomize=True, database=None)
 @given(allocations)
 def test_allocations_are_read_exactly(tmp_path_factory, allocation):
     """Also where they were given as plain tuples; the type is that of `Task.allocation`."""

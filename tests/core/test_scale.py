@@ -20,7 +20,7 @@ from optuna_agenttts.planner.scale import Scale, find_outliers
 from optuna_agenttts.study.archive import Archive
 
 TASK = wiki_task()
-few = settings(max_examples=12, deadline=None, derandomize=True, database=None)
+few = settings(max_examples=12, derandomize=True, database=None)
 units = st.floats(-3, 3).map(lambda exponent: 10.0**exponent)
 zeros = st.floats(-1000, 1000)
 

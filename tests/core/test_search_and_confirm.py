@@ -172,7 +172,7 @@ def test_a_killed_search_goes_on(die_after, tmp_path):
     study._storage._backend.engine.dispose()
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(
     evaluations=st.integers(10, 150),
     count=st.integers(11, 430),
@@ -248,7 +248,7 @@ def test_a_stopped_search_confirms():
     assert found.confirmation.evaluations
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     share=st.floats(0.001, 60),
     per_trial=st.none() | st.integers(1, 60),

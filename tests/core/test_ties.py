@@ -14,7 +14,7 @@ from optuna_agenttts.report.ties import MIN_SHARED, Contender, Paired, compare
 
 TASK = one_stage(metric_range=(0, 1))
 NUMBERS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48)
-few = settings(max_examples=15, deadline=None, derandomize=True, database=None)
+few = settings(max_examples=15, derandomize=True, database=None)
 
 
 def study(seed, instances, *, spread=0.04, numbers=NUMBERS, task=TASK):

@@ -101,7 +101,7 @@ def pipelines(draw):
 
 
 @pytest.mark.slow
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     pipeline=pipelines(),
     malformed=st.sampled_from([0.0, 0.0, 0.1, 0.5]),

@@ -217,7 +217,7 @@ OUTCOMES = st.sampled_from([[0.0, 1.0], [0.0, 0.25, 0.5, 0.75, 1.0], np.linspace
 
 
 @given(st.data(), OUTCOMES, st.integers(1, 40), st.booleans())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_interval_excludes_zero_exactly_if_the_test_rejects_it(data, scale, count, declared):
     """Both lie within the range and include what was observed."""
     pairs = st.lists(st.tuples(*[st.sampled_from(list(scale))] * 2), min_size=count)

@@ -9,7 +9,7 @@ import threading
 import time
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pipeline_support import make_task, side_by_side
 from postgresql_support import new_database, postgresql_server  # noqa: F401
@@ -545,7 +545,6 @@ OPERATIONS = st.lists(
 )
 
 
-@settings(deadline=None)
 @given(OPERATIONS)
 def test_a_sample_has_one_living_owner_and_none_once_it_is_stored(tmp_path_factory, operations):
     """Any order of claims, failures, writes, renewals and passing time, by three workers."""

@@ -104,7 +104,7 @@ def spent(study):
 
 
 @pytest.mark.slow
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.floats(200, 5000),
     st.integers(1, 30),

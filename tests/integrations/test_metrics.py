@@ -76,7 +76,6 @@ def test_answers_are_normalized_as_in_squad(text, normalized):
     assert normalize_answer(text) == normalized
 
 
-@settings(deadline=None)
 @given(texts)
 def test_normalizing_twice_changes_nothing(text):
     """Normalization is idempotent."""
@@ -109,7 +108,6 @@ def test_answers_score_as_computed_by_hand(answer, accepted, exact, f1, containe
     assert contains_answer(answer, accepted) == contained
 
 
-@settings(deadline=None)
 @given(texts, st.lists(texts, min_size=1, max_size=3))
 def test_an_exact_answer_is_the_best_by_every_measure(answer, accepted):
     """An exact match is contained and has F1 1; the order of accepted answers does not count."""
@@ -140,7 +138,6 @@ def test_answers_score_as_by_the_official_scripts():
             assert token_f1(answer, accepted) == pytest.approx(squad, abs=1e-6), (answer, accepted)
 
 
-@settings(deadline=None)
 @given(texts, st.lists(texts, min_size=1, max_size=3))
 def test_yes_and_no_are_right_or_wrong_as_a_whole(answer, accepted):
     """HotpotQA's F1 is SQuAD's, or less because of a yes, a no, or no words."""
@@ -182,7 +179,6 @@ def test_sets_score_as_computed_by_hand(predicted, gold, f1):
     assert set_f1(iter(predicted), iter(gold)) == pytest.approx(f1)
 
 
-@settings(deadline=None)
 @given(ids, ids)
 def test_f1_of_sets_is_the_harmonic_mean(predicted, gold):
     """It is symmetric, 1 for equal sets, and the harmonic mean of precision and recall."""
@@ -253,7 +249,6 @@ def test_rouge_agrees_with_the_table_of_prefixes():
         assert rouge_l(" ".join(left), " ".join(right)) == pytest.approx(naive_rouge(left, right))
 
 
-@settings(deadline=None)
 @given(texts, texts)
 def test_rouge_is_symmetric_and_bounded(left, right):
     """With beta = 1 it is symmetric, within 0 and 1, and 1 for equal texts that have tokens."""
@@ -361,7 +356,6 @@ def test_the_forms_of_arguments_are_equal():
     assert argument_f1([{"tool": "t"}], [call("t", [])]) == 1
 
 
-@settings(deadline=None)
 @given(calls, calls, st.randoms(use_true_random=False))
 def test_order_of_calls_and_arguments_makes_no_difference(predicted, gold, rng):
     """F1 of arguments is symmetric, bounded, 1 for equal calls, and blind to order."""
@@ -436,7 +430,6 @@ def test_cosines_are_as_computed_by_hand(a, b, value):
 finite = st.floats(allow_nan=False, allow_infinity=False)
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(finite, finite), max_size=6))
 def test_cosine_is_symmetric_odd_and_bounded(pairs):
     """Negating one vector changes the sign; a vector is parallel to itself."""
@@ -537,7 +530,7 @@ def test_placeholders_make_a_program_incomplete(code):
     assert completeness(code) == 0.0
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.sampled_from(FINISHED), st.sampled_from(FINISHED), st.sampled_from(UNFINISHED[10:]))
 def test_one_placeholder_is_enough(first, second, stub):
     """Two complete programs together are complete, unless a stub is added."""
@@ -545,7 +538,6 @@ def test_one_placeholder_is_enough(first, second, stub):
     assert completeness(f"{first}\n{stub}\n{second}") == 0.0
 
 
-@settings(deadline=None)
 @given(st.text(max_size=30))
 def test_any_text_has_a_completeness(text):
     """It raises for no text."""

@@ -88,7 +88,7 @@ def echo(name="say", reply=lambda request, number: request.messages[-1].content,
     return objective_of(Pipeline(stages=[program], score=touched), {"m": chat}), chat
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(find=SETTINGS, say=SETTINGS, seed=st.integers(0, 3))
 def test_answers_are_those_of_an_evaluation_and_are_not_paid_for_again(find, say, seed):
     """Over random allocations and seeds, and the other way round."""
@@ -274,7 +274,7 @@ def test_one_input_that_fails_does_not_lose_the_others(caplog):
     assert str(copy.results[5].error) == str(found[5].error)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(limit=st.floats(0.5, 400), samples=st.integers(1, 4), count=st.integers(1, 8))
 def test_the_limit_is_kept_and_inputs_that_it_covers_are_answered(limit, samples, count):
     """Each input is either answered as without a limit, or failed by the limit."""

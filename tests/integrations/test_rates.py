@@ -40,7 +40,7 @@ def windows(starts):
     st.integers(1, 8),
     st.integers(1, 1000),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_no_minute_has_more_requests_or_tokens_than_allowed(calls, requests, tokens):
     """Any 60 seconds are within both limits, except for requests that are too long themselves."""
     clock = Sleeping()

@@ -5,7 +5,7 @@ import logging
 
 import optuna
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from optuna.samplers import PartialFixedSampler
 from optuna.trial import create_trial
@@ -157,7 +157,6 @@ def test_a_check_that_fails_changes_no_score(caplog):
     assert caplog.text.count("gold of this test") == 1
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 2), min_size=1, max_size=9), st.integers(0, 2))
 def test_votes_of_the_first_half_are_compared_with_all(samples, kind):
     """As a user would do by running both numbers of samples."""
@@ -264,7 +263,6 @@ JSON = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(JSON, JSON)
 def test_anything_else_in_a_storage_is_left_out(figures, texts):
     """Diagnostics of other code never raise."""

@@ -459,7 +459,7 @@ def test_workers_measure_the_same(tmp_path):
 
 
 @given(st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_lengths_of_choices_lie_between_those_that_were_measured(data):
     """Of one model whose thoughts are any multiple of the expected ones."""
     stage = task_of(thinking=("off", "minimal", "low", "medium", "high", 512, 4096)).stages[0]

@@ -71,7 +71,7 @@ def check_attributes(study, names):
     assert expenditure_of(StudyView(study)).measured
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(st.lists(st.tuples(SETTING, SETTING), min_size=1, max_size=4))
 def test_spend_and_savings_of_stages_are_what_all_samples_cost(chosen):
     """Whatever is reused, and the stages add up to the trial."""

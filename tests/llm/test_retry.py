@@ -535,7 +535,7 @@ def test_no_header_asks_for_nothing():
     assert retry_after({"x-retry-after": "7"}, NOW) is None
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.one_of(
         st.text(max_size=40),
@@ -742,7 +742,7 @@ def test_thousands_of_attempts_do_not_overflow():
     st.floats(0.1, 20),
     st.floats(1e-3, 5),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_patience_ends(asked, patience, longest, base):
     """Whatever a server asks for, waits end at the patience, give or take one."""
     policy = RetryPolicy(attempts=2, base=base, longest=longest, patience=patience)

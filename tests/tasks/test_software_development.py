@@ -227,7 +227,7 @@ lines = st.lists(
 ).map("\n".join)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.dictionaries(names, lines, max_size=4), lines)
 def test_what_is_shown_can_be_read(files, main):
     """A program in a prompt, its blocks inside blocks too, is read as the same program."""
@@ -236,7 +236,7 @@ def test_what_is_shown_can_be_read(files, main):
     assert read.files == tuple((name, text.rstrip() + "\n") for name, text in program.files)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.lists(
         st.sampled_from(["FILE: main.py", "FILE: ../x.py", "```", "```python", "````", "x", ""])

@@ -643,7 +643,7 @@ nodes = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(nodes, max_size=4), st.sampled_from(["{}", "Here: {} Done.", "```json\n{}\n```"]))
 def test_every_list_of_calls_is_read(listed, surroundings):
     """Whatever their arguments are; calls are read, or of unknown tools, or counted."""
