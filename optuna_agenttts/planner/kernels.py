@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -54,6 +55,10 @@ _OTHER_MODEL = 0.7
 _OTHER_EFFORT = 0.8
 """Residual kernel of efforts of one model whose lengths of thoughts are far apart. Chosen by hand:
 .7 and .85 ordered allocations as well."""
+SEED = 0
+"""Fixed, so that workers that read the same trials make the same proposal."""
+_CACHED_SURROGATES = 8
+"""Surrogates of tasks that are kept for planners and reports: some 300 kB each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,3 +256,12 @@ class Surrogate:
             [c.weight * mean for c, mean in zip(self.components, points.means)], axis=0
         )
         return mean
+
+
+@lru_cache(maxsize=_CACHED_SURROGATES)
+def surrogate_of(
+    task: Task, insights: tuple[int, ...] = (1, 2, 3)
+) -> tuple[Surrogate, np.random.Generator]:
+    """Return the surrogate of a task, and a generator after its draws, to be copied before use."""
+    rng = np.random.default_rng(SEED)
+    return Surrogate(task, rng, insights=insights), rng

@@ -29,7 +29,7 @@ from optuna_agenttts.planner.evidence import (
 from optuna_agenttts.planner.feasibility import Feasibility
 from optuna_agenttts.planner.forecasts import leading
 from optuna_agenttts.planner.frontier_improvement import acquisition_of
-from optuna_agenttts.planner.kernels import Points, Surrogate
+from optuna_agenttts.planner.kernels import Points, Surrogate, surrogate_of
 from optuna_agenttts.planner.odds import fitted_odds, weighing
 from optuna_agenttts.planner.opening import (
     Opening,
@@ -37,7 +37,7 @@ from optuna_agenttts.planner.opening import (
     untried_models,
     with_most_untried,
 )
-from optuna_agenttts.planner.pools import SEED, Pool, Pools, choices_of
+from optuna_agenttts.planner.pools import Pool, Pools, choices_of
 from optuna_agenttts.planner.posterior import Posterior
 from optuna_agenttts.planner.scale import Scale
 from optuna_agenttts.planner.shortlist import best_observed, shortlist
@@ -99,8 +99,7 @@ class NumericalPlanner:
         self._floor = floor
         self.task, self.insights = task, tuple(insights)
         self._experience, self._opening = experience, opening
-        rng = np.random.default_rng(SEED)
-        self.surrogate = Surrogate(task, rng, insights=self.insights)
+        self.surrogate, rng = surrogate_of(task, self.insights)
         self._pools = Pools(self.surrogate, task, rng)
 
     def pool(self, evidence: Evidence) -> Pool:

@@ -8,7 +8,7 @@ from collections import OrderedDict
 import numpy as np
 
 from optuna_agenttts.planner.evidence import Choices, Constraint, Evidence, Floats, Ints
-from optuna_agenttts.planner.kernels import Points, Surrogate
+from optuna_agenttts.planner.kernels import SEED, Points, Surrogate
 from optuna_agenttts.planner.pool import build_pool
 from optuna_agenttts.task.equivalence import Equivalence
 from optuna_agenttts.task.ranges import Ranges
@@ -25,8 +25,6 @@ _TRIAL_POOL_SIZE = 600
 _MIN_ROWS = 50
 """Minimum number of allocations of the study's pool that match a trial's values; with fewer, the
 trial gets a separate pool. Chosen by hand."""
-SEED = 0
-"""Fixed, so that workers that read the same trials make the same proposal."""
 
 
 class Pool:

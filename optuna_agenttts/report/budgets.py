@@ -17,9 +17,9 @@ from optuna.study import Study
 from optuna_agenttts.exceptions import MissingFactError, TaskError
 from optuna_agenttts.planner.evidence import Choices, Floats, Ints
 from optuna_agenttts.planner.feasibility import Feasibility, known_feasibility
-from optuna_agenttts.planner.kernels import Points
+from optuna_agenttts.planner.kernels import SEED, Points
 from optuna_agenttts.planner.pool import build_pool
-from optuna_agenttts.planner.pools import SEED, choices_of
+from optuna_agenttts.planner.pools import choices_of
 from optuna_agenttts.report.candidates import Candidates
 from optuna_agenttts.report.points import ROUNDING, Frontier, FrontierPoint
 from optuna_agenttts.report.ties import MARGIN, MIN_SHARED, Paired

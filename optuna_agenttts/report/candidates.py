@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +14,7 @@ from optuna_agenttts import storage
 from optuna_agenttts.exceptions import NoEvidenceError, NoTaskError
 from optuna_agenttts.planner.evidence import Bools, Choices, Evidence, Floats, Ints
 from optuna_agenttts.planner.feasibility import Feasibility, known_feasibility
-from optuna_agenttts.planner.kernels import Points, Surrogate
+from optuna_agenttts.planner.kernels import Points, surrogate_of
 from optuna_agenttts.planner.pools import choices_of
 from optuna_agenttts.planner.posterior import Posterior
 from optuna_agenttts.report.bias import estimate_bias
@@ -78,7 +78,7 @@ class Candidates:
         """See the class."""
         self.trials, self.evidence, self.unreadable = _read(study, task, caller, trials)
         self.task, self.scale = self.evidence.task, self.evidence.scale
-        self.surrogate = _surrogate_of(self.task)
+        self.surrogate, _ = surrogate_of(self.task)
         self.keys = _tried_choices(study, self.trials, self.evidence)
         self.points = self.surrogate.points_of(self.keys)
         self.costs = self.task.feasible.costs_of(self.points.models, self.points.samples)
@@ -275,12 +275,6 @@ class Candidates:
         bias = self._bias * self._inherited(points)
         variances: Floats = (_INFLATION * sds[:-1]) ** 2 + bias**2 * (1 - correlations**2)
         return variances
-
-
-@lru_cache(maxsize=4)
-def _surrogate_of(task: Task) -> Surrogate:
-    """Return the surrogate of a task; those of a few tasks are kept, some 100 kB each."""
-    return Surrogate(task, np.random.default_rng(0))
 
 
 def _tried_choices(

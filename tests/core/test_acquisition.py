@@ -15,7 +15,7 @@ from posterior_reference import condition
 from optuna_agenttts import AgentTTSSampler, Model, Stage, Task
 from optuna_agenttts.planner.acquisition import expected_improvement, knowledge_gradient
 from optuna_agenttts.planner.evidence import Constraint, Evidence
-from optuna_agenttts.planner.kernels import Surrogate
+from optuna_agenttts.planner.kernels import surrogate_of
 from optuna_agenttts.planner.mixture import Moments
 from optuna_agenttts.planner.numerical import NumericalPlanner
 from optuna_agenttts.planner.posterior import Posterior
@@ -150,7 +150,7 @@ def view_and_reference(stages, kind):
     """Query posterior and reference at 20 allocations followed by the observed ones."""
     task = TASKS[stages]
     seen = draw_evidence(task, kind)
-    surrogate = Surrogate(task, np.random.default_rng(0))
+    surrogate = surrogate_of(task)[0]
     posterior = Posterior(surrogate, seen)
     points = surrogate.points(*draw_allocations(task, np.random.default_rng(1), 20))
     view = posterior.at(points.joined(posterior.observed))
@@ -253,7 +253,7 @@ def certain(stages):
         scores=np.array([0.6]),
         shares=np.array([1e12]),
     )
-    return Posterior(Surrogate(task, np.random.default_rng(0)), sure)
+    return Posterior(surrogate_of(task)[0], sure)
 
 
 def points_of(stages):
@@ -283,7 +283,7 @@ def test_a_known_allocation_is_worth_nothing(stages):
 @pytest.mark.parametrize("stages", TASKS)
 def test_an_uninformative_score_has_no_gradient(stages):
     """As noise grows, only the current lead of new allocations over the incumbent remains."""
-    surrogate = Surrogate(TASKS[stages], np.random.default_rng(0))
+    surrogate = surrogate_of(TASKS[stages])[0]
     posterior = with_noise(Posterior(surrogate, draw_evidence(TASKS[stages], "scores")), 1e6)
     view = posterior.at(surrogate.points(*points_of(stages)))
     lead = view.moments().means - posterior.incumbents.moments().means.max(axis=1)[:, None]

@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optuna_agenttts import AgentTTSSampler, Model, Stage, Task
-from optuna_agenttts.planner.kernels import LENGTH_SCALES, ResidualKernel, Surrogate
+from optuna_agenttts.planner.kernels import LENGTH_SCALES, ResidualKernel, surrogate_of
 from optuna_agenttts.planner.opening import untried_models, with_most_untried
 from optuna_agenttts.planner.pool import build_pool
 from optuna_agenttts.study import planners
 from optuna_agenttts.task.feasible import FeasibleSet
 
-quick = settings(max_examples=30, deadline=None, derandomize=True, database=None)
+quick = settings(max_examples=30, derandomize=True, database=None)
 
 
 @st.composite
@@ -94,7 +94,7 @@ def test_the_opening_ends_with_every_model_tried():
 def test_the_residual_kernel_of_many_samples_is_its_formula():
     """Numbers of samples up to 10,000 are looked up among those that occur."""
     task = large_task(stages=2, samples=10_000, budget=1e9)
-    surrogate = Surrogate(task, np.random.default_rng(0))
+    surrogate = surrogate_of(task)[0]
     rng = np.random.default_rng(1)
     points, others = (
         surrogate.points(rng.integers(5, size=(n, 2)), rng.integers(1, 10_001, (n, 2)))

@@ -13,7 +13,7 @@ from optuna_agenttts import AgentTTSSampler
 from optuna_agenttts.planner import mixture
 from optuna_agenttts.planner.cholesky import factor
 from optuna_agenttts.planner.evidence import Evidence
-from optuna_agenttts.planner.kernels import Surrogate
+from optuna_agenttts.planner.kernels import surrogate_of
 from optuna_agenttts.planner.mixture import Moments
 from optuna_agenttts.planner.numerical import NumericalPlanner
 from optuna_agenttts.planner.posterior import Posterior
@@ -152,14 +152,14 @@ def test_repeats_with_equal_outcomes_never_break_an_ask(shared):
         outcomes=tuple(dict(enumerate(row)) for row in table.tolist()),
     )
     for power in (0.5, 1.0):
-        view = Posterior(Surrogate(task, np.random.default_rng(0)), evidence, power=power)
+        view = Posterior(surrogate_of(task)[0], evidence, power=power)
         assert np.isfinite(view.incumbents.moments().mean()).all()
     assert NumericalPlanner(task).propose(evidence).choices
 
 
 def posterior_of(stages, kind):
     """Condition on drawn evidence, and return views of new allocations, too."""
-    surrogate = Surrogate(TASKS[stages], np.random.default_rng(0))
+    surrogate = surrogate_of(TASKS[stages])[0]
     posterior = Posterior(surrogate, draw_evidence(TASKS[stages], kind))
     points = surrogate.points(*draw_allocations(TASKS[stages], np.random.default_rng(1), 60))
     return posterior, posterior.at(points)
@@ -185,7 +185,7 @@ def test_nearly_all_of_the_posterior_is_averaged(stages, kind, monkeypatch):
 def test_joint_draws_have_the_moments_of_the_mixture(stages):
     """Means and covariances of many draws are those of `total`, within their errors."""
     task, rng = TASKS[stages], np.random.default_rng(0)
-    surrogate = Surrogate(task, np.random.default_rng(0))
+    surrogate = surrogate_of(task)[0]
     posterior = Posterior(surrogate, draw_evidence(task, "outcomes", trials=6))
     view = posterior.at(surrogate.points(*draw_allocations(task, rng, 8)))
     drawn = view.draw(rng, 20_000)

@@ -15,8 +15,8 @@ from posterior_reference import (
     residual,
 )
 
+from optuna_agenttts.planner import kernels
 from optuna_agenttts.planner.evidence import Evidence
-from optuna_agenttts.planner.kernels import Surrogate
 from optuna_agenttts.planner.noise import Outcomes
 from optuna_agenttts.planner.posterior import Posterior
 
@@ -27,7 +27,7 @@ ASKED = 25
 @cache
 def surrogate_of(stages):
     """Build a surrogate with the same draws as the reference."""
-    return Surrogate(TASKS[stages], np.random.default_rng(0))
+    return kernels.surrogate_of(TASKS[stages])[0]
 
 
 def compared(stages, evidence):

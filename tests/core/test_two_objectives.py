@@ -26,7 +26,7 @@ from optuna_agenttts.planner.acquisition import BestScore
 from optuna_agenttts.planner.costs import Costs
 from optuna_agenttts.planner.evidence import Evidence
 from optuna_agenttts.planner.frontier_improvement import FrontierImprovement
-from optuna_agenttts.planner.kernels import Surrogate
+from optuna_agenttts.planner.kernels import surrogate_of
 from optuna_agenttts.planner.posterior import Posterior
 
 TASK = wiki_task()
@@ -49,7 +49,7 @@ def search(target=two, n_trials=12, directions=("maximize", "minimize"), storage
 def acquisition(seed, floor=None, evidence=None):
     """Return the acquisition functions of random trials, their posterior, and allocations."""
     rng = np.random.default_rng(seed)
-    surrogate = Surrogate(TASK, np.random.default_rng(0))
+    surrogate = surrogate_of(TASK)[0]
     evidence = evidence or draw_evidence(TASK, "scores", seed=seed, trials=10)
     posterior = Posterior(surrogate, evidence)
     points = surrogate.points(*draw_allocations(TASK, rng, 60))
@@ -118,7 +118,7 @@ def test_a_floor_only_takes_away(seed):
 
 
 def test_costs_are_those_of_the_task_up_to_a_constant():
-    surrogate = Surrogate(TASK, np.random.default_rng(0))
+    surrogate = surrogate_of(TASK)[0]
     evidence = draw_evidence(TASK, "scores", trials=8)
     own = TASK.feasible.costs_of(evidence.models, evidence.samples)
     measured = replace(evidence, measured=tuple(50 * own))
@@ -129,7 +129,7 @@ def test_costs_are_those_of_the_task_up_to_a_constant():
 
 def test_measured_costs_that_differ_are_predicted():
     """A latency that favors one model is learned within some percent from 25 trials."""
-    surrogate = Surrogate(TASK, np.random.default_rng(0))
+    surrogate = surrogate_of(TASK)[0]
     evidence = draw_evidence(TASK, "scores", trials=25)
 
     def latency(models, samples):
