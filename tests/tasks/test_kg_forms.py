@@ -200,6 +200,20 @@ def test_records_without_answers_are_listed_or_left_out(caplog):
     assert "7 of 12 records" in caplog.text
 
 
+@pytest.mark.parametrize("name", ["answer", "crucial_triples", "gt_triples", "2hop_triples"])
+def test_texts_of_lists_that_are_cut_off_are_no_lists(name):
+    """A table that was cut gives no answers of half a list, and no triples that fail later."""
+    records = json.loads(sample_path("cwq.json").read_text("utf-8"))
+    for record in records:
+        record.update({key: str(v) for key, v in record.items() if isinstance(v, list)})
+    whole = cwq(records, search=5)
+    records[3][name] = records[3][name][:-4] + "x"
+    cut = cwq(records, search=5, skip_unusable=True)
+    assert len(everything(cut)) == len(everything(whole)) - 1
+    (reason,) = cut.left_out
+    assert f"`{name}`" in reason
+
+
 @pytest.mark.skipif(not ORIGINAL.exists(), reason="the original records are not there")
 def test_original_web_qsp_loads():
     """Every parse's answers are accepted, by name."""

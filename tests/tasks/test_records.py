@@ -1,9 +1,14 @@
 """Records of data sets: what is read, and what is refused with a reason."""
 
+import bz2
+import gzip
+import io
 import json
+import lzma
 import os
 import subprocess
 import sys
+import zipfile
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -57,6 +62,76 @@ def test_json_in_all_its_forms_reads_the_same(tmp_path, mark, escaped):
     assert read_records(write(tmp_path, "f.jsonl", nested)) == [json.loads(nested)]
     columns = '{"question": ["a"], "answer": ["b"], "nodes": []}'
     assert read_records(write(tmp_path, "g.json", columns)) == [json.loads(columns)]
+
+
+def zipped(**files):
+    """Return a ZIP archive of files by name."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for name, text in files.items():
+            archive.writestr(name.replace("_", "."), text)
+    return content.getvalue()
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])
+def test_compressed_files_read_as_those_inside(tmp_path, pack):
+    """By content, whatever the name; a ZIP archive has one file, apart from a system's own."""
+    whole, table = json.dumps(RECORDS), "question\nwho?\n"
+    for name, text in (
+        ("a.json.gz", whole),
+        ("a.json", whole),
+        ("a.jsonl.GZ", "\n".join(map(json.dumps, RECORDS))),
+    ):
+        assert read_records(write(tmp_path, name, pack(text.encode()))) == RECORDS
+    assert read_records(write(tmp_path, "a.csv.xz", pack(table.encode()))) == [
+        {"question": "who?"}
+    ]
+    assert read_records(write(tmp_path, "a.zip", zipped(a_json=whole))) == RECORDS
+    with pytest.raises(DataError, match=r"ZIP archive of a.json, b.json; unpack"):
+        read_records(write(tmp_path, "b.zip", zipped(a_json=whole, b_json=whole)))
+
+
+def test_documents_of_all_kinds_read_the_same(tmp_path):
+    """Objects of records, of columns and of both, pages of the Hub's viewer, objects in a row."""
+    records = [{"id": "x7", "question": "who?"}, {"id": "y", "question": "b"}]
+    names = list(records[0])
+    columns = {name: [record[name] for record in records] for name in names}
+    rows = [{"row_idx": 0, "row": record, "truncated_cells": []} for record in records]
+    for number, document in enumerate(
+        (
+            {"data": {"dev": records}},
+            {record["id"]: record for record in records},
+            columns,
+            {name: dict(enumerate(values)) for name, values in columns.items()},
+            {"columns": names, "index": [0, 1], "data": [list(r.values()) for r in records]},
+            {"features": [{"name": "id"}], "rows": rows, "partial": False},
+            rows,
+        )
+    ):
+        path = write(tmp_path, f"{number}.json", json.dumps(document))
+        assert read_records(path) == records, document
+    written = "\n".join(json.dumps(record, indent=2) for record in records)
+    for name in ("a.json", "a.jsonl"):
+        assert read_records(write(tmp_path, name, written)) == records
+    rows[1]["truncated_cells"] = ["question"]
+    path = write(tmp_path, "cut.json", json.dumps({"features": [], "rows": rows}))
+    with pytest.raises(DataError, match=r"record 1: the Hub's viewer has cut question; download"):
+        read_records(path)
+
+
+def test_tables_of_libraries_read_as_their_records(tmp_path):
+    """Those of pandas and `datasets`, with splits or without, and Arrow files."""
+    datasets = pytest.importorskip("datasets")
+    pandas = pytest.importorskip("pandas")
+    records = [{"id": "x", "question": "who?"}, {"id": "y", "question": "b"}]
+    table = datasets.Dataset.from_list(records)
+    splits = datasets.DatasetDict(test=table, train=table.select([0]))
+    assert read_records(pandas.DataFrame(records)) == read_records(table) == records
+    assert read_records(splits) == records
+    assert read_records(splits, split="train") == records[:1]
+    table.save_to_disk(str(tmp_path))
+    (path,) = tmp_path.glob("*.arrow")
+    assert read_records(path) == records
 
 
 @pytest.mark.parametrize("mark", ["", "\ufeff"])
@@ -168,8 +243,9 @@ def test_all_records_are_read_before_an_error_lists_the_first_five(tmp_path, cap
         ("a.csv", "a,b\n1,2,3\n", "line 2 and the header differ"),
         ("a.csv", 'a,b\n"1,2\n', "unexpected end"),
         ("a.csv", b"a,b\n\x81,1\n", "cannot be read"),
-        ("a.zip", b"PK\x03\x04", "ZIP archive; unpack"),
-        ("a.json.gz", b"\x1f\x8b\x08", "gzip; unpack"),
+        ("a.zip", b"PK\x03\x04", "not a zip file"),
+        ("a.json.gz", b"\x1f\x8b\x08", "ended before"),
+        ("a.json", '{"train": [{"a": 1}], "dev": [{"a": 2}]}', "lists of records: train, dev"),
         ("a.json", b"PAR1", "rename it to end in .parquet"),
         ("a.json", "version https://git-lfs.github.com/spec/v1\noid ", "`git lfs pull`"),
     ],
@@ -190,7 +266,9 @@ def test_sources_that_are_nothing_to_read_are_refused(tmp_path):
     for source in (tmp_path, tmp_path / "none.json", "a\0b", ""):
         with pytest.raises(DataError, match="cannot be read"):
             read_records(source)
-    for source in (None, 7, b"a.json", {"question": "a"}):
+    with pytest.raises(DataError, match="is a URL: download it"):
+        read_records("https://127.0.0.1/a.json")
+    for source in (None, 7, b"a.json", {"question": "a"}, io.StringIO("{}")):
         with pytest.raises(DataError, match="must be a file or a list"):
             read_records(source)
     for source in ([], (), iter(())):

@@ -170,6 +170,7 @@ def test_supporting_titles_that_are_missing_are_said(caplog):
         ),
         ({**record(), "answers": [2014]}, r"'answers' is \[2014\]"),
         ({**record(), "answers": float("nan")}, "'answers' is nan"),
+        ({**record(), "answers": '["Paris", "Par'}, "`answers` is a list that is cut off"),
         ({**record(), "ctxs_candidate": None}, "field 'ctxs_candidate' must be"),
         (
             {**record(), "ctxs_candidate": "b"},

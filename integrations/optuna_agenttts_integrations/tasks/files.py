@@ -1,12 +1,18 @@
-"""Records in files: JSON, JSON lines, CSV and Parquet."""
+"""Records in files: JSON, JSON lines, CSV and Parquet, also compressed."""
 
 from __future__ import annotations
 
+import bz2
 import csv
+import gzip
 import io
 import json
 import logging
+import lzma
+import re
 import sys
+import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,13 +24,18 @@ from optuna_agenttts_integrations.exceptions import DataError
 _logger = logging.getLogger(__name__)
 
 _DELIMITERS = ",;\t"
+_TABLES = (".csv", ".tsv")
 _NO_TEXT = {
-    b"PK\x03\x04": "it is a ZIP archive; unpack it",
-    b"\x1f\x8b": "it is compressed by gzip; unpack it",
     b"PAR1": "it is a Parquet file; rename it to end in .parquet",
     b"version https://git-lfs": "it is a pointer of Git LFS; download the file by `git lfs pull`",
 }
 """Beginnings of files that are downloaded instead of data, and what to do."""
+_PACKED: dict[bytes, Callable[[bytes], bytes]] = {
+    b"\x1f\x8b": gzip.decompress,
+    b"BZh": bz2.decompress,
+    b"\xfd7zXZ": lzma.decompress,
+}
+_BETWEEN = re.compile(r"[\s,]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +52,11 @@ class Unreadable:
 def read_file(path: Path, deferred: Sequence[str] = ()) -> list[Any]:
     """Read the records of a file by its suffix: ``.csv``, ``.jsonl``, ``.parquet``, or JSON.
 
-    JSON files that are no JSON document are read as JSON lines. CSV files have a header, and
-    commas, semicolons or tabs between fields. Files without UTF-8 text are read as UTF-16 if they
-    begin with its byte order mark; CSV files otherwise as Windows-1252, with a warning.
+    Files compressed by gzip, bzip2 or xz, and ZIP archives of one file, are unpacked. JSON files
+    that are no JSON document are read as objects one after the other, such as JSON lines. CSV
+    files have a header, and commas, semicolons or tabs between fields. Files without UTF-8 text
+    are read as UTF-16 if they begin with its byte order mark; CSV files otherwise as
+    Windows-1252, with a warning.
 
     Args:
         path: The file.
@@ -55,16 +68,25 @@ def read_file(path: Path, deferred: Sequence[str] = ()) -> list[Any]:
     Raises:
         DataError: The file or all of its records cannot be read.
     """
-    suffix = path.suffix.lower()
-    if suffix == ".parquet":
+    if path.suffix.lower() in (".parquet", ".arrow"):
         return _from_parquet(path, deferred)
     try:
-        text = _decoded(path, fallback="cp1252" if suffix == ".csv" else None)
+        name, content = _unpacked(path)
+        is_table = Path(name).suffix.lower() in _TABLES
+        text = _decoded(content, path, fallback="cp1252" if is_table else None)
         text = text.replace("\r\n", "\n").replace("\r", "\n")
-    except (OSError, ValueError) as error:
+    # Damaged archives raise the errors of their libraries.
+    except (
+        OSError,
+        ValueError,
+        EOFError,
+        zlib.error,
+        zipfile.BadZipFile,
+        lzma.LZMAError,
+    ) as error:
         raise DataError(f"`source` {str(path)!r} cannot be read: {error}.") from error
     try:
-        records = _from_csv(text) if suffix == ".csv" else _from_json(text, suffix == ".jsonl")
+        records = _from_csv(text) if is_table else _from_json(text, name.endswith(".jsonl"))
     except (ValueError, csv.Error) as error:
         raise DataError(
             f"`source` {str(path)!r} must be JSON, JSON lines, CSV or Parquet: {error}."
@@ -74,8 +96,23 @@ def read_file(path: Path, deferred: Sequence[str] = ()) -> list[Any]:
     return records
 
 
-def _decoded(path: Path, fallback: str | None) -> str:
-    content = path.read_bytes()
+def _unpacked(path: Path) -> tuple[str, bytes]:
+    """Return the content of a file, and its name in lower case without the suffix of archives."""
+    name, content = path.name.lower(), path.read_bytes()
+    for start, unpack in _PACKED.items():
+        if content.startswith(start):
+            return name.removesuffix(path.suffix.lower()) or name, unpack(content)
+    if not content.startswith(b"PK\x03\x04"):
+        return name, content
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        names = [entry.filename for entry in archive.infolist() if not entry.is_dir()]
+        names = [name for name in names if not name.startswith(("__MACOSX/", "."))]
+        if len(names) != 1:
+            raise ValueError(f"it is a ZIP archive of {', '.join(names)}; unpack it and name one")
+        return names[0].lower(), archive.read(names[0])
+
+
+def _decoded(content: bytes, path: Path, fallback: str | None) -> str:
     for start, remedy in _NO_TEXT.items():
         if content.startswith(start):
             raise ValueError(remedy)
@@ -126,22 +163,82 @@ def _from_json(text: str, lines: bool) -> list[Any]:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:
         return _json_lines(text, f"invalid JSON ({error})")
-    if isinstance(values, Mapping):
-        lists = [
-            value
-            for value in values.values()
-            if isinstance(value, list)
-            and all(isinstance(entry, Mapping) for entry in value)
-            and (value or len(values) == 1)
-        ]
-        # A single object may be a JSON lines file of one line.
-        return lists[0] if len(lists) == 1 else [values]
-    return values if isinstance(values, list) else [values]
+    return records_in(values)
+
+
+def records_in(values: Any) -> list[Any]:
+    """Return the records of a decoded JSON document.
+
+    Args:
+        values: A list of records, or an object: with one list of records, also deeper inside,
+            such as a page of the Hub's viewer; of records by their IDs; of columns, as tables are
+            written by pandas; or a record, as a JSON lines file of one line.
+
+    Raises:
+        ValueError: It has several lists of records.
+    """
+    if not isinstance(values, Mapping):
+        return list(map(_of_viewer, values)) if isinstance(values, list) else [values]
+    entries = list(values.values())
+    if set(values) == {"columns", "index", "data"}:
+        return [dict(zip(values["columns"], row)) for row in values["data"]]
+    if "features" in values and isinstance(values.get("rows"), list):
+        return list(map(_of_viewer, values["rows"]))
+    lists = {
+        name: value
+        for name, value in values.items()
+        if isinstance(value, list) and all(isinstance(entry, Mapping) for entry in value)
+    }
+    if len(lists) == len(values) > 1:
+        raise ValueError(f"it has several lists of records: {', '.join(lists)}. Give one of them")
+    are_lists = len(values) > 1 and all(isinstance(entry, list) for entry in entries)
+    if are_lists and len(set(map(len, entries))) == 1:
+        return [dict(zip(values, row)) for row in zip(*entries)]
+    found = [value for value in lists.values() if value or len(values) == 1]
+    if len(found) == 1:
+        return list(map(_of_viewer, found[0]))
+    if entries and all(isinstance(entry, Mapping) for entry in entries):
+        if len(entries) == 1:
+            return records_in(entries[0])
+        by_row = all(str(name).isdigit() for entry in entries for name in entry)
+        return _rows(values) if by_row else entries
+    return [values]
+
+
+def _rows(columns: Mapping[str, Mapping[str, Any]]) -> list[Any]:
+    """Return the rows of columns, each with its values by the numbers of rows."""
+    numbers = dict.fromkeys(number for column in columns.values() for number in column)
+    return [
+        {name: column[number] for name, column in columns.items() if number in column}
+        for number in numbers
+    ]
+
+
+def _of_viewer(record: Any) -> Any:
+    """Return the record in a row of the Hub's viewer; others unchanged."""
+    if not isinstance(record, Mapping) or not {"row", "truncated_cells"} <= set(record):
+        return record
+    if cut := record["truncated_cells"]:
+        names = ", ".join(map(str, cut))
+        return Unreadable(f"the Hub's viewer has cut {names}; download the data set instead")
+    return record["row"]
 
 
 def _json_lines(text: str, json_error: str | None) -> list[Any]:
-    """Parse one record per line; `json_error` is why the whole text is no JSON document."""
+    """Parse values that follow each other, or one per line where some cannot be parsed.
+
+    `json_error` is why the whole text is no JSON document.
+    """
     records: list[Any] = []
+    decoder, position = json.JSONDecoder(), _end(text, 0)
+    try:
+        while position < len(text):
+            value, position = decoder.raw_decode(text, position)
+            records.append(value)
+            position = _end(text, position)
+        return records
+    except (ValueError, RecursionError):
+        records = []
     # Not `splitlines`: strings in JSON can contain other line separators unescaped.
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
@@ -155,6 +252,12 @@ def _json_lines(text: str, json_error: str | None) -> list[Any]:
     if records and all(isinstance(record, Unreadable) for record in records):
         raise ValueError(records[0].problem)
     return records
+
+
+def _end(text: str, position: int) -> int:
+    """Return the end of white space and commas at a position."""
+    found = _BETWEEN.match(text, position)
+    return found.end() if found else position
 
 
 def _without_surrogates(record: Any) -> Any:
@@ -175,11 +278,13 @@ def _from_parquet(path: Path, deferred: Sequence[str]) -> list[Any]:
         from pyarrow import parquet
     except ImportError as error:
         raise DataError(
-            "`source` is a Parquet file, which needs the package `datasets`: "
+            f"`source` is a {path.suffix} file, which needs the package `datasets`: "
             "pip install 'optuna-agenttts[datasets]', or give JSON, JSON lines or CSV."
         ) from error
     try:
-        return from_dataset(datasets.Dataset(parquet.read_table(path)), deferred)
+        is_arrow = path.suffix.lower() == ".arrow"
+        table = datasets.Dataset.from_file(str(path)) if is_arrow else parquet.read_table(path)
+        return from_dataset(table if is_arrow else datasets.Dataset(table), deferred)
     # Errors come from pyarrow, some of them not derived from its own, or the file system.
     except Exception as error:
         raise DataError(

@@ -18,6 +18,7 @@ from optuna_agenttts_integrations.tasks.records import (
     Record,
     get_field,
     get_texts,
+    is_cut,
     nested,
     question_key,
     single_line,
@@ -160,8 +161,10 @@ def _check_triples(record: Record, number: int) -> None:
         late = isinstance(record, DeferredRecord) and name in record.deferred
         if not late and not isinstance(record.get(name), str):
             _triples(record, number, name)
-        elif not late and not record[name].lstrip().startswith("["):
-            raise _not_triples(number, name, record[name])
+        elif not late:
+            text = record[name].strip()
+            if not text.startswith("[") or not text.endswith(("]", ")")):
+                raise _not_triples(number, name, text)
     if _has_graph(record):
         _entities(record, number, "q_entity")
         _entities(record, number, "a_entity")
@@ -263,6 +266,11 @@ def _answers(
     found = name = None
     for name in ("answers", "answer"):
         found = nested(record.get(name))
+        if is_cut(found):
+            raise DataError(
+                f"Record {number}: the answers in `{name}` are a list that is cut off, got "
+                f"{reprlib.repr(found)}. Correct or remove the record."
+            )
         if found:
             break
     if found and (entities := _entities_with_aliases(found)):

@@ -17,6 +17,7 @@ from optuna_agenttts_integrations.tasks.records import (
     Source,
     get_field,
     get_texts,
+    is_cut,
     nested,
     question_key,
     read_each,
@@ -186,11 +187,18 @@ class _Read:
 
 
 def _read(record: Record, number: int, *, titles: bool, aliases: Aliases) -> _Read:
-    own = record.get("id", record.get("_id"))
+    own = next(
+        (record[name] for name in ("id", "_id") if record.get(name) not in (None, "")), number
+    )
     # The names of a text in a table are a list, and an answer such as "[1]" is none.
     answers = dict(record)
     if "answers" in record:
         answers["answers"] = nested(record["answers"])
+        if is_cut(answers["answers"]):
+            raise DataError(
+                f"Record {number}: `answers` is a list that is cut off, got "
+                f"{reprlib.repr(record['answers'])}."
+            )
     read = _Read(
         passages=(
             _listed(record, number)
@@ -198,7 +206,7 @@ def _read(record: Record, number: int, *, titles: bool, aliases: Aliases) -> _Re
             else _paragraphs(record, number, titles)
         ),
         number=number,
-        id=str(number if own is None or own == "" else own),
+        id=str(own),
         question=single_line(get_field(record, number, "question", str)),
         answers=_distinct(
             *get_texts(answers, number, ("answers", "answer")), *_names(record, aliases)

@@ -24,7 +24,7 @@ _logger = logging.getLogger(__name__)
 
 Record = Mapping[str, Any]
 Source = str | Path | Sequence[Record]
-"""A file (``.json``, ``.jsonl``, ``.csv``, ``.parquet``), a list of records, or
+"""A file (``.json``, ``.jsonl``, ``.csv``, ``.parquet``), a list or table of records, or
 ``"hf:<data set>[:<configuration>][@<revision>]"``."""
 
 LeftOut = Mapping[str, int]
@@ -55,11 +55,11 @@ def read_records(
     """Read the records of a data set.
 
     Args:
-        source: A file: JSON (a list of objects, or an object with one such list), JSON lines, CSV
-            with a header, or Parquet. Or a list of records. Or a data set of the Hub,
-            ``"hf:<data set>"``, ``"hf:<data set>:<configuration>"``, or either with
-            ``"@<revision>"``.
-        split: Split of a data set of the Hub.
+        source: A file: JSON (a list of objects, or an object as in `records_in`), JSON lines, CSV
+            with a header, Parquet or Arrow, also compressed. Or a list of records, or a table of
+            `datasets` or pandas. Or a data set of the Hub, ``"hf:<data set>"``,
+            ``"hf:<data set>:<configuration>"``, or either with ``"@<revision>"``.
+        split: Split of a data set of the Hub, or of a `datasets.DatasetDict`.
         revision: Revision of a data set of the Hub, a tag or commit. Default: the newest.
         keep_unreadable: Whether to return records that are not objects with named fields, and
             `Unreadable` in place of lines that cannot be parsed, instead of raising.
@@ -70,12 +70,19 @@ def read_records(
     Raises:
         DataError: The source cannot be read or has no records.
     """
-    if isinstance(source, str) and source.startswith("hf:"):
-        records: list[Any] = _from_hub(source.removeprefix("hf:"), split, revision, deferred)
-    elif isinstance(source, (str, Path)):
-        records = read_file(Path(source), deferred)
-    elif isinstance(source, Iterable) and not isinstance(source, (Mapping, bytes)):
-        records = list(source)
+    values: Any = source
+    if isinstance(values, Mapping) and split in values:
+        values = values[split]  # of a `datasets.DatasetDict`
+    elif hasattr(values, "iterrows"):
+        values = values.to_dict("records")  # of a table of pandas
+    if isinstance(values, str) and values.startswith("hf:"):
+        records: list[Any] = _from_hub(values.removeprefix("hf:"), split, revision, deferred)
+    elif isinstance(values, str) and "://" in values:
+        raise DataError(f"`source` {values!r} is a URL: download it and give the file.")
+    elif isinstance(values, (str, Path)):
+        records = read_file(Path(values).expanduser(), deferred)
+    elif isinstance(values, Iterable) and not isinstance(values, (Mapping, bytes, io.IOBase)):
+        records = from_dataset(values, deferred)
     else:
         raise DataError(
             f"`source` must be a file or a list of records, got {reprlib.repr(source)}."
@@ -278,6 +285,11 @@ def nested(value: Any) -> Any:
             except (ValueError, SyntaxError, tokenize.TokenError, RecursionError, MemoryError):
                 continue
     return value.tolist() if hasattr(value, "tolist") else value
+
+
+def is_cut(value: Any) -> bool:
+    """Return whether a value that `nested` returns is the beginning of a list or an object."""
+    return isinstance(value, str) and value.lstrip().startswith(('["', "['", "[{", "[[", '{"'))
 
 
 class _Arrays(ast.NodeTransformer):
