@@ -21,16 +21,23 @@ from optuna_agenttts_integrations.scoring.metrics import (
 
 ANSWER_HEADER = re.compile(
     r"^(?:[^\w\n]|_)*(?:\d{1,2}[.)]\s)?"
-    r"(?:the\s(?:final\s|correct\s)?answers?\s(?:is|are)|(?:final\s)?answers?)"
+    r"(?:(?:so\s|therefore,?\s|thus,?\s)?the\s(?:final\s|correct\s)?answers?\s(?:is|are)"
+    r"|(?:final\s)?answers?|(?:\u6700\u7ec8)?\u7b54\u6848\u662f?)"
     r"(?:[^\w\n:\uff1a]|_)*(?:[:\uff1a]|$)",
     re.IGNORECASE | re.MULTILINE,
 )
 """Start of an answer: "Answer:" or "The answer is:" at the start of a line, after optional
-Markdown, quotes or a list marker, or a heading "Answer". The colon is ASCII or full-width."""
+Markdown, quotes or a list marker, or a heading "Answer", also in Chinese. The colon is ASCII or
+full-width."""
+_SENTENCE = re.compile(
+    r"\b(?:the\s(?:final\s|correct\s)?)?answer\sis\s+([^\n]+?)[.\u3002]?(?:[^\w\n\])}]|_)*$",
+    re.IGNORECASE,
+)
+"""Answer at the end of a last line such as "Therefore, the answer is Paris."."""
 
 _BOX = r"\\boxed\s?\{((?:[^{}\\\n]|\\.|\{[^{}\n]*\})*)\}"
 _BOXES = re.compile(rf"{_BOX}(?:[\s$,;&]{{0,5}}(?:and)?[\s$]{{0,5}}{_BOX})*")
-_TAG = re.compile(r"<(/?)(?:final_)?answer>", re.IGNORECASE)
+_TAG = re.compile(r"[<\[](/?)(?:final_)?answer[>\]]", re.IGNORECASE)
 _LATEX_TEXT = re.compile(r"\\(?:text|textbf|mathrm|mathbf)\s?\{([^{}]*)\}")
 
 _FENCE = re.compile(r"`{3,}\w*|~{3,}\w*")
@@ -38,7 +45,8 @@ _MARKDOWN = "*_` \t"
 _MAX_LIST = 20_000
 """Characters of a list of answers that are read. Chosen by hand: some hundred names."""
 _JSON_STRING = re.compile(r'("(?:[^"\\]|\\.)*")\s*(?:[,}]|$)')
-_SEPARATOR = re.compile(r"[;|\uff1b]")
+_SEPARATOR = re.compile(r"[;|\uff1b\u3001]")
+_ANSWER_KEY = re.compile(r"""["']((?:final[ _]?)?answers?)["']\s*:""", re.IGNORECASE)
 _BULLET = re.compile(r"^\s*(?:[-*+\u2022]\s+|\d{1,3}[.)]\s+)")
 _MAX_ANSWER = 200_000
 """Characters at the end of a reply that are searched. Chosen by hand, so that it takes less than
@@ -55,18 +63,22 @@ METRICS: dict[str, Callable[[str, Sequence[str]], float]] = {
 def parse_answer(text: str, state: State) -> str | None:
     """Return the answer after the last ``Answer:`` of a reply; None if there is none.
 
-    The answer can also stand on one of the following lines, or be a value in JSON. Markdown around
-    it is stripped.
+    The answer can also stand on one of the following lines, be a value in JSON, or end the reply
+    as "the answer is x". Markdown around it is stripped.
     """
     text = answer_text(text, _MAX_ANSWER)
     for head in reversed(list(ANSWER_HEADER.finditer(text))):
-        for line in text[head.end() :].splitlines():
+        if ("'" in head[0] or '"' in head[0]) and (found := _json_answers(text)):
+            return found[0]
+        for below, line in enumerate(text[head.end() :].splitlines()):
             answer = "" if _FENCE.fullmatch(line.strip()) else line.strip().strip(_MARKDOWN)
+            answer = _BULLET.sub("", answer) if below else answer
             if answer.startswith("{") or '"' in head[0]:
                 answer = _json_value(answer)
             if answer:
-                return answer
-    return next(iter(_json_answers(text)), None)
+                sentence = _SENTENCE.match(answer)
+                return sentence[1] if sentence else answer
+    return next(iter(_json_answers(text)), None) or _last_sentence(text)
 
 
 def parse_answers(text: str, state: State) -> str | None:
@@ -76,13 +88,21 @@ def parse_answers(text: str, state: State) -> str | None:
     """
     text = answer_text(text, _MAX_ANSWER)
     for head in reversed(list(ANSWER_HEADER.finditer(text))):
-        rest = text[head.end() : head.end() + _MAX_LIST].strip().strip("`").removeprefix("json")
-        rest = rest.strip()
+        rest = text[head.end() : head.end() + _MAX_LIST].lstrip("*_` \t\n").rstrip("` \t\n")
+        rest = rest.removeprefix("json").strip()
         found = _json_answers(rest) if rest.startswith("{") else []
         found = found or split_answers(rest.split("\n\n")[0])
         if found:
             return "\n".join(found)
-    return "\n".join(_json_answers(text)) or None
+    whole = text.strip("` \t\n").removeprefix("json").strip()
+    found = split_answers(whole) if whole.startswith("[") else _json_answers(text)
+    return "\n".join(found or split_answers(_last_sentence(text) or "")) or None
+
+
+def _last_sentence(text: str) -> str | None:
+    """Return x of a last line "the answer is x"."""
+    found = _SENTENCE.search(text.rstrip().rsplit("\n", 1)[-1])
+    return found[1].strip(_MARKDOWN) if found else None
 
 
 def _json_value(text: str) -> str:
@@ -98,12 +118,16 @@ def _json_value(text: str) -> str:
 
 def _json_answers(text: str) -> list[str]:
     """Return the answers in a JSON object that does not begin with them."""
-    for key in ("answer", "answers"):
-        found = json_in_reply(text, key) if f'"{key}"' in text else None
+    for key in reversed(dict.fromkeys(_ANSWER_KEY.findall(text))):
+        found = json_in_reply(text, key)
         if found is not None and key in found:
             values = found[key] if isinstance(found[key], list) else [found[key]]
+            # Of an object, the first text is its name.
+            values = [next(iter(v.values()), None) if isinstance(v, dict) else v for v in values]
             texts = [
-                str(value).strip() for value in values if isinstance(value, (str, int, float))
+                (value if isinstance(value, str) else json.dumps(value)).strip()
+                for value in values
+                if isinstance(value, (str, int, float))
             ]
             return [text for text in texts if text]
     return []

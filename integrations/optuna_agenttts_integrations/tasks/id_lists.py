@@ -25,7 +25,8 @@ NOUN = rf"{_NOUN}(?![a-z])"
 """Pattern of nouns that models write before numbers of candidates."""
 _LEAD = re.compile(rf"(?:[^\w\[]|_)*(?:{NOUN}(?:[^\w\[\n]|_)*)?", re.IGNORECASE)
 NONE = re.compile(
-    rf"(?:none|nothing|null|empty)\b|n/a\b|\{{\s?\}}|no\s(?:(?:relevant|needed|useful|such|other)\s)?{NOUN}",
+    r"(?:none|nothing|null|empty|\u65e0|\u6ca1\u6709)\b|n/a\b|\{\s?\}|"
+    rf"(?:there\s(?:is|are)\s)?no\s(?:(?:relevant|needed|useful|such|other)\s)?{NOUN}",
     re.IGNORECASE,
 )
 """Pattern of words for an empty list."""
@@ -56,6 +57,15 @@ _NEXT_LINE = re.compile(r"[^\w\[\n]*\n[^\w\[]*(?:(?:\d{1,4}[.)]|and\b)[^\w\[\n]*
 _ITEM_BELOW = re.compile(r"[^\n]*\n(?:[^\w\n]|_)*\d")
 _BARE_NUMBERS = re.compile(r"[^\w\n]*\d(?:[^\w\n]|\d)*$", re.MULTILINE)
 _LINE_END = re.compile(r"(?:[^\w\n]|_)*$", re.MULTILINE)
+# The rest of a line after "None": "of the above."
+_ALONE = re.compile(r"(?:\sof\sth[^\d\n]*)?\W*$")
+# Further entries among explanations, such as "4: the film; 31: its director".
+_FURTHER = re.compile(r"\[\d+\]|[;,]\s*\(?\d+\)?\s*:")
+# A table in Markdown: its names, and its rows.
+_TABLE = re.compile(
+    r"^[ \t]*\|(.+)\|[ \t]*\n[ \t]*\|[ \t:|-]*-[ \t:|-]*\|[ \t]*\n((?:[ \t]*\|.*(?:\n|\Z))+)",
+    re.MULTILINE,
+)
 _COMMA = re.compile(r"[,;&|/\u3001]|\band\b|(?<=\d)\s+(?=\d)", re.IGNORECASE)
 
 # Parts of a line that is a list without brackets around it, such as "Passages 1, (3) and 5-7.".
@@ -65,7 +75,7 @@ _OPEN = r"[\s\[({<\"'`*_#]{0,9}"
 _CLOSE = r"[\])}>\"'`*_]{0,9}"
 _ITEM = re.compile(
     rf"{_OPEN}(?:{_NOUN}(?![a-z])[\s:_]*)?(?:no\.\s?)?{_OPEN}[dfpt]?(\d+){_CLOSE}"
-    rf"(?:\s?(?:[-\u2013\u2014]|\.\.+|to\b|through\b)\s?[\[(#]*(?:{_NOUN}\s)?(\d+){_CLOSE})?"
+    rf"(?:\s?(?:[-~\u2013\u2014]|\.\.+|to\b|through\b)\s?[\[(#]*(?:{_NOUN}\s)?(\d+){_CLOSE})?"
     r"(?!\.?\w|\s?%)",
     re.IGNORECASE,
 )
@@ -99,9 +109,12 @@ def read_entries(text: str) -> list[str] | None:
     """
     # Replace full-width digits, brackets and commas by ASCII; gpt-oss writes \u30103\u3011.
     text = unicodedata.normalize("NFKC", answer_text(text, _MAX_ANSWER))
-    text = text.translate({0x3010: "[", 0x3011: "]"})
-    for latex, plain in (("\\{", "["), ("\\}", "]"), ("\\,", ",")):
+    text = text.translate(
+        {0x3010: "[", 0x3011: "]", 0x300C: "[", 0x300D: "]", 0x3001: ",", 0x548C: " and "}
+    )
+    for latex, plain in (("\\{", "["), ("\\}", "]"), ("\\,", ","), ("\\(", "("), ("\\)", ")")):
         text = text.replace(latex, plain)
+    text = _TABLE.sub(_column, text)
     entries = _from_json(text) if text.lstrip().startswith("{") else None
     if entries is not None:
         return entries
@@ -114,6 +127,16 @@ def read_entries(text: str) -> list[str] | None:
         if label is ANSWER_HEADER and heads:
             return None
     return _from_json(text) if "{" in text else _unlabelled(text)
+
+
+def _column(table: re.Match[str]) -> str:
+    """Return the cells of a table's column of numbers, one a line; the table if it has none."""
+    names = [name.strip("*_` \t").replace(" ", "_") for name in table[1].split("|")]
+    column = next((n for n, name in enumerate(names) if _KEY.fullmatch(name)), None)
+    if column is None:
+        return table[0]
+    rows = [row.strip().strip("|").split("|") for row in table[2].splitlines()]
+    return "\n".join(dict(enumerate(row)).get(column, UNREADABLE).strip() for row in rows) + "\n"
 
 
 def _after(text: str, start: int, strict: bool = False) -> list[str] | None:
@@ -157,7 +180,11 @@ def _bracketed(text: str, start: int, *, strict: bool) -> list[str] | None:
             break
         chosen, position = chosen + more, end
     entries = [entry for inner in chosen for entry in _COMMA.split(inner) if entry.strip()]
-    unclear = lists and (_ITEM_BELOW.match(text, position) or _BARE_NUMBERS.match(text, position))
+    unclear = lists and (
+        len(lists) > 1 or _FURTHER.search(text[position:].split("\n", 1)[0])
+        if not alone
+        else _ITEM_BELOW.match(text, position) or _BARE_NUMBERS.match(text, position)
+    )
     return [*entries, UNREADABLE] if unclear else entries
 
 
@@ -226,7 +253,9 @@ def _line_entries(line: str) -> list[str] | None:
     if _REST.fullmatch(line, end):
         return entries
     explained = _EXPLANATION.match(line, end) or _LISTED.match(line)
-    return entries if len(entries) == 1 and explained else None
+    if len(entries) > 1 or not explained:
+        return None
+    return [*entries, UNREADABLE] if _FURTHER.search(line, end) else entries
 
 
 def _match_end(pattern: re.Pattern[str], text: str, position: int) -> int:
@@ -256,12 +285,18 @@ def _json_entries(value: Any) -> list[str] | None:
     """Return the entries of a JSON list, or of an object under a key such as ``ids``."""
     if isinstance(value, Mapping):
         named = [found for key, found in value.items() if _KEY.fullmatch(str(key))]
-        value = named[-1] if named else None
+        # Without a key that says so, the only list of numbers is meant.
+        value = (named or list(filter(_are_numbers, value.values())) or [None])[-1]
         if value is None and named:
             return []
     if isinstance(value, str):
         return _after(value, 0)
     return _values([value] if isinstance(value, int) else value)
+
+
+def _are_numbers(value: Any) -> bool:
+    """Return whether a JSON value is a list of numbers, also as texts."""
+    return isinstance(value, list) and bool(value) and all(str(v).isdigit() for v in value)
 
 
 def _values(values: Any) -> list[str] | None:
@@ -273,7 +308,7 @@ def _values(values: Any) -> list[str] | None:
         if isinstance(value, Mapping):
             named = [found for key, found in value.items() if _KEY.fullmatch(str(key))]
             value = named[0] if named else UNREADABLE
-        entries.append(str(value) if isinstance(value, (int, str)) else UNREADABLE)
+        entries.append(str(value) if isinstance(value, (int, float, str)) else UNREADABLE)
     return entries
 
 
@@ -284,9 +319,11 @@ def _unlabelled(text: str) -> list[str] | None:
     if not lines:
         return None
     if len(lines) == 1 and (none := NONE.match(lines[0].lstrip("*_` "))):
-        return [] if _LINE_END.match(lines[0].lstrip("*_` "), none.end()) else None
+        return [] if _ALONE.match(lines[0].lstrip("*_` "), none.end()) else None
     if named := re.search(r"\banswers?\s(?:is|are)\s{0,3}(?=\[)", lines[-1], re.IGNORECASE):
         return _after(lines[-1], named.end(), strict=True)
     if len(text.strip()) <= 2000 and _line_entries(lines[0]) is not None:
         return _after("\n".join(lines), 0)
+    if _INTRO.match(lines[-1]):
+        return _after(lines[-1], 0, strict=True)
     return _after(lines[-1], 0) if re.match(r"[^\w\[]*\[[^\[\]]*\]\W*$", lines[-1]) else None

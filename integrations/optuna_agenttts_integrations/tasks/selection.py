@@ -10,8 +10,8 @@ from optuna_agenttts_integrations.pipeline.aggregation import Vote, id_vote
 from optuna_agenttts_integrations.tasks.id_lists import NONE, NOUN, UNREADABLE, read_entries
 
 _ENTRY = re.compile(
-    rf"[^\w-]*(?:{NOUN}(?:[^\w-]|_)*)?[dfpt]?(\d+)"
-    r"(?:\s*(?:[-\u2013\u2014]|\.\.+|to\b|through\b)\s*(\d+))?[^\w.]*(?:(?:[(\u2020]|:(?!\d)).*)?",
+    rf"[^\w-]*(?:{NOUN}(?:[^\w-]|_)*)?[dfpt]?(\d+)(?:\.0+)?"
+    r"(?:\s*(?:[-~\u2013\u2014]|\.\.+|to\b|through\b)\s*(\d+))?[^\w.]*(?:(?:[(\u2020]|:(?!\d)).*)?",
     re.IGNORECASE | re.DOTALL,
 )
 
