@@ -524,6 +524,44 @@ def test_replies_are_read_from_what_surrounds_them():
         assert parse_steps(text) is None
 
 
+def test_lists_without_json_are_read():
+    """Steps in lines or under their numbers, and names of tools that are all known."""
+    steps = ("Step 1: Look", "Step 2: Go")
+    for text in (
+        "1. Step 1: Look\n2. Step 2: Go",
+        "Here are the steps:\n\n- **Step 1:** Look\n- **Step 2:** Go",
+        "<think>- no</think>Step 1: Look\nStep 2: Go\n\nThat is all.",
+        '{"steps": {"1": "Step 1: Look", "2": "Step 2: Go"}}',
+        '{"plan": [{"step": 1, "action": "Step 1: Look"}, {"text": "Step 2: Go"}]}',
+    ):
+        assert parse_steps(text) == steps, text
+    tools = four().search[0].tools
+    chosen = parse_choice('{"tools": ["water_plants", "set_heating"]}', tools)
+    for text in (
+        "- water_plants\n- `set_heating`",
+        "1. **Water Plants**: water them, or not\n2. set_heating (a room)",
+        "waterPlants, set-heating",
+        '{"selected_tools": ["functions.water_plants", "set_heating: heat"]}',
+    ):
+        assert parse_choice(text, tools) == chosen, text
+    for text in ("water_plants and more", "- water_plants\n- fly", "I would water the plants."):
+        assert parse_choice(text, tools) is None
+
+
+def test_references_are_read_in_other_spelling():
+    """As a whole value; the reply as it was written is kept for TaskBench's own metrics."""
+    tools = media().search[0].tools
+    name = tools[0].name
+    for text in ("<node-0>", "<node_0>", "node 0", "<Node-0>"):
+        calls = [
+            {"tool": name, "arguments": ["a.mp4"]},
+            {"tool": name, "arguments": [text, "node"]},
+        ]
+        plan = parse_plan(json.dumps({"calls": calls}), tools, named=False)
+        assert plan.calls[1].arguments == (("", "<node-0>"), ("", "node"))
+        assert plan.written[1].arguments == (("", text), ("", "node"))
+
+
 def test_calls_are_checked_one_by_one():
     """What cannot be read of a plan is left out and counted, and so are unknown tools."""
     tools = four().search[0].tools
@@ -600,6 +638,21 @@ PAIRS = '[{"name": "room", "value": "hall"}, {"name": "litres", "value": 2}]'
             f'<think>{{"calls": 1}}</think>[{{"task": "water_plants", "args": {PAIRS}}}',
             1,
         ),
+        ('{"calls": [{"tool": "water_plants", "room": "hall", "litres": 2}]}', 0),
+        ('{"calls": [{"tool": "water_plants", "kwargs": {"room": "hall", "litres": 2}}]}', 0),
+        (
+            '{"actions": [{"action": "water_plants", "action_input": '
+            '{"room": "hall", "litres": 2}}]}',
+            0,
+        ),
+        (
+            '{"plan": [{"tool": "functions.water_plants", "inputs": '
+            '{"room": "hall", "litres": 2}}]}',
+            0,
+        ),
+        ('{"calls": [{"water_plants": {"room": "hall", "litres": 2}}]}', 0),
+        ('{"waterPlants": {"room": "hall", "litres": 2}}', 0),
+        (f'{{"calls": [{{"tool": "Water-Plants", "args": {PAIRS.replace("name", "key")}}}]}}', 0),
     ],
 )
 def test_plans_are_read_as_models_write_them(text, unread):

@@ -7,6 +7,7 @@ is used in part, and what could not be read is counted.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -32,13 +33,25 @@ _MAX_MALFORMED = 100
 # Keys by which models name the parts of a reply, those of the prompts first. The others are those
 # of TaskBench's prompts and data, and of the function calls of chat servers.
 _STEPS = ("steps", "task_steps", "tool_steps")
-_TOOLS = ("tools", "task_nodes", "tool_nodes", "calls", "tool_calls", "nodes")
+_TOOLS = ("tools", "selected_tools", "task_nodes", "tool_nodes", "calls", "tool_calls", "nodes")
 _CALLS = ("calls", "task_nodes", "tool_nodes", "tool_calls", "nodes")
 _LINKS = ("links", "task_links", "tool_links")
-_STEP = ("step", "task", "description", "step_name", "id")
-_TOOL = ("tool", "task", "function", "name", "tool_name", "id")  # the first three alone are calls
-_ARGUMENTS = ("arguments", "parameters", "args", "input")
+_STEP = ("step", "task", "description", "step_name", "action", "text", "id")
+_TOOL = ("tool", "task", "function", "name", "tool_name", "action", "id")  # 3 alone are calls
+_ARGUMENTS = (
+    *("arguments", "parameters", "args", "input", "inputs", "params", "kwargs"),
+    *("tool_input", "action_input"),
+)
+_NAME = ("name", "key", "parameter", "argument")
 _DECLARED = {"name", "type", "desc", "description"}
+# An argument as text, and what models write in place of "<node-0>".
+_PAIR = re.compile(r"([a-z_]\w*)\s*[=:]\s*(.+)", re.DOTALL)
+_REFERENCE = re.compile(r"<?node[-_ ]?(\d{1,4})>?", re.IGNORECASE)
+_NO_LETTER = re.compile(r"[\W_]+")
+_AFTER_NAME = re.compile(r"[:(]")
+# Lines of a list without JSON; those of steps keep "Step 1:".
+_STEP_LINE = re.compile(r"\s*(?:[-*\u2022]|\d{1,2}[.)]|(?=step\s?\d))\s*(.+?)\s*", re.IGNORECASE)
+_ENTRY = re.compile(r"\s*(?:[-*\u2022]|\d{1,2}[.)])?\s*(.+?)\s*")
 
 
 def read_arguments(values: Any, *, named: bool) -> tuple[tuple[tuple[str, Any], ...], list[str]]:
@@ -74,9 +87,10 @@ def read_arguments(values: Any, *, named: bool) -> tuple[tuple[tuple[str, Any], 
 def _pairs(item: Any, named: bool, listed: bool) -> Iterator[tuple[Any, Any]]:
     """Yield name and value of each argument in an entry of a list of arguments."""
     if not isinstance(item, Mapping):
-        pairs = [(None if named else "", item)]
-    elif isinstance(item.get("name"), str) and "value" in item:
-        pairs = [(item["name"], item["value"])]
+        written = _PAIR.fullmatch(item) if named and isinstance(item, str) else None
+        pairs = [written.groups() if written else (None if named else "", item)]
+    elif "value" in item and (key := next((k for k in _NAME if isinstance(item.get(k), str)), "")):
+        pairs = [(item[key], item["value"])]
     elif named and listed and "name" in item and set(item) <= _DECLARED:
         pairs = [(None, item)]  # the declaration of a parameter, without a value
     else:
@@ -116,6 +130,8 @@ def parse_steps(text: str) -> tuple[str, ...] | None:
     """
     items, _, _ = _read_items(text, _STEPS)
     if items is None:
+        items = _lines(text, _STEP_LINE)
+    if items is None:
         return None
     texts = [_text(item, _STEP) for item in items]
     steps = tuple(step for step in (text.strip() for text in texts if text) if step)
@@ -128,13 +144,17 @@ def parse_choice(text: str, tools: Sequence[Tool]) -> ToolChoice | None:
 
     Tools may be objects, such as calls.
     """
-    items, _, unread = _read_items(text, _TOOLS)
-    texts = [_text(item, _TOOL) for item in items or ()]
-    names = [name for name in texts if name is not None]
-    if items is None or (items and not names):
-        return None
     index = index_tools(tools)
-    chosen = [find_tool(index, name) for name in names]
+    items, _, unread = _read_items(text, _TOOLS)
+    if items is None:
+        items = _lines(text, _ENTRY)
+        if not items or not all(_find(index, item) for item in items):
+            return None
+    texts = [_text(item, _TOOL) for item in items]
+    names = [name for name in texts if name is not None]
+    if items and not names:
+        return None
+    chosen = [_find(index, name) for name in names]
     return ToolChoice(
         tuple(tool.name for tool in tools if tool in chosen),
         chosen.count(None),
@@ -158,26 +178,30 @@ def parse_plan(text: str, tools: Sequence[Tool], *, named: bool) -> ToolPlan | N
     Returns:
         The plan; None if there is no list of calls, or none of them can be read.
     """
-    items, reply, unread = _read_items(text, _CALLS)
+    index = index_tools(tools)
+    items, reply, unread = _read_items(text, _CALLS, index)
     if items is None:
         return None
-    index = index_tools(tools)
     calls: list[ToolCall] = []
     written: list[ToolCall] = []
     positions: dict[str, int] = {}
     for number, item in enumerate(items):
-        call = _function(item)
+        call = _function(_keyed(item, index))
         name = _text(call, _TOOL) if isinstance(call, Mapping) else None
         if name is None:
             unread += 1
             continue
-        arguments, problems = read_arguments(_first(call, _ARGUMENTS), named=named)
+        tool = _find(index, name)
+        values = _first(call, _ARGUMENTS)
+        if tool is not None and not any(key in call for key in _ARGUMENTS):
+            parameters = [parameter.name for parameter in tool.parameters]
+            values = {key: call[key] for key in parameters if call.get(key, name) != name}
+        arguments, problems = read_arguments(values, named=named)
         unread += len(problems)
         written.append(ToolCall(name, arguments))
-        tool = find_tool(index, name)
         if tool is not None:
             positions[str(number)] = len(calls)
-            calls.append(ToolCall(tool.name, arguments))
+            calls.append(ToolCall(tool.name, arguments if named else _with_references(arguments)))
     if items and not written:
         return None
     unknown = len(written) - len(calls)
@@ -199,6 +223,40 @@ def read_links(values: Any) -> tuple[tuple[str, str], ...] | None:
         and isinstance(link.get("target"), str)
     ]
     return tuple(links) if len(links) == len(values) else None
+
+
+def _find(tools: Mapping[str, Tool], name: str) -> Tool | None:
+    """Return the tool of a name, also in other spelling or with a description; None for others."""
+    if tool := find_tool(tools, name):
+        return tool
+    key = _AFTER_NAME.split(name.rsplit(".", 1)[-1])[0].casefold()
+    found = [tools[n] for n in tools if _NO_LETTER.sub("", n) == _NO_LETTER.sub("", key)]
+    return found[0] if len(found) == 1 else None
+
+
+def _keyed(item: Any, tools: Mapping[str, Tool]) -> Any:
+    """Return a call written as ``{"name of a tool": arguments}`` like others; else the item."""
+    if isinstance(item, Mapping) and len(item) == 1:
+        ((name, values),) = item.items()
+        if isinstance(name, str) and isinstance(values, (Mapping, list)) and _find(tools, name):
+            return {"tool": name, "arguments": values}
+    return item
+
+
+def _with_references(arguments: Sequence[tuple[str, Any]]) -> tuple[tuple[str, Any], ...]:
+    """Return arguments with "node 0", "node_0" and the like as ``<node-0>``."""
+    texts = [(name, value, _REFERENCE.fullmatch(str(value).strip())) for name, value in arguments]
+    return tuple((name, f"<node-{found[1]}>" if found else value) for name, value, found in texts)
+
+
+def _lines(text: str, pattern: re.Pattern[str]) -> list[str] | None:
+    """Return the items of a reply without JSON: its lines that match, or one line with commas."""
+    text = split_thoughts(text)[0].replace("**", "").replace("`", "").strip()
+    if "{" in text or "[" in text:
+        return None
+    lines = text.splitlines() if "\n" in text or pattern is _STEP_LINE else text.split(",")
+    found = [match[1] for line in lines if (match := pattern.fullmatch(line))]
+    return found[:_MAX_ITEMS] or None
 
 
 def _renumbered(call: ToolCall, positions: Mapping[str, int]) -> ToolCall:
@@ -235,7 +293,9 @@ def _function(value: Any) -> Any:
     return function if isinstance(function, Mapping) else value
 
 
-def _read_items(text: str, keys: Sequence[str]) -> tuple[list[Any] | None, Any, int]:
+def _read_items(
+    text: str, keys: Sequence[str], tools: Mapping[str, Tool] | None = None
+) -> tuple[list[Any] | None, Any, int]:
     """Find the list under one of the keys in a reply, or the reply's own list.
 
     Returns:
@@ -259,6 +319,10 @@ def _read_items(text: str, keys: Sequence[str]) -> tuple[list[Any] | None, Any, 
         if isinstance(reply, Mapping) and _is_call(reply):
             reply = list(filter(_is_call, objects)) or [reply]  # of a list whose end is missing
     items = _first(reply, keys) if isinstance(reply, Mapping) else reply
+    if items is None and isinstance(reply, Mapping):
+        items = _unnamed(reply, keys, tools or {})
+    if keys is _STEPS and isinstance(items, Mapping):
+        items = list(items.values())
     if isinstance(items, Mapping) and _is_call(items):
         items = [items]
     elif items is reply and items and all(isinstance(item, list) for item in items):
@@ -267,6 +331,18 @@ def _read_items(text: str, keys: Sequence[str]) -> tuple[list[Any] | None, Any, 
         return None, None, 0
     cut = any(text.count(left) > text.count(right) for left, right in ("{}", "[]"))
     return items, reply, int(cut)
+
+
+def _unnamed(reply: Mapping[str, Any], keys: Sequence[str], tools: Mapping[str, Tool]) -> Any:
+    """Return the items of an object under another key: its only list, or calls by their tools."""
+    if tools and reply and all(_find(tools, name) for name in reply):
+        return [{"tool": name, "arguments": values} for name, values in reply.items()]
+    if keys is _STEPS and all(map(_STEP_LINE.match, reply)):
+        return list(reply.values())
+    lists = [value for value in reply.values() if isinstance(value, list) and value]
+    kind = (str, Mapping) if keys is _STEPS else Mapping
+    is_meant = len(lists) == 1 and keys is not _TOOLS
+    return lists[0] if is_meant and all(isinstance(item, kind) for item in lists[0]) else None
 
 
 def _objects(text: str) -> tuple[list[Mapping[str, Any]], str]:
