@@ -174,20 +174,23 @@ class FrontierImprovement:
         for weight, own, levels, b, own_b in zip(
             view.mixture.weights, means, observed, slopes, own_slopes
         ):
-            before = lengths @ self._front(levels[:, None])[:, 0]
-            area = np.zeros(len(own))
-            for node, share in zip(_NODES, _WEIGHTS):
-                front = self._front(levels[:, None] + node * b)
-                added = np.maximum(np.minimum(own + node * own_b, self.cap) - front, 0.0)
-                area += share * (lengths @ front + np.einsum("kn,kn->n", widths, added))
-            total += weight * (area - before)
+            before = self._front(np.append(self.reference, levels)[None, :, None])[0, :, 0]
+            # Shapes (nodes, steps, allocations), the first step at the reference.
+            moved = np.full((len(_NODES), len(top) + 1, len(own)), self.reference)
+            moved[:, 1:] = levels[:, None] + _NODES[:, None, None] * b
+            front = self._front(moved)
+            tried = np.minimum(own + _NODES[:, None] * own_b, self.cap)
+            added = np.maximum(tried[:, None] - front, 0.0)
+            # Expectations over the next score, shape (steps, allocations).
+            rise = np.tensordot(_WEIGHTS, front, 1) - before[:, None]
+            total += weight * (
+                lengths @ rise + (widths * np.tensordot(_WEIGHTS, added, 1)).sum(axis=0)
+            )
         return total
 
     def _front(self, levels: Floats) -> Floats:
-        """Return the levels of the front, given those of its allocations by cost."""
-        first = np.full((1, levels.shape[1]), self.reference)
-        capped = np.minimum(np.concatenate([first, levels]), self.cap)
-        front: Floats = np.maximum.accumulate(capped, axis=0)
+        """Return the levels of the front, given those of its allocations by cost in axis 1."""
+        front: Floats = np.maximum.accumulate(np.minimum(levels, self.cap), axis=1)
         return front
 
     def _widths(self, starts: Floats, points: Points) -> Floats:
