@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,13 +71,14 @@ class Feasibility:
         """True for allocations that are known to be feasible."""
         choices = [choices for choices, _ in evidence.constraints]
         keys = sorted({key for _, values in evidence.constraints for key in values})
-        tables = stage_tables(evidence.task.feasible)
+        feasible = evidence.task.feasible
+        tables = [_stage_features(feasible, stage) for stage in range(len(feasible.costs))]
         self._posteriors = []
         for key in keys:
             values = [values.get(key, math.nan) for _, values in evidence.constraints]
             # A constraint that never varied and was always met excludes nothing.
             if values[0] > 0 or any(value != values[0] for value in values):
-                self._posteriors.append(Values(choices, np.array(values), surrogate, tables))
+                self._posteriors.append(_Values(choices, np.array(values), surrogate, tables))
 
     def log_probability(self, points: Points) -> Floats:
         """Return the logarithm of the probability that allocations meet all constraints.
@@ -159,11 +160,6 @@ def _features(tables: Sequence[Floats], points: Points) -> Floats:
     return np.concatenate([np.ones((len(points), 1)), *parts], axis=1)
 
 
-def stage_tables(feasible: FeasibleSet) -> list[Floats]:
-    """Return the features of all stages."""
-    return [_stage_features(feasible, stage) for stage in range(len(feasible.costs))]
-
-
 def _stage_features(feasible: FeasibleSet, stage: int) -> Floats:
     """Return the features of a stage, shape (models, samples, features).
 
@@ -203,9 +199,6 @@ class _Component:
         noise: Standard deviation of the noise.
         cholesky: Lower Cholesky factor of the covariance of the observed values.
         whitened: Observed values, multiplied by its inverse.
-        unit: What values were divided by, after `middle`.
-        middle: What they were divided by before.
-        warped: Whether the inverse hyperbolic sine was taken between the two.
     """
 
     weight_sd: float
@@ -214,13 +207,10 @@ class _Component:
     noise: float
     cholesky: Floats
     whitened: Floats
-    unit: float
-    middle: float
-    warped: bool
 
 
-class Values:
-    """Posterior of the values of one constraint, or of other figures that trials measured.
+class _Values:
+    """Posterior of the values of one constraint.
 
     Args:
         choices: Allocations of the trials.
@@ -263,13 +253,7 @@ class Values:
             slopes = np.log(scale) + (0.5 * np.log1p(np.sinh(means * scale) ** 2) if warped else 0)
             jacobian = -float(np.sum((slopes + np.zeros(len(means)))[kept]))
             fitted += self._fit(
-                means[kept],
-                counts[kept],
-                unsure[kept],
-                noises,
-                residuals,
-                jacobian,
-                (scale, middle, warped),
+                means[kept], counts[kept], unsure[kept], noises, residuals, jacobian
             )
         best = sorted(fitted, key=lambda pair: -pair[0])[:_MAX_COMPONENTS]
         total = np.logaddexp.reduce([log for log, _ in best])
@@ -283,7 +267,6 @@ class Values:
         noises: Sequence[float],
         residuals: Sequence[Floats],
         log_prior: float,
-        units: tuple[float, float, bool],
     ) -> list[tuple[float, _Component]]:
         """Condition all combinations of hyperparameters on the means of values.
 
@@ -295,7 +278,6 @@ class Values:
             noises: Standard deviations of the noise to average over.
             residuals: Residual kernels of the observed allocations.
             log_prior: Logarithm of the factor of their probability.
-            units: The last three fields of the components.
 
         Returns:
             Each component with the logarithm of its posterior probability, up to a constant.
@@ -315,17 +297,19 @@ class Values:
         logs = log_prior - 0.5 * (whitened[..., 0] ** 2).sum(axis=1)
         logs -= np.log(np.diagonal(cholesky, axis1=1, axis2=2)).sum(axis=1)
         return [
-            (log, _Component(*hyperparameters, factor, rest[:, 0], *units))
+            (log, _Component(*hyperparameters, factor, rest[:, 0]))
             for log, hyperparameters, factor, rest in zip(logs.tolist(), grid, cholesky, whitened)
         ]
 
     def log_probability(self, points: Points) -> Floats:
         """Return the logarithm of the probability that the next value at allocations is <= 0."""
         features = _features(self._tables, points)
-        own = np.einsum("nf,nf->n", features, features)
+        low_rank, own = features @ self._observed.T, np.einsum("nf,nf->n", features, features)
+        residuals = self._surrogate.residual_kernels(points, self._points)
         total = np.full(len(points), -np.inf)
-        for (log_weight, component), cross in zip(self._components, self._cross(points, features)):
+        for log_weight, component in self._components:
             sd, amplitude = component.weight_sd, component.amplitude
+            cross = sd**2 * low_rank + amplitude**2 * residuals[component.length]
             explained = np.linalg.solve(component.cholesky, cross.T)
             mean = component.whitened @ explained
             variance = sd**2 * own + amplitude**2 - np.einsum("on,on->n", explained, explained)
@@ -335,24 +319,6 @@ class Values:
                 total, log_weight + _log_normal_cdf((_TOLERANCE - mean) / deviation)
             )
         return total
-
-    def mean(self, points: Points) -> Floats:
-        """Return the expected values at allocations, the median of each component's."""
-        total = np.zeros(len(points))
-        crosses = self._cross(points, _features(self._tables, points))
-        for (log_weight, component), cross in zip(self._components, crosses):
-            y = cross @ np.linalg.solve(component.cholesky.T, component.whitened) * component.unit
-            values = np.sinh(y) if component.warped else y
-            total += np.exp(log_weight) * component.middle * values
-        return total
-
-    def _cross(self, points: Points, features: Floats) -> Iterator[Floats]:
-        """Yield each component's prior covariance of allocations with the observed ones."""
-        low_rank = features @ self._observed.T
-        residuals = self._surrogate.residual_kernels(points, self._points)
-        for _, component in self._components:
-            residual = component.amplitude**2 * residuals[component.length]
-            yield component.weight_sd**2 * low_rank + residual
 
 
 def _noise_sds(spread: Floats, repeats: int) -> tuple[float, ...]:

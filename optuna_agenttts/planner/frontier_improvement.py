@@ -74,7 +74,7 @@ def acquisition_of(
     if not evidence.frontier and floor is None:
         return BestScore(posterior)
     oriented = None if floor is None else evidence.sign * floor
-    return FrontierImprovement(posterior, Costs(evidence, surrogate), among, oriented)
+    return FrontierImprovement(posterior, Costs(evidence), among, oriented)
 
 
 class FrontierImprovement:
