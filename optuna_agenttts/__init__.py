@@ -31,6 +31,7 @@ from optuna_agenttts.study.claims import Claim, Verdict
 from optuna_agenttts.study.fates import guidelines
 from optuna_agenttts.study.rounds import Round
 from optuna_agenttts.study.spending import Spend, spend
+from optuna_agenttts.study.stopped import report_outcomes
 from optuna_agenttts.support.lazy import lazy_names
 from optuna_agenttts.support.logs import show_logs
 from optuna_agenttts.task.allocation import Allocation, StageAllocation
@@ -108,6 +109,7 @@ __all__ = [
     "guidelines",
     "load_allocation",
     "recommend",
+    "report_outcomes",
     "rounds_dataframe",
     "save_allocation",
     "search",

@@ -21,7 +21,6 @@ from optuna.study import Study
 from optuna.trial import BaseTrial, FixedTrial, FrozenTrial, Trial, TrialState
 
 PREFIX = "agenttts:"
-# Of studies.
 TASK = PREFIX + "task"
 ROUND = PREFIX + "round:"
 CLAIM = PREFIX + "claim:"
@@ -37,7 +36,6 @@ _EXPLAINING = PREFIX + "explaining"
 _FACTS = PREFIX + "facts"
 _METRIC_NAMES = ("study:metric_names", "dashboard:objective_names")
 """Keys of metric names: those of `Study.set_metric_names`, and those of optuna-dashboard alone."""
-# Of trials.
 CANDIDATE = PREFIX + "candidate"
 ORIGIN = PREFIX + "origin"
 REASON = PREFIX + "reason"
@@ -53,6 +51,8 @@ TRANSCRIPTS = PREFIX + "transcripts"
 EQUAL = PREFIX + "equal"
 LENGTHS = PREFIX + "lengths"
 MEAN_STEP = PREFIX + "mean_at_step"
+OUTCOMES, COST = PREFIX + "outcomes", PREFIX + "cost"
+"""Of trials of several objectives: outcomes by step, and the task's cost if it is one of them."""
 SPEND = PREFIX + "spend"
 """System attribute of a trial: its exact spend. The user attribute ``spend`` is rounded."""
 STAGES = PREFIX + "stages"
@@ -324,14 +324,14 @@ def write_facts(study: Study, facts: Mapping[str, str]) -> None:
             study._storage.set_study_user_attr(study._study_id, name, value)
 
 
-def write_metric_name(study: Study, name: str) -> None:
-    """Write the name of a study's metric for optuna-dashboard, unless it has one.
+def write_metric_names(study: Study, names: Sequence[str]) -> None:
+    """Write the names of a study's objectives for optuna-dashboard, unless it has some.
 
     `Study.set_metric_names` would rename columns of `Study.trials_dataframe`.
     """
     attributes = study._storage.get_study_system_attrs(study._study_id)
     if not any(key in attributes for key in _METRIC_NAMES):
-        study._storage.set_study_system_attr(study._study_id, _METRIC_NAMES[1], [name])
+        study._storage.set_study_system_attr(study._study_id, _METRIC_NAMES[1], list(names))
 
 
 def write_trial_note(study: Study, trial_id: int, text: str) -> None:

@@ -16,8 +16,13 @@ from optuna_agenttts import Task, storage
 from optuna_agenttts.study.choice_lengths import has_own_lengths
 from optuna_agenttts.study.fresh import note_instances
 from optuna_agenttts.study.measured import effective_task
+from optuna_agenttts.study.objectives import with_cost
 from optuna_agenttts.study.spending import rounded
-from optuna_agenttts.study.stopped import report_stopped
+from optuna_agenttts.study.stopped import (
+    has_several_objectives,
+    report_outcomes,
+    report_stopped,
+)
 from optuna_agenttts.support.logs import is_first
 from optuna_agenttts.task.allocation import Allocation, AllocationLike
 from optuna_agenttts.task.stage import has_efforts
@@ -149,7 +154,7 @@ class MultiStageObjective(DiagnosableObjective, SplittableObjective):
     def _open_ledger(self, max_spend: float | None) -> Ledger:
         return self._limit.open_evaluation(max_spend).ledger
 
-    def __call__(self, trial: optuna.Trial) -> float:
+    def __call__(self, trial: optuna.Trial) -> float | tuple[float, float]:
         """Score the allocation that a trial suggests.
 
         Sets user attributes on the trial: ``cost`` (of the allocation, per instance), ``spend``
@@ -169,7 +174,8 @@ class MultiStageObjective(DiagnosableObjective, SplittableObjective):
             trial: The trial to score.
 
         Returns:
-            The mean outcome over the instances.
+            The mean outcome over the instances; in a study of two objectives, the second of which
+            is minimized, that and the allocation's cost per instance.
 
         Raises:
             optuna.TrialPruned: The allocation exceeds the budget, the pruner stops the trial, or
@@ -185,20 +191,24 @@ class MultiStageObjective(DiagnosableObjective, SplittableObjective):
         started = self._clock()
         account = self._limit.open_account(trial)
         results: dict[str, InstanceResult] = {}
-        pruned = False
+        pruned, several = False, has_several_objectives(trial)
         try:
             title = f"trial {trial.number}"
             with self._progress_bar(len(self.instances), title) as bar:
                 for block in blocks_of(self.instances, trial):
                     for name, result in self._run(task, allocation, block, bar, account).items():
                         results[name] = result
-                        trial.report(result.outcome, step=self._steps[name])
+                        if not several:
+                            trial.report(result.outcome, step=self._steps[name])
                     unfinished = len(results) < len(self.instances)
                     pruned = unfinished and uses_pruner(trial) and trial.should_prune()
                     if pruned or account.refused is not None:
                         break
         finally:
             evaluation = Evaluation(results, self._clock() - started)
+            if several:
+                outcomes = evaluation.outcomes.items()
+                report_outcomes(trial, {self._steps[name]: value for name, value in outcomes})
             self._write_attributes(trial, task, allocation, evaluation, account)
         progress = f"{len(results)} of {len(self.instances)} instances"
         self._limit.stop(trial, account, progress, finished=bool(results))
@@ -211,7 +221,7 @@ class MultiStageObjective(DiagnosableObjective, SplittableObjective):
         free = settings_without_effect(self.pipeline.programs, allocation, results.values())
         if free:
             storage.write_trial_facts(trial, {storage.EQUAL: free})
-        return evaluation.mean
+        return with_cost(trial, evaluation.mean, task.cost(allocation))
 
     def evaluate(
         self,

@@ -17,9 +17,16 @@ trials earlier but leave less to run concurrently."""
 
 
 def uses_pruner(trial: optuna.Trial) -> bool:
-    """Return whether the trial's study has a pruner that can judge outcomes of instances."""
+    """Return whether the trial's study has a pruner that can judge outcomes of instances.
+
+    Optuna prunes no trials of several objectives.
+    """
     study = getattr(trial, "study", None)
-    return study is not None and isinstance(study.pruner, WilcoxonPruner)
+    return (
+        study is not None
+        and len(study.directions) == 1
+        and isinstance(study.pruner, WilcoxonPruner)
+    )
 
 
 def check_pruner(trial: optuna.Trial) -> None:

@@ -145,7 +145,7 @@ def diagnostic_facts(
     """
     facts: dict[str, Any] = {storage.DIAGNOSTICS: diagnostics_of(pipeline, results)}
     if wants_transcripts(trial):
-        maximize = trial.study.direction != StudyDirection.MINIMIZE
+        maximize = trial.study.directions[0] != StudyDirection.MINIMIZE
         texts = transcripts_of(pipeline, instances, results, maximize=maximize)
         facts[storage.TRANSCRIPTS] = texts
     return facts

@@ -29,6 +29,7 @@ from optuna_agenttts.report.text import metric_of
 from optuna_agenttts.report.view import StudyView
 from optuna_agenttts.study.constraints import constraints_of
 from optuna_agenttts.study.measured import effective_task
+from optuna_agenttts.study.objectives import has_cost
 from optuna_agenttts.support.forking import on_fork
 from optuna_agenttts.support.logs import log_once
 from optuna_agenttts.task.task import Task
@@ -264,8 +265,9 @@ def _turn(study: Study, wait: float = 0.0) -> Iterator[bool]:
 def _write(view: StudyView, *, brief: bool = False) -> Summary:
     """Write the attributes and the note of a study."""
     study, summary = view.study, summary_of(view, brief=brief)
-    if len(study.directions) == 1:
-        storage.write_metric_name(study, metric_of(view.task))
+    names = [metric_of(view.task), "cost"]
+    if len(study.directions) == 1 or has_cost(study):
+        storage.write_metric_names(study, names[: len(study.directions)])
     storage.write_facts(study, facts_of(summary))
     constrained = any(constraints_of(trial) for trial in view.trials)
     save_note(study, note(summary, graphs=bool(figure_names()), constrained=constrained))

@@ -19,7 +19,7 @@ from optuna_agenttts.planner.evidence import Bools, Candidate, Choices, Evidence
 from optuna_agenttts.planner.scale import LARGEST, Scale, are_binary, find_outliers, known_scale
 from optuna_agenttts.study.constraints import constraints_of, violations
 from optuna_agenttts.study.failures import Failures
-from optuna_agenttts.study.stopped import mean_outcome, outcomes_of
+from optuna_agenttts.study.stopped import mean_outcome, measured_cost, outcomes_of
 from optuna_agenttts.study.suggestions import Suggestions
 from optuna_agenttts.support.logs import log_once
 from optuna_agenttts.task.equivalence import ALONE, Equivalence, EquivalentAllocations
@@ -275,8 +275,7 @@ class Archive:
         self._numbers.append(trial.number)
         self._origins.append(str(trial.user_attrs.get(storage.ORIGIN, "")))
         self._outcomes.append(outcomes)
-        second = trial.values[1] if self._frontier and len(trial.values or ()) > 1 else math.nan
-        self._measured.append(second if math.isfinite(second) else math.nan)
+        self._measured.append(measured_cost(trial) if self._frontier else math.nan)
 
     def _choices_of(self, trial: FrozenTrial) -> Choices | None:
         """Return the allocation of a trial, or None if a stage has none.

@@ -16,6 +16,7 @@ from typing import Any
 from optuna.study import Study
 
 from optuna_agenttts import storage
+from optuna_agenttts.study.stopped import outcomes_of
 
 _LONGEST = 100_000
 """Characters of the names of all instances of a search that are stored. Chosen by hand: storages
@@ -132,7 +133,7 @@ def prepare_fresh(
 
 def _base_of(study: Study, beyond: int) -> int:
     """Return the smallest power of ten, from 1,000 on, beyond all steps of the search."""
-    steps = (max(t.intermediate_values, default=0) for t in storage.read_trials(study))
+    steps = (max(outcomes_of(t), default=0) for t in storage.read_trials(study))
     base, largest = _LEAST_BASE, max([beyond, *steps])
     while base <= largest:
         base *= 10

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 from optuna.study import Study, StudyDirection
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 
+from optuna_agenttts import storage
 from optuna_agenttts.exceptions import TaskError
 from optuna_agenttts.study.archive import Archive, is_maximized
+from optuna_agenttts.study.stopped import has_several_objectives
 from optuna_agenttts.task.model import is_finite
 from optuna_agenttts.task.task import Task
 
@@ -22,6 +24,20 @@ _COSTS = 3
 def has_cost(study: Study) -> bool:
     """Return whether a study has two objectives, the second of which can be a cost."""
     return len(study.directions) == 2 and study.directions[1] == StudyDirection.MINIMIZE
+
+
+def with_cost(trial: Trial, score: float, cost: float) -> float | tuple[float, float]:
+    """Return the value of a trial: its score, in studies of two objectives with the task's cost.
+
+    Args:
+        trial: The running trial.
+        score: Its score.
+        cost: The task's cost of its allocation.
+    """
+    if not (has_several_objectives(trial) and has_cost(trial.study)):
+        return score
+    storage.write_trial_facts(trial, {storage.COST: cost})
+    return score, cost
 
 
 def why_not_planned(study: Study, task: Task, trials: Sequence[FrozenTrial]) -> str:

@@ -13,6 +13,7 @@ from optuna.trial import FrozenTrial
 from optuna_agenttts import storage
 from optuna_agenttts.exceptions import NoTaskError, TaskError
 from optuna_agenttts.study.rounds import Round, read_rounds
+from optuna_agenttts.study.stopped import outcomes_of
 from optuna_agenttts.support.plain import amount_text
 from optuna_agenttts.task.allocation import choices_by_name
 from optuna_agenttts.task.cost import TableCost
@@ -188,7 +189,7 @@ def spend_of_trial(task: Task, trial: FrozenTrial, evaluations: int) -> float:
 
 def evaluations_of(trial: FrozenTrial) -> int:
     """Return the number of instances that a confirmation trial ran on; a failed one, on all."""
-    return len(trial.intermediate_values) or int(trial.user_attrs.get(INSTANCES, 0))
+    return len(outcomes_of(trial)) or int(trial.user_attrs.get(INSTANCES, 0))
 
 
 def cost_of_samples(
