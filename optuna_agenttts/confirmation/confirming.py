@@ -27,7 +27,7 @@ from optuna_agenttts.confirmation.evaluation import (
 )
 from optuna_agenttts.confirmation.limits import Limits, Prices, Used, used_by
 from optuna_agenttts.confirmation.looks import Look, State, read_state, write_look
-from optuna_agenttts.confirmation.planning import belief_of, contender_choices, limits_of
+from optuna_agenttts.confirmation.planning import contender_choices, limits_of, next_block
 from optuna_agenttts.confirmation.result import Confirmation
 from optuna_agenttts.confirmation.standings import standings
 from optuna_agenttts.exceptions import TaskError
@@ -38,6 +38,7 @@ from optuna_agenttts.report.recommendation import recommend
 from optuna_agenttts.report.text import count_text
 from optuna_agenttts.study.fresh import FreshInstances, prepare_fresh, read_fresh
 from optuna_agenttts.study.spending import INSTANCES, rounded
+from optuna_agenttts.study.stopped import write_outcomes
 from optuna_agenttts.support.experimental import experimental_function
 from optuna_agenttts.task.task import Task
 
@@ -77,7 +78,8 @@ def confirm(
     fails is recorded as a failed trial and left out; a later call tries it again.
 
     Args:
-        study: Study of one objective, with finished trials.
+        study: Study of one objective, with finished trials; or of a score and then a cost, whose
+            frontier is confirmed.
         evaluate: Function that runs an allocation on a list of instances, and returns their
             outcomes: as a sequence in the order given, as a mapping by name, or as an object with
             such `outcomes` (and `spend`, and `metrics`, if it has them). Or a
@@ -100,7 +102,7 @@ def confirm(
         The recommendation, the standing of the contenders, and the spend.
 
     Raises:
-        NoTaskError: The study has no task, or several objectives.
+        NoTaskError: The study has no task, or other objectives.
         NoEvidenceError: No trial is complete, or none meets the constraints of the study.
         TaskError: An argument is out of range, some instances occur in the search, or the limits
             do not cover one instance of two contenders.
@@ -220,7 +222,7 @@ class Run:
                 f"confirm: the limit of {limit} does not cover one instance of the two cheapest "
                 "contenders: raise it."
             )
-        block = policy.next_block(belief_of(found, keys), limits, looks)
+        block = next_block(found, keys, limits, looks)
         if block is None:
             return "the choice is decided: further instances are not expected to change it"
         chosen = tuple(keys[position] for position in block.positions.tolist())
@@ -340,10 +342,10 @@ class Run:
             steps = self._fresh.steps()
             metrics = {name: rounded(value) for name, value in found.metrics.items()}
             trial.user_attrs, trial.system_attrs = {**metrics, **attributes}, facts
-            trial.intermediate_values = {steps[name]: outcomes[name] for name in outcomes}
+            reported = {steps[name]: outcomes[name] for name in outcomes}
             if outcomes:
                 trial.state = TrialState.COMPLETE
-                trial.value = math.fsum(outcomes.values()) / len(outcomes)
+                write_outcomes(trial, reported, example)
             trial.datetime_complete = datetime.now()
             added = storage.add_finished_trial(self._study, trial)
             for callback in self._callbacks:

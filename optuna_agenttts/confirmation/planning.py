@@ -9,6 +9,7 @@ import numpy as np
 from optuna_agenttts.confirmation import policy
 from optuna_agenttts.confirmation.limits import Limits
 from optuna_agenttts.planner.evidence import Choices, Floats
+from optuna_agenttts.report.budgets import frontier_of
 from optuna_agenttts.report.candidates import Candidates
 
 _ALIKE = 50
@@ -21,12 +22,17 @@ _LEAST_COST = 1e-12
 def contender_choices(found: Candidates, failed: Collection[Choices] = ()) -> list[Choices]:
     """Return the tried allocations that a look may compare.
 
-    Of allocations with the same outcomes on many instances, the cheapest one is kept.
+    Of allocations with the same outcomes on many instances, the cheapest one is kept. In studies
+    of two objectives, they are those of the frontier, cheapest first.
 
     Args:
         found: The tried allocations.
         failed: Allocations to leave out.
     """
+    if found.evidence.frontier:
+        points = frontier_of(found, tried_only=True).points
+        front = (tuple(found.task.choices(point.allocation)) for point in points)
+        return [key for key in front if key not in failed]
     cheapest: dict[Hashable, int] = {}
     for i in np.argsort(found.costs, kind="stable").tolist():
         outcomes = found.outcomes.get(found.keys[i], {})
@@ -34,6 +40,23 @@ def contender_choices(found: Candidates, failed: Collection[Choices] = ()) -> li
             alike: Hashable = i if len(outcomes) < _ALIKE else frozenset(outcomes.items())
             cheapest.setdefault(alike, i)
     return [found.keys[i] for i in sorted(cheapest.values())]
+
+
+def next_block(
+    found: Candidates, keys: Sequence[Choices], limits: policy.Limits, looks: int
+) -> policy.Block | None:
+    """Return the next block of fresh instances, or None if the choice is decided.
+
+    Args:
+        found: The tried allocations.
+        keys: Those of `contender_choices`.
+        limits: What is left, in terms of these.
+        looks: Number of blocks that are left, this one included.
+    """
+    belief = belief_of(found, keys)
+    if found.evidence.frontier:
+        return policy.front_block(belief.means, limits, looks)
+    return policy.next_block(belief, limits, looks)
 
 
 def belief_of(found: Candidates, keys: Sequence[Choices]) -> policy.Belief:

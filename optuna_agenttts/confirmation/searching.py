@@ -33,8 +33,10 @@ from optuna_agenttts.report.candidates import Candidates
 from optuna_agenttts.study.fates import guidelines
 from optuna_agenttts.study.fresh import read_fresh
 from optuna_agenttts.study.measured import effective_task
+from optuna_agenttts.study.objectives import has_cost, with_cost
 from optuna_agenttts.study.planners import Planners
 from optuna_agenttts.study.spending import INSTANCES, rounded
+from optuna_agenttts.study.stopped import report_outcomes
 from optuna_agenttts.study.tasks import find_task
 from optuna_agenttts.support.experimental import experimental_function
 from optuna_agenttts.task.task import Task
@@ -68,7 +70,8 @@ def search(
     it runs further trials. `objective(trial)` alone still scores every instance of the objective.
 
     Args:
-        study: Study of one objective, with any sampler.
+        study: Study of one objective, with any sampler; or of a score and then a cost, whose
+            trials take two fifths of the limit and whose frontier is confirmed.
         objective: A `MultiStageObjective`, or a function that runs an allocation on a list of
             instances and returns their outcomes; see `confirm`.
         instances: All instances. Default: those of the objective. When a search is resumed, they
@@ -92,7 +95,7 @@ def search(
         The recommendation, the confirmation, and how instances and spend were used.
 
     Raises:
-        NoTaskError: There is no task, or the study has several objectives.
+        NoTaskError: There is no task, or the study has other objectives.
         NoEvidenceError: No trial is complete.
         TaskError: An argument is out of range, or the study has trials of unknown instances.
     """
@@ -138,10 +141,10 @@ class Trials:
         seed: int,
     ) -> Trials:
         """Check the arguments of `search`, and split the instances."""
-        if len(study.directions) > 1:
+        if len(study.directions) > 1 and not has_cost(study):
             raise NoTaskError(
                 f"Study {study.study_name!r} has {len(study.directions)} objectives, and "
-                "`search` needs one."
+                "`search` needs a score, or a score and then a cost to minimize."
             )
         splittable = find_objective(objective)
         if splittable is not None:
@@ -227,7 +230,7 @@ class Trials:
         agent = sum(planned.cost or 0.0 for planned in guidelines(self._study))
         return Used(used.spend + agent, used.evaluations)
 
-    def _run_trial(self, trial: optuna.Trial) -> float:
+    def _run_trial(self, trial: optuna.Trial) -> float | tuple[float, float]:
         """Run a trial, unless the limits do not cover it.
 
         Raises:
@@ -251,9 +254,10 @@ class Trials:
                 raise optuna.TrialPruned
         if find_objective(self.evaluate) is None:
             return self._score(trial)
-        return float(self.evaluate(trial))
+        found: float | tuple[float, float] = self.evaluate(trial)
+        return found
 
-    def _score(self, trial: optuna.Trial) -> float:
+    def _score(self, trial: optuna.Trial) -> float | tuple[float, float]:
         """Score a trial's allocation with the user's function."""
         task = effective_task(self._study, self._task)
         allocation = task.suggest(trial)
@@ -265,9 +269,9 @@ class Trials:
         values = {**found.metrics, "cost": task.cost(allocation), "spend": spend}
         storage.write_trial_values(trial, {name: rounded(values[name]) for name in values})
         storage.write_trial_facts(trial, {storage.SPEND: float(spend)})
-        for step, name in enumerate(self._split.search):
-            trial.report(found.outcomes[name], step)
-        return math.fsum(found.outcomes.values()) / len(found.outcomes)
+        report_outcomes(trial, [found.outcomes[name] for name in self._split.search])
+        mean = math.fsum(found.outcomes.values()) / len(found.outcomes)
+        return with_cost(trial, mean, task.cost(allocation))
 
     def _stop(self, study: Study, trial: FrozenTrial) -> None:
         """Stop the study once another trial is worth less than confirming."""
@@ -285,6 +289,10 @@ class Trials:
             # Of a cost that is not known yet.
             return self._over("the limit is reached", left.instances([0.0]) < size)
         least, most = (self._limits.share(share).reached(used) for share in policy.SHARES)
+        if has_cost(self._study):
+            # The gain of another trial is over all budgets, that of a confirmation is not known.
+            over = most or state.finished >= policy.TRIALS
+            return self._over("they have used their share of the limit", over)
         if most or not (least or state.finished >= policy.TRIALS):
             return self._over("they have used their share of the limit", most)
         task = effective_task(self._study, self._task)
