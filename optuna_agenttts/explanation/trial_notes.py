@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -20,8 +21,9 @@ from optuna_agenttts.report.view import StudyView
 from optuna_agenttts.study.archive import is_maximized
 from optuna_agenttts.study.constraints import constraints_of
 from optuna_agenttts.study.fresh import instance_names
+from optuna_agenttts.study.objectives import has_cost
 from optuna_agenttts.study.spending import stated_spend
-from optuna_agenttts.study.stopped import outcomes_of
+from optuna_agenttts.study.stopped import measured_cost, outcomes_of
 from optuna_agenttts.support.plain import amount_text
 
 HEADING = "### Trial"
@@ -92,9 +94,10 @@ def trial_note(view: StudyView, trial: FrozenTrial, objective: Inspector | None 
         objective: Objective whose models' replies are shown.
 
     Returns:
-        The note; empty if there is nothing to say, or the study has several objectives.
+        The note; empty if there is nothing to say, or the study has other objectives than a score,
+        or a score and then a cost.
     """
-    if len(view.study.directions) > 1:
+    if len(view.study.directions) > 1 and not has_cost(view.study):
         return ""
     sign = 1 if is_maximized(view.study.directions) else -1
     outcomes, unit = outcomes_of(trial), view.task.cost_model.unit
@@ -137,6 +140,8 @@ def _result(view: StudyView, trial: FrozenTrial) -> str:
     parts, attributes = [], trial.user_attrs
     if (value := value_of(trial)) is not None:
         parts.append(f"{plain(metric_of(view.task))} **{score_text(value)}**")
+    if not math.isnan(second := measured_cost(trial)):
+        parts.append(f"second value {amount_text(second)}")
     if (spend := stated_spend(trial)) is not None:
         parts.append(f"spend {plain(amount_text(spend, view.task.cost_model.unit))}")
     for name, words in (("reused", "of the calls reused"), ("malformed", "malformed replies")):

@@ -206,7 +206,7 @@ def _lead(summary: Summary) -> Html:
 
 def _use(summary: Summary, page: _Page) -> list[object]:
     sections = summary.sections
-    shown = [sections[name] for name in ("less", "know", "next") if name in sections]
+    shown = [sections[name] for name in ("frontier", "less", "know", "next") if name in sections]
     return [blocks_html(sections["use"]), page.figure("frontier"), *map(section_html, shown)]
 
 

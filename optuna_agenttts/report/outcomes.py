@@ -15,6 +15,7 @@ from optuna_agenttts.report.frames import to_frame
 from optuna_agenttts.report.view import StudyView
 from optuna_agenttts.study.archive import explaining_outcomes, is_maximized
 from optuna_agenttts.study.fresh import instance_names
+from optuna_agenttts.study.objectives import has_cost
 from optuna_agenttts.task.task import Task
 
 if TYPE_CHECKING:
@@ -91,10 +92,11 @@ def outcomes_of_study(view: StudyView) -> OutcomeTable:
     """Return the outcomes of instances in the trials of a search.
 
     Trials whose value is not the mean of what they reported have none, and fresh instances, which
-    few trials ran, are left out. The table is empty if there are several objectives.
+    few trials ran, are left out. The table is empty for other objectives than a score, or a score
+    and then a cost.
     """
     found = {}
-    several = len(view.study.directions) > 1
+    several = len(view.study.directions) > 1 and not has_cost(view.study)
     for trial in () if several else view.trials:
         if trial.state.is_finished() and not storage.confirmation_block(trial):
             found[trial.number] = explaining_outcomes(trial)

@@ -120,6 +120,11 @@ class Frontier(Saved):
         # The cheapest one of equals.
         return max(self.points, key=above)
 
+    @property
+    def shown(self) -> Sequence[FrontierPoint]:
+        """The points that tables show: the first, the last, and some between."""
+        return _spread(self.points)
+
     def at(self, budget: float) -> FrontierPoint:
         """Return the allocation to use within a budget.
 
@@ -204,7 +209,7 @@ class Frontier(Saved):
                 ],
                 point.allocation,
             )
-            for point in _spread(self.points)
+            for point in self.shown
         ]
         unit = one_line(self.unit) or "units of the task's cost"
         scale = f"cost in {unit} per instance"
@@ -212,13 +217,13 @@ class Frontier(Saved):
 
     def _repr_html_(self) -> str:
         """Show a table of the points, and what is left out, in a notebook."""
-        table = points_table(_spread(self.points), self.unit, margin=self.margin)
+        table = points_table(self.shown, self.unit, margin=self.margin)
         return html.join([table, html.bullets(self._notes())])
 
     def _notes(self) -> list[str]:
         """Describe what is left out, one line each."""
         lines = []
-        if (shown := len(_spread(self.points))) < len(self.points):
+        if (shown := len(self.shown)) < len(self.points):
             lines.append(f"and {len(self.points) - shown} more between these")
         if not all(point.tried for point in self.points):
             lines.append(

@@ -27,7 +27,8 @@ from optuna_agenttts import storage
 from optuna_agenttts.report.text import count_text, metric_text, score_text
 from optuna_agenttts.report.ties import MARGIN
 from optuna_agenttts.study.archive import is_maximized
-from optuna_agenttts.study.stopped import mean_outcome, outcomes_of
+from optuna_agenttts.study.objectives import has_cost
+from optuna_agenttts.study.stopped import mean_outcome, measured_cost, outcomes_of
 from optuna_agenttts.study.tasks import find_task
 from optuna_agenttts.support.plain import one_line
 from optuna_agenttts.task.task import Task
@@ -104,7 +105,9 @@ class PrintTrials:
         heads = (study.study_name, (study.study_name, True) == self._heads or _reuse(trial) != "-")
         columns = _Columns(
             find_task(study, self._task),
-            is_maximized(study.directions) if len(study.directions) == 1 else None,
+            is_maximized(study.directions)
+            if len(study.directions) == 1 or has_cost(study)
+            else None,
             heads[1],
             shutil.get_terminal_size().columns - 1 if terminal else _UNLIMITED,
         )
@@ -161,14 +164,15 @@ class _Columns:
             cells += ["-".rjust(_WIDTH)] * (len(self._start()) - 2 if self.task is not None else 0)
             listed = ", ".join(f"{name}={value}" for name, value in trial.params.items())
             return f"{'  '.join([*cells, one_line(listed, _MAX_LINE)]).rstrip()}{_remark(trial)}"
-        cells.append(f"{self.task.feasible.cost(choices):>{_WIDTH}.4g}")
+        cost = self.task.feasible.cost(choices)
+        cells.append(f"{cost:>{_WIDTH}.4g}")
         if self.reused:
             cells.append(f"{_reuse(trial):>{_WIDTH}}")
         columns = zip(self.task.stages, choices, self._names, self._widths(self._names))
         for stage, (model, samples), names, width in columns:
             count = f"{samples:>{len(str(stage.max_samples))}} x "
             cells.append(f"{count}{names[model]}".ljust(width))
-        return f"{'  '.join(cells).rstrip()}{_remark(trial)}"
+        return f"{'  '.join(cells).rstrip()}{_remark(trial, cost)}"
 
     @cached_property
     def _names(self) -> list[list[str]]:
@@ -203,6 +207,8 @@ class _Columns:
         margin = 0.0
         if self.task is not None and self.task.metric_range is not None:
             margin = MARGIN * (self.task.metric_range[1] - self.task.metric_range[0])
+        # The column of costs follows.
+        values = values[: 1 if self.maximize is not None else None]
         texts = [score_text(value, margin) for value in values if math.isfinite(value)]
         return ", ".join(texts) or "-"
 
@@ -226,8 +232,8 @@ def _without_ends(names: list[str]) -> list[str]:
     return [name.rpartition("-")[0] for name in names] if len(ends) == 1 else names
 
 
-def _remark(trial: FrozenTrial) -> str:
-    """Return what is special about a trial, in brackets."""
+def _remark(trial: FrozenTrial, cost: float = math.nan) -> str:
+    """Return what is special about a trial of a known cost, in brackets."""
     texts = []
     if trial.state == TrialState.PRUNED:
         texts.append(f"pruned after {count_text(len(outcomes_of(trial)), 'instance')}")
@@ -235,6 +241,8 @@ def _remark(trial: FrozenTrial) -> str:
         texts.append("failed")
     if storage.confirmation_block(trial):
         texts.append("confirms")
+    if abs((second := measured_cost(trial)) - cost) > 1e-6 * cost:
+        texts.append(f"second value {second:.4g}")
     return f"  ({', '.join(texts)})" if texts else ""
 
 

@@ -16,6 +16,7 @@ from optuna_agenttts.report.thinking import ended_of, thinking_of
 from optuna_agenttts.report.view import StudyView
 from optuna_agenttts.study.claims import contradictions
 from optuna_agenttts.study.constraints import constraints_of, violations
+from optuna_agenttts.study.objectives import has_cost
 from optuna_agenttts.study.rounds import Round
 from optuna_agenttts.study.spending import Spend
 from optuna_agenttts.support.plain import one_line
@@ -100,11 +101,8 @@ def next_steps_of(
 ) -> Iterator[str]:
     """Yield what to do next, one sentence each, the most useful first."""
     several = len(view.study.directions) > 1
-    if several and recommendation is not None:
-        yield "Choose the allocation for a budget: `recommend(study).frontier.at(budget)`."
-    elif several:
+    if several and not has_cost(view.study):
         yield "Choose a trial of the Pareto front: `study.best_trials`."
-    if several:
         return
     if recommendation is None:
         failed = any(trial.state == TrialState.FAIL for trial in view.trials)
@@ -126,7 +124,9 @@ def next_steps_of(
         text = f"confirm(study, objective, instances, evaluations={evaluations})"
         text = f"Confirm it on fresh instances: `{text}`{why}"
         yield f"{text}."
-    if recommendation.ties:
+    if several:
+        yield "Choose the allocation for a budget: `recommend(study).frontier.at(budget)`."
+    elif recommendation.ties:
         yield "Use the cheapest of those that are as good: `recommend(study).cheapest`."
     if saturation is not None:
         yield from _larger_budgets(view, saturation)

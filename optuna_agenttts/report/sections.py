@@ -20,6 +20,7 @@ from optuna_agenttts.report.document import (
 from optuna_agenttts.report.expenditure import Expenditure
 from optuna_agenttts.report.importances import Importance
 from optuna_agenttts.report.outcomes import InstanceOutcomes, OutcomeTable
+from optuna_agenttts.report.points import Frontier
 from optuna_agenttts.report.recommendation import Recommendation
 from optuna_agenttts.report.saturation import Saturation, SaturationCurve
 from optuna_agenttts.report.text import (
@@ -119,10 +120,8 @@ def use_section(
     table = Table(("stage", "model", "samples"), tuple(rows))
     blocks: list[Block] = [table, Paragraph(tuple(text))]
     if found.interval is None:
-        unknown = "How sure that is, is not known: `trial.report(outcome, step=number)` for each "
-        # Optuna takes no intermediate values of several objectives.
-        remedy = f"{unknown}instance gives an interval, in studies of one objective."
-        blocks.append(Paragraph(with_code(remedy)))
+        unknown = "How sure that is, is not known: `report_outcomes(trial, outcomes)` in the "
+        blocks.append(Paragraph(with_code(f"{unknown}objective gives an interval.")))
     if luckiest is not None:
         number, (best, expected) = (
             luckiest[0],
@@ -134,10 +133,33 @@ def use_section(
     return Section("What to use", tuple(blocks))
 
 
+def frontier_section(task: Task, found: Frontier) -> Section:
+    """Return the allocations to use for budgets, in studies of two objectives."""
+    rows = [
+        (
+            amount_text(point.cost),
+            score_text(point.value, found.margin),
+            interval_text(point.interval, found.margin),
+            "yes" if point.tried else "no",
+            *(f"{chosen.samples} x {_name(chosen.model)}" for chosen in point.allocation.values()),
+        )
+        for point in found.shown
+    ]
+    stages = [_name(stage.name) for stage in task.stages]
+    head = ("from a cost of", metric_of(task), "90 % interval", "tried", *stages)
+    about = f"The best expected {metric_of(task)} at every cost ({_cost_of(found.unit)}):"
+    blocks = [Paragraph(about), *first_rows(head, rows, len(rows), together=len(stages))]
+    return Section("What to use for a budget", tuple(blocks))
+
+
+def _cost_of(unit: str) -> str:
+    return f"in {_name(unit) or 'units of the cost'} per instance"
+
+
 def less_section(task: Task, found: Recommendation) -> Section:
     """Return the cheaper allocations that are as good, or may be."""
     margin = score_text(found.margin, found.margin)
-    costs = f"(costs in {_name(found.unit) or 'units of the cost'} per instance)"
+    costs = f"(costs {_cost_of(found.unit)})"
     if found.ties and found.undecided:
         text = f"Those that lose less than {margin} are as good, the others may be {costs}:"
     elif found.ties:

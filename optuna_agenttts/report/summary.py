@@ -22,6 +22,7 @@ from optuna_agenttts.report.remarks import next_steps_of, warnings_of
 from optuna_agenttts.report.saturation import Saturation, saturation_of
 from optuna_agenttts.report.sections import (
     cost_section,
+    frontier_section,
     instances_section,
     less_section,
     matters_section,
@@ -39,6 +40,7 @@ from optuna_agenttts.study.fates import with_fates
 from optuna_agenttts.study.objectives import has_cost
 from optuna_agenttts.study.rounds import Round, read_rounds
 from optuna_agenttts.study.spending import Spend, read_limit, spend_of
+from optuna_agenttts.study.stopped import outcomes_of
 from optuna_agenttts.support import html
 from optuna_agenttts.support.plain import one_line
 from optuna_agenttts.task.stage import has_efforts
@@ -110,7 +112,9 @@ class Summary:
             "tuned": tuned_section(task, self.maximize, self._trials(), self.pruned),
             "use": use_section(task, found, self.without, self.luckiest),
         }
-        if found is not None:
+        if found is not None and found.frontier is not None:
+            sections["frontier"] = frontier_section(task, found.frontier)
+        elif found is not None:
             sections["less"] = less_section(task, found)
         if self.importances:
             sections["matters"] = matters_section(task, self.importances)
@@ -216,7 +220,7 @@ def summary_of(view: StudyView, *, brief: bool = False) -> Summary:
     differ = len(set(complete.values())) > 1
     luckiest = best(complete.items(), key=lambda pair: pair[1]) if differ else None
     confirming = [trial for trial in trials if storage.confirmation_block(trial)]
-    fresh = {step for trial in confirming for step in trial.intermediate_values}
+    fresh = {step for trial in confirming for step in outcomes_of(trial)}
     spend = spend_of(task, trials, rounds, read_limit(attributes))
     # Times of confirmations may be of another time zone.
     starts = [trial.datetime_start for trial in searching if trial.datetime_start is not None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -87,7 +88,10 @@ class StudyView:
     @cached_property
     def recommendation(self) -> Recommendation:
         """Result of `recommend`; see `candidates` for errors."""
-        return recommendation_of(self.candidates)
+        found = recommendation_of(self.candidates)
+        if self.candidates.evidence.frontier:
+            found = replace(found, frontier=self.frontier)
+        return found
 
     @cached_property
     def frontier(self) -> Frontier:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from optuna.study import Study
 
-from optuna_agenttts.exceptions import NoEvidenceError, NoTaskError
+from optuna_agenttts.exceptions import NoEvidenceError
 from optuna_agenttts.report.outcomes import OutcomeTable, outcomes_of_study
 from optuna_agenttts.report.text import count_text, score_text
 from optuna_agenttts.report.view import StudyView
@@ -125,14 +125,12 @@ def _check(view: StudyView) -> None:
     """Raise if a study has no outcomes; see `plot_outcomes`."""
     name = view.study.study_name
     if len(view.study.directions) > 1:
-        raise NoTaskError(
-            f"Study {name!r} has {len(view.study.directions)} objectives, and the outcomes of "
-            "instances are those of one."
-        )
+        # Raises an error if they are not a score and then a cost.
+        _ = view.candidates
     if not view.get(outcomes_of_study).trials:
         raise NoEvidenceError(
             f"No trial of study {name!r} reported outcomes of single instances whose mean is its "
-            "value: call `trial.report(outcome, step)` for each instance in the objective."
+            "value: call `report_outcomes(trial, outcomes)` in the objective."
         )
 
 
