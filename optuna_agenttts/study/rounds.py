@@ -113,7 +113,10 @@ class Round:
         }
         params = [each.params or {} for each in self.candidates]
         names = list(dict.fromkeys(name for each in params for name in each))
-        rows = [[*map(own.get, names), each.reason] for own, each in zip(params, self.candidates)]
+        rows = [
+            [*map(own.get, names), each.reason, each.text]
+            for own, each in zip(params, self.candidates)
+        ]
         parts = [html.heading(f"Round {self.number}"), html.bullets(self.guidelines)]
         if rows:
             parts.append(

@@ -5,6 +5,7 @@ import json
 import re
 import time
 from datetime import datetime, timedelta
+from html import escape
 from statistics import median
 
 import optuna
@@ -115,6 +116,7 @@ def test_readers_of_a_study_see_what_became_of_proposals():
     assert "1 not kept (duplicate)" in text
     latest = [planned for planned in rounds if planned.candidates][-1]
     assert all(each.text in text for each in latest.candidates)
+    assert all(escape(each.text) in latest._repr_html_() for each in latest.candidates)
     counts = rounds_dataframe(study)["tried"]
     assert counts.sum() == len(tried)
 
