@@ -70,6 +70,21 @@ _registered: WeakKeyDictionary[Study, str] = WeakKeyDictionary()
 _choices: WeakKeyDictionary[Study, dict[str, tuple[Any, ...]]] = WeakKeyDictionary()
 
 
+def study_of(trial: object) -> Study | None:
+    """Return the study of a running trial; None for others, such as an `optuna.FixedTrial`."""
+    study = getattr(trial, "study", None)
+    return study if isinstance(study, Study) else None
+
+
+def attributes_of(study: Study) -> Mapping[str, Any]:
+    """Read the system attributes of a study."""
+    return study._storage.get_study_system_attrs(study._study_id)
+
+
+def _write(study: Study, key: str, value: Any) -> None:
+    study._storage.set_study_system_attr(study._study_id, key, value)
+
+
 def write_study_value(storage: BaseStorage, study_id: int, key: str, value: Any) -> None:
     """Write a JSON-ready value of any length under a key of a study."""
     text = json.dumps(value, ensure_ascii=True, separators=(",", ":"))
@@ -130,8 +145,7 @@ def last_registered(study: Study) -> str | None:
 
 def registered(study: Study) -> Mapping[str, Any] | None:
     """Read the description of the task that a study tunes, or None."""
-    attributes = study._storage.get_study_system_attrs(study._study_id)
-    values: Mapping[str, Any] | None = read_study_value(attributes, TASK)
+    values: Mapping[str, Any] | None = read_study_value(attributes_of(study), TASK)
     return values
 
 
@@ -159,15 +173,7 @@ def fail_trial(study: Study, trial: FrozenTrial) -> None:
 
 
 def add_finished_trial(study: Study, trial: FrozenTrial) -> FrozenTrial:
-    """Add a finished trial at once, so that an interruption leaves none half written.
-
-    Args:
-        study: The study.
-        trial: The trial, from `optuna.trial.create_trial`.
-
-    Returns:
-        The trial as the study holds it.
-    """
+    """Add a trial of `create_trial` at once, so that an interruption leaves none half written."""
     trial._validate()
     trial_id = study._storage.create_new_trial(study._study_id, template_trial=trial)
     return study._storage.get_trial(trial_id)
@@ -217,42 +223,39 @@ def write_look(study: Study, number: int, value: Mapping[str, Any]) -> None:
 
 def write_worker(study: Study, look: int, position: int, worker: str) -> None:
     """Write which worker evaluates an allocation of a look; empty if none does any more."""
-    study._storage.set_study_system_attr(
-        study._study_id, f"{LOOK}{look}{_WORKER}{position}", worker
-    )
+    _write(study, f"{LOOK}{look}{_WORKER}{position}", worker)
 
 
 def read_workers(study: Study, look: int) -> dict[int, str]:
     """Read which workers evaluate the allocations of a look, by position."""
     start = f"{LOOK}{look}{_WORKER}"
-    attributes = study._storage.get_study_system_attrs(study._study_id)
-    return {int(k[len(start) :]): v for k, v in attributes.items() if k.startswith(start)}
+    found = attributes_of(study).items()
+    return {int(key[len(start) :]): value for key, value in found if key.startswith(start)}
 
 
 def mark_measured(study: Study, text: str) -> None:
     """Record that the token lengths in a task's description were measured, not declared."""
-    study._storage.set_study_system_attr(study._study_id, _MEASURED + _digest(text), True)
+    _write(study, _MEASURED + _digest(text), True)
 
 
 def is_measured(study: Study, text: str) -> bool:
     """Return whether `mark_measured` was called for this description."""
-    attributes = study._storage.get_study_system_attrs(study._study_id)
-    return _MEASURED + _digest(text) in attributes
+    return _MEASURED + _digest(text) in attributes_of(study)
 
 
 def write_recognise(study: Study, recognise: Any) -> None:
     """Write how stages are recognized, for `recommend` and callbacks; JSON-ready."""
-    study._storage.set_study_system_attr(study._study_id, _RECOGNISE, recognise)
+    _write(study, _RECOGNISE, recognise)
 
 
 def read_recognise(study: Study) -> Any:
     """Read how stages are recognized; True if nothing was written."""
-    return study._storage.get_study_system_attrs(study._study_id).get(_RECOGNISE, True)
+    return attributes_of(study).get(_RECOGNISE, True)
 
 
 def write_limit(study: Study, limit: float) -> None:
     """Write the spend at which the search stops, in units of the task's cost model."""
-    study._storage.set_study_system_attr(study._study_id, LIMIT, limit)
+    _write(study, LIMIT, limit)
 
 
 def write_carried(study: Study, name: str, trials: int, left_out: int) -> None:
@@ -263,8 +266,7 @@ def write_carried(study: Study, name: str, trials: int, left_out: int) -> None:
 
 def write_round_claim(study: Study, number: int, trial: int, time: float) -> None:
     """Record which trial's worker plans a round, and since when (Unix time)."""
-    values = {"by": trial, "at": time}
-    study._storage.set_study_system_attr(study._study_id, f"{CLAIM}{number}", values)
+    _write(study, f"{CLAIM}{number}", {"by": trial, "at": time})
 
 
 def write_candidate(
@@ -314,11 +316,11 @@ def read_trial_fact(trial: FrozenTrial, key: str) -> Any:
 def write_facts(study: Study, facts: Mapping[str, str]) -> None:
     """Write user attributes of a study for people, except those that the user has written."""
     attributes = study._storage.get_study_user_attrs(study._study_id)
-    ours = study._storage.get_study_system_attrs(study._study_id).get(_FACTS, [])
+    ours = attributes_of(study).get(_FACTS, [])
     new = [name for name in facts if name not in attributes and name not in ours]
     if new:
         ours = [*ours, *new]
-        study._storage.set_study_system_attr(study._study_id, _FACTS, ours)
+        _write(study, _FACTS, ours)
     for name, value in facts.items():
         if name in ours and attributes.get(name) != value:
             study._storage.set_study_user_attr(study._study_id, name, value)
@@ -329,9 +331,8 @@ def write_metric_names(study: Study, names: Sequence[str]) -> None:
 
     `Study.set_metric_names` would rename columns of `Study.trials_dataframe`.
     """
-    attributes = study._storage.get_study_system_attrs(study._study_id)
-    if not any(key in attributes for key in _METRIC_NAMES):
-        study._storage.set_study_system_attr(study._study_id, _METRIC_NAMES[1], list(names))
+    if attributes_of(study).keys().isdisjoint(_METRIC_NAMES):
+        _write(study, _METRIC_NAMES[1], list(names))
 
 
 def write_trial_note(study: Study, trial_id: int, text: str) -> None:
@@ -341,9 +342,8 @@ def write_trial_note(study: Study, trial_id: int, text: str) -> None:
     """
     key = f"{trial_note_key(trial_id)}str:"
     for index, start in enumerate(range(0, len(text), _CHUNK)):
-        chunk = text[start : start + _CHUNK]
-        study._storage.set_study_system_attr(study._study_id, f"{key}{index}", chunk)
-    study._storage.set_study_system_attr(study._study_id, f"{trial_note_key(trial_id)}ver", 1)
+        _write(study, f"{key}{index}", text[start : start + _CHUNK])
+    _write(study, f"{trial_note_key(trial_id)}ver", 1)
 
 
 def write_graph(study: Study, graph_id: str, text: str) -> None:
@@ -358,12 +358,12 @@ def write_graph(study: Study, graph_id: str, text: str) -> None:
         text: The figure as JSON.
     """
     key = f"dashboard:plot_data:{graph_id}:"
-    attributes = study._storage.get_study_system_attrs(study._study_id)
+    attributes = attributes_of(study)
     count = sum(name.startswith(key) for name in attributes)
     for index in range(max(count, -(-len(text) // _GRAPH_CHUNK))):
         part = text[index * _GRAPH_CHUNK : (index + 1) * _GRAPH_CHUNK]
         if attributes.get(f"{key}{index}") != part:
-            study._storage.set_study_system_attr(study._study_id, f"{key}{index}", part)
+            _write(study, f"{key}{index}", part)
 
 
 def trial_note_key(trial_id: int) -> str:
@@ -383,17 +383,16 @@ def begin_explaining(study: Study, worker: str, now: float, timeout: float) -> b
         now: Unix time, in seconds.
         timeout: Time after which another worker is taken to have been killed, in seconds.
     """
-    storage, key = study._storage, study._study_id
-    record = storage.get_study_system_attrs(key).get(_EXPLAINING, {})
+    record = attributes_of(study).get(_EXPLAINING, {})
     if record.get("by") and abs(now - record["at"]) < timeout:
         return False
-    storage.set_study_system_attr(key, _EXPLAINING, {"by": worker, "at": now})
-    return bool(storage.get_study_system_attrs(key)[_EXPLAINING]["by"] == worker)
+    _write(study, _EXPLAINING, {"by": worker, "at": now})
+    return bool(attributes_of(study)[_EXPLAINING]["by"] == worker)
 
 
 def end_explaining(study: Study) -> None:
     """Let other workers write explanations."""
-    study._storage.set_study_system_attr(study._study_id, _EXPLAINING, {"by": "", "at": 0.0})
+    _write(study, _EXPLAINING, {"by": "", "at": 0.0})
 
 
 def _digest(text: str) -> str:

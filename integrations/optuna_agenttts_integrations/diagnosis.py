@@ -7,6 +7,7 @@ from typing import Any, overload
 
 from optuna.study import Study
 
+from optuna_agenttts import storage
 from optuna_agenttts.llm import Report
 from optuna_agenttts_integrations.check import check_data, check_servers
 from optuna_agenttts_integrations.check_pipeline import check_functions, check_run
@@ -104,7 +105,7 @@ class DiagnosableObjective(PipelineRunner):
             StoreError: Nothing is known, or the store cannot be read.
         """
         if study is None:
-            study = getattr(trial, "study", None)
+            study = storage.study_of(trial)
         subjects = [
             with_steps(read_subject(each, self.task, study), self._steps, study)
             for each in ((trial,) if baseline is None else (trial, baseline))

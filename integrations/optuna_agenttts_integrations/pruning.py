@@ -9,6 +9,7 @@ from typing import Any
 import optuna
 from optuna.pruners import WilcoxonPruner
 
+from optuna_agenttts.storage import study_of
 from optuna_agenttts_integrations.exceptions import PipelineError
 
 _BLOCKS = 10
@@ -21,7 +22,7 @@ def uses_pruner(trial: optuna.Trial) -> bool:
 
     Optuna prunes no trials of several objectives.
     """
-    study = getattr(trial, "study", None)
+    study = study_of(trial)
     return (
         study is not None
         and len(study.directions) == 1

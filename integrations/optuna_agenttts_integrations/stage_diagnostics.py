@@ -153,7 +153,7 @@ def diagnostic_facts(
 
 def wants_transcripts(trial: optuna.Trial) -> bool:
     """Return whether the trial's study is sampled with an agent that reads transcripts."""
-    sampler: Any = getattr(getattr(trial, "study", None), "sampler", None)
+    sampler: Any = getattr(storage.study_of(trial), "sampler", None)
     while hasattr(sampler, "_base_sampler"):
         sampler = sampler._base_sampler
     return getattr(sampler, "reads_transcripts", False) is True

@@ -70,7 +70,7 @@ def save_trial_notes(
         more_time: Function that returns whether there is time for another note.
     """
     study = view.study
-    attributes = study._storage.get_study_system_attrs(study._study_id)
+    attributes = storage.attributes_of(study)
     for trial in view.trials[:MOST_NOTES]:
         if not more_time():
             return

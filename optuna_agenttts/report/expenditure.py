@@ -73,8 +73,7 @@ class Expenditure:
 def expenditure_of(view: StudyView) -> Expenditure:
     """Return what a study was spent on."""
     task, trials = view.task, view.trials
-    attributes = view.study._storage.get_study_system_attrs(view.study._study_id)
-    total = spend_of(task, trials, read_rounds(attributes))
+    total = spend_of(task, trials, read_rounds(storage.attributes_of(view.study)))
     parts: defaultdict[tuple[int, int], list[tuple[float, float]]] = defaultdict(list)
     by_trial, measured = [], False
     for trial in trials:

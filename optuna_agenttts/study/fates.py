@@ -35,7 +35,7 @@ def guidelines(study: Study) -> tuple[Round, ...]:
         The rounds in order of number, with what became of their candidates; empty if no agent
         planned.
     """
-    rounds = read_rounds(study._storage.get_study_system_attrs(study._study_id))
+    rounds = read_rounds(storage.attributes_of(study))
     return with_fates(rounds, storage.read_trials(study)) if rounds else ()
 
 

@@ -65,8 +65,7 @@ def own_id(instance: Any) -> Any:
 
 def read_fresh(study: Study) -> FreshInstances | None:
     """Read the fresh instances of a study; None if there are none yet."""
-    attributes = study._storage.get_study_system_attrs(study._study_id)
-    value = storage.read_study_value(attributes, storage.FRESH)
+    value = storage.read_study_value(storage.attributes_of(study), storage.FRESH)
     if value is None:
         return None
     search = value["search"]
@@ -100,8 +99,7 @@ def instance_names(study: Study) -> Callable[[int], str]:
 
 def instances_of(study: Study) -> tuple[str | None, ...]:
     """Return the names of a search's instances, in order of step; None where there were two."""
-    attributes = study._storage.get_study_system_attrs(study._study_id)
-    return tuple(storage.read_study_value(attributes, storage.INSTANCES) or ())
+    return tuple(storage.read_study_value(storage.attributes_of(study), storage.INSTANCES) or ())
 
 
 def prepare_fresh(

@@ -100,7 +100,7 @@ def spend(study: Study, task: Task | None = None) -> Spend:
     if task is None:
         raise NoTaskError.of(study.study_name)
     trials = storage.read_trials(study)
-    attributes = study._storage.get_study_system_attrs(study._study_id)
+    attributes = storage.attributes_of(study)
     return spend_of(task, trials, read_rounds(attributes), read_limit(attributes))
 
 

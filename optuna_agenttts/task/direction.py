@@ -11,6 +11,7 @@ import re
 
 from optuna.study import Study, StudyDirection
 
+from optuna_agenttts import storage
 from optuna_agenttts.support.logs import is_first
 
 _logger = logging.getLogger(__name__)
@@ -111,9 +112,9 @@ def warn_of_direction(study: Study, metric: str) -> None:
     """
     if not is_first(study, f"direction of {metric}") or len(study.directions) > 1:
         return
-    attributes = study._storage.get_study_system_attrs(study._study_id)
     # Not `Study.metric_names`: the studies that `HyperbandPruner` passes to samplers lack it.
-    metric = metric or next(iter(attributes.get("study:metric_names") or ()), "")
+    names = storage.attributes_of(study).get("study:metric_names")
+    metric = metric or next(iter(names or ()), "")
     maximize = study.directions[0] == StudyDirection.MAXIMIZE
     if better(metric) != (-1 if maximize else 1):
         return

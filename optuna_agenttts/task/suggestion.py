@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import optuna
-from optuna.study import Study
 from optuna.trial import BaseTrial
 
+from optuna_agenttts import storage
 from optuna_agenttts.task.cost import CostModel
 from optuna_agenttts.task.feasible import Choice, FeasibleSet
 from optuna_agenttts.task.resuming import choices_of_models
@@ -23,8 +23,7 @@ def suggest_choices(
         optuna.TrialPruned: The suggested or enqueued values do not fit the budget.
         TaskError: The trials of the study chose among other models.
     """
-    study = getattr(trial, "study", None)
-    study = study if isinstance(study, Study) else None
+    study = storage.study_of(trial)
     positions = [choices_of_models(study, stage) for stage in stages]
     models = [
         known[trial.suggest_categorical(stage.model_parameter, list(known))]

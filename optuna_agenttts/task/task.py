@@ -367,8 +367,7 @@ class Task:
             optuna.TrialPruned: One sample per stage, or enqueued values, are over the budget.
             TaskError: The trials of the study chose among other models.
         """
-        study = getattr(trial, "study", None)
-        if isinstance(study, Study):
+        if (study := storage.study_of(trial)) is not None:
             self.register(study)
         return self.allocation(suggest_choices(trial, self.stages, self.feasible, self.cost_model))
 
