@@ -13,8 +13,8 @@ from typing_extensions import Self
 
 from optuna_agenttts.exceptions import TaskError
 from optuna_agenttts.study.fresh import own_id
+from optuna_agenttts.support.numbers import is_finite
 from optuna_agenttts.task.allocation import Allocation
-from optuna_agenttts.task.model import is_finite
 from optuna_agenttts.task.task import Task
 
 

@@ -14,7 +14,7 @@ from optuna_agenttts.planner.evidence import Choices
 from optuna_agenttts.report.text import count_text, spend_text
 from optuna_agenttts.study.spending import INSTANCES, evaluations_of, spend_of_trial, stated_spend
 from optuna_agenttts.study.stopped import outcomes_of
-from optuna_agenttts.task.model import is_finite
+from optuna_agenttts.support.numbers import is_finite
 from optuna_agenttts.task.task import Task
 
 _SLACK = 1e-9

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from typing import Any
 
 from optuna_agenttts.llm.thoughts import split_thoughts
+from optuna_agenttts.support.numbers import is_finite
 
 _MAX_REPLY = 60_000
 """Characters of a reply that are searched for JSON: about ten times a normal reply."""
@@ -34,14 +34,9 @@ def as_mapping(value: object) -> Mapping[str, Any]:
 
 def as_number(value: object, least: float | None = None) -> float | None:
     """Return a finite number that is positive, or at least `least`; None for anything else."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if not is_finite(value):
         return None
-    try:
-        number = float(value)
-    except OverflowError:
-        return None
-    fits = number > 0 if least is None else number >= least
-    return number if fits and math.isfinite(number) else None
+    return float(value) if (value > 0 if least is None else value >= least) else None
 
 
 def as_count(value: object) -> int | None:

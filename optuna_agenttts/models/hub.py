@@ -40,8 +40,9 @@ from optuna_agenttts.models.checkpoint import (
 )
 from optuna_agenttts.support.experimental import experimental_class
 from optuna_agenttts.support.forking import on_fork
+from optuna_agenttts.support.numbers import is_finite
 from optuna_agenttts.support.plain import one_line
-from optuna_agenttts.task.model import Model, is_finite
+from optuna_agenttts.task.model import Model
 
 _logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from optuna_agenttts.exceptions import NoEvidenceError, TaskError
 from optuna_agenttts.planner.evidence import Floats
 from optuna_agenttts.report.candidates import Candidates
 from optuna_agenttts.report.text import sentence
-from optuna_agenttts.task.model import is_finite
+from optuna_agenttts.support.numbers import is_finite
 
 SURE = 0.9
 """Probability with which an allocation's score is to reach a bound."""

@@ -23,11 +23,11 @@ from optuna_agenttts.planner.pools import choices_of
 from optuna_agenttts.report.candidates import Candidates
 from optuna_agenttts.report.points import ROUNDING, Frontier, FrontierPoint
 from optuna_agenttts.report.ties import MARGIN, MIN_SHARED, Paired
+from optuna_agenttts.support.numbers import is_finite
 from optuna_agenttts.task.allocation import Allocation
 from optuna_agenttts.task.cost import CostModel, FlopsCost, LatencyCost, PriceCost
 from optuna_agenttts.task.cost_model import cost_row
 from optuna_agenttts.task.feasible import FeasibleSet
-from optuna_agenttts.task.model import is_finite
 from optuna_agenttts.task.ranges import Ranges
 from optuna_agenttts.task.task import Task
 

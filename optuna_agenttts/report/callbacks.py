@@ -16,7 +16,7 @@ from optuna_agenttts.study.spending import read_limit, spend
 from optuna_agenttts.study.tasks import find_task
 from optuna_agenttts.support.experimental import experimental_class
 from optuna_agenttts.support.logs import log_once
-from optuna_agenttts.task.model import is_finite
+from optuna_agenttts.support.numbers import is_finite
 from optuna_agenttts.task.task import Task
 
 _logger = logging.getLogger(__name__)

@@ -15,9 +15,9 @@ from optuna_agenttts.report.saved import Saved
 from optuna_agenttts.report.text import NO_INTERVAL, allocation_table, score_text, sentence
 from optuna_agenttts.support import html
 from optuna_agenttts.support.html import Html
+from optuna_agenttts.support.numbers import is_finite
 from optuna_agenttts.support.plain import amount_text, one_line
 from optuna_agenttts.task.allocation import Allocation
-from optuna_agenttts.task.model import is_finite
 
 if TYPE_CHECKING:
     from pandas import DataFrame

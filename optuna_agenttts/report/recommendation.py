@@ -33,10 +33,10 @@ from optuna_agenttts.report.text import (
 from optuna_agenttts.report.ties import MARGIN, Contender, Tie, Undecided, compare
 from optuna_agenttts.study.equal import count_known
 from optuna_agenttts.support import html
+from optuna_agenttts.support.numbers import is_finite
 from optuna_agenttts.support.plain import amount_text, one_line
 from optuna_agenttts.task.allocation import Allocation
 from optuna_agenttts.task.equivalence import known_text
-from optuna_agenttts.task.model import is_finite
 from optuna_agenttts.task.task import Task
 
 if TYPE_CHECKING:

@@ -7,7 +7,6 @@ out.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -16,6 +15,7 @@ from typing import Any
 from optuna.trial import FrozenTrial
 
 from optuna_agenttts import storage
+from optuna_agenttts.support.numbers import is_finite
 from optuna_agenttts.task.task import Task
 
 _DIGITS = 4
@@ -167,8 +167,8 @@ def _stage(written: Any, model: int, samples: int) -> StageDiagnostics | None:
 def _numbers(written: Any, count: int) -> list[float]:
     """Return finite numbers; zeros if there are others."""
     values = written if isinstance(written, Sequence) and len(written) == count else ()
-    numbers = [v for v in values if isinstance(v, (int, float)) and math.isfinite(v)]
-    return [float(v) for v in numbers] if len(numbers) == count else [0.0] * count
+    numbers = [float(v) for v in values if is_finite(v)]
+    return numbers if len(numbers) == count else [0.0] * count
 
 
 def _transcripts(task: Task, written: Any) -> Iterator[Transcript]:
@@ -197,7 +197,7 @@ def _transcripts(task: Task, written: Any) -> Iterator[Transcript]:
 
 
 def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
+    return float(value) if is_finite(value) else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from optuna_agenttts import storage
 from optuna_agenttts.exceptions import TaskError
 from optuna_agenttts.study.archive import Archive, is_maximized
 from optuna_agenttts.study.stopped import has_several_objectives
-from optuna_agenttts.task.model import is_finite
+from optuna_agenttts.support.numbers import is_finite
 from optuna_agenttts.task.task import Task
 
 _SAME = 1e-6

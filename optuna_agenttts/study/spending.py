@@ -14,16 +14,20 @@ from optuna_agenttts import storage
 from optuna_agenttts.exceptions import NoTaskError, TaskError
 from optuna_agenttts.study.rounds import Round, read_rounds
 from optuna_agenttts.study.stopped import outcomes_of
+from optuna_agenttts.support.numbers import is_finite
 from optuna_agenttts.support.plain import amount_text
 from optuna_agenttts.task.allocation import choices_by_name
 from optuna_agenttts.task.cost import TableCost
-from optuna_agenttts.task.model import Model, is_finite
+from optuna_agenttts.task.model import Model
 from optuna_agenttts.task.sizes import size_in_name
 from optuna_agenttts.task.stage import Stage
 from optuna_agenttts.task.task import Task
 
-# Tokens, in place of 0, which `Stage` does not allow. Only a call that reported no tokens has 0.
 _LEAST = 1e-9
+"""Tokens, in place of 0, which `Stage` does not allow. Only a call that reported no tokens has 0.
+"""
+_MAX_SPEND = 1e300
+"""Maximum absolute spend of a trial, in any unit: sums of many of them stay finite."""
 INSTANCES = "instances"
 """User attribute of a trial: number of the instances that it was to run on."""
 
@@ -140,10 +144,6 @@ def spend_of(
     )
 
 
-_MAX_SPEND = 1e300
-"""Maximum absolute spend of a trial, in any unit: sums of many of them stay finite."""
-
-
 def stated_spend(trial: FrozenTrial) -> float | None:
     """Return the spend that a trial reports, or None, also if it is not a finite number.
 
@@ -154,9 +154,7 @@ def stated_spend(trial: FrozenTrial) -> float | None:
     stated, exact = trial.user_attrs.get("spend"), trial.system_attrs.get(storage.SPEND)
     if isinstance(exact, float) and stated == rounded(exact):
         return exact
-    if not isinstance(stated, (int, float)) or not is_finite(stated):
-        return None
-    return float(stated) if abs(stated) <= _MAX_SPEND else None
+    return float(stated) if is_finite(stated) and abs(stated) <= _MAX_SPEND else None
 
 
 def rounded(value: float) -> float:

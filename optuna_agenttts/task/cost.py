@@ -17,9 +17,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from optuna_agenttts.exceptions import MissingFactError, TaskError
+from optuna_agenttts.support.numbers import is_finite
 from optuna_agenttts.task.cost_model import CostModel as CostModel
 from optuna_agenttts.task.cost_model import Floats, Ints, cost_row
-from optuna_agenttts.task.model import Model, is_finite
+from optuna_agenttts.task.model import Model, check_positive
 from optuna_agenttts.task.stage import Stage
 
 
@@ -94,13 +95,12 @@ class FlopsCost:
     def __post_init__(self) -> None:
         """Check the reference values."""
         for name in ("reference_parameters", "reference_generation_tokens"):
-            value = getattr(self, name)
-            if not (is_finite(value) and value > 0):
-                raise TaskError(f"`{name}` must be finite and above 0, got {value!r}.")
+            check_positive("FlopsCost", name, getattr(self, name))
         prompt = self.reference_prompt_tokens
         if not (is_finite(prompt) and prompt >= 0):
             raise TaskError(
-                f"`reference_prompt_tokens` must be finite and 0 or more, got {prompt!r}."
+                "FlopsCost: `reference_prompt_tokens` must be finite and 0 or more, got "
+                f"{prompt!r}."
             )
 
     @property
@@ -184,7 +184,9 @@ class LatencyCost:
     def __post_init__(self) -> None:
         """Check the concurrency."""
         if not (is_finite(self.concurrency) and self.concurrency >= 1):
-            raise TaskError(f"`concurrency` must be 1 or more, got {self.concurrency!r}.")
+            raise TaskError(
+                f"LatencyCost: `concurrency` must be 1 or more, got {self.concurrency!r}."
+            )
 
     @property
     def unit(self) -> str:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from optuna_agenttts.exceptions import TaskError
+from optuna_agenttts.support.numbers import is_finite
 from optuna_agenttts.task.sizes import size_in_name
 from optuna_agenttts.task.texts import check_texts
 from optuna_agenttts.task.thinking import Thinking
@@ -26,17 +24,6 @@ def check_positive(owner: str, name: str, value: Any) -> None:
     """Raise `TaskError` if a value is not finite and above 0."""
     if not (is_finite(value) and value > 0):
         raise TaskError(f"{owner}: `{name}` must be finite and above 0, got {value!r}.")
-
-
-def is_finite(value: object) -> bool:
-    """Return whether a value is a finite Python or numpy number, and not a bool."""
-    if not isinstance(value, (int, float, np.integer, np.floating)) or isinstance(value, bool):
-        return False
-    try:
-        return math.isfinite(value)
-    except OverflowError:
-        # An integer above all floats.
-        return False
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -10,8 +10,9 @@ from typing import Any
 from optuna_agenttts.exceptions import TaskError
 from optuna_agenttts.support.efforts import Effort
 from optuna_agenttts.support.names import LONGEST_KEY
+from optuna_agenttts.support.numbers import is_finite
 from optuna_agenttts.task.efforts import with_efforts
-from optuna_agenttts.task.model import Model, check_positive, is_finite
+from optuna_agenttts.task.model import Model, check_positive
 from optuna_agenttts.task.texts import check_texts
 
 

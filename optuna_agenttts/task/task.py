@@ -14,6 +14,7 @@ from optuna.trial import BaseTrial
 from optuna_agenttts import storage
 from optuna_agenttts.exceptions import BudgetError, TaskError
 from optuna_agenttts.support.efforts import Effort
+from optuna_agenttts.support.numbers import is_finite
 from optuna_agenttts.task.allocation import (
     Allocation,
     AllocationLike,
@@ -28,7 +29,7 @@ from optuna_agenttts.task.direction import warn_of_direction
 from optuna_agenttts.task.encoding import decode_arguments, encode_arguments
 from optuna_agenttts.task.feasible import Choice, FeasibleSet
 from optuna_agenttts.task.from_pipeline import DataPipeline, describe_stages
-from optuna_agenttts.task.model import Model, is_finite
+from optuna_agenttts.task.model import Model
 from optuna_agenttts.task.overview import overview
 from optuna_agenttts.task.resuming import register_task
 from optuna_agenttts.task.stage import Stage, checked_range, checked_stages

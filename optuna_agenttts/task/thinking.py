@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from optuna_agenttts.exceptions import TaskError
 from optuna_agenttts.support.efforts import BUDGET_RATIO, EXPECTED_TOKENS, Effort, is_off
+from optuna_agenttts.support.numbers import is_finite
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,17 +39,12 @@ class Thinking:
             raise TaskError(f"Thinking: `model` must be a non-empty string, got {self.model!r}.")
         effort = checked_effort(f"Thinking of model {self.model!r}", self.effort)
         object.__setattr__(self, "effort", effort)
-        tokens = self.tokens
-        if isinstance(tokens, bool) or not isinstance(
-            tokens, (int, float, np.integer, np.floating)
-        ):
-            tokens = math.nan
-        if not (math.isfinite(tokens) and tokens >= 0):
+        if not (is_finite(self.tokens) and self.tokens >= 0):
             raise TaskError(
                 f"Thinking of model {self.model!r}: `tokens` must be finite and 0 or more, got "
                 f"{self.tokens!r}."
             )
-        object.__setattr__(self, "tokens", float(tokens))
+        object.__setattr__(self, "tokens", float(self.tokens))
 
     @property
     def room(self) -> int:

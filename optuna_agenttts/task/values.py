@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
@@ -14,6 +13,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 
+from optuna_agenttts.support.numbers import is_finite
 from optuna_agenttts.task.feasible import Choice
 from optuna_agenttts.task.ranges import Samples
 from optuna_agenttts.task.stage import Stage
@@ -52,11 +52,7 @@ def read_number(value: object) -> int | None:
             value = float(value)
         except ValueError:
             return None
-    if isinstance(value, (bool, np.bool_)) or not isinstance(
-        value, (int, float, np.integer, np.floating)
-    ):
-        return None
-    return int(value) if math.isfinite(value) and value == int(value) else None
+    return int(value) if is_finite(value) and value == int(value) else None
 
 
 def allowed_models(stage: Stage, distribution: BaseDistribution) -> Mapping[int, Any]:

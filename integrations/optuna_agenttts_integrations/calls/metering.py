@@ -17,7 +17,7 @@ from optuna_agenttts.llm import ChatError, ChatRequest, Completion
 from optuna_agenttts.llm.loop import gather
 from optuna_agenttts.llm.port import prompt_usage
 from optuna_agenttts.llm.usage_bounds import longest_prompt
-from optuna_agenttts.task.model import is_finite
+from optuna_agenttts.support.numbers import is_finite
 from optuna_agenttts_integrations.exceptions import PipelineError, SpendLimitError
 
 _T = TypeVar("_T")

@@ -15,7 +15,7 @@ from functools import partial
 from numbers import Integral
 from typing import Any, Protocol
 
-from optuna_agenttts.task.model import is_finite
+from optuna_agenttts.support.numbers import is_finite
 from optuna_agenttts_integrations.pipeline.settling import further_for_ids, further_for_winner
 
 Aggregation = Callable[[Sequence[Any]], Any]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from optuna_agenttts import Model, Task
-from optuna_agenttts.task.model import is_finite
+from optuna_agenttts.support.numbers import is_finite
 from optuna_agenttts_integrations.calls.endpoints import Place, connect_endpoints
 from optuna_agenttts_integrations.exceptions import DataError
 from optuna_agenttts_integrations.instances import shared_instances
