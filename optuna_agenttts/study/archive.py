@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -41,6 +42,22 @@ _ROUNDING = 1e-9
 """The same as a share of the largest outcome, for outcomes that are all equal."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Scored:
+    """Trial with a value; of a stopped trial, that is the mean of its outcomes."""
+
+    number: int
+    choices: Choices
+    value: float
+    outcomes: Mapping[int, float]
+    """Outcomes by instance; empty unless their mean is the value."""
+    stopped: bool
+    block: int
+    origin: str
+    measured: float
+    """Second value, a cost; NaN if there is none."""
+
+
 class Archive:
     """Incremental reader of a study's trials.
 
@@ -58,15 +75,7 @@ class Archive:
         self._sign = 1.0 if maximize else -1.0
         self.seen = 0
         """Number of trials at the last call of `read`."""
-        self._models: list[list[int]] = []
-        self._samples: list[list[int]] = []
-        self._scores: list[float] = []
-        self._stopped: list[bool] = []
-        self._blocks: list[int] = []
-        self._numbers: list[int] = []
-        self._origins: list[str] = []
-        self._outcomes: list[Mapping[int, float]] = []
-        self._measured: list[float] = []
+        self._scored: list[_Scored] = []
         # Trials that reported anything; those whose score is the mean of it; scores of those whose
         # outcomes are not all 0 or 1.
         self._reported, self._explained, self._graded = 0, 0, list[float]()
@@ -118,19 +127,17 @@ class Archive:
             choices = self._choices_of(trial)
             if choices is not None:
                 pending.append(choices)
-            elif (
-                trial.state == TrialState.RUNNING
-                and number is not None
-                and number - _RECENT <= trial.number < number
-            ):
-                concurrent += 1
-        scores = self._sign * np.array(self._scores)
+            elif trial.state == TrialState.RUNNING and number is not None:
+                concurrent += number - _RECENT <= trial.number < number
+        scores = self._sign * np.array([trial.value for trial in self._scored])
         scale, outliers = self._scale(scores)
+        left_out = [trial for trial, outlier in zip(self._scored, outliers) if outlier]
         if number is not None:
-            self._name_outliers(outliers)
-        kept = np.flatnonzero(~outliers).tolist()
-        width = len(self.task.stages)
-        counts = np.array([len(outcomes) for outcomes in self._outcomes], dtype=np.float64)
+            self._name_outliers(left_out)
+        kept = [trial for trial, outlier in zip(self._scored, outliers) if not outlier]
+        table = np.array([trial.choices for trial in kept], dtype=np.int64)
+        table = table.reshape(-1, len(self.task.stages), 2)
+        counts = np.array([len(trial.outcomes) for trial in self._scored], dtype=np.float64)
         # Until a trial is complete, the largest number of outcomes is the best guess.
         steps = self._steps or counts.max(initial=1.0)
         waiting, final = self._failures.allocations()
@@ -142,10 +149,10 @@ class Archive:
             ranges = self._failures.without_failing(ranges, self.visited)
         return Evidence(
             task=self.task,
-            models=np.array(self._models, dtype=np.int64).reshape(-1, width)[kept],
-            samples=np.array(self._samples, dtype=np.int64).reshape(-1, width)[kept],
-            scores=scores[kept],
-            shares=np.where(counts > 0, np.minimum(1.0, counts / steps), 1.0)[kept],
+            models=table[..., 0],
+            samples=table[..., 1],
+            scores=scores[~outliers],
+            shares=np.where(counts > 0, np.minimum(1.0, counts / steps), 1.0)[~outliers],
             pending=tuple(pending),
             visited=self.visited,
             tried=tried,
@@ -153,18 +160,16 @@ class Archive:
             ranges=ranges,
             concurrent=concurrent,
             sign=self._sign,
-            numbers=tuple(map(self._numbers.__getitem__, kept)),
-            origins=tuple(map(self._origins.__getitem__, kept)),
-            outcomes=tuple(map(self._outcomes.__getitem__, kept)),
-            stopped=tuple(map(self._stopped.__getitem__, kept)),
-            blocks=tuple(map(self._blocks.__getitem__, kept)),
+            numbers=tuple(trial.number for trial in kept),
+            origins=tuple(trial.origin for trial in kept),
+            outcomes=tuple(trial.outcomes for trial in kept),
+            stopped=tuple(trial.stopped for trial in kept),
+            blocks=tuple(trial.block for trial in kept),
             scale=scale,
-            outliers=tuple(
-                (self._numbers[row], self._scores[row]) for row in np.flatnonzero(outliers)
-            ),
+            outliers=tuple((trial.number, trial.value) for trial in left_out),
             constraints=tuple(self._constraints) if self._has_constraints else (),
             frontier=self._frontier,
-            measured=tuple(map(self._measured.__getitem__, kept)) if self._frontier else (),
+            measured=tuple(trial.measured for trial in kept) if self._frontier else (),
         )
 
     def _scale(self, scores: Floats) -> tuple[Scale, Bools]:
@@ -175,7 +180,7 @@ class Archive:
         adjusted = self._adjusted(scores)
         # Means over other instances would set the scale of the search, or look like outliers.
         outliers = ~(np.abs(scores) <= LARGEST)
-        blocks = np.array(self._blocks, dtype=np.int64)
+        blocks = np.array([trial.block for trial in self._scored], dtype=np.int64)
         search = np.flatnonzero((blocks == 0) | blocks.all())
         outliers[search] = find_outliers(adjusted[search], None, self._sign)
         return Scale.of(adjusted[search][~outliers[search]]), outliers
@@ -187,9 +192,9 @@ class Archive:
         """
         means = {step: total / count for step, (total, count) in self._totals.items()}
         adjusted: Floats = scores.copy()
-        for row in np.flatnonzero(self._stopped).tolist() if means else ():
-            seen = [means[step] for step in self._outcomes[row] if step in means]
-            if seen:
+        for row, trial in enumerate(self._scored if means else ()):
+            seen = [means[step] for step in trial.outcomes if step in means]
+            if trial.stopped and seen:
                 luck = sum(seen) / len(seen) - sum(means.values()) / len(means)
                 adjusted[row] -= self._sign * luck
         return adjusted
@@ -205,21 +210,21 @@ class Archive:
         few = len(self._graded) <= self._explained // 4
         return few and not any(0 <= score <= 1 for score in self._graded)
 
-    def _name_outliers(self, outliers: Bools) -> None:
+    def _name_outliers(self, outliers: Sequence[_Scored]) -> None:
         """Log each trial whose value is an outlier, once."""
         where = "far from all others, or -1 while no other value is negative"
         if self.task.metric_range is not None:
             where = "outside of the task's `metric_range`"
         elif self._is_binary():
             where = "outside of 0 to 1, as all outcomes are 0 or 1"
-        for row in np.flatnonzero(outliers).tolist():
-            if self._numbers[row] not in self._named:
-                self._named.add(self._numbers[row])
+        for trial in outliers:
+            if trial.number not in self._named:
+                self._named.add(trial.number)
                 _logger.warning(
                     "Trial %d has the value %g, which is %s. It is ignored as an outlier: it has "
                     "no weight on proposals and on the recommendation.",
-                    self._numbers[row],
-                    self._scores[row],
+                    trial.number,
+                    trial.value,
                     where,
                 )
 
@@ -250,10 +255,7 @@ class Archive:
         self._tried.add(choices)
         self._read_equal(trial, choices)
         reported, stopped = outcomes_of(trial), trial.state == TrialState.PRUNED
-        if stopped:
-            value = mean_outcome(reported.values())
-        else:
-            value = trial.values[0] if trial.values else math.nan
+        value = _value_of(trial, reported)
         outcomes = _explaining(reported, value)
         if not stopped and not block:
             self._steps = max(self._steps, len(outcomes or reported))
@@ -267,15 +269,11 @@ class Archive:
         self._explained += bool(outcomes)
         if not are_binary(outcomes.values()):
             self._graded.append(value)
-        self._models.append([model for model, _ in choices])
-        self._samples.append([samples for _, samples in choices])
-        self._scores.append(value)
-        self._stopped.append(stopped)
-        self._blocks.append(block)
-        self._numbers.append(trial.number)
-        self._origins.append(str(trial.user_attrs.get(storage.ORIGIN, "")))
-        self._outcomes.append(outcomes)
-        self._measured.append(measured_cost(trial) if self._frontier else math.nan)
+        measured = measured_cost(trial) if self._frontier else math.nan
+        origin = str(trial.user_attrs.get(storage.ORIGIN, ""))
+        self._scored.append(
+            _Scored(trial.number, choices, value, outcomes, stopped, block, origin, measured)
+        )
 
     def _choices_of(self, trial: FrozenTrial) -> Choices | None:
         """Return the allocation of a trial, or None if a stage has none.
@@ -295,7 +293,13 @@ class Archive:
     def _given(self, trial: FrozenTrial) -> Choices | None:
         """Return the allocation that this sampler gave a trial, or None."""
         given = trial.system_attrs.get(storage.CANDIDATE)
-        return _decode(self.task, given) if isinstance(given, Mapping) else None
+        if not isinstance(given, Mapping):
+            return None
+        try:
+            return tuple(self.task.choices({name: tuple(pair) for name, pair in given.items()}))
+        except (TypeError, ValueError):
+            # Written for another version of the task.
+            return None
 
     def _read_equal(self, trial: FrozenTrial, choices: Choices) -> None:
         """Read what a complete trial reports as without effect on its outcomes."""
@@ -305,8 +309,7 @@ class Archive:
         names = [stage.name for stage in self.task.stages]
         self._reports.pop(choices, None)
         if isinstance(reported, Mapping):
-            known = {names.index(name): free for name, free in reported.items() if name in names}
-            self._reports[choices] = known
+            self._reports[choices] = {names.index(n): f for n, f in reported.items() if n in names}
 
     def _with_equal(self, allocations: Collection[Choices]) -> frozenset[Choices]:
         """Return a set that also contains the allocations of equal outcomes."""
@@ -372,9 +375,14 @@ def is_maximized(directions: Sequence[StudyDirection]) -> bool:
 def explaining_outcomes(trial: FrozenTrial) -> Mapping[int, float]:
     """Return a finished trial's outcomes of single instances, if their mean is its value."""
     outcomes = outcomes_of(trial)
+    return _explaining(outcomes, _value_of(trial, outcomes))
+
+
+def _value_of(trial: FrozenTrial, outcomes: Mapping[int, float]) -> float:
+    """Return the value of a finished trial, NaN if it has none; of a stopped one, the mean."""
     if trial.state == TrialState.PRUNED:
-        return _explaining(outcomes, mean_outcome(outcomes.values()))
-    return _explaining(outcomes, trial.values[0] if trial.values else math.nan)
+        return mean_outcome(outcomes.values())
+    return trial.values[0] if trial.values else math.nan
 
 
 def _explaining(outcomes: Mapping[int, float], score: float) -> Mapping[int, float]:
@@ -389,11 +397,3 @@ def _explaining(outcomes: Mapping[int, float], score: float) -> Mapping[int, flo
     # In halves, which cannot overflow.
     slack = _SCORE_TOLERANCE * 2 * (0.5 * high - 0.5 * low) + _ROUNDING * max(-low, high)
     return finite if abs(mean_outcome(finite.values()) - score) <= slack else {}
-
-
-def _decode(task: Task, announced: Mapping[str, Any]) -> Choices | None:
-    try:
-        return tuple(task.choices({name: tuple(value) for name, value in announced.items()}))
-    except (TypeError, ValueError):
-        # Written for another version of the task.
-        return None
