@@ -95,14 +95,8 @@ class Failures:
 
     def _leaves(self, ranges: Ranges, visited: Container[Choices]) -> bool:
         """Return whether ranges have an allocation that is not visited."""
-        for count, choices in enumerate(ranges.table(self._task.feasible)):
-            found = tuple(
-                (models[model], samples[position - 1])
-                for (model, position), models, samples in zip(
-                    choices, ranges.models, ranges.samples
-                )
-            )
-            if count == _CHECKED or found not in visited:
+        for count, choices in enumerate(ranges.walk(self._task.feasible)):
+            if count == _CHECKED or choices not in visited:
                 return True
         return False
 

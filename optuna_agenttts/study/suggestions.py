@@ -334,12 +334,7 @@ class Suggestions:
     def _is_covered(self, ranges: Ranges, visited: Collection[Choices]) -> bool:
         """Return whether all allocations within ranges have outcomes that are known."""
         return isinstance(visited, EquivalentAllocations) and all(
-            tuple(
-                (models[model], samples[number - 1])
-                for (model, number), models, samples in zip(row, ranges.models, ranges.samples)
-            )
-            in visited
-            for row in ranges.table(self._task.feasible)
+            choices in visited for choices in ranges.walk(self._task.feasible)
         )
 
     def _complete(self, ranges: Ranges) -> Choices | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -81,6 +81,14 @@ class Ranges:
             ],
             feasible.budget,
         )
+
+    def walk(self, feasible: FeasibleSet) -> Iterator[tuple[Choice, ...]]:
+        """Iterate lazily over the feasible allocations within the ranges."""
+        settings = [
+            [[(model, count) for count in counts] for model in models]
+            for models, counts in zip(self.models, self.samples)
+        ]
+        return self.table(feasible).walk(settings)
 
     def decode(self, models: Ints, samples: Ints) -> tuple[Ints, Ints]:
         """Turn allocations of `table` into positions of models and numbers of samples."""
