@@ -91,6 +91,7 @@ class FlopsCost:
     reference_generation_tokens: float = 64
 
     kind: ClassVar[str] = "flops"
+    unit: ClassVar[str] = "reference samples"
 
     def __post_init__(self) -> None:
         """Check the reference values."""
@@ -102,11 +103,6 @@ class FlopsCost:
                 "FlopsCost: `reference_prompt_tokens` must be finite and 0 or more, got "
                 f"{prompt!r}."
             )
-
-    @property
-    def unit(self) -> str:
-        """Samples of the reference model."""
-        return "reference samples"
 
     def stage_cost(self, stage: Stage, model: Model, samples: Ints) -> Floats:
         """Return the cost of a stage; see `CostModel.stage_cost`."""
@@ -137,11 +133,7 @@ class PriceCost:
     fusion: bool = False
 
     kind: ClassVar[str] = "price"
-
-    @property
-    def unit(self) -> str:
-        """US dollars."""
-        return "USD"
+    unit: ClassVar[str] = "USD"
 
     def stage_cost(self, stage: Stage, model: Model, samples: Ints) -> Floats:
         """Return the cost of a stage; see `CostModel.stage_cost`."""
@@ -180,6 +172,7 @@ class LatencyCost:
     fusion: bool = False
 
     kind: ClassVar[str] = "latency"
+    unit: ClassVar[str] = "s"
 
     def __post_init__(self) -> None:
         """Check the concurrency."""
@@ -187,11 +180,6 @@ class LatencyCost:
             raise TaskError(
                 f"LatencyCost: `concurrency` must be 1 or more, got {self.concurrency!r}."
             )
-
-    @property
-    def unit(self) -> str:
-        """Seconds."""
-        return "s"
 
     def stage_cost(self, stage: Stage, model: Model, samples: Ints) -> Floats:
         """Return the cost of a stage; see `CostModel.stage_cost`."""

@@ -28,8 +28,6 @@ _T = TypeVar("_T")
 # Relative tolerance: rounding in sums of products must not exclude allocations that spend the
 # whole budget, such as the one that defines the default budget.
 _TOLERANCE = 1e-9
-
-
 _MAX_COMPARED = 4096
 """Combinations of models that a projection compares: some ten milliseconds."""
 
