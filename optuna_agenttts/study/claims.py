@@ -15,7 +15,6 @@ from optuna_agenttts.task.task import Task
 Aspect = Literal["models", "samples"]
 Outcome = Literal["agrees", "contradicts", "open"]
 
-
 _EARLIER_ODDS = 0.8
 """Odds of the models, and of the range, of a claim without odds, as earlier versions stored."""
 

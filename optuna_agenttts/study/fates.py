@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from itertools import zip_longest
 
 from optuna.study import Study
@@ -59,8 +58,8 @@ def with_fates(rounds: Sequence[Round], trials: Sequence[FrozenTrial]) -> tuple[
             if candidate is not None:
                 trial = None if number is None else by_number.get(number)
                 outcome, text = _outcome(trial, number)
-                fate = partial(replace, candidate, round=planned.number, trial=number)
-                candidates.append(fate(outcome=outcome, text=text))
+                fate = replace(candidate, round=planned.number, trial=number)
+                candidates.append(replace(fate, outcome=outcome, text=text))
         dropped = [
             replace(
                 each,

@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Sequence
 from typing import Any
-
-from optuna.study import Study
-
-_logger = logging.getLogger(__name__)
 
 
 def differences(ours: Any, theirs: Any, path: str = "") -> list[str]:
@@ -44,20 +38,3 @@ def differences(ours: Any, theirs: Any, path: str = "") -> list[str]:
                 return [f"{path}: {list(named[0])} -> {list(named[1])}"]
             return differences(named[0], named[1], path)
     return [] if ours == theirs else [f"{path}: {ours!r} -> {theirs!r}"]
-
-
-def warn_of_changes(study: Study, changes: Sequence[str], unit: str) -> None:
-    """Warn that a study was registered with another task before.
-
-    Args:
-        study: The study.
-        changes: The differences, one line each.
-        unit: Unit of the budget.
-    """
-    _logger.warning(
-        "Study %r was registered with another task before. Its trials still count as evidence. "
-        "Changes (before -> now; the budget is in %s per instance): %s",
-        study.study_name,
-        unit,
-        "; ".join(changes),
-    )

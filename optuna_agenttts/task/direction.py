@@ -116,6 +116,7 @@ def warn_of_direction(study: Study, metric: str) -> None:
     names = storage.attributes_of(study).get("study:metric_names")
     metric = metric or next(iter(names or ()), "")
     maximize = study.directions[0] == StudyDirection.MAXIMIZE
+    ours, other = ("maximize", "minimize") if maximize else ("minimize", "maximize")
     if better(metric) != (-1 if maximize else 1):
         return
     _logger.warning(
@@ -123,10 +124,10 @@ def warn_of_direction(study: Study, metric: str) -> None:
         'looks for the worst allocation. Create the study with `create_study(direction="%s")`, or '
         "name a metric that is to be %sd.",
         study.study_name,
-        "maximize" if maximize else "minimize",
+        ours,
         "" if maximize else " (Optuna's default)",
         "lower" if maximize else "higher",
         metric,
-        "minimize" if maximize else "maximize",
-        "maximize" if maximize else "minimize",
+        other,
+        ours,
     )

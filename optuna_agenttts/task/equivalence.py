@@ -148,12 +148,7 @@ class EquivalentAllocations(frozenset[Choices]):
         reported: What trials report of allocations, by stage; see `Equivalence.pattern`.
     """
 
-    def __new__(
-        cls,
-        allocations: Iterable[Choices],
-        equivalence: Equivalence,
-        reported: Mapping[Choices, Any],
-    ) -> EquivalentAllocations:
+    def __new__(cls, allocations: Iterable[Choices], *_: object) -> EquivalentAllocations:
         """See the class."""
         return super().__new__(cls, allocations)
 

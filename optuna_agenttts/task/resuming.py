@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,10 +12,11 @@ from optuna.study import Study
 
 from optuna_agenttts import storage
 from optuna_agenttts.exceptions import TaskError
-from optuna_agenttts.task.differences import warn_of_changes
 from optuna_agenttts.task.encoding import LaterVersionError
 from optuna_agenttts.task.stage import Stage
 from optuna_agenttts.task.values import read_model
+
+_logger = logging.getLogger(__name__)
 
 _LENGTH = re.compile(r"\.(prompt|generation)_tokens: ")
 """Differences of tasks that are lengths of prompts or samples."""
@@ -101,7 +103,13 @@ def register_task(study: Study, task: Any) -> None:
         return not changes
 
     if storage.register(study, task.text, keep) is not None:
-        warn_of_changes(study, changes, task.cost_model.unit)
+        _logger.warning(
+            "Study %r was registered with another task before. Its trials still count as "
+            "evidence. Changes (before -> now; the budget is in %s per instance): %s",
+            study.study_name,
+            task.cost_model.unit,
+            "; ".join(changes),
+        )
 
 
 def check_choices(study: Study, parameter: str, distribution: CategoricalDistribution) -> None:
