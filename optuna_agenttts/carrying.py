@@ -17,6 +17,7 @@ from optuna_agenttts import storage as attributes
 from optuna_agenttts.exceptions import TaskError
 from optuna_agenttts.sampler import AgentTTSSampler
 from optuna_agenttts.study.fresh import instances_of, read_fresh
+from optuna_agenttts.study.measured import readable_task
 from optuna_agenttts.support.names import LONGEST_KEY
 from optuna_agenttts.task.parameters import parameters_of
 from optuna_agenttts.task.task import Task
@@ -61,11 +62,9 @@ def carry_over(
         )
     if study_name is not None:
         check_texts("carry_over", LONGEST_KEY, study_name=study_name)
-    try:
-        earlier = Task.registered(study)
-    except TaskError:
-        earlier = None
-    names = {name for known in (task, earlier) if known for name in parameters_of(known)}
+    names = {
+        name for known in (task, readable_task(study)) if known for name in parameters_of(known)
+    }
     # A trial without parameters failed before it had an allocation.
     known = (trial for trial in attributes.read_trials(study) if trial.params)
     finished = [trial for trial in known if trial.state.is_finished()]

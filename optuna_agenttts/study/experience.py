@@ -22,6 +22,7 @@ from optuna_agenttts.planner.evidence import EarlierTrials
 from optuna_agenttts.planner.scale import find_outliers
 from optuna_agenttts.study.archive import is_maximized
 from optuna_agenttts.study.fates import guidelines
+from optuna_agenttts.study.measured import readable_task
 from optuna_agenttts.task.task import Task
 
 
@@ -70,10 +71,7 @@ def read_experience(studies: Sequence[Study]) -> tuple[Experience, ...]:
         scores = sign * np.array([float(trial.values[0]) for trial in trials])
         outliers = find_outliers(scores, None, sign).tolist()
         trials = [trial for trial, outlier in zip(trials, outliers) if not outlier]
-        try:
-            task = Task.registered(study)
-        except TaskError:
-            task = None
+        task = readable_task(study)
         written = [planned.guidelines for planned in guidelines(study) if planned.guidelines]
         found.append(
             Experience(

@@ -100,17 +100,25 @@ def effective_task(study: Study, declared: Task, *, fresh: bool = False) -> Task
     return found
 
 
+def readable_task(study: Study) -> Task | None:
+    """Return the task registered on a study; None if this version cannot read it, or without one.
+
+    Args:
+        study: The study.
+    """
+    try:
+        return Task.registered(study)
+    except TaskError:
+        return None
+
+
 def set_effective_task(study: Study, task: Task) -> None:
     """Register a task with measured lengths on a study.
 
     Raises:
         TaskError: The trials of the study chose among other models.
     """
-    try:
-        earlier = Task.registered(study)
-    except TaskError:
-        earlier = None
-    if earlier is not None:
+    if (earlier := readable_task(study)) is not None:
         check_models(study, earlier.stages, task.stages)
     storage.mark_measured(study, task.text)
     storage.register(study, task.text)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import suppress
 
 import optuna
 
-from optuna_agenttts import AgentTTSError, Task
+from optuna_agenttts import AgentTTSError
 from optuna_agenttts.report.text import score_text, table
 from optuna_agenttts.report.trials import count_states
+from optuna_agenttts.study.measured import readable_task
 from optuna_agenttts.support.plain import one_line
 from optuna_agenttts_integrations.cli.parser import COMMANDS, Commands, add_command
 from optuna_agenttts_integrations.cli.stale import list_stale, seconds_of
@@ -64,30 +66,21 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _row(study: optuna.Study) -> tuple[str, ...]:
-    try:
-        task = Task.registered(study)
-    except AgentTTSError:
-        # Stored by a newer version, or damaged.
-        task = None
+    task = readable_task(study)
     trials = study.get_trials(deepcopy=False)
     best = "-"
-    if len(study.directions) == 1 and any(trial.value is not None for trial in trials):
-        try:
+    if len(study.directions) == 1:
+        # No trial is complete, or none that is meets the constraints.
+        with suppress(ValueError):
             best = score_text(study.best_value)
-        except ValueError:
-            # No complete trial meets the constraints.
-            best = "-"
     dates = [trial.datetime_start for trial in trials if trial.datetime_start is not None]
     metric = "" if task is None else task.metric
+    directions = ", ".join(direction.name.lower() for direction in study.directions)
     return (
         one_line(study.study_name, _MAX_NAME),
         "-" if task is None else one_line(task.name, _MAX_NAME) or "-",
-        one_line(f"{metric} ({_direction(study)})".strip(), _MAX_NAME),
+        one_line(f"{metric} ({directions})".strip(), _MAX_NAME),
         best,
         f"{max(dates):%Y-%m-%d %H:%M}" if dates else "-",
         count_states(trials),
     )
-
-
-def _direction(study: optuna.Study) -> str:
-    return ", ".join(direction.name.lower() for direction in study.directions)
