@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import random
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -247,24 +248,26 @@ class _Wrapped:
         self.trace.before(self.function, arguments)
         # Rules know votes by their identity.
         arguments = tuple(a.function.function if isinstance(a, _Wrapped) else a for a in arguments)
-        try:
+        with self._named_errors():
             value = self.function.function(*arguments)
-        except self.trace.fails_on(self.function):
-            raise
-        except (Exception, SystemExit) as error:
-            raise self.function.error(error) from error
         if self.function.kind in AWAITED and inspect.isawaitable(value):
             return self._awaited(value, arguments)
         return self._returned(value, arguments)
 
     async def _awaited(self, awaitable: Awaitable[Any], arguments: tuple[Any, ...]) -> Any:
-        try:
+        with self._named_errors():
             value = await awaitable
+        return self._returned(value, arguments)
+
+    @contextmanager
+    def _named_errors(self) -> Iterator[None]:
+        """Name the function in what it raises, unless that fails the instance only."""
+        try:
+            yield
         except self.trace.fails_on(self.function):
             raise
         except (Exception, SystemExit) as error:
             raise self.function.error(error) from error
-        return self._returned(value, arguments)
 
     def _returned(self, value: Any, arguments: tuple[Any, ...]) -> Any:
         if self.trace.strict:

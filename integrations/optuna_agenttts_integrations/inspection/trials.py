@@ -59,7 +59,7 @@ class Subject:
     outcomes: Mapping[int, float] = field(default_factory=dict)
 
 
-def read_subject(given: Inspectable, task: Task | None, study: Study | None = None) -> Subject:
+def read_subject(given: Inspectable, task: Task | None, study: Study | None) -> Subject:
     """Return the trial or allocation to inspect.
 
     Args:
@@ -138,7 +138,7 @@ async def inspect_subjects(
     subjects: Sequence[Subject],
     steps: Mapping[str, int],
     instance: str | int | None,
-    study: Study | None = None,
+    study: Study | None,
 ) -> InstanceInspection | TrialInspection:
     """Inspect a trial or allocation, and a baseline beside it if there are two.
 
@@ -156,7 +156,7 @@ async def inspect_subjects(
     if instance is None:
         found = [await inspect_instances(tracer, subject, steps) for subject in subjects]
         direction = StudyDirection.MAXIMIZE if study is None else study.directions[0]
-        return list_instances(subjects, found, direction=direction)
+        return list_instances(subjects, found, direction)
     name = str(instance)
     if name not in steps:
         name = {f"{_STEP}{step}": each for each, step in steps.items()}.get(name, name)
@@ -275,7 +275,7 @@ def recorded_outcomes(study: Study, trial: int, baseline: int | None = None) -> 
         }
         for subject in subjects
     ]
-    listed = list_instances(subjects, found, direction=study.directions[0])
+    listed = list_instances(subjects, found, study.directions[0])
     if all(not name.startswith(_STEP) for instances in found for name in instances):
         return listed
     note = (
@@ -288,8 +288,7 @@ def recorded_outcomes(study: Study, trial: int, baseline: int | None = None) -> 
 def list_instances(
     subjects: Sequence[Subject],
     found: Sequence[Mapping[str, InstanceInspection]],
-    *,
-    direction: StudyDirection = StudyDirection.MAXIMIZE,
+    direction: StudyDirection,
 ) -> TrialInspection:
     """List instances, the worst outcome first; with a baseline, those whose outcomes differ.
 
