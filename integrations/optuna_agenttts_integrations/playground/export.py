@@ -13,7 +13,7 @@ from typing import Any
 
 from optuna_agenttts_integrations.exceptions import PipelineError
 from optuna_agenttts_integrations.playground.pipeline import (
-    ANSWERERS,
+    MODELS,
     RETRIEVERS,
     TEMPERATURE,
     WEIGHTS,
@@ -47,9 +47,8 @@ def export_hugging_face(name: str, folder: str | Path) -> Path:
     Raises:
         PipelineError: The name is unknown.
     """
-    known = (*RETRIEVERS, *ANSWERERS)
-    if name not in known:
-        raise PipelineError(f"`name` must be one of {', '.join(known)}; got {name!r}.")
+    if name not in MODELS:
+        raise PipelineError(f"`name` must be one of {', '.join(MODELS)}; got {name!r}.")
     vocabulary = RETRIEVAL if name in RETRIEVERS else ANSWER
     config = json.loads((WEIGHTS / name / "config.json").read_text())
     positions = config["max_position_embeddings"]

@@ -199,7 +199,7 @@ def make_endpoints() -> dict[str, Endpoint]:
             identity=f"playground:{name}",
             concurrency=4096,  # Chosen by hand: enough for large batches.
         )
-        for name in (*RETRIEVERS, *ANSWERERS)
+        for name in MODELS
     }
 
 

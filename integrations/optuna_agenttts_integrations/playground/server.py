@@ -52,10 +52,9 @@ class PlaygroundServer(LoopbackServer):
         faults: Faults | None = None,
         served_as: str | None = None,
     ) -> None:
-        known = MODELS
-        if unknown := [name for name in models if name not in known]:
+        if unknown := [name for name in models if name not in MODELS]:
             raise PipelineError(
-                f"PlaygroundServer: `models` must be among {', '.join(known)}; got {unknown!r}."
+                f"PlaygroundServer: `models` must be among {', '.join(MODELS)}; got {unknown!r}."
             )
         super().__init__(
             {name: BatchingChatModel(PlaygroundModel(name)) for name in models},

@@ -197,10 +197,6 @@ class LoopbackServer(HttpServer):
         except RefusedError as error:
             return HttpReply(error.status, error.body, error.headers, delivery)
 
-    def _reported_name(self, model: str) -> str:
-        """Return the name of a model in replies."""
-        return model if self.served_as is None else self.served_as
-
     def _page(self, path: str) -> Any:
         """Return the body of the reply to a GET request."""
         if path == "/health":
@@ -214,7 +210,7 @@ class LoopbackServer(HttpServer):
         if path != "/info" or self.dialect != "tgi":
             raise RefusedError(404, "Not found", "not_found")
         return {
-            "model_id": self._reported_name(self.models[0]),
+            "model_id": self.served_as or self.models[0],
             "model_sha": None,
             "model_pipeline_tag": "text-generation",
             "max_concurrent_requests": self.limits.max_concurrent_requests,
@@ -286,7 +282,7 @@ class LoopbackServer(HttpServer):
         )
         completion = await self._complete(request, values)
         usage = self._usage(request, completion)
-        body = chat_body(self._reported_name(model), completion, usage, system=self.kind)
+        body = chat_body(self.served_as or model, completion, usage, system=self.kind)
         if self.thinking is None:
             return body
         return with_thoughts(body, completion, usage, self.thinking)
@@ -338,7 +334,7 @@ class LoopbackServer(HttpServer):
                 {"object": "embedding", "index": i, "embedding": [float(x) for x in vector]}
                 for i, (_, vector) in enumerate(zip(texts, vectors, strict=True))
             ],
-            "model": self._reported_name(str(values.get("model") or "")),
+            "model": self.served_as or str(values.get("model") or ""),
             "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
         }
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from optuna_agenttts.llm import Completion, Message, Usage
+from optuna_agenttts.llm.untrusted import decode_json
 from optuna_agenttts_integrations.exceptions import PipelineError
 from optuna_agenttts_integrations.testing.serving_http import RefusedError
 
@@ -97,10 +98,7 @@ class ServerLimits:
 
 def json_object(content: bytes) -> Mapping[str, Any]:
     """Return the JSON object of a body."""
-    try:
-        values = json.loads(content)
-    except (ValueError, RecursionError):
-        values = None
+    values = decode_json(content)
     if not isinstance(values, dict):
         raise RefusedError(422, "the body must be a JSON object", "validation")
     return values
