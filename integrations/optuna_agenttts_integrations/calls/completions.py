@@ -331,12 +331,11 @@ class Completions:
 
     def _rate_of(self, endpoint: Endpoint) -> RateLimit | None:
         """Return the limit of an endpoint's requests and tokens a minute, if it has one."""
-        limits = endpoint.requests_per_minute, endpoint.tokens_per_minute
-        if limits == (None, None):
+        requests, tokens = endpoint.requests_per_minute, endpoint.tokens_per_minute
+        if requests is None and tokens is None:
             return None
         name = endpoint.identity
         if name not in self._rates:
-            requests, tokens = limits
             self._rates[name] = RateLimit(
                 name, requests=requests, tokens=tokens, clock=self._clock, sleep=self._sleep
             )

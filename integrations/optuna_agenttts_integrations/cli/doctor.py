@@ -12,6 +12,7 @@ from optuna_agenttts import AgentTTSError, Model, TaskError
 from optuna_agenttts.llm import ChatRequest, Finding, Message, Report, examine
 from optuna_agenttts.llm.effort_checks import examine_efforts
 from optuna_agenttts.llm.loop import LoopThread
+from optuna_agenttts.llm.untrusted import decode_json
 from optuna_agenttts.task.efforts import efforts_by_model, with_efforts
 from optuna_agenttts_integrations.calls.endpoints import close_chats, connect_endpoints
 from optuna_agenttts_integrations.check import (
@@ -24,9 +25,6 @@ from optuna_agenttts_integrations.check import (
 from optuna_agenttts_integrations.cli.objectives import IMPORT_NOTE, open_objective
 from optuna_agenttts_integrations.cli.parser import COMMANDS, Commands, add_command
 
-_SERVER_OPTIONS = (
-    *("concurrency", "prompt", "max_tokens", "extra", "thinking", "timeout", "api_key_env"),
-)
 _WIDTH = 100
 """Maximum width of the table in columns, also where the output is no terminal. Chosen by hand."""
 _DETAILS = """\
@@ -109,8 +107,8 @@ def _doctor(options: argparse.Namespace) -> int:
     if options.models or "://" in options.target or options.target.split(":")[0] == "hf":
         report = _check_servers(options)
     else:
-        for option in (*_SERVER_OPTIONS, "bill_to"):
-            if getattr(options, option) is not None:
+        for option, value in vars(options).items():
+            if value is not None and option not in ("target", "models", "run"):
                 raise AgentTTSError(
                     f"`--{option.replace('_', '-')}` applies to servers only, and "
                     f"{options.target!r} is an objective: configure its endpoints instead."
@@ -204,10 +202,7 @@ def _extra(text: str | None) -> str | None:
     """Return the further fields of requests, as JSON text of an object."""
     if text is None:
         return None
-    try:
-        values = json.loads(text)
-    except ValueError:
-        values = None
+    values = decode_json(text)
     if not isinstance(values, dict):
         raise AgentTTSError(
             '`--extra` must be a JSON object, such as \'{"reasoning_effort": "low"}\'.'
