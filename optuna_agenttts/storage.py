@@ -98,10 +98,6 @@ def write_study_value(storage: BaseStorage, study_id: int, key: str, value: Any)
 def read_study_value(attributes: Mapping[str, Any], key: str) -> Any:
     """Read a value that `write_study_value` wrote.
 
-    Args:
-        attributes: The study's system attributes.
-        key: The key.
-
     Returns:
         The value, or None if it is missing or incomplete.
     """

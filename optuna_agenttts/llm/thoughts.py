@@ -63,9 +63,6 @@ def split_thoughts(text: str) -> tuple[str, str]:
     the prompt. Thoughts without a closing tag were cut off: no answer follows them. Tags in a code
     block of the answer are code, and an opening tag in quotes is only mentioned.
 
-    Args:
-        text: The reply.
-
     Returns:
         The answer without special tokens at its end, and the thoughts. Without either, the reply
         is returned unchanged.

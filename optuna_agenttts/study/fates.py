@@ -39,12 +39,7 @@ def guidelines(study: Study) -> tuple[Round, ...]:
 
 
 def with_fates(rounds: Sequence[Round], trials: Sequence[FrozenTrial]) -> tuple[Round, ...]:
-    """Return rounds with what became of each proposal of the agent.
-
-    Args:
-        rounds: The rounds of a study.
-        trials: Its trials.
-    """
+    """Return rounds with what became of each proposal of the agent."""
     by_number = {trial.number: trial for trial in trials}
     found = []
     for planned in rounds:
@@ -74,12 +69,7 @@ def with_fates(rounds: Sequence[Round], trials: Sequence[FrozenTrial]) -> tuple[
 
 
 def fates(trials: Sequence[FrozenTrial], rounds: Sequence[Round]) -> tuple[Proposal, ...]:
-    """Return the agent's proposals with what became of each, in the order of the replies.
-
-    Args:
-        trials: The study's trials.
-        rounds: Its rounds.
-    """
+    """Return the agent's proposals with what became of each, in the order of the replies."""
     known = with_fates(rounds, trials)
     return tuple(each for planned in known for each in (*planned.candidates, *planned.dropped))
 
@@ -88,11 +78,6 @@ def position_of(planned: Round, number: int, trials: Sequence[FrozenTrial]) -> i
     """Return the position of a trial's candidate in its round.
 
     Candidates that the opening did not leave a trial for are postponed to the next one.
-
-    Args:
-        planned: The round.
-        number: The trial's number.
-        trials: The study's trials.
     """
     earlier = (trial for trial in trials if planned.first <= trial.number < number)
     return number - planned.first - sum(_postponed(planned, trial) for trial in earlier)

@@ -101,11 +101,7 @@ def effective_task(study: Study, declared: Task, *, fresh: bool = False) -> Task
 
 
 def readable_task(study: Study) -> Task | None:
-    """Return the task registered on a study; None if this version cannot read it, or without one.
-
-    Args:
-        study: The study.
-    """
+    """Return the task registered on a study; None if there is none that can be read."""
     try:
         return Task.registered(study)
     except TaskError:

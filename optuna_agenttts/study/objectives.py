@@ -41,13 +41,7 @@ def with_cost(trial: Trial, score: float, cost: float) -> float | tuple[float, f
 
 
 def why_not_planned(study: Study, task: Task, trials: Sequence[FrozenTrial]) -> str:
-    """Return why the objectives of a study are not planned; an empty string if they are.
-
-    Args:
-        study: The study.
-        task: The task that it tunes.
-        trials: Trials of the study.
-    """
+    """Return why the objectives of a study are not planned; an empty string if they are."""
     if len(study.directions) == 1:
         return ""
     if len(study.directions) > 2:

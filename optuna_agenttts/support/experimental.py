@@ -107,9 +107,6 @@ def warn_experimental_argument(name: str) -> None:
     """Warn that an argument is experimental.
 
     Call it at each use of the argument: Python's default filter suppresses repeats.
-
-    Args:
-        name: The argument's name.
     """
     warnings.warn(
         f"Argument `{name}` is experimental. The interface can change in the future.",

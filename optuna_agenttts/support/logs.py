@@ -45,12 +45,7 @@ def show_logs(package: str) -> None:
 
 
 def is_first(study: Study, event: str) -> bool:
-    """Return True once for each study and event in a process, and in those forked from it.
-
-    Args:
-        study: The study.
-        event: Name of the event.
-    """
+    """Return True once for each study and event in a process, and in those forked from it."""
     first = object()
     events = _logged.setdefault(study._storage, {})
     return events.setdefault((study._study_id, event), first) is first

@@ -141,9 +141,6 @@ def _choices(
 def efforts_by_model(models: Sequence[Model]) -> dict[str, list[int]]:
     """Return the choices that are one model at thinking efforts, by the model's name.
 
-    Args:
-        models: The choices of a stage.
-
     Returns:
         Their positions, from the least effort to the most; empty if no model is at an effort.
     """

@@ -189,11 +189,7 @@ class EquivalentAllocations(frozenset[Choices]):
         )
 
     def reasons(self, names: Sequence[str]) -> list[str]:
-        """Explain what has no effect on the outcomes of the allocations, one reason each.
-
-        Args:
-            names: Names of the stages.
-        """
+        """Explain what has no effect on the outcomes of the allocations, one reason each."""
         found: dict[str, None] = {}
         for pattern in self._forms:
             for name, free in zip(names, pattern):
@@ -207,20 +203,13 @@ class EquivalentAllocations(frozenset[Choices]):
     def count_others(self, feasible: FeasibleSet) -> int:
         """Count the allocations within the budget that are equal to one of the set.
 
-        Args:
-            feasible: The feasible allocations.
-
         Returns:
             The number, at most `MAX_COUNTED`.
         """
         return sum(1 for _ in itertools.islice(self.others(feasible), MAX_COUNTED))
 
     def others(self, feasible: FeasibleSet) -> Iterator[Choices]:
-        """Yield the allocations within the budget that are equal to one of the set.
-
-        Args:
-            feasible: The feasible allocations.
-        """
+        """Yield the allocations within the budget that are equal to one of the set."""
         found = set(self)
         every: dict[int, Sequence[Sequence[Choice]]] = {}
         for pattern, forms in self._forms.items():

@@ -107,10 +107,6 @@ def recognise_task(trials: Sequence[FrozenTrial], recognise: Recognise = True) -
 def why_unrecognised(trial: FrozenTrial, recognise: Recognise) -> tuple[str, bool]:
     """Return why no stage is recognized in a trial's parameters.
 
-    Args:
-        trial: The trial.
-        recognise: See `AgentTTSSampler`.
-
     Returns:
         The reason, empty if a stage is recognized; and whether stages are evidently meant.
     """

@@ -116,10 +116,6 @@ def has_efforts(stages: Iterable[Stage]) -> bool:
 def checked_groups(owner: str, given: Any) -> tuple[tuple[int, ...], ...]:
     """Return groups of numbers of samples as tuples in ascending order.
 
-    Args:
-        owner: Prefix of error messages.
-        given: The groups.
-
     Raises:
         TaskError: They are not groups of consecutive numbers without one in common.
     """
@@ -141,10 +137,6 @@ def checked_groups(owner: str, given: Any) -> tuple[tuple[int, ...], ...]:
 def checked_range(owner: str, given: object) -> tuple[float, float] | None:
     """Return the range of a metric as two floats, or None if there is none.
 
-    Args:
-        owner: Prefix of error messages.
-        given: The range.
-
     Raises:
         TaskError: It is not a pair of finite numbers, the smaller one first.
     """
@@ -161,10 +153,6 @@ def checked_range(owner: str, given: object) -> tuple[float, float] | None:
 
 def checked_stages(owner: str, stages: Sequence[Stage]) -> tuple[Stage, ...]:
     """Return the stages of a task as a tuple.
-
-    Args:
-        owner: Prefix of error messages.
-        stages: The stages.
 
     Raises:
         TaskError: There is no stage, stages share a name or a parameter, or one chooses among the

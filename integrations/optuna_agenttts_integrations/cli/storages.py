@@ -72,9 +72,6 @@ def selected(names: list[str], name: str | None, shown: str) -> list[str]:
 def open_storage(given: str) -> tuple[BaseStorage, list[str], str]:
     """Open a storage with studies, which is only read.
 
-    Args:
-        given: URL or file of the storage.
-
     Returns:
         The storage, the names of its studies, and its name without secrets.
 
@@ -119,9 +116,6 @@ def _is_sqlite(path: str) -> bool:
 
 def _open_storage(given: str) -> tuple[BaseStorage | None, str]:
     """Open an existing storage.
-
-    Args:
-        given: URL or file of the storage.
 
     Returns:
         The storage, or None for a database without studies, and its name without secrets.

@@ -67,12 +67,7 @@ class Problem:
 
 
 def draw_problem(rng: np.random.Generator, name: str = "") -> Problem:
-    """Draw a random problem.
-
-    Args:
-        rng: Source of randomness.
-        name: The identifier.
-    """
+    """Draw a random problem."""
     while True:
         titles = rng.choice(len(TITLES), LINES, replace=False)
         belongs = BELONGS[:, titles]

@@ -87,9 +87,6 @@ class Transformer:
     def load(cls, folder: Path) -> Transformer:
         """Load a model from ``config.json`` and ``model.safetensors``.
 
-        Args:
-            folder: The folder of both files.
-
         Raises:
             ValueError: The folder has a model of another architecture.
         """
