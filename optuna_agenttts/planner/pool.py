@@ -43,7 +43,7 @@ def build_pool(feasible: FeasibleSet, rng: np.random.Generator, size: int) -> tu
         Positions of models and numbers of samples, both of shape (allocations, stages), without
         duplicates.
     """
-    if (found := feasible.arrays_up_to(size)) is not None:
+    if (found := feasible.arrays(size)) is not None:
         return found
     limit = size // _COMBINATION_SHARE
     combinations = feasible.model_combinations(limit)

@@ -189,7 +189,7 @@ def _untried(found: Candidates, limit: float) -> Points:
     # Tried ones may be over the budget, which may have been larger.
     limit = min(limit, task.feasible.limit)
     budgets = [limit]
-    if task.feasible.arrays_up_to(_POOLS * _POOL_SIZE) is None:
+    if task.feasible.arrays(_POOLS * _POOL_SIZE) is None:
         low = max(task.feasible.cheapest_cost, limit / 1000)
         budgets = np.geomspace(min(low, limit), limit, _POOLS).tolist()
     drawn = [_pool(task, evidence.ranges, budget, len(budgets)) for budget in budgets]

@@ -15,7 +15,6 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from optuna_agenttts.exceptions import BudgetError
 from optuna_agenttts.task.counting import count_sums
 
 Floats = NDArray[np.float64]
@@ -135,30 +134,13 @@ class FeasibleSet:
                         settings, stage + 1, spent + float(cost), (*head, option)
                     )
 
-    def arrays(self, limit: int = 1_000_000) -> tuple[Ints, Ints]:
-        """Return all feasible allocations as arrays.
+    def arrays(self, limit: int = 1_000_000) -> tuple[Ints, Ints] | None:
+        """Return all feasible allocations as arrays, or None if more than `limit` are.
 
-        Args:
-            limit: Upper bound on the number of allocations.
+        The time is bounded by that for `limit` allocations, even if many more are feasible.
 
         Returns:
             Positions of models and numbers of samples, both of shape (allocations, stages).
-
-        Raises:
-            BudgetError: More than `limit` allocations are feasible.
-        """
-        found = self.arrays_up_to(limit)
-        if found is None:
-            raise BudgetError(
-                f"{self.count()} allocations are feasible, more than `limit` ({limit}): iterate "
-                "over them, or lower `max_samples`."
-            )
-        return found
-
-    def arrays_up_to(self, limit: int) -> tuple[Ints, Ints] | None:
-        """Return all feasible allocations as `arrays` does, or None if more than `limit` are.
-
-        The time is bounded by that for `limit` allocations, even if many more are feasible.
         """
         models = np.zeros((1, 0), dtype=np.int64)
         samples = np.zeros((1, 0), dtype=np.int64)

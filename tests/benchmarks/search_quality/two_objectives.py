@@ -75,7 +75,7 @@ def everything(family, index, folder):
     """Return costs and true scores of the allocations that are known."""
     place = make_place(family, index, folder)
     feasible = place.task.feasible
-    arrays = feasible.arrays_up_to(ENUMERATED)
+    arrays = feasible.arrays(ENUMERATED)
     if arrays is None:
         arrays = draw_uniform(feasible, np.random.default_rng(0), ENUMERATED)
     models, samples = arrays
