@@ -13,7 +13,6 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from itertools import count
 from typing import Any, TypeVar
 
 from optuna_agenttts.llm.outages import is_outage, may_be_the_request
@@ -126,8 +125,9 @@ async def with_retries(
     Raises:
         ChatError: The last call failed.
     """
-    waited, alone, succeeded = 0.0, 0, 0
-    for attempt in count(1):
+    waited, attempt, alone, succeeded = 0.0, 0, 0, 0
+    while True:
+        attempt += 1
         try:
             return await call()
         except ChatError as error:
@@ -146,7 +146,6 @@ async def with_retries(
             count_repeated(error)
             with waiting(error):
                 await sleep(wait)
-    raise AssertionError("unreachable")
 
 
 class CircuitBreaker:
@@ -283,28 +282,24 @@ class RetryingChatModel:
 
     async def complete(self, request: ChatRequest, *, seed: int) -> Completion:
         """Generate one completion; see `ChatModel.complete`."""
-        waiting = False
+        in_progress = False
 
         async def call() -> Completion:
-            nonlocal waiting
+            nonlocal in_progress
             self._breaker.check()
             self.calls += 1
-            waiting = True
+            in_progress = True
             try:
                 completion = await self.chat.complete(request, seed=seed)
             except ChatError as error:
-                waiting = False
+                in_progress = False
                 self._breaker.record(error)
                 raise
             self._breaker.record(None)
             return completion
 
         retried = with_retries(
-            call,
-            policy=self._policy,
-            rng=self._rng,
-            sleep=self._sleep,
-            failures=self.failures,
+            call, policy=self._policy, rng=self._rng, sleep=self._sleep, failures=self.failures
         )
         try:
             return await asyncio.wait_for(retried, self._timeout)
@@ -312,8 +307,8 @@ class RetryingChatModel:
             error = ChatUnavailableError(
                 f"no completion within {self._timeout:g} s, including retries",
                 kind="timeout",
-                usage=prompt_usage(request) if waiting else None,
-                lost=waiting,
+                usage=prompt_usage(request) if in_progress else None,
+                lost=in_progress,
             )
             self.failures[error.kind] += 1
             self._breaker.record(error)
