@@ -184,9 +184,10 @@ def check_call(
     if isinstance(outcome, Failure):
         level: Level = "warning" if outcome.kind == "HTTP 429" else "error"
         fields = [name for name in (decode_json(extra or "") or {}) if name in outcome.message]
-        remedy = f"Remove {', '.join(map(repr, fields))} from `Model(extra=...)`: the server "
-        remedy += "does not accept it."
-        remedy = remedy if fields else remedy_for(outcome, effort)
+        remedy = remedy_for(outcome, effort)
+        if fields:
+            named = ", ".join(map(repr, fields))
+            remedy = f"Remove {named} from `Model(extra=...)`: the server does not accept it."
         findings.add("one token", level, outcome.message, remedy)
     elif longest is None:
         findings.add("one token", "ok", "a short request is answered")

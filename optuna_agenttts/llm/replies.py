@@ -18,6 +18,21 @@ from optuna_agenttts.llm.token_counts import first_mapping, generated_tokens, re
 from optuna_agenttts.llm.untrusted import as_mapping
 from optuna_agenttts.support.plain import one_line
 
+_EVENT_FIELDS = ("data:", "event:", "id:", "retry:", ":")
+"""Beginnings of lines of server-sent events; the last one is that of comments."""
+_MAX_EVENTS = 60_000
+"""Events of a reply, one a token at most servers. Chosen by hand: 4 MB, the default of
+`max_reply_bytes`, hold fewer tokens in this form."""
+_THOUGHT_FIELDS = (
+    "reasoning_content",
+    "reasoning",
+    "thinking",
+    "reasoning_details",
+    "thinking_blocks",
+)
+"""Fields of a message with thoughts (vLLM and DeepSeek, OpenRouter and Groq, Ollama, OpenRouter,
+LiteLLM)."""
+
 
 def parse_completion(
     body: bytes, request: ChatRequest, where: str, headers: Mapping[str, str] | None = None
@@ -50,15 +65,6 @@ def parse_completion(
             # Half a reply, rather than the page of a proxy.
             lost=events or text.startswith("{"),
         ) from None
-
-
-_EVENT_FIELDS = ("data:", "event:", "id:", "retry:", ":")
-"""Beginnings of lines of server-sent events; the last one is that of comments."""
-
-
-_MAX_EVENTS = 60_000
-"""Events of a reply, one a token at most servers. Chosen by hand: 4 MB, the default of
-`max_reply_bytes`, hold fewer tokens in this form."""
 
 
 def _merged_events(text: str) -> Any:
@@ -99,13 +105,6 @@ def _merged_events(text: str) -> Any:
     reason = "error" if "error" in merged else "stop"
     merged["choices"] = [{"finish_reason": reason, **choice, "message": message}]
     return merged
-
-
-_THOUGHT_FIELDS = (
-    *("reasoning_content", "reasoning", "thinking", "reasoning_details", "thinking_blocks"),
-)
-"""Fields of a message with thoughts (vLLM and DeepSeek, OpenRouter and Groq, Ollama, OpenRouter,
-LiteLLM)."""
 
 
 def completion_from_json(

@@ -9,6 +9,8 @@ from optuna_agenttts.llm.port import ChatRequest, Usage, prompt_usage
 from optuna_agenttts.llm.untrusted import as_count, as_mapping, estimated_tokens
 from optuna_agenttts.llm.usage_bounds import bounded_usage, warn_of_counts
 
+_COUNTS = ("prompt_tokens", "input_tokens", "completion_tokens", "output_tokens", "total_tokens")
+"""Fields that must be numbers of tokens, if they are there."""
 _MAX_DIGITS = 12
 """Digits of counts in texts that are read: more than those of any count."""
 
@@ -64,12 +66,6 @@ def read_usage(
         estimated=tuple(name for name, is_missing in missing.items() if is_missing),
     )
     return bounded_usage(usage, request, text, where)
-
-
-_COUNTS = (
-    *("prompt_tokens", "input_tokens", "completion_tokens", "output_tokens", "total_tokens"),
-)
-"""Fields that must be numbers of tokens, if they are there."""
 
 
 def _is_odd(value: Any) -> bool:
