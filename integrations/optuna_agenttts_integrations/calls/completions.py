@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from weakref import WeakValueDictionary
 
 from optuna_agenttts.llm import (
     ChatError,
@@ -85,14 +86,6 @@ class Samples:
     failed: int
 
 
-class _RequestLock:
-    """Lock of one request, with the number of callers that hold it or wait for it."""
-
-    def __init__(self) -> None:
-        self.lock = asyncio.Lock()
-        self.callers = 0
-
-
 class Completions:
     """Source of samples that reuses the completions of a store. Belongs to one event loop.
 
@@ -124,7 +117,8 @@ class Completions:
         self._policy, self._replay, self._clock = policy, replay, clock
         self._rates: dict[str, RateLimit] = {}
         self._slots: dict[str, asyncio.Semaphore] = {}
-        self._locks: dict[str, _RequestLock] = {}
+        # Callers of a request share a lock, which is dropped with the last of them.
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._successes: Counter[str] = Counter()
         self.failures: Counter[str] = Counter()
 
@@ -158,11 +152,10 @@ class Completions:
         text = request_text(request)
         request_key = RequestKey(endpoint.identity, self._seed, text)
         digest = request_key.digest
-        # Concurrent callers of the same request wait here, and then find its samples in the store.
-        exclusive = self._locks.setdefault(digest, _RequestLock())
-        exclusive.callers += 1
+        exclusive = self._locks.setdefault(digest, asyncio.Lock())
         try:
-            async with exclusive.lock:
+            # Concurrent callers of the same request wait, and then find its samples in the store.
+            async with exclusive:
                 stored = await self._store.run(self._store.get, digest, count)
                 wanted = range(start, count)
                 found = {index: stored[index] for index in wanted if index in stored}
@@ -185,9 +178,6 @@ class Completions:
                     found.update(obtained)
         finally:
             meter.close()
-            exclusive.callers -= 1
-            if not exclusive.callers:
-                del self._locks[digest]
         return Samples(
             completions=tuple(found[index] for index in sorted(found)),
             generated=generated,
