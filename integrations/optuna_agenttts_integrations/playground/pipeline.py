@@ -59,13 +59,7 @@ class PlaygroundModel:
     name: str
 
     def __call__(self, requests: Sequence[tuple[ChatRequest, int]]) -> list[Completion]:
-        """Generate a completion for each request and seed.
-
-        Args:
-            requests: Pairs of request and seed.
-
-        Returns:
-            The completions, in the order of the requests.
+        """Generate a completion for each request and seed, in their order.
 
         Raises:
             ChatRefusedError: A prompt has unknown words or is too long.
