@@ -152,7 +152,7 @@ def test_measured_costs_that_differ_are_predicted():
 def test_any_measured_costs_leave_predictions_finite(values):
     evidence = draw_evidence(TASK, "scores", trials=20)
     measured = tuple(np.resize(np.array(values), len(evidence.scores)).tolist())
-    surrogate = Surrogate(TASK, np.random.default_rng(0))
+    surrogate = surrogate_of(TASK)[0]
     points = surrogate.points(*draw_allocations(TASK, np.random.default_rng(1), 30))
     predicted = Costs(replace(evidence, measured=measured))(points)
     assert np.isfinite(predicted).all()
@@ -165,7 +165,7 @@ def test_repeated_measurements_count_as_their_mean():
     evidence = evidence.take(np.repeat(np.arange(6), 10))
     own = TASK.feasible.costs_of(evidence.models, evidence.samples)
     noise = np.tile([0.1, *[1.0] * 9], 6)
-    points = Surrogate(TASK, np.random.default_rng(0)).points(evidence.models, evidence.samples)
+    points = surrogate_of(TASK)[0].points(evidence.models, evidence.samples)
     predicted = Costs(replace(evidence, measured=tuple(own * noise)))(points)
     ratios = predicted / own
     assert np.allclose(ratios / ratios.mean(), 1, atol=0.2)
