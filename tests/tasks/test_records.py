@@ -110,6 +110,11 @@ def test_documents_of_all_kinds_read_the_same(tmp_path):
     ):
         path = write(tmp_path, f"{number}.json", json.dumps(document))
         assert read_records(path) == records, document
+    with_bom = write(
+        tmp_path, "tools.json", "\ufeff" + sample_path("task_bench_tools.json").read_text()
+    )
+    load = partial(task_bench, sample_path("task_bench.json"), search=5)
+    assert load(tools=with_bom).search == load(tools=sample_path("task_bench_tools.json")).search
     written = "\n".join(json.dumps(record, indent=2) for record in records)
     for name in ("a.json", "a.jsonl"):
         assert read_records(write(tmp_path, name, written)) == records

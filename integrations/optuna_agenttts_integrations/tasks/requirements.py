@@ -19,8 +19,8 @@ from optuna_agenttts_integrations.tasks.records import (
 )
 
 # Names of fields: of SRDD's table, in lower case, and of the table of its checks.
-_NAME = ("id", "Name", "name", "SoftwareName")
-_DESCRIPTION = ("Description", "description", "SoftwareDescription")
+_NAME = ("id", "Name", "name", "SoftwareName", "names")
+_DESCRIPTION = ("Description", "description", "SoftwareDescription", "tasks")
 _CATEGORY = ("Category", "category", "SoftwareCategory")
 
 

@@ -80,7 +80,7 @@ def read_tools(
     values: Any = tools
     if isinstance(tools, (str, Path)):
         try:
-            values = json.loads(Path(tools).read_text(encoding="utf-8"))
+            values = json.loads(Path(tools).read_text(encoding="utf-8-sig"))
         except (OSError, ValueError) as error:
             raise DataError(
                 f"`tools` {str(tools)!r} cannot be read as JSON: {error}. Provide TaskBench's "
