@@ -6,7 +6,7 @@ Shows: searches by seven methods on six data sets, at several budgets, sizes of 
 Needs: a clone, and the extra `plot` for figures. Without arguments, models are simulated and
     samples of the package are the data: this checks the code, not the claims. ``--endpoint`` takes
     real servers, ``--llm`` the model that plans, ``--data`` files or data sets of the Hub.
-Takes: about five minutes with simulated models. A run that was stopped continues.
+Takes: about six minutes with simulated models. A run that was stopped continues.
 """
 
 import argparse

@@ -2,6 +2,7 @@
 
 import json
 from importlib.util import find_spec
+from math import ceil, floor, log10
 from textwrap import wrap
 
 COLORS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#000000", "#999999")
@@ -97,7 +98,7 @@ def draw(path, title, heading, panels):
                 "color": COLORS[position % len(COLORS)],
                 "dash": DASHES[position // len(COLORS) % len(DASHES)],
                 # Later lines are thinner, so that one shows on top of an equal one.
-                "width": 2 + 2 * (len(names) - 1 - position) if len(names) < 10 else 2,
+                "width": 2 + 1.2 * (len(names) - 1 - position) if len(names) < 10 else 2,
             }
             figure.add_trace(
                 Scatter(
@@ -114,21 +115,37 @@ def draw(path, title, heading, panels):
                 column,
             )
             shown.add(name)
-        figure.update_xaxes(
-            title_text=panel["x"],
-            type="log" if panel.get("log") else "linear",
-            row=row,
-            col=column,
-        )
+        ticks = {}
+        if panel.get("log"):
+            ticks = log_ticks([x for _, xs, _ in panel["lines"] for x in xs])
+        figure.update_xaxes(title_text=panel["x"], row=row, col=column, **ticks)
         figure.update_yaxes(title_text=panel["y"], row=row, col=column)
     figure.update_annotations(font_size=12)
     # About 8 pixels a character of the title; the last line is never cut.
     lines = [*(f"<b>{line}</b>" for line in wrap(title, width // 11)), *wrap(heading, width // 9)]
+    height = 380 * rows + 160
     figure.update_layout(
-        title={"text": "<br>".join(lines), "font_size": 15, "y": 0.98, "yanchor": "top"},
+        # Fractions of the height: 20 pixels from the top of pages of any length.
+        title={
+            "text": "<br>".join(lines),
+            "font_size": 15,
+            "y": 1 - 20 / height,
+            "yanchor": "top",
+        },
         margin_t=80 + 20 * len(lines),
         template="plotly_white",
-        height=380 * rows + 160,
+        height=height,
         width=width,
     )
     figure.write_html(path, include_plotlyjs="directory")
+
+
+def log_ticks(values):
+    """Return a logarithmic axis with ticks at 1, 2 and 5, or at powers of ten if they are many."""
+    least, most = min(values), max(values)
+    powers = range(floor(log10(least)), ceil(log10(most)) + 1)
+    found = [digit * 10.0**power for power in powers for digit in (1, 2, 5)]
+    found = [value for value in found if least <= value <= most]
+    if len(found) > 6:
+        return {"type": "log", "dtick": 1, "exponentformat": "power"}
+    return {"type": "log", "tickvals": found, "ticktext": [f"{value:g}" for value in found]}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -51,6 +52,23 @@ def run(folder, *arguments):
 def results(folder):
     """Return the results by experiment."""
     return {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
+
+
+def test_titles_of_long_pages_stay_above_their_panels(modules, tmp_path):
+    """And logarithmic axes have few ticks, all of one kind."""
+    pytest.importorskip("plotly")
+    *_, paper_output = modules
+    line = ("Qwen2.5-7B", [2e13, 4e14], [0.5, 0.6])
+    panel = {"title": "retrieval", "x": "FLOPs", "y": "score", "log": True, "lines": [line]}
+    paper_output.draw(tmp_path / "a.html", "Title", HEADING, [panel] * 60)
+    page = (tmp_path / "a.html").read_text()
+    (height,) = map(int, re.findall(r'"height":(\d+)', page))
+    (y,) = (
+        float(y) for y in re.findall(r'"title":\{[^{}]*(?:\{[^{}]*\}[^{}]*)*"y":([\d.]+)', page)
+    )
+    assert (1 - y) * height == pytest.approx(20)
+    assert paper_output.log_ticks([3, 72])["ticktext"] == ["5", "10", "20", "50"]
+    assert paper_output.log_ticks([1e12, 1e15])["dtick"] == 1
 
 
 @pytest.mark.slow
@@ -225,7 +243,7 @@ def test_figures_show_their_heading_and_tables_how_they_are_read(modules, tmp_pa
     written.write("name", "A long title " * 20, results={}, text="text", panels=[panel])
     drawn = (tmp_path / "name.html").read_text()
     assert f"\\u003cbr\\u003e{HEADING}" in drawn
-    assert '"width":4' in drawn
+    assert '"width":3.2' in drawn
     assert '"width":2' in drawn
     page = (tmp_path / "name.md").read_text()
     assert "20 trials on 20 instances" in page
