@@ -35,7 +35,10 @@ from optuna_agenttts.study.experience import read_experience
 from optuna_agenttts.study.fresh import FreshInstances, read_fresh
 from optuna_agenttts.study.spending import stated_spend
 
-pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning"),
+    pytest.mark.usefixtures("unexplained"),
+]
 
 
 def settings_of(study):

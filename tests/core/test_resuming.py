@@ -116,19 +116,19 @@ def test_another_order_keeps_measured_lengths():
 
 
 @pytest.mark.parametrize(("sampler", "storage"), PAIRS)
-@pytest.mark.parametrize("models", [(SMALL, LARGE, NEW), (SMALL,), (SMALL, NEW)], ids=label)
-def test_other_models_are_refused_before_anything_runs(models, sampler, storage, tmp_path):
+def test_other_models_are_refused_before_anything_runs(sampler, storage, tmp_path):
     """The error gives the remedies, and the study stays as it was."""
     study = study_of(task_of(SMALL, LARGE), sampler, STORAGES[storage](tmp_path))
     before, cost = recommend(study), spend(study)
-    now = task_of(*models)
-    study, objective = again(study, now, sampler), Objective(now)
-    for _ in range(2):
-        with pytest.raises(TaskError, match=r"find\.model.*carry_over.*experience=\[study\]"):
-            study.optimize(objective, n_trials=3)
-    assert objective.calls == 0
-    assert [t.state for t in study.trials[6:]] == [TrialState.FAIL] * 2
-    assert Task.registered(study) == task_of(SMALL, LARGE)
+    for number, models in enumerate([(SMALL, LARGE, NEW), (SMALL,), (SMALL, NEW)], 1):
+        now = task_of(*models)
+        study, objective = again(study, now, sampler), Objective(now)
+        for _ in range(2):
+            with pytest.raises(TaskError, match=r"find\.model.*carry_over.*experience=\[study\]"):
+                study.optimize(objective, n_trials=3)
+        assert objective.calls == 0
+        assert [t.state for t in study.trials[6:]] == [TrialState.FAIL] * 2 * number
+        assert Task.registered(study) == task_of(SMALL, LARGE)
     after = recommend(study)
     assert (after.allocation, after.interval) == (before.allocation, before.interval)
     assert spend(study) == cost
@@ -198,39 +198,42 @@ def test_choices_that_an_objective_changes_are_named(names, sampler):
 
 class TestCarryOver:
     @pytest.mark.parametrize("storage", STORAGES)
-    @pytest.mark.parametrize("models", [(LARGE, NEW, SMALL), (LARGE,), (NEW, LARGE)], ids=label)
-    def test_trials_that_still_exist_are_taken_over(self, models, storage, tmp_path, caplog):
+    def test_trials_that_still_exist_are_taken_over(self, storage, tmp_path, caplog):
         """With all that they hold; the others are counted."""
         caplog.set_level(logging.INFO)
-        storage = STORAGES[storage](tmp_path)
-        old = study_of(task_of(SMALL, LARGE), storage=storage, trials=8)
-        now, names = task_of(*models), {model.name for model in models}
-        kept = [t for t in old.trials if {t.params["find.model"], t.params["say.model"]} <= names]
-        assert kept
-        new = carry_over(old, now, storage=old._storage, study_name="new")
-        assert len(new.trials) == len(kept)
-        for trial, before in zip(new.trials, kept):
-            assert (trial.params, trial.values, trial.user_attrs, trial.datetime_complete) == (
-                before.params,
-                before.values,
-                before.user_attrs,
-                before.datetime_complete,
+        old = study_of(task_of(SMALL, LARGE), storage=STORAGES[storage](tmp_path), trials=8)
+        for models in [(LARGE, NEW, SMALL), (LARGE,), (NEW, LARGE)]:
+            caplog.clear()
+            now, names = task_of(*models), {model.name for model in models}
+            kept = [
+                t for t in old.trials if {t.params["find.model"], t.params["say.model"]} <= names
+            ]
+            assert kept
+            new = carry_over(old, now, storage=old._storage, study_name=label(models))
+            assert len(new.trials) == len(kept)
+            for trial, before in zip(new.trials, kept):
+                assert (trial.params, trial.values, trial.user_attrs, trial.datetime_complete) == (
+                    before.params,
+                    before.values,
+                    before.user_attrs,
+                    before.datetime_complete,
+                )
+            left_out = len(old.trials) - len(kept)
+            assert new.user_attrs["agenttts:carried"] == (
+                f"{len(kept)} trials of study 'old'; {left_out} others were left out"
             )
-        left_out = len(old.trials) - len(kept)
-        assert new.user_attrs["agenttts:carried"] == (
-            f"{len(kept)} trials of study 'old'; {left_out} others were left out"
-        )
-        assert f"begins with {len(kept)} of 8 finished trials of study 'old'. {left_out} are" in (
-            caplog.text
-        )
-        assert Task.registered(new) == now
-        assert spend(new).trials == 2.0 * len(kept)
-        recommended = now.params(recommend(new).allocation).items()
-        assert any(recommended <= trial.params.items() for trial in kept)
-        new.optimize(Objective(now), n_trials=6)
-        tried = {t.params[f"{stage}.model"] for t in new.trials for stage in ("find", "say")}
-        assert tried == names
-        assert len(old.trials) == 8
+            assert (
+                f"begins with {len(kept)} of 8 finished trials of study 'old'. {left_out} are"
+                in (caplog.text)
+            )
+            assert Task.registered(new) == now
+            assert spend(new).trials == 2.0 * len(kept)
+            recommended = now.params(recommend(new).allocation).items()
+            assert any(recommended <= trial.params.items() for trial in kept)
+            new.optimize(Objective(now), n_trials=6)
+            tried = {t.params[f"{stage}.model"] for t in new.trials for stage in ("find", "say")}
+            assert tried == names
+            assert len(old.trials) == 8
 
     def test_directions_states_and_other_parameters_stay(self):
         """Pruned and failed trials are evidence, too; running ones are not taken over."""

@@ -12,6 +12,7 @@ from llm_support import BEHAVIOURS, AdversarialServer, chat_reply
 from llm_support import body as answer
 
 from optuna_agenttts import AgentTTSSampler, HuggingFaceChat, guidelines
+from optuna_agenttts.agent.pace import ROUND_SIZE
 from optuna_agenttts.explanation.note import note
 from optuna_agenttts.llm import RetryingChatModel, RetryPolicy
 from optuna_agenttts.report.summary import summarize
@@ -98,6 +99,8 @@ SERVERS = {
 
 WAITING = {"hang", "says long", "slow_drip"}
 """Servers that cost seconds: each call is given up when its time is over."""
+TRIALS = 3 * ROUND_SIZE
+"""Trials of a search: rounds are planned during the opening, after it, and after failed ones."""
 
 
 @pytest.fixture(autouse=True)
@@ -129,15 +132,15 @@ def injected(trial):
     [pytest.param(name, marks=pytest.mark.slow) if name in WAITING else name for name in SERVERS],
 )
 def test_no_server_costs_a_trial(name, caplog):
-    """50 of 50 trials complete within the budget; one line in the log for each kind of problem."""
+    """All trials complete within the budget; one line in the log for each kind of problem."""
     caplog.set_level(logging.DEBUG)
     caplog.set_level(logging.DEBUG, "optuna_agenttts")
     with AdversarialServer(SERVERS[name]) as server:
         sampler = AgentTTSSampler(TASK, llm=retrying(server.url), llm_timeout=2.0)
         study = optuna.create_study(direction="maximize", sampler=sampler)
-        study.optimize(injected, n_trials=50)
+        study.optimize(injected, n_trials=TRIALS)
         requests = list(server.requests)
-    assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 50
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * TRIALS
     assert all(TASK.fits(allocation_of(trial)) for trial in study.trials)
     assert all("authorization" not in request.headers for request in requests)
     posted = json.dumps([request.body for request in requests])
