@@ -5,6 +5,11 @@ import os
 import pytest
 from hypothesis import HealthCheck, settings
 
+from optuna_agenttts.agent import scheduler
+from optuna_agenttts.explanation import pace
+from optuna_agenttts.llm import inference_providers, outages, usage_bounds, waiting
+from optuna_agenttts.task import model
+
 # Busy machines are slow. In CI, where a failure should be that of a change, examples are the same
 # in every run.
 settings.register_profile(
@@ -20,6 +25,20 @@ settings.load_profile("tests")
 @pytest.fixture(autouse=True)
 def _explain_less(monkeypatch):
     """Explain short searches after their first trial only, which takes milliseconds."""
-    from optuna_agenttts.explanation import pace
-
     monkeypatch.setattr(pace, "START", 0.0)
+
+
+@pytest.fixture(autouse=True)
+def _wait_for_rounds(monkeypatch):
+    """Wait for the agent's first rounds as long as a busy machine needs to plan them."""
+    monkeypatch.setattr(scheduler, "MIN_WAIT", 20.0)
+
+
+@pytest.fixture(autouse=True)
+def _start_as_a_new_process_does(monkeypatch):
+    """Forget what was logged once, and servers, whose ports the system gives out again."""
+    monkeypatch.setattr(model, "_assumed", set())
+    monkeypatch.setattr(inference_providers, "_resolved", set())
+    monkeypatch.setattr(outages, "_answered", {})
+    monkeypatch.setattr(usage_bounds, "_named", set())
+    monkeypatch.setattr(waiting, "_logged", {})

@@ -1,8 +1,10 @@
 """What becomes of the agent's proposals: queue, weighing, and what the next prompt has of it."""
 
+import asyncio
 import itertools
 import json
 import re
+import threading
 import time
 from datetime import datetime, timedelta
 from html import escape
@@ -22,6 +24,7 @@ from optuna_agenttts import (
     summarize,
 )
 from optuna_agenttts import storage as keys
+from optuna_agenttts.agent import scheduler
 from optuna_agenttts.agent.pace import lead
 from optuna_agenttts.agent.prompts import shown_fates
 from optuna_agenttts.agent.task_questions import TaskQuestions
@@ -239,21 +242,34 @@ def script():
     return next_reply
 
 
-@pytest.mark.parametrize(("seconds", "first"), [(0.0, 0), (1.2, 1)])
-def test_proposals_count_from_the_trial_at_which_they_arrive(seconds, first):
+@pytest.mark.parametrize("first", [0, 1])
+def test_proposals_count_from_the_trial_at_which_they_arrive(first, monkeypatch):
     """With a fast model from the first trial on, with a slow one from a later one on."""
-    chat = ScriptedChatModel(script(), delay=seconds)
+    gate = threading.Event()
+    if first:
+        monkeypatch.setattr(scheduler, "MIN_WAIT", 0.05)
+    else:
+        gate.set()
+
+    async def until_open(seconds):
+        while not gate.is_set():
+            await asyncio.sleep(0.005)
+
+    chat = ScriptedChatModel(script(), delay=1, sleep=until_open)
     sampler = AgentTTSSampler(TASK, llm=chat, seed=0)
     study = optuna.create_study(direction="maximize", sampler=sampler)
 
     def slow(trial):
         value = objective(trial)
-        time.sleep(0.2)
+        if trial.number == 1:
+            gate.set()
+            while not guidelines(study):
+                time.sleep(0.005)
         return value
 
     study.optimize(slow, n_trials=12)
     planned = guidelines(study)[0]
-    # A trial waits for half a second, and the reply arrives while a later one runs.
+    # A trial waits for a moment, and the reply arrives while a later one runs.
     assert planned.first >= first
     assert first or planned.first == 0
     assert planned.trials == 0

@@ -8,16 +8,10 @@ import pytest
 from llm_support import ask, chat_reply
 
 from optuna_agenttts.llm import Usage
-from optuna_agenttts.llm import usage_bounds as bounds
 from optuna_agenttts.llm.replies import completion_from_json
 from optuna_agenttts.llm.usage_bounds import bounded_usage
 
 REQUEST = ask("hello", max_tokens=16)
-
-
-@pytest.fixture(autouse=True)
-def _nothing_named():
-    bounds._named.clear()
 
 
 def used(counts, text="word"):
