@@ -40,7 +40,7 @@ from optuna_agenttts_integrations.calls.embeddings import StoredEmbedder
 from optuna_agenttts_integrations.calls.metering import Account, Ledger, Meter
 from optuna_agenttts_integrations.calls.store import RequestKey
 
-TIMEOUT = 60
+TIMEOUT = 300
 """Seconds until a test that waits for ever fails."""
 
 KEY = RequestKey(
@@ -110,10 +110,15 @@ class RandomChat:
         self.seeds.append(seed)
         self.calls.append((request_text(request), seed))
         self.started.set()
-        await asyncio.sleep(self.seconds)
+        await self.wait()
         if self.errors:
             raise self.errors.pop(0)
         return reply(os.urandom(8).hex())
+
+
+    async def wait(self):
+        """Wait as long as a call takes."""
+        await asyncio.sleep(self.seconds)
 
 
 class RandomBatches(RandomChat):
@@ -122,6 +127,18 @@ class RandomBatches(RandomChat):
     async def complete_many(self, request, seeds):
         """Reply at random to each seed."""
         return [await self.complete(request, seed=seed) for seed in seeds]
+
+
+def held(chat):
+    """Let calls of a chat model last until the event that is returned is set."""
+    done = threading.Event()
+
+    async def wait():
+        while not done.is_set():
+            await asyncio.sleep(0.01)
+
+    chat.wait = wait
+    return done
 
 
 def worker(target, policy=None):
@@ -321,17 +338,18 @@ def test_a_worker_without_money_leaves_its_samples_to_others(target):
 def test_a_stuck_worker_is_not_waited_for(target, quick, monkeypatch):
     """Its thread renews no lease for longer than any call takes."""
     monkeypatch.setattr(leases, "_LONGEST_SECONDS", 1.0)
-    stuck, chat = RandomChat(TIMEOUT), RandomChat()
+    stuck, chat = RandomChat(), RandomChat()
+    done = held(stuck)
 
     async def second():
         while not stuck.started.is_set():
             await asyncio.sleep(0.01)
-        return await sample(worker(target), chat)
+        found = await sample(worker(target), chat)
+        done.set()
+        return found
 
     async def first():
-        running = asyncio.ensure_future(sample(worker(target), stuck))
-        await asyncio.sleep(5)
-        running.cancel()
+        await sample(worker(target), stuck)
 
     assert drawn(first(), second())[1].generated == 1
 
@@ -339,7 +357,8 @@ def test_a_stuck_worker_is_not_waited_for(target, quick, monkeypatch):
 @pytest.mark.parametrize("kind", [RandomChat, RandomBatches])
 def test_a_worker_that_stood_still_pays_again_only_for_calls_in_progress(target, quick, kind):
     """Its leases have ended: it asks for those of samples whose calls have not begun."""
-    slow, chat = kind(1.5), RandomChat(0.01)
+    slow, chat = kind(), RandomChat(0.01)
+    done = held(slow)
 
     async def second():
         while not slow.started.is_set():
@@ -347,7 +366,9 @@ def test_a_worker_that_stood_still_pays_again_only_for_calls_in_progress(target,
         store = opened(target)
         # As if the first worker had been suspended until its leases ended.
         store._database.write(lambda transaction: transaction.change("DELETE FROM leases"))
-        return await sample(worker(target), chat, 6)
+        found = await sample(worker(target), chat, 6)
+        done.set()
+        return found
 
     endpoints = {"concurrency": 2}
     first, other = drawn(sample(worker(target), slow, 6, **endpoints), second())
@@ -360,11 +381,16 @@ def test_a_worker_that_stood_still_pays_again_only_for_calls_in_progress(target,
 def test_a_process_that_slept_leases_samples_again_before_their_calls(target, monkeypatch):
     """Also before the renewing thread has noticed."""
     monkeypatch.setattr(leases, "LEASE_SECONDS", 0.5)
-    slow, chat = RandomChat(1.0), RandomChat(0.01)
+    slow, chat = RandomChat(), RandomChat(0.01)
+    done = held(slow)
 
     async def second():
+        while not slow.started.is_set():
+            await asyncio.sleep(0.01)
         await asyncio.sleep(0.7)
-        return await sample(worker(target), chat, 4)
+        found = await sample(worker(target), chat, 4)
+        done.set()
+        return found
 
     first, other = drawn(sample(worker(target), slow, 4, concurrency=1), second())
     assert texts(first) == texts(other)
@@ -426,7 +452,8 @@ def test_stores_that_cannot_be_written_are_an_error_before_a_call(tmp_path):
 
 def test_replays_do_not_wait(target):
     """A sample that another worker is generating is missing."""
-    busy = RandomChat(0.5)
+    busy = RandomChat()
+    done = held(busy)
     source = Completions(store=opened(target), seed=0, rng=random.Random(0), replay=True)
 
     async def replay():
@@ -434,6 +461,7 @@ def test_replays_do_not_wait(target):
             await asyncio.sleep(0.01)
         with pytest.raises(StoreError, match="lacks 1 of 1"):
             await sample(source, busy)
+        done.set()
 
     assert len(drawn(sample(worker(target), busy), replay())[0].completions) == 1
 
