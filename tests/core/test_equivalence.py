@@ -266,9 +266,9 @@ def test_equal_allocations_beyond_counting_are_counted_to_a_limit():
     task = make_task(models=(2, 9, 9), most=(100, 100, 100), groups=((),) * 3, chooses=("",) * 3)
     study = optuna.create_study(direction="maximize", sampler=RandomSampler(seed=0))
     seen = run(study, task, trials=40, reported={"b": "any", "c": "any"})
-    start = time.perf_counter()
+    start = time.process_time()
     found = recommend(study, task)
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
     assert len(seen) == 40
     assert found.known == 100_000
     assert str(found).endswith("equal to tried ones: 100000 or more.")

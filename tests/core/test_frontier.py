@@ -356,9 +356,9 @@ def test_large_tasks_take_seconds():
         return float(np.mean([size / (5 + size) for size in sizes]))
 
     made.optimize(target, n_trials=20)
-    start = time.perf_counter()
+    start = time.process_time()
     found = frontier(made)
-    assert time.perf_counter() - start < 20
+    assert time.process_time() - start < 20
     assert_monotone(found)
     assert len(found.points) > 3
 

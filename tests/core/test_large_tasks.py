@@ -209,4 +209,4 @@ recommend(study)
 def test_large_tasks_do_not_hang(shape):
     """Ten asks, a count and a recommendation take seconds: 60 is generous for a busy machine."""
     program = PROGRAM.format(shape=shape)
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=300)

@@ -195,9 +195,9 @@ def test_many_samples_are_thinned():
     task = one_stage(max_samples=5000, budget=2000)
     study = searched(task, lambda allocation: 1 - 0.5 / allocation["answer"][1] ** 0.2)
     view = StudyView(study)
-    start = time.perf_counter()
+    start = time.process_time()
     curves = saturation_of(view).curves
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
     for curve in curves:
         assert len(curve.samples) <= 150
         assert {1, curve.affordable, *(trial.samples for trial in curve.trials)} <= {

@@ -2,7 +2,7 @@
 
 import multiprocessing
 
-TIMEOUT = 60
+TIMEOUT = 300
 """Seconds for a child; one that waits for a thread of its parent would never end."""
 
 

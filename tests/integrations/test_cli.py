@@ -201,7 +201,7 @@ def test_report_prints_the_last_guidelines(tmp_path, capsys):
     assert "claim" not in printed
     # Characters that the terminal cannot encode are escaped.
     process = start("report", url, PYTHONIOENCODING="ascii")
-    out, error = process.communicate(timeout=60)
+    out, error = process.communicate(timeout=300)
     assert (process.returncode, error) == (0, "")
     assert r"F\xfcr wenig Geld." in out
 
@@ -885,11 +885,11 @@ def test_the_installed_program_is_this_one():
 def test_the_module_runs_as_a_program(studied, tmp_path):
     """It runs in any folder, with the same exit codes."""
     process = start("report", studied[0], cwd=tmp_path)
-    out, error = process.communicate(timeout=60)
+    out, error = process.communicate(timeout=300)
     assert (process.returncode, error) == (0, "")
     assert "Study 'mine'" in out
     process = start("report", "sqlite:///no.db", cwd=tmp_path)
-    out, error = process.communicate(timeout=60)
+    out, error = process.communicate(timeout=300)
     assert (process.returncode, out) == (1, "")
     assert error.startswith("agenttts: ")
 
@@ -900,7 +900,7 @@ def test_a_closed_pipe_is_no_error(studied):
     os.close(reading)
     process = start("report", studied[0], stdout=writing)
     os.close(writing)
-    _, error = process.communicate(timeout=60)
+    _, error = process.communicate(timeout=300)
     assert error == ""
 
 
@@ -909,9 +909,9 @@ def test_interrupting_prints_no_traceback():
     slow = Slow()
     with LoopbackServer({"slow": slow}) as server:
         process = start("doctor", server.url, "slow")
-        assert slow.called.wait(30)
+        assert slow.called.wait(300)
         process.send_signal(signal.SIGINT)
-        out, error = process.communicate(timeout=20)
+        out, error = process.communicate(timeout=100)
     assert (process.returncode, out) == (130, "")
     assert error == "agenttts: interrupted\n"
 

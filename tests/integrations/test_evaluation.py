@@ -284,9 +284,9 @@ def test_outcomes_outside_the_declared_range_extend_it():
 def test_two_thousand_instances_are_compared_in_less_than_a_second():
     """In about .15 s on one core."""
     gaps = np.random.default_rng(0).normal(0.1, 1, 2000)
-    started = time.perf_counter()
+    started = time.process_time()
     compared(gaps)
-    assert time.perf_counter() - started < 2  # on a busy machine
+    assert time.process_time() - started < 2
 
 
 def test_objectives_pass_on_the_range_of_the_metric():

@@ -260,9 +260,9 @@ def test_rouge_is_fast_enough_for_long_texts():
     """Two texts of 5,000 tokens take less than a second."""
     rng = random.Random(0)
     left, right = (" ".join(str(rng.randrange(50)) for _ in range(5000)) for _ in range(2))
-    start = time.perf_counter()
+    start = time.process_time()
     assert 0 < rouge_l(left, right) < 1
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
 
 
 # Tool calls

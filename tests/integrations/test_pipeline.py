@@ -7,7 +7,6 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 from functools import partial
 
 import optuna
@@ -113,18 +112,16 @@ def test_a_malformed_reply_is_repaired_once_with_the_conversation_so_far():
 
 
 def test_repairs_are_concurrent():
-    """Many malformed replies take no longer than one."""
+    """All malformed replies are repaired at the same time."""
 
     def answer(request, number):
         return f"bad {number}" if len(request.messages) == 1 else "yes"
 
     chat = Slow(answer, 0.05)
-    started = time.monotonic()
     stage = asks("s", parse=yes, repair=again, required=True)
     evaluation, states, _ = run([stage], chat=chat, samples=20)
     assert states[0]["s"] == "yes"
     assert chat.most == 20
-    assert time.monotonic() - started < 0.9
     assert evaluation.results["0"].stages["s"].calls == 40
 
 
@@ -319,13 +316,27 @@ def test_a_bug_fails_the_trial_and_keeps_completions(place):
         assert len(objective.store) == len(chat.requests) >= 3
 
 
+class Hanging(Replies):
+    """Chat model that never answers some requests, and counts those that are not cancelled."""
+
+    hanging = 0
+
+    async def complete(self, request, *, seed):
+        if self.hangs(request):
+            self.hanging += 1
+            try:
+                await asyncio.Event().wait()
+            finally:
+                self.hanging -= 1
+        return await super().complete(request, seed=seed)
+
+
 def test_an_exception_stops_the_other_instances():
     """Nothing more is generated for a trial that has ended."""
 
-    class Slow(Replies):
-        async def complete(self, request, *, seed):
-            await asyncio.sleep(0 if request.messages[-1].content == "0" else 0.5)
-            return await super().complete(request, seed=seed)
+    class Slow(Hanging):
+        def hangs(self, request):
+            return request.messages[-1].content != "0"
 
     def bug(text, state):
         raise ToolError("bug")
@@ -333,22 +344,18 @@ def test_an_exception_stops_the_other_instances():
     pipeline = Pipeline(stages=[asks("s", parse=bug)], score=lambda state: 1.0)
     chat = Slow(echo)
     with objective_of(pipeline, {"m": chat}, range(10)) as objective:
-        started = time.monotonic()
         with pytest.raises(ToolError):
             objective.evaluate({"s": ("m", 2)})
-        assert time.monotonic() - started < 0.4
-        time.sleep(0.5)
+        assert chat.hanging == 0
         assert [request.messages[-1].content for request in chat.requests] == ["0", "0"]
 
 
 def test_an_exception_stops_the_other_repairs():
     """Nothing more is generated for the instance either."""
 
-    class Slow(Replies):
-        async def complete(self, request, *, seed):
-            if len(request.messages) > 1 and "bad 0" not in request.messages[1].content:
-                await asyncio.sleep(0.3)
-            return await super().complete(request, seed=seed)
+    class Slow(Hanging):
+        def hangs(self, request):
+            return len(request.messages) > 1 and "bad 0" not in request.messages[1].content
 
     def parse(text, state):
         if text == "bug":
@@ -362,7 +369,7 @@ def test_an_exception_stops_the_other_repairs():
     with objective_of(pipeline, {"m": chat}) as objective:
         with pytest.raises(ToolError):
             objective.evaluate({"s": ("m", 8)})
-        time.sleep(0.4)
+        assert chat.hanging == 0
     assert len(chat.requests) == 8 + 1
 
 
@@ -559,11 +566,12 @@ def test_an_interrupted_search_exits_at_once_and_can_be_resumed(tmp_path):
     script = tmp_path / "search.py"
     script.write_text(textwrap.dedent(SEARCH))
     enough = threading.Event()
-    pause = 0.05
+    pause = 0.01
 
     class Slow(Replies):
         async def complete(self, request, *, seed):
-            await asyncio.sleep(pause)
+            # Later replies do not come before the interruption, however late that is.
+            await asyncio.sleep(600 if pause and enough.is_set() else pause)
             completion = await super().complete(request, seed=seed)
             if len(self.requests) >= 50:
                 enough.set()
@@ -583,10 +591,10 @@ def test_an_interrupted_search_exits_at_once_and_can_be_resumed(tmp_path):
             preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
         )
         try:
-            assert enough.wait(30), first.communicate(timeout=5)
+            assert enough.wait(120), first.communicate(timeout=5)
             first.send_signal(signal.SIGINT)
             # The timeout fails the test if the program waits for anything before it ends.
-            output, errors = first.communicate(timeout=10)
+            output, errors = first.communicate(timeout=60)
         finally:
             first.kill()
         assert "KeyboardInterrupt" in errors
@@ -599,7 +607,7 @@ def test_an_interrupted_search_exits_at_once_and_can_be_resumed(tmp_path):
         assert asked - 8 <= kept <= asked < 200
         pause = 0.0
         second = subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=60, check=True
+            command, env=environment, capture_output=True, text=True, timeout=300, check=True
         )
         assert len(store) == 200
         store.close()

@@ -204,7 +204,7 @@ def test_endless_programs_are_killed_with_their_children(token):
         """
     started = time.monotonic()
     done = run(program, main=token, seconds=1.0)
-    assert time.monotonic() - started < 15
+    assert time.monotonic() - started < 60
     assert (done.exit_code, done.timed_out, done.ok) == (None, True, False)
     assert done.stdout == "started\n"
     assert done.seconds >= 1

@@ -589,7 +589,7 @@ def test_a_full_disk_keeps_stored_completions(tmp_path):
     results = context.Queue()
     worker = context.Process(target=_fill_up, args=(tmp_path / "store.db", results))
     worker.start()
-    written, message, kept, half, received, total = results.get(timeout=60)
+    written, message, kept, half, received, total = results.get(timeout=300)
     worker.join()
     assert 10 < written < 100
     assert "cannot be written" in message
@@ -643,7 +643,7 @@ def test_a_search_resumes_after_a_full_disk(tmp_path):
     path = tmp_path / "store.db"
     worker = context.Process(target=_search_on_a_full_disk, args=(path, results))
     worker.start()
-    message, states, lost, again = results.get(timeout=60)
+    message, states, lost, again = results.get(timeout=300)
     worker.join()
     assert "cannot be written" in message
     assert states.count("FAIL") == 1
@@ -692,7 +692,7 @@ def test_a_file_that_cannot_be_written_is_named(folder_mode):
             capture_output=True,
             text=True,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-            timeout=60,
+            timeout=300,
         )
         Path(folder).chmod(0o755)
         assert path.read_bytes() == before

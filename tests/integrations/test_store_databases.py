@@ -100,7 +100,7 @@ def test_put_returns_what_is_stored(store):
 
 
 def _put_own(target, number, barrier, results):
-    barrier.wait(60)
+    barrier.wait(300)
     store = CompletionStore(target)
     # Some overlap, in another order in each process.
     indices = random.Random(number).sample(range(20), 15)
@@ -124,7 +124,7 @@ def test_processes_that_write_the_same_samples_agree(new_target):
     ]
     for worker in workers:
         worker.start()
-    received = [results.get(timeout=60) for _ in workers]
+    received = [results.get(timeout=300) for _ in workers]
     for worker in workers:
         worker.join()
     store = CompletionStore(place)

@@ -37,7 +37,7 @@ pytestmark = [
 
 INTERVAL, GRACE = 1, 2
 """Seconds between heartbeats, and after the last one until a trial is stale."""
-TIMEOUT = 60
+TIMEOUT = 300
 """Seconds to wait for another process."""
 # `RetryFailedTrialCallback` before Optuna 4.9.
 Retry = getattr(
@@ -235,7 +235,8 @@ def test_a_journal_whose_lock_was_held_by_a_killed_worker(lock, tmp_path):
     worker.join()
     start = time.monotonic()
     study = run(open_storage(), tmp_path, n_trials=2)
-    assert grace <= time.monotonic() - start < 4 * grace
+    # Less than the grace period of Optuna's locks.
+    assert grace <= time.monotonic() - start < 30
     assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 2
     with closing(CompletionStore(tmp_path / "store.db")) as store:
         assert len(store) == len(calls(tmp_path / "calls"))

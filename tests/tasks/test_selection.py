@@ -382,10 +382,10 @@ def test_whatever_is_read_names_candidates(text, count):
 )
 def test_long_nonsense_is_read_in_no_time(text):
     """No reply takes time that grows with the square of its length."""
-    started = time.perf_counter()
+    started = time.process_time()
     parse_selection(text, 100)
     parse_answer(text, None)
-    assert time.perf_counter() - started < 1.0
+    assert time.process_time() - started < 1.0
 
 
 @pytest.mark.parametrize(

@@ -211,10 +211,10 @@ def test_twenty_files_are_allowed():
 )
 def test_long_replies_are_read_in_no_time(line):
     """No pattern goes back and forth over a long line."""
-    started = time.perf_counter()
+    started = time.process_time()
     parse_program(line)
     is_unchanged_reply(line)
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2
 
 
 names = st.from_regex(r"\A([a-z_][a-z0-9_]{0,4}/)?[a-z0-9_]{1,6}\.(py|txt|md|json)\Z")

@@ -674,11 +674,11 @@ def test_plans_are_read_as_models_write_them(text, unread):
 )
 def test_long_replies_are_read_in_bounded_time(text):
     """A reply that opens objects without end takes less than a second."""
-    started = time.perf_counter()
+    started = time.process_time()
     for parse in (parse_steps, lambda text: parse_choice(text, ())):
         parse(text)
     parse_plan(text, (), named=True)
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2
 
 
 values = st.recursive(
