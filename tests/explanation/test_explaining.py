@@ -219,7 +219,7 @@ def test_what_users_wrote_stays():
 
     study.optimize(objective, n_trials=3)
     for _ in range(2):
-        explain(study, objective=Inspector())
+        explain(study, objective=Inspector(), figures=False)
     text = optuna_dashboard.get_note(study)
     assert text.startswith(f"My own *words*.\n\n{HEADING}")
     assert text.count(HEADING) == 1
@@ -257,9 +257,9 @@ class Inspector:
 
 def test_replies_are_shown_only_if_they_are_asked_for():
     study = run(TASK, 2, AgentTTSSampler(TASK))
-    explain(study)
+    explain(study, figures=False)
     assert not any("right" in text for text in trial_notes(study))
-    explain(study, objective=Inspector())
+    explain(study, objective=Inspector(), figures=False)
     for text in trial_notes(study):
         assert "````text\n```\n<b>right</b>\n````" in text
         assert r"Result: \<i\>4\</i\>" in text
@@ -306,7 +306,7 @@ def test_studies_of_all_kinds_are_explained():
                 raise optuna.TrialPruned
             return value
 
-        sampler = AgentTTSSampler(TASK, explain=patient())
+        sampler = AgentTTSSampler(TASK, explain=patient(figures=False))
         study = run(TASK, len(states), sampler, objective, catch=(ValueError,))
         TASK.register(study)
         explain(study)
@@ -321,7 +321,7 @@ def test_several_objectives_and_constraints_are_described():
         allocation = TASK.suggest(trial)
         return float(allocation["answer"].samples), TASK.cost(allocation)
 
-    study.optimize(objective, n_trials=3, callbacks=[patient()])
+    study.optimize(objective, n_trials=3, callbacks=[patient(figures=False)])
     explain(study)
     assert "several objectives" in optuna_dashboard.get_note(study)
     assert not graphs_of(study).keys() - {"spend", "search", "outcomes"}
@@ -332,7 +332,7 @@ def test_several_objectives_and_constraints_are_described():
 
     sampler = TPESampler(seed=0, constraints_func=lambda trial: (trial.user_attrs["late"],))
     study = run(TASK, 3, sampler, constrained)
-    explain(study)
+    explain(study, figures=False)
     assert "Trials that violate a constraint: 2" in optuna_dashboard.get_note(study)
     shown = [("**not met**" in text, "met" in text) for text in trial_notes(study)]
     assert shown == [(False, True), (False, True), (True, True)]
@@ -344,8 +344,8 @@ def test_hostile_names_are_text():
     key, name = start + 100 * "long", start + 300 * "long"
     models = [Model(f"{name}-{size}B", parameters=size * 1e9) for size in (7, 72)]
     task = task_of(names=(key, "answer"), models=models, name=name, metric=name, description=name)
-    study = run(task, 4, AgentTTSSampler(task, explain=patient()))
-    explain(study)
+    study = run(task, 4, AgentTTSSampler(task, explain=patient(figures=False)))
+    explain(study, figures=False)
     for text in (optuna_dashboard.get_note(study), *trial_notes(study)):
         assert "<script" not in text.replace("\\<", "")
         assert "](" not in text
