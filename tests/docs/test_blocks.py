@@ -14,7 +14,9 @@ from optuna_agenttts_integrations.tasks import LLAMA, QWEN
 from optuna_agenttts_integrations.testing.serving import LoopbackServer
 
 pytestmark = pytest.mark.skipif(not (ROOT / "docs").exists(), reason="needs the source tree")
-NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
+RUN_ELSEWHERE = ("choosing.md", "confirming.md")
+"""Pages that run in other tests: below, and in `tests/playground/test_confirmed_search.py`."""
+NAMES = [str(page.relative_to(ROOT)) for page in PAGES if page.name not in RUN_ELSEWHERE]
 MODEL = re.compile(r"(?:[\w.-]+/)?[\w.-]*\d[Bb](?:-[\w.-]+)?")
 """Names of models, which have a size."""
 

@@ -115,7 +115,6 @@ class RandomChat:
             raise self.errors.pop(0)
         return reply(os.urandom(8).hex())
 
-
     async def wait(self):
         """Wait as long as a call takes."""
         await asyncio.sleep(self.seconds)
