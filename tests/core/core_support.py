@@ -63,6 +63,9 @@ def run(sampler, n_trials=15, storage=None, target=objective, **options):
         direction="maximize", sampler=sampler, storage=storage, study_name="s"
     )
     study.optimize(target, n_trials=n_trials, **options)
+    if (scheduler := getattr(sampler, "_scheduler", None)) is not None:
+        # A round that is still being planned would be written while the test reads them.
+        scheduler.wait(study)
     return study
 
 
