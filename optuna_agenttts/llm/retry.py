@@ -109,6 +109,7 @@ async def with_retries(
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     failures: Counter[str] | None = None,
     successes: Callable[[], int] = int,
+    probe: Callable[[], Awaitable[object]] | None = None,
 ) -> _T:
     """Call until success or until the policy stops; log a line a minute meanwhile.
 
@@ -121,6 +122,8 @@ async def with_retries(
         successes: Function that returns how many calls to the server have succeeded. If others
             succeed while this call keeps failing, its request may be at fault: from then on, only
             the policy's attempts are made.
+        probe: Function that sends another request, which counts as a success if it succeeds. It
+            is called while this call is retried beyond the attempts and no other has succeeded.
 
     Raises:
         ChatError: The last call failed.
@@ -135,6 +138,9 @@ async def with_retries(
                 failures[error.kind] += 1
             if attempt == 1:
                 succeeded = successes()
+            if probe and attempt >= policy.attempts and not alone and may_be_the_request(error):
+                # Perhaps no other call is left to succeed.
+                await probe()
             # Failures since another call has succeeded after this one first failed.
             alone += successes() > succeeded and may_be_the_request(error)
             patience_used = waited if alone < policy.attempts else math.inf

@@ -14,6 +14,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from weakref import WeakValueDictionary
 
@@ -22,6 +23,7 @@ from optuna_agenttts.llm import (
     ChatRequest,
     ChatUnavailableError,
     Completion,
+    Message,
     RetryPolicy,
 )
 from optuna_agenttts.llm.port import repeated_call
@@ -38,6 +40,10 @@ from optuna_agenttts_integrations.exceptions import SpendLimitError, StoreError
 DEFAULT_RETRY_POLICY = RetryPolicy(attempts=8, base=0.5, longest=15.0, patience=600.0)
 """Retries of a call. At a failure rate of 0.2, eight attempts fail once in 390,000 calls. 600
 seconds of waits outlast the restart of a server with a large model, so that it fails no trial."""
+
+_PROBE, _PROBE_TOKENS = (Message("user", "Hi"),), 16
+"""Request that shows whether a server is up when a call keeps failing and no other is left. Chosen
+by hand: some servers refuse fewer tokens."""
 
 _MAX_CAUSES = 1000
 """Distinct causes of failures to count. Chosen by hand: far more than a report can show."""
@@ -271,7 +277,9 @@ class Completions:
         """Return the result of calls, retried if they fail; None if all attempts fail."""
         rate, name = self._rate_of(endpoint), endpoint.identity
 
-        async def metered() -> Sequence[Completion]:
+        async def metered(
+            call: Callable[[], Awaitable[Sequence[Completion]]], calls: int
+        ) -> Sequence[Completion]:
             await meter.reserve(calls)
             if rate is not None:
                 try:
@@ -304,19 +312,35 @@ class Completions:
                 if rate is not None and not any(map(is_lost, outcomes)):
                     reserved.tokens = meter.prompt_tokens + meter.generated_tokens - before
 
+        async def probe() -> None:
+            request = replace(
+                meter.request,
+                messages=_PROBE,
+                max_tokens=min(_PROBE_TOKENS, meter.request.max_tokens),
+                schema=None,
+            )
+
+            async def call() -> Sequence[Completion]:
+                return [await endpoint.chat.complete(request, seed=1)]
+
+            with suppress(ChatError):
+                await metered(call, 1)
+                self._successes[name] += 1
+
         try:
             completions = await with_retries(
-                metered,
+                lambda: metered(call, calls),
                 policy=self._policy,
                 rng=self._rng,
                 sleep=self._sleep,
-                successes=lambda: self._successes[endpoint.identity],
+                successes=lambda: self._successes[name],
+                probe=None if isinstance(endpoint.chat, MultiSampleChatModel) else probe,
             )
         except ChatError as error:
             self.count_failure(type(error).__name__, str(error))
             meter.error = error
             return None
-        self._successes[endpoint.identity] += 1
+        self._successes[name] += 1
         return completions
 
     def _rate_of(self, endpoint: Endpoint) -> RateLimit | None:
