@@ -224,7 +224,7 @@ def test_limit_stops_the_study_and_keeps_the_trial(caplog):
     """The last trial is pruned with what it measured, and one line gives the reason and unit."""
     paid = Paid(seconds=0.001)
     objective = objective_of(
-        pipeline(enough=None), {"small": paid}, range(40), max_spend=5000, measure_after=None
+        pipeline(), {"small": paid}, range(40), max_spend=5000, measure_after=None
     )
     with caplog.at_level(logging.WARNING):
         study = search(objective, trials=50)
@@ -237,6 +237,30 @@ def test_limit_stops_the_study_and_keeps_the_trial(caplog):
     (line,) = [r.getMessage() for r in caplog.records if "max_spend" in r.getMessage()]
     assert "5000 USD" in line
     assert "over the whole search" in line
+
+
+@pytest.mark.parametrize("stages", [1, 2])
+@pytest.mark.parametrize("share", [0.3, 0.8])
+@pytest.mark.parametrize("length", [4, 30])
+def test_a_limit_finishes_the_instances_that_it_covers(stages, share, length):
+    """Not all are begun at once, also if votes run in rounds and lengths are declared too low."""
+    options = {"prompt_tokens": length, "measure_after": None}
+    allocation = {f"stage{number}": ("small", 9) for number in range(stages)}
+
+    def evaluate(**limits):
+        paid = Paid(seconds=0.001)
+        with objective_of(pipeline(stages=stages), {"small": paid}, range(40), **options) as whole:
+            return whole.evaluate(allocation, **limits)
+
+    limit = share * evaluate().spend
+    some = evaluate(max_spend=limit, partial=True)
+    spends = [result.total("spend") for result in some.results.values()]
+    # What is left is less than two instances take.
+    assert sum(spends) >= limit - 2 * max(spends)
+    with objective_of(pipeline(stages=stages), {"small": Paid()}, **options) as objective:
+        found = objective.predict(list(range(40)), allocation, max_spend=limit)
+    spends = [prediction.spend for prediction in found if prediction.error is None]
+    assert sum(spends) >= limit - 3 * max(spends)
 
 
 def test_each_search_says_why_it_stops(caplog):

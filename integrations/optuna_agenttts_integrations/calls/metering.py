@@ -22,6 +22,10 @@ from optuna_agenttts_integrations.exceptions import PipelineError, SpendLimitErr
 
 _T = TypeVar("_T")
 
+_EXCESS = 4.0
+"""Ratio of what an instance takes and the cost of its allocation, before one was finished: lengths
+may be declared too low. Chosen by hand."""
+
 Price = Callable[[int, float, float, float], float]
 """Cost of calls with the same prompt: their number, and their tokens read, generated and read from
 the server's cache, which are some of those read."""
@@ -54,6 +58,10 @@ class Ledger:
             `max_tokens`.
         trials: Numbers of the trials that this ledger has accounts of.
         stopped: Whether it was logged that the limit is reached, since the search began.
+        begun: Cost of the allocations of instances in progress.
+        instances: Number of instances in progress.
+        excess: Largest ratio of what an instance took, reused samples included, and the cost of
+            its allocation.
     """
 
     limit: float = math.inf
@@ -66,6 +74,9 @@ class Ledger:
     longest: dict[tuple[str | int | None, ...], int] = field(default_factory=dict)
     trials: set[int] = field(default_factory=set)
     stopped: bool = False
+    begun: float = 0.0
+    instances: int = 0
+    excess: float = 0.0
 
     @property
     def total(self) -> float:
@@ -76,8 +87,39 @@ class Ledger:
         """Return whether an amount is within the limit, but for rounding errors."""
         return amount <= self.limit * (1 + 1e-12)
 
+    async def begin(self, cost: float, account: Account) -> None:
+        """Wait until the limit covers an instance, and all that are in progress, or none is.
+
+        Otherwise all instances would share what is left, and none would be finished.
+
+        Args:
+            cost: Cost of its allocation.
+            account: Account that it is charged to, which may be refused meanwhile.
+        """
+        while self.instances and account.refused is None:
+            needed = (self.excess or _EXCESS) * (self.begun + cost)
+            if self.covers(self.total + needed):
+                break
+            await self.wait()
+        self.instances += 1
+        self.begun += cost
+
+    def end(self, cost: float, taken: float) -> None:
+        """End an instance that has begun.
+
+        Args:
+            cost: Cost of its allocation.
+            taken: What it took, reused samples included; 0 if it was not finished.
+        """
+        self.instances -= 1
+        self.begun -= cost
+        if cost > 0 and taken > 0:
+            # Those that take little end first, so less than the cost is not expected.
+            self.excess = max(self.excess, taken / cost, 1.0)
+        self.wake()
+
     async def wait(self) -> None:
-        """Wait until a call in progress ends."""
+        """Wait until a call or an instance in progress ends."""
         future = asyncio.get_running_loop().create_future()
         self.waiting.append(future)
         await future

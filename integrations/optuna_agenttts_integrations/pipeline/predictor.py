@@ -31,7 +31,11 @@ from optuna_agenttts_integrations.pipeline.prediction import (
 )
 from optuna_agenttts_integrations.pipeline.programs import StageProgram, State, Step
 from optuna_agenttts_integrations.pipeline.progress import ProgressBar, is_shown, progress_bar
-from optuna_agenttts_integrations.pipeline.stage_calls import InstanceFailedError, run_stages
+from optuna_agenttts_integrations.pipeline.stage_calls import (
+    InstanceFailedError,
+    run_stages,
+    taken,
+)
 
 _logger = logging.getLogger(__name__)
 
@@ -194,13 +198,20 @@ class PipelineRunner:
         started = time.monotonic()
         semaphore = asyncio.Semaphore(self._concurrency)
         stages = [s for s in self.pipeline.stages if not (isinstance(s, Step) and s.scoring)]
+        cost = self.task.cost(allocation)
         with self._progress_bar(len(inputs), "predict") as bar:
 
             async def run(position: int, instance: Any) -> Prediction:
+                account, used = Account(ledger), 0.0
                 async with semaphore:
-                    found = await self._predict_one(
-                        stages, position, instance, allocation, Account(ledger)
-                    )
+                    await ledger.begin(cost, account)
+                    try:
+                        found = await self._predict_one(
+                            stages, position, instance, allocation, account
+                        )
+                        used = taken(found.stages)
+                    finally:
+                        ledger.end(cost, used)
                 bar.add(found)
                 return found
 

@@ -20,7 +20,11 @@ from optuna_agenttts_integrations.calls.metering import Account
 from optuna_agenttts_integrations.exceptions import SpendLimitError
 from optuna_agenttts_integrations.pipeline.evaluation import KEPT, InstanceResult, StageUsage
 from optuna_agenttts_integrations.pipeline.plain_values import value_text
-from optuna_agenttts_integrations.pipeline.stage_calls import InstanceFailedError, run_stages
+from optuna_agenttts_integrations.pipeline.stage_calls import (
+    InstanceFailedError,
+    run_stages,
+    taken,
+)
 from optuna_agenttts_integrations.pipeline.stages import (
     Pipeline,
     Score,
@@ -64,11 +68,13 @@ async def run_instances(
         StoreError: The store cannot be read or written.
     """
     semaphore = asyncio.Semaphore(concurrency)
+    ledger, cost = account.ledger, task.cost(allocation)
 
     results: dict[str, InstanceResult] = {}
 
     async def run(name: str, instance: Any) -> None:
         async with semaphore:
+            await ledger.begin(cost, account)
             try:
                 results[name] = await _run_instance(
                     pipeline,
@@ -81,6 +87,8 @@ async def run_instances(
                 )
             except SpendLimitError:
                 return
+            finally:
+                ledger.end(cost, taken(results[name].stages) if name in results else 0.0)
         on_result(results[name])
 
     await gather(run(name, instance) for name, instance in instances.items())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
@@ -309,6 +309,11 @@ def _joined(first: Samples, later: Samples) -> Samples:
         naive_tokens=first.naive_tokens + later.naive_tokens,
         failed=first.failed + later.failed,
     )
+
+
+def taken(usage: Mapping[str, StageUsage]) -> float:
+    """Return what the stages of an instance took, reused samples included."""
+    return fsum(used.spend + used.saved for used in usage.values())
 
 
 def for_choice(request: ChatRequest, model: Model) -> ChatRequest:
