@@ -48,6 +48,7 @@ ENDED = PREFIX + "ended_in_thoughts"
 DIAGNOSTICS = PREFIX + "diagnostics"
 TRANSCRIPTS = PREFIX + "transcripts"
 """System attributes of a trial: what its stages did, and its worst instances as texts."""
+DRAWN = PREFIX + "drawn"
 EQUAL = PREFIX + "equal"
 LENGTHS = PREFIX + "lengths"
 MEAN_STEP = PREFIX + "mean_at_step"
@@ -60,8 +61,7 @@ STAGES = PREFIX + "stages"
 
 # Characters per chunk, as in Optuna's CMA-ES sampler (`optuna/samplers/_cmaes.py`).
 _CHUNK = 2045
-# Of graphs, which are longer. Tags of MLflow have up to 8,000 characters; in a MySQL TEXT, each
-# character may take six bytes.
+# Of graphs: tags of MLflow hold 8,000 characters, and a MySQL TEXT 65,535 bytes, six a character.
 _GRAPH_CHUNK = 7000
 
 # Tasks that this process has registered: storages do not cache attributes of studies.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from statistics import median
 from typing import Any
@@ -20,7 +20,7 @@ from optuna_agenttts.support.logs import is_first
 from optuna_agenttts.task.allocation import Allocation
 from optuna_agenttts.task.thinking import Thinking
 from optuna_agenttts_integrations.pipeline.evaluation import Evaluation, InstanceResult, StageUsage
-from optuna_agenttts_integrations.pipeline.stages import Pipeline
+from optuna_agenttts_integrations.pipeline.stages import Pipeline, StageProgram
 
 _logger = logging.getLogger(__name__)
 
@@ -66,6 +66,16 @@ def thinking_of_stages(task: Task, allocation: Allocation) -> dict[str, Thinking
     efforts = {(s.name, m.name): m.thinking for s in task.stages for m in s.models}
     chosen = {stage: efforts.get((stage, model)) for stage, (model, _) in allocation.items()}
     return {stage: thinking for stage, thinking in chosen.items() if thinking is not None}
+
+
+def drawn_by_rules(programs: Iterable[StageProgram], evaluation: Evaluation) -> dict[str, float]:
+    """Return the mean number of samples drawn of each stage that ran and may stop early."""
+    means = evaluation.drawn
+    return {
+        program.name: round(means[program.name][0], 4)
+        for program in programs
+        if program.stops_early and program.name in means
+    }
 
 
 def ended_in_thoughts(evaluation: Evaluation, stage: str) -> list[int]:

@@ -14,6 +14,7 @@ from optuna.study import Study
 
 from optuna_agenttts import Task, storage
 from optuna_agenttts.study.choice_lengths import has_own_lengths
+from optuna_agenttts.study.drawn import cost_of_drawn
 from optuna_agenttts.study.fresh import note_instances
 from optuna_agenttts.study.measured import effective_task
 from optuna_agenttts.study.objectives import with_cost
@@ -35,6 +36,7 @@ from optuna_agenttts_integrations.exceptions import TooManyFailuresError
 from optuna_agenttts_integrations.instances import InstanceId, check_disjoint, named_instances
 from optuna_agenttts_integrations.lengths import (
     apply_measured_lengths,
+    drawn_by_rules,
     ended_in_thoughts,
     mean_lengths,
     thinking_of_stages,
@@ -157,10 +159,11 @@ class MultiStageObjective(DiagnosableObjective, SplittableObjective):
     def __call__(self, trial: optuna.Trial) -> float | tuple[float, float]:
         """Score the allocation that a trial suggests.
 
-        Sets user attributes on the trial: ``cost`` (of the allocation, per instance), ``spend``
-        (cost of all calls over all instances, failed and repeated ones included; a call whose
-        reply was lost counts its `max_tokens`), ``tokens`` (generated), ``naive_tokens``
-        (generated without reuse), ``reused`` (fraction of calls), ``failed`` (instances),
+        Sets user attributes on the trial: ``cost`` (of the allocation, per instance, with the
+        samples that were drawn), ``spend`` (cost of all calls over all instances, failed and
+        repeated ones included; a call whose reply was lost counts its `max_tokens`), ``tokens``
+        (generated), ``naive_tokens`` (generated without reuse), ``drawn`` (numbers of samples, if
+        votes stopped early), ``reused`` (fraction of calls), ``failed`` (instances),
         ``malformed`` (replies), ``seconds``, and the pipeline's metrics under their names. If
         models think, also ``thought_tokens`` and ``thoughts`` (stages with replies that ended
         inside their thoughts). Numbers are rounded to four significant digits, for people;
@@ -366,7 +369,8 @@ class MultiStageObjective(DiagnosableObjective, SplittableObjective):
         account: Account,
     ) -> None:
         # Unfinished instances have no result, but their calls are paid for.
-        cost, spent = task.cost(allocation), account.spent
+        spent, drawn = account.spent, drawn_by_rules(self.pipeline.programs, evaluation)
+        cost = cost_of_drawn(task, tuple(task.choices(allocation)), drawn)
         values: dict[str, Any] = {
             "cost": rounded(cost),
             "spend": rounded(spent),
@@ -382,12 +386,13 @@ class MultiStageObjective(DiagnosableObjective, SplittableObjective):
                 "malformed": evaluation.malformed,
                 "seconds": rounded(evaluation.seconds),
                 **thought_attributes(trial, evaluation, allocation, thinking),
-                **({"drawn": drawn} if (drawn := evaluation.drawn_text) else {}),
+                **({"drawn": text} if (text := evaluation.drawn_text) else {}),
                 **{name: rounded(value) for name, value in evaluation.metrics.items()},
             }
             # Models without an effort may think, too: their answers are those of the stage.
             measured = [stage.name for stage in task.stages if has_efforts([stage])]
             facts[storage.LENGTHS] = mean_lengths(evaluation.results, self.pipeline, measured)
+            facts[storage.DRAWN] = drawn
             facts[storage.STAGES] = evaluation.stage_spends
             facts |= diagnostic_facts(trial, self.pipeline, self.instances, evaluation.results)
             if thinking:

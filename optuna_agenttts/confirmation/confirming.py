@@ -210,7 +210,7 @@ class Run:
         fresh = sorted({steps[name] for name in self._named} - state.used)
         if not fresh:
             return "no fresh instance is left"
-        prices = Prices(self._task, state.confirmations)
+        prices = Prices(self._task, state.confirmations, state.search)
         costs = np.array([prices.of(key) for key in keys])
         limits = limits_of(self._left(state), costs, len(fresh))
         cheapest = np.argsort(limits.costs.sum(axis=0))[:2]
@@ -253,7 +253,7 @@ class Run:
                 if position in missing and worker not in (self._worker, "")
             }
             position = min(missing, key=lambda position: (position in begun, position))
-            prices = Prices(self._task, state.confirmations)
+            prices = Prices(self._task, state.confirmations, state.search)
             # What other workers have begun will be paid for.
             costs = {i: prices.of(look.allocations[i]) for i in missing}
             reserved = begun - {position}

@@ -12,6 +12,7 @@ from optuna_agenttts import storage
 from optuna_agenttts.exceptions import TaskError
 from optuna_agenttts.planner.evidence import Choices
 from optuna_agenttts.report.text import count_text, spend_text
+from optuna_agenttts.study.drawn import ExpectedCosts
 from optuna_agenttts.study.spending import INSTANCES, evaluations_of, spend_of_trial, stated_spend
 from optuna_agenttts.study.stopped import outcomes_of
 from optuna_agenttts.support.numbers import is_finite
@@ -142,11 +143,14 @@ class Prices:
     Args:
         task: The task.
         trials: Confirmation trials of the study.
+        search: Other trials of the study, which show how many samples votes draw.
     """
 
-    def __init__(self, task: Task, trials: Iterable[FrozenTrial]) -> None:
+    def __init__(
+        self, task: Task, trials: Sequence[FrozenTrial], search: Sequence[FrozenTrial] = ()
+    ) -> None:
         """See the class."""
-        self._task = task
+        self._expected = ExpectedCosts(task, [*search, *trials])
         self._paid: dict[Choices, tuple[float, int]] = {}
         declared = [0.0]
         for trial in trials:
@@ -155,7 +159,7 @@ class Prices:
             if spend is not None and count and choices is not None:
                 total, runs = self._paid.get(choices, (0.0, 0))
                 self._paid[choices] = total + spend, runs + count
-                declared.append(count * task.feasible.cost(choices))
+                declared.append(count * self._expected.of(choices))
         paid = math.fsum(total for total, _ in self._paid.values())
         # Reused samples and other lengths than declared make a difference.
         self._ratio = paid / math.fsum(declared) if paid and any(declared) else 1.0
@@ -163,4 +167,4 @@ class Prices:
     def of(self, choices: Choices) -> float:
         """Return the cost of an allocation for one instance."""
         total, runs = self._paid.get(choices, (0.0, 0))
-        return total / runs if total else self._ratio * self._task.feasible.cost(choices)
+        return total / runs if total else self._ratio * self._expected.of(choices)

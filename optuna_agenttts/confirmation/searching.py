@@ -30,6 +30,7 @@ from optuna_agenttts.confirmation.splitting import Split, largest_cost, split_in
 from optuna_agenttts.exceptions import NoTaskError, TaskError
 from optuna_agenttts.report.callbacks import StopWhenExhausted, planners_of
 from optuna_agenttts.report.candidates import Candidates
+from optuna_agenttts.study.drawn import ExpectedCosts
 from optuna_agenttts.study.fates import guidelines
 from optuna_agenttts.study.fresh import read_fresh
 from optuna_agenttts.study.measured import effective_task
@@ -306,7 +307,8 @@ class Trials:
             candidate = planner.propose(found.evidence)
         keys = [*contender_choices(found), candidate.choices]
         belief = belief_of(found, keys)
-        costs = np.array([found.task.feasible.cost(key) for key in keys])
+        expected = ExpectedCosts(found.task, storage.read_trials(self._study))
+        costs = np.array([expected.of(key) for key in keys])
         limits = limits_of(left, costs, len(self._split.fresh))
         gain = 0.0 if least else policy.MIN_GAIN
         over = not policy.worth_another_trial(belief, limits, size, gain)

@@ -11,6 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 from optuna_agenttts import storage
 from optuna_agenttts.exceptions import NoTaskError, TaskError
 from optuna_agenttts.study.archive import Archive
+from optuna_agenttts.study.drawn import ExpectedCosts
 from optuna_agenttts.study.planners import Planners
 from optuna_agenttts.study.spending import read_limit, spend
 from optuna_agenttts.study.tasks import find_task
@@ -85,8 +86,8 @@ class StopWhenSettled:
             a hundredth of the metric's scale, which is .01 for metrics from 0 to 1 and follows
             the spread of the scores for others.
         worth: Value of one unit of the metric, in units of the task's cost model: stop when the
-            expected gain is worth less than the next trial costs over all instances. Overrides
-            `gain`.
+            expected gain is worth less than the next trial is expected to cost over all
+            instances. Overrides `gain`.
         trials: Number of consecutive trials for which this must hold, 1 or more.
         task: The task. Default: the one registered on the study, else one recognized from the
             names of its parameters.
@@ -140,7 +141,7 @@ class StopWhenSettled:
             blocks = evidence.block_of_rows().tolist()
             counts = (len(row) for row, block in zip(evidence.outcomes, blocks) if not block)
             instances = max([1, *counts])
-            cost = instances * task.feasible.cost(candidate.choices)
+            cost = instances * ExpectedCosts(task, trials).of(candidate.choices)
             least = cost / self._worth
             meaning = f"what the next trial costs, {cost:.3g} {task.cost_model.unit}".rstrip()
         elif least is None:

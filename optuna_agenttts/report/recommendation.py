@@ -31,6 +31,7 @@ from optuna_agenttts.report.text import (
     score_text,
 )
 from optuna_agenttts.report.ties import MARGIN, Contender, Tie, Undecided, compare
+from optuna_agenttts.study.drawn import ExpectedCosts
 from optuna_agenttts.study.equal import count_known
 from optuna_agenttts.support import html
 from optuna_agenttts.support.numbers import is_finite
@@ -80,6 +81,8 @@ class Recommendation(Saved):
             outcomes must equal those of a tried one; at most 100,000 are counted.
         metric: Name of the value, such as "exact match"; empty if the task has none.
         maximize: Whether higher values are better.
+        expected_cost: Expected cost for one instance if votes stop before all samples are drawn,
+            by what trials drew; None if all drew all. `cost` counts all samples.
         frontier: The allocation for every budget, if the study has two objectives, a score and
             then a cost; the recommendation is its last point.
     """
@@ -102,6 +105,7 @@ class Recommendation(Saved):
     known: int = 0
     metric: str = ""
     maximize: bool = True
+    expected_cost: float | None = None
     frontier: Frontier | None = None
 
     @property
@@ -218,6 +222,11 @@ class Recommendation(Saved):
                 f"If the first undecided one is as good, about {other.instances} instances would "
                 f"show it ({other.shared} so far)."
             )
+        if self.expected_cost is not None:
+            lines.append(
+                f"Votes stop early: the recommended allocation is expected to cost "
+                f"{amount_text(self.expected_cost)} instead of {amount_text(self.cost)}."
+            )
         if self.known:
             count = known_text(self.known)
             lines.append(f"Allocations not tried, since they are equal to tried ones: {count}.")
@@ -319,6 +328,7 @@ def recommendation_of(
     margin = margin or MARGIN * found.scale.extent
     ties, undecided = _ties(found, values, best, margin) if bound is None else ((), ())
     allocation, own = task.allocation(found.keys[best]), np.array([best])
+    expected = ExpectedCosts(task, found.trials)
     return Recommendation(
         params=task.params(allocation),
         allocation=allocation,
@@ -338,6 +348,7 @@ def recommendation_of(
         known=count_known(found.evidence),
         metric=task.metric,
         maximize=found.evidence.sign > 0,
+        expected_cost=expected.of(found.keys[best]) if expected.known else None,
     )
 
 

@@ -14,8 +14,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pipeline_support import Replies, objective_of, side_by_side
 
-from optuna_agenttts import AgentTTSSampler, FlopsCost, Model, Stage, Task, storage
+from optuna_agenttts import (
+    AgentTTSSampler,
+    FlopsCost,
+    Model,
+    Stage,
+    Task,
+    recommend,
+    storage,
+    summarize,
+)
 from optuna_agenttts.llm import ChatRefusedError, Completion, Usage
+from optuna_agenttts.study.drawn import ExpectedCosts, cost_of_drawn
 from optuna_agenttts_integrations import (
     CompletionStore,
     Endpoint,
@@ -256,6 +266,53 @@ def test_a_stage_draws_what_is_enough():
     assert study.trials[0].user_attrs["tokens"] == calls * 10
     spends = [study.trials[0].user_attrs["spend"], every.trials[0].user_attrs["spend"]]
     assert spends[0] < spends[1]
+
+
+def test_costs_count_what_was_drawn():
+    """Those of trials and what is expected of others; the budget covers all samples."""
+    study, _, found = search([20, 8], enough=settled(0.9))
+    task = Task.registered(study)
+    cost, drawn = study.trials[1].user_attrs["cost"], {"say": found.drawn["say"][0]}
+    assert cost == pytest.approx(cost_of_drawn(task, ((0, 8),), drawn), rel=1e-3)
+    assert task.cost({"say": ("m", 1)}) < cost < task.cost({"say": ("m", 8)})
+    expected = ExpectedCosts(task, study.trials)
+    assert expected.of(((0, 8),)) == pytest.approx(cost, rel=1e-3)
+    costs = [expected.of(((0, most),)) for most in range(1, 41)]
+    assert costs == sorted(costs)
+    assert all(cost <= task.cost({"say": ("m", n)}) for n, cost in enumerate(costs, 1))
+    best = recommend(study)
+    samples = best.allocation["say"].samples
+    assert best.expected_cost == expected.of(((0, samples),)) < best.cost
+    assert best.cost == task.cost(best.allocation)
+    assert "Votes stop early" in str(best)
+    assert "Votes stop early" in str(summarize(study))
+    every = search([20, 8], enough=None)[0]
+    assert every.trials[0].user_attrs["cost"] == pytest.approx(
+        task.cost({"say": ("m", 20)}), rel=1e-3
+    )
+    assert recommend(every).expected_cost is None
+    assert "Votes stop early" not in str(recommend(every))
+
+
+@pytest.mark.parametrize("enough", [settled(), settled(0.9)])
+def test_workers_and_resumed_studies_expect_the_same(tmp_path, enough):
+    """Expected costs are those of the trials in the storage, whoever asks."""
+    url, store = f"sqlite:///{tmp_path / 's.db'}", CompletionStore()
+    found = []
+    for number, (samples, replay) in enumerate([(20, False), (9, False), (20, True)]):
+        with vote_of(Counted(), store=store, enough=enough, replay=replay) as objective:
+            study = optuna.create_study(
+                study_name="s", storage=url, load_if_exists=True, direction="maximize"
+            )
+            study.enqueue_trial({"say.model": "m", "say.samples": samples})
+            study.optimize(objective, n_trials=1)
+            again = optuna.load_study(study_name="s", storage=url)
+            assert again.trials[number].user_attrs["cost"] < objective.task.cost(
+                {"say": ("m", samples)}
+            )
+            found.append(ExpectedCosts(objective.task, again.trials).of(((0, 20),)))
+            assert recommend(again).expected_cost == recommend(study).expected_cost
+    assert found[0] == found[1] == found[2]
 
 
 @pytest.mark.parametrize("enough", [settled(), settled(0.9)])

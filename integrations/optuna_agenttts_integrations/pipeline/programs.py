@@ -174,6 +174,11 @@ class StageProgram:
         if self.equal_samples is not None:
             checked_groups(f"StageProgram {self.name!r}", self.equal_samples)
 
+    @property
+    def stops_early(self) -> bool:
+        """Whether the stage follows a rule that may stop before all samples are drawn."""
+        return self.enough is not None and not isinstance(self.aggregate, LLMFusion)
+
     def messages(self, state: State) -> tuple[Message, ...]:
         """Build the messages of the prompt for an instance.
 
