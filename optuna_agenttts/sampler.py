@@ -261,10 +261,8 @@ class AgentTTSSampler(BaseSampler):
                 raise
         if self._scheduler is None:
             return
-        if len(study.directions) > 1:
-            message = "Study %r has %d objectives: the agent plans searches with one only."
-            arguments = study.study_name, len(study.directions)
-            _warn_once(study, "agent of several objectives", message, *arguments)
+        if len(study.directions) > 1 and self._tasks.get(study, trial.number) is None:
+            # The agent plans spaces without stages for one objective only.
             return
         try:
             self._scheduler.plan_ahead(study, trial.number, partial(self._subject, study, trial))

@@ -21,6 +21,7 @@ from optuna_agenttts import storage
 from optuna_agenttts.agent.pace import STRIDE
 from optuna_agenttts.planner.evidence import Candidate, Choices, Constraint, Evidence
 from optuna_agenttts.planner.feasibility import known_feasibility
+from optuna_agenttts.planner.fronts import added_area
 from optuna_agenttts.planner.numerical import NumericalPlanner, has_differing_repeats
 from optuna_agenttts.planner.pools import choices_of
 from optuna_agenttts.study.fates import promise_text
@@ -42,7 +43,8 @@ def required_share(evidence: Evidence) -> float:
 
     It is 0.1 divided by the odds that a proposal of the agent does well, that is, violates no
     constraint and scores at least the median of the numerical planner's trials after the opening,
-    or of all trials of other origins if there are none.
+    or of all trials of other origins if there are none. With two objectives, trials are compared
+    by the area that they alone add to the front, or by how far they are behind it.
 
     Args:
         evidence: The trials so far, with their origins.
@@ -76,9 +78,10 @@ def _record(evidence: Evidence) -> tuple[int, int] | None:
     None also without trials to compare them with.
     """
     known = known_feasibility(evidence)
+    values = added_area(evidence) if evidence.frontier else evidence.scores
     scores = [
         s if not known or known.get(choices, True) else -math.inf
-        for s, choices in zip(evidence.scores, choices_of(evidence.models, evidence.samples))
+        for s, choices in zip(values, choices_of(evidence.models, evidence.samples))
     ]
     agent_scores = [s for s, origin in zip(scores, evidence.origins) if origin == "agent"]
     other_scores = [

@@ -116,8 +116,7 @@ class Candidates:
         params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
         fixed = read_tokens(task.stages, params)
         planned = None
-        several = len(study.directions) > 1
-        if self._scheduler is not None and not (several or _leaves_out(task, fixed)):
+        if self._scheduler is not None and not _leaves_out(task, fixed):
             # Outside the lock, so that other threads do not wait for this round.
             planned = self._scheduler.get_round(study, trial.number)
         # One lock for each task: the first ask of a large task takes a second.

@@ -15,11 +15,14 @@ from typing import NamedTuple
 import numpy as np
 
 from optuna_agenttts.agent.noise_facts import NoiseFact, fit_noise
+from optuna_agenttts.planner.costs import Costs
 from optuna_agenttts.planner.evidence import Choices, Evidence, Odds
 from optuna_agenttts.planner.feasibility import Feasibility
+from optuna_agenttts.planner.frontier_improvement import FrontierImprovement, acquisition_of
 from optuna_agenttts.planner.kernels import Points
 from optuna_agenttts.planner.numerical import NumericalPlanner
 from optuna_agenttts.planner.odds import fitted_odds
+from optuna_agenttts.planner.pools import choices_of
 from optuna_agenttts.planner.posterior import Posterior
 from optuna_agenttts.task.efforts import efforts_by_model
 
@@ -84,11 +87,13 @@ class Forecast(NamedTuple):
         choices: The allocation.
         mean: Posterior mean.
         sd: Posterior standard deviation.
+        measured: Predicted second value; None if it is the task's cost, or there is none.
     """
 
     choices: Choices
     mean: float
     sd: float
+    measured: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +108,8 @@ class Facts:
         noise: The noise of trials; None before the first score.
         expected: Expected value of each trial's allocation.
         leaders: What the planner itself would try next, the first one first.
+        front: The tried allocations of the best expected value at every cost, cheapest first, in
+            searches for a front or for a cheap good score.
         odds: Posterior probabilities of the models and samples of each stage; None before the
             first score.
     """
@@ -113,6 +120,7 @@ class Facts:
     noise: NoiseFact | None = None
     expected: tuple[float, ...] = ()
     leaders: tuple[Forecast, ...] = ()
+    front: tuple[Forecast, ...] = ()
     odds: Odds | None = None
 
 
@@ -128,10 +136,12 @@ def fit_facts(planner: NumericalPlanner, evidence: Evidence) -> Facts:
     """
     if len(evidence.scores) == 0 or not evidence.scale.informative:
         return Facts()
-    # The noise as it is: the tables state standard deviations.
-    posterior = Posterior(planner.surrogate, planner.with_experience(evidence), power=1.0)
+    known = planner.with_experience(evidence)
     everything = pool = planner.pool(evidence).points
     feasibility = Feasibility(evidence, planner.surrogate) if evidence.constraints else None
+    eligible = None if feasibility is None else feasibility.eligible(known)
+    # The noise as it is: the tables state standard deviations.
+    posterior = Posterior(planner.surrogate, known, power=1.0, eligible=eligible)
     if feasibility is not None:
         pool = pool.take(feasibility.likely(pool, np.arange(len(pool))))
     mean = posterior.at(pool).mean()
@@ -165,6 +175,12 @@ def fit_facts(planner: NumericalPlanner, evidence: Evidence) -> Facts:
     violating = frozenset(_pairs(everything)) - frozenset(pairs)
     tried = posterior.at(planner.surrogate.points(evidence.models, evidence.samples)).mean()
     opening = planner.in_opening(evidence)
+    costs = Costs(known)
+    search = acquisition_of(posterior, known, planner.surrogate, everything, planner.floor)
+    front: Sequence[Choices] = ()
+    if isinstance(search, FrontierImprovement):
+        front = choices_of(search.front.models, search.front.samples)
+    leaders = () if opening else planner.compare(evidence, leaders=True).leaders
     return Facts(
         models=tuple(facts),
         violating=violating,
@@ -173,22 +189,30 @@ def fit_facts(planner: NumericalPlanner, evidence: Evidence) -> Facts:
         ),
         noise=fit_noise(posterior),
         expected=tuple((evidence.sign * posterior.scale.scores(tried)).tolist()),
-        leaders=() if opening else _leaders(planner, evidence, posterior),
+        leaders=_forecasts(planner, evidence, posterior, leaders, costs),
+        front=_forecasts(planner, evidence, posterior, front, costs),
         odds=fitted_odds(posterior, pool, planner.task),
     )
 
 
-def _leaders(
-    planner: NumericalPlanner, evidence: Evidence, posterior: Posterior
+def _forecasts(
+    planner: NumericalPlanner,
+    evidence: Evidence,
+    posterior: Posterior,
+    keys: Sequence[Choices],
+    costs: Costs,
 ) -> tuple[Forecast, ...]:
-    """Return what the planner would try next, with expectations as in the other tables."""
-    leaders = planner.compare(evidence, leaders=True).leaders
-    if not leaders:
+    """Return what is expected of allocations, as in the other tables."""
+    if not keys:
         return ()
-    moments = posterior.at(planner.surrogate.points_of(leaders)).moments()
+    points = planner.surrogate.points_of(keys)
+    moments = posterior.at(points).moments()
     means = evidence.sign * posterior.scale.scores(moments.mean())
     sds = moments.sd() * posterior.scale.span
-    return tuple(map(Forecast, leaders, means.tolist(), sds.tolist()))
+    measured: Sequence[float | None] = [None] * len(keys)
+    if costs.unit is not None:
+        measured = (costs.unit * costs(points)).tolist()
+    return tuple(map(Forecast, keys, means.tolist(), sds.tolist(), measured))
 
 
 def _pairs(pool: Points) -> list[tuple[int, int]]:

@@ -154,4 +154,5 @@ class TaskQuestions:
             left=self._left,
             experience=self._experience,
             diagnostics=self._diagnostics,
+            floor=self._planner.floor,
         )

@@ -58,6 +58,8 @@ class Costs:
         feasible = evidence.task.feasible
         self._tables = [np.stack(list(rows)) for rows in feasible.costs]
         self._overhead = 0.0
+        self.unit: float | None = None
+        """Unit of costs that are predicted from measured ones, as these state it; else None."""
         measured = np.array(evidence.measured, dtype=np.float64)
         # Pending trials, and those of earlier studies, have measured nothing.
         rows = np.flatnonzero(measured > 0)
@@ -94,6 +96,7 @@ class Costs:
         rest = parts + np.log(np.maximum(1 - np.exp(first - parts), _LEAST_REST))
         ratios = logs - np.logaddexp.reduce(parts, axis=0)
         # In units of the task: only relative costs matter.
+        self.unit = float(np.exp(np.median(ratios)))
         logs = logs - ratios + np.clip(ratios - np.median(ratios), -_FARTHEST, _FARTHEST)
         overhead = np.log(sum(table.min() for table in tables)) + _OVERHEAD
         # Rows: first samples of the stages, the rest of them, the overhead. Weights: u, o, p and

@@ -114,6 +114,8 @@ class FrontierImprovement:
         rises = np.flatnonzero(np.diff(levels, prepend=self.reference) > 0)
         self.starts = np.concatenate([[0.0], positions[order][rises]])
         self.levels = np.concatenate([[self.reference], levels[rises]])
+        self.front = incumbents.points.take(order[rises])
+        """The allocations of the front, cheapest first."""
 
     def positions(self, points: Points) -> Floats:
         """Return the positions of allocations on the cost axis, from 0 to 1."""

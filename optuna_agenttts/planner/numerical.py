@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from optuna_agenttts.planner.acquisition import Acquisition, BestScore
 from optuna_agenttts.planner.evidence import (
     Candidate,
     Choices,
@@ -96,7 +97,7 @@ class NumericalPlanner:
         floor: float | None = None,
     ) -> None:
         """See the class."""
-        self._floor = floor
+        self.floor = floor
         self.task, self.insights = task, tuple(insights)
         self._experience, self._opening = experience, opening
         self.surrogate, rng = surrogate_of(task, self.insights)
@@ -281,12 +282,12 @@ class NumericalPlanner:
         eligible = None if feasibility is None else feasibility.eligible(imputed)
         posterior = Posterior(self.surrogate, imputed, eligible=eligible)
         kernels = pool.kernels(posterior.observed)
-        search = acquisition_of(posterior, imputed, self.surrogate, pool.points, self._floor)
+        search = acquisition_of(posterior, imputed, self.surrogate, pool.points, self.floor)
         view = shortlist(posterior.at(pool.points, kernels), rows, search)
         improvement = search.expected(view)
         if feasibility is not None:
             improvement = feasibility.weigh(improvement, view.points)
-        weigh = _weighing(evidence, posterior, pool)
+        weigh = _weighing(evidence, posterior, pool, search)
         ranked = np.argsort(-improvement * weigh(view.points), kind="stable")
         view = view.take(ranked[: search.compared])
         if repeated is not None:
@@ -320,9 +321,12 @@ class NumericalPlanner:
         return Comparison(proposal, worth, improves, first)
 
 
-def _weighing(evidence: Evidence, posterior: Posterior, pool: Pool) -> Callable[[Points], Floats]:
+def _weighing(
+    evidence: Evidence, posterior: Posterior, pool: Pool, search: Acquisition
+) -> Callable[[Points], Floats]:
     """Return a function from allocations to the weights that the agent's odds give them."""
-    if not evidence.odds:
+    # Odds are about the best score within the whole budget.
+    if not evidence.odds or not isinstance(search, BestScore):
         return lambda points: np.ones(len(points))
     fitted = fitted_odds(posterior, pool.points, evidence.task)
     return weighing(evidence.odds, fitted, len(evidence.scores))

@@ -67,8 +67,9 @@ class StudyTasks:
                 study,
                 "several objectives",
                 "Study %r: %s. The models and samples of its task's stages are not planned but "
-                "sampled by the independent sampler (TPE by default). Searches with one objective "
-                "are planned, and those with two: a score, then a cost to minimize.",
+                "sampled by the independent sampler (TPE by default), and no agent is asked. "
+                "Searches with one objective are planned, and those with two: a score, then a "
+                "cost to minimize.",
                 *(study.study_name, reason),
             )
             return None

@@ -14,6 +14,15 @@ from optuna_agenttts.agent.prompts.prompt_data import PromptData
 from optuna_agenttts.task.efforts import efforts_by_model
 from optuna_agenttts.task.task import Task
 
+_WEIGHED = (
+    "Odds weigh what is tried next: state them as they are, 1 is certain. They are compared with "
+    "a statistical fit to all trials, and lose their weight where it contradicts them."
+)
+_COMPARED = (
+    "Odds are about the best value within the whole budget: state them as they are, 1 is certain. "
+    "They are compared with a statistical fit to all trials."
+)
+
 
 def claim_fields(insights: Collection[int], *, guidelines: bool) -> tuple[str, ...]:
     """Return the fields of a claim to request besides its stage.
@@ -30,12 +39,15 @@ def claim_fields(insights: Collection[int], *, guidelines: bool) -> tuple[str, .
     return ("models", "samples") if 2 in insights else ("models",)
 
 
-def claims_instruction(fields: Collection[str], *, thinking: bool = False) -> str:
+def claims_instruction(
+    fields: Collection[str], *, thinking: bool = False, weighed: bool = True
+) -> str:
     """Return the instruction for claims; empty if none are requested.
 
     Args:
         fields: The fields; see `claim_fields`.
         thinking: Whether models have thinking efforts.
+        weighed: Whether odds weigh what is tried next.
     """
     if not fields:
         return ""
@@ -49,9 +61,7 @@ def claims_instruction(fields: Collection[str], *, thinking: bool = False) -> st
     return (
         "Sum the guidelines up as claims, one for each stage. `models`: those that may be the "
         f"stage's best, each with `odds`, the probability that it is{models}; models left out "
-        f"share the rest{samples}. Odds weigh what is tried next: state them as they are, 1 is "
-        "certain. They are compared with a statistical fit to all trials, and lose their weight "
-        "where it contradicts them."
+        f"share the rest{samples}. {_WEIGHED if weighed else _COMPARED}"
     )
 
 

@@ -26,6 +26,7 @@ def task_block(data: PromptData) -> str:
         f"name: {quote(task.name)}",
         *([f"description: {quote(task.description)}"] if task.description else []),
         f"metric: {quote(task.metric or 'value')}, {'higher' if maximize else 'lower'} is better",
+        *_goal(data),
         f"stages, in order: {', '.join(quote(stage.name) for stage in task.stages)}",
     ]
     for stage in task.stages:
@@ -36,6 +37,29 @@ def task_block(data: PromptData) -> str:
             f"{stage.generation_tokens:g} tokens{without}, 1 to {stage.max_samples} samples{about}"
         )
     return block("task", lines)
+
+
+def _goal(data: PromptData) -> list[str]:
+    """Describe what is searched for, unless it is the best score."""
+    cost = "measured cost" if data.measures_cost else "cost"
+    if data.floor is not None:
+        least = "at least" if data.evidence.sign > 0 else "at most"
+        return [
+            f"goal: the allocation of the lowest {cost} whose value is {least} {data.floor:g}; "
+            "what is better than that gains nothing more"
+        ]
+    if not data.evidence.frontier:
+        return []
+    other = (
+        "; the measured cost is what trials report, such as a latency, and the budget limits the "
+        "cost that is computed below"
+        if data.measures_cost
+        else ""
+    )
+    return [
+        f"goal: two objectives, the value and the {cost}, which is minimized: the best value at "
+        f"every {cost}, not only at the budget{other}"
+    ]
 
 
 def spent_block(data: PromptData) -> str:

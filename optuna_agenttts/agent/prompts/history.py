@@ -10,6 +10,7 @@ from optuna_agenttts.agent.prompts.data import amount, block, quote, table
 from optuna_agenttts.agent.prompts.prompt_data import PromptData
 from optuna_agenttts.planner.evidence import Evidence
 from optuna_agenttts.planner.feasibility import worst_violations
+from optuna_agenttts.planner.fronts import behind_front
 from optuna_agenttts.planner.pools import choices_of
 from optuna_agenttts.planner.posterior import Z90
 from optuna_agenttts.task.efforts import efforts_by_model
@@ -29,7 +30,12 @@ def history_block(data: PromptData) -> tuple[str, ...]:
     evidence, allocations = data.evidence, choices_of(data.evidence.models, data.evidence.samples)
     if not allocations:
         return ("",)
-    best, violated = _best(evidence), worst_violations(evidence)
+    violated = worst_violations(evidence)
+    rivals = [_best(evidence)] * len(allocations)
+    if evidence.frontier:
+        rivals = behind_front(evidence)[1].tolist()
+    front = "front" if evidence.frontier else "best"
+    measured = evidence.measured if data.measures_cost else ()
     lines = []
     for row, choices in enumerate(allocations):
         value = float(evidence.sign * evidence.scores[row])
@@ -37,15 +43,20 @@ def history_block(data: PromptData) -> tuple[str, ...]:
             f"{number_of(evidence, row)}{_origin(evidence, row)}",
             data.line(choices),
             data.figures.value(value),
-            "the best" if row == best else data.figures.plus_minus(*behind(evidence, best, row)),
+            f"{'on' * evidence.frontier} the {front}".strip()
+            if row == rivals[row]
+            else data.figures.plus_minus(*behind(evidence, rivals[row], row)),
         ]
         if _has_fit(data):
             cells.append(data.figures.value(data.facts.expected[row]))
         cells.append(amount(data.task.feasible.cost(choices)))
+        if measured:
+            cells.append(amount(measured[row]) if np.isfinite(measured[row]) else "-")
         if evidence.constraints:
             cells.append(_constraints(violated.get(choices, {})))
         lines.append(cells)
-    columns = ["trial", "allocation, by stage in order", "value", "behind the best", "cost"]
+    columns = ["trial", "allocation, by stage in order", "value", f"behind the {front}", "cost"]
+    columns += ["measured cost"] * bool(measured)
     if _has_fit(data):
         columns.insert(4, "fit")
     if evidence.constraints:
@@ -72,7 +83,10 @@ def _note(data: PromptData, shown: int) -> str:
     total = len(data.evidence.scores)
     which = "All trials" if shown == total else f"{shown} of {total} trials: best, latest, telling"
     fit = "; fit: what a statistical model of all trials expects" if _has_fit(data) else ""
-    return f"{which}; ±: one standard error, over the instances of both trials{fit}; *: yours"
+    front = "; front: the best trial that is as cheap or cheaper" * data.evidence.frontier
+    return (
+        f"{which}; ±: one standard error, over the instances of both trials{front}{fit}; *: yours"
+    )
 
 
 def _origin(evidence: Evidence, row: int) -> str:
@@ -135,11 +149,15 @@ def _best(evidence: Evidence) -> int:
 
 
 def _order(evidence: Evidence) -> list[int]:
-    """Return the rows from the best, those that violate a constraint after all others."""
+    """Return the rows from the best, those that violate a constraint after all others.
+
+    With two objectives, the best are on the front, or closest to it.
+    """
     violated = worst_violations(evidence)
     allocations = choices_of(evidence.models, evidence.samples)
     violates = np.array([bool(violated.get(choices)) for choices in allocations])
-    order: list[int] = np.lexsort((-evidence.scores, violates)).tolist()
+    gaps = behind_front(evidence)[0] if evidence.frontier else np.zeros(len(violates))
+    order: list[int] = np.lexsort((-evidence.scores, gaps, violates)).tolist()
     return order
 
 

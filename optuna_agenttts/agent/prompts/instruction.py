@@ -37,6 +37,7 @@ def instruction(data: PromptData) -> str:
     """Return what to write: guidelines (new or updated), claims, candidates."""
     insights, thinking = set(data.insights), has_efforts(data.task.stages)
     later = any(lines for _, lines in data.earlier)
+    goal = data.evidence.frontier or data.floor is not None
     steps = []
     if data.guidelines and not later:
         steps.append("Write the first guidelines, at most 8, each one sentence with figures:")
@@ -63,7 +64,7 @@ def instruction(data: PromptData) -> str:
             steps.append("- where samples saturate in each stage (Insight 2);")
         if 3 in insights:
             steps.append("- how later stages' optima move with earlier choices (Insight 3);")
-        alike = near_best(data.evidence)
+        alike = 0 if goal else near_best(data.evidence)
         if alike >= _ALIKE and (data.left is None or data.left > _LAST):
             steps.append(
                 f"- {alike} allocations cannot be told from the best by their trials, so small "
@@ -71,15 +72,14 @@ def instruction(data: PromptData) -> str:
                 "trials have had, unless they are clearly behind."
             )
     fields = claim_fields(data.insights, guidelines=data.guidelines)
-    steps.append(claims_instruction(fields, thinking=thinking))
+    steps.append(claims_instruction(fields, thinking=thinking, weighed=not goal))
     steps.append(
         f"Propose {data.wanted} candidates, best first"
         + (", that follow the guidelines" if data.guidelines else "")
         + (_FEASIBLE if data.evidence.constraints else "")
         + ". Each must fit the budget, and none may repeat a trial or a queued candidate; "
         '`"samples": "max"` means as many as fit beside the rest. '
-        "Aim most of them at what may beat the best so far, one or two at what would change your "
-        "mind."
+        f"Aim most of them at {_aim(data)}, one or two at what would change your mind."
     )
     if has_differing_repeats(data.evidence):
         steps.append(
@@ -87,6 +87,15 @@ def instruction(data: PromptData) -> str:
             "to repeat."
         )
     return "\n".join(step for step in steps if step)
+
+
+def _aim(data: PromptData) -> str:
+    """Return what candidates should be aimed at."""
+    if data.floor is not None:
+        return "what may reach the value of the goal at a lower cost than any trial so far"
+    if data.evidence.frontier:
+        return "what may raise the front, at different costs (a value above all that are as cheap)"
+    return "what may beat the best so far"
 
 
 def answer_form(data: PromptData) -> str:

@@ -19,6 +19,7 @@ from optuna_agenttts.agent.prompts.prompt_data import PromptBlock, PromptData, f
 from optuna_agenttts.agent.prompts.schema import reply_schema
 from optuna_agenttts.agent.prompts.tables import (
     effects_block,
+    front_block,
     gains_block,
     models_block,
     next_block,
@@ -39,6 +40,7 @@ BLOCKS = (
     PromptBlock(insights_block),
     PromptBlock(experience_block, 11),
     PromptBlock(history_block, (8, 2, 1)),
+    PromptBlock(front_block, (8, 2)),
     PromptBlock(running_block, 1),
     PromptBlock(queue_block, 1),
     PromptBlock(proposals_block, 7),

@@ -40,6 +40,7 @@ class PromptData:
             None if unknown.
         experience: Lines that describe earlier studies; may be empty.
         diagnostics: What the stages of the trials did.
+        floor: Score to reach at the lowest cost; None to search for the best score, or front.
     """
 
     evidence: Evidence
@@ -55,6 +56,7 @@ class PromptData:
     left: int | None = None
     experience: tuple[str, ...] = ()
     diagnostics: tuple[TrialDiagnostics, ...] = ()
+    floor: float | None = None
 
     @property
     def task(self) -> Task:
@@ -70,6 +72,12 @@ class PromptData:
     def names(self) -> dict[str, str]:
         """Short names of the models, by name."""
         return short_names(self.task)
+
+    @property
+    def measures_cost(self) -> bool:
+        """Whether the second value of trials is another one than the task's cost."""
+        forecasts = (*self.facts.front, *self.facts.leaders)
+        return any(forecast.measured is not None for forecast in forecasts)
 
     def line(self, choices: Choices) -> str:
         """Format an allocation on one line, with short names in the order of the stages."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from optuna_agenttts.agent.facts import ModelFact
+from optuna_agenttts.agent.facts import Forecast, ModelFact
 from optuna_agenttts.agent.prompts.data import amount, block, quote, table
 from optuna_agenttts.agent.prompts.prompt_data import PromptData
 from optuna_agenttts.planner.evidence import Bools
@@ -15,6 +15,8 @@ _RANGES = ((1, 1), (2, 4), (5, 16), (17, 64), (65, None))
 """Ranges of samples whose mean scores are shown, by ratio. Chosen by hand."""
 _FEW = 4
 """Rows of a table that has to be short; chosen by hand."""
+_FRONT = 8
+"""Points of a front that has to be short, its ends among them; chosen by hand."""
 
 
 def noise_block(data: PromptData) -> str:
@@ -160,20 +162,42 @@ def gains_block(data: PromptData) -> str:
 def next_block(data: PromptData) -> tuple[str, ...]:
     """Return what the fit would try next, with all allocations or a few."""
     leaders = sorted(data.facts.leaders, key=lambda leader: -data.evidence.sign * leader.mean)
-    rows = [
-        (
-            data.line(leader.choices),
-            data.figures.plus_minus(leader.mean, leader.sd),
-            amount(data.task.feasible.cost(leader.choices)),
-        )
-        for leader in (leaders if data.shows("next") else ())
-    ]
+    rows = [_forecast_row(data, leader) for leader in (leaders if data.shows("next") else ())]
     note = (
         "What the fit would try next without you, to learn or to win, by expected value (± is one "
         "standard deviation):"
     )
-    head = ("allocation", "expected value", "cost")
+    head = _forecast_head(data)
     return (
         *(block("next", [note, *table(head, rows[:n])]) for n in (len(rows), _FEW) if rows),
         "",
+    )
+
+
+def front_block(data: PromptData) -> tuple[str, ...]:
+    """Return the front of searches for one or for a cheap good score, with all points or a few."""
+    rows = [_forecast_row(data, point) for point in data.facts.front]
+    places = np.linspace(0, max(0, len(rows) - 1), _FRONT).astype(int).tolist()
+    few = [rows[place] for place in places] if rows else []
+    note = (
+        "The front: of the tried allocations, those of the best expected value at every cost, "
+        "cheapest first (± is one standard deviation):"
+    )
+    shown = (rows, few) if len(rows) > _FRONT else (rows,) if rows else ()
+    return (*(block("front", [note, *table(_forecast_head(data), each)]) for each in shown), "")
+
+
+def _forecast_head(data: PromptData) -> tuple[str, ...]:
+    """Return the head of a table of `_forecast_row`."""
+    return ("allocation", "expected value", "cost", *["measured cost"] * data.measures_cost)
+
+
+def _forecast_row(data: PromptData, forecast: Forecast) -> tuple[str, ...]:
+    """Return an allocation with its expected value and its cost."""
+    measured = [amount(forecast.measured)] if forecast.measured is not None else []
+    return (
+        data.line(forecast.choices),
+        data.figures.plus_minus(forecast.mean, forecast.sd),
+        amount(data.task.feasible.cost(forecast.choices)),
+        *measured,
     )
