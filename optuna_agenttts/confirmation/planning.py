@@ -55,7 +55,8 @@ def next_block(
     """
     belief = belief_of(found, keys)
     if found.evidence.frontier:
-        return policy.front_block(belief.means, limits, looks)
+        costs = found.front_costs(found.surrogate.points_of(keys))
+        return policy.front_block(belief.means, costs, limits, looks)
     return policy.next_block(belief, limits, looks)
 
 

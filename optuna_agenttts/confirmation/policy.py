@@ -191,21 +191,21 @@ def next_block(belief: Belief, limits: Limits, looks: int = LOOKS) -> Block | No
     return Block(positions, max(1, limits.instances(positions) // looks), found.gain)
 
 
-def front_block(means: Floats, limits: Limits, looks: int = LOOKS) -> Block:
+def front_block(means: Floats, costs: Floats, limits: Limits, looks: int = LOOKS) -> Block:
     """Return the next block that confirms the allocations of a front.
 
     If they are too many for what is left, those are left out that add the least area to the front:
     the rise over the one before, times the cost up to the next.
 
     Args:
-        means: Posterior means of the allocations, which rise with their prices, two or more.
-        limits: What is left, with prices.
+        means: Posterior means of the allocations, two or more.
+        costs: Costs that the front is over, with which the means rise.
+        limits: What is left.
         looks: See `next_block`.
     """
-    assert limits.prices is not None
     kept = np.arange(len(means))
     while len(kept) > 2 and (len(kept) > _MOST or limits.instances(kept) < _FEWEST):
-        areas = np.diff(means[kept])[:-1] * np.diff(limits.prices[kept])[1:]
+        areas = np.diff(means[kept])[:-1] * np.diff(costs[kept])[1:]
         kept = np.delete(kept, 1 + int(areas.argmin()))
     return Block(kept, max(1, limits.instances(kept) // looks), 0.0)
 

@@ -55,7 +55,8 @@ def frontier(
     Args:
         study: A study of a score, or of a score and then a cost, of any sampler.
         task: Task that it tunes; see `recommend`.
-        costs: Cost models to report beside the task's own, which the budgets are in. Default:
+        costs: Cost models to report beside the cost that the frontier is over: the task's own, or
+            what trials of two objectives measured in its place. Default:
             FLOPs, price and latency; those whose facts (sizes, prices, speeds) the models do not
             state are left out, and `Frontier.missing` has the reason.
         tried_only: Whether to leave out allocations that no trial ran. They are only compared
@@ -99,7 +100,7 @@ def frontier_of(
             token lengths.
     """
     best = found.best(np.arange(len(found.keys)))
-    options = _options(found, float(found.costs[best]), tried_only)
+    options = _options(found, best, tried_only)
     records = _records(found, options, best)
     points, own = options.points.take(np.array(records)), options.costs[records]
     allocations = [found.task.allocation(options.keys[i]) for i in records]
@@ -108,7 +109,7 @@ def frontier_of(
     sign = found.evidence.sign
     values = sign * np.minimum.accumulate(sign * values[::-1])[::-1]
     intervals = found.intervals(points, values, score_sd)
-    others, missing = _other_costs(found.task, costs, allocations, recognized=recognized)
+    others, missing = _other_costs(found, costs, allocations, recognized=recognized)
     scale = found.scale
     lows = found.exact.at(points).differences_from(len(records) - 1).bounds()[0] * scale.span
     seen = _instances(found)
@@ -134,8 +135,8 @@ def frontier_of(
         )
     return Frontier(
         points=tuple(built),
-        unit=found.task.cost_model.unit,
-        budget=found.task.budget,
+        unit=found.unit,
+        budget=float(own[-1]) if found.measures_cost else found.task.budget,
         missing=missing,
         maximize=sign > 0,
         margin=MARGIN * scale.extent,
@@ -160,12 +161,15 @@ class _Options:
     means: Floats
 
 
-def _options(found: Candidates, limit: float, tried_only: bool) -> _Options:
-    """Return the candidates, and other allocations that cost less than a limit.
+def _options(found: Candidates, best: int, tried_only: bool) -> _Options:
+    """Return the candidates, and other allocations that cost less than the best one.
 
     The others are those that only stopped trials tried and, unless `tried_only`, untried ones.
     """
     evidence, known = found.evidence, known_feasibility(found.evidence)
+    own = found.front_costs(found.points)
+    # Allocations that are dear by the task may have been measured to be cheap.
+    limit = found.task.feasible.limit if found.measures_cost else float(own[best])
     keys = dict.fromkeys(found.keys)
     observed = dict.fromkeys(choices_of(evidence.models, evidence.samples))
     stopped = [key for key in observed if known.get(key, True) and key not in keys]
@@ -173,12 +177,12 @@ def _options(found: Candidates, limit: float, tried_only: bool) -> _Options:
     others = found.surrogate.points(array[..., 0], array[..., 1])
     if not tried_only and limit > found.task.feasible.cheapest_cost:
         others = others.joined(_untried(found, limit))
-    costs = found.task.feasible.costs_of(others.models, others.samples)
-    others, costs = others.take(np.flatnonzero(costs < limit)), costs[costs < limit]
+    costs = found.front_costs(others)
+    others, costs = others.take(np.flatnonzero(costs < own[best])), costs[costs < own[best]]
     return _Options(
         keys=[*keys, *choices_of(others.models, others.samples)],
         points=found.points.joined(others),
-        costs=np.concatenate([found.costs, costs]),
+        costs=np.concatenate([own, costs]),
         means=np.concatenate([found.mean, found.posterior.at(others).mean()]),
     )
 
@@ -238,7 +242,7 @@ def _records(found: Candidates, options: _Options, best: int) -> list[int]:
             break
         if position < len(tried):
             if mean > top:
-                add(found.best(tried[found.costs <= costs[position]]))
+                add(found.best(tried[costs[: len(tried)] <= costs[position]]))
                 top = mean
         elif top + _LEAST_GAIN < mean < means[best]:
             add(position)
@@ -257,7 +261,7 @@ def _instances(found: Candidates) -> dict[Choices, int]:
 
 
 def _other_costs(
-    task: Task,
+    candidates: Candidates,
     costs: Sequence[CostModel] | None,
     allocations: Sequence[Allocation],
     *,
@@ -268,8 +272,12 @@ def _other_costs(
     Raises:
         MissingFactError: A fact is missing, and the costs were given.
     """
+    task = candidates.task
     found: list[dict[str, float]] = [{} for _ in allocations]
-    missing = []
+    missing: list[str] = []
+    if candidates.measures_cost:
+        name = task.cost_model.unit or "task"
+        found = [{name: task.cost(allocation)} for allocation in allocations]
     if not isinstance(costs, Sequence | None):
         raise TaskError(f"frontier: `costs` must be a list of cost models, got {costs!r}.")
     for cost in _COSTS if costs is None else costs:

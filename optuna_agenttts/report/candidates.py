@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from optuna_agenttts import storage
 from optuna_agenttts.exceptions import NoEvidenceError, NoTaskError
+from optuna_agenttts.planner.costs import Costs
 from optuna_agenttts.planner.evidence import Bools, Choices, Evidence, Floats, Ints
 from optuna_agenttts.planner.feasibility import Feasibility, known_feasibility
 from optuna_agenttts.planner.kernels import Points, surrogate_of
@@ -82,6 +83,8 @@ class Candidates:
         self.keys = _tried_choices(study, self.trials, self.evidence)
         self.points = self.surrogate.points_of(self.keys)
         self.costs = self.task.feasible.costs_of(self.points.models, self.points.samples)
+        names = study.metric_names if self.evidence.frontier else None
+        self._second = names[1] if names else "units of the second objective"
         self.posterior = Posterior(self.surrogate, self.evidence)
         self.mean = self.posterior.at(self.points).mean()
         # The noise as it is; see `LIKELIHOOD_POWER`.
@@ -106,6 +109,34 @@ class Candidates:
         keys = [self.keys[position] for position in among.tolist()]
         winner = int(np.argmax(self.mean[among]))
         return int(among[cheapest_alike(keys, self.costs[among], self.outcomes, winner)])
+
+    @property
+    def unit(self) -> str:
+        """Unit of `front_costs`."""
+        return self.task.cost_model.unit if self._measured is None else self._second
+
+    @property
+    def measures_cost(self) -> bool:
+        """Whether trials have measured another cost than the task's."""
+        return self._measured is not None
+
+    def front_costs(self, points: Points) -> Floats:
+        """Return the costs that a frontier is over: the task's, or predictions of measured ones.
+
+        Args:
+            points: The allocations.
+        """
+        if self._measured is None:
+            return self.task.feasible.costs_of(points.models, points.samples)
+        assert self._measured.unit is not None
+        return self._measured.unit * self._measured(points)
+
+    @cached_property
+    def _measured(self) -> Costs | None:
+        if not self.evidence.frontier:
+            return None
+        costs = Costs(self.evidence)
+        return None if costs.unit is None else costs
 
     def points_of(self, models: Ints, samples: Ints) -> Points:
         """Return allocations in terms of the cheapest ones with the same outcomes.

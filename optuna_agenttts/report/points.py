@@ -37,8 +37,9 @@ class FrontierPoint(Saved):
         allocation: The allocation, by stage.
         value: Expected value, in units of the metric; see `Recommendation`.
         interval: Central 90 % interval of the value; see `Recommendation`.
-        cost: Cost for one instance, in units of the task's cost model: the smallest budget that
-            the allocation is for.
+        cost: Cost for one instance, in units of the task's cost model, or as predicted from the
+            second values of trials, if these are other costs: the smallest budget that the
+            allocation is for.
         costs: Cost for one instance in the units of other cost models, by unit.
         tried: Whether a trial ran it. If not, value and interval are extrapolated from other
             allocations.
@@ -82,7 +83,7 @@ class Frontier(Saved):
         points: The allocations, cheapest first. Expected scores rise with costs. The last one is
             the allocation that `recommend` returns.
         unit: Unit of `FrontierPoint.cost`.
-        budget: The searched budget.
+        budget: The searched budget; the largest cost if costs were measured.
         missing: For each cost model that is left out, the reason.
         maximize: Whether higher values are better.
         margin: Difference of scores that is worth printing, in units of the metric.
@@ -129,7 +130,7 @@ class Frontier(Saved):
         """Return the allocation to use within a budget.
 
         Args:
-            budget: Upper bound of the cost for one instance, in units of the task's cost model.
+            budget: Upper bound of the cost, in units of `unit`.
                 Above the searched budget, the best point is returned.
 
         Raises:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from optuna_agenttts.planner.feasibility import known_feasibility
@@ -21,7 +22,7 @@ class TriedAllocation:
         number: Number of the trial.
         allocation: Its allocation, or the cheapest one of equal outcomes.
         value: Its value, or the mean of what it saw if it was stopped; in units of the metric.
-        cost: Cost of the allocation for one instance, in units of the task's cost model.
+        cost: Cost of the allocation for one instance, in units of the frontier.
         kind: ``"complete"``, ``"stopped"``, ``"fresh"`` if it confirms an allocation on fresh
             instances, or ``"infeasible"`` if it violates constraints of the study.
     """
@@ -41,9 +42,12 @@ def tried_of(view: StudyView) -> tuple[TriedAllocation, ...]:
         NoEvidenceError: No trial is complete, or none meets the constraints of the study.
     """
     evidence = view.candidates.evidence
-    costs = view.task.feasible.costs_of(evidence.models, evidence.samples).tolist()
+    points = view.candidates.surrogate.points(evidence.models, evidence.samples)
+    costs = view.candidates.front_costs(points).tolist()
     known, blocks = known_feasibility(evidence), evidence.block_of_rows().tolist()
     found = []
+    if view.candidates.measures_cost:
+        costs = [own if math.isnan(m) else m for own, m in zip(costs, evidence.measured)]
     for row, key in enumerate(choices_of(evidence.models, evidence.samples)):
         kind = "stopped" if evidence.stopped[row] else "fresh" if blocks[row] else "complete"
         found.append(

@@ -57,7 +57,7 @@ def plot_frontier(study: Study, task: Task | None = None) -> Figure:
     central 90 % interval; see `frontier`.
 
     Args:
-        study: A study of one objective, of any sampler.
+        study: A study of a score, or of a score and then a cost, of any sampler.
         task: Task that it tunes. Default: the one registered on the study, else one recognized
             from the names of its parameters.
 
@@ -66,7 +66,7 @@ def plot_frontier(study: Study, task: Task | None = None) -> Figure:
 
     Raises:
         AgentTTSError: Plotly is not installed.
-        NoTaskError: The study has no task, or several objectives.
+        NoTaskError: The study has no task, or other objectives.
         NoEvidenceError: No trial is complete, or none meets the constraints of the study.
     """
     return figure_of_frontier(StudyView(study, task))
@@ -75,25 +75,27 @@ def plot_frontier(study: Study, task: Task | None = None) -> Figure:
 def figure_of_frontier(view: StudyView) -> Figure:
     """Return the figure of a study; see `plot_frontier`."""
     best, points, task = view.recommendation, view.frontier.points, view.task
-    metric, margin = metric_text(task), best.margin
+    metric, margin, measured = metric_text(task), best.margin, view.candidates.measures_cost
+    # Ties are cheaper by the task's cost; the frontier shows what is cheaper by another one.
+    ties, cost = () if measured else best.ties, points[-1].cost
     figure = new_figure(
         f"{metric[:1].upper()}{metric[1:]} over cost",
         f"Recommended: {brief_allocation(best.allocation)}",
         f"{score_text(best.value, margin)}, {interval_text(best.interval, margin)}, "
-        f"{cost_text(best.cost, task)}",
+        f"{cost_text(cost, view.candidates.unit)}",
         *(
             f"As good for less: {brief_allocation(tie.allocation)}: "
             f"{score_text(tie.value, margin)}, cost {amount_text(tie.cost)}"
-            for tie in best.ties[:1]
+            for tie in ties[:1]
         ),
     )
     figure.add_traces(_trial_traces(view))
     figure.add_traces(_frontier_traces(view, points))
-    if best.ties:
+    if ties:
         figure.add_trace(
             _points(
                 "as good for less",
-                [(tie.cost, tie.value) for tie in best.ties],
+                [(tie.cost, tie.value) for tie in ties],
                 _TIE,
                 [
                     _hover(
@@ -104,19 +106,21 @@ def figure_of_frontier(view: StudyView) -> Figure:
                         tie.cost,
                         f"loses less than {max(tie.loss, 0):.2g} (95 % bound)",
                     )
-                    for tie in best.ties
+                    for tie in ties
                 ],
             )
         )
     text = interval_text(best.interval, margin)
-    hover = _hover(view, "recommended", best.allocation, best.value, best.cost, text)
-    figure.add_trace(_points("recommended", [(best.cost, best.value)], RECOMMENDED, [hover]))
+    hover = _hover(view, "recommended", best.allocation, best.value, cost, text)
+    figure.add_trace(_points("recommended", [(cost, best.value)], RECOMMENDED, [hover]))
     costs = [cost for trace in figure.data for cost in trace.x if cost > 0]
-    low, high = min(costs, default=1.0), max([*costs, task.budget])
-    line = {"color": GRAY, "dash": "dash", "width": 1.5}
-    figure.add_vline(x=task.budget, line=line)
-    figure.add_trace(legend_entry(f"budget, {amount_text(task.budget)}", mode="lines", line=line))
-    figure.update_xaxes(title_text=cost_title(task))
+    low, high = min(costs, default=1.0), max([*costs, *[task.budget] * (not measured)])
+    if not measured:
+        line = {"color": GRAY, "dash": "dash", "width": 1.5}
+        figure.add_vline(x=task.budget, line=line)
+        name = f"budget, {amount_text(task.budget)}"
+        figure.add_trace(legend_entry(name, mode="lines", line=line))
+    figure.update_xaxes(title_text=cost_title(view.candidates.unit))
     if high > _RATIO * low:
         figure.update_xaxes(**log_axis(low, high))
     figure.update_yaxes(title_text=value_title(view), **value_limits(view))
@@ -147,7 +151,7 @@ def _hover(
         [
             f"{name}: {metric_text(view.task)} {score}",
             *allocation_lines(allocation),
-            cost_text(cost, view.task),
+            cost_text(cost, view.candidates.unit),
             *notes,
         ]
     )
@@ -185,7 +189,7 @@ def _frontier_traces(view: StudyView, points: tuple[FrontierPoint, ...]) -> list
     go, color = graph_objects(), _FRONTIER.color
     # Steps end at the budget, up to which the last point is the one to use.
     costs = [point.cost for point in points]
-    costs.append(max(view.task.budget, costs[-1]))
+    costs.append(max(view.frontier.budget, costs[-1]))
     steps = {"x": costs, "mode": "lines", "hoverinfo": "skip"}
     traces = []
     intervals = [point.interval for point in points if point.interval is not None]

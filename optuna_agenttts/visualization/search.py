@@ -119,7 +119,7 @@ def _recommended(task: Task, points: Sequence[ProgressPoint], margin: float) -> 
                 *style.allocation_lines(point.allocation),
                 f"expected {metric} {score_text(point.value, margin)}",
                 style.interval_text(point.interval, margin),
-                style.cost_text(point.cost, task),
+                style.cost_text(point.cost, task.cost_model.unit),
             ]
         )
         for point in points

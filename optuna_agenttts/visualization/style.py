@@ -266,9 +266,9 @@ def interval_text(interval: tuple[float, float] | None, margin: float = 0.0) -> 
     return "90 % interval {} to {}".format(*(score_text(end, margin) for end in interval))
 
 
-def cost_text(cost: float, task: Task) -> str:
+def cost_text(cost: float, unit: str) -> str:
     """Describe the cost of an allocation as plain text."""
-    return f"cost {amount_text(cost, task.cost_model.unit)} per instance"
+    return f"cost {amount_text(cost, unit)} per instance"
 
 
 def metric_text(task: Task) -> str:
@@ -304,9 +304,9 @@ def beyond_limits(view: StudyView) -> str:
     return "over the budget or constraints" if constrained else "over the budget"
 
 
-def cost_title(task: Task) -> str:
+def cost_title(unit: str) -> str:
     """Return the title of an axis of costs."""
-    return lines([with_unit("cost per instance", task.cost_model.unit)])
+    return lines([with_unit("cost per instance", unit)])
 
 
 def log_axis(low: float, high: float) -> dict[str, Any]:

@@ -150,14 +150,14 @@ def test_the_frontier_is_confirmed_on_fresh_instances():
 def test_a_block_of_a_front_leaves_out_what_adds_least():
     """As many as the limits cover on forty instances each; the ends always stay."""
     means = np.array([0.1, 0.11, 0.5, 0.51, 0.6])
-    prices = np.array([1.0, 2.0, 3.0, 50.0, 50.5])
+    costs = np.array([1.0, 2.0, 3.0, 50.0, 50.5])
     for evaluations, kept in ((2000, [0, 1, 2, 3, 4]), (160, [0, 1, 2, 4]), (120, [0, 2, 4])):
-        limits = policy.Limits(np.array([float(evaluations)]), np.ones((1, 5)), 1000, prices)
-        block = policy.front_block(means, limits, 4)
+        limits = policy.Limits(np.array([float(evaluations)]), np.ones((1, 5)), 1000)
+        block = policy.front_block(means, costs, limits, 4)
         assert block.positions.tolist() == kept
         assert block.instances == evaluations // len(kept) // 4
-    limits = policy.Limits(np.array([2.0]), np.ones((1, 5)), 1000, prices)
-    assert policy.front_block(means, limits, 4).positions.tolist() == [0, 4]
+    limits = policy.Limits(np.array([2.0]), np.ones((1, 5)), 1000)
+    assert policy.front_block(means, costs, limits, 4).positions.tolist() == [0, 4]
 
 
 def test_a_search_confirms_the_frontier_within_one_limit():
@@ -167,6 +167,30 @@ def test_a_search_confirms_the_frontier_within_one_limit():
     assert found.recommendation.frontier is not None
     assert all(len(trial.values) == 2 for trial in study.trials)
     assert "frontier" not in str(found.confirmation.reason)
+
+
+# Measured costs.
+
+
+def test_the_frontier_of_measured_costs_is_over_them():
+    """Its points are the best scores at every latency, in the latency's unit."""
+    study = searched(14, latency)
+    study.set_metric_names(["exact match", "seconds"])
+    found = frontier(study, tried_only=True)
+    assert found.unit == "seconds"
+    assert "cost in seconds per instance" in str(found)
+    costs = [point.cost for point in found.points]
+    assert costs == sorted(costs)
+    for point in found.points:
+        assert point.cost == pytest.approx(latency(point.allocation), rel=0.3)
+        assert point.costs["reference samples"] == TASK.cost(point.allocation)
+    assert found.at(costs[0]).allocation == found.points[0].allocation
+    figure = ALL_FIGURES["frontier"](StudyView(study))
+    assert "seconds" in figure.layout.xaxis.title.text
+    shown = next(trace for trace in figure.data if trace.name == "trial")
+    assert set(shown.x) <= {trial.values[1] for trial in study.trials}
+    confirmed = confirm(study, outcomes_of, FRESH, evaluations=200)
+    assert confirmed.recommendation.frontier.unit == "seconds"
 
 
 # Reports.
