@@ -108,7 +108,9 @@ def _choices(
 ) -> list[Model]:
     """Return a model at each effort."""
     if model.thinking is not None:
-        raise TaskError(f"Model {model.name!r} is at a thinking effort already.")
+        raise TaskError(
+            f"Model {model.name!r} is at a thinking effort already: give `{model.thinking.model}`."
+        )
     choices = []
     before = 0.0
     for effort in listed:

@@ -46,7 +46,7 @@ class Endpoint:
 
     chat: ChatModel
     identity: str
-    concurrency: int = 32
+    concurrency: int = _IN_PROCESS_CONCURRENCY
     server: str = ""
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None

@@ -13,6 +13,7 @@ from optuna_agenttts.llm import ChatRequest, Finding, Message, Report, examine
 from optuna_agenttts.llm.effort_checks import examine_efforts
 from optuna_agenttts.llm.loop import LoopThread
 from optuna_agenttts.llm.untrusted import decode_json
+from optuna_agenttts.support.plain import one_line
 from optuna_agenttts.task.efforts import efforts_by_model, with_efforts
 from optuna_agenttts_integrations.calls.endpoints import close_chats, connect_endpoints
 from optuna_agenttts_integrations.check import (
@@ -23,8 +24,10 @@ from optuna_agenttts_integrations.check import (
     skipped_finding,
 )
 from optuna_agenttts_integrations.cli.objectives import IMPORT_NOTE, open_objective
-from optuna_agenttts_integrations.cli.parser import COMMANDS, Commands, add_command
+from optuna_agenttts_integrations.cli.parser import Commands, add_command
 
+_MAX_SHOWN = 80
+"""Maximum length of an option in a message, in characters. Chosen by hand."""
 _WIDTH = 100
 """Maximum width of the table in columns, also where the output is no terminal. Chosen by hand."""
 _DETAILS = """\
@@ -48,7 +51,6 @@ def add_doctor(commands: Commands) -> None:
     doctor = add_command(
         commands,
         "doctor",
-        COMMANDS["doctor"],
         _DETAILS,
         epilog="examples:\n"
         "  agenttts doctor http://127.0.0.1:8080 Qwen/Qwen2.5-7B-Instruct\n"
@@ -205,7 +207,8 @@ def _extra(text: str | None) -> str | None:
     values = decode_json(text)
     if not isinstance(values, dict):
         raise AgentTTSError(
-            '`--extra` must be a JSON object, such as \'{"reasoning_effort": "low"}\'.'
+            '`--extra` must be a JSON object, such as \'{"reasoning_effort": "low"}\', got '
+            f"{one_line(text, _MAX_SHOWN)!r}."
         )
     # Checks that no field is one that requests have anyway.
     Model("m", extra=values)

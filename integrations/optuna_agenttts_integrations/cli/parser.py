@@ -20,19 +20,18 @@ COMMANDS = {
 
 
 def add_command(
-    commands: Commands, name: str, summary: str, details: str = "", **options: Any
+    commands: Commands, name: str, details: str = "", *, summary: str = "", **options: Any
 ) -> argparse.ArgumentParser:
-    """Add a command.
+    """Add a command, and return its parser.
 
     Args:
         commands: The commands to add it to.
         name: Name of the command.
-        summary: What it does, in lower case and without a period, for the list of commands.
         details: Further sentences for the command's own help.
+        summary: What it does, in lower case and without a period, for the list of commands.
+            Default: that of `COMMANDS`.
         **options: Arguments for `argparse.ArgumentParser`.
-
-    Returns:
-        The command's parser.
     """
+    summary = summary or COMMANDS[name]
     description = f"{summary[0].upper()}{summary[1:]}. {details}".strip()
     return commands.add_parser(name, help=summary, description=description, **options)

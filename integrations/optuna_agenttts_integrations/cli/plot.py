@@ -10,7 +10,7 @@ from optuna_agenttts import AgentTTSError
 from optuna_agenttts.report.view import StudyView
 from optuna_agenttts.support.plain import one_line
 from optuna_agenttts.visualization.figures import ALL_FIGURES
-from optuna_agenttts_integrations.cli.parser import COMMANDS, Commands, add_command
+from optuna_agenttts_integrations.cli.parser import Commands, add_command
 from optuna_agenttts_integrations.cli.storages import add_study_arguments, open_study
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ def add_plot(commands: Commands) -> None:
     plot = add_command(
         commands,
         "plot",
-        COMMANDS["plot"],
         "The study's storage is only read. Figures need Plotly, and pictures also kaleido and "
         "Chrome or Chromium: pip install 'optuna-agenttts[plot]'.",
     )

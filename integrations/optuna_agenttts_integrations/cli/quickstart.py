@@ -29,7 +29,7 @@ from optuna_agenttts import (
 from optuna_agenttts.report.text import allocation_table, share_text
 from optuna_agenttts.report.view import StudyView
 from optuna_agenttts_integrations.calls.store import CompletionStore
-from optuna_agenttts_integrations.cli.parser import COMMANDS, Commands, add_command
+from optuna_agenttts_integrations.cli.parser import Commands, add_command
 from optuna_agenttts_integrations.cli.report import write_page
 from optuna_agenttts_integrations.objective import MultiStageObjective
 from optuna_agenttts_integrations.playground import make_objective, make_problems, make_task
@@ -45,7 +45,6 @@ def add_quickstart(commands: Commands) -> None:
     quickstart = add_command(
         commands,
         "quickstart",
-        COMMANDS["quickstart"],
         "A pipeline answers arithmetic problems in two stages: the first picks the lines that "
         "help, the second computes the answer from them. The models were trained for it, and "
         "run in process: no key, network or GPU is needed. It takes about a minute, then scores "

@@ -22,7 +22,7 @@ from optuna_agenttts import NoTaskError, Task, __version__, frontier
 from optuna_agenttts.report.dataframes import trial_rows
 from optuna_agenttts.report.summary import Summary, summary_of
 from optuna_agenttts.report.view import StudyView
-from optuna_agenttts_integrations.cli.parser import COMMANDS, Commands, add_command
+from optuna_agenttts_integrations.cli.parser import Commands, add_command
 from optuna_agenttts_integrations.cli.storages import (
     add_study_arguments,
     name_without_secrets,
@@ -42,7 +42,6 @@ def add_report(commands: Commands) -> None:
     report = add_command(
         commands,
         "report",
-        COMMANDS["report"],
         "Without an option it prints text: what was tuned, what to use, how sure that is, what is "
         "as good for less, why, and what it cost. The study's storage is only read.",
     )

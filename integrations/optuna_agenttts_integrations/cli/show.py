@@ -13,7 +13,7 @@ from optuna_agenttts import AgentTTSError, Task
 from optuna_agenttts_integrations.calls.store import CompletionStore
 from optuna_agenttts_integrations.calls.store_targets import store_exists
 from optuna_agenttts_integrations.cli.objectives import IMPORT_NOTE, open_objective
-from optuna_agenttts_integrations.cli.parser import COMMANDS, Commands, add_command
+from optuna_agenttts_integrations.cli.parser import Commands, add_command
 from optuna_agenttts_integrations.cli.storages import add_study_arguments, open_study
 from optuna_agenttts_integrations.inspection.trials import recorded_outcomes
 from optuna_agenttts_integrations.inspection.views import InstanceInspection, TrialInspection
@@ -30,7 +30,6 @@ def add_show(commands: Commands) -> None:
     show = add_command(
         commands,
         "show",
-        COMMANDS["show"],
         "No model is called. Without an instance, instances are listed, the worst outcome first;\n"
         "with --baseline, those whose outcomes differ. Outcomes come from the study's storage;\n"
         "prompts and replies need the objective and its store.",

@@ -12,7 +12,7 @@ from optuna_agenttts import AgentTTSError
 from optuna_agenttts.report.text import table
 from optuna_agenttts_integrations.calls.store import CompletionStore
 from optuna_agenttts_integrations.calls.store_targets import store_exists
-from optuna_agenttts_integrations.cli.parser import COMMANDS, Commands, add_command
+from optuna_agenttts_integrations.cli.parser import Commands, add_command
 
 _DAY = 86_400.0  # seconds
 
@@ -22,26 +22,28 @@ def add_store(commands: Commands) -> None:
     store = add_command(
         commands,
         "store",
-        COMMANDS["store"],
         "A `CompletionStore` keeps the models' replies, in a file or a PostgreSQL database.",
     )
     actions = store.add_subparsers(required=True, metavar="ACTION")
-    show = add_command(actions, "show", "list the contents by endpoint and model")
+    show = add_command(actions, "show", summary="list the contents by endpoint and model")
     show.set_defaults(run=_show)
-    export = add_command(actions, "export", "write all completions as JSON lines")
+    export = add_command(actions, "export", summary="write all completions as JSON lines")
     export.add_argument("file", type=Path, help="file to write; an existing file is overwritten")
     export.set_defaults(run=_export)
     load = add_command(
-        actions, "load", "add completions written by `export`", "Existing completions are kept."
+        actions,
+        "load",
+        "Existing completions are kept.",
+        summary="add completions written by `export`",
     )
     load.add_argument("file", type=Path, help="file written by `export`")
     load.set_defaults(run=_load)
     prune = add_command(
         actions,
         "prune",
-        "delete completions",
         "Deleted completions must be paid for again. Only completions that match all options are "
         "deleted.",
+        summary="delete completions",
     )
     prune.add_argument("--model", help="only completions of this model")
     prune.add_argument("--endpoint", help="only completions of this endpoint, named as by `show`")

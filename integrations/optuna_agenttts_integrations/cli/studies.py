@@ -12,7 +12,7 @@ from optuna_agenttts.report.text import score_text, table
 from optuna_agenttts.report.trials import count_states
 from optuna_agenttts.study.measured import readable_task
 from optuna_agenttts.support.plain import one_line
-from optuna_agenttts_integrations.cli.parser import COMMANDS, Commands, add_command
+from optuna_agenttts_integrations.cli.parser import Commands, add_command
 from optuna_agenttts_integrations.cli.stale import list_stale, seconds_of
 from optuna_agenttts_integrations.cli.storages import add_storage_argument, open_storage, selected
 
@@ -26,7 +26,6 @@ def add_studies(commands: Commands) -> None:
     studies = add_command(
         commands,
         "studies",
-        COMMANDS["studies"],
         "The oldest study comes first. The best trial of a noisy study is a lucky one: "
         "`agenttts report` says what to use. The storage is only read, except with --fail.",
     )
