@@ -64,11 +64,6 @@ class EffortCase:
     thinking: Effort | None = None
     extra: str | None = None
 
-    @property
-    def name(self) -> str:
-        """The effort in messages."""
-        return repr(self.effort)
-
 
 async def examine_efforts(
     chat: ChatModel,
@@ -137,12 +132,12 @@ def _check_effort(findings: FindingCollector, case: EffortCase, outcome: Outcome
         findings.add(
             "thinking",
             "error" if outcome.refused else "warning",
-            f"a question at effort {case.name} fails: {outcome.message}",
+            f"a question at effort {case.effort!r} fails: {outcome.message}",
             remedy_for(outcome, case.effort),
         )
         return
     tokens = outcome.thought_tokens
-    message = f"{tokens} tokens of thoughts on a question at effort {case.name}"
+    message = f"{tokens} tokens of thoughts on a question at effort {case.effort!r}"
     level: Level = "ok"
     remedy = EFFORT_FIELDS
     if is_off(case.effort) and tokens:
@@ -185,8 +180,8 @@ async def _compare(
     if many > _RATIO * few:
         return
     message = (
-        f"{few} tokens of thoughts on two questions at effort {least.name}, and {many} at "
-        f"{most.name}"
+        f"{few} tokens of thoughts on two questions at effort {least.effort!r}, and {many} at "
+        f"{most.effort!r}"
     )
     if min(few, many) >= _CUT * len(added) * question.max_tokens:
         collectors[most.subject].add("thinking", "ok", f"not compared: {message}, all of the room")

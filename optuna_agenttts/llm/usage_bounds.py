@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
-from numbers import Integral, Real
 from typing import Any
 
 from optuna_agenttts.llm.port import ChatRequest, Usage
+from optuna_agenttts.support.numbers import is_finite
 from optuna_agenttts.support.plain import one_line
 
 _logger = logging.getLogger(__name__)
@@ -95,12 +95,7 @@ def bounded_usage(usage: Usage, request: ChatRequest, text: str, where: str) -> 
 
 def _whole(value: object) -> int | None:
     """Return a whole number of 0 or more; None for anything else, also for a bool."""
-    if isinstance(value, bool) or not isinstance(value, Real):
-        return None
-    if isinstance(value, Integral):
-        return int(value) if int(value) >= 0 else None
-    number = float(value)
-    return int(number) if number >= 0 and number.is_integer() else None
+    return int(value) if is_finite(value) and value >= 0 and value == int(value) else None
 
 
 def _bytes(text: str) -> int:

@@ -20,7 +20,7 @@ import optuna
 
 from optuna_agenttts import NoTaskError, Task, __version__, frontier
 from optuna_agenttts.report.dataframes import trial_rows
-from optuna_agenttts.report.summary import Summary, summary_of
+from optuna_agenttts.report.summary import summary_of
 from optuna_agenttts.report.view import StudyView
 from optuna_agenttts_integrations.cli.parser import Commands, add_command
 from optuna_agenttts_integrations.cli.storages import (
@@ -85,7 +85,8 @@ def _report(options: argparse.Namespace) -> int:
         write_page(view, options.storage, options.html)
         print(options.html, file=written)
     if options.json:
-        print(json.dumps(_values(summary_of(view)), indent=2, allow_nan=False))
+        values = {"optuna-agenttts": "Summary", "version": VERSION, **_encode(summary_of(view))}
+        print(json.dumps(values, indent=2, allow_nan=False))
     elif options.csv is None and options.html is None:
         print(summary_of(view))
         if options.frontier:
@@ -134,11 +135,6 @@ def _about(storage: str) -> dict[str, str]:
         "Optuna": optuna.__version__,
         "Python": platform.python_version(),
     }
-
-
-def _values(summary: Summary) -> dict[str, Any]:
-    """Return a summary as JSON-ready values."""
-    return {"optuna-agenttts": "Summary", "version": VERSION, **_encode(summary)}
 
 
 def _encode(value: Any) -> Any:
