@@ -40,5 +40,5 @@ def _start_as_a_new_process_does(monkeypatch):
     monkeypatch.setattr(model, "_assumed", set())
     monkeypatch.setattr(inference_providers, "_resolved", set())
     monkeypatch.setattr(outages, "_answered", {})
-    monkeypatch.setattr(usage_bounds, "_named", set())
+    monkeypatch.setattr(usage_bounds, "_warned", set())
     monkeypatch.setattr(waiting, "_logged", {})

@@ -19,9 +19,9 @@ _UNSEEN = 131_072
 _TEMPLATE_TOKENS = 32
 """Tokens that a chat template adds to a prompt; Llama 3.1's, with its dates, is the longest of the
 common ones."""
-_MAX_NAMED = 1000
-"""Counts to remember as named; chosen by hand, far above the number of servers of a search."""
-_named: set[tuple[str, str]] = set()
+_MAX_WARNED = 1000
+"""Counts to remember as warned of; chosen by hand, far above the number of servers of a search."""
+_warned: set[tuple[str, str]] = set()
 
 
 def warn_of_counts(where: str, odd: Mapping[str, Any], used: str) -> None:
@@ -32,10 +32,10 @@ def warn_of_counts(where: str, odd: Mapping[str, Any], used: str) -> None:
         odd: The counts by name.
         used: What is used instead.
     """
-    new = {name: value for name, value in odd.items() if (where, name) not in _named}
-    if not new or len(_named) >= _MAX_NAMED:
+    new = {name: value for name, value in odd.items() if (where, name) not in _warned}
+    if not new or len(_warned) >= _MAX_WARNED:
         return
-    _named.update((where, name) for name in new)
+    _warned.update((where, name) for name in new)
     shown = ", ".join(f"`{name}` {one_line(repr(value), 40)}" for name, value in new.items())
     _logger.warning(
         "%s reports %s, which cannot be a number of tokens of this call: %s. Check the server, as "

@@ -23,7 +23,7 @@ from optuna_agenttts.study.failures import Failures
 from optuna_agenttts.study.stopped import mean_outcome, measured_cost, outcomes_of
 from optuna_agenttts.study.suggestions import Suggestions
 from optuna_agenttts.support.logs import log_once
-from optuna_agenttts.task.equivalence import ALONE, Equivalence, EquivalentAllocations
+from optuna_agenttts.task.equivalence import UNIQUE, Equivalence, EquivalentAllocations
 from optuna_agenttts.task.parameters import misfits
 from optuna_agenttts.task.task import Task
 
@@ -81,7 +81,7 @@ class Archive:
         self._reported, self._explained, self._graded = 0, 0, list[float]()
         # Sum and number of the complete search trials' outcomes of each instance.
         self._totals: dict[int, tuple[float, int]] = {}
-        self._named: set[int] = set()
+        self._logged: set[int] = set()
         self._equivalence = Equivalence.of(task.stages)
         self._reports: dict[Choices, Mapping[int, Any]] = {}
         self._violating: set[Choices] = set()
@@ -133,7 +133,7 @@ class Archive:
         scale, outliers = self._scale(scores)
         left_out = [trial for trial, outlier in zip(self._scored, outliers) if outlier]
         if number is not None:
-            self._name_outliers(left_out)
+            self._log_outliers(left_out)
         kept = [trial for trial, outlier in zip(self._scored, outliers) if not outlier]
         table = np.array([trial.choices for trial in kept], dtype=np.int64)
         table = table.reshape(-1, len(self.task.stages), 2)
@@ -210,7 +210,7 @@ class Archive:
         few = len(self._graded) <= self._explained // 4
         return few and not any(0 <= score <= 1 for score in self._graded)
 
-    def _name_outliers(self, outliers: Sequence[_Scored]) -> None:
+    def _log_outliers(self, outliers: Sequence[_Scored]) -> None:
         """Log each trial whose value is an outlier, once."""
         where = "far from all others, or -1 while no other value is negative"
         if self.task.metric_range is not None:
@@ -218,8 +218,8 @@ class Archive:
         elif self._is_binary():
             where = "outside of 0 to 1, as all outcomes are 0 or 1"
         for trial in outliers:
-            if trial.number not in self._named:
-                self._named.add(trial.number)
+            if trial.number not in self._logged:
+                self._logged.add(trial.number)
                 _logger.warning(
                     "Trial %d has the value %g, which is %s. It is ignored as an outlier: it has "
                     "no weight on proposals and on the recommendation.",
@@ -315,7 +315,7 @@ class Archive:
         """Return a set that also contains the allocations of equal outcomes."""
         if not (self._equivalence or self._reports):
             return frozenset(allocations)
-        reports = {**self._reports, **dict.fromkeys(self._violating, ALONE)}
+        reports = {**self._reports, **dict.fromkeys(self._violating, UNIQUE)}
         return EquivalentAllocations(allocations, self._equivalence, reports)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from optuna_agenttts.planner.evidence import Choices, Evidence
 from optuna_agenttts.planner.pools import choices_of
-from optuna_agenttts.task.equivalence import ALONE, EquivalentAllocations
+from optuna_agenttts.task.equivalence import UNIQUE, EquivalentAllocations
 
 
 def cheapest_form(evidence: Evidence) -> Callable[[Choices], Choices]:
@@ -24,7 +24,8 @@ def cheapest_form(evidence: Evidence) -> Callable[[Choices], Choices]:
     def form(choices: Choices) -> Choices:
         pattern = known.pattern(choices)
         cheapest = known.equivalence.cheapest(choices, pattern, evidence.task.feasible)
-        if known.reported.get(cheapest) is ALONE or not (ranges is None or ranges.allow(cheapest)):
+        unique = known.reported.get(cheapest) is UNIQUE
+        if unique or not (ranges is None or ranges.allow(cheapest)):
             return choices
         return cheapest
 

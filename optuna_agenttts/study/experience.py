@@ -86,7 +86,7 @@ def read_experience(studies: Sequence[Study]) -> tuple[Experience, ...]:
     return tuple(found)
 
 
-def recall(experience: Sequence[Experience], task: Task) -> EarlierTrials | None:
+def earlier_trials(experience: Sequence[Experience], task: Task) -> EarlierTrials | None:
     """Return the earlier trials that have the task's stages and models, or None."""
     models, samples, scores, studies = [], [], [], []
     for index, earlier in enumerate(experience):

@@ -43,7 +43,7 @@ class Failures:
         # Number of completed trials at each failure. Those of a model: since it last succeeded.
         self._allocations: dict[Choices, list[int]] = {}
         self._models: dict[tuple[int, int], list[int]] = {}
-        self._named: set[tuple[int, int]] = set()
+        self._logged: set[tuple[int, int]] = set()
 
     def add_failed(self, choices: Choices) -> None:
         """Add a failed trial of an allocation."""
@@ -56,7 +56,7 @@ class Failures:
         self._completed += 1
         for pair in _pairs(choices):
             self._models.pop(pair, None)
-            self._named.discard(pair)
+            self._logged.discard(pair)
 
     def allocations(self) -> tuple[frozenset[Choices], frozenset[Choices]]:
         """Return the allocations that are to be tried again later, and those that are not."""
@@ -90,7 +90,7 @@ class Failures:
         if not waiting or not self._leaves(found, visited):
             return ranges
         for stage, model in waiting:
-            self._name(stage, model)
+            self._log_waiting(stage, model)
         return found
 
     def _leaves(self, ranges: Ranges, visited: Container[Choices]) -> bool:
@@ -100,10 +100,10 @@ class Failures:
                 return True
         return False
 
-    def _name(self, stage: int, model: int) -> None:
+    def _log_waiting(self, stage: int, model: int) -> None:
         """Log that a model waits, once until it succeeds again."""
-        if (stage, model) not in self._named:
-            self._named.add((stage, model))
+        if (stage, model) not in self._logged:
+            self._logged.add((stage, model))
             _logger.warning(
                 "The last %d trials with model %r in stage %r failed. Others are tried first, and "
                 "it is tried again from time to time.",

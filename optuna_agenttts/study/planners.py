@@ -9,7 +9,7 @@ from typing import Any
 
 from optuna_agenttts.planner.numerical import NumericalPlanner
 from optuna_agenttts.planner.opening import Opening as Opening
-from optuna_agenttts.study.experience import Experience, recall
+from optuna_agenttts.study.experience import Experience, earlier_trials
 from optuna_agenttts.task.task import Task
 
 _KEPT = 2
@@ -61,7 +61,7 @@ class Planners:
             planner = NumericalPlanner(
                 task,
                 insights=self._insights,
-                experience=recall(self._experience, task),
+                experience=earlier_trials(self._experience, task),
                 opening=self._opening,
                 floor=self._floor,
             )

@@ -71,7 +71,7 @@ _NEUTRAL = """
 """Words beside which higher scores are better, as for "mean score", unlike "risk score"."""
 
 
-def better(metric: str) -> int:
+def implied_sign(metric: str) -> int:
     """Return +1 if higher values of a metric are better, by its name, and -1 if lower ones are.
 
     Returns 0 for names that are unknown or contradictory ("accuracy per cost"). A negation
@@ -117,7 +117,7 @@ def warn_of_direction(study: Study, metric: str) -> None:
     metric = metric or next(iter(names or ()), "")
     maximize = study.directions[0] == StudyDirection.MAXIMIZE
     ours, other = ("maximize", "minimize") if maximize else ("minimize", "maximize")
-    if better(metric) != (-1 if maximize else 1):
+    if implied_sign(metric) != (-1 if maximize else 1):
         return
     _logger.warning(
         "Study %r has direction %r%s, but %s values of its metric %r are better: this search "

@@ -30,7 +30,7 @@ Pattern = tuple[Free, ...]
 MAX_COUNTED = 100_000
 """Maximum number of equal allocations that are counted, in some tenths of a second. Chosen by
 hand."""
-ALONE = False
+UNIQUE = False
 """Report of an allocation that violated a constraint: one of equal outcomes may still meet it, if
 the constraint is on time or spend."""
 _IRRELEVANT = "any"
@@ -72,9 +72,9 @@ class Equivalence:
         Args:
             choices: The allocation.
             reported: What a trial reports by position of the stage: numbers of samples or "any".
-                `ALONE` if no other allocation counts as equal.
+                `UNIQUE` if no other allocation counts as equal.
         """
-        if reported is ALONE:
+        if reported is UNIQUE:
             return (None,) * len(choices)
         known = reported if isinstance(reported, Mapping) else {}
         return tuple(self._free(choices, stage, known.get(stage)) for stage in range(len(choices)))

@@ -31,7 +31,7 @@ from optuna_agenttts.explanation.note import GUIDELINES, HEADING, save_guideline
 from optuna_agenttts.llm import ChatRefusedError, Completion, Usage
 from optuna_agenttts.planner.numerical import NumericalPlanner
 from optuna_agenttts.planner.posterior import Z90, Posterior
-from optuna_agenttts.study.experience import read_experience, recall
+from optuna_agenttts.study.experience import earlier_trials, read_experience
 from optuna_agenttts.study.proposals import Proposal
 from optuna_agenttts.study.rounds import Round, write_round
 from optuna_agenttts.study.spending import price_of
@@ -201,7 +201,7 @@ def test_facts_state_the_noise_as_it_is():
 
 def test_facts_include_the_experience_of_earlier_studies():
     """They are those of all trials, so that claims are checked against what the sampler weighs."""
-    earlier = recall(read_experience([run(AgentTTSSampler(TASK), n_trials=25)]), TASK)
+    earlier = earlier_trials(read_experience([run(AgentTTSSampler(TASK), n_trials=25)]), TASK)
     evidence = evidence_of(TASK, score, 4)
     planner = NumericalPlanner(TASK, experience=earlier)
     facts, alone = fit_facts(planner, evidence), fit_facts(planner_of(TASK), evidence)
@@ -218,7 +218,7 @@ def test_facts_include_the_experience_of_earlier_studies():
 
 def test_verdicts_are_those_of_the_facts():
     """Earlier studies count: with them, the fit is surer of a model."""
-    earlier = recall(read_experience([run(AgentTTSSampler(TASK), n_trials=40)]), TASK)
+    earlier = earlier_trials(read_experience([run(AgentTTSSampler(TASK), n_trials=40)]), TASK)
     evidence = evidence_of(TASK, score, 3)
     planner = NumericalPlanner(TASK, experience=earlier)
     largest = []
@@ -345,15 +345,15 @@ def test_only_stages_and_models_of_the_task_are_recalled():
     odd = replace(
         experience, params=({"x": 1}, *experience.params), values=(9.0, *experience.values)
     )
-    recalled = recall([replace(odd, maximize=False)], TASK)
+    recalled = earlier_trials([replace(odd, maximize=False)], TASK)
     assert len(recalled.scores) == 9
     assert recalled.scores.tolist() == [-value for value in experience.values]
-    assert recall([replace(experience, params=(), values=())], TASK) is None
+    assert earlier_trials([replace(experience, params=(), values=())], TASK) is None
 
 
 def test_level_of_an_earlier_study_does_not_matter():
     """A constant added to all earlier scores is removed once the study has a score."""
-    earlier = recall(read_experience([run(AgentTTSSampler(TASK), n_trials=12)]), TASK)
+    earlier = earlier_trials(read_experience([run(AgentTTSSampler(TASK), n_trials=12)]), TASK)
     evidence = evidence_of(TASK, lambda a: score(a) / 2, 6)
     low = NumericalPlanner(TASK, experience=earlier).with_experience(evidence)
     shifted = replace(earlier, scores=earlier.scores + 0.05)

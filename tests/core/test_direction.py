@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optuna_agenttts import AgentTTSSampler, Model, Stage, Task, recommend
-from optuna_agenttts.task.direction import _HIGHER, _LOWER, better
+from optuna_agenttts.task.direction import _HIGHER, _LOWER, implied_sign
 
 WORDS = [*_HIGHER.split(), *_LOWER.split()]
 HIGHER = (
@@ -146,25 +146,25 @@ UNKNOWN = (
 )
 def test_names_of_metrics_are_read(name, expected):
     """Known ones imply a direction; unknown and contradictory ones none."""
-    assert better(name) == expected
+    assert implied_sign(name) == expected
 
 
 def test_no_word_implies_both_directions():
     """The tables are disjoint, and each word alone implies a direction."""
     assert len(WORDS) == len(set(WORDS))
-    assert all(better(word) for word in WORDS)
+    assert all(implied_sign(word) for word in WORDS)
 
 
 @given(st.sampled_from(WORDS), st.sampled_from(["negative {}", "neg_{}", "1 - {}", "-{}"]))
 def test_a_negation_reverses_the_direction(word, negation):
     """Whatever the metric."""
-    assert better(negation.format(word)) == -better(word)
+    assert implied_sign(negation.format(word)) == -implied_sign(word)
 
 
 @given(st.text())
 def test_every_name_is_read(name):
     """No name is an error."""
-    assert better(name) in (-1, 0, 1)
+    assert implied_sign(name) in (-1, 0, 1)
 
 
 def make_task(metric):

@@ -21,9 +21,9 @@ from optuna_agenttts_integrations.calls.store_records import (
 )
 from optuna_agenttts_integrations.calls.store_rows import (
     completion_rows,
-    held,
     quarantine,
     request_row,
+    stored_samples,
 )
 from optuna_agenttts_integrations.calls.store_targets import is_url, open_database, target_text
 from optuna_agenttts_integrations.calls.store_unwritten import Entry, Unwritten
@@ -204,7 +204,7 @@ class CompletionStore:
         self._unwritten.remove(waiting)
         if inserted == len(rows):
             return dict(completions)
-        return held(self._database, request_key, completions)
+        return stored_samples(self._database, request_key, completions)
 
     def _write(self, entries: list[Entry]) -> None:
         """Store completions of requests, in one transaction."""

@@ -29,7 +29,7 @@ def completion_rows(key: RequestKey, completions: Mapping[int, Completion]) -> l
     ]
 
 
-def held(
+def stored_samples(
     database: Database, key: RequestKey, completions: Mapping[int, Completion]
 ) -> dict[int, Completion]:
     """Return what is stored of the samples that completions were received for."""
