@@ -13,6 +13,7 @@ from optuna_agenttts.llm import Finding, Report
 from optuna_agenttts.llm.findings import Level
 from optuna_agenttts.llm.port import without_retries
 from optuna_agenttts.llm.secrets import redact
+from optuna_agenttts.support.plain import listed
 from optuna_agenttts.task.allocation import Allocation, StageAllocation
 from optuna_agenttts_integrations.calls.endpoints import Endpoint
 from optuna_agenttts_integrations.check import server_chats
@@ -265,7 +266,6 @@ def _coverage(tracer: Tracer, name: str, trace: Trace) -> str:
     models = {model.name for stage in tracer.task.stages for model in stage.models}
     others = sorted(models - {model for model, _ in trace.allocation.values()})
     if others:
-        more = f" and {len(others) - _MAX_NAMES} more" if len(others) > _MAX_NAMES else ""
-        left.append(f"replies of {', '.join(map(shown, others[:_MAX_NAMES]))}{more}")
+        left.append(f"replies of {listed(list(map(shown, others)), _MAX_NAMES)}")
     unused = [f"`{f.title}` of {f.stage}" for f in trace.unused()]
     return f"ran instance {short(name)} with {chosen}; not examined: {', '.join(left + unused)}"

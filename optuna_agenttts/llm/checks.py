@@ -14,7 +14,7 @@ from optuna_agenttts.llm.probes import Failure, Outcome, count_chars
 from optuna_agenttts.llm.secrets import redact
 from optuna_agenttts.llm.server_facts import ServerFacts, is_path
 from optuna_agenttts.llm.untrusted import decode_json
-from optuna_agenttts.support.plain import one_line
+from optuna_agenttts.support.plain import listed, one_line
 
 _MAX_MESSAGE_CHARS = 500
 """Maximum length of a finding's message, in characters; chosen by hand to fit a terminal."""
@@ -123,9 +123,8 @@ def check_model(
         answered: Whether the server completed a request for that name.
     """
     # Redact before `repr`, which escapes characters of a key.
-    shown = [repr(redact(name, [findings.secret])) for name in server.names[:_MAX_LISTED_NAMES]]
-    names, more = ", ".join(shown), len(server.names) - _MAX_LISTED_NAMES
-    names += f" and {more} more" if more > 0 else ""
+    shown = [repr(redact(name, [findings.secret])) for name in server.names]
+    names = listed(shown, _MAX_LISTED_NAMES)
     level: Level = "warning"
     if not names:
         message = "the server does not list the models that it serves"

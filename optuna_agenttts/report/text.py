@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from optuna_agenttts.report.document import Bullets, Line, Section, Table, words
-from optuna_agenttts.support.plain import amount_text, one_line
+from optuna_agenttts.support.plain import amount_text, listed, one_line
 from optuna_agenttts.task.allocation import Allocation
 from optuna_agenttts.task.stage import Stage
 from optuna_agenttts.task.task import Task
@@ -239,5 +239,4 @@ def count_text(count: int, noun: str) -> str:
 
 def numbers_text(numbers: Sequence[int]) -> str:
     """List the first numbers of trials."""
-    shown = ", ".join(map(str, numbers[:_LISTED]))
-    return f"{shown} and {len(numbers) - _LISTED} more" if len(numbers) > _LISTED else shown
+    return listed(list(map(str, numbers)), _LISTED)

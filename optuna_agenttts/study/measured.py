@@ -21,6 +21,7 @@ from optuna_agenttts import storage
 from optuna_agenttts.exceptions import TaskError
 from optuna_agenttts.study.choice_lengths import has_own_lengths
 from optuna_agenttts.support.logs import is_first
+from optuna_agenttts.support.plain import listed
 from optuna_agenttts.task.resuming import check_models
 from optuna_agenttts.task.stage import Stage
 from optuna_agenttts.task.task import Task
@@ -165,9 +166,7 @@ def _sample(old: Stage, new: Stage) -> str:
         for before, model in zip(old.models, new.models)
         if old.sample_tokens(before) != new.sample_tokens(model)
     ]
-    more = f" and {len(changed) - _LISTED} others" if len(changed) > _LISTED else ""
-    listed = f", with thoughts {', '.join(changed[:_LISTED])}{more}" if changed else ""
-    return f"an answer{listed}"
+    return f"an answer, with thoughts {listed(changed, _LISTED)}" if changed else "an answer"
 
 
 @lru_cache(maxsize=64)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -18,6 +18,7 @@ from optuna_agenttts.exceptions import TaskError
 from optuna_agenttts.study.measured import effective_task
 from optuna_agenttts.study.objectives import why_not_planned
 from optuna_agenttts.support.logs import is_first, log_once
+from optuna_agenttts.support.plain import listed
 from optuna_agenttts.task.direction import warn_of_direction
 from optuna_agenttts.task.parameters import parameters_of
 from optuna_agenttts.task.recognition import Recognise, recognise_task, why_unrecognised
@@ -119,7 +120,7 @@ class StudyTasks:
                 "parameters to the independent sampler. It samples the others: %s.",
                 study.study_name,
                 "; ".join(f"{s.model_parameter}, {s.samples_parameter}" for s in task.stages),
-                _listed(list({n: 0 for t in trials for n in t.params if n not in ours})),
+                _names({n: 0 for t in trials for n in t.params if n not in ours}),
             )
         return task
 
@@ -134,7 +135,7 @@ class StudyTasks:
         if len(study.directions) > 1 or not is_first(study, "names of parameters"):
             return
         task = self.get(study, trial.number)
-        names = _listed(list(trial.params))
+        names = _names(trial.params)
         if task is not None and not parameters_of(task).keys() & trial.params.keys():
             _logger.warning(
                 "Trial %d of study %r has no parameter of task %r, so nothing is planned: its "
@@ -182,10 +183,9 @@ def find_task(study: Study, task: Task | None = None) -> Task | None:
     return recognise_task(storage.read_trials(study), recognise)
 
 
-def _listed(names: Sequence[str]) -> str:
+def _names(names: Iterable[str]) -> str:
     """List the first names of parameters."""
-    shown = ", ".join(map(repr, names[:_LISTED])) or "none"
-    return f"{shown} and {len(names) - _LISTED} more" if len(names) > _LISTED else shown
+    return listed(list(map(repr, names)), _LISTED) or "none"
 
 
 def _read(study: Study, values: Mapping[str, Any]) -> Task | None:

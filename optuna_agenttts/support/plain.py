@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 def one_line(text: str, length: int = 200) -> str:
     """Return the first `length` printable characters of an untrusted text, on one line."""
@@ -13,6 +15,12 @@ def amount_text(amount: float, unit: str = "") -> str:
     """Format an amount with four digits, or as a whole number if it has more, and its unit."""
     number = f"{amount:,.0f}" if abs(amount) >= 1000 else f"{amount:.4g}"
     return f"{number} {one_line(unit, 60)}".rstrip()
+
+
+def listed(texts: Sequence[str], most: int) -> str:
+    """List the first of some texts, and the number of the others."""
+    shown = ", ".join(texts[:most])
+    return f"{shown} and {len(texts) - most} more" if len(texts) > most else shown
 
 
 def shortened(text: str, most: int) -> str:
