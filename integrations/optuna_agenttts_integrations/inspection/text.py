@@ -83,7 +83,7 @@ def _request_lines(request: InspectedRequest, width: int) -> Iterator[str]:
     for message in request.messages:
         if message.role != "user" or len(request.messages) > 1:
             yield f"    [{message.role}]"
-        yield from _block(message.content, width, "    ")
+        yield from _block(message.content, width)
     equal: dict[str | None, list[InspectedReply]] = {}
     for reply in request.replies:
         equal.setdefault(reply.text, []).append(reply)
@@ -104,7 +104,7 @@ def _reply_lines(text: str | None, replies: Sequence[InspectedReply], width: int
     yield from wrapped(f"{names} ({', '.join(facts)})", width, "  ")
     if first.thoughts:
         yield from wrapped(f"thoughts: {short(first.thoughts, _MAX_VALUE)}", width, "    ")
-    yield from _block(text, width, "    ")
+    yield from _block(text, width)
     value = "malformed" if first.value is None else f"parsed: {short(first.value, _MAX_VALUE)}"
     yield from wrapped(f"-> {value}", width, "  ")
 
@@ -132,8 +132,8 @@ def wrapped(text: str, width: int, indent: str = "") -> list[str]:
     ) or [indent.rstrip()]
 
 
-def _block(text: str, width: int, indent: str) -> Iterator[str]:
-    """Yield the lines of a text, wrapped, with characters escaped that are not printable."""
+def _block(text: str, width: int) -> Iterator[str]:
+    """Yield the lines of a text, wrapped and indented, with unprintable characters escaped."""
     if (cut := len(text) - _MAX_SHOWN) > 0:
         text = f"{text[:_MAX_SHOWN]}\n[{cut} more characters]"
     for line in text.split("\n"):
@@ -141,8 +141,8 @@ def _block(text: str, width: int, indent: str) -> Iterator[str]:
         yield from textwrap.wrap(
             shown,
             width,
-            initial_indent=indent,
-            subsequent_indent=indent,
+            initial_indent="    ",
+            subsequent_indent="    ",
             break_on_hyphens=False,
             drop_whitespace=False,
             replace_whitespace=False,

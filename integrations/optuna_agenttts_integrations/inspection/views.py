@@ -92,9 +92,7 @@ class InstanceInspection:
 
     def _repr_html_(self) -> str:
         """Show outcome, prompts and replies in a notebook, beside those of the baseline."""
-        sides = (
-            [self._parts()] if self.baseline is None else [self._parts(), self.baseline._parts()]
-        )
+        sides = [each._parts() for each in (self, self.baseline) if each is not None]
         return html.join([html.heading(f"Instance {self.instance}"), html.table((), [sides])])
 
     def _parts(self) -> Html:
@@ -216,9 +214,8 @@ class TrialInspection:
             rows = [each._cells() for each in listed]
             parts.append(html.table(self._titles(), rows, numbers=(1,)))
         more = len(self.instances) - len(listed)
-        return html.join(
-            [*parts, html.bullets([*([f"and {more} more"] if more else []), *self.notes])]
-        )
+        notes = ([f"and {more} more"] if more else []) + list(self.notes)
+        return html.join([*parts, html.bullets(notes)])
 
     def _summary(self) -> list[str]:
         """Describe the trial or allocation, and its mean outcome or the baseline."""
@@ -233,8 +230,10 @@ class TrialInspection:
 
     def _titles(self) -> list[str]:
         """Return the titles of the table."""
-        baseline = [] if self.baseline is None else ["baseline"]
-        return ["instance", "outcome", *baseline, *(s.name for s in self.instances[0].stages)]
+        return [*self._columns(), *(stage.name for stage in self.instances[0].stages)]
+
+    def _columns(self) -> list[str]:
+        return ["instance", "outcome", *([] if self.baseline is None else ["baseline"])]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the values as types of JSON."""
@@ -250,7 +249,6 @@ class TrialInspection:
         Raises:
             AgentTTSError: pandas is not installed.
         """
-        with_baseline = [] if self.baseline is None else ["baseline"]
         rows = (
             {
                 "instance": each.instance,
@@ -261,4 +259,4 @@ class TrialInspection:
             }
             for each in self.instances
         )
-        return to_frame("to_dataframe", rows, ("instance", "outcome", *with_baseline))
+        return to_frame("to_dataframe", rows, self._columns())
