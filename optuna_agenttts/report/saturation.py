@@ -126,8 +126,8 @@ def saturation_of(view: StudyView) -> Saturation:
     feasible, evidence = task.feasible, found.evidence
     ranges = evidence.ranges or Ranges.all_of(feasible)
     parts: list[tuple[int, int, Ints]] = []
-    for stage, (own, samples) in enumerate(best):
-        rest = feasible.cost(best) - float(feasible.costs[stage][own][samples - 1])
+    for stage, (_, samples) in enumerate(best):
+        rest = feasible.cost_of_others(best, stage)
         for model in ranges.models[stage]:
             most = feasible.max_samples(stage, model, rest)
             allowed = np.array(ranges.samples[stage])

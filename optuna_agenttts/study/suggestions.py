@@ -240,9 +240,8 @@ class Suggestions:
             if model is None or (index < stage and number is None):
                 return False
             choices.append((model, number if index < stage and number else 1))
-        model = choices[stage][0]
-        others = feasible.cost(choices) - float(feasible.costs[stage][model][0])
-        most = max(1, feasible.max_samples(stage, model, others))
+        others = feasible.cost_of_others(choices, stage)
+        most = max(1, feasible.max_samples(stage, choices[stage][0], others))
         return (distribution.low, distribution.high, distribution.step) == (1, most, 1)
 
     def _fix(self, ranges: Ranges, values: Mapping[str, int]) -> Ranges:

@@ -60,6 +60,11 @@ class FeasibleSet:
             )
         )
 
+    def cost_of_others(self, choices: Sequence[Choice], stage: int) -> float:
+        """Return the cost of all stages of an allocation but one, as `max_samples` needs it."""
+        model, samples = choices[stage]
+        return self.cost(choices) - float(self.costs[stage][model][samples - 1])
+
     def costs_of(self, models: Ints, samples: Ints) -> Floats:
         """Return the costs of allocations; both arrays have shape (allocations, stages)."""
         total = np.zeros(len(models))
@@ -224,10 +229,8 @@ class FeasibleSet:
         )
         for stage in dearest_first:
             model, samples = choices[stage]
-            row = self.costs[stage][model]
-            others = self.cost(choices) - float(row[samples - 1])
-            most = min(self.max_samples(stage, model, others), wanted[stage])
-            choices[stage] = (model, max(samples, most))
+            most = self.max_samples(stage, model, self.cost_of_others(choices, stage))
+            choices[stage] = (model, max(samples, min(most, wanted[stage])))
         return choices
 
     def _nearest_models(self, wanted: Sequence[int]) -> list[int]:

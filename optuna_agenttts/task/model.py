@@ -130,18 +130,18 @@ class Model:
             "generation_tokens_per_second",
             "generation_tokens",
         ):
-            if getattr(self, name) is not None:
-                check_positive(owner, name, getattr(self, name))
-                object.__setattr__(self, name, float(getattr(self, name)))
+            if (value := getattr(self, name)) is not None:
+                check_positive(owner, name, value)
+                object.__setattr__(self, name, float(value))
         for name in ("input_price", "output_price", "cached_price"):
-            price = getattr(self, name)
-            if price is not None and not (is_finite(price) and price >= 0):
+            if (price := getattr(self, name)) is None:
+                continue
+            if not (is_finite(price) and price >= 0):
                 raise TaskError(
                     f"{owner}: `{name}` must be finite USD per million tokens, 0 or more, got "
                     f"{price!r}."
                 )
-            if price is not None:
-                object.__setattr__(self, name, float(price))
+            object.__setattr__(self, name, float(price))
         full, cached = self.input_price, self.cached_price
         if full is not None and cached is not None and cached > full:
             raise TaskError(

@@ -38,7 +38,7 @@ def suggest_choices(
             f"of {feasible.budget:g} {cost.unit}."
         )
     for index, (stage, model) in enumerate(zip(stages, models)):
-        others = feasible.cost(choices) - float(feasible.costs[index][model][0])
+        others = feasible.cost_of_others(choices, index)
         most = max(1, feasible.max_samples(index, model, others))
         samples = trial.suggest_int(stage.samples_parameter, 1, most)
         # Samplers keep to the range; Optuna lets enqueued values pass with a warning.
