@@ -10,6 +10,7 @@ from typing import Any
 from optuna_agenttts.study.fresh import own_id
 from optuna_agenttts.support.names import name_problem
 from optuna_agenttts_integrations.exceptions import PipelineError
+from optuna_agenttts_integrations.pipeline.plain_values import plain
 
 InstanceId = Callable[[Any], Any]
 """Function that returns the ID of an instance, or None for its position."""
@@ -96,7 +97,7 @@ def _content(instance: Any) -> str:
         values = {key: value for key, value in values.items() if key != "id"} or values
     content = instance if values is None else values
     try:
-        return json.dumps(_plain(content))
+        return json.dumps(plain(content), sort_keys=True)
     except RecursionError:
         # The instance contains itself.
         return repr(content)
@@ -117,19 +118,3 @@ def _values(instance: Any) -> dict[str, Any] | None:
     ):
         return dict(getattr(instance, "__dict__", {})) or None
     return None
-
-
-def _plain(value: Any) -> Any:
-    """Convert a value to JSON types, equal for equal content."""
-    if value is None or isinstance(value, (str, int, float)):
-        return value
-    if isinstance(value, Mapping):
-        return {name: _plain(item) for name, item in sorted((_values(value) or {}).items())}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, (set, frozenset)):
-        return sorted(json.dumps(_plain(item)) for item in value)
-    if hasattr(value, "dtype") and hasattr(value, "tolist"):
-        # The `repr` of a long array leaves out the middle.
-        return _plain(value.tolist())
-    return repr(value)

@@ -46,7 +46,7 @@ ROOMS = {
         "scoring": ("exceptions",),
         "calls": ("exceptions",),
         "pipeline": ("calls", "exceptions"),
-        "instances": ("exceptions",),
+        "instances": ("pipeline", "exceptions"),
         "lengths": ("pipeline",),
         "inspection": ("pipeline", "calls", "exceptions"),
         "check": ("inspection", "pipeline", "calls", "exceptions"),
