@@ -231,12 +231,13 @@ def cost_of_samples(
     if getattr(cost, "fusion", False) and is_dataclass(cost) and not isinstance(cost, type):
         # A fusion call is counted as a sample itself.
         cost = replace(cost, fusion=False)
+
+    def price(count: int) -> float:
+        return float(cost.stage_cost(measured, costing, np.array([count]))[0])
+
     most = found.max_samples if isinstance(cost, TableCost) else samples
     parts, rest = divmod(samples, most)
-    total = parts * float(cost.stage_cost(measured, costing, np.array([most]))[0])
-    if rest:
-        total += float(cost.stage_cost(measured, costing, np.array([rest]))[0])
-    return float(total)
+    return float(parts * price(most) + (price(rest) if rest else 0.0))
 
 
 def _billed(model: Model, prompt_tokens: float, cached_tokens: float) -> Model:
