@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 from optuna_agenttts import AgentTTSError
 from optuna_agenttts.report.text import count_text, duration_text, table
 from optuna_agenttts.storage import fail_trial, read_trials
+from optuna_agenttts.study.rounds import seconds_running
 from optuna_agenttts.support.plain import one_line
 
 _HEAD = ("study", "trial", "running for", "last heartbeat", "parameters")
@@ -127,8 +128,7 @@ def _running(storage: BaseStorage, studies: Sequence[Study]) -> Iterator[Running
     for study in studies:
         for trial in read_trials(study):
             if trial.state == TrialState.RUNNING:
-                start = trial.datetime_start
-                running = float("inf") if start is None else max(now - start.timestamp(), 0.0)
+                running = seconds_running(trial, now)
                 yield RunningTrial(study, trial, running, silences.get(trial._trial_id))
 
 
