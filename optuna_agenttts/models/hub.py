@@ -169,8 +169,7 @@ class Hub:
 
         Args:
             name: Model id of the Hub.
-            provider: Inference provider whose prices are wanted, such as ``"groq"``. Default: that
-                of this object.
+            provider: Inference provider whose prices to use; see `facts`.
         """
         return describe_model(name, hub=self, provider=provider)
 

@@ -59,7 +59,7 @@ def why_not_planned(study: Study, task: Task, trials: Sequence[FrozenTrial]) -> 
 def check_bounds(
     at_least: float | None, at_most: float | None
 ) -> tuple[float | None, float | None]:
-    """Return the score that a search is to reach, as given.
+    """Return the bounds of the score that a search is to reach, at most one of which is given.
 
     Raises:
         TaskError: It is not finite, or both are given.
