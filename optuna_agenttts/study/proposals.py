@@ -19,8 +19,8 @@ class Proposal:
         asked: Parameters in the reply, if samples were reduced to fit the budget; else None.
         kind: Label of the problem for which it was not kept, such as ``"duplicate"``, ``"over
             budget"`` or ``"spare"``; empty if it was kept.
-        text: Description of that problem, or of what became of the proposal.
         again: Whether it repeats a tried allocation on purpose.
+        text: Description of the problem, or of what became of the proposal.
         round: Number of the round that proposed it; -1 before `fates` fills it in, as it does the
             following.
         outcome: ``"tried"``, ``"queued"`` for a trial to come, ``"refused"`` by the weighing,

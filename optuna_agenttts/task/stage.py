@@ -36,11 +36,11 @@ class Stage:
         equal_samples: Groups of consecutive numbers of samples that always give equal outcomes,
             such as ``[(1, 2)]`` for a majority vote whose ties go to the first vote. Only one of
             each is tried. `MultiStageObjective` finds this out by itself.
+        chooses_among: Name of the stage whose samples this stage chooses among, and nothing else.
+            Where that one has one sample, model and samples of this stage have no effect.
         thinking: Thinking efforts to choose from, such as ``("off", "low", "high")`` or numbers
             of tokens, ``(0, 1024, 8192)``: `models` then holds each model that can think at each
             effort, and this argument is empty. See `efforts`.
-        chooses_among: Name of the stage whose samples this stage chooses among, and nothing else.
-            Where that one has one sample, model and samples of this stage have no effect.
 
     Raises:
         TaskError: An argument is invalid.
