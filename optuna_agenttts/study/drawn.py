@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial
 
 from optuna_agenttts import storage
 from optuna_agenttts.planner.evidence import Choices
-from optuna_agenttts.task.model import is_finite
+from optuna_agenttts.support.numbers import is_finite
 from optuna_agenttts.task.task import Task
 
 _Shares = Mapping[int, float]
