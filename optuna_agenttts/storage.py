@@ -52,12 +52,12 @@ DRAWN = PREFIX + "drawn"
 EQUAL = PREFIX + "equal"
 LENGTHS = PREFIX + "lengths"
 MEAN_STEP = PREFIX + "mean_at_step"
-OUTCOMES, COST = PREFIX + "outcomes", PREFIX + "cost"
+OUTCOMES = PREFIX + "outcomes"
+COST = PREFIX + "cost"
 """Of trials of several objectives: outcomes by step, and the task's cost if it is one of them."""
 SPEND = PREFIX + "spend"
-"""System attribute of a trial: its exact spend. The user attribute ``spend`` is rounded."""
 STAGES = PREFIX + "stages"
-"""System attribute of a trial: by stage its spend, and what reused samples would have cost."""
+"""Of a trial: its exact spend; by stage, its spend and what reused samples would have cost."""
 
 # Characters per chunk, as in Optuna's CMA-ES sampler (`optuna/samplers/_cmaes.py`).
 _CHUNK = 2045

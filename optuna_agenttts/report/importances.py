@@ -73,7 +73,7 @@ def importances_of(view: StudyView) -> tuple[Importance, ...]:
         scores cannot be told apart.
 
     Raises:
-        NoTaskError: The study has several objectives.
+        NoTaskError: The study has other objectives than a score, or a score and then a cost.
         NoEvidenceError: No trial is complete, or none meets the constraints of the study.
     """
     found, stages = view.candidates, view.task.stages

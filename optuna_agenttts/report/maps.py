@@ -75,7 +75,7 @@ def map_of(view: StudyView, earlier: str | None = None, later: str | None = None
     Raises:
         TaskError: The task has one stage, or `earlier` and `later` are not two of its stages in
             their order.
-        NoTaskError: The study has several objectives.
+        NoTaskError: The study has other objectives than a score, or a score and then a cost.
         NoEvidenceError: No trial is complete, or none meets the constraints of the study.
     """
     found, task = view.candidates, view.task

@@ -134,8 +134,9 @@ class _Columns:
     """Columns of the lines.
 
     Args:
-        task: The task; None if the study has none, or several objectives.
-        maximize: Whether higher values are better; None with several objectives.
+        task: The task; None if the study has none.
+        maximize: Whether higher values are better; None with other objectives than a
+            score, or a score and then a cost.
         reused: Whether trials report which part of their calls was reused.
         width: Width of a line, in characters.
     """

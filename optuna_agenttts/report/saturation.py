@@ -119,7 +119,7 @@ def saturation_of(view: StudyView) -> Saturation:
     """Return the saturation curves of all stages and models that the study can suggest.
 
     Raises:
-        NoTaskError: The study has several objectives.
+        NoTaskError: The study has other objectives than a score, or a score and then a cost.
         NoEvidenceError: No trial is complete, or none meets the constraints of the study.
     """
     found, task, best = view.candidates, view.task, view.best

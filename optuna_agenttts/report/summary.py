@@ -174,7 +174,7 @@ def summarize(study: Study, task: Task | None = None) -> Summary:
             from the names of its parameters.
 
     Returns:
-        The summary. A study of several objectives, or without a complete trial, has one without a
+        The summary. A study of other objectives, or without a complete trial, has one without a
         recommendation.
 
     Raises:

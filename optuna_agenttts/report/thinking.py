@@ -129,7 +129,7 @@ def thinking_of(view: StudyView) -> ThinkingCurves:
     """Return the scores by thinking effort of all models that have several.
 
     Raises:
-        NoTaskError: The study has several objectives.
+        NoTaskError: The study has other objectives than a score, or a score and then a cost.
         NoEvidenceError: No trial is complete, or none meets the constraints of the study.
     """
     saturation = view.get(saturation_of)

@@ -38,7 +38,7 @@ def tried_of(view: StudyView) -> tuple[TriedAllocation, ...]:
     """Return the trials with a score, in order of number, without outliers.
 
     Raises:
-        NoTaskError: The study has several objectives.
+        NoTaskError: The study has other objectives than a score, or a score and then a cost.
         NoEvidenceError: No trial is complete, or none meets the constraints of the study.
     """
     evidence = view.candidates.evidence

@@ -69,7 +69,7 @@ def plot_allocation_map(
     unless a pair of stages is given.
 
     Args:
-        study: A study of one objective, of any sampler.
+        study: A study of a score, or of a score and then a cost, of any sampler.
         task: Task that it tunes. Default: the one registered on the study, else one recognized
             from the names of its parameters.
         earlier: Name of the earlier stage. Default: the one before `later`.
@@ -80,7 +80,7 @@ def plot_allocation_map(
 
     Raises:
         AgentTTSError: Plotly is not installed.
-        NoTaskError: The study has no task, or several objectives.
+        NoTaskError: The study has no task, or other objectives.
         NoEvidenceError: No trial is complete, or none meets the constraints of the study.
         TaskError: The task has one stage, or `earlier` or `later` is invalid.
     """

@@ -41,8 +41,8 @@ def plot_outcomes(study: Study, task: Task | None = None) -> Figure:
     trials' other instances.
 
     Args:
-        study: A study of one objective, of any sampler, whose trials report outcomes of single
-            instances as intermediate values, as those of `MultiStageObjective` do.
+        study: A study of a score, or of a score and then a cost, whose trials report outcomes of
+            single instances, as those of `MultiStageObjective` do.
         task: Task that it tunes. Default: the one registered on the study, else one recognized
             from the names of its parameters.
 
@@ -51,7 +51,7 @@ def plot_outcomes(study: Study, task: Task | None = None) -> Figure:
 
     Raises:
         AgentTTSError: Plotly is not installed.
-        NoTaskError: The study has no task, or several objectives.
+        NoTaskError: The study has no task, or other objectives.
         NoEvidenceError: No trial reported outcomes whose mean is its value.
     """
     return figure_of_outcomes(StudyView(study, task))

@@ -78,7 +78,7 @@ def plot_saturation(study: Study, task: Task | None = None) -> Figure:
     has many models, those of lower scores are gray, without bands and bars.
 
     Args:
-        study: A study of one objective, of any sampler.
+        study: A study of a score, or of a score and then a cost, of any sampler.
         task: Task that it tunes. Default: the one registered on the study, else one recognized
             from the names of its parameters.
 
@@ -87,7 +87,7 @@ def plot_saturation(study: Study, task: Task | None = None) -> Figure:
 
     Raises:
         AgentTTSError: Plotly is not installed.
-        NoTaskError: The study has no task, or several objectives.
+        NoTaskError: The study has no task, or other objectives.
         NoEvidenceError: No trial is complete, or none meets the constraints of the study.
     """
     return figure_of_saturation(StudyView(study, task))

@@ -65,7 +65,7 @@ def plot_thinking(study: Study, task: Task | None = None) -> Figure:
     logarithmic axis, whose ticks are the efforts of one model; those of others are beside points.
 
     Args:
-        study: A study of one objective, of any sampler.
+        study: A study of a score, or of a score and then a cost, of any sampler.
         task: Task that it tunes. Default: the one registered on the study, else one recognized
             from the names of its parameters.
 
@@ -74,7 +74,7 @@ def plot_thinking(study: Study, task: Task | None = None) -> Figure:
 
     Raises:
         AgentTTSError: Plotly is not installed.
-        NoTaskError: The study has no task, or several objectives.
+        NoTaskError: The study has no task, or other objectives.
         NoEvidenceError: No model has several thinking efforts, no trial is complete, or none meets
             the constraints of the study.
     """
