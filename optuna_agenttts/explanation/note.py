@@ -99,7 +99,13 @@ def _dashboard(summary: Summary, graphs: bool, constrained: bool) -> Iterator[Li
             "`pip install optuna-agenttts[plot]`, then `explain(study)`, puts figures on the page "
             "of the study."
         )
-    if found is not None and summary.luckiest is not None:
+    if found is not None and found.frontier is not None:
+        yield (
+            Strong("Best Trials"),
+            " are the Pareto front of what trials scored, which the luckiest ones make up. The "
+            "table of budgets above has expected scores.",
+        )
+    elif found is not None and summary.luckiest is not None:
         number, value = summary.luckiest
         yield (
             Strong("Best Trial"),

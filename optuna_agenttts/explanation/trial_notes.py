@@ -140,7 +140,9 @@ def _result(view: StudyView, trial: FrozenTrial) -> str:
     parts, attributes = [], trial.user_attrs
     if (value := value_of(trial)) is not None:
         parts.append(f"{plain(metric_of(view.task))} **{score_text(value)}**")
-    if not math.isnan(second := measured_cost(trial)):
+    choices, second = view.task.read(trial.params), measured_cost(trial)
+    cost = math.nan if choices is None else view.task.feasible.cost(choices)
+    if abs(second - cost) > 1e-6 * cost:
         parts.append(f"second value {amount_text(second)}")
     if (spend := stated_spend(trial)) is not None:
         parts.append(f"spend {plain(amount_text(spend, view.task.cost_model.unit))}")

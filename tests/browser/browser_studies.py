@@ -9,6 +9,7 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
+import numpy as np
 import optuna
 from core_support import wiki_task
 from optuna.distributions import CategoricalDistribution, IntDistribution
@@ -24,6 +25,7 @@ from optuna_agenttts import (
     Stage,
     Task,
     explain,
+    report_outcomes,
     search,
 )
 from optuna_agenttts.storage import ENDED, write_trial_facts
@@ -133,9 +135,13 @@ def two_objectives(storage):
         directions=["maximize", "minimize"],
     )
 
+    rng = np.random.default_rng(0)
+
     def objective(trial):
         allocation = task.suggest(trial)
-        return rate(allocation), task.cost(allocation)
+        outcomes = [float(draw < rate(allocation)) for draw in rng.random(30)]
+        report_outcomes(trial, outcomes)
+        return sum(outcomes) / 30, task.cost(allocation)
 
     return _optimize(study, objective, 20)
 

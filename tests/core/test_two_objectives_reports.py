@@ -215,6 +215,8 @@ def test_every_report_shows_the_frontier(second, tmp_path, capsys):
     assert attributes["dashboard:objective_names"] == ["exact match", "cost"]
     notes = [text for key, text in attributes.items() if ":note_str:" in key]
     assert any("Worst of 30 instances" in each for each in notes)
+    assert any("second value" in each for each in notes) == (second is latency)
+    assert "**Best Trials** are the Pareto front" in note
     assert list(trials_dataframe(study).instances) == [30] * 10
     view = StudyView(study)
     for name, figure in ALL_FIGURES.items():

@@ -72,6 +72,8 @@ def _row(study: optuna.Study) -> tuple[str, ...]:
         # No trial is complete, or none that is meets the constraints.
         with suppress(ValueError):
             best = score_text(study.best_value)
+    elif len(study.directions) > 1 and any(trial.values for trial in trials):
+        best = f"{len(study.best_trials)} on the front"
     dates = [trial.datetime_start for trial in trials if trial.datetime_start is not None]
     metric = "" if task is None else task.metric
     directions = ", ".join(direction.name.lower() for direction in study.directions)
