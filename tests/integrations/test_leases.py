@@ -356,7 +356,7 @@ def test_a_stuck_worker_is_not_waited_for(target, quick, monkeypatch):
 @pytest.mark.parametrize("kind", [RandomChat, RandomBatches])
 def test_a_worker_that_stood_still_pays_again_only_for_calls_in_progress(target, quick, kind):
     """Its leases have ended: it asks for those of samples whose calls have not begun."""
-    slow, chat = kind(), RandomChat(0.01)
+    slow, chat, source = kind(), RandomChat(0.01), worker(target)
     done = held(slow)
 
     async def second():
@@ -366,11 +366,13 @@ def test_a_worker_that_stood_still_pays_again_only_for_calls_in_progress(target,
         # As if the first worker had been suspended until its leases ended.
         store._database.write(lambda transaction: transaction.change("DELETE FROM leases"))
         found = await sample(worker(target), chat, 6)
+        # The first worker finds out when it renews its leases.
+        source._store.leases.renew()
         done.set()
         return found
 
     endpoints = {"concurrency": 2}
-    first, other = drawn(sample(worker(target), slow, 6, **endpoints), second())
+    first, other = drawn(sample(source, slow, 6, **endpoints), second())
     assert texts(first) == texts(other)
     in_progress = 6 if kind is RandomBatches else 2
     assert len(slow.seeds) == in_progress
