@@ -30,8 +30,9 @@ def _explain_less(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def _wait_for_rounds(monkeypatch):
-    """Wait for the agent's first rounds as long as a busy machine needs to plan them."""
+    """Plan rounds of scripted agents alike however busy the machine is: trials wait for them."""
     monkeypatch.setattr(scheduler, "MIN_WAIT", 20.0)
+    monkeypatch.setattr("optuna_agenttts.agent.pace.MIN_WAIT", 20.0)
 
 
 @pytest.fixture(autouse=True)

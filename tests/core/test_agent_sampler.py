@@ -112,8 +112,9 @@ def test_each_round_is_requested_once():
     """With usable replies, there is one request per round."""
     chat = ScriptedChatModel(sensible)
     study = run(AgentTTSSampler(TASK, llm=chat), n_trials=50)
-    assert len(chat.requests) == len(guidelines(study)) == 8
-    assert [planned.number for planned in guidelines(study)] == list(range(8))
+    # How many there are depends on how long they take to plan.
+    assert len(chat.requests) == len(guidelines(study)) >= 6
+    assert [planned.number for planned in guidelines(study)] == list(range(len(chat.requests)))
     assert all(planned.requests == 1 for planned in guidelines(study))
 
 
@@ -125,10 +126,11 @@ def test_rounds_survive_the_process_and_are_not_requested_again(tmp_path):
     chat = ScriptedChatModel(sensible)
     study = optuna.load_study(study_name="s", storage=url, sampler=AgentTTSSampler(TASK, llm=chat))
     before = guidelines(study)
-    assert [planned.number for planned in before] == [0, 1]
+    assert len(before) >= 2
     study.optimize(objective, n_trials=10)
-    assert guidelines(study)[:2] == before
-    assert len(chat.requests) == len(guidelines(study)) - 2
+    study.sampler._scheduler.wait(study)
+    assert guidelines(study)[: len(before)] == before
+    assert len(chat.requests) == len(guidelines(study)) - len(before)
     assert "large models answer better" in chat.requests[0].messages[1].content
 
 
