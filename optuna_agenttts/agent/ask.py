@@ -128,7 +128,7 @@ async def plan_round(
     extra: Mapping[str, Any] | None = None,
     tokens: Tokens | None = None,
 ) -> Round:
-    """Request a round, and repair it at most twice while fewer than half of it is usable.
+    """Request a round, and repair it at most twice if too little of it is usable.
 
     Args:
         chat: The chat model.
@@ -151,7 +151,7 @@ async def plan_round(
     dropped: list[Proposal] = []
     problems: Counter[str] = Counter()
     failures: Counter[str] = Counter()
-    requests, error = 0, ""
+    requests, error, answered = 0, "", False
     for attempt in range(1 + min(max_repairs, _MAX_REPAIRS)):
         requests += 1
         # Seeds of successive rounds differ by 100, so their requests never share one.
@@ -172,13 +172,12 @@ async def plan_round(
         if reply.unusable_claims:
             problems["unusable claim"] += reply.unusable_claims
         error = ""
-        enough = 2 * len(proposals) >= subject.kept
-        if enough or _is_silent(problems, opening=subject.trials == 0):
-            break
         texts = [problem.text for problem in reply.problems]
-        if not texts:
-            problems["too few"] += 1
-            texts = [f"{len(proposals)} candidates are too few; {subject.kept} are wanted"]
+        enough = 2 * len(proposals) >= subject.kept
+        # Few candidates are an answer: the numerical planner has the other trials.
+        if enough or not texts or _is_silent(problems, opening=subject.trials == 0):
+            answered = not texts and not dropped
+            break
         if not proposals:
             error = one_line(texts[0])
         missing = max(1, subject.kept - len(proposals))
@@ -193,7 +192,7 @@ async def plan_round(
         completion_tokens=tokens.completion,
         problems=dict(problems),
         failures=dict(failures),
-        error="" if proposals else error or (_ALL_REPEATED if dropped else _NOTHING),
+        error="" if proposals or answered else error or (_ALL_REPEATED if dropped else _NOTHING),
         seconds=time.monotonic() - started,
         trials=subject.trials,
         claims=claims,

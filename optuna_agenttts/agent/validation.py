@@ -217,7 +217,7 @@ def _candidates(
     """Return the candidates that are objects, and append the problems of the others."""
     items = values.get("candidates")
     items = [items] if isinstance(items, Mapping) and name in items else items
-    if not isinstance(items, list) or not items:
+    if not isinstance(items, list):
         problems.append(Problem("no candidates", "the reply has no list `candidates`"))
         return []
     good = [item for item in items[:_MAX_CANDIDATES] if isinstance(item, Mapping)]

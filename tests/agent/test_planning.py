@@ -73,6 +73,16 @@ def test_one_request_is_enough_if_half_the_round_is_usable():
     assert made.error == ""
 
 
+@pytest.mark.parametrize("samples", [(), (1,)])
+def test_few_candidates_are_an_answer(samples):
+    """No repair request follows, and a round without any has no error."""
+    made, chat = ask([reply(*samples)])
+    assert len(chat.requests) == 1
+    assert len(made.candidates) == len(samples)
+    assert (made.error, made.problems) == ("", {})
+    assert made.guidelines == ("a guideline",)
+
+
 def test_a_reply_that_ends_in_its_thoughts_names_the_remedy():
     """It is counted as what it is, and thinking is lowered in each request."""
     silent = Completion("", Usage(100, 4096), "length", "Let me think")
@@ -128,7 +138,7 @@ def test_at_most_two_requests_follow_the_first():
 )
 def test_failures_are_recorded_not_raised(failure, kind):
     """Proposals from before the failure are kept."""
-    made, _ = ask([reply(1), failure])
+    made, _ = ask([reply(1, 0), failure])
     assert made.failures == {kind: 1}
     assert len(made.candidates) == 1
     assert made.error == ""

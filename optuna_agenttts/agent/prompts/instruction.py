@@ -74,12 +74,14 @@ def instruction(data: PromptData) -> str:
     fields = claim_fields(data.insights, guidelines=data.guidelines)
     steps.append(claims_instruction(fields, thinking=thinking, weighed=not goal))
     steps.append(
-        f"Propose {data.wanted} candidates, best first"
+        f"Propose up to {data.wanted} candidates, best first"
         + (", that follow the guidelines" if data.guidelines else "")
         + (_FEASIBLE if data.evidence.constraints else "")
         + ". Each must fit the budget, and none may repeat a trial or a queued candidate; "
         '`"samples": "max"` means as many as fit beside the rest. '
-        f"Aim most of them at {_aim(data)}, one or two at what would change your mind."
+        f"Aim most of them at {_aim(data)}, one or two at what would change your mind. "
+        "Trials without a candidate take what the fit would try next: propose only what you "
+        'have a reason to try instead, and `"candidates": []` without any.'
     )
     if has_differing_repeats(data.evidence):
         steps.append(

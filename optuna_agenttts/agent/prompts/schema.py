@@ -46,7 +46,6 @@ def reply_schema(
     fields["candidates"] = {
         "type": "array",
         "items": candidate,
-        "minItems": 1,
         "maxItems": wanted,
     }
     if repeats:
