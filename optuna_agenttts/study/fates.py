@@ -41,6 +41,7 @@ def guidelines(study: Study) -> tuple[Round, ...]:
 def with_fates(rounds: Sequence[Round], trials: Sequence[FrozenTrial]) -> tuple[Round, ...]:
     """Return rounds with what became of each proposal of the agent."""
     by_number = {trial.number: trial for trial in trials}
+    begun = [trial.params for trial in trials if trial.params]
     found = []
     for planned in rounds:
         numbers = [
@@ -53,6 +54,9 @@ def with_fates(rounds: Sequence[Round], trials: Sequence[FrozenTrial]) -> tuple[
             if candidate is not None:
                 trial = None if number is None else by_number.get(number)
                 outcome, text = _outcome(trial, number)
+                if outcome == "queued" and candidate.params in begun and not candidate.again:
+                    # Another trial was there meanwhile.
+                    outcome, text = "taken", _TEXTS["taken"]
                 fate = replace(candidate, round=planned.number, trial=number)
                 candidates.append(replace(fate, outcome=outcome, text=text))
         dropped = [

@@ -6,6 +6,7 @@ import json
 import re
 import threading
 import time
+from dataclasses import replace
 from datetime import datetime, timedelta
 from html import escape
 from statistics import median
@@ -168,13 +169,20 @@ def test_trials_of_the_agent_are_described_by_their_state(state, text):
 
 
 def test_rounds_of_earlier_versions_have_fates():
-    """Their rounds state no first trial, and their trials have no record of proposals."""
+    """Their rounds state no first trial, and their trials have no record of proposals.
+
+    What other trials have tried since is not queued any more.
+    """
     study = run(AgentTTSSampler(TASK), n_trials=8)
     values = {"number": 1, "candidates": [{"params": study.trials[6].params, "reason": ""}] * 6}
     keys.write_study_value(study._storage, study._study_id, f"{keys.ROUND}1", values)
     (planned,) = guidelines(study)
     assert planned.first == 6
     found = fates(study.trials, [planned])
+    assert [fate.outcome for fate in found] == ["missed"] * 2 + ["taken"] * 4
+    untried = TASK.params(TASK.allocation([(0, 11), (0, 21)]))
+    later = replace(planned, candidates=(Proposal(untried),) * 6)
+    found = fates(study.trials, [later])
     assert [fate.outcome for fate in found] == ["missed"] * 2 + ["queued"] * 4
 
 
@@ -324,7 +332,8 @@ def test_no_round_is_requested_that_the_search_does_not_reach(n_trials, wanted):
     assert asked[: len(wanted)] == wanted
     assert len(asked) == max(len(wanted), 1 + (n_trials - 9 + 3) // 6)
     assert all(
-        f"Propose {n} candidate" in r.messages[1].content for n, r in zip(asked, chat.requests)
+        f"Propose up to {n} candidate" in r.messages[1].content
+        for n, r in zip(asked, chat.requests)
     )
 
 
