@@ -9,7 +9,7 @@ thinking efforts of one model, the noise of trials, and what the planner itself 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -29,6 +29,9 @@ from optuna_agenttts.task.efforts import efforts_by_model
 _STEPS = (4, 16, 64)
 """Numbers of samples to compare with one sample; by ratio, since scores rise with their logarithm.
 Chosen by hand."""
+_EARLY = 12
+"""Trials up to which corners are listed, which a fit to few trials seldom tries. Chosen by
+hand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +113,8 @@ class Facts:
         leaders: What the planner itself would try next, the first one first.
         front: The tried allocations of the best expected value at every cost, cheapest first, in
             searches for a front or for a cheap good score.
+        corners: Untried allocations of the best models that spend all of the rest of the budget
+            on one stage; listed early in a search.
         odds: Posterior probabilities of the models and samples of each stage; None before the
             first score.
     """
@@ -121,6 +126,7 @@ class Facts:
     expected: tuple[float, ...] = ()
     leaders: tuple[Forecast, ...] = ()
     front: tuple[Forecast, ...] = ()
+    corners: tuple[Forecast, ...] = ()
     odds: Odds | None = None
 
 
@@ -181,6 +187,7 @@ def fit_facts(planner: NumericalPlanner, evidence: Evidence) -> Facts:
     if isinstance(search, FrontierImprovement):
         front = choices_of(search.front.models, search.front.samples)
     leaders = () if opening else planner.compare(evidence, leaders=True).leaders
+    corners = _corners(planner, evidence, pool.take(np.array([best])))
     return Facts(
         models=tuple(facts),
         violating=violating,
@@ -191,6 +198,7 @@ def fit_facts(planner: NumericalPlanner, evidence: Evidence) -> Facts:
         expected=tuple((evidence.sign * posterior.scale.scores(tried)).tolist()),
         leaders=_forecasts(planner, evidence, posterior, leaders, costs),
         front=_forecasts(planner, evidence, posterior, front, costs),
+        corners=_forecasts(planner, evidence, posterior, corners, costs),
         odds=fitted_odds(posterior, pool, planner.task),
     )
 
@@ -213,6 +221,21 @@ def _forecasts(
     if costs.unit is not None:
         measured = (costs.unit * costs(points)).tolist()
     return tuple(map(Forecast, keys, means.tolist(), sds.tolist(), measured))
+
+
+def _corners(planner: NumericalPlanner, evidence: Evidence, best: Points) -> list[Choices]:
+    """Return the untried corners early in a search; see `Facts`."""
+    corners = []
+    for stage in range(len(planner.task.stages) if len(evidence.scores) <= _EARLY else 0):
+        single = replace(best, samples=np.ones_like(best.samples))
+        single.samples[:, stage] = _most_samples(planner, single, stage)
+        corners += choices_of(single.models, single.samples)
+    return [
+        choices
+        for choices in dict.fromkeys(corners)
+        if choices not in evidence.visited
+        and (evidence.ranges is None or evidence.ranges.allow(choices))
+    ]
 
 
 def _pairs(pool: Points) -> list[tuple[int, int]]:

@@ -276,16 +276,15 @@ def test_each_table_can_be_left_out_alone(name):
 
 
 def test_effects_are_plain_means():
-    """They are the means of the values of all trials with a model, or of a range of samples."""
+    """They are means over all trials with a model, or with a model and a range of its samples."""
     evidence = evidence_of(TASK, score, 30)
     text = render_plan(PromptData(evidence=evidence))[1].content
     lines = text.partition("<effects>\n")[2].partition("\n</effects>")[0].splitlines()[1:]
     ranges = {"1": (1, 1), "2 to 4": (2, 4), "5 to 16": (5, 16), "17 to 64": (17, 64)}
     assert len(lines) == 2
     for stage, line in enumerate(lines):
-        name, models, samples = line.split(" | ")
+        name, models, *samples = line.split(" | ")
         assert json.loads(name) == TASK.stages[stage].name
-        assert samples.startswith("samples ")
         found = re.findall(r"(\w+) ([\d.]+) \((\d+)\)", models)
         assert [short for short, _, _ in found] == [["7B", "72B"], ["3B", "70B"]][stage]
         for model, (_, mean, count) in enumerate(found):
@@ -293,12 +292,18 @@ def test_effects_are_plain_means():
             assert float(mean) == pytest.approx(evidence.scores[rows].mean(), abs=6e-4)
             assert int(count) == rows.sum()
         total = 0
-        for span, mean, count in re.findall(r"([\w ]+): ([\d.]+) \((\d+)\)", samples[8:]):
-            low, high = ranges.get(span.strip(), (65, 100))
-            rows = (evidence.samples[:, stage] >= low) & (evidence.samples[:, stage] <= high)
-            assert float(mean) == pytest.approx(evidence.scores[rows].mean(), abs=6e-4)
-            total += int(count)
-        assert total == 30
+        for part in samples:
+            name, spans = re.fullmatch(r"samples of (\w+) (.*)", part).groups()
+            model = [short for short, _, _ in found].index(name)
+            total -= int(found[model][2])
+            for span, mean, count in re.findall(r"([\w ]+): ([\d.]+) \((\d+)\)", spans):
+                low, high = ranges.get(span.strip(), (65, 100))
+                rows = (evidence.samples[:, stage] >= low) & (evidence.samples[:, stage] <= high)
+                rows &= evidence.models[:, stage] == model
+                assert float(mean) == pytest.approx(evidence.scores[rows].mean(), abs=6e-4)
+                total += int(count)
+        assert samples
+        assert total == 0
 
 
 @given(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from optuna_agenttts.agent.facts import Forecast, ModelFact
 from optuna_agenttts.agent.prompts.data import amount, block, quote, table
 from optuna_agenttts.agent.prompts.prompt_data import PromptData
-from optuna_agenttts.planner.evidence import Bools
+from optuna_agenttts.planner.evidence import Bools, Ints
+from optuna_agenttts.task.stage import Stage
 
 _ROUND = 6
 """Trials whose resolution is stated where it is not known how many are left: those of a round."""
@@ -47,7 +50,7 @@ def noise_block(data: PromptData) -> str:
 
 
 def effects_block(data: PromptData) -> str:
-    """Return mean values and counts by model and, with Insight 2, by range of samples."""
+    """Return mean values and counts by model and, with Insight 2, by range of its samples."""
     evidence = data.evidence
     rows = evidence.block_of_rows() == 0
     if not rows.any() or not data.shows("effects"):
@@ -56,6 +59,15 @@ def effects_block(data: PromptData) -> str:
     def mean(chosen: Bools) -> str:
         values = evidence.sign * evidence.scores[rows & chosen]
         return f"{data.figures.value(float(values.mean()))} ({len(values)})"
+
+    def ranges(stage: Stage, samples: Ints, chosen: Bools) -> Iterator[str]:
+        for low, high in _RANGES:
+            last = high or stage.max_samples
+            within = chosen & (samples >= low) & (samples <= last)
+            if (rows & within).any():
+                yield (
+                    f"{low}: {mean(within)}" if low == high else f"{low} to {last}: {mean(within)}"
+                )
 
     lines = []
     for index, stage in enumerate(data.task.stages):
@@ -66,13 +78,15 @@ def effects_block(data: PromptData) -> str:
         ]
         parts = [", ".join(cells)] * (len(stage.models) > 1)
         if 2 in data.insights and stage.max_samples > 1:
-            ranges = []
-            for low, high in _RANGES:
-                chosen = (samples >= low) & (samples <= (high or stage.max_samples))
-                if (rows & chosen).any():
-                    name = f"{low}" if low == high else f"{low} to {high or stage.max_samples}"
-                    ranges.append(f"{name}: {mean(chosen)}")
-            parts.append("samples " + ", ".join(ranges))
+            # Means over all models mix them up: by model, where one has several ranges.
+            by_model = {
+                data.model(index, model): list(ranges(stage, samples, models == model))
+                for model in np.unique(models[rows]).tolist()
+            }
+            several = {name: cells for name, cells in by_model.items() if len(cells) > 1}
+            parts += [f"samples of {name} {', '.join(cells)}" for name, cells in several.items()]
+            if not several:
+                parts.append("samples " + ", ".join(ranges(stage, samples, rows)))
         if parts:
             lines.append(f"{quote(stage.name)} | " + " | ".join(parts))
     note = "Plain means of the values (number of trials), whatever the other stages had:"
@@ -161,17 +175,26 @@ def gains_block(data: PromptData) -> str:
 
 def next_block(data: PromptData) -> tuple[str, ...]:
     """Return what the fit would try next, with all allocations or a few."""
-    leaders = sorted(data.facts.leaders, key=lambda leader: -data.evidence.sign * leader.mean)
-    rows = [_forecast_row(data, leader) for leader in (leaders if data.shows("next") else ())]
+    facts, shown = data.facts, data.shows("next")
+    leaders = sorted(facts.leaders, key=lambda leader: -data.evidence.sign * leader.mean)
+    rows, corners = (
+        [_forecast_row(data, each) for each in (found if shown else ())]
+        for found in (leaders, facts.corners)
+    )
     note = (
         "What the fit would try next without you, to learn or to win, by expected value (± is one "
         "standard deviation):"
     )
     head = _forecast_head(data)
-    return (
-        *(block("next", [note, *table(head, rows[:n])]) for n in (len(rows), _FEW) if rows),
-        "",
-    )
+    more = "Untried so far, the rest of the budget on one stage:"
+    versions = [
+        [
+            *([note, *table(head, rows[:n])] if rows else ()),
+            *([more, *table(head, corners)] if corners else ()),
+        ]
+        for n in (len(rows), _FEW)
+    ]
+    return (*(block("next", lines) for lines in versions if lines), "")
 
 
 def front_block(data: PromptData) -> tuple[str, ...]:
