@@ -1,9 +1,10 @@
 """Choice between the agent's proposals and the numerical planner's.
 
 An agent with prior knowledge should be able to overrule the posterior, and a bad agent should cost
-little. A proposal is therefore checked when its trial starts: it is tried if its expected
-improvement is at least a given share of the largest one. The share depends on how well the agent's
-earlier proposals did compared with the numerical planner's.
+little. A proposal is therefore checked when its trial starts: it is tried if its knowledge
+gradient is at least a given share of the largest one. The share depends on how often the agent's
+earlier trials scored more than the posterior expected of them: an agent that knows no more than
+the posterior surprises it in half of them, also if it proposes what is known to be good.
 """
 
 from __future__ import annotations
@@ -30,21 +31,21 @@ from optuna_agenttts.task.equivalence import Equivalence
 from optuna_agenttts.task.task import Task
 
 # Chosen by hand.
-_BASE_SHARE = 0.1
-"""Required share of the largest expected improvement, in [0, 1], before the agent has results."""
-_BLIND_SHARE = 0.5
-"""The same for proposals that were made before there was a score, once the opening is over."""
+_BASE_SHARE = 0.5
+"""Required share of the largest knowledge gradient, in [0, 1], before the agent has results."""
 _MAX_SHARE = 0.9
 """Upper bound of the required share."""
 
 
 def required_share(evidence: Evidence) -> float:
-    """Return the required share of the largest expected improvement for the agent's next proposal.
+    """Return the required share of the largest knowledge gradient for the agent's next proposal.
 
-    It is 0.1 divided by the odds that a proposal of the agent does well, that is, violates no
-    constraint and scores at least the median of the numerical planner's trials after the opening,
-    or of all trials of other origins if there are none. With two objectives, trials are compared
-    by the area that they alone add to the front, or by how far they are behind it.
+    It is 0.5 divided by the odds that a proposal of the agent does well, that is, violates no
+    constraint and scores at least what the posterior expected. Where that is not recorded, as in
+    the first trial, it is the median of the numerical planner's trials after the opening, or of
+    all trials of other origins if there are none. With two objectives, trials are
+    compared with that median, by the area that they alone add to the front, or by how far they are
+    behind it.
 
     Args:
         evidence: The trials so far, with their origins.
@@ -92,8 +93,16 @@ def _record(evidence: Evidence) -> tuple[int, int] | None:
     if not agent_scores or not other_scores:
         return None
     median = float(np.median(other_scores))
-    good = sum(score >= median and score > -math.inf for score in agent_scores)
-    return good, len(agent_scores)
+    expected = np.full(len(scores), np.nan)
+    if not evidence.frontier:
+        expected[: len(evidence.expected)] = evidence.expected
+    least = np.where(np.isfinite(expected), expected, median)
+    good = sum(
+        score >= threshold and score > -math.inf
+        for score, threshold, origin in zip(scores, least, evidence.origins)
+        if origin == "agent"
+    )
+    return int(good), len(agent_scores)
 
 
 def advised_candidate(
@@ -137,11 +146,9 @@ def advised_candidate(
         return replace(planner.propose(evidence, constraint), proposed=proposed)
     compared = planner.compare(evidence, [choices], constraint)
     default, worth = compared.proposal, compared.worth
-    share = required_share(evidence)
-    if planned.trials == 0 and not opening:
-        # Proposed before there was a score: what the opening has shown since counts for more.
-        share = max(share, _BLIND_SHARE)
-    if worth[0] >= share:
+    if worth[0] >= required_share(evidence):
+        if math.isfinite(expected := float(compared.expected[0])):
+            proposed["expected"] = evidence.sign * expected
         reason = candidate.reason or "proposed without a reason"
         return Candidate(choices, "agent", reason, {**proposed, "outcome": "tried"})
     if evidence.concurrent:

@@ -62,6 +62,8 @@ class Evidence:
             minimizes.
         numbers: Optuna's number of each observed trial.
         origins: Origin of each observed trial's allocation; empty string if not recorded.
+        expected: Score that the planner expected of each observed trial of the agent; NaN if it is
+            not recorded. Rows without an entry are likewise.
         outcomes: For each observed trial, finite outcomes by instance in the study's own sign,
             whose mean is the score. A mapping is empty if the trial reported none.
         stopped: Whether each observed trial was stopped before it saw all instances (pruned). Its
@@ -94,6 +96,7 @@ class Evidence:
     sign: float = 1.0
     numbers: tuple[int, ...] = ()
     origins: tuple[str, ...] = ()
+    expected: tuple[float, ...] = ()
     outcomes: tuple[Mapping[int, float], ...] = ()
     stopped: tuple[bool, ...] = ()
     blocks: tuple[int, ...] = ()
@@ -118,7 +121,15 @@ class Evidence:
         taken: dict[str, Any] = {}
         for name in ("models", "samples", "scores", "shares"):
             taken[name] = getattr(self, name)[rows]
-        for name in ("numbers", "origins", "outcomes", "stopped", "blocks", "measured"):
+        for name in (
+            "numbers",
+            "origins",
+            "expected",
+            "outcomes",
+            "stopped",
+            "blocks",
+            "measured",
+        ):
             values = getattr(self, name)
             taken[name] = tuple(values[row] for row in rows.tolist() if row < len(values))
         return replace(self, **taken)

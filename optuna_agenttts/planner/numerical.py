@@ -52,7 +52,7 @@ _EQUAL_SCORES = 8
 """Number of equal scores, of a metric of unknown range, after which no gain is expected. Chosen by
 hand."""
 _MIN_IMPROVEMENT = 1e-12
-"""Avoids a division by zero where no allocation has an expected improvement, in rates."""
+"""Avoids a division by zero where no allocation has a knowledge gradient, in rates."""
 
 
 class Comparison(NamedTuple):
@@ -60,8 +60,9 @@ class Comparison(NamedTuple):
 
     Args:
         proposal: The allocation with the largest knowledge gradient.
-        worth: Expected improvement of each alternative as a share of the largest one in the pool,
-            shape (alternatives,). All ones before the first score.
+        worth: Knowledge gradient of each alternative as a share of the largest one, shape
+            (alternatives,). All ones before the first score.
+        expected: Expected score of each alternative; NaN before the first score.
         improvement: Largest expected improvement over the incumbent, in units of the scores;
             infinite before the first score of a feasible allocation.
         leaders: Allocations with the largest knowledge gradients, if they are asked for; empty
@@ -70,6 +71,7 @@ class Comparison(NamedTuple):
 
     proposal: Candidate
     worth: Floats
+    expected: Floats
     improvement: float
     leaders: tuple[Choices, ...] = ()
 
@@ -277,7 +279,8 @@ class NumericalPlanner:
             reason = "best guess before two different scores"
             guess = Candidate(pool.keys[best], "numerical", reason)
             left = 0.0 if len(evidence.scores) >= _EQUAL_SCORES else float("inf")
-            return Comparison(guess, np.ones(len(alternatives)), left)
+            ones = np.ones(len(alternatives))
+            return Comparison(guess, ones, np.nan * ones, left)
         imputed = _impute_pending(evidence, self.surrogate)
         eligible = None if feasibility is None else feasibility.eligible(imputed)
         posterior = Posterior(self.surrogate, imputed, eligible=eligible)
@@ -303,22 +306,19 @@ class NumericalPlanner:
             f"expected to improve the recommendation by {gradient[best] * scale.span:.2g}"
         )
         proposal = Candidate(_choices(view.points, best), "numerical", reason)
-        worth = np.zeros(0)
+        worth = expected = np.zeros(0)
         if alternatives:
-            # Expected improvement rather than knowledge gradient: an alternative should be tried
-            # because it may be good, not because a bad result would be informative.
-            others = self.surrogate.points_of(alternatives)
-            worth = search.expected(posterior.at(others))
-            worth = feasibility.weigh(worth, others) if feasibility else worth
-        first: tuple[Choices, ...] = ()
-        if leaders:
-            weighed = feasibility.weigh(gradient, view.points) if feasibility else gradient
-            first = leading(view.points, weighed)
+            others = posterior.at(self.surrogate.points_of(alternatives))
+            worth = search.gradient(others)
+            worth = feasibility.weigh(worth, others.points) if feasibility else worth
+            expected = scale.scores(others.mean())
+        weighed = feasibility.weigh(gradient, view.points) if feasibility else gradient
+        worth = worth / max(float(weighed.max()), _MIN_IMPROVEMENT)
+        first = leading(view.points, weighed) if leaders else ()
         largest = float(improvement.max())
-        worth = worth / max(largest, _MIN_IMPROVEMENT)
         found = feasibility is None or feasibility.found
         improves = largest * scale.span if found else float("inf")
-        return Comparison(proposal, worth, improves, first)
+        return Comparison(proposal, worth, expected, improves, first)
 
 
 def _weighing(

@@ -135,7 +135,7 @@ class StopWhenSettled:
             planner = planners.get(task)
             if planner.in_opening(evidence):
                 return
-            candidate, _, left, _ = planner.compare(evidence)
+            candidate, _, _, left, _ = planner.compare(evidence)
         least, meaning = self._gain, "`gain`"
         if self._worth is not None:
             blocks = evidence.block_of_rows().tolist()

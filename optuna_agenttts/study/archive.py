@@ -20,6 +20,7 @@ from optuna_agenttts.planner.evidence import Bools, Candidate, Choices, Evidence
 from optuna_agenttts.planner.scale import LARGEST, Scale, are_binary, find_outliers, known_scale
 from optuna_agenttts.study.constraints import constraints_of, violations
 from optuna_agenttts.study.failures import Failures
+from optuna_agenttts.study.proposals import expected_of
 from optuna_agenttts.study.stopped import mean_outcome, measured_cost, outcomes_of
 from optuna_agenttts.study.suggestions import Suggestions
 from optuna_agenttts.support.logs import log_once
@@ -54,6 +55,7 @@ class _Scored:
     stopped: bool
     block: int
     origin: str
+    expected: float  # By the fit, of a trial of the agent; NaN for others.
     measured: float
     """Second value, a cost; NaN if there is none."""
 
@@ -94,8 +96,7 @@ class Archive:
         self.unreadable: list[int] = []
         """Numbers of finished trials whose parameters do not fit the task."""
         self._constraints: list[tuple[Choices, Mapping[str, float]]] = []
-        self._has_constraints = False
-        self._steps = 0
+        self._has_constraints, self._steps = False, 0
         self._unfinished: list[int] = []
 
     @classmethod
@@ -162,6 +163,7 @@ class Archive:
             sign=self._sign,
             numbers=tuple(trial.number for trial in kept),
             origins=tuple(trial.origin for trial in kept),
+            expected=tuple(self._sign * trial.expected for trial in kept),
             outcomes=tuple(trial.outcomes for trial in kept),
             stopped=tuple(trial.stopped for trial in kept),
             blocks=tuple(trial.block for trial in kept),
@@ -271,9 +273,8 @@ class Archive:
             self._graded.append(value)
         measured = measured_cost(trial) if self._frontier else math.nan
         origin = str(trial.user_attrs.get(storage.ORIGIN, ""))
-        self._scored.append(
-            _Scored(trial.number, choices, value, outcomes, stopped, block, origin, measured)
-        )
+        about = stopped, block, origin, expected_of(trial), measured
+        self._scored.append(_Scored(trial.number, choices, value, outcomes, *about))
 
     def _choices_of(self, trial: FrozenTrial) -> Choices | None:
         """Return the allocation of a trial, or None if a stage has none.

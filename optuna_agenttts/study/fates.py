@@ -116,7 +116,5 @@ def _outcome(trial: FrozenTrial | None, number: int | None) -> tuple[Outcome, st
 
 
 def promise_text(worth: float) -> str:
-    """Return a share of the largest expected improvement as text."""
-    return (
-        "nothing" if worth < 0.005 else f"{100 * worth:.0f} % of the largest expected improvement"
-    )
+    """Return a share of what the best trial is expected to gain as text."""
+    return "nothing" if worth < 0.005 else f"{100 * worth:.0f} % of the fit's own next trial"

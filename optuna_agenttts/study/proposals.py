@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
+
+from optuna.trial import FrozenTrial
+
+from optuna_agenttts import storage
 
 Outcome = Literal["tried", "queued", "refused", "taken", "range", "missed", "dropped"]
 
@@ -57,3 +62,10 @@ class Proposal:
         stored = {"params": self.params, "reason": self.reason}
         more = {"asked": self.asked, "kind": self.kind, "text": self.text, "again": self.again}
         return {**stored, **{name: value for name, value in more.items() if value}}
+
+
+def expected_of(trial: FrozenTrial) -> float:
+    """Return the value that the fit expected of the agent's allocation for a trial, or NaN."""
+    record = trial.system_attrs.get(storage.PROPOSED)
+    expected = record.get("expected") if isinstance(record, Mapping) else None
+    return float(expected) if isinstance(expected, (int, float)) else math.nan

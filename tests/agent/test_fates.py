@@ -11,9 +11,10 @@ from datetime import datetime, timedelta
 from html import escape
 from statistics import median
 
+import numpy as np
 import optuna
 import pytest
-from agent_support import TASK, evidence_of, planner_of
+from agent_support import TASK, evidence_of, planner_of, score
 from core_support import objective, run
 
 from optuna_agenttts import (
@@ -29,6 +30,7 @@ from optuna_agenttts.agent import scheduler
 from optuna_agenttts.agent.pace import lead
 from optuna_agenttts.agent.prompts import shown_fates
 from optuna_agenttts.agent.task_questions import TaskQuestions
+from optuna_agenttts.study.archive import Archive
 from optuna_agenttts.study.fates import fates, position_of
 from optuna_agenttts.study.proposals import Proposal
 from optuna_agenttts.study.rounds import Round, write_round
@@ -317,6 +319,19 @@ def test_planning_starts_when_a_reply_can_arrive_in_time(latency, gap, expected,
     rounds = [Round(number=n, seconds=latency) for n in range(3)]
     assert lead(rounds, times(gap, 12)) == expected
     assert lead(rounds, times(gap, 1)) == (1 if latency < 0.5 else 3)
+
+
+@pytest.mark.parametrize(("direction", "sign"), [("maximize", 1), ("minimize", -1)])
+def test_trials_of_the_agent_record_what_was_expected_of_them(direction, sign):
+    """It is oriented as scores are, and known of the agent's trials alone."""
+    sampler = AgentTTSSampler(TASK, llm=ScriptedChatModel(script()))
+    study = optuna.create_study(direction=direction, sampler=sampler)
+    study.optimize(lambda trial: sign * score(TASK.suggest(trial)), n_trials=14)
+    evidence = Archive(TASK, maximize=sign > 0).read(study.trials)
+    known = np.flatnonzero(np.isfinite(evidence.expected))
+    assert {evidence.origins[row] for row in known} == {"agent"}
+    gaps = np.array(evidence.expected)[known] - evidence.scores[known]
+    assert (np.abs(gaps) < 0.5).all()
 
 
 @pytest.mark.parametrize(("n_trials", "wanted"), [(50, [8, 8]), (12, [8, 3]), (9, [8]), (4, [4])])

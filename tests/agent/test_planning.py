@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -330,18 +331,21 @@ def test_noise_is_that_of_means_over_the_instances():
     assert fit_facts(planner_of(TASK), hundred).noise.trial > 10 * one
 
 
-def test_required_share_falls_with_good_trials():
-    """The required share falls with good trials of the agent and rises with bad ones."""
+@pytest.mark.parametrize("expected", [(), (math.nan,) * 4 + (0.8,) * 4])
+def test_required_share_falls_with_good_trials(expected):
+    """Good ones score what was expected, or as well as the planner's, and bad ones less."""
     shares = []
     for good in range(5):
-        agent = [1.0] * good + [0.0] * (4 - good)
+        agent = [1.0] * good + [0.7 if expected else 0.0] * (4 - good)
         scores = np.array([0.5] * 4 + agent)
         origins = ("numerical",) * 4 + ("agent",) * 4
-        shares.append(required_share(replace(EVIDENCE, scores=scores, origins=origins)))
+        known = replace(EVIDENCE, scores=scores, origins=origins, expected=expected)
+        shares.append(required_share(known))
     assert shares == sorted(shares, reverse=True)
-    assert shares[0] > 0.1 > shares[-1]
+    assert shares[0] > 0.5 > shares[-1]
+    assert shares[2] == pytest.approx(0.5)
     unknown = replace(EVIDENCE, scores=np.array([0.5]), origins=("numerical",))
-    assert required_share(unknown) == pytest.approx(0.1)
+    assert required_share(unknown) == pytest.approx(0.5)
 
 
 # Experience.

@@ -81,7 +81,9 @@ def instruction(data: PromptData) -> str:
         '`"samples": "max"` means as many as fit beside the rest. '
         f"Aim most of them at {_aim(data)}, one or two at what would change your mind. "
         "Trials without a candidate take what the fit would try next: propose only what you "
-        'have a reason to try instead, and `"candidates": []` without any.'
+        'have a reason to try instead, and `"candidates": []` without any. A candidate is tried '
+        "if the fit expects a trial of it to help half as much as its own next one, or less after "
+        "candidates that scored more than it expected."
     )
     if has_differing_repeats(data.evidence):
         steps.append(
