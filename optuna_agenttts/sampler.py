@@ -378,7 +378,7 @@ class AgentTTSSampler(BaseSampler):
             transcripts=self._transcripts,
             study=study,
             experience=describe_experience(self._experience),
-            limit=read_limit(study._storage.get_study_system_attrs(study._study_id)),
+            limit=read_limit(storage.attributes_of(study)),
             rounds=rounds,
             start=start,
             n_trials=self._n_trials,

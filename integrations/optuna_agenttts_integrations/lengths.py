@@ -114,8 +114,8 @@ def thought_attributes(
             lines.append(
                 f"{share} % of {whose} in stage {name!r} ended inside their thoughts: {remedy}"
             )
-            study = getattr(trial, "study", None)
-            if not isinstance(study, Study) or is_first(study, f"thoughts:{name}:{model}"):
+            study = storage.study_of(trial)
+            if study is None or is_first(study, f"thoughts:{name}:{model}"):
                 see = "`efforts`" if name in thinking else "`Model.extra`"
                 _logger.warning("Trial %d: %s (see %s).", trial.number, lines[-1], see)
     tokens = evaluation.thought_tokens

@@ -49,10 +49,10 @@ class SpendLimit:
 
     def open_account(self, trial: optuna.Trial) -> Account:
         """Open the account of a trial, after what its study's other trials have spent."""
-        study = getattr(trial, "study", None)
+        study = storage.study_of(trial)
         if math.isinf(self.limit):
             return Account()
-        if not isinstance(study, Study):
+        if study is None:
             return Account(self._ledger)
         ledger = self._ledgers.setdefault(study, Ledger(limit=self.limit, unit=self._unit))
         ledger.trials.add(trial.number)
@@ -92,8 +92,8 @@ class SpendLimit:
         if not ledger.total and not finished:
             # A new error has no traceback inside the pipeline, where nothing is wrong.
             raise SpendLimitError(f"{error}. Raise `max_spend`.")
-        study = getattr(trial, "study", None)
-        if isinstance(study, Study):
+        study = storage.study_of(trial)
+        if study is not None:
             # With ask and tell, the caller decides which trials run.
             with suppress(RuntimeError):
                 study.stop()

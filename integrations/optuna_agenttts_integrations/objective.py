@@ -10,7 +10,6 @@ from dataclasses import replace
 from typing import Any
 
 import optuna
-from optuna.study import Study
 
 from optuna_agenttts import Task, storage
 from optuna_agenttts.study.choice_lengths import has_own_lengths
@@ -300,8 +299,8 @@ class MultiStageObjective(DiagnosableObjective, SplittableObjective):
 
     def _effective_task(self, trial: optuna.Trial) -> Task:
         """Return the task, with measured token lengths once the study has them."""
-        study = getattr(trial, "study", None)
-        if self._measure_after is None or not isinstance(study, Study):
+        study = storage.study_of(trial)
+        if self._measure_after is None or study is None:
             return self.task
         task = effective_task(study, self.task, fresh=True)
         if task is not self.task and not any(map(has_own_lengths, self.task.stages)):
@@ -311,8 +310,8 @@ class MultiStageObjective(DiagnosableObjective, SplittableObjective):
 
     def _note_instances(self, trial: optuna.Trial) -> None:
         """Write the names of the instances to the study, once for each study and process."""
-        study, names = getattr(trial, "study", None), tuple(self.instances)
-        if isinstance(study, Study) and is_first(study, f"instances:{hash(names)}"):
+        study, names = storage.study_of(trial), tuple(self.instances)
+        if study is not None and is_first(study, f"instances:{hash(names)}"):
             note_instances(study, names)
 
     def _run(

@@ -118,7 +118,7 @@ class RoundScheduler:
                 return
             if rounds.next_number() in rounds.planning:
                 return
-            attributes = study._storage.get_study_system_attrs(study._study_id)
+            attributes = storage.attributes_of(study)
             rounds.refresh(attributes)
             target = rounds.next_number()
             last = rounds.written.get(target - 1)
@@ -162,7 +162,7 @@ class RoundScheduler:
         with rounds.lock:
             found = rounds.round_of(number)
             if found is None:
-                attributes = study._storage.get_study_system_attrs(study._study_id)
+                attributes = storage.attributes_of(study)
                 rounds.refresh(attributes)
                 found = rounds.round_of(number)
             if found is not None:
@@ -250,8 +250,7 @@ class RoundScheduler:
         deadline = self._clock() + timeout
         while self._clock() < deadline:
             time.sleep(_POLL_INTERVAL)
-            attributes = study._storage.get_study_system_attrs(study._study_id)
-            found = read_round(attributes, index)
+            found = read_round(storage.attributes_of(study), index)
             if found is not None:
                 return found
         return None

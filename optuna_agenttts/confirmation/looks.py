@@ -111,7 +111,7 @@ def write_look(study: Study, task: Task, look: Look) -> None:
 
 
 def _read_looks(study: Study, task: Task) -> list[Look]:
-    attributes = study._storage.get_study_system_attrs(study._study_id)
+    attributes = storage.attributes_of(study)
     numbers = (
         int(rest)
         for key in attributes

@@ -53,8 +53,7 @@ class StopAtSpend:
         Raises:
             NoTaskError: No task is registered on the study, and none was given.
         """
-        attributes = study._storage.get_study_system_attrs(study._study_id)
-        if read_limit(attributes) != self._limit:
+        if read_limit(storage.attributes_of(study)) != self._limit:
             storage.write_limit(study, self._limit)
         found = spend(study, self._task)
         if not found.whole:

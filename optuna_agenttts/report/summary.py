@@ -206,7 +206,7 @@ def summary_of(view: StudyView, *, brief: bool = False) -> Summary:
         thinking = view.get(thinking_of) if has_efforts(task.stages) else None
     except (NoEvidenceError, NoTaskError) as error:
         without = str(error)
-    attributes = study._storage.get_study_system_attrs(study._study_id)
+    attributes = storage.attributes_of(study)
     rounds = with_fates(read_rounds(attributes), trials)
     outcomes = view.get(outcomes_of_study)
     searching = [trial for trial in trials if not storage.confirmation_block(trial)]

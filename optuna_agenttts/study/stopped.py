@@ -95,7 +95,7 @@ def measured_cost(trial: FrozenTrial) -> float:
 
 def has_several_objectives(trial: BaseTrial) -> bool:
     """Return whether a trial is one of a study of several objectives."""
-    return len(getattr(getattr(trial, "study", None), "directions", ())) > 1
+    return len(getattr(storage.study_of(trial), "directions", ())) > 1
 
 
 def report_stopped(trial: BaseTrial, outcomes: Iterable[float], step: int) -> None:
