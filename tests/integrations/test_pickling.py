@@ -241,8 +241,8 @@ VALUES = {
 # Functions whose results are values of the classes above, or paths.
 PLAIN = {
     *("carry_over", "confirm", "describe_model", "examine", "explain", "frontier", "guidelines"),
-    *("load_allocation", "majority_vote", "recommend", "sample_path", "save_allocation"),
-    *("rounds_dataframe", "search", "spend", "summarize", "task_bench_scores"),
+    *("load_allocation", "majority_vote", "recommend", "report_outcomes", "sample_path"),
+    *("save_allocation", "rounds_dataframe", "search", "spend", "summarize", "task_bench_scores"),
     *("trials_dataframe", "union"),
 }
 SERVERS = {"LoopbackServer", "PlaygroundServer"}
