@@ -176,8 +176,7 @@ class MultiStageObjective(DiagnosableObjective, SplittableObjective):
             trial: The trial to score.
 
         Returns:
-            The mean outcome over the instances; in a study of two objectives, the second of which
-            is minimized, that and the allocation's cost per instance.
+            The mean outcome; in studies of a score and a cost, also the cost for one instance.
 
         Raises:
             optuna.TrialPruned: The allocation exceeds the budget, the pruner stops the trial, or
@@ -209,8 +208,8 @@ class MultiStageObjective(DiagnosableObjective, SplittableObjective):
         finally:
             evaluation = Evaluation(results, self._clock() - started)
             if several:
-                outcomes = evaluation.outcomes.items()
-                report_outcomes(trial, {self._steps[name]: value for name, value in outcomes})
+                outcomes = evaluation.outcomes
+                report_outcomes(trial, {self._steps[name]: outcomes[name] for name in outcomes})
             self._write_attributes(trial, task, allocation, evaluation, account)
         progress = f"{len(results)} of {len(self.instances)} instances"
         self._limit.stop(trial, account, progress, finished=bool(results))
