@@ -33,33 +33,38 @@ from optuna_agenttts.task.task import Task
 # Chosen by hand.
 _BASE_SHARE = 0.5
 """Required share of the largest knowledge gradient, in [0, 1], before the agent has results."""
+_CHECKED_SHARE = 0.25
+"""The same for an agent that saw how often stages passed their checks: the posterior does not see
+them."""
 _MAX_SHARE = 0.9
 """Upper bound of the required share."""
 
 
-def required_share(evidence: Evidence) -> float:
+def required_share(evidence: Evidence, *, checked: bool = False) -> float:
     """Return the required share of the largest knowledge gradient for the agent's next proposal.
 
-    It is 0.5 divided by the odds that a proposal of the agent does well, that is, violates no
-    constraint and scores at least what the posterior expected. Where that is not recorded, as in
-    the first trial, it is the median of the numerical planner's trials after the opening, or of
-    all trials of other origins if there are none. With two objectives, trials are
-    compared with that median, by the area that they alone add to the front, or by how far they are
-    behind it.
+    It is 0.5, or 0.25 if the agent saw checks of stages, divided by the odds that a proposal of
+    the agent does well, that is, violates no constraint and scores at least what the posterior
+    expected. Where that is not recorded, as in the first trial, it is the median of the numerical
+    planner's trials after the opening, or of all trials of other origins if there are none. With
+    two objectives, trials are compared with that median, by the area that they alone add to the
+    front, or by how far they are behind it.
 
     Args:
         evidence: The trials so far, with their origins.
+        checked: Whether the agent saw how often stages passed their checks.
 
     Returns:
         The share, in (0, 0.9].
     """
     record = _record(evidence)
+    base = _CHECKED_SHARE if checked else _BASE_SHARE
     if record is None:
-        return _BASE_SHARE
+        return base
     good, trials = record
     # Add one good and one bad pseudo-observation (Laplace smoothing).
     odds = (good + 1) / (trials - good + 1)
-    return float(min(_MAX_SHARE, _BASE_SHARE / odds))
+    return float(min(_MAX_SHARE, base / odds))
 
 
 def _may_open(evidence: Evidence) -> bool:
@@ -146,7 +151,7 @@ def advised_candidate(
         return replace(planner.propose(evidence, constraint), proposed=proposed)
     compared = planner.compare(evidence, [choices], constraint)
     default, worth = compared.proposal, compared.worth
-    if worth[0] >= required_share(evidence):
+    if worth[0] >= required_share(evidence, checked=planned.checked):
         if math.isfinite(expected := float(compared.expected[0])):
             proposed["expected"] = evidence.sign * expected
         reason = candidate.reason or "proposed without a reason"

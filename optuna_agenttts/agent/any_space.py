@@ -47,7 +47,7 @@ class SpaceSubject:
         self._guidelines, self._wanted = guidelines, wanted
         self._fates, self._rounds = fates, rounds
         self.task: Task | None = None
-        self.trials = len(evidence.values)
+        self.trials, self.checked = len(evidence.values), False
         self.kept, self.start, self.span, self.stride = kept, start, ROUND_SIZE, STRIDE
         self.why = ""
 

@@ -79,6 +79,7 @@ class Subject(Protocol):
     Args:
         task: The task; None for other search spaces.
         trials: Number of finished trials that the prompt is based on.
+        checked: Whether the prompt shows how often stages passed their checks.
         kept: Number of proposals that fill the round; the first ones are kept.
         start: Number of the first trial that the round can be for.
         span: Number of trials that the round covers.
@@ -88,6 +89,7 @@ class Subject(Protocol):
 
     task: Task | None
     trials: int
+    checked: bool
     kept: int
     start: int
     span: int
@@ -195,6 +197,7 @@ async def plan_round(
         error="" if proposals or answered else error or (_ALL_REPEATED if dropped else _NOTHING),
         seconds=time.monotonic() - started,
         trials=subject.trials,
+        checked=subject.checked,
         claims=claims,
         verdicts=subject.check(claims),
     )

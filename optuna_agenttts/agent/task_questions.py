@@ -83,6 +83,9 @@ class TaskQuestions:
         self._insights, self._guidelines, self._wanted = insights, guidelines, wanted
         self._tables, self._fates, self._left = tables, shown_fates(fates), left
         self._diagnostics = tuple(diagnostics)
+        self.checked = "stages" in tables and any(
+            stage.check for trial in diagnostics for stage in trial.stages.values()
+        )
         self._claim_fields = claim_fields(insights, guidelines=guidelines)
 
     @unlocked_cached_property

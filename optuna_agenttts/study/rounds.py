@@ -51,6 +51,8 @@ class Round:
         cost: Cost of these tokens in the task's unit; None if the cost model cannot price them.
         seconds: Duration in seconds.
         trials: Number of finished trials that the agent saw.
+        checked: Whether the agent saw how often stages passed their checks, which the posterior
+            does not see.
         problems: Number of problems in replies, by kind.
         failures: Number of failed requests, by kind.
         error: Reason why the round has no candidates, or an empty string.
@@ -75,6 +77,7 @@ class Round:
     cost: float | None = None
     seconds: float = 0.0
     trials: int = 0
+    checked: bool = False
     problems: Mapping[str, int] = field(default_factory=dict)
     failures: Mapping[str, int] = field(default_factory=dict)
     error: str = ""
