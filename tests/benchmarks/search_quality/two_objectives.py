@@ -13,9 +13,16 @@ allocations, or of 100,000 drawn ones and all that any search tried) less that o
 share of it. The cost axis is linear from 0, or logarithmic from the cheapest allocation (from a
 thousandth of the budget if that is more).
 
-With ``--floors``, searches have one objective: the cheapest allocation that reaches a score, three
-quarters of the way from the median to the best one. The figure is the cost of the cheapest tried
-allocation that truly reaches it, divided by the lowest cost of any.
+With ``--measured``, the second value is no cost that the task can compute, a latency, say: the
+task's cost, times a factor for each stage and model (lognormal, sd .7), or plus an overhead of
+each stage, times lognormal noise. With "at once", n samples take n^.3 times as long as one. The
+axis is that of the values without noise. "AgentTTS, task's cost" returns the task's cost instead.
+
+With ``--floors``, searches look for the cheapest allocation that reaches a score, three quarters
+of the way from the median to the best. Figures are the cost of the cheapest tried allocation that
+truly reaches it, divided by the lowest cost of any; how often `recommend(at_least=)` names one;
+and how often that one truly reaches it. TPE minimizes the cost with the score as a constraint, and
+names the cheapest trial that meets it.
 """
 
 import argparse
@@ -35,7 +42,7 @@ from optuna.trial import TrialState
 from run import ATTEMPTS, read
 from trust import make_place, real_landscapes
 
-from optuna_agenttts import AgentTTSSampler
+from optuna_agenttts import AgentTTSSampler, NoEvidenceError, recommend
 
 MARKS = (15, 30, 50)
 INSTANCES = 50
@@ -52,7 +59,32 @@ SAMPLERS = {
     "AgentTTS, best score": lambda task, seed, floor: AgentTTSSampler(
         task, seed=seed, explain=False
     ),
+    "AgentTTS, task's cost": lambda task, seed, floor: AgentTTSSampler(
+        task, seed=seed, explain=False
+    ),
 }
+MEASURED = {"none": 0.0, "factors": 0.1, "noisy factors": 0.3, "overheads": 0.1, "at once": 0.1}
+"""Kinds of second values, and the standard deviation of the logarithm of their noise."""
+
+
+@cache
+def second_value(family, index, folder, kind):
+    """Return a function from allocations to second values without noise."""
+    feasible, rng = make_place(family, index, folder).task.feasible, np.random.default_rng(index)
+    scale = np.sqrt(feasible.cheapest_cost * feasible.limit)
+    overheads = scale * rng.dirichlet(np.ones(len(feasible.costs))) * (kind == "overheads")
+    spread, power = 0.7 * (kind not in ("none", "overheads")), -0.7 * (kind == "at once")
+    factors = [np.exp(spread * rng.normal(size=len(rows))) for rows in feasible.costs]
+
+    def value(models, samples):
+        total = overheads.sum()
+        for stage, rows in enumerate(feasible.costs):
+            costs = np.stack([factor * row for factor, row in zip(factors[stage], rows)])
+            found = costs[models[..., stage], samples[..., stage] - 1]
+            total = total + found * samples[..., stage] ** power
+        return total
+
+    return value
 
 
 def axis(costs, low, high, *, log):
@@ -71,15 +103,17 @@ def area(positions, scores):
 
 
 @cache
-def everything(family, index, folder):
-    """Return costs and true scores of the allocations that are known."""
+def everything(family, index, folder, kind):
+    """Return costs and true scores of the allocations that are known, and the costs' limit."""
     place = make_place(family, index, folder)
     feasible = place.task.feasible
     arrays = feasible.arrays(ENUMERATED)
     if arrays is None:
         arrays = draw_uniform(feasible, np.random.default_rng(0), ENUMERATED)
     models, samples = arrays
-    return feasible.costs_of(models, samples), place.truths(models, samples)
+    costs = second_value(family, index, folder, kind)(models, samples)
+    ends = costs.min(), feasible.limit if kind == "none" else costs.max()
+    return costs, place.truths(models, samples), ends
 
 
 def suggest_fixed(task, trial):
@@ -111,13 +145,23 @@ def one_search(family, index, name, seed, options):
     floor = median + FLOOR * (best - median) if options.floors else None
     own_seed = int(np.random.SeedSequence([seed, index]).generate_state(1)[0] % 2**31)
     sampler = SAMPLERS[name](task, own_seed, floor)
+    cheapest = options.floors and name == "TPE"
+    if cheapest:
+        sampler = optuna.samplers.TPESampler(
+            seed=own_seed,
+            constraints_func=lambda trial: [floor - trial.user_attrs.get("score", 0.0)],
+        )
     several = not options.floors
-    study = optuna.create_study(
-        directions=["maximize", "minimize"][: 1 + several], sampler=sampler
-    )
-    costs, truths, seconds = [], [], []
+    directions = ["minimize"] if cheapest else ["maximize", "minimize"][: 1 + several]
+    study = optuna.create_study(directions=directions, sampler=sampler)
+    value = second_value(family, index, options.real, options.measured)
+    noise = np.random.default_rng([seed, index])
+    costs, truths, seconds, named = [], [], [], []
+    began = time.process_time()
     while len(costs) < MARKS[-1] and len(study.trials) < ATTEMPTS * MARKS[-1]:
         start = time.perf_counter()
+        if time.process_time() - began > options.seconds:
+            break
         trial = study.ask()
         try:
             allocation = suggest_fixed(task, trial) if options.fixed else task.suggest(trial)
@@ -130,10 +174,16 @@ def one_search(family, index, name, seed, options):
         if not several:
             for step, outcome in enumerate(outcomes.tolist()):
                 trial.report(outcome, step)
-        cost, score = float(task.cost(allocation)), float(outcomes.mean())
-        study.tell(trial, (score, cost) if several else score)
+        cost, score = float(value(models[None], samples[None])[0]), float(outcomes.mean())
+        second = cost * float(np.exp(MEASURED[options.measured] * noise.normal()))
+        if name == "AgentTTS, task's cost":
+            second = float(task.cost(allocation))
+        trial.set_user_attr("score", score)
+        study.tell(trial, cost if cheapest else (score, second) if several else score)
         costs.append(cost)
         truths.append(float(place.truth(models, samples)))
+        if options.floors and len(costs) in MARKS:
+            named.append(name_reaching(study, task, floor, cheapest))
     return {
         "family": family,
         "index": index,
@@ -141,18 +191,39 @@ def one_search(family, index, name, seed, options):
         "seed": seed,
         "name": place.name,
         "floor": floor,
+        "measured": options.measured,
+        "named": [
+            choices
+            and [float(place.truth(*np.array(choices).T)), float(task.feasible.cost(choices))]
+            for choices in named
+        ],
         "costs": costs,
         "truths": [round(truth, 6) for truth in truths],
         "seconds": round(float(np.mean(seconds)), 5),
     }
 
 
+def name_reaching(study, task, floor, cheapest):
+    """Return the allocation that is named for a floor, or None."""
+    if not cheapest:
+        try:
+            return task.choices(recommend(study, task, at_least=floor).allocation)
+        except NoEvidenceError:
+            return None
+    complete = study.get_trials(states=[TrialState.COMPLETE])
+    reach = [trial for trial in complete if trial.user_attrs["score"] >= floor]
+    if not reach:
+        return None
+    params = min(reach, key=lambda trial: trial.value).params
+    names = [(stage.model_parameter, stage.samples_parameter) for stage in task.stages]
+    models = [[model.name for model in stage.models] for stage in task.stages]
+    return [(own.index(params[m]), params[n]) for own, (m, n) in zip(models, names)]
+
+
 def losses(record, log, folder, others):
     """Return the loss of a search at each of `MARKS`."""
     family, index = record["family"], record["index"]
-    costs, truths = everything(family, index, folder)
-    task = make_place(family, index, folder).task
-    ends = task.feasible.cheapest_cost, task.budget
+    costs, truths, ends = everything(family, index, folder, record.get("measured", "none"))
     whole = area(
         axis(np.concatenate([costs, *(o["costs"] for o in others)]), *ends, log=log),
         np.concatenate([truths, *(o["truths"] for o in others)]),
@@ -166,7 +237,7 @@ def losses(record, log, folder, others):
 
 def excesses(record, folder, others):
     """Return the cost of the cheapest tried one that reaches the floor, relative to the lowest."""
-    costs, truths = everything(record["family"], record["index"], folder)
+    costs, truths, _ = everything(record["family"], record["index"], folder, "none")
     costs = np.concatenate([costs, *(o["costs"] for o in others)])
     truths = np.concatenate([truths, *(o["truths"] for o in others)])
     lowest = costs[truths >= record["floor"]].min()
@@ -219,7 +290,7 @@ def main():
     parser.add_argument("--out", type=Path)
     parser.add_argument("--table", nargs="+", type=Path)
     parser.add_argument("--families", nargs="+", default=FAMILIES)
-    parser.add_argument("--samplers", nargs="+", choices=SAMPLERS, default=list(SAMPLERS)[:-1])
+    parser.add_argument("--samplers", nargs="+", choices=SAMPLERS, default=list(SAMPLERS)[:4])
     parser.add_argument("--landscapes", type=int, default=3, help="of each family")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--split", choices=("development", "report"), default="development")
@@ -227,6 +298,13 @@ def main():
     parser.add_argument("--label", default="", help="added to the samplers' names")
     parser.add_argument("--fixed", action="store_true", help="suggest from fixed ranges")
     parser.add_argument("--floors", action="store_true")
+    parser.add_argument("--measured", choices=MEASURED, default="none")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=np.inf,
+        help="of processor time, after which a search ends",
+    )
     options = parser.parse_args()
     if options.table:
         table(options)
