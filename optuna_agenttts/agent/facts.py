@@ -182,7 +182,7 @@ def fit_facts(planner: NumericalPlanner, evidence: Evidence) -> Facts:
     tried = posterior.at(planner.surrogate.points(evidence.models, evidence.samples)).mean()
     opening = planner.in_opening(evidence)
     costs = Costs(known)
-    search = acquisition_of(posterior, known, planner.surrogate, everything, planner.floor)
+    search = acquisition_of(posterior, known, everything, planner.floor)
     front: Sequence[Choices] = ()
     if isinstance(search, FrontierImprovement):
         front = choices_of(search.front.models, search.front.samples)

@@ -285,7 +285,7 @@ class NumericalPlanner:
         eligible = None if feasibility is None else feasibility.eligible(imputed)
         posterior = Posterior(self.surrogate, imputed, eligible=eligible)
         kernels = pool.kernels(posterior.observed)
-        search = acquisition_of(posterior, imputed, self.surrogate, pool.points, self.floor)
+        search = acquisition_of(posterior, imputed, pool.points, self.floor)
         view = shortlist(posterior.at(pool.points, kernels), rows, search)
         improvement = search.expected(view)
         if feasibility is not None:

@@ -69,8 +69,8 @@ def test_the_sum_over_steps_is_the_integral_over_the_cost_axis(seed, floor):
     mean, sd = view.moments().mean(), view.moments().sd()
     own, incumbents = found.positions(points), posterior.incumbents
     places, levels = found.positions(incumbents.points), incumbents.mean()
-    axis = (np.arange(2000) + 0.5) / 2000
-    front = np.array([max(0.0, levels[places <= t].max(initial=0.0)) for t in axis])
+    axis = found.end * (np.arange(2000) + 0.5) / 2000
+    front = np.array([levels[places <= t].max(initial=found.reference) for t in axis])
     nodes = np.random.default_rng(0).normal(size=(1, 4000))
     for row in range(0, len(points), 6):
         rates = mean[row] + sd[row] * nodes
@@ -105,13 +105,26 @@ def test_equal_costs_leave_a_search_for_the_best_score(seed):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_a_floor_only_takes_away(seed):
-    """What exceeds it adds nothing; no allocation is expected to lower the front."""
-    found, posterior, points = acquisition(seed)
-    capped, _, _ = acquisition(seed, floor=0.5)
+def test_a_floor_is_all_that_is_searched_for(seed):
+    """Scores far above it add as much as those above, and cheaper ones of them more.
+
+    No allocation is expected to lower the front.
+    """
+    found, posterior, points = acquisition(seed, floor=-2.0)
     view = posterior.at(points)
-    assert (capped.expected(view) <= found.expected(view) + 1e-12).all()
     assert (found.gradient(view) > -1e-9).all()
+    found.starts, found.levels = np.zeros(1), np.array([found.reference])
+    places, gains = found.positions(points), found.expected(view)
+    assert np.allclose(gains, (found.cap - found.reference) * (found.end - places) / found.end)
+    assert gains.min() > 0
+
+
+@pytest.mark.parametrize("floor", [50.0, 1e6])
+def test_out_of_reach_a_floor_still_ranks_allocations(floor):
+    found, posterior, points = acquisition(0, floor)
+    gains = found.expected(posterior.at(points))
+    assert np.isfinite(gains).all()
+    assert len(np.unique(gains)) > 10
 
 
 # Costs.
