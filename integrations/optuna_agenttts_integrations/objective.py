@@ -176,7 +176,7 @@ class MultiStageObjective(DiagnosableObjective, SplittableObjective):
             trial: The trial to score.
 
         Returns:
-            The mean outcome; in studies of a score and a cost, also the cost for one instance.
+            The mean outcome; in studies of a score and a cost, also the cost of all samples.
 
         Raises:
             optuna.TrialPruned: The allocation exceeds the budget, the pruner stops the trial, or
