@@ -163,17 +163,19 @@ def main():
                 found[rule].append(values)
         for rule, seeds in found.items():
             tokens = np.concatenate([tokens for tokens, *_ in seeds])
-            low, middle, high = np.quantile([*tokens] or [np.nan], [0.25, 0.5, 0.75])
+            text = "- | -"
+            if len(tokens):
+                low, middle, high = np.quantile(tokens, [0.25, 0.5, 0.75])
+                generated = np.mean([share for _, share, *_ in seeds])
+                text = f"{middle:.2f} ({low:.2f} to {high:.2f}) | {generated:.2f}"
             outcomes = np.concatenate([outcomes for *_, outcomes, _ in seeds])
-            generated = np.mean([share for _, share, *_ in seeds])
             stages = []
             for stage in seeds[0][-1]:
                 share = np.mean([votes[stage][0] for *_, votes in seeds])
                 flags = np.concatenate([votes[stage][1] for *_, votes in seeds])
                 stages.append(f"{stage} {percent(flags)} ({share:.2f} of the samples)")
             print(
-                f"| {name} | {rule} | {middle:.2f} ({low:.2f} to {high:.2f}) | "
-                f"{generated:.2f} | {percent(outcomes)} | {', '.join(stages)} |",
+                f"| {name} | {rule} | {text} | {percent(outcomes)} | {', '.join(stages)} |",
                 flush=True,
             )
     if options.records:
