@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from optuna_agenttts.agent.prompts.data import amount, block, quote, sections, table
 from optuna_agenttts.agent.prompts.prompt_data import PromptData
+from optuna_agenttts.planner.evidence import Floats
 from optuna_agenttts.task.allocation import Allocation
 from optuna_agenttts.task.cost import FlopsCost, LatencyCost, PriceCost
 from optuna_agenttts.task.stage import has_efforts
@@ -108,7 +111,7 @@ def costs_block(data: PromptData) -> str:
         for position, model in enumerate(stage.models):
             row = feasible.costs[index][position]
             most = feasible.max_samples(index, position, feasible.cheapest_cost - cheapest)
-            further = amount(float(row[1] - row[0])) if len(row) > 1 else "-"
+            further = _further(np.diff(row))
             size = _size(model.parameters)
             one = amount(float(row[0]))
             many = str(most) if most else "does not fit"
@@ -133,6 +136,16 @@ def costs_block(data: PromptData) -> str:
         examples.append(f"{_whole_line(allocation)} costs {amount(cost)}: {fits}")
     rule = " ".join([_rule(task), *[_CHOICES] * thinking, _SHORT])
     return sections([rule, block("costs", [*table(header, rows), *examples])])
+
+
+def _further(steps: Floats) -> str:
+    """Format the costs of further samples; a first step may differ, as one that is partly free."""
+    if not len(steps):
+        return "-"
+    first, last = float(steps[0]), float(steps[-1])
+    # Rounding errors are no difference.
+    later = "" if np.isclose(first, last, rtol=0.001, atol=0) else f", of the last {amount(last)}"
+    return f"{amount(first)}{later}"
 
 
 def _whole_line(allocation: Allocation) -> str:
