@@ -37,6 +37,7 @@ from optuna_agenttts.study.tasks import StudyTasks
 from optuna_agenttts.support.experimental import warn_experimental_argument
 from optuna_agenttts.support.forking import on_fork
 from optuna_agenttts.support.logs import log_once
+from optuna_agenttts.support.resetting import Resetting
 from optuna_agenttts.task.model import Model
 from optuna_agenttts.task.parameters import parameters_of
 from optuna_agenttts.task.recognition import Recognise, check_recognise
@@ -50,11 +51,8 @@ _logger = logging.getLogger(__name__)
 
 _warn_once = partial(log_once, _logger, logging.WARNING)
 
-_CACHES = {"_lock", "_tasks", "_candidates", "_advice", "_scheduler"}
-"""Attributes that are not pickled; see `AgentTTSSampler._reset`."""
 
-
-class AgentTTSSampler(BaseSampler):
+class AgentTTSSampler(Resetting, BaseSampler):
     """Sampler for the models and the numbers of samples of a multi-stage pipeline.
 
     A drop-in replacement for `optuna.samplers.TPESampler`:
@@ -132,6 +130,8 @@ class AgentTTSSampler(BaseSampler):
         TypeError: Neither this class nor the installed `TPESampler` has an argument.
         AgentTTSError: `llm` is not a model id, URL or `ChatModel`.
     """
+
+    _unpickled = ("_lock", "_tasks", "_candidates", "_advice", "_scheduler")
 
     def __init__(
         self,
@@ -224,15 +224,6 @@ class AgentTTSSampler(BaseSampler):
         )
         # A forked process must not wait for locks or rounds of its parent's threads.
         on_fork(self, AgentTTSSampler._reset)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Return the state without locks and caches."""
-        return {key: value for key, value in self.__dict__.items() if key not in _CACHES}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Restore the state, with empty caches."""
-        self.__dict__.update(state)
-        self._reset()
 
     @property
     def _planners(self) -> Planners:

@@ -12,13 +12,15 @@ from optuna.study import Study
 
 from optuna_agenttts import storage
 from optuna_agenttts.study.spending import stated_spend
+from optuna_agenttts.support.forking import on_fork
+from optuna_agenttts.support.resetting import Resetting
 from optuna_agenttts_integrations.calls.metering import Account, Ledger
 from optuna_agenttts_integrations.exceptions import SpendLimitError
 
 _logger = logging.getLogger(__name__)
 
 
-class SpendLimit:
+class SpendLimit(Resetting):
     """Limit on the spend of each search that an objective serves, with one ledger per study.
 
     Args:
@@ -26,26 +28,20 @@ class SpendLimit:
         unit: Unit of the cost model.
     """
 
+    _unpickled = ("_ledgers", "_ledger")
+
     def __init__(self, limit: float | None, unit: str) -> None:
         self.limit = math.inf if limit is None else float(limit)
         self._unit = unit or "units of the task's cost"
-        self.reset()
+        self._reset()
 
-    def reset(self) -> None:
-        """Forget the ledgers: calls in progress are not those of a forked process."""
+    def _reset(self) -> None:
         logging.getLogger("optuna.study._optimize").addFilter(_drop_traceback)
         self._ledgers: WeakKeyDictionary[Study, Ledger] = WeakKeyDictionary()
         # Of trials without a study, such as `optuna.trial.FixedTrial`.
         self._ledger = Ledger(limit=self.limit, unit=self._unit)
-
-    def __getstate__(self) -> dict[str, object]:
-        """Return the limit; another process reads the spend so far from the study."""
-        return {"limit": self.limit, "_unit": self._unit}
-
-    def __setstate__(self, state: dict[str, object]) -> None:
-        """Restore the limit, with new ledgers."""
-        self.__dict__.update(state)
-        self.reset()
+        # Calls in progress are not those of a forked process.
+        on_fork(self, SpendLimit._reset)
 
     def open_account(self, trial: optuna.Trial) -> Account:
         """Open the account of a trial, after what its study's other trials have spent."""

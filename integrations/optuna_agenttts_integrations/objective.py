@@ -146,11 +146,7 @@ class MultiStageObjective(DiagnosableObjective, SplittableObjective):
         random.Random(seed).shuffle(named)
         self.instances = dict(named)
         self._steps = {name: step for step, name in enumerate(self.instances)}
-        self._start()
-
-    def _start(self) -> None:
-        super()._start()
-        self._limit.reset()
+        self._reset()
 
     def _open_ledger(self, max_spend: float | None) -> Ledger:
         return self._limit.open_evaluation(max_spend).ledger

@@ -8,6 +8,7 @@ from typing import Any
 from typing_extensions import Self
 
 from optuna_agenttts.support.forking import on_fork
+from optuna_agenttts.support.resetting import Resetting
 from optuna_agenttts_integrations.instances import (
     InstanceId,
     check_disjoint,
@@ -20,7 +21,7 @@ Instances = Sequence[Any] | Mapping[str, Any]
 """Instances, or instances by ID."""
 
 
-class SplittableObjective:
+class SplittableObjective(Resetting):
     """Base of `MultiStageObjective` with its methods for other instances."""
 
     instances: Mapping[str, Any]
@@ -47,7 +48,7 @@ class SplittableObjective:
         other = object.__new__(type(self))
         steps = {name: step for step, name in enumerate(named)}
         other.__dict__.update(self.__dict__, instances=named, _steps=steps)
-        on_fork(other, type(other)._start)
+        on_fork(other, type(other)._reset)
         return other
 
     def fresh_instances(self, instances: Instances, *, drop: bool = False) -> dict[str, Any]:

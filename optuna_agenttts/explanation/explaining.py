@@ -9,7 +9,6 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
 from weakref import WeakKeyDictionary
 
 from optuna.samplers import BaseSampler
@@ -32,6 +31,7 @@ from optuna_agenttts.study.measured import effective_task
 from optuna_agenttts.study.objectives import has_cost
 from optuna_agenttts.support.forking import on_fork
 from optuna_agenttts.support.logs import log_once
+from optuna_agenttts.support.resetting import Resetting
 from optuna_agenttts.task.task import Task
 
 _logger = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ def explain(
             save_graph(view, name)
 
 
-class Explain:
+class Explain(Resetting):
     """Callback that explains a study in optuna-dashboard while it runs; see `explain`.
 
     `AgentTTSSampler` does the same by itself: this is for studies with other samplers. The note is
@@ -97,6 +97,8 @@ class Explain:
     Raises:
         TaskError: `share` is out of range.
     """
+
+    _unpickled = ("_lock", "_paces")
 
     def __init__(
         self,
@@ -119,16 +121,6 @@ class Explain:
         self._paces: WeakKeyDictionary[BaseStorage, dict[int, Pace]] = WeakKeyDictionary()
         # A forked process must not find the lock of its parent's threads.
         on_fork(self, Explain._reset)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Return the state without lock and times."""
-        hidden = ("_lock", "_paces")
-        return {key: value for key, value in self.__dict__.items() if key not in hidden}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Restore the state."""
-        self.__dict__.update(state)
-        self._reset()
 
     def __call__(self, study: Study, trial: FrozenTrial) -> None:
         """Explain the study after a trial, if it is this worker's turn and there is time."""

@@ -31,6 +31,7 @@ from optuna_agenttts.llm.secrets import (
 from optuna_agenttts.llm.waiting import waiting
 from optuna_agenttts.llm.wire import check_base_url, is_loopback
 from optuna_agenttts.support.plain import one_line
+from optuna_agenttts.support.resetting import Resetting
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -54,7 +55,7 @@ class Session:
     headers: Mapping[str, str]
 
 
-class ServerClient:
+class ServerClient(Resetting):
     """Client of one server: base class of chat models and embedders.
 
     Each call has a connection of its own, the most recently used one; further calls wait in a
@@ -65,6 +66,7 @@ class ServerClient:
     servers on this machine.
     """
 
+    _unpickled = ("_pools",)
     _provider: str | None = None  # for messages
 
     def __init__(
@@ -100,13 +102,8 @@ class ServerClient:
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state without connections, and without keys given as values."""
-        state = {name: value for name, value in self.__dict__.items() if name != "_pools"}
+        state = super().__getstate__()
         return state | {name: picklable_key(state[name]) for name in ("_api_key", "_headers")}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Restore the state, without connections."""
-        self.__dict__.update(state)
-        self._reset()
 
     def __copy__(self) -> Self:
         """Return a copy with the key and new connections."""

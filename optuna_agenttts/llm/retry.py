@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from optuna_agenttts.llm.outages import is_outage, may_be_the_request
 from optuna_agenttts.llm.port import (
@@ -30,6 +30,7 @@ from optuna_agenttts.llm.port import (
     without_retries,
 )
 from optuna_agenttts.llm.waiting import log_wait, waiting
+from optuna_agenttts.support.resetting import Resetting
 
 _T = TypeVar("_T")
 
@@ -154,7 +155,7 @@ async def with_retries(
                 await sleep(wait)
 
 
-class CircuitBreaker:
+class CircuitBreaker(Resetting):
     """Circuit breaker for a server that keeps failing.
 
     After several consecutive failures the circuit opens: calls are rejected for a pause, which
@@ -166,6 +167,8 @@ class CircuitBreaker:
         longest: Maximum length of a pause, in seconds.
         clock: Monotonic clock, in seconds.
     """
+
+    _unpickled = ("_failures", "_open_until", "_next_pause", "_last", "_permanent")
 
     def __init__(
         self,
@@ -186,16 +189,6 @@ class CircuitBreaker:
         self._open_until = float("-inf")
         self._next_pause = self._pause
         self._last, self._permanent = "", False
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Return the arguments, but no times: clocks differ between machines."""
-        names = ("_threshold", "_pause", "_longest", "_clock")
-        return {name: getattr(self, name) for name in names}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Restore the arguments, with a closed circuit."""
-        self.__dict__.update(state)
-        self._reset()
 
     @property
     def is_open(self) -> bool:

@@ -42,6 +42,7 @@ from optuna_agenttts.support.experimental import experimental_class
 from optuna_agenttts.support.forking import on_fork
 from optuna_agenttts.support.numbers import is_finite
 from optuna_agenttts.support.plain import one_line
+from optuna_agenttts.support.resetting import Resetting
 from optuna_agenttts.task.model import Model
 
 _logger = logging.getLogger(__name__)
@@ -96,7 +97,7 @@ def describe_model(name: str, *, hub: Hub | None = None, provider: str | None = 
 
 
 @experimental_class("0.1.0")
-class Hub:
+class Hub(Resetting):
     """Client of the Hugging Face Hub (sizes) and its router (prices).
 
     Unknown facts are None; the reason is logged as a warning, once. Requests are not retried. If
@@ -113,6 +114,8 @@ class Hub:
     Raises:
         AgentTTSError: A URL is invalid or contains credentials, or `timeout` is not positive.
     """
+
+    _unpickled = ("_lock",)
 
     def __init__(
         self,
@@ -148,15 +151,6 @@ class Hub:
     def _reset(self) -> None:
         self._lock = threading.Lock()
         on_fork(self, Hub._reset)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Return the state without the lock."""
-        return {name: value for name, value in self.__dict__.items() if name != "_lock"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Restore the state."""
-        self.__dict__.update(state)
-        self._reset()
 
     def __repr__(self) -> str:
         """Return the servers, without the key."""

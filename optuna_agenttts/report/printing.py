@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TextIO
+from typing import Any, TextIO
 
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
@@ -31,6 +31,7 @@ from optuna_agenttts.study.objectives import has_cost
 from optuna_agenttts.study.stopped import mean_outcome, measured_cost, outcomes_of
 from optuna_agenttts.study.tasks import find_task
 from optuna_agenttts.support.plain import one_line
+from optuna_agenttts.support.resetting import Resetting
 from optuna_agenttts.task.task import Task
 from optuna_agenttts.task.thinking import brief_choice
 
@@ -47,7 +48,7 @@ _printing: weakref.WeakSet[PrintTrials] = weakref.WeakSet()
 """Callbacks in use: Optuna's lines about trials are hidden as long as there is one."""
 
 
-class PrintTrials:
+class PrintTrials(Resetting):
     """Callback that prints one line for each trial: score, cost, reuse and allocation.
 
     It replaces Optuna's lines about complete and pruned trials, which are hidden as long as the
@@ -62,6 +63,8 @@ class PrintTrials:
             variable ``NO_COLOR`` is set.
     """
 
+    _unpickled = ("_heads", "_lock")
+
     def __init__(
         self,
         *,
@@ -71,23 +74,18 @@ class PrintTrials:
     ) -> None:
         """See the class."""
         self._task, self._file, self._color = task, file, color
-        self._start()
+        self._reset()
 
-    def _start(self) -> None:
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the arguments; another process has its own standard output."""
+        return super().__getstate__() | {"_file": None}
+
+    def _reset(self) -> None:
         self._heads: tuple[str, bool] | None = None
         self._lock = threading.Lock()
         _printing.add(self)
         for name in ("optuna.study.study", "optuna.study._optimize"):
             logging.getLogger(name).addFilter(_is_shown)
-
-    def __getstate__(self) -> dict[str, object]:
-        """Return the arguments; another process has its own standard output."""
-        return {"_task": self._task, "_file": None, "_color": self._color}
-
-    def __setstate__(self, state: dict[str, object]) -> None:
-        """Restore the arguments."""
-        self.__dict__.update(state)
-        self._start()
 
     def __call__(self, study: Study, trial: FrozenTrial) -> None:
         """Print the line of a trial, below the heads of the columns in the case of the first."""

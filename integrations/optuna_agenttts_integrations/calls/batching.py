@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol, runtime_checkable
 
 from optuna_agenttts.llm import ChatRequest, Completion
+from optuna_agenttts.support.resetting import Resetting
 from optuna_agenttts_integrations.exceptions import PipelineError
 
 Generate = Callable[[Sequence[tuple[ChatRequest, int]]], Sequence[Completion]]
@@ -28,7 +29,7 @@ class MultiSampleChatModel(Protocol):
         """
 
 
-class BatchingChatModel:
+class BatchingChatModel(Resetting):
     """Chat model that collects concurrent requests into batches for a function.
 
     The function runs in a worker thread. Requests that arrive while it runs form the next batch.
@@ -40,19 +41,15 @@ class BatchingChatModel:
         max_batch: Maximum number of completions per batch. The default is chosen by hand.
     """
 
+    _unpickled = ("_waiting", "_running")
+
     def __init__(self, generate: Generate, *, max_batch: int = 4096) -> None:
         self._generate, self._max_batch = generate, max_batch
+        self._reset()
+
+    def _reset(self) -> None:
         self._waiting: list[tuple[ChatRequest, int, asyncio.Future[Completion]]] = []
         self._running: asyncio.Task[None] | None = None
-
-    def __getstate__(self) -> dict[str, object]:
-        """Return the arguments without the requests in progress."""
-        return {"_generate": self._generate, "_max_batch": self._max_batch}
-
-    def __setstate__(self, state: dict[str, object]) -> None:
-        """Restore the arguments, with no requests in progress."""
-        self.__dict__.update(state)
-        self._waiting, self._running = [], None
 
     async def complete(self, request: ChatRequest, *, seed: int) -> Completion:
         """Generate one completion; see `ChatModel.complete`."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Container, Sequence
-from typing import Any
 
 from optuna_agenttts.llm import (
     ChatModel,
@@ -17,6 +16,7 @@ from optuna_agenttts.llm import (
 from optuna_agenttts.llm.port import close_chat, count_repeated, servers_behind, without_retries
 from optuna_agenttts.support.forking import on_fork
 from optuna_agenttts.support.plain import one_line
+from optuna_agenttts.support.resetting import Resetting
 from optuna_agenttts_integrations.exceptions import PipelineError
 
 _logger = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ _BACKOFF_SECONDS, _MAX_BACKOFF_SECONDS = 1.0, 30.0
 takes minutes."""
 
 
-class ReplicatedChatModel:
+class ReplicatedChatModel(Resetting):
     """Chat model that distributes its calls over several servers.
 
     Each call goes to the server with the fewest calls in progress. If a server is unavailable, the
@@ -40,6 +40,8 @@ class ReplicatedChatModel:
     Raises:
         PipelineError: There are no replicas.
     """
+
+    _unpickled = ("_in_progress", "_breakers", "_logged")
 
     def __init__(
         self, replicas: Sequence[ChatModel], *, clock: Callable[[], float] = time.monotonic
@@ -66,15 +68,6 @@ class ReplicatedChatModel:
         self._logged: set[int] = set()
         # Calls in progress are not those of a forked process.
         on_fork(self, ReplicatedChatModel._reset)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Return replicas and clock, but no times: clocks differ between machines."""
-        return {"replicas": self.replicas, "_clock": self._clock}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Restore replicas and clock, with all servers idle and available."""
-        self.__dict__.update(state)
-        self._reset()
 
     async def complete(self, request: ChatRequest, *, seed: int) -> Completion:
         """Generate one completion; see `ChatModel.complete`."""

@@ -17,6 +17,7 @@ from optuna_agenttts import Task
 from optuna_agenttts.llm.loop import LoopThread, gather
 from optuna_agenttts.study.fresh import own_id
 from optuna_agenttts.support.forking import on_fork
+from optuna_agenttts.support.resetting import Resetting
 from optuna_agenttts.task.allocation import Allocation
 from optuna_agenttts_integrations.calls.completions import Completions
 from optuna_agenttts_integrations.calls.endpoints import Endpoints, close_chats, with_choices
@@ -54,8 +55,10 @@ class Runnable(Protocol):
         """Function that returns the answer from the final state, if there is one."""
 
 
-class PipelineRunner:
+class PipelineRunner(Resetting):
     """Base of `Predictor` and `MultiStageObjective`: an event loop, samples, and predictions."""
+
+    _unpickled = ("_loop", "_completions")
 
     pipeline: Runnable
     task: Task
@@ -67,11 +70,11 @@ class PipelineRunner:
     _progress: bool
     _instance_id: Callable[[Any], Any] | None
 
-    def _start(self) -> None:
+    def _reset(self) -> None:
         self._loop = LoopThread(partial(close_chats, self.endpoints))
         self._completions = self._new_completions()
         # Locks of an event loop cannot be used by that of a forked process.
-        on_fork(self, type(self)._start)
+        on_fork(self, PipelineRunner._reset)
 
     def _new_completions(self) -> Completions:
         return Completions(
@@ -80,15 +83,6 @@ class PipelineRunner:
             rng=random.Random(self._seed),
             replay=self._replay,
         )
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave out the event loop; another process starts its own."""
-        return {k: v for k, v in self.__dict__.items() if k not in ("_loop", "_completions")}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Restore the state and prepare a new event loop."""
-        self.__dict__.update(state)
-        self._start()
 
     def close(self) -> None:
         """Stop the event loop; the next use starts a new one. The store stays open."""
@@ -324,7 +318,7 @@ class Predictor(PipelineRunner):
         self._instance_id = instance_id
         self._concurrency, self._seed, self._replay = concurrency, seed, replay
         self._progress = is_shown() if progress is None else progress
-        self._start()
+        self._reset()
 
 
 def check_stages(pipeline: Runnable, task: Task) -> None:

@@ -10,10 +10,10 @@ import tokenize
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any
 from weakref import WeakKeyDictionary
 
 from optuna_agenttts.llm.thoughts import split_thoughts
+from optuna_agenttts.support.resetting import Resetting
 from optuna_agenttts_integrations.scoring import code_metrics
 from optuna_agenttts_integrations.scoring.chatdev_metrics import chatdev_executability
 from optuna_agenttts_integrations.scoring.sandbox import Sandbox
@@ -274,10 +274,7 @@ class Run:
         return self.exit_code in (0, None)
 
 
-_Slots = WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore]
-
-
-class Runner:
+class Runner(Resetting):
     """Runner of programs in a sandbox, with a cache of results.
 
     Args:
@@ -287,21 +284,21 @@ class Runner:
         cache_size: Number of results to keep; 1024 is chosen by hand.
     """
 
+    _unpickled = ("_slots",)
+
     def __init__(
         self, sandbox: Sandbox, *, parallel: int | None = None, cache_size: int = 1024
     ) -> None:
         self._sandbox, self._cache_size = sandbox, cache_size
         self._results: dict[Program, Run] = {}
         self._parallel = parallel or os.cpu_count() or 1
-        self._slots: _Slots = WeakKeyDictionary()
+        self._reset()
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Return the state without objects of event loops."""
-        return {key: value for key, value in self.__dict__.items() if key != "_slots"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Restore the state; another process has other event loops."""
-        self.__dict__.update(state, _slots=WeakKeyDictionary())
+    def _reset(self) -> None:
+        # Event loops of this process.
+        self._slots: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = (
+            WeakKeyDictionary()
+        )
 
     async def run(self, program: Program) -> Run:
         """Run a program without arguments and input, or return its cached result.
