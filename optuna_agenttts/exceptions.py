@@ -33,18 +33,6 @@ class BudgetError(TaskError):
 class NoTaskError(AgentTTSError, ValueError):
     """No task is registered on a study, and none was given."""
 
-    @classmethod
-    def of(cls, study_name: str) -> NoTaskError:
-        """Return the error of a study.
-
-        Args:
-            study_name: Name of the study.
-        """
-        return cls(
-            f"No task is registered on study {study_name!r}: `AgentTTSSampler(task)` and "
-            "`task.suggest(trial)` register one at the first trial. Run one, or pass `task=`."
-        )
-
 
 class NoEvidenceError(AgentTTSError, ValueError):
     """A study has no finished trial to recommend from."""

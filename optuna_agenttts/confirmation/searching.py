@@ -38,7 +38,7 @@ from optuna_agenttts.study.objectives import has_cost, with_cost
 from optuna_agenttts.study.planners import Planners
 from optuna_agenttts.study.spending import INSTANCES, rounded
 from optuna_agenttts.study.stopped import report_outcomes
-from optuna_agenttts.study.tasks import find_task
+from optuna_agenttts.study.tasks import require_task
 from optuna_agenttts.support.experimental import experimental_function
 from optuna_agenttts.task.task import Task
 
@@ -153,9 +153,10 @@ class Trials:
             limits = limits.within(splittable.max_spend)
         else:
             check_function(objective, "search: `objective`")
-        task = task or _task_of(study)
         if task is None:
-            raise NoTaskError.of(study.study_name)
+            # The sampler registers its own at the first trial.
+            own = getattr(study.sampler, "_task", None)
+            task = require_task(study, own if isinstance(own, Task) else None)
         split = split_instances(
             study, splittable, instances, task=task, limits=limits, per_trial=per_trial, seed=seed
         )
@@ -317,9 +318,3 @@ class Trials:
     def _over(self, reason: str, over: bool) -> bool:
         self._reason = reason if over else ""
         return over
-
-
-def _task_of(study: Study) -> Task | None:
-    """Return the task of a study or of its sampler."""
-    own = getattr(study.sampler, "_task", None)
-    return own if isinstance(own, Task) else find_task(study)

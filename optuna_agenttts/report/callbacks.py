@@ -9,12 +9,12 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from optuna_agenttts import storage
-from optuna_agenttts.exceptions import NoTaskError, TaskError
+from optuna_agenttts.exceptions import TaskError
 from optuna_agenttts.study.archive import Archive
 from optuna_agenttts.study.drawn import ExpectedCosts
 from optuna_agenttts.study.planners import Planners
 from optuna_agenttts.study.spending import read_limit, spend
-from optuna_agenttts.study.tasks import find_task
+from optuna_agenttts.study.tasks import find_task, require_task
 from optuna_agenttts.support.experimental import experimental_class
 from optuna_agenttts.support.logs import log_once
 from optuna_agenttts.support.numbers import is_finite
@@ -125,9 +125,7 @@ class StopWhenSettled:
             # Says nothing about another trial of the search.
             return
         trials = storage.read_trials(study)
-        task = find_task(study, self._task)
-        if task is None:
-            raise NoTaskError.of(study.study_name)
+        task = require_task(study, self._task)
         evidence = Archive.of(study, task).read(trials)
         planners = planners_of(study.sampler) or self._planners
         with planners.lock(task):

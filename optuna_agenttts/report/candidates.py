@@ -25,7 +25,7 @@ from optuna_agenttts.study.archive import Archive, log_unreadable
 from optuna_agenttts.study.constraints import constraints_of, violations
 from optuna_agenttts.study.equal import cheapest_form, with_cheapest
 from optuna_agenttts.study.objectives import why_not_planned
-from optuna_agenttts.study.tasks import find_task
+from optuna_agenttts.study.tasks import require_task
 from optuna_agenttts.task.direction import warn_of_direction
 from optuna_agenttts.task.task import Task
 
@@ -334,9 +334,7 @@ def _read(
 ) -> tuple[Sequence[FrozenTrial], Evidence, tuple[int, ...]]:
     """Read a study's trials as evidence; see `Candidates` for arguments and errors."""
     trials = storage.read_trials(study) if trials is None else trials
-    task = find_task(study, task)
-    if task is None:
-        raise NoTaskError.of(study.study_name)
+    task = require_task(study, task)
     if reason := why_not_planned(study, task, trials):
         raise NoTaskError(
             f"Study {study.study_name!r}: {reason}, and `{caller}` needs a score, or a score and "

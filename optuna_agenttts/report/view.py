@@ -12,13 +12,12 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial
 
 from optuna_agenttts import storage
-from optuna_agenttts.exceptions import NoTaskError
 from optuna_agenttts.planner.evidence import Choices
 from optuna_agenttts.report.budgets import frontier_of
 from optuna_agenttts.report.candidates import Candidates
 from optuna_agenttts.report.points import Frontier
 from optuna_agenttts.report.recommendation import Recommendation, recommendation_of
-from optuna_agenttts.study.tasks import find_task
+from optuna_agenttts.study.tasks import require_task
 from optuna_agenttts.task.task import Task
 
 _T = TypeVar("_T")
@@ -50,10 +49,7 @@ class StudyView:
         trials: Sequence[FrozenTrial] | None = None,
     ) -> None:
         """See the class."""
-        found = find_task(study, task)
-        if found is None:
-            raise NoTaskError.of(study.study_name)
-        self.study, self.task = study, found
+        self.study, self.task = study, require_task(study, task)
         self.trials = storage.read_trials(study) if trials is None else list(trials)
         self._recognized = task is None and Task.registered(study) is None
         self._computed: dict[Callable[[StudyView], Any], Any] = {}

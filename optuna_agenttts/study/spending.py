@@ -11,9 +11,10 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial
 
 from optuna_agenttts import storage
-from optuna_agenttts.exceptions import NoTaskError, TaskError
+from optuna_agenttts.exceptions import TaskError
 from optuna_agenttts.study.rounds import Round, read_rounds
 from optuna_agenttts.study.stopped import outcomes_of
+from optuna_agenttts.study.tasks import require_task
 from optuna_agenttts.support.numbers import is_finite
 from optuna_agenttts.support.plain import amount_text
 from optuna_agenttts.task.allocation import choices_by_name
@@ -95,14 +96,13 @@ def spend(study: Study, task: Task | None = None) -> Spend:
 
     Args:
         study: The study.
-        task: Task that it tunes. Default: the one registered on the study.
+        task: Task that it tunes. Default: the one registered on the study, else one recognized
+            from the names of its parameters.
 
     Raises:
-        NoTaskError: No task is registered on the study, and none is given.
+        NoTaskError: The study has no task.
     """
-    task = task or Task.registered(study)
-    if task is None:
-        raise NoTaskError.of(study.study_name)
+    task = require_task(study, task)
     trials = storage.read_trials(study)
     attributes = storage.attributes_of(study)
     return spend_of(task, trials, read_rounds(attributes), read_limit(attributes))

@@ -14,7 +14,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial
 
 from optuna_agenttts import storage
-from optuna_agenttts.exceptions import TaskError
+from optuna_agenttts.exceptions import NoTaskError, TaskError
 from optuna_agenttts.study.measured import effective_task
 from optuna_agenttts.study.objectives import why_not_planned
 from optuna_agenttts.support.logs import is_first, log_once
@@ -181,6 +181,24 @@ def find_task(study: Study, task: Task | None = None) -> Task | None:
     if isinstance(recognise, list):
         recognise = (recognise[0], recognise[1])
     return recognise_task(storage.read_trials(study), recognise)
+
+
+def require_task(study: Study, task: Task | None = None) -> Task:
+    """Return the task of a study; see `find_task`.
+
+    Args:
+        study: The study.
+        task: The task, if it is known.
+
+    Raises:
+        NoTaskError: There is none.
+    """
+    if (found := find_task(study, task)) is None:
+        raise NoTaskError(
+            f"No task is registered on study {study.study_name!r}: `AgentTTSSampler(task)` and "
+            "`task.suggest(trial)` register one at the first trial. Run one, or pass `task=`."
+        )
+    return found
 
 
 def _names(names: Iterable[str]) -> str:
