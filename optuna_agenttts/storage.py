@@ -110,6 +110,12 @@ def read_study_value(attributes: Mapping[str, Any], key: str) -> Any:
     return json.loads("".join(attributes[name] for name in names))
 
 
+def numbers_after(attributes: Mapping[str, Any], start: str) -> list[int]:
+    """Return the numbers that follow this start of keys, in order."""
+    ends = (key[len(start) :] for key in attributes if key.startswith(start))
+    return sorted(int(end) for end in ends if end.isdigit())
+
+
 def register(
     study: Study, text: str, keep: Callable[[Mapping[str, Any]], bool] = lambda earlier: False
 ) -> Mapping[str, Any] | None:
@@ -224,9 +230,8 @@ def write_worker(study: Study, look: int, position: int, worker: str) -> None:
 
 def read_workers(study: Study, look: int) -> dict[int, str]:
     """Read which workers evaluate the allocations of a look, by position."""
-    start = f"{LOOK}{look}{_WORKER}"
-    found = attributes_of(study).items()
-    return {int(key[len(start) :]): value for key, value in found if key.startswith(start)}
+    start, found = f"{LOOK}{look}{_WORKER}", attributes_of(study)
+    return {n: found[f"{start}{n}"] for n in numbers_after(found, start)}
 
 
 def mark_measured(study: Study, text: str) -> None:

@@ -159,7 +159,7 @@ def _findings(tracer: Tracer, name: str, trace: Trace) -> Iterator[Finding]:
     """Yield the findings about a run."""
     stages = [stage for stage in trace.stages() if stage.status != "not reached"]
     yield from (_stage_finding(stage, trace) for stage in stages if _has_result(stage, trace))
-    error = trace.error or _fusion_error(tracer, trace)
+    error = trace.error or _fusion_error(trace)
     if isinstance(error, FunctionError):
         function = error.function
         yield Finding(function.stage, function.title, "error", str(error), function.remedy)
@@ -221,7 +221,7 @@ def _stage_finding(stage: InspectedStage, trace: Trace) -> Finding:
     return finding("ok", message)
 
 
-def _fusion_error(tracer: Tracer, trace: Trace) -> FunctionError | None:
+def _fusion_error(trace: Trace) -> FunctionError | None:
     """Call functions of fusions that the run did not need; return the first error."""
     programs = {program.name: program for program in trace.pipeline.programs}
     for stage in trace.stages():

@@ -11,7 +11,7 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -51,6 +51,27 @@ _REMEMBERED = 64
 """Trials whose candidate is cached. Chosen by hand: more than run at a time."""
 _ATTEMPTS = 3
 """Maximum number of new proposals for a trial whose allocation other workers chose, too."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """Request of a trial for the value of a parameter.
+
+    Args:
+        study: The study.
+        trial: The trial, with the parameters that it has suggested so far.
+        task: Task of the study.
+        name: Name of the parameter.
+        distribution: Its distribution.
+        fixed: Models and samples that the trial has, by name of the parameter.
+    """
+
+    study: Study
+    trial: FrozenTrial
+    task: Task
+    name: str
+    distribution: BaseDistribution
+    fixed: Mapping[str, int]
 
 
 class Candidates:
@@ -115,6 +136,7 @@ class Candidates:
             return None
         params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
         fixed = read_tokens(task.stages, params)
+        request = _Request(study, trial, task, name, distribution, fixed)
         planned = None
         if self._scheduler is not None and not _leaves_out(task, fixed):
             # Outside the lock, so that other threads do not wait for this round.
@@ -125,11 +147,9 @@ class Candidates:
                 candidates = self._candidates.setdefault(study._storage, OrderedDict())
                 candidate = candidates.get(trial._trial_id)
             archive = self._archives.get(study)
-            kept = archive is not None and _is_kept(
-                archive, candidate, task, trial, name, allowed, fixed
-            )
+            kept = archive is not None and _is_kept(archive, candidate, request, allowed)
             if candidate is None or not kept:
-                candidate = self._plan(study, trial, task, name, distribution, fixed, planned)
+                candidate = self._plan(request, planned)
                 if candidate is None:
                     return None
                 with self._lock:
@@ -152,28 +172,20 @@ class Candidates:
         with self.planners.lock(task):
             return self._archives.read(study, task, number)[0], self.planners.get(task)
 
-    def _plan(
-        self,
-        study: Study,
-        trial: FrozenTrial,
-        task: Task,
-        name: str,
-        distribution: BaseDistribution,
-        fixed: dict[str, int],
-        planned: Round | None,
-    ) -> Candidate | None:
+    def _plan(self, request: _Request, planned: Round | None) -> Candidate | None:
         """Propose and write a candidate, again if another worker chose the same meanwhile.
 
         Returns None if no trial could be read so far: what they chose could not be avoided.
         """
+        study, trial, task = request.study, request.trial, request.task
         evidence, archive = self._read(study, task, trial.number)
         if archive.unreadable and not evidence.tried:
             return None
         _log_equal(study, task, evidence)
-        constraint = self._constraint(study, trial, archive, name, distribution, fixed, evidence)
+        constraint = _constraint(request, archive, evidence)
         candidate = None
-        if self._scheduler is not None and not _leaves_out(task, fixed):
-            candidate = self._advised(study, task, evidence, constraint, planned, trial.number)
+        if planned is not None:
+            candidate = self._advised(request, evidence, constraint, planned)
         if candidate is None:
             candidate = self.planners.get(task).propose(evidence, constraint)
         announce(study, trial._trial_id, task, candidate)
@@ -187,9 +199,7 @@ class Candidates:
             evidence, archive = self._read(study, task, trial.number)
             if candidate.choices not in evidence.visited:
                 break
-            constraint = self._constraint(
-                study, trial, archive, name, distribution, fixed, evidence
-            )
+            constraint = _constraint(request, archive, evidence)
             proposed = candidate.proposed and {**candidate.proposed, "outcome": "taken"}
             candidate = replace(
                 self.planners.get(task).propose(evidence, constraint), proposed=proposed
@@ -206,48 +216,13 @@ class Candidates:
             evidence = replace(evidence, odds=odds)
         return evidence, archive
 
-    def _constraint(
-        self,
-        study: Study,
-        trial: FrozenTrial,
-        archive: Archive,
-        name: str,
-        distribution: BaseDistribution,
-        fixed: dict[str, int],
-        evidence: Evidence,
-    ) -> Constraint:
-        """Return the allocations that a trial can still take, and warn if all were tried."""
-        suggestions, given = archive.suggestions, _leaves_out(archive.task, fixed)
-        ranges, untried = suggestions.open_ranges(
-            trial.params, fixed, name, distribution, evidence.visited
-        )
-        # A failed allocation that may be tried again is left to try.
-        if not (untried or given) and suggestions.is_exhausted(evidence.tried | evidence.failed):
-            _warn_once(
-                study,
-                "exhausted",
-                "Study %r has tried every allocation of task %r within its budget and ranges: "
-                "allocations are repeated from now on. `StopWhenExhausted` stops instead.",
-                *(study.study_name, archive.task.name),
-            )
-        if not given and ranges == suggestions.ranges():
-            return Constraint()
-        return Constraint(ranges, fixed=given)
-
     def _advised(
-        self,
-        study: Study,
-        task: Task,
-        evidence: Evidence,
-        constraint: Constraint,
-        planned: Round | None,
-        number: int,
+        self, request: _Request, evidence: Evidence, constraint: Constraint, planned: Round
     ) -> Candidate | None:
-        if planned is None:
-            return None
+        study, number = request.study, request.trial.number
         try:
             position = position_of(planned, number, storage.read_trials(study))
-            planner = self.planners.get(task)
+            planner = self.planners.get(request.task)
             return advised_candidate(planner, evidence, constraint, planned, position)
         # For example, a round written by another version. Advice must never fail a trial.
         except Exception as error:
@@ -259,6 +234,27 @@ class Candidates:
                 *(study.study_name, number, error),
             )
             return None
+
+
+def _constraint(request: _Request, archive: Archive, evidence: Evidence) -> Constraint:
+    """Return the allocations that a trial can still take, and warn if all were tried."""
+    trial, suggestions = request.trial, archive.suggestions
+    given = _leaves_out(request.task, request.fixed)
+    ranges, untried = suggestions.open_ranges(
+        trial.params, request.fixed, request.name, request.distribution, evidence.visited
+    )
+    # A failed allocation that may be tried again is left to try.
+    if not (untried or given) and suggestions.is_exhausted(evidence.tried | evidence.failed):
+        _warn_once(
+            request.study,
+            "exhausted",
+            "Study %r has tried every allocation of task %r within its budget and ranges: "
+            "allocations are repeated from now on. `StopWhenExhausted` stops instead.",
+            *(request.study.study_name, request.task.name),
+        )
+    if not given and ranges == suggestions.ranges():
+        return Constraint()
+    return Constraint(ranges, fixed=given)
 
 
 def _log_equal(study: Study, task: Task, evidence: Evidence) -> None:
@@ -294,25 +290,22 @@ def _leaves_out(task: Task, fixed: Mapping[str, int]) -> bool:
 def _is_kept(
     archive: Archive,
     candidate: Candidate | None,
-    task: Task,
-    trial: FrozenTrial,
-    name: str,
+    request: _Request,
     allowed: Collection[int],
-    fixed: Mapping[str, int],
 ) -> bool:
     """Return whether a trial keeps its candidate, now that it requests a parameter.
 
     It does not if the value is out of range, values were set elsewhere, or the value leads only to
     allocations that were tried. An allocation that is tried again on purpose is kept.
     """
-    suggestions = archive.suggestions
+    suggestions, name, fixed = archive.suggestions, request.name, request.fixed
     if suggestions.record_request(name) or candidate is None:
         return False
     choices = candidate.choices
-    if token_of(task, name, choices) not in allowed:
+    if token_of(request.task, name, choices) not in allowed:
         return False
     if suggestions.record_imposed(choices, fixed):
         return False
     return choices in archive.visited or suggestions.is_open(
-        choices, name, trial.params, fixed, archive.visited
+        choices, name, request.trial.params, fixed, archive.visited
     )

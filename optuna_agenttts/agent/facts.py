@@ -46,9 +46,9 @@ class ModelFact:
         behind: Difference between the best of all allocations and that one, 0 or more.
         behind_sd: Standard deviation of that difference.
         companion: The best allocation that uses the model in the stage.
-        most: Maximum number of samples within the budget, with the other stages as in `companion`.
-        gains: Changes of the score from one sample to 4, 16 and 64, as far as they fit, or to
-            `most` in place of one that does not: number, difference and standard deviation.
+        gains: Changes of the score from one sample to 4, 16 and 64, or to the most that fit beside
+            the `companion` in place of one that does not: number, difference and standard
+            deviation.
     """
 
     stage: int
@@ -58,7 +58,6 @@ class ModelFact:
     behind: float
     behind_sd: float
     companion: Choices
-    most: int
     gains: tuple[tuple[int, float, float], ...] = ()
 
 
@@ -173,8 +172,7 @@ def fit_facts(planner: NumericalPlanner, evidence: Evidence) -> Facts:
                 expected=float(evidence.sign * posterior.scale.scores(mean[position])),
                 behind=float(mean[best] - mean[position]) * span,
                 behind_sd=float(sd) * span,
-                companion=tuple(zip(point.models[0].tolist(), point.samples[0].tolist())),
-                most=most,
+                companion=choices_of(point.models, point.samples)[0],
                 gains=tuple(_gains(planner, posterior, point, stage, steps)),
             )
         )
@@ -282,10 +280,9 @@ def _efforts(
 def _most_samples(planner: NumericalPlanner, point: Points, stage: int) -> int:
     """Return the maximum number of samples of a stage, given the rest of an allocation."""
     feasible = planner.task.feasible
-    choices = list(zip(point.models[0].tolist(), point.samples[0].tolist()))
-    model, samples = choices[stage]
-    others = feasible.cost(choices) - float(feasible.costs[stage][model][samples - 1])
-    return max(1, feasible.max_samples(stage, model, others))
+    (choices,) = choices_of(point.models, point.samples)
+    others = feasible.cost_of_others(choices, stage)
+    return max(1, feasible.max_samples(stage, choices[stage][0], others))
 
 
 def _gains(

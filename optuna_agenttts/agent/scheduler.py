@@ -141,7 +141,11 @@ class RoundScheduler:
             if isinstance(subject, Round):
                 self._leave_out(study, rounds, replace(subject, number=target), earlier)
             else:
-                self._start(study, rounds, target, subject, earlier)
+                work = self._plan(study, rounds, target, subject, earlier)
+                rounds.planning[target] = self._loop.submit(work)
+                # Keep the last few futures only; older rounds are in the storage.
+                for old in [each for each in rounds.planning if each < target - 4]:
+                    del rounds.planning[old]
 
     def get_round(self, study: Study, number: int) -> Round | None:
         """Return the round of a trial, waiting for it if it is being planned.
@@ -276,21 +280,6 @@ class RoundScheduler:
         )
         values = study.study_name, self.name, planned.end, planned.why
         log_once(_logger, logging.INFO, study, "agent not asked", message, *values)
-
-    def _start(
-        self,
-        study: Study,
-        rounds: StudyRounds,
-        target: int,
-        subject: Subject,
-        earlier: Sequence[Round],
-    ) -> None:
-        """Submit the planning of a round to the background loop."""
-        future = self._loop.submit(self._plan(study, rounds, target, subject, earlier))
-        rounds.planning[target] = future
-        # Keep the last few futures only; older rounds are in the storage.
-        for old in [number for number in rounds.planning if number < target - 4]:
-            del rounds.planning[old]
 
     async def _plan(
         self,

@@ -315,9 +315,9 @@ def _with_most(choices: Choices, stages: Sequence[int], task: Task) -> Choices:
     )
     choices = with_samples(max(1, fitting))
     for stage in stages:
-        model, samples = choices[stage]
-        others = feasible.cost(choices) - float(feasible.costs[stage][model][samples - 1])
-        choices = with_samples(max(1, feasible.max_samples(stage, model, others)), (stage,))
+        others = feasible.cost_of_others(choices, stage)
+        most = feasible.max_samples(stage, choices[stage][0], others)
+        choices = with_samples(max(1, most), (stage,))
     return choices
 
 

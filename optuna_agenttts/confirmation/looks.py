@@ -112,13 +112,8 @@ def write_look(study: Study, task: Task, look: Look) -> None:
 
 def _read_looks(study: Study, task: Task) -> list[Look]:
     attributes = storage.attributes_of(study)
-    numbers = (
-        int(rest)
-        for key in attributes
-        if key.startswith(storage.LOOK) and (rest := key[len(storage.LOOK) :]).isdigit()
-    )
     found = []
-    for number in sorted(numbers):
+    for number in storage.numbers_after(attributes, storage.LOOK):
         value: Any = storage.read_study_value(attributes, f"{storage.LOOK}{number}")
         try:
             allocations = tuple(

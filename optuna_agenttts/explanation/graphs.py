@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from optuna_agenttts import storage
 from optuna_agenttts.exceptions import AgentTTSError
 from optuna_agenttts.report.view import StudyView
+from optuna_agenttts.support.encoding import json_ready
 from optuna_agenttts.task.task import Task
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def graph_of(figure: Figure) -> str:
     Numbers are rounded. A large figure loses its hover texts, and a larger one is a reference to
     the command line.
     """
-    values = _rounded(figure.to_plotly_json())
+    values = json_ready(figure.to_plotly_json(), _rounded)
     traces, layout = values["data"], values["layout"]
     for size in ("height", "width"):
         layout.pop(size, None)
@@ -79,17 +79,6 @@ def _json(traces: list[Any], layout: dict[str, Any]) -> str:
     return json.dumps({"data": traces, "layout": layout}, separators=(",", ":"))
 
 
-def _rounded(value: Any) -> Any:
-    """Round the numbers of a figure, and turn arrays into lists."""
-    if isinstance(value, np.ndarray):
-        return _rounded(value.tolist())
-    if isinstance(value, (float, np.floating)):
-        number = float(value)
-        return float(f"{number:.{_DIGITS}g}") if np.isfinite(number) else None
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, dict):
-        return {name: _rounded(each) for name, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_rounded(each) for each in value]
-    return value
+def _rounded(number: float) -> float | None:
+    """Round a number of a figure."""
+    return float(f"{number:.{_DIGITS}g}") if math.isfinite(number) else None

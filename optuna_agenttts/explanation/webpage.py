@@ -104,7 +104,7 @@ def web_page(view: StudyView, about: Mapping[str, str], storage: str = "storage 
     body += [
         page.section("cost", "What the search cost", cost, page.figure("spend")),
         page.section("instances", "Which instances fail", *_instances(summary, page)),
-        page.section("trials", "Trials", *_trials(view, summary, page)),
+        page.section("trials", "Trials", *_trials(view, page)),
         page.section("again", "How to reproduce it", *_again(summary, about, storage)),
     ]
     head = [
@@ -235,7 +235,7 @@ def _instances(summary: Summary, page: _Page) -> list[object]:
     return parts
 
 
-def _trials(view: StudyView, summary: Summary, page: _Page) -> list[object]:
+def _trials(view: StudyView, page: _Page) -> list[object]:
     head = ("trial", "state", "score", "cost", "spend", "origin", "allocation")
     rows = [_row(view, trial) for trial in view.trials]
     table = html.table(head, rows, numbers=(0, 2, 3, 4))

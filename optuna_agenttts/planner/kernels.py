@@ -229,6 +229,7 @@ class Surrogate:
         """See the class."""
         self.components = make_components(task, rng, insights)
         self._residual = ResidualKernel(task)
+        self._stages = len(task.stages)
 
     def points(self, models: Ints, samples: Ints) -> Points:
         """Compute the prior moments of allocations; both arrays are (allocations, stages)."""
@@ -243,7 +244,7 @@ class Surrogate:
 
     def points_of(self, choices: Sequence[Choices]) -> Points:
         """Compute the prior moments of allocations given as choices."""
-        array = np.array(choices, dtype=np.int64).reshape(len(choices), -1, 2)
+        array = np.array(choices, dtype=np.int64).reshape(len(choices), self._stages, 2)
         return self.points(array[..., 0], array[..., 1])
 
     def residual_kernels(self, points: Points, others: Points) -> list[Floats]:

@@ -173,8 +173,7 @@ def _options(found: Candidates, best: int, tried_only: bool) -> _Options:
     keys = dict.fromkeys(found.keys)
     observed = dict.fromkeys(choices_of(evidence.models, evidence.samples))
     stopped = [key for key in observed if known.get(key, True) and key not in keys]
-    array = np.array(stopped, dtype=np.int64).reshape(len(stopped), len(found.task.stages), 2)
-    others = found.surrogate.points(array[..., 0], array[..., 1])
+    others = found.surrogate.points_of(stopped)
     if not tried_only and limit > found.task.feasible.cheapest_cost:
         others = others.joined(_untried(found, limit))
     costs = found.front_costs(others)

@@ -132,13 +132,14 @@ class StopWhenSettled:
             planner = planners.get(task)
             if planner.in_opening(evidence):
                 return
-            candidate, _, _, left, _ = planner.compare(evidence)
+            compared = planner.compare(evidence)
+        left = compared.improvement
         least, meaning = self._gain, "`gain`"
         if self._worth is not None:
             blocks = evidence.block_of_rows().tolist()
             counts = (len(row) for row, block in zip(evidence.outcomes, blocks) if not block)
             instances = max([1, *counts])
-            cost = instances * ExpectedCosts(task, trials).of(candidate.choices)
+            cost = instances * ExpectedCosts(task, trials).of(compared.proposal.choices)
             least = cost / self._worth
             meaning = f"what the next trial costs, {cost:.3g} {task.cost_model.unit}".rstrip()
         elif least is None:

@@ -18,9 +18,8 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
-import numpy as np
-
 from optuna_agenttts.exceptions import TaskError
+from optuna_agenttts.support.encoding import json_ready
 from optuna_agenttts.task.allocation import Allocation, AllocationLike, StageAllocation
 
 VERSION = 1
@@ -169,19 +168,8 @@ def _parse(text: str, kinds: Sequence[str]) -> tuple[str, dict[str, Any]]:
 
 
 def _encode(value: Any) -> Any:
-    """Return a value as JSON-ready ones."""
-    if is_dataclass(value):
-        return {field.name: _encode(getattr(value, field.name)) for field in fields(value)}
-    if isinstance(value, StageAllocation):
-        return {"model": _encode(value.model), "samples": _encode(value.samples)}
-    if isinstance(value, Mapping):
-        return {key: _encode(item) for key, item in value.items()}
-    if isinstance(value, tuple):
-        return [_encode(item) for item in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    # JSON has no infinity.
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+    """Return a value as JSON-ready ones; infinities and NaN are texts."""
+    return json_ready(value, lambda number: number if math.isfinite(number) else str(number))
 
 
 def _decode(kind: Any, value: Any, where: str) -> Any:

@@ -177,11 +177,7 @@ def _readable(read: Callable[[Any], _T], items: Any) -> tuple[_T, ...]:
 
 def read_rounds(attributes: Mapping[str, Any]) -> tuple[Round, ...]:
     """Read all rounds from a study's system attributes, in order of number."""
-    numbers = sorted(
-        int(rest)
-        for key in attributes
-        if key.startswith(storage.ROUND) and (rest := key[len(storage.ROUND) :]).isdigit()
-    )
+    numbers = storage.numbers_after(attributes, storage.ROUND)
     rounds = (read_round(attributes, number) for number in numbers)
     return tuple(found for found in rounds if found is not None)
 

@@ -77,11 +77,11 @@ EVIDENCE = evidence_with(TASK, *ROWS, pending=(((1, 1), (1, 1)),))
 FACTS = Facts(
     models=(
         ModelFact(
-            *(0, 1, 2, 0.53, 0.0, 4.8e-9, ROWS[0][1], 2),
+            *(0, 1, 2, 0.53, 0.0, 4.8e-9, ROWS[0][1]),
             gains=((2, 4.8e-9, 1e-9),),
         ),
         ModelFact(
-            *(1, 0, 1, 0.5, 0.03, 0.021, ROWS[1][1], 100),
+            *(1, 0, 1, 0.5, 0.03, 0.021, ROWS[1][1]),
             gains=((4, 0.1234, 0.0512), (16, 0.2, 0.0149), (64, -0.012, 0.11)),
         ),
     ),
@@ -180,7 +180,7 @@ CHOSEN = (0, ((1, 4),), (0.59, 0.45), "")
 THOUGHTFUL = PromptData(
     evidence=evidence_with(THINKING, CHOSEN),
     facts=Facts(
-        models=(ModelFact(0, 1, 1, 0.52, 0.0, 0.0, CHOSEN[1], 20),),
+        models=(ModelFact(0, 1, 1, 0.52, 0.0, 0.0, CHOSEN[1]),),
         efforts=(
             EffortFact(
                 0,

@@ -10,18 +10,17 @@ import platform
 import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields, is_dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import optuna
 
-from optuna_agenttts import NoTaskError, Task, __version__, frontier
+from optuna_agenttts import NoTaskError, __version__, frontier
 from optuna_agenttts.report.dataframes import trial_rows
 from optuna_agenttts.report.summary import summary_of
 from optuna_agenttts.report.view import StudyView
+from optuna_agenttts.support.encoding import json_ready
 from optuna_agenttts_integrations.cli.parser import Commands, add_command
 from optuna_agenttts_integrations.cli.storages import (
     add_study_arguments,
@@ -85,7 +84,8 @@ def _report(options: argparse.Namespace) -> int:
         write_page(view, options.storage, options.html)
         print(options.html, file=written)
     if options.json:
-        values = {"optuna-agenttts": "Summary", "version": VERSION, **_encode(summary_of(view))}
+        values = {"optuna-agenttts": "Summary", "version": VERSION}
+        values |= json_ready(summary_of(view), _number) | {"task": view.task.to_dict()}
         print(json.dumps(values, indent=2, allow_nan=False))
     elif options.csv is None and options.html is None:
         print(summary_of(view))
@@ -137,18 +137,6 @@ def _about(storage: str) -> dict[str, str]:
     }
 
 
-def _encode(value: Any) -> Any:
-    """Return a value as JSON-ready ones; numbers that are not finite are None."""
-    if isinstance(value, Task):
-        return value.to_dict()
-    if hasattr(value, "_asdict"):
-        return _encode(value._asdict())
-    if is_dataclass(value):
-        return {field.name: _encode(getattr(value, field.name)) for field in fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): _encode(item) for key, item in value.items()}
-    if isinstance(value, (tuple, list)):
-        return [_encode(item) for item in value]
-    if isinstance(value, (np.ndarray, np.generic)):
-        return _encode(value.tolist())
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def _number(value: float) -> float | None:
+    """Return a number as JSON has it."""
+    return value if math.isfinite(value) else None
