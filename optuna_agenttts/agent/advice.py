@@ -24,7 +24,6 @@ from optuna_agenttts.planner.evidence import Candidate, Choices, Constraint, Evi
 from optuna_agenttts.planner.feasibility import known_feasibility
 from optuna_agenttts.planner.fronts import added_area
 from optuna_agenttts.planner.numerical import NumericalPlanner, has_differing_repeats
-from optuna_agenttts.planner.pools import choices_of
 from optuna_agenttts.study.fates import promise_text
 from optuna_agenttts.study.rounds import Round
 from optuna_agenttts.task.equivalence import Equivalence
@@ -87,7 +86,7 @@ def _record(evidence: Evidence) -> tuple[int, int] | None:
     values = added_area(evidence) if evidence.frontier else evidence.scores
     scores = [
         s if not known or known.get(choices, True) else -math.inf
-        for s, choices in zip(values, choices_of(evidence.models, evidence.samples))
+        for s, choices in zip(values, evidence.choices)
     ]
     agent_scores = [s for s, origin in zip(scores, evidence.origins) if origin == "agent"]
     other_scores = [

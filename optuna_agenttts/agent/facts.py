@@ -22,7 +22,6 @@ from optuna_agenttts.planner.frontier_improvement import FrontierImprovement, ac
 from optuna_agenttts.planner.kernels import Points
 from optuna_agenttts.planner.numerical import NumericalPlanner
 from optuna_agenttts.planner.odds import fitted_odds
-from optuna_agenttts.planner.pools import choices_of
 from optuna_agenttts.planner.posterior import Posterior
 from optuna_agenttts.task.efforts import efforts_by_model
 
@@ -172,7 +171,7 @@ def fit_facts(planner: NumericalPlanner, evidence: Evidence) -> Facts:
                 expected=float(evidence.sign * posterior.scale.scores(mean[position])),
                 behind=float(mean[best] - mean[position]) * span,
                 behind_sd=float(sd) * span,
-                companion=choices_of(point.models, point.samples)[0],
+                companion=point.choices[0],
                 gains=tuple(_gains(planner, posterior, point, stage, steps)),
             )
         )
@@ -183,7 +182,7 @@ def fit_facts(planner: NumericalPlanner, evidence: Evidence) -> Facts:
     search = acquisition_of(posterior, known, everything, planner.floor)
     front: Sequence[Choices] = ()
     if isinstance(search, FrontierImprovement):
-        front = choices_of(search.front.models, search.front.samples)
+        front = search.front.choices
     leaders = () if opening else planner.compare(evidence, leaders=True).leaders
     corners = _corners(planner, evidence, pool.take(np.array([best])))
     return Facts(
@@ -227,7 +226,7 @@ def _corners(planner: NumericalPlanner, evidence: Evidence, best: Points) -> lis
     for stage in range(len(planner.task.stages) if len(evidence.scores) <= _EARLY else 0):
         single = replace(best, samples=np.ones_like(best.samples))
         single.samples[:, stage] = _most_samples(planner, single, stage)
-        corners += choices_of(single.models, single.samples)
+        corners += single.choices
     return [
         choices
         for choices in dict.fromkeys(corners)
@@ -280,7 +279,7 @@ def _efforts(
 def _most_samples(planner: NumericalPlanner, point: Points, stage: int) -> int:
     """Return the maximum number of samples of a stage, given the rest of an allocation."""
     feasible = planner.task.feasible
-    (choices,) = choices_of(point.models, point.samples)
+    (choices,) = point.choices
     others = feasible.cost_of_others(choices, stage)
     return max(1, feasible.max_samples(stage, choices[stage][0], others))
 

@@ -20,7 +20,6 @@ from optuna_agenttts.agent.verdicts import check_claims
 from optuna_agenttts.llm.port import Message
 from optuna_agenttts.planner.evidence import Choices, Evidence
 from optuna_agenttts.planner.numerical import NumericalPlanner, has_differing_repeats
-from optuna_agenttts.planner.pools import choices_of
 from optuna_agenttts.study.claims import Claim, Verdict, contradictions
 from optuna_agenttts.study.diagnostics import TrialDiagnostics
 from optuna_agenttts.study.proposals import Proposal
@@ -119,7 +118,7 @@ class TaskQuestions:
             taken,
             self._claim_fields,
             self._choices(refused) - taken,
-            dict(zip(evidence.numbers, choices_of(evidence.models, evidence.samples))),
+            dict(zip(evidence.numbers, evidence.choices)),
             random=has_differing_repeats(evidence),
         )
 

@@ -321,7 +321,7 @@ class Run:
         trial.datetime_start = datetime.now()
         failed = False
         try:
-            found = evaluate_on(self._evaluate, allocation, block, left.spend)
+            found = evaluate_on(self._evaluate, allocation, block, left.written[0])
         except Exception as error:
             failed, self._error = True, error
             self._failed.add((look.number, choices))

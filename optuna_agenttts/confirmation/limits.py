@@ -27,12 +27,12 @@ class Limits:
     """Limits of a search or confirmation, of which at least one is given.
 
     Args:
-        spend: Limit in units of the task's cost model, over all instances; None for no limit.
-        evaluations: Limit on runs of the pipeline, on one instance each; None for no limit.
+        spend: Limit in units of the task's cost model, over all instances; infinity for none.
+        evaluations: Limit on runs of the pipeline, on one instance each; likewise.
     """
 
-    spend: float | None = None
-    evaluations: float | None = None
+    spend: float = math.inf
+    evaluations: float = math.inf
 
     @classmethod
     def checked(cls, function: str, spend: float | None, evaluations: int | None) -> Limits:
@@ -47,32 +47,35 @@ class Limits:
             if value is not None and not (is_finite(value) and value > 0):
                 raise TaskError(f"{function}: `{name}` must be finite and above 0, got {value!r}.")
         # Storages keep JSON, which has no numbers of numpy.
-        return cls(*(None if value is None else float(value) for value in (spend, evaluations)))
+        return cls.of(None if value is None else float(value) for value in (spend, evaluations))
+
+    @classmethod
+    def of(cls, written: Iterable[float | None]) -> Limits:
+        """Return the limits of `written`."""
+        return cls(*(math.inf if value is None else value for value in written))
+
+    @property
+    def written(self) -> list[float | None]:
+        """Limits as JSON, which has no infinity."""
+        return [None if math.isinf(each) else each for each in (self.spend, self.evaluations)]
 
     def less(self, used: Used) -> Limits:
         """Return what is left, not below 0."""
-        return Limits(
-            None if self.spend is None else max(0.0, self.spend - used.spend),
-            None if self.evaluations is None else max(0.0, self.evaluations - used.evaluations),
-        )
+        spend, evaluations = self.spend - used.spend, self.evaluations - used.evaluations
+        return Limits(max(0.0, spend), max(0.0, evaluations))
 
     def within(self, spend: float) -> Limits:
-        """Return the limits with at most this spend; infinity changes nothing."""
-        if math.isinf(spend):
-            return self
-        return replace(self, spend=max(0.0, min(spend, self.spend or math.inf)))
+        """Return the limits with at most this spend."""
+        return replace(self, spend=max(0.0, min(spend, self.spend)))
 
     def larger_than(self, other: Limits) -> bool:
         """Return whether these allow more than other ones."""
         pairs = ((self.spend, other.spend), (self.evaluations, other.evaluations))
-        return all((own or math.inf) > limit for own, limit in pairs if limit is not None)
+        return all(own > limit for own, limit in pairs if limit < math.inf)
 
     def share(self, share: float) -> Limits:
         """Return a share of the limits."""
-        return Limits(
-            None if self.spend is None else share * self.spend,
-            None if self.evaluations is None else share * self.evaluations,
-        )
+        return Limits(share * self.spend, share * self.evaluations)
 
     def instances(self, costs: Sequence[float]) -> float:
         """Return the number of instances that allocations of some costs can run on, all of them.
@@ -80,27 +83,22 @@ class Limits:
         Args:
             costs: Cost of each allocation for one instance.
         """
-        total, spend = math.fsum(costs), math.inf
-        if self.spend is not None and (total or not self.spend):
-            spend = self.spend * (1 + _SLACK) / total if total else 0.0
-        each = [
-            spend,
-            math.inf if self.evaluations is None else self.evaluations / len(costs),
-        ]
-        return min(each)
+        total, spend = math.fsum(costs), math.inf if self.spend else 0.0
+        if total:
+            spend = self.spend * (1 + _SLACK) / total
+        return min(spend, self.evaluations / len(costs))
 
     def reached(self, used: Used) -> bool:
         """Return whether a limit is reached."""
-        return (self.spend is not None and used.spend >= self.spend * (1 - _SLACK)) or (
-            self.evaluations is not None and used.evaluations >= self.evaluations
-        )
+        spent = used.spend >= self.spend * (1 - _SLACK)
+        return spent or used.evaluations >= self.evaluations
 
     def text(self, unit: str) -> str:
         """Describe the limits."""
         parts = []
-        if self.spend is not None:
+        if self.spend < math.inf:
             parts.append(spend_text(self.spend, unit))
-        if self.evaluations is not None:
+        if self.evaluations < math.inf:
             parts.append(count_text(int(self.evaluations), "evaluation"))
         return " and ".join(parts)
 

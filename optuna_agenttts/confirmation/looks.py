@@ -105,8 +105,7 @@ def write_look(study: Study, task: Task, look: Look) -> None:
         {stage: list(setting) for stage, setting in task.allocation(choices).items()}
         for choices in look.allocations
     ]
-    limits = [look.limits.spend, look.limits.evaluations]
-    values = {"steps": list(look.steps), "trials": look.trials, "limits": limits}
+    values = {"steps": list(look.steps), "trials": look.trials, "limits": look.limits.written}
     storage.write_look(study, look.number, {"allocations": allocations, **values})
 
 
@@ -120,7 +119,7 @@ def _read_looks(study: Study, task: Task) -> list[Look]:
                 tuple(task.choices({stage: tuple(s) for stage, s in allocation.items()}))
                 for allocation in value["allocations"]
             )
-            limits = Limits(*value["limits"])
+            limits = Limits.of(value["limits"])
             look = Look(number, allocations, tuple(value["steps"]), value["trials"], limits)
         except (TaskError, TypeError, KeyError):
             # Half written, or of another version of the task.

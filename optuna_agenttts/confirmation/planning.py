@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Hashable, Sequence
 
 import numpy as np
@@ -69,9 +70,9 @@ def belief_of(found: Candidates, keys: Sequence[Choices]) -> policy.Belief:
 def limits_of(left: Limits, costs: Floats, fresh: int) -> policy.Limits:
     """Return what is left in terms of allocations of some costs for one instance."""
     rows = []
-    if left.spend is not None:
+    if left.spend < math.inf:
         rows.append((left.spend, np.maximum(costs, _LEAST_COST)))
-    if left.evaluations is not None:
+    if left.evaluations < math.inf:
         rows.append((left.evaluations, np.ones(len(costs))))
     amounts, rates = zip(*rows)
     return policy.Limits(np.array(amounts), np.stack(rates), fresh, prices=costs)

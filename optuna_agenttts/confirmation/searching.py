@@ -160,7 +160,7 @@ class Trials:
         split = split_instances(
             study, splittable, instances, task=task, limits=limits, per_trial=per_trial, seed=seed
         )
-        if limits.spend is not None:
+        if limits.spend < math.inf:
             # For the agent, and for `spend(study)`.
             storage.write_limit(study, limits.spend)
         return cls(study, objective, split, task=task, limits=limits, seed=seed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -144,8 +145,8 @@ def _few_text(task: Task, limits: Limits, available: int) -> str:
     if available < 2 * _FEWEST:
         return f"{start}pass {2 * _FEWEST} instances or more."
     needed = Limits(
-        None if limits.spend is None else _FEWEST / _MOST_SHARE * largest_cost(task),
-        None if limits.evaluations is None else round(_FEWEST / _MOST_SHARE),
+        math.inf if limits.spend == math.inf else _FEWEST / _MOST_SHARE * largest_cost(task),
+        math.inf if limits.evaluations == math.inf else round(_FEWEST / _MOST_SHARE),
     )
     return f"{start}raise the limit to {needed.text(task.cost_model.unit)} or more."
 

@@ -24,6 +24,11 @@ Ints = NDArray[np.int64]
 Origin = Literal["opening", "agent", "numerical", "fallback"]
 
 
+def choices_of(models: Ints, samples: Ints) -> list[Choices]:
+    """Convert arrays of shape (allocations, stages) to choices."""
+    return [tuple(zip(m, s)) for m, s in zip(models.tolist(), samples.tolist(), strict=True)]
+
+
 @dataclass(frozen=True, slots=True)
 class Odds:
     """Probability that each model, and each octave of samples, is the best of a stage.
@@ -110,6 +115,11 @@ class Evidence:
     frontier: bool = False
     measured: tuple[float, ...] = ()
 
+    @property
+    def choices(self) -> list[Choices]:
+        """Allocations of the observed trials."""
+        return choices_of(self.models, self.samples)
+
     def block_of_rows(self) -> Ints:
         """Return the block of each row, shape (trials,); see `blocks`."""
         blocks = np.zeros(len(self.scores), dtype=np.int64)
@@ -121,15 +131,8 @@ class Evidence:
         taken: dict[str, Any] = {}
         for name in ("models", "samples", "scores", "shares"):
             taken[name] = getattr(self, name)[rows]
-        for name in (
-            "numbers",
-            "origins",
-            "expected",
-            "outcomes",
-            "stopped",
-            "blocks",
-            "measured",
-        ):
+        listed = ("numbers", "origins", "expected", "outcomes", "stopped", "blocks", "measured")
+        for name in listed:
             values = getattr(self, name)
             taken[name] = tuple(values[row] for row in rows.tolist() if row < len(values))
         return replace(self, **taken)

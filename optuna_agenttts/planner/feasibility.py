@@ -25,7 +25,6 @@ from optuna_agenttts.planner.evidence import Bools, Choices, Evidence, Floats, I
 from optuna_agenttts.planner.kernels import Points, Surrogate
 from optuna_agenttts.planner.mixture import normal_cdf
 from optuna_agenttts.planner.observations import first_and_spread
-from optuna_agenttts.planner.pools import choices_of
 from optuna_agenttts.task.feasible import FeasibleSet
 
 _WEIGHT_SDS = (0.3, 1.0)
@@ -90,7 +89,7 @@ class Feasibility:
         for posterior in self._posteriors:
             total += posterior.log_probability(points)
         if not all(self._known.values()):
-            choices = choices_of(points.models, points.samples)
+            choices = points.choices
             total[[not self._known.get(key, True) for key in choices]] = _VIOLATED
         return total
 
@@ -121,7 +120,7 @@ class Feasibility:
         These are the trials whose allocation is known to be feasible and, where that is unknown
         (running trials, earlier studies), those with a probability of at least 1/2.
         """
-        choices = choices_of(evidence.models, evidence.samples)
+        choices = evidence.choices
         known = dict(self._known)
         if unknown := sorted(set(choices) - set(known)):
             log = self.log_probability(self._surrogate.points_of(unknown)).tolist()

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from optuna_agenttts.planner.evidence import Choices, Floats, Ints
+from optuna_agenttts.planner.evidence import Choices, Floats, Ints, choices_of
 from optuna_agenttts.planner.kernels import Points
-from optuna_agenttts.planner.pools import choices_of
 
 _LEADERS = 8
 """Number of allocations. Chosen by hand."""

@@ -26,7 +26,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from optuna_agenttts.planner.evidence import Choices, Floats, Ints
+from optuna_agenttts.planner.evidence import Choices, Floats, Ints, choices_of
 from optuna_agenttts.planner.kinship import Kinship
 from optuna_agenttts.planner.pool import build_pool
 from optuna_agenttts.planner.prior import Curves, draw_curves, log_sizes
@@ -188,6 +188,11 @@ class Points:
     means: tuple[Floats, ...]
     roots: tuple[Floats, ...]
     variances: tuple[Floats, ...]
+
+    @property
+    def choices(self) -> list[Choices]:
+        """The allocations as choices."""
+        return choices_of(self.models, self.samples)
 
     def take(self, positions: Ints) -> Points:
         """Return the allocations at some positions."""

@@ -26,6 +26,7 @@ from optuna_agenttts.planner.evidence import (
     Evidence,
     Floats,
     Ints,
+    choices_of,
 )
 from optuna_agenttts.planner.feasibility import Feasibility
 from optuna_agenttts.planner.forecasts import leading
@@ -38,7 +39,7 @@ from optuna_agenttts.planner.opening import (
     untried_models,
     with_most_untried,
 )
-from optuna_agenttts.planner.pools import Pool, Pools, choices_of
+from optuna_agenttts.planner.pools import Pool, Pools
 from optuna_agenttts.planner.posterior import Posterior
 from optuna_agenttts.planner.scale import Scale
 from optuna_agenttts.planner.shortlist import best_observed, shortlist

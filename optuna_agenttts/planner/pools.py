@@ -59,7 +59,7 @@ class Pool:
         equivalence = Equivalence.of(task.stages)
         models, samples = equivalence.distinct(models, samples, task.feasible, ranges)
         self.points = surrogate.points(models, samples)
-        self.keys = choices_of(models, samples)
+        self.keys = self.points.choices
         self._surrogate = surrogate
         self._cache: dict[Choices, list[Floats]] = {}
         self.thinned = len(models) >= size // 2
@@ -69,7 +69,7 @@ class Pool:
 
         They are cached, and of shape (pool, observed).
         """
-        keys = choices_of(observed.models, observed.samples)
+        keys = observed.choices
         # The agent's rounds are planned on another thread, which may empty the cache meanwhile.
         cache = self._cache
         missing = [i for i, key in enumerate(keys) if key not in cache]
@@ -137,8 +137,3 @@ class Pools:
         # The pool of the task is the same, whenever it is built.
         rng = np.random.default_rng(SEED) if ranges else copy.deepcopy(self._rng)
         return Pool(self._surrogate, self._task, ranges, rng, size)
-
-
-def choices_of(models: Ints, samples: Ints) -> list[Choices]:
-    """Convert arrays of shape (allocations, stages) to choices."""
-    return [tuple(zip(m, s)) for m, s in zip(models.tolist(), samples.tolist(), strict=True)]

@@ -9,7 +9,6 @@ from optuna_agenttts.planner.evidence import Evidence, Ints
 from optuna_agenttts.planner.kernels import Points
 from optuna_agenttts.planner.mixture import View
 from optuna_agenttts.planner.observations import first_and_spread
-from optuna_agenttts.planner.pools import choices_of
 from optuna_agenttts.planner.posterior import Posterior
 from optuna_agenttts.task.ranges import Ranges
 
@@ -45,7 +44,7 @@ def best_observed(
     ranks = search.shortfall(incumbents.points, incumbents.mean())
     order = np.argsort(ranks, kind="stable")[:_REPEATED]
     top = incumbents.points.take(order)
-    keys = choices_of(top.models, top.samples)
+    keys = top.choices
     # Earlier trials may be over the budget, which may have been larger.
     fits = evidence.task.feasible.fits
     keep = [

@@ -6,9 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from optuna_agenttts.planner.evidence import Evidence, Ints
+from optuna_agenttts.planner.evidence import Evidence, Ints, choices_of
 from optuna_agenttts.planner.kernels import Points, Surrogate
-from optuna_agenttts.planner.pools import choices_of
 from optuna_agenttts.planner.posterior import Posterior
 
 _FOLDS, _REPEATS = 5, 4
@@ -38,7 +37,7 @@ def estimate_bias(surrogate: Surrogate, evidence: Evidence, points: Points) -> f
         The bias to add to the mean; 0 without enough outcomes.
     """
     rows, steps = _complete_rows(evidence)
-    places = {key: place for place, key in enumerate(choices_of(points.models, points.samples))}
+    places = {key: place for place, key in enumerate(points.choices)}
     keys = choices_of(evidence.models[rows], evidence.samples[rows])
     rows = rows[[key in places for key in keys]]
     if len(steps) < _LEAST_INSTANCES or len(rows) < 2:

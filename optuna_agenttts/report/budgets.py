@@ -15,11 +15,10 @@ import numpy as np
 from optuna.study import Study
 
 from optuna_agenttts.exceptions import MissingFactError, TaskError
-from optuna_agenttts.planner.evidence import Choices, Floats, Ints
+from optuna_agenttts.planner.evidence import Choices, Floats, Ints, choices_of
 from optuna_agenttts.planner.feasibility import Feasibility, known_feasibility
 from optuna_agenttts.planner.kernels import SEED, Points
 from optuna_agenttts.planner.pool import build_pool
-from optuna_agenttts.planner.pools import choices_of
 from optuna_agenttts.report.candidates import Candidates
 from optuna_agenttts.report.points import ROUNDING, Frontier, FrontierPoint
 from optuna_agenttts.report.ties import MARGIN, MIN_SHARED, Paired
@@ -171,7 +170,7 @@ def _options(found: Candidates, best: int, tried_only: bool) -> _Options:
     # Allocations that are dear by the task may have been measured to be cheap.
     limit = found.task.feasible.limit if found.measures_cost else float(own[best])
     keys = dict.fromkeys(found.keys)
-    observed = dict.fromkeys(choices_of(evidence.models, evidence.samples))
+    observed = dict.fromkeys(evidence.choices)
     stopped = [key for key in observed if known.get(key, True) and key not in keys]
     others = found.surrogate.points_of(stopped)
     if not tried_only and limit > found.task.feasible.cheapest_cost:
@@ -179,7 +178,7 @@ def _options(found: Candidates, best: int, tried_only: bool) -> _Options:
     costs = found.front_costs(others)
     others, costs = others.take(np.flatnonzero(costs < own[best])), costs[costs < own[best]]
     return _Options(
-        keys=[*keys, *choices_of(others.models, others.samples)],
+        keys=[*keys, *others.choices],
         points=found.points.joined(others),
         costs=np.concatenate([own, costs]),
         means=np.concatenate([found.mean, found.posterior.at(others).mean()]),
@@ -253,7 +252,7 @@ def _records(found: Candidates, options: _Options, best: int) -> list[int]:
 def _instances(found: Candidates) -> dict[Choices, int]:
     """Return the number of instances that each tried allocation saw."""
     steps: dict[Choices, set[int]] = {key: set() for key in found.keys}
-    keys = choices_of(found.evidence.models, found.evidence.samples)
+    keys = found.evidence.choices
     for key, outcomes in zip(keys, found.evidence.outcomes):
         steps.setdefault(key, set()).update(outcomes)
     return {key: len(seen) for key, seen in steps.items()}

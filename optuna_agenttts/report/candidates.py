@@ -13,10 +13,9 @@ from optuna.trial import FrozenTrial, TrialState
 from optuna_agenttts import storage
 from optuna_agenttts.exceptions import NoEvidenceError, NoTaskError
 from optuna_agenttts.planner.costs import Costs
-from optuna_agenttts.planner.evidence import Bools, Choices, Evidence, Floats, Ints
+from optuna_agenttts.planner.evidence import Bools, Choices, Evidence, Floats, Ints, choices_of
 from optuna_agenttts.planner.feasibility import Feasibility, known_feasibility
 from optuna_agenttts.planner.kernels import Points, surrogate_of
-from optuna_agenttts.planner.pools import choices_of
 from optuna_agenttts.planner.posterior import Posterior
 from optuna_agenttts.report.bias import estimate_bias
 from optuna_agenttts.report.intervals import bounded_interval, probability_above
@@ -91,7 +90,7 @@ class Candidates:
         self.exact = Posterior(self.surrogate, self.evidence, power=1.0)
         self.outcomes = complete_outcomes(self.evidence)
         blocks = self.evidence.block_of_rows()
-        keys = choices_of(self.evidence.models, self.evidence.samples)
+        keys = self.evidence.choices
         self._confirmed = {key for key, block in zip(keys, blocks.tolist()) if block}
         rows = zip(self.evidence.outcomes, blocks.tolist())
         self.fresh = frozenset(step for outcomes, block in rows if block for step in outcomes)
@@ -171,7 +170,7 @@ class Candidates:
     def completed(self) -> list[CompletedTrial]:
         """Complete trials of the search, without those that confirm allocations."""
         evidence, found = self.evidence, []
-        forms = choices_of(evidence.models, evidence.samples)
+        forms = evidence.choices
         stopped = zip(evidence.stopped, evidence.block_of_rows().tolist())
         scores = (evidence.sign * evidence.scores).tolist()
         for number, form, value, left_out in zip(evidence.numbers, forms, scores, stopped):
@@ -277,7 +276,7 @@ class Candidates:
         size = self.exact.noise.instances or None
         sds = self.scale.span * np.sqrt(self._variances(points))
         found: list[tuple[float | None, int | None]] = []
-        for key, sd in zip(choices_of(points.models, points.samples), sds.tolist()):
+        for key, sd in zip(points.choices, sds.tolist()):
             own = list(self.outcomes.get(key, {}).values())
             if key in self._confirmed:
                 # Of many fresh instances, the variance is known well.
@@ -316,7 +315,7 @@ def _tried_choices(
     Raises:
         NoEvidenceError: No trial meets the constraints.
     """
-    keys = choices_of(evidence.models, evidence.samples)
+    keys = evidence.choices
     found = list(dict.fromkeys(keys))
     if known := known_feasibility(evidence):
         # An allocation whose feasibility differs between its trials violates a constraint.

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from optuna_agenttts.planner.evidence import Bools, Floats, Ints
-from optuna_agenttts.planner.pools import choices_of
 from optuna_agenttts.planner.posterior import Z90
 from optuna_agenttts.report.saturation import Saturation, SaturationCurve, saturation_of
 from optuna_agenttts.report.view import StudyView
@@ -77,7 +76,7 @@ def importances_of(view: StudyView) -> tuple[Importance, ...]:
         NoEvidenceError: No trial is complete, or none meets the constraints of the study.
     """
     found, stages = view.candidates, view.task.stages
-    tried = set(choices_of(found.evidence.models, found.evidence.samples))
+    tried = set(found.evidence.choices)
     if len(tried) < _FEWEST or not found.scale.informative:
         return ()
     ranges = found.evidence.ranges or Ranges.all_of(view.task.feasible)

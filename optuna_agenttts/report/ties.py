@@ -16,7 +16,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from optuna_agenttts.planner.evidence import Choices, Evidence, Floats
-from optuna_agenttts.planner.pools import choices_of
 from optuna_agenttts.planner.posterior import Z90
 from optuna_agenttts.task.allocation import Allocation
 
@@ -147,7 +146,7 @@ def complete_outcomes(evidence: Evidence) -> dict[Choices, dict[int, float]]:
     Outcomes are oriented so that higher is better. Those of an allocation's search are left out
     if one of its complete trials reported none.
     """
-    keys, fresh = choices_of(evidence.models, evidence.samples), evidence.block_of_rows() > 0
+    keys, fresh = evidence.choices, evidence.block_of_rows() > 0
     rows = list(zip(keys, evidence.outcomes, evidence.stopped, fresh.tolist()))
     without = {
         (key, block)

@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 
 from optuna_agenttts.planner.feasibility import known_feasibility
-from optuna_agenttts.planner.pools import choices_of
 from optuna_agenttts.report.view import StudyView
 from optuna_agenttts.task.allocation import Allocation
 
@@ -48,7 +47,7 @@ def tried_of(view: StudyView) -> tuple[TriedAllocation, ...]:
     found = []
     if view.candidates.measures_cost:
         costs = [own if math.isnan(m) else m for own, m in zip(costs, evidence.measured)]
-    for row, key in enumerate(choices_of(evidence.models, evidence.samples)):
+    for row, key in enumerate(evidence.choices):
         kind = "stopped" if evidence.stopped[row] else "fresh" if blocks[row] else "complete"
         found.append(
             TriedAllocation(

@@ -8,7 +8,6 @@ from dataclasses import replace
 import numpy as np
 
 from optuna_agenttts.planner.evidence import Choices, Evidence
-from optuna_agenttts.planner.pools import choices_of
 from optuna_agenttts.task.equivalence import UNIQUE, EquivalentAllocations
 
 
@@ -39,7 +38,7 @@ def with_cheapest(evidence: Evidence) -> Evidence:
     their trials together.
     """
     form = cheapest_form(evidence)
-    forms = [form(choices) for choices in choices_of(evidence.models, evidence.samples)]
+    forms = [form(choices) for choices in evidence.choices]
     rows = np.array(forms, dtype=np.int64).reshape(len(forms), len(evidence.task.stages), 2)
     return replace(
         evidence,

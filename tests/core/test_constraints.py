@@ -22,7 +22,6 @@ from optuna_agenttts.agent.verdicts import check_claims
 from optuna_agenttts.planner.evidence import Evidence
 from optuna_agenttts.planner.feasibility import Feasibility, _log_normal_cdf
 from optuna_agenttts.planner.numerical import NumericalPlanner
-from optuna_agenttts.planner.pools import choices_of
 from optuna_agenttts.study.archive import Archive
 from optuna_agenttts.study.constraints import constraints_of
 
@@ -237,7 +236,7 @@ def test_additive_constraint_is_known_after_some_trials():
     limits = {"slow": lambda a: latency(a, 10), "many": lambda a: total(a, 20)}
     for limit in limits.values():
         tried = POOL.take(rng.choice(len(POOL), 12, replace=False))
-        choices = choices_of(tried.models, tried.samples)
+        choices = tried.choices
         values = [limit(TASK.allocation(c)) for c in choices]
         constraints = tuple((c, {"k": value}) for c, value in zip(choices, values))
         evidence = replace(Evidence.empty(TASK), constraints=constraints)
@@ -245,7 +244,7 @@ def test_additive_constraint_is_known_after_some_trials():
         probability = np.exp(feasibility.log_probability(tried))
         np.testing.assert_allclose(probability, np.array(values) <= 0, atol=0.1)
         pool = POOL
-        truth = [limit(TASK.allocation(c)) <= 0 for c in choices_of(pool.models, pool.samples)]
+        truth = [limit(TASK.allocation(c)) <= 0 for c in pool.choices]
         assert np.mean((feasibility.log_probability(pool) > math.log(0.5)) == truth) >= 0.95
 
 
@@ -259,7 +258,7 @@ def test_units_of_a_constraint_do_not_matter(factor, seed):
     found = []
     for unit in (1.0, factor):
         constraints = [{"k": unit * value} for value in values]
-        pairs = zip(choices_of(tried.models, tried.samples), constraints)
+        pairs = zip(tried.choices, constraints)
         evidence = replace(Evidence.empty(TASK), constraints=tuple(pairs))
         feasibility = Feasibility(evidence, PLANNER.surrogate)
         found.append(feasibility.log_probability(POOL.take(np.arange(0, 300, 10))))

@@ -196,14 +196,14 @@ def test_the_limit_holds_over_trials_and_confirmation(evaluations, count, per_tr
 @given(evaluations=st.integers(8, 10**6), available=st.integers(2, 10**4))
 def test_a_trial_takes_a_reasonable_part(evaluations, available):
     """Neither more than half of the instances nor more than a quarter of the limit."""
-    count = instances_per_trial(TASK, Limits(None, evaluations), available)
+    count = instances_per_trial(TASK, Limits(evaluations=evaluations), available)
     assert 1 <= count <= min(50, available / 2, max(1, evaluations / 4))
     if evaluations >= 2500 and available >= 100:
         assert count == 50
     spend = evaluations * min(
         TASK.budget, max(float(row.max()) for rows in TASK.feasible.costs for row in rows)
     )
-    assert instances_per_trial(TASK, Limits(spend, None), available) in (count, count - 1)
+    assert instances_per_trial(TASK, Limits(spend), available) in (count, count - 1)
 
 
 def test_spend_limits_a_search():
@@ -322,7 +322,7 @@ def test_a_worker_stops_trials_once_another_confirms():
         if storage.confirmation_block(trial):
             return
         choices = TASK.read(trial.params)
-        limits = Limits(None, 500)
+        limits = Limits(evaluations=500)
         write_look(study, TASK, Look(1, (choices,), (1000, 1001), trial.number + 1, limits))
 
     found = search(study_of(), Evaluate(), ALL, evaluations=500, callbacks=[plan])

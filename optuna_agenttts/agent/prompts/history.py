@@ -11,7 +11,6 @@ from optuna_agenttts.agent.prompts.prompt_data import PromptData
 from optuna_agenttts.planner.evidence import Evidence
 from optuna_agenttts.planner.feasibility import worst_violations
 from optuna_agenttts.planner.fronts import behind_front
-from optuna_agenttts.planner.pools import choices_of
 from optuna_agenttts.planner.posterior import Z90
 from optuna_agenttts.task.efforts import efforts_by_model
 from optuna_agenttts.task.stage import Stage
@@ -27,7 +26,7 @@ _MIN_SHARED = 5
 
 def history_block(data: PromptData) -> tuple[str, ...]:
     """Return the table of trials: of all, of the telling ones, of fewer, and of a few."""
-    evidence, allocations = data.evidence, choices_of(data.evidence.models, data.evidence.samples)
+    evidence, allocations = data.evidence, data.evidence.choices
     if not allocations:
         return ("",)
     violated = worst_violations(evidence)
@@ -134,7 +133,7 @@ def near_best(evidence: Evidence) -> int:
     """Return how many trials of other allocations cannot be told from the best one."""
     if not len(evidence.scores):
         return 0
-    best, allocations = _best(evidence), choices_of(evidence.models, evidence.samples)
+    best, allocations = _best(evidence), evidence.choices
     found = {
         choices
         for row, choices in enumerate(allocations)
@@ -154,7 +153,7 @@ def _order(evidence: Evidence) -> list[int]:
     With two objectives, the best are on the front, or closest to it.
     """
     violated = worst_violations(evidence)
-    allocations = choices_of(evidence.models, evidence.samples)
+    allocations = evidence.choices
     violates = np.array([bool(violated.get(choices)) for choices in allocations])
     gaps = behind_front(evidence)[0] if evidence.frontier else np.zeros(len(violates))
     order: list[int] = np.lexsort((-evidence.scores, gaps, violates)).tolist()

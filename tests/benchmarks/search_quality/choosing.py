@@ -35,7 +35,6 @@ from trust import make_place, real_landscapes
 
 from optuna_agenttts import recommend, search
 from optuna_agenttts.planner.kernels import Surrogate
-from optuna_agenttts.planner.pools import choices_of
 from optuna_agenttts.planner.posterior import Posterior
 from optuna_agenttts.study.archive import Archive
 
@@ -99,7 +98,7 @@ class Watch:
         self.spend += count * task.cost(allocation) / task.budget
         evidence = self.archive.read(study.get_trials(deepcopy=False))
         self.trials = int((evidence.block_of_rows() == 0).sum())
-        keys = list(dict.fromkeys(choices_of(evidence.models, evidence.samples)))
+        keys = list(dict.fromkeys(evidence.choices))
         best = 0
         if evidence.scale.informative:
             posterior = Posterior(self.surrogate, evidence)
