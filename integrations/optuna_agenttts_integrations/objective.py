@@ -46,6 +46,7 @@ from optuna_agenttts_integrations.pipeline.effects import settings_without_effec
 from optuna_agenttts_integrations.pipeline.evaluation import Evaluation, InstanceResult
 from optuna_agenttts_integrations.pipeline.progress import ProgressBar, is_shown
 from optuna_agenttts_integrations.pipeline.run import run_instances
+from optuna_agenttts_integrations.pipeline.stage_calls import RunContext
 from optuna_agenttts_integrations.pipeline.stages import Pipeline
 from optuna_agenttts_integrations.pruning import blocks_of, check_pruner, uses_pruner
 from optuna_agenttts_integrations.splitting import SplittableObjective
@@ -322,10 +323,7 @@ class MultiStageObjective(DiagnosableObjective, SplittableObjective):
                 self.pipeline,
                 instances,
                 allocation,
-                task=task,
-                completions=self._completions,
-                account=account,
-                endpoints=self.endpoints,
+                RunContext(task, self._completions, self.endpoints, account),
                 concurrency=self._concurrency,
                 on_result=bar.add,
             )

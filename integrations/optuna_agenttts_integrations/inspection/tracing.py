@@ -37,6 +37,7 @@ from optuna_agenttts_integrations.pipeline.aggregation import settled
 from optuna_agenttts_integrations.pipeline.evaluation import InstanceResult
 from optuna_agenttts_integrations.pipeline.fusion import LLMFusion, most_frequent
 from optuna_agenttts_integrations.pipeline.run import run_instances
+from optuna_agenttts_integrations.pipeline.stage_calls import RunContext
 from optuna_agenttts_integrations.pipeline.stages import (
     Pipeline,
     StageProgram,
@@ -360,12 +361,9 @@ class Tracer:
                 trace.pipeline,
                 {name: self.instances[name]},
                 allocation,
-                task=self.task,
-                completions=completions,
-                endpoints=self.endpoints,
+                RunContext(self.task, completions, self.endpoints, trace.account),
                 concurrency=1,
                 on_result=lambda result: None,
-                account=trace.account,
             )
             trace.result = results[name]
         except StoreError:

@@ -34,6 +34,7 @@ from optuna_agenttts_integrations.pipeline.programs import StageProgram, State, 
 from optuna_agenttts_integrations.pipeline.progress import ProgressBar, is_shown, progress_bar
 from optuna_agenttts_integrations.pipeline.stage_calls import (
     InstanceFailedError,
+    RunContext,
     run_stages,
     taken,
 )
@@ -238,16 +239,8 @@ class PipelineRunner(Resetting):
         name, answer, failure = None, None, None
         try:
             name = (self._instance_id or own_id)(instance)
-            state = await run_stages(
-                stages,
-                instance,
-                allocation,
-                usage,
-                task=self.task,
-                completions=self._completions,
-                endpoints=self.endpoints,
-                account=account,
-            )
+            context = RunContext(self.task, self._completions, self.endpoints, account)
+            state = await run_stages(stages, instance, allocation, usage, context)
             results = state.results
             last, choose = stages[-1].name, self.pipeline.answer
             answer = results[last] if choose is None else choose(state)

@@ -10,18 +10,15 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
-from optuna_agenttts import Task
 from optuna_agenttts.llm.loop import gather
 from optuna_agenttts.support.plain import one_line, shortened
 from optuna_agenttts.task.allocation import Allocation
-from optuna_agenttts_integrations.calls.completions import Completions
-from optuna_agenttts_integrations.calls.endpoints import Endpoints
-from optuna_agenttts_integrations.calls.metering import Account
 from optuna_agenttts_integrations.exceptions import SpendLimitError
 from optuna_agenttts_integrations.pipeline.evaluation import KEPT, InstanceResult, StageUsage
 from optuna_agenttts_integrations.pipeline.plain_values import value_text
 from optuna_agenttts_integrations.pipeline.stage_calls import (
     InstanceFailedError,
+    RunContext,
     run_stages,
     taken,
 )
@@ -39,11 +36,8 @@ async def run_instances(
     pipeline: Pipeline,
     instances: Mapping[str, Any],
     allocation: Allocation,
+    context: RunContext,
     *,
-    task: Task,
-    completions: Completions,
-    endpoints: Endpoints,
-    account: Account,
     concurrency: int,
     on_result: Callable[[InstanceResult], None],
 ) -> dict[str, InstanceResult]:
@@ -53,10 +47,7 @@ async def run_instances(
         pipeline: Pipeline to run.
         instances: Instances by ID.
         allocation: Model and number of samples of each stage.
-        task: Task that prices the calls.
-        completions: Source of samples.
-        endpoints: Endpoint of each model, by name.
-        account: Account of the calls' spend.
+        context: What the stages call.
         concurrency: Maximum number of instances run at once.
         on_result: Function called with each result when it is ready.
 
@@ -68,27 +59,19 @@ async def run_instances(
         StoreError: The store cannot be read or written.
     """
     semaphore = asyncio.Semaphore(concurrency)
-    ledger, cost = account.ledger, task.cost(allocation)
-
+    account, cost = context.account, context.task.cost(allocation)
     results: dict[str, InstanceResult] = {}
 
     async def run(name: str, instance: Any) -> None:
         async with semaphore:
-            await ledger.begin(cost, account)
+            await account.ledger.begin(cost, account)
             try:
-                results[name] = await _run_instance(
-                    pipeline,
-                    instance,
-                    allocation,
-                    task=task,
-                    completions=completions,
-                    endpoints=endpoints,
-                    account=account,
-                )
+                results[name] = await _run_instance(pipeline, instance, allocation, context)
             except SpendLimitError:
                 return
             finally:
-                ledger.end(cost, taken(results[name].stages) if name in results else 0.0)
+                used = taken(results[name].stages) if name in results else 0.0
+                account.ledger.end(cost, used)
         on_result(results[name])
 
     await gather(run(name, instance) for name, instance in instances.items())
@@ -96,27 +79,11 @@ async def run_instances(
 
 
 async def _run_instance(
-    pipeline: Pipeline,
-    instance: Any,
-    allocation: Allocation,
-    *,
-    task: Task,
-    completions: Completions,
-    endpoints: Endpoints,
-    account: Account,
+    pipeline: Pipeline, instance: Any, allocation: Allocation, context: RunContext
 ) -> InstanceResult:
     usage: dict[str, StageUsage] = {}
     try:
-        state = await run_stages(
-            pipeline.stages,
-            instance,
-            allocation,
-            usage,
-            task=task,
-            completions=completions,
-            endpoints=endpoints,
-            account=account,
-        )
+        state = await run_stages(pipeline.stages, instance, allocation, usage, context)
     except InstanceFailedError as error:
         zeros = dict.fromkeys(pipeline.metrics, 0.0)
         # The stage that ran last failed, so that nothing is known of the others.

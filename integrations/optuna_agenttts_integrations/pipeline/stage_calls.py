@@ -17,7 +17,7 @@ from optuna_agenttts.study.spending import cost_of_samples
 from optuna_agenttts.support.plain import shortened
 from optuna_agenttts.task.allocation import Allocation
 from optuna_agenttts_integrations.calls.completions import Completions, Samples
-from optuna_agenttts_integrations.calls.endpoints import Endpoint, Endpoints
+from optuna_agenttts_integrations.calls.endpoints import Endpoints
 from optuna_agenttts_integrations.calls.metering import Account, Meter, finish_all
 from optuna_agenttts_integrations.calls.store import canonical_json
 from optuna_agenttts_integrations.exceptions import PipelineError
@@ -47,16 +47,29 @@ class InstanceFailedError(Exception):
         self.cause, self.unreadable = cause, unreadable
 
 
+@dataclass(frozen=True, slots=True)
+class RunContext:
+    """What runs of a pipeline call and pay with.
+
+    Args:
+        task: Task that prices the calls.
+        completions: Source of samples.
+        endpoints: Endpoint of each model, by name.
+        account: Account of the calls' spend.
+    """
+
+    task: Task
+    completions: Completions
+    endpoints: Endpoints
+    account: Account
+
+
 async def run_stages(
     stages: Sequence[StageProgram | Step],
     instance: Any,
     allocation: Allocation,
     usage: dict[str, StageUsage],
-    *,
-    task: Task,
-    completions: Completions,
-    endpoints: Endpoints,
-    account: Account,
+    context: RunContext,
 ) -> State:
     """Run stages on an instance.
 
@@ -65,10 +78,7 @@ async def run_stages(
         instance: The instance.
         allocation: Model and number of samples of each stage.
         usage: Receives the usage of each stage that runs, also if a later one fails.
-        task: Task that prices the calls.
-        completions: Source of samples.
-        endpoints: Endpoint of each model, by name.
-        account: Account of the calls' spend.
+        context: What the stages call.
 
     Returns:
         The final state.
@@ -84,10 +94,10 @@ async def run_stages(
             state = state.after(stage.name, stage.otherwise(state))
             continue
         if isinstance(stage, Step):
-            result = await _run_step(stage, state, completions)
+            result = await _run_step(stage, state, context.completions)
         else:
             model, samples = allocation[stage.name]
-            call = _StageCall(stage, model, state, task, completions, endpoints[model], account)
+            call = _StageCall(stage, model, state, context)
             try:
                 result = await call.run(samples)
             finally:
@@ -112,10 +122,7 @@ class _StageCall:
     program: StageProgram
     model: str
     state: State
-    task: Task
-    completions: Completions
-    endpoint: Endpoint
-    account: Account
+    context: RunContext
     drawn: list[Samples] = field(default_factory=list)
     """Samples of each request, that of the stage itself first."""
     requested: int = 0
@@ -127,7 +134,7 @@ class _StageCall:
     """See `StageUsage`."""
 
     async def run(self, count: int) -> Any:
-        stage = next(s for s in self.task.stages if s.name == self.program.name)
+        stage = next(s for s in self.context.task.stages if s.name == self.program.name)
         model = next(m for m in stage.models if m.name == self.model)
         request = for_choice(self.program.request(model.served_name, self.state), model)
         self.requested = count
@@ -185,14 +192,14 @@ class _StageCall:
         return max(int(not samples), min(int(more), left))
 
     def _meter(self, request: ChatRequest) -> Meter:
-        return Meter(
-            request, partial(_price, self.task, self.program.name, self.model), self.account
-        )
+        price = partial(_price, self.context.task, self.program.name, self.model)
+        return Meter(request, price, self.context.account)
 
     async def _sample(
         self, request: ChatRequest, count: int, meter: Meter, start: int = 0
     ) -> Samples:
-        drawn = await self.completions.sample(request, self.endpoint, count, meter, start=start)
+        sample, endpoint = self.context.completions.sample, self.context.endpoints[self.model]
+        drawn = await sample(request, endpoint, count, meter, start=start)
         self.error = meter.error or self.error
         return drawn
 
@@ -293,7 +300,8 @@ class _StageCall:
             if not calls:
                 return 0.0
             prompt, generated = calls * drawn.prompt_length, calls * drawn.naive_tokens / count
-            return _price(self.task, self.program.name, self.model, calls, prompt, generated, 0)
+            task, stage = self.context.task, self.program.name
+            return _price(task, stage, self.model, calls, prompt, generated, 0)
 
         # Samples of one prompt share the cost of reading it.
         return 0.0 if drawn.generated == count else cost(count) - cost(drawn.generated)

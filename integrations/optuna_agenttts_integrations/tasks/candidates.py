@@ -137,9 +137,9 @@ def candidate_pipeline(
         metrics={
             **scores,
             "retrieval F1": _retrieval_f1,
-            "ids out of range": _out_of_range,
-            "ids repeated": _repeated,
-            "replies read in part": _read_in_part,
+            "ids out of range": partial(_count, "out_of_range"),
+            "ids repeated": partial(_count, "repeated"),
+            "replies read in part": partial(_count, "partial"),
         },
     )
 
@@ -182,13 +182,6 @@ def _has_relevant(state: State) -> float | None:
     return float(gold <= set(_selection(state).ids)) if gold else None
 
 
-def _out_of_range(state: State) -> float:
-    return float(_selection(state).out_of_range)
-
-
-def _repeated(state: State) -> float:
-    return float(_selection(state).repeated)
-
-
-def _read_in_part(state: State) -> float:
-    return float(_selection(state).partial)
+def _count(field: str, state: State) -> float:
+    """Return a count of the selection."""
+    return float(getattr(_selection(state), field))
