@@ -351,8 +351,9 @@ def test_unsuitable_studies_and_instances_are_refused():
         search(study_of(), evaluate, ALL)
     with pytest.raises(NoTaskError, match="pass `task=`"):
         search(study_of(RandomSampler()), evaluate, ALL, evaluations=100)
+    unlike = optuna.create_study(directions=["minimize", "maximize"])
     with pytest.raises(NoTaskError, match="2 objectives"):
-        search(optuna.create_study(directions=["minimize"] * 2), evaluate, ALL, evaluations=100)
+        search(unlike, evaluate, ALL, evaluations=100)
     used = study_of()
     used.optimize(lambda trial: TASK.suggest(trial) and 0.5, n_trials=1)
     with pytest.raises(TaskError, match="1 finished trials"):
