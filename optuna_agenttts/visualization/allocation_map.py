@@ -31,6 +31,7 @@ from optuna_agenttts.visualization.style import (
     metric_text,
     new_figure,
     panels,
+    points_trace,
     setting_text,
     short_names,
     value_title,
@@ -274,7 +275,7 @@ def _add_panel(
             **place,
         )
     figure.add_trace(
-        _points(
+        points_trace(
             [_position(across, earlier) for _, earlier, _, _ in trials],
             [_position(up, later) for _, _, later, _ in trials],
             _TRIAL,
@@ -288,35 +289,24 @@ def _add_panel(
                 )
                 for number, earlier, later, value in trials
             ],
+            showlegend=False,
         ),
         **place,
     )
     if _is_recommended(view, found, panel):
         allocation = view.recommendation.allocation
         figure.add_trace(
-            _points(
+            points_trace(
                 [_position(across, allocation[found.earlier].samples)],
                 [_position(up, allocation[found.later].samples)],
                 RECOMMENDED,
                 [lines(["recommended", *allocation_lines(allocation)])],
+                showlegend=False,
             ),
             **place,
         )
     figure.update_xaxes(range=[-0.5, len(across) - 0.5], **_ticks(across), **place)
     figure.update_yaxes(range=[-0.5, len(up) - 0.5], **_ticks(up), **place)
-
-
-def _points(x: list[float], y: list[float], marker: dict[str, Any], hovers: list[str]) -> Any:
-    """Return a trace of points."""
-    return graph_objects().Scatter(
-        x=x,
-        y=y,
-        mode="markers",
-        marker=marker,
-        hovertext=hovers,
-        hoverinfo="text",
-        showlegend=False,
-    )
 
 
 def _position(grid: Sequence[int], samples: int) -> float:

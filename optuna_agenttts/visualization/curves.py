@@ -15,9 +15,9 @@ from optuna_agenttts.visualization.style import (
     RECOMMENDED,
     Mark,
     brief,
-    graph_objects,
     legend_entry,
     lines,
+    points_trace,
     short_names,
     value_limits,
     value_title,
@@ -92,15 +92,8 @@ def recommended_point(view: StudyView, stage: str, x: float) -> Any:
     """Return the point of the recommended allocation in the panel of a stage."""
     best = view.recommendation
     setting = best.allocation[stage]
-    return graph_objects().Scatter(
-        x=[x],
-        y=[best.value],
-        mode="markers",
-        marker=RECOMMENDED,
-        hovertext=lines(["recommended", f"{stage}: {setting.samples} × {setting.model}"]),
-        hoverinfo="text",
-        showlegend=False,
-    )
+    text = lines(["recommended", f"{stage}: {setting.samples} × {setting.model}"])
+    return points_trace([x], [best.value], RECOMMENDED, text, showlegend=False)
 
 
 def share_value_axes(figure: Figure, view: StudyView, rows: int, columns: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from optuna.study import Study
@@ -30,6 +31,7 @@ from optuna_agenttts.visualization.style import (
     log_axis,
     metric_text,
     new_figure,
+    points_trace,
     value_limits,
     value_title,
 )
@@ -94,25 +96,16 @@ def figure_of_frontier(view: StudyView) -> Figure:
     if ties:
         figure.add_trace(
             _points(
+                view,
                 "as good for less",
-                [(tie.cost, tie.value) for tie in ties],
                 _TIE,
-                [
-                    _hover(
-                        view,
-                        "as good for less",
-                        tie.allocation,
-                        tie.value,
-                        tie.cost,
-                        f"loses less than {max(tie.loss, 0):.2g} (95 % bound)",
-                    )
-                    for tie in ties
-                ],
+                ties,
+                [f"loses less than {max(tie.loss, 0):.2g} (95 % bound)" for tie in ties],
             )
         )
     text = interval_text(best.interval, margin)
     hover = _hover(view, "recommended", best.allocation, best.value, cost, text)
-    figure.add_trace(_points("recommended", [(cost, best.value)], RECOMMENDED, [hover]))
+    figure.add_trace(points_trace([cost], [best.value], RECOMMENDED, [hover], name="recommended"))
     costs = [cost for trace in figure.data for cost in trace.x if cost > 0]
     low, high = min(costs, default=1.0), max([*costs, *[task.budget] * (not measured)])
     if not measured:
@@ -128,18 +121,31 @@ def figure_of_frontier(view: StudyView) -> Figure:
 
 
 def _points(
-    name: str, places: list[tuple[float, float]], marker: dict[str, Any], hovers: list[str]
+    view: StudyView,
+    name: str,
+    marker: Mapping[str, Any],
+    members: Sequence[Any],
+    notes: Sequence[str],
 ) -> Any:
-    """Return a trace of points."""
-    return graph_objects().Scatter(
-        x=[cost for cost, _ in places],
-        y=[value for _, value in places],
-        name=name,
-        mode="markers",
-        marker=marker,
-        hovertext=hovers,
-        hoverinfo="text",
-    )
+    """Return a trace of ties, trials or points of the frontier.
+
+    Args:
+        view: The study.
+        name: Name of the trace.
+        marker: Its marker.
+        members: What has an allocation, a value and a cost, and trials a number.
+        notes: Last line of the hover text of each.
+    """
+    hovers = [
+        _hover(
+            view,
+            f"trial {each.number}" if hasattr(each, "number") else name,
+            *(each.allocation, each.value, each.cost, note),
+        )
+        for each, note in zip(members, notes)
+    ]
+    costs, values = [each.cost for each in members], [each.value for each in members]
+    return points_trace(costs, values, marker, hovers, name=name)
 
 
 def _hover(
@@ -163,24 +169,9 @@ def _trial_traces(view: StudyView) -> list[Any]:
     tried = [trial for trial in view.get(tried_of) if trial.number in shown]
     for kind, (name, symbol) in _TRIALS.items():
         if members := [trial for trial in tried if trial.kind == kind]:
-            traces.append(
-                _points(
-                    name,
-                    [(trial.cost, trial.value) for trial in members],
-                    {"symbol": symbol, "color": GRAY, "size": 7, "opacity": 0.6},
-                    [
-                        _hover(
-                            view,
-                            f"trial {trial.number}",
-                            trial.allocation,
-                            trial.value,
-                            trial.cost,
-                            "" if kind == "complete" else name,
-                        )
-                        for trial in members
-                    ],
-                )
-            )
+            marker = {"symbol": symbol, "color": GRAY, "size": 7, "opacity": 0.6}
+            notes = ["" if kind == "complete" else name] * len(members)
+            traces.append(_points(view, name, marker, members, notes))
     return traces
 
 
@@ -220,22 +211,7 @@ def _frontier_traces(view: StudyView, points: tuple[FrontierPoint, ...]) -> list
         members = [point for point in points if point.tried == tried]
         symbol = _FRONTIER.symbol if tried else f"{_FRONTIER.symbol}-open"
         if members:
-            traces.append(
-                _points(
-                    name,
-                    [(point.cost, point.value) for point in members],
-                    {"symbol": symbol, "color": color, "size": 8, "line": {"width": 1.5}},
-                    [
-                        _hover(
-                            view,
-                            name,
-                            point.allocation,
-                            point.value,
-                            point.cost,
-                            interval_text(point.interval, view.recommendation.margin),
-                        )
-                        for point in members
-                    ],
-                )
-            )
+            marker = {"symbol": symbol, "color": color, "size": 8, "line": {"width": 1.5}}
+            notes = [interval_text(p.interval, view.recommendation.margin) for p in members]
+            traces.append(_points(view, name, marker, members, notes))
     return traces

@@ -138,14 +138,12 @@ def _recommended(task: Task, points: Sequence[ProgressPoint], margin: float) -> 
         i for i, p in enumerate(points) if not i or p.allocation != points[i - 1].allocation
     ]
     traces.append(
-        go.Scatter(
-            x=[points[i].number for i in changed],
-            y=[points[i].value for i in changed],
-            mode="markers",
-            marker={**style.RECOMMENDED, "size": 12},
+        style.points_trace(
+            [points[i].number for i in changed],
+            [points[i].value for i in changed],
+            {**style.RECOMMENDED, "size": 12},
+            [texts[i] for i in changed],
             name="another one recommended",
-            hovertext=[texts[i] for i in changed],
-            hoverinfo="text",
         )
     )
     return traces

@@ -11,7 +11,7 @@ import math
 import re
 import textwrap
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -347,6 +347,22 @@ def legend_entry(name: str, **look: Any) -> Any:
         look: Arguments of `plotly.graph_objects.Scatter`.
     """
     return graph_objects().Scatter(x=[None], y=[None], name=name, hoverinfo="skip", **look)
+
+
+def points_trace(
+    x: Sequence[float], y: Sequence[float], marker: Mapping[str, Any], hovers: object, **look: Any
+) -> Any:
+    """Return a trace of points with hover texts.
+
+    Args:
+        x: Places of the points.
+        y: Their heights.
+        marker: Their marker.
+        hovers: Text of each point, or of all.
+        look: Further arguments of `plotly.graph_objects.Scatter`.
+    """
+    look |= {"marker": marker, "hovertext": hovers, "hoverinfo": "text"}
+    return graph_objects().Scatter(x=x, y=y, mode="markers", **look)
 
 
 def with_unit(name: str, unit: str) -> str:
