@@ -278,8 +278,6 @@ def test_invalid_limits_are_rejected():
         "",
         "I would rather not.",
         "{}",
-        '{"candidates": []}',
-        reply(),
         reply((("qwen-9000B", 1), (SMALL, 1))),
         reply((("qwen-72B", float("nan")), (SMALL, 1))),
         reply((("qwen-72B", 90), (LARGE, 90))),
@@ -298,6 +296,14 @@ def test_useless_models_cost_no_trial(bad):
     if all(not p.candidates for p in planned):
         assert {"fallback"} >= set(origins(study)[ROUND_SIZE:])
         assert all(p.error and (p.problems or p.failures) for p in planned)
+
+
+@pytest.mark.parametrize("answer", ['{"candidates": []}', reply()])
+def test_no_candidate_is_an_answer(answer):
+    """All trials after the opening are the planner's, without an error."""
+    study = run(AgentTTSSampler(TASK, llm=quick(ScriptedChatModel(lambda _: answer))), n_trials=20)
+    assert set(origins(study)[ROUND_SIZE:]) == {"numerical"}
+    assert not any(p.error or p.problems or p.candidates for p in guidelines(study))
 
 
 def test_script_that_ends_is_a_failure_like_any_other():
@@ -408,7 +414,7 @@ def test_no_round_is_requested_where_all_was_tried():
         target=lambda trial: task.suggest(trial)["answer"].samples,
     )
     assert len(guidelines(study)) == len(chat.requests) == 1
-    assert "Propose 4 candidates" in chat.requests[0].messages[1].content
+    assert "Propose up to 4 candidates" in chat.requests[0].messages[1].content
 
 
 def test_environment_names_the_model(monkeypatch):
