@@ -38,11 +38,23 @@ from optuna_agenttts.planner.posterior import Posterior
 _BEST_OBSERVED = 16
 """Incumbents, best posterior means first, that a trial can turn into the recommendation besides
 the tried one. Chosen by hand; the time of an ask grows with it."""
-_NODES = np.linspace(-5, 5, 41)
-"""Nodes of the quadrature, in standard deviations: less than 1e-6 of a normal lies outside."""
-_WEIGHTS = np.exp(-0.5 * _NODES**2) / np.exp(-0.5 * _NODES**2).sum()
-"""Their weights for a standard normal variable: trapezoidal rule with a step of .25. The maximum
-of linear functions has kinks, where rules of higher order are no more accurate."""
+
+
+def normal_quadrature(count: int) -> tuple[Floats, Floats]:
+    """Return nodes and weights of the trapezoidal rule for a standard normal variable.
+
+    Less than 1e-6 of it lies outside of the nodes. The maximum of linear functions has kinks,
+    where rules of higher order are no more accurate.
+
+    Args:
+        count: Number of nodes.
+    """
+    nodes = np.linspace(-5, 5, count)
+    density = np.exp(-0.5 * nodes**2)
+    return nodes, density / density.sum()
+
+
+_NODES, _WEIGHTS = normal_quadrature(41)
 
 
 def expected_improvement(view: View, incumbents: View) -> Floats:

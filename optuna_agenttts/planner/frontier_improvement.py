@@ -36,7 +36,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from optuna_agenttts.planner.acquisition import Acquisition, BestScore
+from optuna_agenttts.planner.acquisition import Acquisition, BestScore, normal_quadrature
 from optuna_agenttts.planner.costs import Costs
 from optuna_agenttts.planner.evidence import Evidence, Floats
 from optuna_agenttts.planner.kernels import Points
@@ -55,10 +55,7 @@ hand; with 1.2 and a margin of 1.28, the figures were 2.56, 1.70 and 1.49."""
 _FRONT = 12
 """Observed allocations, closest to the front first, that a trial can move besides the tried one.
 Chosen by hand; the time of an ask grows with it."""
-_NODES = np.linspace(-5, 5, 21)
-"""Nodes of the quadrature, in standard deviations."""
-_WEIGHTS = np.exp(-0.5 * _NODES**2) / np.exp(-0.5 * _NODES**2).sum()
-"""Their weights for a standard normal variable; see `acquisition.py`."""
+_NODES, _WEIGHTS = normal_quadrature(21)
 
 
 def acquisition_of(

@@ -35,7 +35,8 @@ class StopAtSpend:
             instances if the objective reports its spend (user attribute ``spend``), as
             `MultiStageObjective` does. Otherwise each trial counts the cost of its allocation for
             one instance; this is warned about once per study.
-        task: The task. Default: the one registered on the study.
+        task: The task. Default: the one registered on the study, else one recognized from the
+            names of its parameters.
 
     Raises:
         TaskError: The limit is not a finite number above 0.

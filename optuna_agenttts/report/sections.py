@@ -41,6 +41,7 @@ from optuna_agenttts.report.thinking import (
 )
 from optuna_agenttts.study.spending import Spend
 from optuna_agenttts.support.plain import amount_text, one_line, shortened
+from optuna_agenttts.task.allocation import Allocation
 from optuna_agenttts.task.stage import has_efforts
 from optuna_agenttts.task.task import Task
 
@@ -56,6 +57,10 @@ _FEW = 5
 
 def _name(text: str, length: int = _NAME) -> str:
     return shortened(one_line(text, _PROSE), length)
+
+
+def _settings(allocation: Allocation) -> list[str]:
+    return [f"{chosen.samples} x {_name(chosen.model)}" for chosen in allocation.values()]
 
 
 def first_rows(
@@ -141,7 +146,7 @@ def frontier_section(task: Task, found: Frontier) -> Section:
             score_text(point.value, found.margin),
             interval_text(point.interval, found.margin),
             "yes" if point.tried else "no",
-            *(f"{chosen.samples} x {_name(chosen.model)}" for chosen in point.allocation.values()),
+            *_settings(point.allocation),
         )
         for point in found.shown
     ]
@@ -176,7 +181,7 @@ def less_section(task: Task, found: Recommendation) -> Section:
             score_text(other.value, found.margin),
             amount_text(other.cost),
             share_text(other.cost / found.cost) if found.cost else "-",
-            *(f"{chosen.samples} x {_name(chosen.model)}" for chosen in other.allocation.values()),
+            *_settings(other.allocation),
         )
         for _, other, loss in found.cheaper(_FEW)
     ]
