@@ -348,6 +348,20 @@ def test_rules_of_users_decide():
     assert calls < 12 * 20
 
 
+@pytest.mark.parametrize("convert", [iter, lambda ids: map(int, ids)])
+def test_samples_may_be_iterators(convert):
+    """A vote reads samples before they are complete, and the result once more."""
+
+    def parse(text, state):
+        return convert([1, 2] if text == "a" else [2])
+
+    found = search([9], parse=parse, aggregate=id_vote(0.4))
+    plain = search(
+        [9], parse=lambda text, state: tuple(parse(text, state)), aggregate=id_vote(0.4)
+    )
+    assert found[2].results["q0"].outputs == plain[2].results["q0"].outputs
+
+
 def test_fusions_draw_all_samples():
     """What a fusion makes of further samples is not known."""
     _, calls, found = search([6], aggregate=LLMFusion())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
@@ -205,6 +205,9 @@ class _StageCall:
 
     def _parse(self, reply: Completion) -> Any:
         sample = None if reply.is_missing else self.program.parse(reply.text, self.state)
+        if isinstance(sample, Iterator):
+            # Votes read samples before they are complete, and again.
+            sample = tuple(sample)
         self.malformed += sample is None
         return sample
 
