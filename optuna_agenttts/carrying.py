@@ -77,7 +77,7 @@ def carry_over(
         sampler=AgentTTSSampler(task) if sampler is None else sampler,
     )
     task.register(new)
-    attributes.write_carried(new, study.study_name, len(trials), len(finished) - len(trials))
+    attributes.write_carried(new, study, len(trials), len(finished) - len(trials))
     new.add_trials(trials)
     if (fresh := read_fresh(study)) is not None:
         attributes.write_fresh(new, fresh.base, fresh.names, fresh.search)

@@ -259,10 +259,12 @@ def write_limit(study: Study, limit: float) -> None:
     _write(study, LIMIT, limit)
 
 
-def write_carried(study: Study, name: str, trials: int, left_out: int) -> None:
-    """Write the study whose trials a study began with, and how many were left out."""
-    text = f"{trials} trials of study {name!r}; {left_out} others were left out"
+def write_carried(study: Study, earlier: Study, trials: int, left_out: int) -> None:
+    """Write the study whose trials and metrics a study has, and how many were left out."""
+    text = f"{trials} trials of study {earlier.study_name!r}; {left_out} others were left out"
     study.set_user_attr(CARRIED, text)
+    if (names := attributes_of(earlier).get(_METRIC_NAMES[0])) is not None:
+        _write(study, _METRIC_NAMES[0], names)
 
 
 def write_round_claim(study: Study, number: int, trial: int, time: float) -> None:

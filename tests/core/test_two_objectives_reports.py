@@ -15,6 +15,7 @@ from optuna_agenttts import (
     AgentTTSSampler,
     PrintTrials,
     StopAtSpend,
+    carry_over,
     confirm,
     explain,
     frontier,
@@ -191,6 +192,7 @@ def test_the_frontier_of_measured_costs_is_over_them():
     assert set(shown.x) <= {trial.values[1] for trial in study.trials}
     confirmed = confirm(study, outcomes_of, FRESH, evaluations=200)
     assert confirmed.recommendation.frontier.unit == "seconds"
+    assert str(frontier(carry_over(study, TASK))) == str(frontier(study))
 
 
 # Reports.
