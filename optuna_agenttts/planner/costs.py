@@ -27,7 +27,7 @@ from optuna_agenttts.planner.evidence import Evidence, Floats, Ints
 from optuna_agenttts.planner.kernels import Points
 
 _SAME = 1e-6
-"""Relative difference of ratios up to which measured costs are the task's, times a constant."""
+"""Relative difference up to which measured costs are the task's, or times a constant."""
 _UNIT_SD, _OVERHEAD_SD, _REST_SD, _POWER_SD, _MODEL_SD = 1.0, 2.0, 1.0, 0.3, 0.7
 """Prior standard deviations of the weights. The unit's is beside the median ratio. Chosen by
 hand."""
@@ -59,7 +59,7 @@ class Costs:
         self._tables = [np.stack(list(rows)) for rows in feasible.costs]
         self._overhead = 0.0
         self.unit: float | None = None
-        """Unit of costs that are predicted from measured ones, as these state it; else None."""
+        """Unit of measured costs that differ from the task's, in units of the task; else None."""
         measured = np.array(evidence.measured, dtype=np.float64)
         # Pending trials, and those of earlier studies, have measured nothing.
         rows = np.flatnonzero(measured > 0)
@@ -68,8 +68,11 @@ class Costs:
         positive = [table[table > 0].min(initial=feasible.limit) for table in self._tables]
         tables = [np.maximum(table, least) for table, least in zip(self._tables, positive)]
         parts = self._parts(tables, models, samples)
-        logs = np.log(measured[rows] / sum(parts)) if len(rows) else np.zeros(0)
-        if len(rows) and np.ptp(logs) > _SAME:
+        logs = np.log(measured[rows] / sum(parts)) if len(rows) else np.zeros(1)
+        if np.abs(logs).max() > _SAME:
+            # In units of the task: only relative costs matter.
+            self.unit = float(np.exp(np.median(logs)))
+        if np.ptp(logs) > _SAME:
             self._fit(tables, models, samples, np.log(measured[rows]))
 
     def __call__(self, points: Points) -> Floats:
@@ -95,8 +98,6 @@ class Costs:
         first = np.log(self._parts(tables, models, np.ones_like(samples)))
         rest = parts + np.log(np.maximum(1 - np.exp(first - parts), _LEAST_REST))
         ratios = logs - np.logaddexp.reduce(parts, axis=0)
-        # In units of the task: only relative costs matter.
-        self.unit = float(np.exp(np.median(ratios)))
         logs = logs - ratios + np.clip(ratios - np.median(ratios), -_FARTHEST, _FARTHEST)
         overhead = np.log(sum(table.min() for table in tables)) + _OVERHEAD
         # Rows: first samples of the stages, the rest of them, the overhead. Weights: u, o, p and

@@ -51,7 +51,7 @@ def why_not_planned(study: Study, task: Task, trials: Sequence[FrozenTrial]) -> 
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     if any(trial.values[1] < 0 for trial in complete):
         return "values of the second of its 2 objectives are below 0, so it is no cost"
-    if study.directions[0] == StudyDirection.MINIMIZE and _are_costs(task, complete):
+    if _are_costs(task, complete):
         return "the first of its 2 objectives is the cost of the task: return the score first"
     return ""
 
@@ -97,4 +97,5 @@ def _are_costs(task: Task, trials: Sequence[FrozenTrial]) -> bool:
     if len(np.unique(costs)) < _COSTS or not (costs > 0).all():
         return False
     ratios = -evidence.scores / costs
-    return bool(np.ptp(ratios) <= _SAME * np.abs(ratios).max())
+    # Scores that are all 0 are no costs.
+    return bool(np.ptp(ratios) < _SAME * np.abs(ratios).max())

@@ -297,6 +297,7 @@ def test_constraints_are_met():
         (["maximize", "maximize"], lambda s, c: (s, c), "is maximized"),
         (["maximize", "minimize", "minimize"], lambda s, c: (s, c, c), "it has 3 objectives"),
         (["minimize", "minimize"], lambda s, c: (c, 1 - s), "return the score first"),
+        (["maximize", "minimize"], lambda s, c: (c, 1 - s), "return the score first"),
         (["maximize", "minimize"], lambda s, c: (s, -c), "below 0"),
     ],
 )
@@ -305,6 +306,12 @@ def test_other_objectives_are_those_of_tpe_and_named_once(directions, values, re
     (line,) = [r.getMessage() for r in caplog.records if "objectives" in r.getMessage()]
     assert reason in line
     assert "agenttts:origin" not in study.trials[-1].user_attrs
+
+
+def test_scores_of_0_are_no_costs():
+    """Early trials of a hard task all fail, and are planned like any others."""
+    study = search(lambda trial: (0.0, two(trial)[1]), n_trials=6)
+    assert all("agenttts:origin" in trial.user_attrs for trial in study.trials)
 
 
 # What is reported.
@@ -320,6 +327,22 @@ def test_a_recommendation_has_the_frontier(tmp_path):
     found.save(tmp_path / "found.json")
     assert Recommendation.load(tmp_path / "found.json") == found
     assert found._repr_html_()
+
+
+@pytest.mark.parametrize("factor", [0.001, 1.0, 50.0])
+def test_the_frontier_is_in_units_of_the_second_value(factor):
+    """Prices are the task's cost times a constant, which need not be 1."""
+
+    def priced(trial):
+        found, cost = two(trial)
+        return found, factor * cost
+
+    study = search(priced)
+    prices = {str(dict(sorted(t.params.items()))): t.values[1] for t in study.trials}
+    tried = [point for point in recommend(study).frontier.points if point.tried]
+    assert tried
+    for point in tried:
+        assert point.cost == pytest.approx(prices[str(dict(sorted(point.params.items())))])
 
 
 def test_callbacks_stop_searches_with_two_objectives():
