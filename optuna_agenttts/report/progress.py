@@ -106,7 +106,7 @@ def _point(view: StudyView, count: int) -> ProgressPoint | None:
         return known[key]
     try:
         last = count == len(view.trials)
-        found = view.candidates if last else Candidates(view.study, view.task, "explain", trials)
+        found = view.candidates if last else Candidates(view.study, view.task, "recommend", trials)
     except (NoEvidenceError, NoTaskError):
         point = None
     else:

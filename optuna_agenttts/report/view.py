@@ -73,7 +73,7 @@ class StudyView:
             NoTaskError: The study has other objectives than a score, or a score and then a cost.
             NoEvidenceError: No trial is complete, or none meets the constraints of the study.
         """
-        return Candidates(self.study, self.task, "explain", self.trials)
+        return Candidates(self.study, self.task, "recommend", self.trials)
 
     @cached_property
     def best(self) -> Choices:

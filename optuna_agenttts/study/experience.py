@@ -23,6 +23,7 @@ from optuna_agenttts.planner.scale import find_outliers
 from optuna_agenttts.study.archive import is_maximized
 from optuna_agenttts.study.fates import guidelines
 from optuna_agenttts.study.measured import readable_task
+from optuna_agenttts.study.objectives import has_cost
 from optuna_agenttts.task.task import Task
 
 
@@ -51,13 +52,14 @@ def read_experience(studies: Sequence[Study]) -> tuple[Experience, ...]:
     """Read earlier studies, once: later changes to them have no effect.
 
     Raises:
-        TaskError: An item is not a study of one objective.
+        TaskError: An item is not a study of a score, or of a score and then a cost.
     """
     found = []
     for study in studies:
-        if not isinstance(study, Study) or len(study.directions) != 1:
+        if not isinstance(study, Study) or not (len(study.directions) == 1 or has_cost(study)):
             raise TaskError(
-                f"AgentTTSSampler: `experience` must hold studies of one objective, got {study!r}."
+                "AgentTTSSampler: `experience` must hold studies of a score, or of a score and "
+                f"then a cost to minimize, got {study!r}."
             )
         trials = [
             trial

@@ -233,6 +233,22 @@ def two_cost(trial):
     return TASK.feasible.cost([known[stage] for stage in range(len(TASK.stages))])
 
 
+@pytest.mark.parametrize("directions", [["maximize"], ["maximize", "minimize"]])
+def test_earlier_studies_are_experience_whatever_they_cost(directions):
+    """Scores of earlier studies have one meaning, with and without a second objective."""
+
+    def target(trial):
+        return two(trial)[: len(directions)]
+
+    earlier = search(n_trials=6)
+    assert params_of(search(target, 4, directions, experience=[earlier])) != params_of(
+        search(target, 4, directions)
+    )
+    third = search(lambda trial: (*two(trial), 1.0), 1, ["maximize", "minimize", "minimize"])
+    with pytest.raises(TaskError, match="then a cost to minimize"):
+        AgentTTSSampler(TASK, experience=[third])
+
+
 def test_workers_share_a_search(tmp_path):
     """Two workers repeat no allocation."""
     optuna.create_study(
