@@ -25,7 +25,7 @@ from optuna_agenttts.study.constraints import constraints_of, violations
 from optuna_agenttts.study.equal import cheapest_form, with_cheapest
 from optuna_agenttts.study.objectives import why_not_planned
 from optuna_agenttts.study.tasks import require_task
-from optuna_agenttts.task.direction import warn_of_direction
+from optuna_agenttts.task.direction import metric_names_of, warn_of_direction
 from optuna_agenttts.task.task import Task
 
 _INFLATION = 1.25
@@ -82,7 +82,7 @@ class Candidates:
         self.keys = _tried_choices(study, self.trials, self.evidence)
         self.points = self.surrogate.points_of(self.keys)
         self.costs = self.task.feasible.costs_of(self.points.models, self.points.samples)
-        names = study.metric_names if self.evidence.frontier else None
+        names = metric_names_of(study) if self.evidence.frontier else ()
         self._second = names[1] if names else "units of the second objective"
         self.posterior = Posterior(self.surrogate, self.evidence)
         self.mean = self.posterior.at(self.points).mean()

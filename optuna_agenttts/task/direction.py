@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Sequence
 
 from optuna.study import Study, StudyDirection
 
@@ -102,6 +103,13 @@ def implied_sign(metric: str) -> int:
     return found.pop() if len(found) == 1 else 0
 
 
+def metric_names_of(study: Study) -> Sequence[str]:
+    """Return the names that `Study.set_metric_names` gave, if any."""
+    # Not `Study.metric_names`: the studies that `HyperbandPruner` passes to samplers lack it.
+    names: Sequence[str] | None = storage.attributes_of(study).get("study:metric_names")
+    return names or ()
+
+
 def warn_of_direction(study: Study, metric: str) -> None:
     """Warn once if a study's direction contradicts its metric.
 
@@ -112,9 +120,7 @@ def warn_of_direction(study: Study, metric: str) -> None:
     """
     if not is_first(study, f"direction of {metric}") or len(study.directions) > 1:
         return
-    # Not `Study.metric_names`: the studies that `HyperbandPruner` passes to samplers lack it.
-    names = storage.attributes_of(study).get("study:metric_names")
-    metric = metric or next(iter(names or ()), "")
+    metric = metric or next(iter(metric_names_of(study)), "")
     maximize = study.directions[0] == StudyDirection.MAXIMIZE
     ours, other = ("maximize", "minimize") if maximize else ("minimize", "maximize")
     if implied_sign(metric) != (-1 if maximize else 1):

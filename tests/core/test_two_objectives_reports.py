@@ -226,3 +226,15 @@ def test_every_report_shows_the_frontier(second, tmp_path, capsys):
             assert figure(view).data, name
     page = web_page(view, {})
     assert "What to use for a budget" in page
+
+
+def test_notes_are_written_beside_any_pruner(caplog):
+    """`HyperbandPruner` hands samplers a study that lacks some properties."""
+    study = optuna.create_study(
+        directions=BOTH,
+        sampler=AgentTTSSampler(TASK),
+        pruner=optuna.pruners.HyperbandPruner(),
+    )
+    study.optimize(objective, n_trials=3)
+    assert "could not be explained" not in caplog.text
+    assert any(key.startswith("dashboard:") for key in storage.attributes_of(study))
