@@ -143,7 +143,7 @@ class Recommendation(Saved):
     def __str__(self) -> str:
         """Describe the recommendation, ties and undecided allocations, or the frontier."""
         if self.frontier is not None:
-            return "\n".join([str(self.frontier), *self._left_out()])
+            return "\n".join([str(self.frontier), *self.saved_by_votes(), *self._left_out()])
         interval = "not known"
         if self.interval is not None:
             interval = " to ".join(map(self._score, self.interval))
@@ -159,7 +159,8 @@ class Recommendation(Saved):
     def _repr_html_(self) -> str:
         """Show the recommendation, ties and undecided allocations, or the frontier."""
         if self.frontier is not None:
-            return html.join([self.frontier._repr_html_(), html.bullets(self._left_out())])
+            remarks = [*self.saved_by_votes(), *self._left_out()]
+            return html.join([self.frontier._repr_html_(), html.bullets(remarks)])
         rows: list[ScoreRow] = [
             (
                 (kind, allocation_cell(one.allocation)),
@@ -222,11 +223,7 @@ class Recommendation(Saved):
                 f"If the first undecided one is as good, about {other.instances} instances would "
                 f"show it ({other.shared} so far)."
             )
-        if self.expected_cost is not None:
-            lines.append(
-                f"Votes stop early: the recommended allocation is expected to cost "
-                f"{amount_text(self.expected_cost)} instead of {amount_text(self.cost)}."
-            )
+        lines += self.saved_by_votes()
         if self.known:
             count = known_text(self.known)
             lines.append(f"Allocations not tried, since they are equal to tried ones: {count}.")
@@ -237,6 +234,16 @@ class Recommendation(Saved):
         """Facts that are not known, and trials that are left out, one sentence each."""
         lines = [f"{NO_INTERVAL.capitalize()}."] if self.interval is None else []
         return (*lines, *self._left_out())
+
+    def saved_by_votes(self) -> list[str]:
+        """Describe what votes that stop save, unless the frontier is over another cost."""
+        other = self.frontier is not None and self.frontier.unit != self.unit
+        if self.expected_cost is None or other:
+            return []
+        return [
+            "Votes stop early: the recommended allocation is expected to cost "
+            f"{amount_text(self.expected_cost)} instead of {amount_text(self.cost)}."
+        ]
 
     def _left_out(self) -> list[str]:
         """Return which trials are left out, one sentence for each reason."""

@@ -138,7 +138,7 @@ def use_section(
     return Section("What to use", tuple(blocks))
 
 
-def frontier_section(task: Task, found: Frontier) -> Section:
+def frontier_section(task: Task, found: Frontier, remarks: Sequence[str]) -> Section:
     """Return the allocations to use for budgets, in studies of two objectives."""
     rows = [
         (
@@ -154,6 +154,8 @@ def frontier_section(task: Task, found: Frontier) -> Section:
     head = ("from a cost of", metric_of(task), "90 % interval", "tried", *stages)
     about = f"The best expected {metric_of(task)} at every cost ({_cost_of(found.unit)}):"
     blocks = [Paragraph(about), *first_rows(head, rows, len(rows), together=len(stages))]
+    if remarks:
+        blocks.append(Bullets(tuple(remarks)))
     return Section("What to use for a budget", tuple(blocks))
 
 

@@ -113,7 +113,8 @@ class Summary:
             "use": use_section(task, found, self.without, self.luckiest),
         }
         if found is not None and found.frontier is not None:
-            sections["frontier"] = frontier_section(task, found.frontier)
+            remarks = found.saved_by_votes()
+            sections["frontier"] = frontier_section(task, found.frontier, remarks)
         elif found is not None:
             sections["less"] = less_section(task, found)
         if self.importances:

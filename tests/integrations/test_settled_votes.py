@@ -238,12 +238,12 @@ def vote_of(chat, *, store=None, max_spend=None, replay=False, **options):
     )
 
 
-def search(allocations, *, chat=None, **options):
+def search(allocations, *, chat=None, directions=("maximize",), **options):
     """Run trials of given numbers of samples; returns the study, the calls and the results."""
     chat = chat or Counted()
     with vote_of(chat, **options) as objective:
         sampler = AgentTTSSampler(objective.task, seed=0)
-        study = optuna.create_study(direction="maximize", sampler=sampler)
+        study = optuna.create_study(directions=directions, sampler=sampler)
         for samples in allocations:
             study.enqueue_trial({"say.model": "m", "say.samples": samples})
         study.optimize(objective, n_trials=len(allocations))
@@ -286,6 +286,11 @@ def test_costs_count_what_was_drawn():
     assert best.cost == task.cost(best.allocation)
     assert "Votes stop early" in str(best)
     assert "Votes stop early" in str(summarize(study))
+    both = search([20, 8], enough=settled(0.9), directions=["maximize", "minimize"])[0]
+    found = recommend(both)
+    assert "Votes stop early" in str(found)
+    assert "Votes stop early" in found._repr_html_()
+    assert "Votes stop early" in str(summarize(both))
     every = search([20, 8], enough=None)[0]
     assert every.trials[0].user_attrs["cost"] == pytest.approx(
         task.cost({"say": ("m", 20)}), rel=1e-3
