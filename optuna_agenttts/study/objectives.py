@@ -49,8 +49,12 @@ def why_not_planned(study: Study, task: Task, trials: Sequence[FrozenTrial]) -> 
     if study.directions[1] != StudyDirection.MINIMIZE:
         return "the second of its 2 objectives is maximized, so it is no cost"
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-    if any(trial.values[1] < 0 for trial in complete):
-        return "values of the second of its 2 objectives are below 0, so it is no cost"
+    for trial in complete:
+        if (second := trial.values[1]) < 0:
+            return (
+                f"the second of its 2 objectives is {second:g} in trial {trial.number}, below 0, "
+                "so it is no cost"
+            )
     if _are_costs(task, complete):
         return "the first of its 2 objectives is the cost of the task: return the score first"
     return ""
