@@ -157,10 +157,9 @@ def advised_candidate(
         return Candidate(choices, "agent", reason, {**proposed, "outcome": "tried"})
     if evidence.concurrent:
         default = planner.propose(evidence, constraint)
-    weak = promise_text(worth[0])
     return replace(
         default,
-        reason=f"{default.reason}; what the agent proposed promises {weak}",
+        reason=f"{default.reason}; the agent's candidate is expected to help {promise_text(worth[0])}",
         proposed={**proposed, "outcome": "refused", "worth": round(float(worth[0]), 4)},
     )
 

@@ -156,5 +156,6 @@ class TaskQuestions:
             left=self._left,
             experience=self._experience,
             diagnostics=self._diagnostics,
+            checked=self.checked,
             floor=self._planner.floor,
         )

@@ -14,7 +14,7 @@ from optuna_agenttts.study.proposals import Outcome, Proposal
 from optuna_agenttts.study.rounds import Round, read_rounds
 
 _TEXTS: Mapping[Outcome, str] = {
-    "taken": "not tried: another trial was there before",
+    "taken": "not tried: an earlier trial has the same allocation",
     "range": "not tried: outside of what the trial allowed",
     "missed": "not tried",
 }
@@ -109,12 +109,12 @@ def _outcome(trial: FrozenTrial | None, number: int | None) -> tuple[Outcome, st
     record = trial.system_attrs.get(storage.PROPOSED) or {}
     outcome, worth = record.get("outcome"), record.get("worth")
     if outcome == "refused" and isinstance(worth, (int, float)):
-        return "refused", f"refused for trial {number}: it promised {promise_text(worth)}"
+        return "refused", f"refused for trial {number}: expected to help {promise_text(worth)}"
     missed: Outcome = "missed"
     known = next((each for each in _TEXTS if each == outcome), missed)
     return known, _TEXTS[known]
 
 
 def promise_text(worth: float) -> str:
-    """Return a share of what the best trial is expected to gain as text."""
-    return "nothing" if worth < 0.005 else f"{100 * worth:.0f} % of the fit's own next trial"
+    """Return how much a trial is expected to help, beside the planner's next trial, as text."""
+    return f"{100 * worth:.0f} % as much as the planner's next trial"

@@ -136,7 +136,7 @@ def test_trials_after_the_planned_end_have_no_fallback():
     assert set(origins[9:]) == {"numerical"}
 
 
-def test_refused_proposals_are_recorded_with_what_they_promised():
+def test_refused_proposals_are_recorded_with_what_was_expected():
     """Each trial of a round has the agent's candidate on record; those it lost say why."""
     poor = [item("qwen-7B", 1, "small-3B", 1 + n) for n in range(8)]
     study, chat = search(poor, 20)
@@ -150,7 +150,7 @@ def test_refused_proposals_are_recorded_with_what_they_promised():
             assert (record["outcome"] == "tried") == (trial.user_attrs[keys.ORIGIN] == "agent")
     outcomes = {fate.outcome for fate in fates(study.trials, guidelines(study))}
     assert "refused" in outcomes
-    assert any("it promised" in request.messages[1].content for request in chat.requests)
+    assert any("expected to help" in request.messages[1].content for request in chat.requests)
 
 
 @pytest.mark.parametrize(

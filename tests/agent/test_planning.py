@@ -3,6 +3,7 @@
 import asyncio
 import json
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -24,6 +25,7 @@ from optuna_agenttts import (
 from optuna_agenttts.agent.advice import required_share
 from optuna_agenttts.agent.ask import latest_guidelines, plan_round
 from optuna_agenttts.agent.facts import Facts, fit_facts
+from optuna_agenttts.agent.prompts import PromptData, render_plan
 from optuna_agenttts.agent.prompts.history import behind
 from optuna_agenttts.agent.task_questions import TaskQuestions
 from optuna_agenttts.agent.verdicts import check_claims
@@ -336,6 +338,15 @@ def test_noise_is_that_of_means_over_the_instances():
     one = fit_facts(planner_of(TASK), evidence_of(TASK, score, 30)).noise.trial
     # The scale of scores of unknown range is the same for both.
     assert fit_facts(planner_of(TASK), hundred).noise.trial > 10 * one
+
+
+@pytest.mark.parametrize("checked", [False, True])
+def test_the_prompt_states_the_share_that_holds(checked):
+    """It is another one for agents that see checks of stages."""
+    text = render_plan(PromptData(evidence=EVIDENCE, checked=checked))[1].content
+    share = {"a quarter": 0.25, "half": 0.5}
+    stated = re.search("expects a trial of it to help (.*) as much as its own next one", text)[1]
+    assert share[stated] == required_share(replace(EVIDENCE, origins=()), checked=checked)
 
 
 @pytest.mark.parametrize("expected", [(), (math.nan,) * 4 + (0.8,) * 4])

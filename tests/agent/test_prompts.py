@@ -108,7 +108,7 @@ FATES = (
     Proposal(
         TASK.params(allocation(*ROWS[1][1])),
         asked=TASK.params(allocation((0, 90), (1, 20))),
-        text="refused for trial 7: it promised 3 % as much as the best",
+        text="refused for trial 7: expected to help 3 % as much as the planner's next trial",
         outcome="refused",
         trial=7,
     ),

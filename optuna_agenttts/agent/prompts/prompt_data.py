@@ -40,6 +40,8 @@ class PromptData:
             None if unknown.
         experience: Lines that describe earlier studies; may be empty.
         diagnostics: What the stages of the trials did.
+        checked: Whether the diagnostics have checks of stages, so that candidates are weighed more
+            favorably.
         floor: Score to reach at the lowest cost; None to search for the best score, or front.
     """
 
@@ -56,6 +58,7 @@ class PromptData:
     left: int | None = None
     experience: tuple[str, ...] = ()
     diagnostics: tuple[TrialDiagnostics, ...] = ()
+    checked: bool = False
     floor: float | None = None
 
     @property
