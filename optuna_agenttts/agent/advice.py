@@ -159,7 +159,8 @@ def advised_candidate(
         default = planner.propose(evidence, constraint)
     return replace(
         default,
-        reason=f"{default.reason}; the agent's candidate is expected to help {promise_text(worth[0])}",
+        reason=f"{default.reason}; the agent's candidate is expected to help "
+        f"{promise_text(worth[0])}",
         proposed={**proposed, "outcome": "refused", "worth": round(float(worth[0]), 4)},
     )
 

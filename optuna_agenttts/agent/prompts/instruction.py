@@ -82,8 +82,8 @@ def instruction(data: PromptData) -> str:
         f"Aim most of them at {_aim(data)}, one or two at what would change your mind. "
         "Trials without a candidate take what the fit would try next: propose only what you "
         'have a reason to try instead, and `"candidates": []` without any. A candidate is tried '
-        f"if the fit expects a trial of it to help {'a quarter' if data.checked else 'half'} as much "
-        "as its own next one, or less after candidates that scored more than it expected."
+        f"if the fit expects a trial of it to help {'a quarter' if data.checked else 'half'} as "
+        "much as its own next one, or less after candidates that scored more than it expected."
     )
     if has_differing_repeats(data.evidence):
         steps.append(
