@@ -179,6 +179,16 @@ def test_other_than_rules_are_refused(rule):
         StageProgram(name="say", prompt=str, enough=rule)
 
 
+@pytest.mark.parametrize(
+    "rule",
+    [lambda samples: 1, lambda aggregate, samples: 1, lambda a, b, c, d: 1, lambda *, a, b, c: 1],
+)
+def test_rules_must_take_three_arguments(rule):
+    """The error has the stage, the argument, what it takes, and what was given."""
+    with pytest.raises(PipelineError, match=r"'say': `enough` must take three .* got .* with \("):
+        StageProgram(name="say", prompt=str, enough=rule)
+
+
 @pytest.mark.parametrize("value", [True, None, 0.5, "2"])
 def test_rules_must_return_a_number(value):
     """Whether there are enough would be taken for a number of samples."""
@@ -481,7 +491,6 @@ def test_checks_show_two_samples_unless_they_replay():
 @pytest.mark.parametrize(
     ("rule", "problem"),
     [
-        (lambda aggregate, samples: 1, "has the parameters"),
         (lambda aggregate, samples, left: 1 / 0, "raised ZeroDivisionError"),
         (lambda aggregate, samples, left: len(samples) > 1, "not a number of samples"),
     ],

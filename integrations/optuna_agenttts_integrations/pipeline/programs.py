@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -143,7 +144,7 @@ class StageProgram:
 
     Raises:
         TaskError: `equal_samples` are not such groups.
-        PipelineError: `enough` is not a rule.
+        PipelineError: `enough` is not a rule, or takes other arguments.
     """
 
     name: str
@@ -171,8 +172,26 @@ class StageProgram:
                 f"StageProgram {self.name!r}: `enough` must be a rule, such as settled(0.95), or "
                 f"None for all samples, got {self.enough!r}."
             )
+        if callable(rule):
+            self._check_arguments(rule)
         if self.equal_samples is not None:
             checked_groups(f"StageProgram {self.name!r}", self.equal_samples)
+
+    def _check_arguments(self, rule: Callable[..., object]) -> None:
+        """Raise an error if a rule does not take what it is given."""
+        try:
+            signature = inspect.signature(rule)
+        except ValueError:
+            # As of some built-in callables.
+            return
+        try:
+            signature.bind(self.aggregate, (), 1)
+        except TypeError as error:
+            raise PipelineError(
+                f"StageProgram {self.name!r}: `enough` must take three arguments, the aggregation, "
+                "the samples so far and the number of those left, and return how many further "
+                f"samples to draw, got {rule!r} with {signature}."
+            ) from error
 
     @property
     def stops_early(self) -> bool:
