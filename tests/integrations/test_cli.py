@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -154,10 +155,21 @@ def test_report_on_another_study_of_the_storage(studied, capsys):
     assert "Study 'older' of task 'two'\n" in capsys.readouterr().out
 
 
+def dashboard_studies(printed):
+    """Return the studies of the storage that optuna-dashboard opens by a printed command."""
+    from optuna_dashboard._storage_url import get_storage
+
+    command = next(line for line in printed.splitlines() if "or: optuna-dashboard" in line)
+    storage = get_storage(shlex.split(command)[-1])
+    return [study.study_name for study in storage.get_all_studies()]
+
+
 def test_files_of_storages_are_storages(studied, tmp_path, capsys):
     """An SQLite database and a journal can be given by their path."""
     assert main(["report", studied[0].removeprefix("sqlite:///")]) == 0
-    assert "Study 'mine'" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert dashboard_studies(printed) == ["older", "mine"]
+    assert "Study 'mine'" in printed
     journal = tmp_path / "journal.log"
     study = optuna.create_study(
         study_name="journaled", storage=JournalStorage(JournalFileBackend(str(journal)))
@@ -166,6 +178,7 @@ def test_files_of_storages_are_storages(studied, tmp_path, capsys):
     study.optimize(lambda trial: float(len(task.suggest(trial))), n_trials=2)
     assert main(["report", str(journal)]) == 0
     printed = capsys.readouterr().out
+    assert dashboard_studies(printed) == ["journaled"]
     assert "Study 'journaled'" in printed
     assert "Trials: 2 complete" in printed
 

@@ -24,6 +24,7 @@ from optuna_agenttts.support.encoding import json_ready
 from optuna_agenttts_integrations.cli.parser import Commands, add_command
 from optuna_agenttts_integrations.cli.storages import (
     add_study_arguments,
+    dashboard_argument,
     name_without_secrets,
     open_study,
     storage_code,
@@ -94,7 +95,7 @@ def _report(options: argparse.Namespace) -> int:
         shown = shlex.quote(name_without_secrets(options.storage))
         which = f" --study {shlex.quote(options.study)}" if options.study else ""
         print(f"\nLook at it: agenttts report {shown}{which} --html report.html")
-        print(f"        or: optuna-dashboard {shown}")
+        print(f"        or: optuna-dashboard {shlex.quote(dashboard_argument(options.storage))}")
     return 0
 
 

@@ -96,12 +96,17 @@ def name_without_secrets(given: str) -> str:
     return shown_url(given, make_url(given))
 
 
+def dashboard_argument(given: str) -> str:
+    """Return what optuna-dashboard takes for a storage that was opened, without password."""
+    # It takes the file of a journal, but of SQLite only a URL.
+    is_file = os.path.isfile(given) and _is_sqlite(given)
+    return f"sqlite:///{given}" if is_file else name_without_secrets(given)
+
+
 def storage_code(given: str) -> str:
     """Return Python code that sets ``storage`` to a storage that was opened."""
-    if not os.path.isfile(given):
-        return f"storage = {name_without_secrets(given)!r}"
-    if _is_sqlite(given):
-        return f"storage = {f'sqlite:///{given}'!r}"
+    if not os.path.isfile(given) or _is_sqlite(given):
+        return f"storage = {dashboard_argument(given)!r}"
     return (
         "from optuna.storages import JournalStorage\n"
         "from optuna.storages.journal import JournalFileBackend\n\n"
