@@ -47,16 +47,28 @@ def cheapest_reaching(
     Raises:
         NoEvidenceError: There is none, or probabilities are unknown.
     """
-    probabilities = [p or 0.0 for p in found.probabilities(values, bound, score_sd)]
+    known = found.probabilities(values, bound, score_sd)
+    probabilities = [p or 0.0 for p in known]
     for position in np.argsort(found.costs, kind="stable").tolist():
         if probabilities[position] >= SURE:
             return position, probabilities[position]
     best = int(np.argmax(probabilities))
     text = f"No tried allocation reaches {bound:g} with a probability of {SURE:.0%}"
     if not any(probabilities):
+        if (
+            score_sd is None
+            and known.count(None) == len(known)
+            and not any(found.outcomes.values())
+        ):
+            raise NoEvidenceError(
+                f"Whether a tried allocation reaches {bound:g} with a probability of {SURE:.0%} "
+                "is unknown: trials reported no outcomes of single instances. Call "
+                "`report_outcomes(trial, outcomes)` in the objective, or pass `score_sd=`."
+            )
+        closest = values[int(np.argmax(found.evidence.sign * values))]
         raise NoEvidenceError(
-            f"{text}: trials reported no outcomes of single instances, or all scores are far from "
-            "it. Report outcomes, or pass `score_sd=`, or ask for less."
+            f"{text}: all expected scores are far from it, the closest is {closest:.3g}. Run more "
+            "trials, or ask for less."
         )
     # Rounded down, so that it is not shown as the one that is missing.
     largest = math.floor(1000 * probabilities[best]) / 1000

@@ -47,8 +47,13 @@ def test_score_that_none_reaches_names_the_largest_probability():
     message = r"reaches 0.9 with a probability of 90%: the largest one is .*, of answer: (64|16)"
     with pytest.raises(NoEvidenceError, match=message):
         recommend(study(), TASK, at_least=0.9)
-    with pytest.raises(NoEvidenceError, match="all scores are far from it"):
+    with pytest.raises(
+        NoEvidenceError, match="all expected scores are far from it, the closest is 0"
+    ):
         recommend(study(), one_stage(), at_least=1.5)
+    silent = study_of(TASK, [(small(samples), rate) for samples, rate in RATES.items()])
+    with pytest.raises(NoEvidenceError, match="is unknown: trials reported no outcomes of single"):
+        recommend(silent, TASK, at_least=0.9)
 
 
 @pytest.mark.parametrize("direction", ["maximize", "minimize"])
