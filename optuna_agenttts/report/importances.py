@@ -34,6 +34,8 @@ _DRAWS = 200
 """Draws from the posterior. Chosen by hand."""
 _ROUNDING = 1e-12
 """Variances up to this, in rates squared, are rounding errors."""
+_EXACT = 1e-9
+"""Differences up to this share of a score are rounding errors."""
 _HALF = 1.25 * Z90
 """Half the width of an interval in standard deviations, on the arcsine scale of proportions: on
 development landscapes 90 % of the true shares were within 1.6 to 2.2 (docs/benchmarks.md)."""
@@ -235,7 +237,8 @@ def _loss(view: StudyView, saturation: Saturation, position: int, setting: str) 
         mean = float(np.mean(found or [expected]))
     else:
         mean = _mean_by_ratio(own, expected)
-    return max(0.0, view.candidates.evidence.sign * (expected - mean))
+    loss = view.candidates.evidence.sign * (expected - mean)
+    return float(loss) if loss > _EXACT * abs(expected) else 0.0
 
 
 def _mean_by_ratio(curve: SaturationCurve, default: float) -> float:

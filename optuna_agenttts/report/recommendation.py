@@ -143,7 +143,7 @@ class Recommendation(Saved):
     def __str__(self) -> str:
         """Describe the recommendation, ties and undecided allocations, or the frontier."""
         if self.frontier is not None:
-            return "\n".join([str(self.frontier), *self.saved_by_votes(), *self._left_out()])
+            return "\n".join([str(self.frontier), *self.savings, *self._left_out()])
         interval = "not known"
         if self.interval is not None:
             interval = " to ".join(map(self._score, self.interval))
@@ -154,12 +154,12 @@ class Recommendation(Saved):
         unit = one_line(self.unit) or "units of the task's cost"
         scale = f"{metric_text(self.metric, self.maximize)}, cost in {unit} per instance"
         table = allocation_table(("", "score", "90 % interval", "cost"), rows)
-        return "\n".join([scale, *table, *self.remarks(), *self.warnings])
+        return "\n".join([scale, *table, *self.savings, *self.remarks(), *self.warnings])
 
     def _repr_html_(self) -> str:
         """Show the recommendation, ties and undecided allocations, or the frontier."""
         if self.frontier is not None:
-            remarks = [*self.saved_by_votes(), *self._left_out()]
+            remarks = [*self.savings, *self._left_out()]
             return html.join([self.frontier._repr_html_(), html.bullets(remarks)])
         rows: list[ScoreRow] = [
             (
@@ -178,7 +178,7 @@ class Recommendation(Saved):
             margin=self.margin,
             marked=self.value,
         )
-        return html.join([table, html.bullets([*self.remarks(), *self.warnings])])
+        return html.join([table, html.bullets([*self.savings, *self.remarks(), *self.warnings])])
 
     def _rows(self) -> list[tuple[str, Recommendation | Tie | Undecided, str]]:
         """Return the shown allocations, each with its kind and what it may lose."""
@@ -223,27 +223,33 @@ class Recommendation(Saved):
                 f"If the first undecided one is as good, about {other.instances} instances would "
                 f"show it ({other.shared} so far)."
             )
-        lines += self.saved_by_votes()
         if self.known:
             count = known_text(self.known)
             lines.append(f"Allocations not tried, since they are equal to tried ones: {count}.")
         return lines
 
     @property
+    def savings(self) -> tuple[str, ...]:
+        """What votes that stop early save, as a sentence.
+
+        None if costs are printed alike, or if the frontier is over another cost.
+        """
+        other = self.frontier is not None and self.frontier.unit != self.unit
+        if self.expected_cost is None or other:
+            return ()
+        expected, cost = amount_text(self.expected_cost), amount_text(self.cost)
+        if expected == cost:
+            return ()
+        return (
+            "Votes stop early: the recommended allocation is expected to cost "
+            f"{expected} instead of {cost}.",
+        )
+
+    @property
     def warnings(self) -> tuple[str, ...]:
         """Facts that are not known, and trials that are left out, one sentence each."""
         lines = [f"{NO_INTERVAL.capitalize()}."] if self.interval is None else []
         return (*lines, *self._left_out())
-
-    def saved_by_votes(self) -> list[str]:
-        """Describe what votes that stop save, unless the frontier is over another cost."""
-        other = self.frontier is not None and self.frontier.unit != self.unit
-        if self.expected_cost is None or other:
-            return []
-        return [
-            "Votes stop early: the recommended allocation is expected to cost "
-            f"{amount_text(self.expected_cost)} instead of {amount_text(self.cost)}."
-        ]
 
     def _left_out(self) -> list[str]:
         """Return which trials are left out, one sentence for each reason."""

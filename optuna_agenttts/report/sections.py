@@ -122,6 +122,8 @@ def use_section(
         text += [" (90 % interval ", ends, ", on instances like those of the search)"]
     cost, share = spend_text(found.cost, found.unit), found.cost / (task.budget or 1)
     text += [". Cost: ", Strong(cost), f" per instance, {share_text(share)} of the budget."]
+    if found.frontier is None:
+        text += [f" {saving}" for saving in found.savings]
     table = Table(("stage", "model", "samples"), tuple(rows))
     blocks: list[Block] = [table, Paragraph(tuple(text))]
     if found.interval is None:
@@ -224,6 +226,11 @@ def matters_section(task: Task, importances: Sequence[Importance]) -> Section:
         f"Shares of the variation of expected {metric_of(task)} among all allocations within the "
         "budget, by the posterior."
     )
+    if any(each.share >= 0.01 and not each.loss for each in importances):
+        about += (
+            " A loss of 0 means that nothing else fits into the budget beside the rest of the "
+            "recommended allocation, or that what fits is expected to be no worse."
+        )
     return Section("What matters", (*first_rows(head, rows), Paragraph(about)))
 
 

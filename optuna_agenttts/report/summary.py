@@ -113,8 +113,7 @@ class Summary:
             "use": use_section(task, found, self.without, self.luckiest),
         }
         if found is not None and found.frontier is not None:
-            remarks = found.saved_by_votes()
-            sections["frontier"] = frontier_section(task, found.frontier, remarks)
+            sections["frontier"] = frontier_section(task, found.frontier, found.savings)
         elif found is not None:
             sections["less"] = less_section(task, found)
         if self.importances:

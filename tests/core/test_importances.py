@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from optuna.trial import TrialState
 
 from optuna_agenttts import NoEvidenceError, recommend
-from optuna_agenttts.report.importances import _redrawn, importances_of
+from optuna_agenttts.report.importances import Importance, _redrawn, importances_of
+from optuna_agenttts.report.sections import matters_section
 from optuna_agenttts.report.view import StudyView
 from optuna_agenttts.task.feasible import FeasibleSet
 from optuna_agenttts.visualization import plot_importances
@@ -160,6 +161,17 @@ def test_a_study_that_minimizes_has_the_same_importances():
     for key, importance in up.items():
         assert importance.share == pytest.approx(down[key].share)
         assert importance.loss == pytest.approx(down[key].loss)
+
+
+@pytest.mark.parametrize("losses", [(0.3, 0.0), (0.3, 0.2)])
+def test_a_loss_of_zero_is_explained(losses):
+    """Where the setting has a share of the variation, since that looks like a contradiction."""
+    importances = [
+        Importance("s0", setting, f"s0.{setting}", 0.5, (0.1, 0.9), loss)
+        for setting, loss in zip(("model", "samples"), losses)
+    ]
+    text = repr(matters_section(make_task(), importances))
+    assert ("nothing else fits into the budget" in text) == (0.0 in losses)
 
 
 def test_loss_is_that_of_another_setting():

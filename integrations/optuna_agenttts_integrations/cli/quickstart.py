@@ -77,7 +77,7 @@ def _quickstart(options: argparse.Namespace) -> int:
         ) from error
     print(
         f"{task.count_allocations():,} allocations of {len(task.stages)} stages cost at most "
-        f"{task.budget:g} {task.cost_model.unit} per problem."
+        f"{task.budget:g} {task.cost_model.unit} per instance."
     )
     study = optuna.create_study(
         # A new name for each run, so that earlier studies are kept.
@@ -149,7 +149,7 @@ def _compare(allocations: Mapping[str, Allocation], objective: MultiStageObjecti
     """Print costs of allocations, and their scores on held-out problems."""
     task, problems = objective.task, make_problems("test", _HELD_OUT)
     unit = task.cost_model.unit
-    print(f"On {len(problems)} held-out problems (± standard error), cost in {unit} per problem")
+    print(f"On {len(problems)} held-out problems (± standard error), cost in {unit} per instance")
     rows = []
     for name, allocation in allocations.items():
         mean = objective.evaluate(allocation, problems).mean

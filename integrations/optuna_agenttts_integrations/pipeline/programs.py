@@ -188,9 +188,9 @@ class StageProgram:
             signature.bind(self.aggregate, (), 1)
         except TypeError as error:
             raise PipelineError(
-                f"StageProgram {self.name!r}: `enough` must take three arguments, the aggregation, "
-                "the samples so far and the number of those left, and return how many further "
-                f"samples to draw, got {rule!r} with {signature}."
+                f"StageProgram {self.name!r}: `enough` must take three arguments, the "
+                "aggregation, the samples so far and the number of those left, and return how "
+                f"many further samples to draw, got {rule!r} with {signature}."
             ) from error
 
     @property
