@@ -108,7 +108,8 @@ def note_of(scale, *, seeds, planner):
     """Return how large the experiments are, who plans, and how tables of searches are read."""
     return (
         f"Searches have {scale.trials} trials on {scale.search} instances, unless a title has "
-        f"another number, and {_count(seeds, 'seed')} (figures are medians of several seeds). "
+        f"another number, and {_count(seeds, 'seed')}"
+        f"{' (values in tables are medians)' if seeds > 1 else ''}. "
         f"Final scores are those of {scale.test} other instances. {planner} `{PUBLISHED}` is the "
         f"paper's loop, `{PACKAGE}` is this package's sampler. \"Trials to the best of all\" and "
         '"cost until then" are when a method reached the best score of all methods; costs are '
@@ -306,7 +307,9 @@ def tables(runs, output, names):
                     )
                 rows.append([model.name, *(float(round(value)) for value in row)])
                 found[f"{model.name}, {samples} samples"] = dict(zip(LENGTHS, row))
-        text += f"## Table {number}: budget of {samples} samples, in reference samples\n\n"
+        text += (
+            f"## Table {number}: budget of {_count(samples, 'sample')}, in reference samples\n\n"
+        )
         text += table(["model", *LENGTHS], rows) + "\n"
     text += "## Table 10: USD per million tokens\n\n" + table(["model", "price"], PRICES.items())
     rows, default = [], {}
@@ -319,7 +322,8 @@ def tables(runs, output, names):
     text += f"\nThe paper counts {PAPER_RESULTS['listing 1']['count']:,} for ChatDev"
     text += ", with samples from 0 and without an upper limit.\n"
     results = {"budgets": found, "prices": PRICES, "default": default}
-    output.write("tables", "Tables 4 to 10 and Listing 1", results=results, text=text)
+    title = "Tables 4 to 10 and Listing 1"
+    output.write("tables", title, results=results, text=text, searched=False)
 
 
 EXPERIMENTS = {

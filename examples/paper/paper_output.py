@@ -32,13 +32,13 @@ class Output:
         folder: The folder.
         heading: First line of everything.
         scale: How large the experiments are, for the JSON.
-        note: Further lines below the heading of every table.
+        note: Further lines below the heading of tables of searches.
     """
 
     def __init__(self, folder, heading, scale, note=""):
         self.folder, self.heading, self.scale, self.note = folder, heading, scale, note
 
-    def write(self, name, title, *, results, text, panels=()):
+    def write(self, name, title, *, results, text, panels=(), searched=True):
         """Write the files of an experiment.
 
         Args:
@@ -47,6 +47,7 @@ class Output:
             results: Values for the JSON.
             text: Markdown.
             panels: Figures; see `draw`.
+            searched: Whether the values are those of searches, which the note is about.
         """
         content = {
             "heading": self.heading,
@@ -55,7 +56,7 @@ class Output:
             "results": results,
         }
         (self.folder / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
-        note = f"{self.note}\n\n" if self.note else ""
+        note = f"{self.note}\n\n" if self.note and searched else ""
         page = f"# {title}\n\n**{self.heading}**\n\n{note}{text}"
         (self.folder / f"{name}.md").write_text(page)
         if panels and find_spec("plotly"):

@@ -249,7 +249,10 @@ def test_figures_show_their_heading_and_tables_how_they_are_read(modules, tmp_pa
     assert '"width":2' in drawn
     page = (tmp_path / "name.md").read_text()
     assert "20 trials on 20 instances" in page
-    assert "3 seeds" in page
+    assert "3 seeds (values in tables are medians)" in page
     assert "scripts" in page
+    assert "medians" not in experiments.note_of(scale, seeds=1, planner="")
+    written.write("costs", "Costs", results={}, text="text", searched=False)
+    assert "trials on" not in (tmp_path / "costs.md").read_text()
     columns = experiments.columns_of({"a": [{"unit": "US dollars"}]})
     assert "cost until then, US dollars" in columns
