@@ -330,19 +330,15 @@ def write_facts(study: Study, facts: Mapping[str, str]) -> None:
 
 
 def write_metric_names(study: Study, names: Sequence[str]) -> None:
-    """Write the names of a study's objectives for optuna-dashboard, unless it has some.
-
-    `Study.set_metric_names` would rename columns of `Study.trials_dataframe`.
-    """
+    """Write the names of a study's objectives for optuna-dashboard, unless it has some."""
+    # `Study.set_metric_names` would rename columns of `Study.trials_dataframe`.
     if attributes_of(study).keys().isdisjoint(_METRIC_NAMES):
         _write(study, _METRIC_NAMES[1], list(names))
 
 
 def write_trial_note(study: Study, trial_id: int, text: str) -> None:
-    """Write the note of a trial that has none, as `optuna_dashboard.save_note` does.
-
-    That function reads all attributes of the study twice for each note.
-    """
+    """Write the note of a trial that has none, as `optuna_dashboard.save_note` does."""
+    # That function reads all attributes of the study twice for each note.
     key = f"{trial_note_key(trial_id)}str:"
     for index, start in enumerate(range(0, len(text), _CHUNK)):
         _write(study, f"{key}{index}", text[start : start + _CHUNK])
