@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from optuna_agenttts.report.points import measured_cost
 from optuna_agenttts.report.summary import Summary
 from optuna_agenttts.report.text import (
     count_text,
@@ -36,7 +37,10 @@ def facts_of(summary: Summary) -> dict[str, str]:
         if found.interval is not None:
             ends = interval_text(found.interval, found.margin)
             facts["Expected"] += f" (90 % interval {ends})"
-        facts["Cost"] = f"{amount_text(found.cost)} of at most {budget}"
+        cost = f"{amount_text(found.cost)} of at most {budget}"
+        facts["Cost"] = "; ".join(
+            filter(None, [measured_cost(found.frontier, found.cost, found.unit), cost])
+        )
         facts["As good for less"] = "no tried allocation is shown to be"
         if found.interval is None:
             facts["As good for less"] = "not known: this takes outcomes of single instances"

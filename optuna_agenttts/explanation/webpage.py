@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial
 from optuna_agenttts import storage
 from optuna_agenttts.exceptions import AgentTTSError
 from optuna_agenttts.report.fragments import allocation_cell, blocks_html, section_html
+from optuna_agenttts.report.points import measured_cost
 from optuna_agenttts.report.sections import LISTED, instances_section
 from optuna_agenttts.report.summary import Summary, summary_of
 from optuna_agenttts.report.text import interval_text, score_text, sentence
@@ -194,7 +195,7 @@ def _lead(summary: Summary) -> Html:
     interval = ""
     if found.interval is not None:
         interval = f" (90 % interval {interval_text(found.interval, found.margin)})"
-    cost = amount_text(found.cost, unit)
+    cost = measured_cost(found.frontier, found.cost, found.unit) or amount_text(found.cost, unit)
     return html.join(
         [
             "Use ",

@@ -130,6 +130,7 @@ def frontier_of(
                 instances=seen.get(key, 0),
                 loss=0.0 if i == best else float(min(loss, scale.extent)),
                 shared=paired.shared,
+                unit=found.unit,
             )
         )
     return Frontier(
@@ -297,7 +298,9 @@ def _other_costs(
         except MissingFactError as error:
             if costs is not None:
                 raise
-            missing.append(f"no cost in {name}: {error}")
+            # Costs that trials measure are in the unit of the study, so others are not missed.
+            if not candidates.measures_cost:
+                missing.append(f"no cost in {name}: {error}")
             found = [{unit: row[unit] for unit in row if unit != name} for row in found]
     return found, tuple(missing)
 

@@ -47,6 +47,7 @@ class FrontierPoint(Saved):
         loss: One-sided 95 % upper bound of what it loses to the frontier's best point, in units of
             the metric; 0 for that point itself.
         shared: Number of instances that both saw.
+        unit: Unit of `cost`; empty if it has none.
     """
 
     params: dict[str, Any]
@@ -59,18 +60,19 @@ class FrontierPoint(Saved):
     instances: int
     loss: float
     shared: int
+    unit: str = ""
 
     def __str__(self) -> str:
         """Describe the point in one line."""
         text = f"{sentence(self.allocation)}: {score_text(self.value)}"
         if self.interval is not None:
             text += " (90 % interval {} to {})".format(*map(score_text, self.interval))
-        text += f", cost {self.cost:.4g} per instance"
+        text += f", cost {amount_text(self.cost, self.unit)} per instance"
         return text if self.tried else f"{text}, not tried"
 
     def _repr_html_(self) -> str:
         """Show the point in a notebook."""
-        return points_table([self], "")
+        return points_table([self], self.unit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,6 +263,19 @@ def points_table(points: Sequence[FrontierPoint], unit: str, *, margin: float = 
     ]
     after = ["instances", cost_title(unit), *map(cost_title, points[0].costs)]
     return scores_table(rows, ["allocation"], after, margin=margin)
+
+
+def measured_cost(front: Frontier | None, cost: float, unit: str) -> str:
+    """Return the measured cost of a front's best point with its unit, "" if it is the task's.
+
+    Args:
+        front: The front; None if there is none.
+        cost: Cost of the point, in units of the task's cost model.
+        unit: Unit of `cost`.
+    """
+    if front is None or (front.unit, front.best.cost) == (unit, cost):
+        return ""
+    return amount_text(front.best.cost, front.unit)
 
 
 def _instances(point: FrontierPoint) -> str:

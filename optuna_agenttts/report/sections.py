@@ -20,7 +20,7 @@ from optuna_agenttts.report.document import (
 from optuna_agenttts.report.expenditure import Expenditure
 from optuna_agenttts.report.importances import Importance
 from optuna_agenttts.report.outcomes import InstanceOutcomes, OutcomeTable
-from optuna_agenttts.report.points import Frontier
+from optuna_agenttts.report.points import Frontier, measured_cost
 from optuna_agenttts.report.recommendation import Recommendation
 from optuna_agenttts.report.saturation import Saturation, SaturationCurve
 from optuna_agenttts.report.text import (
@@ -113,28 +113,25 @@ def use_section(
         (_name(stage), Strong(_name(chosen.model)), Strong(str(chosen.samples)))
         for stage, chosen in found.allocation.items()
     ]
-    text: list[Part] = [
-        f"Expected {metric_of(task)}: ",
-        Strong(score_text(found.value, found.margin)),
-    ]
+    value = Strong(score_text(found.value, found.margin))
+    text: list[Part] = [f"Expected {metric_of(task)}: ", value]
     if found.interval is not None:
         ends = Strong(interval_text(found.interval, found.margin))
         text += [" (90 % interval ", ends, ", on instances like those of the search)"]
-    cost, share = spend_text(found.cost, found.unit), found.cost / (task.budget or 1)
-    text += [". Cost: ", Strong(cost), f" per instance, {share_text(share)} of the budget."]
-    if found.frontier is None:
-        text += [f" {saving}" for saving in found.savings]
+    cost, share = spend_text(found.cost, found.unit), share_text(found.cost / (task.budget or 1))
+    measured = measured_cost(found.frontier, found.cost, found.unit)
+    own: list[Part] = [Strong(measured), " per instance; the task's cost is "] if measured else []
+    text += [". Cost: ", *own, Strong(cost), f" per instance, {share} of the budget."]
+    text += [f" {saving}" for saving in found.savings if found.frontier is None]
     table = Table(("stage", "model", "samples"), tuple(rows))
     blocks: list[Block] = [table, Paragraph(tuple(text))]
     if found.interval is None:
         unknown = "How sure that is, is not known: `report_outcomes(trial, outcomes)` in the "
         blocks.append(Paragraph(with_code(f"{unknown}objective gives an interval.")))
     if luckiest is not None:
-        number, (best, expected) = (
-            luckiest[0],
-            (score_text(score, found.margin) for score in (luckiest[1], found.value)),
-        )
-        if best != expected and (luckiest[1] > found.value) == found.maximize:
+        number, score = luckiest
+        best, expected = score_text(score, found.margin), score_text(found.value, found.margin)
+        if best != expected and (score > found.value) == found.maximize:
             luck = f"The best score, {best} of trial {number}, is partly luck: the expected score "
             blocks.append(Paragraph(f"{luck}weighs it with those of similar allocations."))
     return Section("What to use", tuple(blocks))
@@ -360,10 +357,9 @@ def instances_section(
     if not failing:
         text = f"None: all {len(found)} have {score_text(best, margin)} in all trials."
         return Section("Which instances fail", (Paragraph(text),))
-    most = len(failing) if every else LISTED
     rows = [
         (_name(each.name), mean(each), f"{each.decides:.2f}", str(each.trials))
-        for each in failing[:most]
+        for each in failing[: None if every else LISTED]
     ]
     head = ("instance", f"mean {metric_of(task)}", "agrees with other instances", "trials")
     about = f"The worst {len(rows)} of {len(found)}"

@@ -388,7 +388,7 @@ def test_table_shows_what_a_point_is(study):
     alone = frontier(study_of(one_stage(), [(small(4), 0.5)]), one_stage())
     assert "no interval: trials reported no or too few outcomes" in str(alone)
     best = str(found.best)
-    assert f"cost {found.best.cost:.4g} per instance" in best
+    assert f"cost {found.best.cost:.4g} reference samples per instance" in best
     extrapolated = [point for point in frontier(study).points if not point.tried]
     assert all(str(point).endswith(", not tried") for point in extrapolated)
 

@@ -27,6 +27,7 @@ from optuna_agenttts import (
     trials_dataframe,
 )
 from optuna_agenttts.confirmation import policy
+from optuna_agenttts.explanation.attributes import facts_of
 from optuna_agenttts.explanation.webpage import web_page
 from optuna_agenttts.report.view import StudyView
 from optuna_agenttts.study.archive import Archive
@@ -186,6 +187,12 @@ def test_the_frontier_of_measured_costs_is_over_them():
         assert point.cost == pytest.approx(latency(point.allocation), rel=0.3)
         assert point.costs["reference samples"] == TASK.cost(point.allocation)
     assert found.at(costs[0]).allocation == found.points[0].allocation
+    assert f"cost {found.points[0].cost:.4g} seconds per instance" in str(found.points[0])
+    assert "no cost in" not in str(found)
+    summary, cost = summarize(study), f"{found.best.cost:.4g} seconds"
+    assert f"Cost: {cost} per instance; the task's cost is" in " ".join(str(summary).split())
+    assert facts_of(summary)["Cost"].startswith(f"{cost}; ")
+    assert f"for {cost} per instance" in web_page(StudyView(study), {})
     figure = ALL_FIGURES["frontier"](StudyView(study))
     assert "seconds" in figure.layout.xaxis.title.text
     shown = next(trace for trace in figure.data if trace.name == "trial")
