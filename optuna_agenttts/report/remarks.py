@@ -116,7 +116,8 @@ def next_steps_of(
         yield f"Run more trials: {count_text(ran, 'trial')} so far tell{'s' * (ran == 1)} little."
     if recommendation.interval is not None and not fresh:
         evaluations, why = _EVALUATIONS, ""
-        if recommendation.undecided:
+        # A frontier leaves the choice of a cost to its reader.
+        if recommendation.undecided and not several:
             needed = recommendation.undecided[0].instances
             why = f"; about {needed} may show that a cheaper one is as good"
             # Both allocations run on them.

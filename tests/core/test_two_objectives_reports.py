@@ -215,6 +215,7 @@ def test_every_report_shows_the_frontier(second, tmp_path, capsys):
     assert "What to use for a budget" in text
     assert summarize(study).recommendation == recommend(study)
     assert "report_outcomes" not in text
+    assert "may show that a cheaper one is as good" not in text
     assert summarize(study)._repr_html_()
     explain(study)
     note = optuna_dashboard.get_note(study)
