@@ -127,6 +127,14 @@ class Acquisition(Protocol):
     def gradient(self, view: View) -> Floats:
         """Return the knowledge gradient of allocations, in rates."""
 
+    def gain_text(self, gain: float, span: float) -> str:
+        """Describe a knowledge gradient.
+
+        Args:
+            gain: The knowledge gradient, in rates.
+            span: Units of the score for a rate of 1.
+        """
+
 
 class BestScore:
     """Acquisition functions of searches for the best score.
@@ -154,3 +162,7 @@ class BestScore:
         """Return `knowledge_gradient`."""
         posterior = self._posterior
         return knowledge_gradient(view, posterior.next_scores(view), posterior.incumbents)
+
+    def gain_text(self, gain: float, span: float) -> str:
+        """Describe the expected improvement of the recommended score."""
+        return f"expected to improve the recommendation by {gain * span:.2g}"

@@ -193,6 +193,13 @@ class FrontierImprovement:
             )
         return total
 
+    def gain_text(self, gain: float, span: float) -> str:
+        """Describe the expected increase of the score over all costs, or the expected saving."""
+        if np.isfinite(self.cap):
+            saving = gain * self.end / (self.cap - self.reference)
+            return f"expected to save {100 * saving:.2g} % of the range of costs"
+        return f"expected to raise the best score by {gain * span:.2g}, averaged over all costs"
+
     def _front(self, levels: Floats) -> Floats:
         """Return the levels of the front, given those of its allocations by cost in axis 1."""
         front: Floats = np.maximum.accumulate(np.minimum(levels, self.cap), axis=1)

@@ -304,7 +304,7 @@ class NumericalPlanner:
         scale = posterior.scale
         reason = (
             f"expected {evidence.sign * scale.scores(mean)[0]:.3g} ± {sd[0] * scale.span:.2g}; "
-            f"expected to improve the recommendation by {gradient[best] * scale.span:.2g}"
+            f"{search.gain_text(float(gradient[best]), scale.span)}"
         )
         proposal = Candidate(_choices(view.points, best), "numerical", reason)
         worth = expected = np.zeros(0)

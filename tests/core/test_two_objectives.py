@@ -94,6 +94,21 @@ def test_what_is_certainly_dominated_is_worth_nothing(seed):
     assert not found.expected(view)[last].any()
 
 
+@pytest.mark.parametrize(
+    ("options", "directions", "words"),
+    [
+        ({}, ["maximize"], "to improve the recommendation by "),
+        ({}, ["maximize", "minimize"], "to raise the best score by "),
+        ({"at_least": 0.4}, ["maximize"], " % of the range of costs"),
+    ],
+)
+def test_reasons_say_what_is_expected_to_be_gained(options, directions, words):
+    sampler = AgentTTSSampler(TASK, explain=False, **options)
+    study = optuna.create_study(directions=directions, sampler=sampler)
+    study.optimize(lambda trial: two(trial)[: len(directions)], n_trials=8)
+    assert words in study.trials[-1].user_attrs["agenttts:reason"]
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_equal_costs_leave_a_search_for_the_best_score(seed):
     """The area above one cost is the best posterior mean."""
