@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from optuna_agenttts.planner.evidence import Evidence, Floats, Ints
+from optuna_agenttts.planner.frontier_improvement import END
 
 
 def behind_front(evidence: Evidence) -> tuple[Floats, Ints]:
@@ -36,10 +37,11 @@ def added_area(evidence: Evidence) -> Floats:
     gaps, _ = behind_front(evidence)
     costs, scores = _costs_of(evidence), evidence.scores
     order = np.lexsort((-scores, costs))
+    end = costs.min() + END * (costs.max() - costs.min())
 
     def area(rows: Ints) -> float:
         levels = np.maximum.accumulate(np.append(scores.min(), scores[rows]))
-        return float(np.diff(costs[rows], prepend=costs.min(), append=costs.max()) @ levels)
+        return float(np.diff(costs[rows], prepend=costs.min(), append=end) @ levels)
 
     lost = [0.0 if gaps[row] > 0 else area(order) - area(order[order != row]) for row in order]
     added: Floats = -gaps

@@ -16,6 +16,7 @@ from optuna_agenttts.agent.facts import Forecast, fit_facts
 from optuna_agenttts.agent.prompts import render_plan
 from optuna_agenttts.agent.prompts.history import listed_trials
 from optuna_agenttts.llm.untrusted import estimated_tokens
+from optuna_agenttts.planner.frontier_improvement import END
 from optuna_agenttts.planner.fronts import added_area, behind_front
 from optuna_agenttts.planner.numerical import NumericalPlanner
 
@@ -53,7 +54,8 @@ def test_trials_are_compared_with_the_best_that_is_as_cheap(seed, measured):
 @pytest.mark.parametrize("seed", range(4))
 def test_a_trial_adds_the_area_that_is_lost_without_it(seed):
     evidence, costs = evidence_of(seed)
-    end, least = costs.max(), evidence.scores.min()
+    end = costs.min() + END * (costs.max() - costs.min())
+    least = evidence.scores.min()
 
     def area(rows):
         order = rows[np.argsort(costs[rows], kind="stable")]

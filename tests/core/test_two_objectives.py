@@ -14,12 +14,16 @@ from posterior_cases import draw_allocations, draw_evidence
 
 from optuna_agenttts import (
     AgentTTSSampler,
+    Model,
     Recommendation,
+    Stage,
     StopWhenExhausted,
     StopWhenSettled,
+    Task,
     TaskError,
     frontier,
     recommend,
+    report_outcomes,
     summarize,
 )
 from optuna_agenttts.planner.acquisition import BestScore
@@ -84,14 +88,55 @@ def test_the_sum_over_steps_is_the_integral_over_the_cost_axis(seed, floor):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_what_is_certainly_dominated_is_worth_nothing(seed):
-    """Allocations far below the front at their cost, or as dear as the budget, add nothing."""
+    """Allocations far below the front at their cost add nothing."""
     found, posterior, points = acquisition(seed)
     view = posterior.at(points)
     found.levels = found.levels + 3.0
     found.levels[0] = 3.0
     assert found.expected(view).max() < 1e-6
-    last = found.positions(points) >= 1
-    assert not found.expected(view)[last].any()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_most_expensive_allocation_counts_beyond_its_cost(seed):
+    """Its expected improvement over the front counts over the end of the axis."""
+    found, posterior, points = acquisition(seed)
+    costs = found.positions(points)
+    dearest = FrontierImprovement(
+        posterior, Costs(draw_evidence(TASK, "scores", seed=seed, trials=10)), points
+    )
+    row = int(np.argmax(costs))
+    assert dearest.positions(points)[row] == 1.0
+    moments = posterior.at(points).moments()
+    gap, sd = moments.mean()[row] - dearest.levels[-1], moments.sd()[row]
+    gains = np.maximum(gap + sd * np.random.default_rng(0).normal(size=200_000), 0.0).mean()
+    share = (dearest.end - 1) / dearest.end
+    assert dearest.expected(posterior.at(points))[row] == pytest.approx(share * gains, rel=0.1)
+
+
+def test_a_model_that_takes_most_of_the_budget_is_tried():
+    """One call of the large model in the first stage costs nine tenths of the budget."""
+    models = [Model("small-7B"), Model("large-72B")]
+    lengths = {"retrieval": (2048, 128), "answer": (256, 64)}
+    stages = [
+        Stage(name, models=models, prompt_tokens=prompt, generation_tokens=reply)
+        for name, (prompt, reply) in lengths.items()
+    ]
+    task = Task(name="qa", stages=stages, budget=900, metric="accuracy", metric_range=(0, 1))
+    rng = np.random.default_rng(0)
+
+    def objective(trial):
+        allocation = task.suggest(trial)
+        found = 0.8 if allocation["retrieval"].model == "large-72B" else 0.5
+        outcomes = rng.random(50) < found * (1 - 0.5 / allocation["answer"].samples ** 0.5)
+        report_outcomes(trial, outcomes.astype(float).tolist())
+        return outcomes.mean(), task.cost(allocation)
+
+    sampler = AgentTTSSampler(task, explain=False, seed=0)
+    study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
+    study.optimize(objective, n_trials=20)
+    found = recommend(study)
+    assert found.allocation["retrieval"].model == "large-72B"
+    assert found.allocation["answer"].samples > 10
 
 
 @pytest.mark.parametrize(
