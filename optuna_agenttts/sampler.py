@@ -253,7 +253,15 @@ class AgentTTSSampler(Resetting, BaseSampler):
         if self._scheduler is None:
             return
         if len(study.directions) > 1 and self._tasks.get(study, trial.number) is None:
-            # The agent plans spaces without stages for one objective only.
+            # Stages may be recognized from the first complete trial.
+            if any(each.state == TrialState.COMPLETE for each in storage.read_trials(study)):
+                _warn_once(
+                    study,
+                    "several objectives",
+                    "Study %r has %d objectives and no stages: no agent is asked. It plans such "
+                    "searches with one objective.",
+                    *(study.study_name, len(study.directions)),
+                )
             return
         try:
             self._scheduler.plan_ahead(study, trial.number, partial(self._subject, study, trial))

@@ -264,11 +264,11 @@ class TestAgent:
             assert len(lines) == len(set(lines))
 
     def test_an_agent_that_cannot_be_used_is_reported(self, terminal):
-        """Searches with several objectives do not ask it."""
+        """Searches without stages do not ask it about several objectives."""
         chat = ScriptedChatModel(lambda _: "{}")
         study = optuna.create_study(
             directions=["maximize", "minimize"], sampler=AgentTTSSampler(llm=chat, seed=0)
         )
         study.optimize(lambda t: (t.suggest_float("x", 0, 1), 0.0), n_trials=3)
         (line,) = terminal()
-        assert "2 objectives: the agent" in line
+        assert "2 objectives and no stages: no agent is asked" in line
