@@ -130,7 +130,8 @@ def test_errors_cost_time_or_end_a_trial_and_are_never_stored(name):
             ).fetchall()
             return
         assert trial_of(objective_at(server, store)).value == 1.0
-        assert len(server.chats) == failures + CALLS
+        # Before the last attempts at a call, a request of one word may find the server back.
+        assert failures + CALLS <= len(server.chats) <= failures + 2 * CALLS
     assert {
         row for (row,) in store._database.connection.execute("SELECT value FROM completions")
     } == {json.dumps([TEXT, 12, 64, "stop"])}

@@ -45,8 +45,12 @@ def pipeline(*before):
     return Pipeline(
         stages=[
             *before,
-            StageProgram(name="find", prompt=lambda s: s.instance["text"], max_tokens=100),
-            StageProgram(name="say", prompt=lambda s: f"{s['find']} say it", max_tokens=40),
+            StageProgram(
+                name="find", prompt=lambda s: s.instance["text"], max_tokens=100, enough=None
+            ),
+            StageProgram(
+                name="say", prompt=lambda s: f"{s['find']} say it", max_tokens=40, enough=None
+            ),
         ],
         score=lambda state: 1.0,
     )

@@ -28,7 +28,7 @@ def read_json(text):
 
 
 def show(text):
-    return list(inspection._block(text, 80, "  "))
+    return list(inspection._block(text, 80))
 
 
 @pytest.mark.parametrize(
