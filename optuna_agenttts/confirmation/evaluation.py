@@ -50,8 +50,8 @@ class SplittableObjective(Protocol):
     ) -> Any:
         """Score an allocation."""
 
-    def __call__(self, trial: Any) -> float:
-        """Score a trial."""
+    def __call__(self, trial: Any) -> float | tuple[float, float]:
+        """Score a trial; in studies of two objectives, return its score and cost."""
 
 
 Evaluate = Callable[[Allocation, list[Any]], object]
