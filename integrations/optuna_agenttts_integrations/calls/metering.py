@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -87,8 +88,9 @@ class Ledger:
         """Return whether an amount is within the limit, but for rounding errors."""
         return amount <= self.limit * (1 + 1e-12)
 
-    async def begin(self, cost: float, account: Account) -> None:
-        """Wait until the limit covers an instance, and all that are in progress, or none is.
+    @asynccontextmanager
+    async def instance(self, cost: float, account: Account) -> AsyncIterator[None]:
+        """Run an instance once the limit covers it and all that are in progress, or none is.
 
         Otherwise all instances would share what is left, and none would be finished.
 
@@ -103,20 +105,23 @@ class Ledger:
             await self.wait()
         self.instances += 1
         self.begun += cost
+        try:
+            yield
+        finally:
+            self.instances -= 1
+            self.begun -= cost
+            self.wake()
 
-    def end(self, cost: float, taken: float) -> None:
-        """End an instance that has begun.
+    def finished(self, cost: float, taken: float) -> None:
+        """Count what a finished instance took.
 
         Args:
             cost: Cost of its allocation.
-            taken: What it took, reused samples included; 0 if it was not finished.
+            taken: What it took, reused samples included.
         """
-        self.instances -= 1
-        self.begun -= cost
         if cost > 0 and taken > 0:
             # Those that take little end first, so less than the cost is not expected.
             self.excess = max(self.excess, taken / cost, 1.0)
-        self.wake()
 
     async def wait(self) -> None:
         """Wait until a call or an instance in progress ends."""

@@ -197,16 +197,12 @@ class PipelineRunner(Resetting):
         with self._progress_bar(len(inputs), "predict") as bar:
 
             async def run(position: int, instance: Any) -> Prediction:
-                account, used = Account(ledger), 0.0
-                async with semaphore:
-                    await ledger.begin(cost, account)
-                    try:
-                        found = await self._predict_one(
-                            stages, position, instance, allocation, account
-                        )
-                        used = taken(found.stages)
-                    finally:
-                        ledger.end(cost, used)
+                account = Account(ledger)
+                async with semaphore, ledger.instance(cost, account):
+                    found = await self._predict_one(
+                        stages, position, instance, allocation, account
+                    )
+                    ledger.finished(cost, taken(found.stages))
                 bar.add(found)
                 return found
 

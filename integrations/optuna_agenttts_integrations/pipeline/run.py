@@ -63,15 +63,12 @@ async def run_instances(
     results: dict[str, InstanceResult] = {}
 
     async def run(name: str, instance: Any) -> None:
-        async with semaphore:
-            await account.ledger.begin(cost, account)
+        async with semaphore, account.ledger.instance(cost, account):
             try:
                 results[name] = await _run_instance(pipeline, instance, allocation, context)
             except SpendLimitError:
                 return
-            finally:
-                used = taken(results[name].stages) if name in results else 0.0
-                account.ledger.end(cost, used)
+            account.ledger.finished(cost, taken(results[name].stages))
         on_result(results[name])
 
     await gather(run(name, instance) for name, instance in instances.items())

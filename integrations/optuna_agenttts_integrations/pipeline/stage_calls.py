@@ -49,7 +49,7 @@ class InstanceFailedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class RunContext:
-    """What runs of a pipeline call and pay with.
+    """Task, samples, endpoints and account of runs of a pipeline.
 
     Args:
         task: Task that prices the calls.
