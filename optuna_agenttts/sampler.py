@@ -242,17 +242,17 @@ class AgentTTSSampler(Resetting, BaseSampler):
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         """Prepare the independent sampler, and plan the agent's next round in the background."""
         self._independent.before_trial(study, trial)
-        bounded = self._at_least is not None or self._at_most is not None
+        task, bounded = None, self._at_least is not None or self._at_most is not None
         if len(study.directions) > 1 or bounded or self._task is not None:
             try:
                 check_direction(study, self._at_least, self._at_most)
-                self._tasks.get(study, trial.number)  # Warns before the first trial.
+                task = self._tasks.get(study, trial.number)  # Warns before the first trial.
             except TaskError:
                 storage.fail_trial(study, trial)
                 raise
         if self._scheduler is None:
             return
-        if len(study.directions) > 1 and self._tasks.get(study, trial.number) is None:
+        if len(study.directions) > 1 and task is None:
             # Stages may be recognized from the first complete trial.
             if any(each.state == TrialState.COMPLETE for each in storage.read_trials(study)):
                 _warn_once(
