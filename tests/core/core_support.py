@@ -9,6 +9,14 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna_agenttts import AgentTTSSampler, Model, Stage, Task
 
 SMALL, LARGE = "small-3B", "large-70B"
+MIXTRAL = {
+    "model_type": "mixtral",
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_local_experts": 8,
+    "num_experts_per_tok": 2,
+}
 
 
 def wiki_task(budget=900, max_samples=100, **options):

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from core_support import MIXTRAL
 from huggingface_hub import parse_local_safetensors_file_metadata
 from safetensors.numpy import save_file
 
@@ -92,14 +93,6 @@ def header(content):
     return len(data).to_bytes(8, "little") + data
 
 
-MIXTRAL = {
-    "model_type": "mixtral",
-    "hidden_size": 4096,
-    "intermediate_size": 14336,
-    "num_hidden_layers": 32,
-    "num_local_experts": 8,
-    "num_experts_per_tok": 2,
-}
 MIXTURES = {
     "Mixtral-8x7B": (46.70, 12.9, MIXTRAL),
     "Qwen3-235B-A22B": (

@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import httpx2
 import numpy as np
 import pytest
+from core_support import MIXTRAL
 from huggingface_hub import constants
 from huggingface_hub.utils import _http
 from safetensors.numpy import save_file
@@ -25,16 +26,6 @@ MODEL = "Qwen/Qwen3-8B"
 SIZE = f"/api/models/{MODEL}"
 PRICES = "/v1/models"
 TOKEN = "hf_" + "secret" * 5
-
-
-MIXTRAL = {
-    "model_type": "mixtral",
-    "hidden_size": 4096,
-    "intermediate_size": 14336,
-    "num_hidden_layers": 32,
-    "num_local_experts": 8,
-    "num_experts_per_tok": 2,
-}
 
 
 class Server(ThreadingHTTPServer):
